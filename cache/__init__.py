@@ -1,0 +1,1 @@
+"""The feature cache: a plain Zarr group with commit records."""

@@ -1,0 +1,41 @@
+"""What a feature cache holds: the taps, the shape and place of each map, and one batch of features in memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Num
+
+__all__ = ["ImageFeatures", "TapSpec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapSpec:
+    """One feature map of every image: its address in the UNet (or ``rgb``), its shape, and how it lies on the image.
+
+    ``extent`` is the number of cells, down and across, that the real image spans (its padding left out; may be a
+    fraction below ``height`` and ``width``): the image point at fractions (u, v) lies at cell coordinates
+    ``x = u * extent[1]``, ``y = v * extent[0]``, cell ``i`` covering ``[i, i + 1)``.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    extent: tuple[float, float]
+    dtype: Literal["float16", "uint8"] = "float16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFeatures:
+    """Raw (not normalised) features of a batch of V images, in the order they were asked for.
+
+    ``maps``: tap -> [V, C, h, w]; ``agents``: tap -> [V, N, C]; ``geometry``: [V, N, 5] = mass, centre (u, v) and
+    extent (su, sv) in image fractions. Floating arrays are float16 from a cache and float32 from the model itself; the
+    ``rgb`` map is uint8 and has no agents.
+    """
+
+    maps: Mapping[str, Num[np.ndarray, "images channels height width"]]
+    agents: Mapping[str, Float[np.ndarray, "images agents channels"]]
+    geometry: Float[np.ndarray, "images agents 5"]

@@ -1,0 +1,1 @@
+"""Presets: one YAML file a published setting and task."""

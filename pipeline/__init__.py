@@ -1,0 +1,1 @@
+"""The walk through the stages: command line, settings, workspace, demo and report."""

@@ -1,0 +1,11 @@
+"""The base of every settings model: unknown keys are faults, and a value never changes once it is made."""
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseModel):
+    """A strict, immutable group of settings; a field's description is its help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)

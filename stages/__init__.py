@@ -1,0 +1,1 @@
+"""The stages: data sets, feature extraction, training, evaluation."""

@@ -1,0 +1,1 @@
+"""Stage zero: a data set on disk becomes an index of frames."""

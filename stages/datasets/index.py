@@ -1,0 +1,139 @@
+"""The index: what stage zero knows of a data set, as columns over frames and images.
+
+It holds paths relative to the data root, calibration, sizes and scene facts; never point clouds, never pickles. On disk
+it is a folder: ``index.json`` (facts and digest) and ``columns.npz`` (plain arrays, no objects).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ...errors import DataError, MissingDataError
+from ...files import read_json, write_atomic, write_json
+
+__all__ = ["FrameIndex", "FrameTable", "ImageTable"]
+
+INDEX_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameTable:
+    """One row a LiDAR keyframe; every column has length F. Strings are numpy unicode arrays."""
+
+    key: np.ndarray  #: unique name of the frame (nuScenes: the sample token)
+    scene: np.ndarray
+    location: np.ndarray
+    description: np.ndarray
+    split: np.ndarray  #: the official split: "train" or "val" (the official val is the test set of the settings)
+    sweep: np.ndarray  #: path of the point file, relative to the root
+    labels: np.ndarray  #: path of the label file, relative to the root; "" where the frame has none
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """One row a camera image; every column has length I. The images of a frame are consecutive, frames in order.
+
+    ``camera_from_lidar`` maps homogeneous points of the sweep (metres, LiDAR frame) to the camera frame (z forward, x
+    right, y down), ego motion between the two stamps included. ``intrinsics`` maps camera coordinates to pixels of the
+    stored image.
+    """
+
+    frame: Int[np.ndarray, "images"]  #: row of the frame table
+    key: np.ndarray  #: unique name of the image (nuScenes: the sample_data token)
+    camera: np.ndarray
+    path: np.ndarray  #: relative to the root
+    size: Int[np.ndarray, "images 2"]  #: width, height in pixels
+    intrinsics: Float[np.ndarray, "images 3 3"]
+    camera_from_lidar: Float[np.ndarray, "images 4 4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameIndex:
+    """A data set as stages one and two see it. ``root`` is absolute and is not part of the digest."""
+
+    dataset: str  #: the reader's name, such as "nuscenes"
+    version: str
+    root: Path
+    cameras: tuple[str, ...]
+    frames: FrameTable
+    images: ImageTable
+
+    @property
+    def digest(self) -> str:
+        """sha256 over every fact and column but the root: two equal digests mean the same frames and images."""
+        digest = hashlib.sha256(json.dumps([INDEX_FORMAT, self.dataset, self.version, self.cameras]).encode())
+        for name, column in sorted(self._columns().items()):
+            digest.update(f"{name}{column.dtype.str}{column.shape}".encode())
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+    def images_of(self, frame: int) -> Int[np.ndarray, "views"]:
+        """Rows of the image table that belong to the frame in row ``frame``."""
+        first, last = np.searchsorted(self.images.frame, [frame, frame + 1])
+        return np.arange(first, last)
+
+    def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int[np.ndarray, "chosen"]:
+        """Rows of the frame table where ``chosen`` holds, in order."""
+        return np.flatnonzero(chosen)
+
+    def save(self, folder: Path) -> None:
+        """Write the index to ``folder``; columns first, facts last, each atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "columns.npz", lambda file: np.savez_compressed(file, **self._columns()))
+        write_json(
+            folder / "index.json",
+            {
+                "format": INDEX_FORMAT,
+                "dataset": self.dataset,
+                "version": self.version,
+                "root": str(self.root),
+                "cameras": list(self.cameras),
+                "frames": len(self.frames.key),
+                "images": len(self.images.key),
+                "digest": self.digest,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "FrameIndex":
+        """Open a saved index.
+
+        Raises:
+            MissingDataError: ``folder`` holds no index.
+            DataError: the index is of another format, or facts and columns do not belong together.
+        """
+        try:
+            facts = read_json(folder / "index.json")
+            with np.load(folder / "columns.npz", allow_pickle=False) as stored:
+                columns = {name: stored[name] for name in stored.files}
+        except FileNotFoundError as error:
+            raise MissingDataError(
+                f"No index in {folder}; make one with: xd3d prepare --dataset NAME --root DIR"
+            ) from error
+        except (ValueError, OSError) as error:
+            raise DataError(f"The index in {folder} cannot be read ({error}); run 'xd3d prepare' again") from error
+        if facts.get("format") != INDEX_FORMAT:
+            raise DataError(
+                f"The index in {folder} has format {facts.get('format')}, this version reads {INDEX_FORMAT}; run 'xd3d prepare' again"
+            )
+        index = cls(
+            dataset=facts["dataset"],
+            version=facts["version"],
+            root=Path(facts["root"]),
+            cameras=tuple(facts["cameras"]),
+            frames=FrameTable(**{f.name: columns[f"frames.{f.name}"] for f in fields(FrameTable)}),
+            images=ImageTable(**{f.name: columns[f"images.{f.name}"] for f in fields(ImageTable)}),
+        )
+        if index.digest != facts["digest"]:
+            raise DataError(
+                f"The index in {folder} is damaged: its columns do not match its digest; run 'xd3d prepare' again"
+            )
+        return index
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        tables = {"frames": self.frames, "images": self.images}
+        return {f"{name}.{f.name}": getattr(table, f.name) for name, table in tables.items() for f in fields(table)}

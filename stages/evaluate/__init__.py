@@ -1,0 +1,1 @@
+"""Evaluation: per-point predictions become scores that carry their protocol."""

@@ -1,0 +1,1 @@
+"""Stage one: camera images become diffusion features and object agent queries."""
