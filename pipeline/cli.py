@@ -1,0 +1,161 @@
+"""The command line: each command parses, calls one function of the pipeline, and prints what it returned.
+
+Nothing heavy is imported here; every command imports what it needs when it runs.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import cli_tools
+from .console import conclude, run_command_line, set_up_logging
+from .options import CameraNames, ConfigName, DatasetName, Json, Overrides, Root, RunFolder
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="xd3d",
+    help="Cross-domain LiDAR segmentation that pays for Stable Diffusion once: extract features, then train from them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+cli_tools.register(app)
+
+
+@app.callback()
+def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the details too.")] = False) -> None:
+    set_up_logging(verbose)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demo: data, workspace and report.html.")] = Path("xd3d-demo"),
+    frames: Annotated[int, typer.Option(min=24, help="Frames of the synthetic city.")] = 120,
+    seed: Annotated[int, typer.Option(help="Seed of the city and of the training.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Do the whole walk on a synthetic city: make it, extract, train, evaluate, and write report.html.
+
+    Example: `xd3d demo --out my-demo`
+    """
+    from .demo import run_demo
+
+    conclude(run_demo(out, frames=frames, seed=seed), as_json)
+
+
+@app.command()
+def synthesize(
+    out: Annotated[Path, typer.Argument(help="The folder to make; it must be empty or not there.")],
+    frames: Annotated[int, typer.Option(help="LiDAR keyframes in all scenes together.")] = 120,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal bytes.")] = 0,
+    cameras: CameraNames = "CAM_FRONT",
+    as_json: Json = False,
+) -> None:
+    """Write the synthetic city as a real nuScenes data root.
+
+    Example: `xd3d synthesize city --frames 200 && xd3d prepare --dataset nuscenes --root city`
+    """
+    from . import jobs
+
+    conclude(jobs.synthesize_city(out, frames=frames, seed=seed, cameras=cameras), as_json)
+
+
+@app.command()
+def prepare(
+    dataset: DatasetName = "nuscenes",
+    root: Root = None,
+    version: Annotated[str | None, typer.Option(help="Version folder, such as v1.0-mini; found by itself.")] = None,
+    cameras: CameraNames = "CAM_FRONT",
+    as_json: Json = False,
+) -> None:
+    """Index a data set and check that every file is there and whole, before hours of work.
+
+    Example: `xd3d prepare --dataset nuscenes --root /data/nuscenes --cameras all`
+    """
+    from . import jobs
+
+    conclude(jobs.prepare(dataset, root, version=version, cameras=cameras), as_json)
+
+
+@app.command("extract-features")
+def extract_features(
+    dataset: DatasetName = "nuscenes",
+    config: ConfigName = "default",
+    overrides: Overrides = None,
+    root: Root = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Forecast bytes, disk and time from one image.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the images again that failed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Stage one: run the diffusion model once over every image and store features and agent queries.
+
+    It can be stopped at any time; the same command goes on where it stopped.
+
+    Example: `xd3d extract-features --dataset nuscenes --dry-run`
+    """
+    from . import jobs
+
+    if dry_run:
+        conclude(jobs.forecast_extraction(dataset, config, overrides or [], root), as_json)
+    else:
+        conclude(jobs.extract(dataset, config, overrides or [], root, retry_failed=retry_failed), as_json)
+
+
+@app.command()
+def train(
+    cached: Annotated[
+        bool, typer.Option("--cached", help="Read features from the cache (else: run the model).")
+    ] = False,
+    config: ConfigName = "default",
+    overrides: Overrides = None,
+    run: Annotated[Path | None, typer.Option("--run", help="The run's folder; named by config and digest.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Stage two: train the sparse 3D network and the fusion module.
+
+    A run that was stopped goes on exactly where its last checkpoint is.
+
+    Example: `xd3d train --cached --config nuscenes_usa_singapore/dg --set train.batch_size=4`
+    """
+    from . import jobs
+
+    conclude(jobs.train(config, overrides or [], cached=cached, run=run), as_json)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder = None,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    domain: Annotated[str, typer.Option(help="target or source.")] = "target",
+    absent: Annotated[str | None, typer.Option(help="A class absent everywhere: exclude, zero or one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a run: IoU per class and their mean, for 2D, 3D and both together (xM).
+
+    Example: `xd3d evaluate --split test --json`
+    """
+    from . import jobs
+
+    conclude(jobs.evaluate(run, split=split, domain=domain, absent=absent), as_json)
+
+
+@app.command()
+def report(
+    run: RunFolder = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; the default is report.html in the run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a single-file report of a run: pictures, curves, scores and the protocol.
+
+    Example: `xd3d report --out scores.html`
+    """
+    from . import jobs
+
+    conclude(jobs.write_report(run, out), as_json)
+
+
+def main() -> None:
+    """Entry point of the ``xd3d`` command."""
+    run_command_line(app)

@@ -1,0 +1,97 @@
+"""The commands beside the main way: doctor, config, cache and models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import Outcome, conclude
+from .options import Json, Overrides
+
+__all__ = ["register"]
+
+PresetName = Annotated[str, typer.Argument(help="A preset ('xd3d config list') or a YAML file.")]
+CachePath = Annotated[Path, typer.Argument(help="The cache's folder.")]
+
+config_app = typer.Typer(help="Presets and settings: list, show, validate.", no_args_is_help=True)
+cache_app = typer.Typer(help="The feature cache: info, verify.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the main one."""
+    app.command()(doctor)
+    app.add_typer(config_app, name="config")
+    app.add_typer(cache_app, name="cache")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Say what works here: versions, devices, sparse backend, data roots, models, disk; each fault with its remedy.
+
+    Example: `xd3d doctor`
+    """
+    from .doctor import examine
+
+    conclude(examine(), as_json)
+
+
+@config_app.command("list")
+def config_list(as_json: Json = False) -> None:
+    """List the presets. Example: `xd3d config list`."""
+    from .config import preset_names
+
+    names = preset_names()
+    conclude(Outcome(result={"presets": names}, text="\n".join(names)), as_json)
+
+
+@config_app.command("show")
+def config_show(name: PresetName = "default", overrides: Overrides = None, as_json: Json = False) -> None:
+    """Print every setting, its value, and where it came from. Example: `xd3d config show --set train.seed=2`."""
+    from .config import dotted_values, load_config
+
+    resolved = load_config(name, overrides or [])
+    lines = [
+        f"{key}: {value}    # {resolved.origins.get(key, 'built in')}" for key, value in dotted_values(resolved.config)
+    ]
+    result = {
+        "config": resolved.config.model_dump(mode="json"),
+        "origins": {key: resolved.origins.get(key, "built in") for key, _ in dotted_values(resolved.config)},
+    }
+    conclude(Outcome(result=result, text="\n".join(lines)), as_json)
+
+
+@config_app.command("validate")
+def config_validate(
+    names: Annotated[list[str] | None, typer.Argument(help="Presets or YAML files; the default is 'default'.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Validate every preset.")] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Check presets or files, and print all faults at once. Example: `xd3d config validate mine.yaml`."""
+    from .config import DEFAULT_PRESET, load_config, preset_names
+
+    checked = preset_names() if everything else (names or [DEFAULT_PRESET])
+    for name in checked:
+        load_config(name, overrides or [])
+    text = "\n".join(f"{name}: valid" for name in checked)
+    conclude(Outcome(result={"valid": checked}, text=text), as_json)
+
+
+@cache_app.command("info")
+def cache_info_command(path: CachePath, as_json: Json = False) -> None:
+    """Say what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
+    from ..cache.maintenance import cache_info
+
+    info = cache_info(path)
+    text = "\n".join(f"{key}: {value}" for key, value in info.items())
+    conclude(Outcome(result=info, text=text), as_json)
+
+
+@cache_app.command("verify")
+def cache_verify_command(path: CachePath, as_json: Json = False) -> None:
+    """Read everything in a cache and compare checksums. Example: `xd3d cache verify xd3d-work/cache/NAME`."""
+    from ..cache.maintenance import verify_cache
+
+    result = verify_cache(path)
+    lines = [f"{fault['image']}: {fault['array']} in {fault['file']}: {fault['reason']}" for fault in result["damaged"]]
+    lines.append(f"{result['checked']} images checked, {len(result['damaged'])} damaged")
+    conclude(Outcome(result=result, text="\n".join(lines), exit_code=0 if result["ok"] else 1), as_json)

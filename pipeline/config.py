@@ -1,0 +1,168 @@
+"""One configuration for all stages: presets by name, files, ``extends:``, ``--set a.b=c``, and every fault at once."""
+
+import importlib.resources
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from ..errors import ConfigError, nearest
+from ..settings import Settings
+from ..stages.datasets.settings import DataSettings
+from ..stages.evaluate.settings import EvaluateSettings
+from ..stages.extract.settings import ExtractSettings
+from ..stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
+
+__all__ = ["DEFAULT_PRESET", "Config", "ResolvedConfig", "dotted_values", "load_config", "preset_names"]
+
+DEFAULT_PRESET = "default"
+
+
+class Config(Settings):
+    """Every setting of a run; each section belongs to the stage that reads it."""
+
+    data: DataSettings = Field(default_factory=DataSettings, description="Domains, classes and splits")
+    extract: ExtractSettings = Field(default_factory=ExtractSettings, description="Stage one: the diffusion features")
+    model: ModelSettings = Field(default_factory=ModelSettings, description="Stage two: the sparse 3D network")
+    fusion: FusionSettings = Field(default_factory=FusionSettings, description="Stage two: queries and interface")
+    augment: AugmentSettings = Field(default_factory=AugmentSettings, description="Stage two: 3D augmentation")
+    train: TrainSettings = Field(default_factory=TrainSettings, description="Stage two: optimiser, losses and loop")
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="How scores are counted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig:
+    """A validated config, the name it goes by, and where each value was set (dotted key -> preset, file or option)."""
+
+    name: str
+    config: Config
+    origins: Mapping[str, str]
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets, such as ``nuscenes_usa_singapore/dg``."""
+    return sorted(_walk(importlib.resources.files("xd3d.configs"), ""))
+
+
+def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> ResolvedConfig:
+    """Load a preset or a YAML file, apply ``extends:`` and ``key=value`` overrides, and validate the whole.
+
+    Raises:
+        ConfigError: unknown preset, unreadable YAML, or faulty values: all of them at once, by dotted key.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in [*_layers(name, ()), *(_override(text) for text in overrides)]:
+        _merge(values, layer, origin, origins, "")
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        faults = "\n".join(f"  {line}" for line in _fault_lines(error))
+        raise ConfigError(f"The config '{name}' has {error.error_count()} fault(s):\n{faults}") from error
+    return ResolvedConfig(name=_short_name(name), config=config, origins=origins)
+
+
+def _short_name(name: str) -> str:
+    return Path(name).stem if _is_file(name) else name
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            yield prefix + entry.name.removesuffix(".yaml")
+
+
+def _read(name: str) -> str:
+    if _is_file(name):
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"The config file {name} cannot be read: {error.strerror}") from error
+    if name not in preset_names():
+        raise ConfigError(
+            f"There is no preset '{name}'; {nearest(name, preset_names())} ('xd3d config list' shows all)"
+        )
+    return importlib.resources.files("xd3d.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _layers(name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """The chain of ``extends:``, parents first, as (origin, values)."""
+    if name in above:
+        raise ConfigError(f"The presets extend each other in a circle: {' -> '.join([*above, name])}")
+    try:
+        layer = yaml.safe_load(_read(name)) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The config '{name}' is not valid YAML: {error}") from error
+    if not isinstance(layer, dict):
+        raise ConfigError(f"The config '{name}' must map sections to settings; it holds a {type(layer).__name__}")
+    parent = layer.pop("extends", None)
+    if parent is not None and not isinstance(parent, str):
+        raise ConfigError(f"'extends' in the config '{name}' must be the name of one preset or file; it is {parent!r}")
+    if parent and _is_file(parent):
+        parent = str(Path(name).parent / parent)
+    return [*(_layers(parent, (*above, name)) if parent else []), (name, layer)]
+
+
+def _override(text: str) -> tuple[str, dict[str, Any]]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set wants KEY=VALUE, such as train.batch_size=4; it got '{text}'")
+    try:
+        layer: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value in --set {text} is not valid YAML: {error}") from error
+    for part in reversed(key.strip().split(".")):
+        layer = {part: layer}
+    return f"--set {text}", layer
+
+
+def _merge(values: dict[str, Any], layer: Mapping[str, Any], origin: str, origins: dict[str, str], prefix: str) -> None:
+    for key, value in layer.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            child = values.get(key)
+            values[key] = child = child if isinstance(child, dict) else {}
+            _merge(child, value, origin, origins, f"{dotted}.")
+        else:
+            values[key] = value
+            origins[dotted] = origin
+
+
+def _fault_lines(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        keys = [str(part) for part in fault["loc"]]
+        dotted = ".".join(keys)
+        if fault["type"] == "extra_forbidden":
+            yield f"{dotted}: unknown key; {_nearest_key(keys)}"
+        else:
+            yield f"{dotted}: {fault['msg']} (found {fault['input']!r})"
+
+
+def _nearest_key(keys: Sequence[str]) -> str:
+    model: type[BaseModel] = Config
+    for key in keys[:-1]:
+        field = model.model_fields.get(key)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            break
+        model = field.annotation
+    prefix = "".join(f"{key}." for key in keys[:-1])
+    return nearest(".".join(keys), [f"{prefix}{name}" for name in model.model_fields])
+
+
+def dotted_values(config: BaseModel) -> Iterable[tuple[str, Any]]:
+    """Every value of ``config`` with its dotted key, in the order of the models."""
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            yield from ((f"{name}.{key}", inner) for key, inner in dotted_values(value))
+        else:
+            yield name, value

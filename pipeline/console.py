@@ -1,0 +1,68 @@
+"""What a person and a script see: logging on stderr, results on stdout, exit codes, and clean ends."""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+import typer
+
+from ..errors import Xd3dError
+
+__all__ = ["INTERRUPTED", "Outcome", "conclude", "run_command_line", "set_up_logging"]
+
+INTERRUPTED = 130
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Send the log of xd3d to stderr: warnings and news, with ``verbose`` the details too."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("xd3d").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command did: ``result`` for ``--json``, ``text`` for a person, and the exit code."""
+
+    result: Mapping[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+def conclude(outcome: Outcome, as_json: bool) -> None:
+    """Print ``outcome`` on stdout, as text or as one line of JSON, and end the command with its exit code."""
+    text = json.dumps(outcome.result, allow_nan=False) if as_json else outcome.text.rstrip()
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+    raise typer.Exit(outcome.exit_code)
+
+
+def run_command_line(command: Callable[..., Any]) -> NoReturn:
+    """Run a click command and leave with its exit code; errors of ours are printed without a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = command(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except Xd3dError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("Interrupted. What was finished is kept: run the same command again to go on.")
+        sys.exit(INTERRUPTED)
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"xd3d: {message}\n")
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    _complain("Stopped by SIGTERM. What was finished is kept: run the same command again to go on.")
+    sys.exit(128 + number)

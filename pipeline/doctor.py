@@ -1,0 +1,130 @@
+"""What works here: one line a finding, and a remedy for every fault."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import Xd3dError
+from .console import Outcome
+from .workspace import Workspace
+
+__all__ = ["Finding", "examine"]
+
+PACKAGES = ("torch", "diffusers", "transformers", "zarr", "numcodecs", "dask", "nuscenes-devkit", "numpy")
+ENOUGH_DISK = 2_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at; a fault and a note carry the remedy."""
+
+    name: str
+    status: Literal["ok", "note", "fault"]
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> Outcome:
+    """Look at versions, devices, the sparse backend, data roots, models and disk; the exit code is 1 on a fault."""
+    workspace = Workspace.current()
+    findings = [
+        *_versions(),
+        *_devices(),
+        *_backends(),
+        *_roots(workspace),
+        *_models(),
+        _disk(workspace.home),
+    ]
+    faults = [finding for finding in findings if finding.status == "fault"]
+    lines = [f"{f.status:5}  {f.name}: {f.detail}{f'  ->  {f.remedy}' if f.remedy else ''}" for f in findings]
+    lines.append(f"{len(faults)} fault(s)" if faults else "Everything that is needed is here.")
+    return Outcome(
+        result={"ok": not faults, "findings": [asdict(finding) for finding in findings]},
+        text="\n".join(lines),
+        exit_code=1 if faults else 0,
+    )
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding(name="python", status="ok", detail=platform.python_version())
+    for package in PACKAGES:
+        try:
+            yield Finding(name=package, status="ok", detail=importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            remedy = "pip install --constraint constraints.txt --editable ."
+            yield Finding(name=package, status="fault", detail="not installed", remedy=remedy)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield Finding(
+        name="cpu", status="ok", detail=f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    )
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(number)
+            detail = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
+            yield Finding(name=f"cuda:{number}", status="ok", detail=detail)
+    else:
+        remedy = "for full-size models install a CUDA build of torch on a machine with a GPU"
+        yield Finding(name="cuda", status="note", detail="no GPU is visible; the CPU will do the work", remedy=remedy)
+
+
+def _backends() -> Iterator[Finding]:
+    import torch
+
+    from ..stages.train.sparse import choose_backend
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        choice = choose_backend("auto", device)
+        yield Finding(name="sparse backend", status="ok", detail=f"{choice.name}: {choice.reason}")
+    except Xd3dError as error:
+        yield Finding(name="sparse backend", status="fault", detail=str(error), remedy="--set model.backend=torch")
+
+
+def _roots(workspace: Workspace) -> Iterator[Finding]:
+    from ..stages.datasets.prepare import READERS
+
+    for dataset in sorted(READERS):
+        try:
+            root = workspace.root(dataset)
+        except Xd3dError as error:
+            yield Finding(name=f"{dataset} root", status="note", detail="not given yet", remedy=str(error))
+            continue
+        if root.is_dir():
+            yield Finding(name=f"{dataset} root", status="ok", detail=str(root))
+        else:
+            remedy = f"xd3d prepare --dataset {dataset} --root DIR"
+            yield Finding(name=f"{dataset} root", status="fault", detail=f"{root} is not there", remedy=remedy)
+
+
+def _models() -> Iterator[Finding]:
+    from ..stages.extract.models import KNOWN_MODELS, find_local
+
+    for name in KNOWN_MODELS:
+        folder = find_local(name)
+        if folder is not None:
+            yield Finding(name=f"model {name}", status="ok", detail=str(folder))
+        else:
+            remedy = "it is fetched at first use, or give a folder: --set extract.model=DIR"
+            yield Finding(name=f"model {name}", status="note", detail="not on this machine", remedy=remedy)
+
+
+def _disk(home: Path) -> Finding:
+    existing = next(folder for folder in [home, *home.parents] if folder.exists())
+    if not os.access(existing, os.W_OK):
+        remedy = "set XD3D_HOME to a folder that you may write to"
+        return Finding(name="workspace", status="fault", detail=f"{existing} cannot be written", remedy=remedy)
+    free = shutil.disk_usage(existing).free
+    detail = f"{home}, {free / 1e9:.1f} GB free"
+    if free < ENOUGH_DISK:
+        remedy = "free some space, or set XD3D_HOME to a larger disk"
+        return Finding(name="workspace", status="fault", detail=detail, remedy=remedy)
+    return Finding(name="workspace", status="ok", detail=detail)

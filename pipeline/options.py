@@ -1,0 +1,16 @@
+"""Command-line options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["CameraNames", "ConfigName", "DatasetName", "Json", "Overrides", "Root", "RunFolder"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+ConfigName = Annotated[str, typer.Option("--config", help="A preset ('xd3d config list') or a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE; may be repeated.")]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="The run's folder; the default is the last run.")]
+Root = Annotated[Path | None, typer.Option("--root", help="The data root; remembered once it is given.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="The data set.")]
+CameraNames = Annotated[str, typer.Option("--cameras", help="Cameras, separated by commas, or 'all'.")]

@@ -1,0 +1,99 @@
+"""The workspace: where the index, the caches and the runs live, and what it remembers between commands."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, MissingDataError
+from ..files import read_json, write_json
+
+__all__ = ["Workspace"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A folder with ``index/``, ``cache/``, ``runs/`` and ``workspace.json`` (remembered data roots, the last run)."""
+
+    home: Path
+
+    @classmethod
+    def current(cls) -> "Workspace":
+        """The workspace that ``XD3D_HOME`` names, else ``./xd3d-work``."""
+        return cls(home=Path(os.environ.get("XD3D_HOME") or "xd3d-work").absolute())
+
+    def index(self, dataset: str) -> Path:
+        """Folder of the index of ``dataset``."""
+        return self.home / "index" / dataset
+
+    def caches(self, dataset: str) -> list[Path]:
+        """Every feature cache of ``dataset``, newest first."""
+        found = (self.home / "cache").glob(f"{dataset}-*")
+        return sorted((path for path in found if path.is_dir()), key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def cache(self, dataset: str, digest: str) -> Path:
+        """Folder of the feature cache of ``dataset`` with the fingerprint ``digest``."""
+        return self.home / "cache" / f"{dataset}-{digest[:12]}"
+
+    def run(self, name: str) -> Path:
+        """Folder of the run called ``name``."""
+        return self.home / "runs" / name
+
+    def root(self, dataset: str, given: Path | None = None) -> Path:
+        """The data root of ``dataset``: the one given, else ``XD3D_<DATASET>_ROOT``, else the remembered one.
+
+        Raises:
+            MissingDataError: none is known; the message says the three ways to give one.
+        """
+        variable = f"XD3D_{dataset.upper()}_ROOT"
+        remembered = self._memory().get("roots", {}).get(dataset)
+        chosen = given or os.environ.get(variable) or remembered
+        if not chosen:
+            raise MissingDataError(
+                f"No data root is known for {dataset}. Give it once with 'xd3d prepare --dataset {dataset} --root DIR'"
+                f" (or set {variable}); for a synthetic one to try: xd3d synthesize DIR"
+            )
+        return Path(chosen).absolute()
+
+    def roots(self) -> dict[str, str]:
+        """The remembered data roots, by data set."""
+        return dict(self._memory().get("roots", {}))
+
+    def remember_root(self, dataset: str, root: Path) -> None:
+        """Keep ``root`` for later commands."""
+        self._remember(roots={**self.roots(), dataset: str(root)})
+
+    def last_run(self) -> Path:
+        """The run that was trained last.
+
+        Raises:
+            MissingDataError: nothing was trained in this workspace.
+        """
+        name = self._memory().get("last_run")
+        if not name or not self.run(name).is_dir():
+            raise MissingDataError(
+                f"There is no run in {self.home}; train one with: xd3d train --cached (or name one: --run DIR)"
+            )
+        return self.run(name)
+
+    def remember_run(self, run: Path) -> None:
+        """Keep ``run`` as the one that ``evaluate`` and ``report`` take by default."""
+        self._remember(last_run=os.path.relpath(run, self.home / "runs"))
+
+    def _memory(self) -> dict[str, Any]:
+        path = self.home / "workspace.json"
+        try:
+            memory = read_json(path)
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise DataError(
+                f"{path} is not valid JSON ({error}); mend or delete it (it only remembers roots and the last run)"
+            ) from error
+        if not isinstance(memory, dict):
+            raise DataError(f"{path} does not hold a JSON object; delete it (it only remembers roots and the last run)")
+        return memory
+
+    def _remember(self, **facts: Any) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        write_json(self.home / "workspace.json", {**self._memory(), **facts})
