@@ -1,0 +1,189 @@
+"""The pictures of the report, each from plain arrays to PNG bytes."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from .palette import RIGHT, UNLABELLED, WRONG, class_colours
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "agent_colours",
+    "birds_eye_view",
+    "confusion_picture",
+    "feature_colours",
+    "image_row",
+    "iou_bars",
+    "loss_curves",
+    "points_over_image",
+]
+
+IGNORED = -100
+
+
+def feature_colours(feature_map: Float[np.ndarray, "channels height width"]) -> Float[np.ndarray, "height width 3"]:
+    """First three principal components of a map over its cells, each stretched from its 2nd to its 98th percentile."""
+    channels, height, width = feature_map.shape
+    cells = feature_map.reshape(channels, -1).T.astype(np.float64)
+    cells = (cells - cells.mean(0)) / (cells.std(0) + 1e-6)
+    _, _, directions = np.linalg.svd(cells, full_matrices=False)
+    parts = cells @ directions[:3].T
+    low, high = np.percentile(parts, [2, 98], axis=0)
+    parts = np.clip((parts - low) / np.maximum(high - low, 1e-9), 0, 1).reshape(height, width, -1)
+    return np.pad(parts, ((0, 0), (0, 0), (0, 3 - parts.shape[2])))
+
+
+def agent_colours(assignment: Float[np.ndarray, "agents height width"]) -> Float[np.ndarray, "height width 3"]:
+    """Every cell in the colour of the agent that claims most of it; the colours are arbitrary, fixed and distinct."""
+    generator = np.random.default_rng(0)
+    colours = generator.uniform(0.15, 1.0, (len(assignment), 3))
+    return colours[assignment.argmax(0)]
+
+
+def image_row(pictures: Mapping[str, np.ndarray]) -> bytes:
+    """Titled pictures side by side, each [H, W, 3], cells shown as they are."""
+    figure = _figure(4.4 * len(pictures), 2.9)
+    for number, (title, picture) in enumerate(pictures.items()):
+        axes = figure.add_subplot(1, len(pictures), number + 1)
+        axes.imshow(picture, interpolation="nearest", aspect="auto")
+        _bare(axes, title)
+    return _png(figure)
+
+
+def points_over_image(
+    image: UInt8[np.ndarray, "height width 3"],
+    uv: Float[np.ndarray, "points 2"],
+    labels: Int[np.ndarray, " points"],
+    predicted: Int[np.ndarray, " points"],
+    classes: Sequence[str],
+) -> bytes:
+    """LiDAR points on the image, coloured by truth, by prediction, and by right or wrong; ``uv`` in image fractions."""
+    height, width = image.shape[:2]
+    figure = _figure(13.2, 3.0)
+    for number, (title, colours, shown) in enumerate(_views(labels, predicted, classes)):
+        axes = figure.add_subplot(1, 3, number + 1)
+        axes.imshow(image, alpha=0.55)
+        axes.scatter(uv[shown, 0] * width, uv[shown, 1] * height, c=colours[shown], s=3.0, linewidths=0)
+        axes.set_xlim(0, width)
+        axes.set_ylim(height, 0)
+        _bare(axes, title)
+    return _png(figure)
+
+
+def birds_eye_view(
+    points: Float[np.ndarray, "points 3"],
+    labels: Int[np.ndarray, " points"],
+    predicted: Int[np.ndarray, " points"],
+    classes: Sequence[str],
+) -> bytes:
+    """The same points from above, the sensor at the bottom centre (LiDAR frame: x to the right, y ahead; metres)."""
+    figure = _figure(13.2, 4.6)
+    reach = float(np.percentile(np.abs(points[:, :2]), 98)) if len(points) else 1.0
+    for number, (title, colours, shown) in enumerate(_views(labels, predicted, classes)):
+        axes = figure.add_subplot(1, 3, number + 1)
+        axes.scatter(points[shown, 0], points[shown, 1], c=colours[shown], s=2.0, linewidths=0)
+        axes.plot(0, 0, marker="^", color="black", markersize=7)
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(min(-2.0, float(points[:, 1].min(initial=0.0))), reach)
+        axes.set_aspect("equal")
+        axes.set_title(title, fontsize=10)
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel("metres to the right", fontsize=8)
+        axes.set_ylabel("metres ahead", fontsize=8)
+    return _png(figure)
+
+
+def loss_curves(steps: Sequence[int], losses: Mapping[str, Sequence[float]], validation: Mapping[int, float]) -> bytes:
+    """Each loss over the steps (smoothed over 2 % of them), and the validation mIoU where it was measured."""
+    figure = _figure(13.2, 3.6)
+    axes = figure.add_subplot(1, 2, 1)
+    window = max(1, len(steps) // 50)
+    for name, values in losses.items():
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        axes.plot(steps[window - 1 :], np.maximum(smooth, 1e-6), label=name, linewidth=1.2)
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_title("Training losses (log scale)", fontsize=10)
+    axes.legend(fontsize=7, ncols=2)
+    axes = figure.add_subplot(1, 2, 2)
+    axes.plot(list(validation), [100 * value for value in validation.values()], marker="o", color="tab:green")
+    axes.set_xlabel("step")
+    axes.set_ylabel("mIoU, %")
+    axes.set_ylim(0, 100)
+    axes.set_title("Validation split: xM mIoU", fontsize=10)
+    return _png(figure)
+
+
+def iou_bars(iou: Mapping[str, Mapping[str, float | None]], classes: Sequence[str]) -> bytes:
+    """IoU in per cent per class, one bar a reading (2D, 3D, xM); classes that are absent have no bar."""
+    figure = _figure(13.2, 3.4)
+    axes = figure.add_subplot(1, 1, 1)
+    width = 0.8 / max(len(iou), 1)
+    for number, (reading, values) in enumerate(iou.items()):
+        heights = [100 * (values.get(name) or 0.0) for name in classes]
+        places = np.arange(len(classes)) + (number - (len(iou) - 1) / 2) * width
+        bars = axes.bar(places, heights, width * 0.94, label=reading)
+        axes.bar_label(bars, fmt="%.0f", fontsize=7)
+    axes.set_xticks(np.arange(len(classes)), classes, fontsize=9)
+    axes.set_ylim(0, 108)
+    axes.set_ylabel("IoU, %")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def confusion_picture(matrix: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> bytes:
+    """Rows: true class; columns: predicted class; each cell is the share of its row in per cent."""
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    figure = _figure(6.4, 5.0)
+    axes = figure.add_subplot(1, 1, 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(shares.shape):
+        dark = shares[row, column] > 55
+        text = f"{shares[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return _png(figure)
+
+
+def _views(
+    labels: Int[np.ndarray, " points"], predicted: Int[np.ndarray, " points"], classes: Sequence[str]
+) -> list[tuple[str, Float[np.ndarray, "points 3"], Bool[np.ndarray, " points"]]]:
+    """Title, colour of each point, and which points to draw, for truth, prediction and errors."""
+    palette = np.vstack([class_colours(classes), UNLABELLED])
+    labelled = labels != IGNORED
+    truth = palette[np.where(labelled, labels, len(classes))]
+    errors = np.where((labels == predicted)[:, None], RIGHT, WRONG)
+    everything = np.ones(len(labels), bool)
+    share = 100 * float((labels == predicted)[labelled].mean()) if labelled.any() else 0.0
+    return [
+        ("truth (grey: not scored)", truth, everything),
+        ("prediction (xM)", palette[predicted], everything),
+        (f"errors in red ({share:.0f} % of the scored points are right)", errors, labelled),
+    ]
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _bare(axes: "Axes", title: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
