@@ -1,0 +1,37 @@
+"""Settings of the data: which domain is the source, which the target, and how labels are merged."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ...settings import Settings
+
+__all__ = ["DataSettings", "DatasetName", "DomainName", "DomainSettings", "MergeName", "SplitName"]
+
+DatasetName = Literal["nuscenes"]
+DomainName = Literal["usa", "singapore", "day", "night", "all"]
+SplitName = Literal["train", "val", "test"]
+MergeName = Literal["nuscenes-6"]
+
+
+class DomainSettings(Settings):
+    """One side of a shift: a part of a data set."""
+
+    dataset: DatasetName = Field(default="nuscenes", description="Data set, as named by 'xd3d prepare --dataset'")
+    domain: DomainName = Field(
+        default="all", description="Part of it: usa and singapore by log location, day and night by scene description"
+    )
+
+
+class DataSettings(Settings):
+    """The shift that a run is about: where it trains, where it is meant to work, and the classes it tells apart."""
+
+    source: DomainSettings = Field(
+        default=DomainSettings(domain="usa"), description="Domain with labels, on which the network is trained"
+    )
+    target: DomainSettings = Field(
+        default=DomainSettings(domain="singapore"), description="Domain on which it is validated and tested"
+    )
+    merge: MergeName = Field(
+        default="nuscenes-6", description="How the data set's raw labels become the classes of the network"
+    )

@@ -1,0 +1,24 @@
+"""Settings of the evaluation: which split is scored, and how absent classes count."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ...settings import Settings
+
+__all__ = ["AbsentRule", "EvaluateSettings"]
+
+AbsentRule = Literal["exclude", "zero", "one"]
+
+
+class EvaluateSettings(Settings):
+    """How scores are counted; every score stores these values with it."""
+
+    split: Literal["train", "val", "test"] = Field(
+        default="test", description="Split of the target domain that is scored (test = official val scenes)"
+    )
+    absent: AbsentRule = Field(
+        default="exclude",
+        description="IoU of a class that is neither in labels nor predictions: left out of the mean and named,"
+        " or counted as zero (as xMUDA's script does) or one (as PointDR's does)",
+    )

@@ -1,0 +1,263 @@
+"""What every test may ask for: the real data beside the project, and a tiny nuScenes root written by hand.
+
+`tiny_nuscenes_root` is read-only and shared; `broken_root` hands out writable copies of it to damage.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Set before torch and matplotlib are first imported: the suite runs on small machines without a display.
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Scene name (official train or val), location, description.
+TINY_SCENES = (
+    ("scene-0001", "boston-seaport", "Wait at crosswalk, pedestrians"),
+    ("scene-0002", "boston-seaport", "Turn left, parked cars"),
+    ("scene-0004", "singapore-onenorth", "Bus stop, dense traffic"),
+    ("scene-0005", "singapore-queenstown", "Construction, intersection"),
+    ("scene-0006", "singapore-hollandvillage", "Night, rain, parked cars"),
+    ("scene-0007", "singapore-hollandvillage", "Night, wait at traffic light"),
+    ("scene-0003", "boston-seaport", "Wide street, buses"),
+    ("scene-0012", "singapore-onenorth", "Jaywalker, turn right"),
+    ("scene-0013", "singapore-queenstown", "After night rain, difficult lighting"),
+)
+TINY_FRAMES = 2
+TINY_SIZE = (160, 90)
+CAMERA_YAWS = {
+    "CAM_FRONT": 0,
+    "CAM_FRONT_RIGHT": -55,
+    "CAM_BACK_RIGHT": -110,
+    "CAM_BACK": 180,
+    "CAM_BACK_LEFT": 110,
+    "CAM_FRONT_LEFT": 55,
+}
+CATEGORIES = (
+    "noise animal human.pedestrian.adult human.pedestrian.child human.pedestrian.construction_worker "
+    "human.pedestrian.personal_mobility human.pedestrian.police_officer human.pedestrian.stroller "
+    "human.pedestrian.wheelchair movable_object.barrier movable_object.debris movable_object.pushable_pullable "
+    "movable_object.trafficcone static_object.bicycle_rack vehicle.bicycle vehicle.bus.bendy vehicle.bus.rigid "
+    "vehicle.car vehicle.construction vehicle.emergency.ambulance vehicle.emergency.police vehicle.motorcycle "
+    "vehicle.trailer vehicle.truck flat.driveable_surface flat.other flat.sidewalk flat.terrain static.manmade "
+    "static.other static.vegetation vehicle.ego"
+).split()
+
+
+def real_data_folder() -> Path:
+    """Folder of the real data: ``XD3D_REAL_DATA``, else ``shared/data`` beside the project."""
+    given = os.environ.get("XD3D_REAL_DATA")
+    return Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def require(folder: Path) -> Path:
+    if not folder.is_dir():
+        pytest.skip(f"real data not found: no folder {folder} (set XD3D_REAL_DATA to the folder that holds it)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with pieces of the real data sets."""
+    return require(real_data_folder())
+
+
+@pytest.fixture(scope="session")
+def real_nuscenes() -> Path:
+    """Data root with one real nuScenes keyframe, version ``v1.0-mini``."""
+    return require(real_data_folder() / "nuscenes")
+
+
+@pytest.fixture(scope="session")
+def real_sd_configs() -> Path:
+    """Folder with the published configs of Stable Diffusion: ``sd14``, ``sd21-base``, ``sd21``."""
+    return require(real_data_folder() / "stable_diffusion_configs")
+
+
+@pytest.fixture(autouse=True)
+def own_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep every test away from the workspace and the data roots of whoever runs the suite."""
+    monkeypatch.setenv("XD3D_HOME", str(tmp_path_factory.getbasetemp() / "unused-workspace"))
+    monkeypatch.delenv("XD3D_NUSCENES_ROOT", raising=False)
+    yield
+
+
+@pytest.fixture(scope="session")
+def tiny_nuscenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root of version ``v1.0-trainval``: 9 scenes of 2 keyframes, 6 cameras of 160x90, sweeps of 600 points.
+
+    Boston and Singapore, day and night, official train and val scene names. Read only.
+    """
+    root = tmp_path_factory.mktemp("tiny nuscenes")
+    write_tiny_root(root)
+    return root
+
+
+@pytest.fixture
+def broken_root(tiny_nuscenes_root: Path, tmp_path: Path) -> Callable[[], Path]:
+    """Call it for a writable copy of the tiny root, to damage."""
+
+    def copy() -> Path:
+        target = tmp_path / f"root{len(list(tmp_path.glob('root*')))}"
+        return Path(shutil.copytree(tiny_nuscenes_root, target))
+
+    return copy
+
+
+def quaternion(yaw: float) -> list[float]:
+    return [math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)]
+
+
+def camera_rotation(yaw: float) -> list[float]:
+    """ego_from_camera for a level camera that looks along ``yaw`` (camera: x right, y down, z forward)."""
+    c, s = math.cos(yaw / 2), math.sin(yaw / 2)
+    return [0.5 * value for value in (c + s, -c - s, c - s, s - c)]
+
+
+def tiny_sweep(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """600 points (x, y, z, intensity, ring) in the LiDAR frame and their raw labels: ground bands, walls, cars."""
+    points = np.zeros((600, 5), np.float32)
+    points[:, :2] = rng.uniform(-30, 30, (600, 2))
+    across = np.abs(points[:, 0])
+    labels = np.select([across < 5, across < 8, across < 12], [24, 26, 27], 28).astype(np.uint8)
+    points[:, 2] = np.where(labels == 28, rng.uniform(-1.5, 2, 600), -1.8)
+    raised = rng.random(600)
+    for label, low, high in ((30, 0.0, 0.1), (17, 0.1, 0.18), (2, 0.18, 0.2)):
+        chosen = (raised >= low) & (raised < high)
+        labels[chosen] = label
+        points[chosen, 2] = rng.uniform(-1.7, 0.2, chosen.sum())
+    points[:, 3] = rng.integers(0, 256, 600)
+    points[:, 4] = rng.integers(0, 32, 600)
+    return points, labels
+
+
+class TinyTables:
+    """The rows of the tables, and a token counter."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, object]]] = {}
+
+    def add(self, table: str, **row: object) -> str:
+        rows = self.rows.setdefault(table, [])
+        token = f"{table}-{len(rows):04d}"
+        rows.append({"token": token, **row})
+        return token
+
+
+def write_tiny_root(root: Path, version: str = "v1.0-trainval") -> None:
+    rng = np.random.default_rng(20)
+    tables = TinyTables()
+    for folder in (f"lidarseg/{version}", version, "maps", "samples/LIDAR_TOP", *(f"samples/{c}" for c in CAMERA_YAWS)):
+        (root / folder).mkdir(parents=True)
+    for index, name in enumerate(CATEGORIES):
+        tables.add("category", name=name, description="", index=index)
+    sensors = tiny_sensors(tables)
+    logs = [tiny_scene(root, version, tables, sensors, rng, *scene) for scene in TINY_SCENES]
+    Image.new("L", (20, 20)).save(root / "maps/tiny.png")
+    tables.add("map", category="semantic_prior", filename="maps/tiny.png", log_tokens=logs)
+    for name in ("attribute", "visibility", "instance", "sample_annotation"):
+        tables.rows.setdefault(name, [])
+    for name, rows in tables.rows.items():
+        (root / version / f"{name}.json").write_text(json.dumps(rows))
+
+
+def tiny_sensors(tables: TinyTables) -> dict[str, str]:
+    """Calibrated sensor token of each channel."""
+    width, height = TINY_SIZE
+    intrinsic = [[width * 0.6, 0.0, width / 2], [0.0, width * 0.6, height / 2], [0.0, 0.0, 1.0]]
+    lidar = tables.add("sensor", channel="LIDAR_TOP", modality="lidar")
+    mounted = {
+        "LIDAR_TOP": tables.add(
+            "calibrated_sensor",
+            sensor_token=lidar,
+            translation=[0.9, 0.0, 1.8],
+            rotation=quaternion(-math.pi / 2),
+            camera_intrinsic=[],
+        )
+    }
+    for channel, degrees in CAMERA_YAWS.items():
+        yaw = math.radians(degrees)
+        mounted[channel] = tables.add(
+            "calibrated_sensor",
+            sensor_token=tables.add("sensor", channel=channel, modality="camera"),
+            translation=[1.5 * math.cos(yaw), 0.5 * math.sin(yaw), 1.5],
+            rotation=camera_rotation(yaw),
+            camera_intrinsic=intrinsic,
+        )
+    return mounted
+
+
+def tiny_scene(
+    root: Path,
+    version: str,
+    tables: TinyTables,
+    sensors: dict[str, str],
+    rng: np.random.Generator,
+    name: str,
+    location: str,
+    description: str,
+) -> str:
+    """Write one scene and return the token of its log."""
+    log = tables.add("log", logfile=f"n-{name}", vehicle="n", date_captured="2018-07-24", location=location)
+    scene = tables.add("scene", log_token=log, nbr_samples=TINY_FRAMES, name=name, description=description)
+    samples = []
+    for number in range(TINY_FRAMES):
+        stamp = 1_532_402_927_000_000 + 1_000_000 * int(name[-4:]) + 500_000 * number
+        samples.append(tables.add("sample", timestamp=stamp, prev="", next="", scene_token=scene))
+        tiny_keyframe(root, version, tables, sensors, rng, samples[-1], stamp, night="night" in description.lower())
+    tables.rows["scene"][-1] |= {"first_sample_token": samples[0], "last_sample_token": samples[-1]}
+    return log
+
+
+def tiny_keyframe(
+    root: Path,
+    version: str,
+    tables: TinyTables,
+    sensors: dict[str, str],
+    rng: np.random.Generator,
+    sample: str,
+    stamp: int,
+    *,
+    night: bool,
+) -> None:
+    points, labels = tiny_sweep(rng)
+    width, height = TINY_SIZE
+    for order, (channel, mounted) in enumerate(sensors.items()):
+        time = stamp - 7_000 * order  # each sensor has its own stamp, and the car drives on in between
+        metres = 5.0 * (time % 1_000_000_000) * 1e-6
+        pose = tables.add(
+            "ego_pose", timestamp=time, rotation=quaternion(0.3 + 0.01 * order), translation=[metres, 40.0, 0.0]
+        )
+        lidar = channel == "LIDAR_TOP"
+        filename = f"samples/{channel}/{sample}__{channel}.{'pcd.bin' if lidar else 'jpg'}"
+        if lidar:
+            points.tofile(root / filename)
+        else:
+            picture = rng.integers(0, 60 if night else 256, (9, 16, 3), dtype=np.uint8)
+            Image.fromarray(picture).resize(TINY_SIZE, Image.Resampling.BICUBIC).save(root / filename)
+        data = tables.add(
+            "sample_data",
+            sample_token=sample,
+            ego_pose_token=pose,
+            calibrated_sensor_token=mounted,
+            timestamp=time,
+            fileformat="pcd" if lidar else "jpg",
+            is_key_frame=True,
+            width=0 if lidar else width,
+            height=0 if lidar else height,
+            filename=filename,
+            prev="",
+            next="",
+        )
+        if lidar:
+            path = f"lidarseg/{version}/{data}_lidarseg.bin"
+            labels.tofile(root / path)
+            tables.add("lidarseg", sample_data_token=data, filename=path)
+            tables.rows["lidarseg"][-1]["token"] = data
