@@ -1,0 +1,21 @@
+"""Sparse 3D convolution: one interface and one state_dict, computed by PyTorch alone or by spconv."""
+
+from .backend import Backend, BackendChoice, choose_backend, make_backend
+from .maps import KernelMap, KernelMaps, build_kernel_maps
+from .modules import DownConv3d, InverseConv3d, SubMConv3d, batch_norm
+from .tensor import SparseTensor
+
+__all__ = [
+    "Backend",
+    "BackendChoice",
+    "DownConv3d",
+    "InverseConv3d",
+    "KernelMap",
+    "KernelMaps",
+    "SparseTensor",
+    "SubMConv3d",
+    "batch_norm",
+    "build_kernel_maps",
+    "choose_backend",
+    "make_backend",
+]

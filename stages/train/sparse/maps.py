@@ -1,0 +1,267 @@
+"""Kernel maps: which input voxel meets which output voxel under which cell of a kernel.
+
+They depend on coordinates alone, so they are built once for a batch (by the loader, if it likes) and shared by every
+layer. A voxel is found by binary search in sorted int64 keys; nothing hashes, so equal input gives equal maps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeVar, cast
+
+import torch
+from jaxtyping import Int32, Int64
+from torch import Tensor
+
+from ....errors import BackendError
+
+__all__ = [
+    "KernelMap",
+    "KernelMaps",
+    "Segments",
+    "build_kernel_maps",
+    "check_indices",
+    "strided_map",
+    "submanifold_map",
+]
+
+Shape = tuple[int, int, int]
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """Pairs grouped by the row they add to: row ``r`` sums the pairs ``order[starts[r]:starts[r + 1]]``."""
+
+    order: Int64[Tensor, "pairs"]
+    starts: Int64[Tensor, "rows_and_end"]
+
+    def to(self, device: torch.device) -> "Segments":
+        """The same segments on ``device``."""
+        return Segments(order=self.order.to(device), starts=self.starts.to(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelMap:
+    """Pairs (input row, output row), sorted by kernel cell; ``counts[k]`` of them belong to cell ``k`` (x slowest).
+
+    The coordinates of the input and of the output rows come with it.
+    """
+
+    source: Int64[Tensor, "pairs"]
+    target: Int64[Tensor, "pairs"]
+    counts: tuple[int, ...]
+    by_target: Segments
+    by_source: Segments
+    source_indices: Int32[Tensor, "inputs 4"]
+    source_shape: Shape
+    target_indices: Int32[Tensor, "outputs 4"]
+    target_shape: Shape
+
+    def to(self, device: torch.device) -> "KernelMap":
+        """The same map on ``device``."""
+        return KernelMap(
+            source=self.source.to(device),
+            target=self.target.to(device),
+            counts=self.counts,
+            by_target=self.by_target.to(device),
+            by_source=self.by_source.to(device),
+            source_indices=self.source_indices.to(device),
+            source_shape=self.source_shape,
+            target_indices=self.target_indices.to(device),
+            target_shape=self.target_shape,
+        )
+
+
+class KernelMaps:
+    """All that is known of one set of voxels, filled on demand and shared by the layers that see them.
+
+    ``indices`` are the finest voxels, int32 [N, 4] as (sample, x, y, z). Level ``l`` is those voxels after ``l``
+    halvings. Entries are addressed by (kind, level, kernel edge); a backend keeps its own kinds.
+    """
+
+    def __init__(self, indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
+        check_indices(indices, spatial_shape, batch_size)
+        self.indices = indices
+        self.spatial_shape = spatial_shape
+        self.batch_size = batch_size
+        self._entries: dict[tuple[str, int, int], object] = {}
+
+    def entry(self, kind: str, level: int, kernel: int, build: Callable[[], Entry]) -> Entry:
+        """Return the stored entry, made by ``build`` on its first use."""
+        key = (kind, level, kernel)
+        if key not in self._entries:
+            self._entries[key] = build()
+        return cast("Entry", self._entries[key])
+
+    def submanifold(
+        self, level: int, kernel: int, indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape
+    ) -> KernelMap:
+        """The map of a submanifold convolution over the voxels of ``level``."""
+        return self.entry("submanifold", level, kernel, lambda: submanifold_map(indices, spatial_shape, kernel))
+
+    def strided(self, level: int, indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> KernelMap:
+        """The map from the voxels of ``level`` to those of ``level + 1``."""
+        return self.entry("strided", level, 2, lambda: strided_map(indices, spatial_shape))
+
+    def finer(self, level: int) -> KernelMap:
+        """The strided map that led to ``level``.
+
+        Raises:
+            BackendError: no strided convolution came before, so there is nothing to invert.
+        """
+        return self.entry("strided", level - 1, 2, lambda: self._nothing_to_invert(level))
+
+    def to(self, device: torch.device) -> "KernelMaps":
+        """The same maps on ``device`` (those of the torch backend; spconv makes its own there)."""
+        moved = object.__new__(KernelMaps)
+        moved.indices = self.indices.to(device)
+        moved.spatial_shape, moved.batch_size = self.spatial_shape, self.batch_size
+        moved._entries = {key: entry.to(device) for key, entry in self._entries.items() if isinstance(entry, KernelMap)}
+        return moved
+
+    @staticmethod
+    def _nothing_to_invert(level: int) -> KernelMap:
+        raise BackendError(
+            f"An inverse convolution at level {level} has no strided convolution to undo; use DownConv3d on the same "
+            "sparse tensor first"
+        )
+
+
+def build_kernel_maps(
+    indices: Int32[Tensor, "voxels 4"],
+    spatial_shape: Shape,
+    *,
+    batch_size: int,
+    levels: int = 4,
+    stem_kernel: int = 5,
+) -> KernelMaps:
+    """Build every kernel map of a U-Net with ``levels`` halvings, ahead of its forward pass.
+
+    Safe in a loader's thread: it reads its arguments and nothing else. Hand the result to ``SparseTensor.create`` or
+    leave it out; the network computes the same either way.
+
+    Raises:
+        BackendError: coordinates are repeated or lie outside ``spatial_shape`` or ``batch_size``.
+    """
+    maps = KernelMaps(indices, spatial_shape, batch_size)
+    maps.submanifold(0, stem_kernel, indices, spatial_shape)
+    for level in range(levels + 1):
+        maps.submanifold(level, 3, indices, spatial_shape)
+        if level < levels:
+            coarser = maps.strided(level, indices, spatial_shape)
+            indices, spatial_shape = coarser.target_indices, coarser.target_shape
+    return maps
+
+
+def check_indices(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
+    """Refuse coordinates that a sparse convolution would silently misread.
+
+    Raises:
+        BackendError: none at all, outside ``spatial_shape`` or ``batch_size``, or the same voxel twice.
+    """
+    if not len(indices):
+        raise BackendError("A sparse tensor needs at least one voxel, found none; leave empty samples out")
+    limit = torch.tensor([batch_size, *spatial_shape], device=indices.device)
+    outside = ((indices < 0) | (indices >= limit)).any(1)
+    if outside.any():
+        raise BackendError(
+            f"{int(outside.sum())} of {len(indices)} voxels lie outside batch_size={batch_size}, "
+            f"spatial_shape={spatial_shape}; the first is (sample, x, y, z) = {indices[outside][0].tolist()}"
+        )
+    keys = _keys(indices, spatial_shape, 0).sort().values
+    repeated = int((keys[1:] == keys[:-1]).sum())
+    if repeated:
+        raise BackendError(
+            f"{repeated} of {len(indices)} voxels repeat the coordinates of another; merge points with voxelise first"
+        )
+
+
+def submanifold_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, kernel: int) -> KernelMap:
+    """Pairs of voxels at most ``kernel // 2`` apart; cell ``k`` reads the voxel at ``o + cell(k) - kernel // 2``."""
+    table = _neighbours(indices, spatial_shape, kernel)
+    cells, voxels = table.shape
+    present = table >= 0
+    target = present.nonzero(as_tuple=True)[1]
+    pair = (present.flatten().cumsum(0) - 1).view(cells, voxels)  # number of the pair (cell, output voxel)
+    across = present.t().contiguous()
+    starts = _starts(across.sum(1))
+    mirrored = table.flip(0)  # the voxel that reads voxel i through cell k lies where cell K - 1 - k of i points
+    reader = pair.gather(1, mirrored.clamp(min=0)).t().contiguous()
+    return KernelMap(
+        source=table[present],
+        target=target,
+        counts=tuple(present.sum(1).tolist()),
+        by_target=Segments(order=pair.t().contiguous()[across], starts=starts),
+        by_source=Segments(order=reader[across.flip(1)], starts=starts),
+        source_indices=indices,
+        source_shape=spatial_shape,
+        target_indices=indices,
+        target_shape=spatial_shape,
+    )
+
+
+def strided_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> KernelMap:
+    """Pairs (voxel, the coarse voxel of 2 x 2 x 2 that holds it); odd extents are rounded up, so no plane is lost."""
+    coarse_shape = (-(-spatial_shape[0] // 2), -(-spatial_shape[1] // 2), -(-spatial_shape[2] // 2))
+    parents = torch.cat([indices[:, :1], indices[:, 1:] // 2], 1)
+    keys, parent = torch.unique(_keys(parents, coarse_shape, 0), return_inverse=True)
+    halves = indices[:, 1:].long() % 2
+    cell = (halves[:, 0] * 2 + halves[:, 1]) * 2 + halves[:, 2]
+    source = cell.argsort(stable=True)
+    target = parent[source]
+    return KernelMap(
+        source=source,
+        target=target,
+        counts=tuple(torch.bincount(cell, minlength=8).tolist()),
+        by_target=_segments(target, len(keys)),
+        by_source=_segments(source, len(indices)),
+        source_indices=indices,
+        source_shape=spatial_shape,
+        target_indices=_coordinates(keys, coarse_shape),
+        target_shape=coarse_shape,
+    )
+
+
+def _keys(indices: Int32[Tensor, "voxels 4"], shape: Shape, margin: int) -> Int64[Tensor, "voxels"]:
+    """One int64 a voxel; ``margin`` empty cells on every side keep a neighbour's key from wrapping around."""
+    sample, x, y, z = indices.long().unbind(1)
+    across = [extent + 2 * margin for extent in shape]
+    return ((sample * across[0] + x + margin) * across[1] + y + margin) * across[2] + z + margin
+
+
+def _coordinates(keys: Int64[Tensor, "voxels"], shape: Shape) -> Int32[Tensor, "voxels 4"]:
+    """Undo ``_keys`` without a margin."""
+    rest, z = keys // shape[2], keys % shape[2]
+    rest, y = rest // shape[1], rest % shape[1]
+    return torch.stack([rest // shape[0], rest % shape[0], y, z], 1).int()
+
+
+def _neighbours(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, kernel: int) -> Int64[Tensor, "cells voxels"]:
+    """Row of the voxel under each kernel cell around each voxel, or -1.
+
+    Cells ``k`` and ``K - 1 - k`` mirror each other, so only half of them are searched.
+    """
+    reach = kernel // 2
+    keys, order = _keys(indices, spatial_shape, reach).sort()
+    across_y, across_z = (extent + 2 * reach for extent in spatial_shape[1:])
+    steps = [(dx * across_y + dy) * across_z + dz for dx, dy, dz in product(range(-reach, reach + 1), repeat=3)]
+    half = len(steps) // 2
+    wanted = keys + torch.tensor(steps[:half], device=keys.device)[:, None]  # each row sorted: the search stays local
+    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    cell, column = (keys[place] == wanted).nonzero(as_tuple=True)
+    outputs, inputs = order[column], order[place[cell, column]]
+    table = torch.full((len(steps), len(keys)), -1, dtype=torch.int64, device=keys.device)
+    table[cell, outputs] = inputs
+    table[len(steps) - 1 - cell, inputs] = outputs
+    table[half] = torch.arange(len(keys), device=keys.device)
+    return table
+
+
+def _starts(counts: Int64[Tensor, "rows"]) -> Int64[Tensor, "rows_and_end"]:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _segments(rows: Int64[Tensor, "pairs"], total: int) -> Segments:
+    """Group pairs by the row they name; within a row they keep their order."""
+    return Segments(order=rows.argsort(stable=True), starts=_starts(torch.bincount(rows, minlength=total)))

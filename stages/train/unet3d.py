@@ -1,0 +1,164 @@
+"""The 3D branch: a residual sparse U-Net over voxels.
+
+The structure is that of SpUNet-v1m1 (Pointcept, ``sparse_unet/spconv_unet_v1m1_base.py``), which XDiff3D uses: a stem
+of kernel 5, four stages that halve the resolution and then run residual blocks, and four stages back, each of which
+undoes one halving, appends the encoder's features at that resolution and runs residual blocks. Here 1 x 1 x 1
+convolutions are Linear layers, and a caller may replace a decoder stage's features (the fusion's interface).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from ...errors import BackendError
+from .sparse import Backend, DownConv3d, InverseConv3d, SparseTensor, SubMConv3d, batch_norm
+
+__all__ = ["LEVELS", "STEM_KERNEL", "Refine", "SpUNet"]
+
+LEVELS = 4
+STEM_KERNEL = 5
+
+Refine = Callable[[int, SparseTensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preset:
+    stem: int
+    encoder: tuple[int, int, int, int]
+    encoder_blocks: tuple[int, int, int, int]
+    decoder: tuple[int, int, int, int]
+    decoder_blocks: tuple[int, int, int, int]
+
+
+_PRESETS = {
+    "full": _Preset(
+        stem=32,
+        encoder=(32, 64, 128, 256),
+        encoder_blocks=(2, 3, 4, 6),
+        decoder=(256, 128, 96, 64),
+        decoder_blocks=(2, 2, 2, 2),
+    ),
+    "slim": _Preset(
+        stem=16,
+        encoder=(16, 32, 64, 128),
+        encoder_blocks=(1, 1, 1, 1),
+        decoder=(128, 64, 48, 32),
+        decoder_blocks=(1, 1, 1, 1),
+    ),
+}
+
+
+class ConvNormRelu(nn.Module):
+    """A sparse convolution, BatchNorm and ReLU."""
+
+    def __init__(self, conv: SubMConv3d | DownConv3d | InverseConv3d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = batch_norm(conv.weight.shape[0])
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[N, in] to [M, out]; the convolution decides on which voxels."""
+        return self.conv(x).map(lambda features: relu(self.norm(features)))
+
+
+class ResidualBlock(nn.Module):
+    """Two submanifold convolutions beside a shortcut, which is Linear and BatchNorm where the width changes."""
+
+    def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
+        super().__init__()
+        self.first = ConvNormRelu(SubMConv3d(in_channels=in_channels, out_channels=out_channels, backend=backend))
+        self.second = SubMConv3d(in_channels=out_channels, out_channels=out_channels, backend=backend)
+        self.norm = batch_norm(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            linear = nn.Linear(in_channels, out_channels, bias=False)
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            self.shortcut = nn.Sequential(linear, batch_norm(out_channels))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[N, in] to [N, out] on the same voxels."""
+        branch = self.norm(self.second(self.first(x)).features)
+        return x.map(lambda features: relu(branch + self.shortcut(features)))
+
+
+class SpUNet(nn.Module):
+    """Voxel features [N, in_channels] to [N, out_channels] on the same voxels, in the same order.
+
+    ``encoder_channels`` are the widths of the four encoder stages, finest first; ``decoder_channels`` those of the
+    four decoder stages, coarsest first; ``out_channels`` is the last of them.
+    """
+
+    def __init__(self, *, in_channels: int, preset: Literal["full", "slim"], backend: Backend) -> None:
+        super().__init__()
+        plan = _PRESETS[preset]
+        self.in_channels = in_channels
+        self.encoder_channels = plan.encoder
+        self.decoder_channels = plan.decoder
+        self.out_channels = plan.decoder[-1]
+        self.stem = ConvNormRelu(
+            SubMConv3d(in_channels=in_channels, out_channels=plan.stem, kernel=STEM_KERNEL, backend=backend)
+        )
+        self.down, self.encoder = nn.ModuleList(), nn.ModuleList()
+        width = plan.stem
+        for channels, blocks in zip(plan.encoder, plan.encoder_blocks, strict=True):
+            self.down.append(ConvNormRelu(DownConv3d(in_channels=width, out_channels=channels, backend=backend)))
+            self.encoder.append(_blocks(channels, channels, blocks, backend))
+            width = channels
+        self.up, self.decoder = nn.ModuleList(), nn.ModuleList()
+        skips = (plan.stem, *plan.encoder[:-1])[::-1]
+        for channels, blocks, skip in zip(plan.decoder, plan.decoder_blocks, skips, strict=True):
+            self.up.append(ConvNormRelu(InverseConv3d(in_channels=width, out_channels=channels, backend=backend)))
+            self.decoder.append(_blocks(channels + skip, channels, blocks, backend))
+            width = channels
+
+    def encode(self, x: SparseTensor) -> list[SparseTensor]:
+        """Return the stem's output (full resolution) and then the four encoder stages, finest first.
+
+        Item 0 is a skip connection only; items 1 to 4 have ``encoder_channels`` and are what 3D queries attend to.
+        """
+        stages = [self.stem(x)]
+        for down, blocks in zip(self.down, self.encoder, strict=True):
+            stages.append(blocks(down(stages[-1])))
+        return stages
+
+    def decode(self, stages: list[SparseTensor], refine: Refine | None = None) -> SparseTensor:
+        """Run the decoder over what ``encode`` returned; the result has the stem's voxels and ``out_channels``.
+
+        ``refine(stage, x)``, for stages 0 (coarsest) to 3, returns the features [N, ``decoder_channels[stage]``] to go
+        on with, on the voxels of ``x``.
+
+        Raises:
+            BackendError: ``stages`` are not those of ``encode``, or ``refine`` changed the shape.
+        """
+        if len(stages) != LEVELS + 1:
+            raise BackendError(f"decode needs the {LEVELS + 1} stages of encode, found {len(stages)}")
+        x = stages[-1]
+        for stage, (up, blocks) in enumerate(zip(self.up, self.decoder, strict=True)):
+            skip = stages[LEVELS - 1 - stage]
+            x = blocks(up(x).map(lambda features, skip=skip: torch.cat([features, skip.features], 1)))
+            if refine is not None:
+                x = _refined(x, refine(stage, x), stage)
+        return x
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """``decode(encode(x))``."""
+        return self.decode(self.encode(x))
+
+
+def _blocks(in_channels: int, out_channels: int, count: int, backend: Backend) -> nn.Sequential:
+    widths = [in_channels] + [out_channels] * (count - 1)
+    return nn.Sequential(
+        *(ResidualBlock(in_channels=width, out_channels=out_channels, backend=backend) for width in widths)
+    )
+
+
+def _refined(x: SparseTensor, features: Tensor, stage: int) -> SparseTensor:
+    if features.shape != x.features.shape:
+        raise BackendError(
+            f"refine returned {tuple(features.shape)} at decoder stage {stage}, expected {tuple(x.features.shape)}"
+        )
+    return x.replace(features)
