@@ -1,4 +1,4 @@
-"""Settings of the evaluation: which split is scored, and how absent classes count."""
+"""Settings of the evaluation: how a class that occurs nowhere enters the mean."""
 
 from typing import Literal
 
@@ -14,9 +14,6 @@ AbsentRule = Literal["exclude", "zero", "one"]
 class EvaluateSettings(Settings):
     """How scores are counted; every score stores these values with it."""
 
-    split: Literal["train", "val", "test"] = Field(
-        default="test", description="Split of the target domain that is scored (test = official val scenes)"
-    )
     absent: AbsentRule = Field(
         default="exclude",
         description="IoU of a class that is neither in labels nor predictions: left out of the mean and named,"
