@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +40,6 @@ CAMERA_YAWS = {
     "CAM_BACK_LEFT": 110,
     "CAM_FRONT_LEFT": 55,
 }
-CATEGORIES = (
-    "noise animal human.pedestrian.adult human.pedestrian.child human.pedestrian.construction_worker "
-    "human.pedestrian.personal_mobility human.pedestrian.police_officer human.pedestrian.stroller "
-    "human.pedestrian.wheelchair movable_object.barrier movable_object.debris movable_object.pushable_pullable "
-    "movable_object.trafficcone static_object.bicycle_rack vehicle.bicycle vehicle.bus.bendy vehicle.bus.rigid "
-    "vehicle.car vehicle.construction vehicle.emergency.ambulance vehicle.emergency.police vehicle.motorcycle "
-    "vehicle.trailer vehicle.truck flat.driveable_surface flat.other flat.sidewalk flat.terrain static.manmade "
-    "static.other static.vegetation vehicle.ego"
-).split()
 
 
 def real_data_folder() -> Path:
@@ -82,11 +73,10 @@ def real_sd_configs() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep every test away from the workspace and the data roots of whoever runs the suite."""
     monkeypatch.setenv("XD3D_HOME", str(tmp_path_factory.getbasetemp() / "unused-workspace"))
     monkeypatch.delenv("XD3D_NUSCENES_ROOT", raising=False)
-    yield
 
 
 @pytest.fixture(scope="session")
@@ -152,11 +142,13 @@ class TinyTables:
 
 
 def write_tiny_root(root: Path, version: str = "v1.0-trainval") -> None:
+    from xd3d.stages.datasets.labels import NUSCENES_32
+
     rng = np.random.default_rng(20)
     tables = TinyTables()
     for folder in (f"lidarseg/{version}", version, "maps", "samples/LIDAR_TOP", *(f"samples/{c}" for c in CAMERA_YAWS)):
         (root / folder).mkdir(parents=True)
-    for index, name in enumerate(CATEGORIES):
+    for index, name in enumerate(NUSCENES_32):
         tables.add("category", name=name, description="", index=index)
     sensors = tiny_sensors(tables)
     logs = [tiny_scene(root, version, tables, sensors, rng, *scene) for scene in TINY_SCENES]

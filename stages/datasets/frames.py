@@ -138,7 +138,7 @@ def _read_labels(index: FrameIndex, row: int, merge: LabelMerge, points: int) ->
     if not str(index.frames.labels[row]):
         return np.full(points, IGNORE, np.int64)
     path = index.root / str(index.frames.labels[row])
-    raw: UInt8[np.ndarray, "labels"] = np.frombuffer(_read(path, "label file"), np.uint8)
+    raw: UInt8[np.ndarray, labels] = np.frombuffer(_read(path, "label file"), np.uint8)
     if len(raw) != points:
         raise DataError(
             f"The label file {path} has {len(raw)} labels, but its sweep {index.frames.sweep[row]} has {points} points;"

@@ -6,11 +6,14 @@ it is a folder: ``index.json`` (facts and digest) and ``columns.npz`` (plain arr
 
 import hashlib
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float64, Int, Int64
 
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_atomic, write_json
@@ -42,13 +45,13 @@ class ImageTable:
     stored image.
     """
 
-    frame: Int[np.ndarray, "images"]  #: row of the frame table
+    frame: Int64[np.ndarray, "images"]  #: row of the frame table
     key: np.ndarray  #: unique name of the image (nuScenes: the sample_data token)
     camera: np.ndarray
     path: np.ndarray  #: relative to the root
-    size: Int[np.ndarray, "images 2"]  #: width, height in pixels
-    intrinsics: Float[np.ndarray, "images 3 3"]
-    camera_from_lidar: Float[np.ndarray, "images 4 4"]
+    size: Int64[np.ndarray, "images 2"]  #: width, height in pixels
+    intrinsics: Float64[np.ndarray, "images 3 3"]
+    camera_from_lidar: Float64[np.ndarray, "images 4 4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,14 @@ class FrameIndex:
     cameras: tuple[str, ...]
     frames: FrameTable
     images: ImageTable
+
+    def __post_init__(self) -> None:
+        for name, column in self._columns().items():
+            rows = len(self.frames.key if name.startswith("frames.") else self.images.key)
+            if len(column) != rows:
+                raise DataError(f"The column {name} of the index has {len(column)} rows, its table has {rows}")
+        if np.any(np.diff(self.images.frame) < 0):
+            raise DataError("The images of the index are not in the order of its frames")
 
     @property
     def digest(self) -> str:
@@ -106,29 +117,25 @@ class FrameIndex:
             MissingDataError: ``folder`` holds no index.
             DataError: the index is of another format, or facts and columns do not belong together.
         """
-        try:
-            facts = read_json(folder / "index.json")
-            with np.load(folder / "columns.npz", allow_pickle=False) as stored:
-                columns = {name: stored[name] for name in stored.files}
-        except FileNotFoundError as error:
-            raise MissingDataError(
-                f"No index in {folder}; make one with: xd3d prepare --dataset NAME --root DIR"
-            ) from error
-        except (ValueError, OSError) as error:
-            raise DataError(f"The index in {folder} cannot be read ({error}); run 'xd3d prepare' again") from error
-        if facts.get("format") != INDEX_FORMAT:
+        facts, columns = _read(folder)
+        found = facts.get("format")
+        if found != INDEX_FORMAT:
             raise DataError(
-                f"The index in {folder} has format {facts.get('format')}, this version reads {INDEX_FORMAT}; run 'xd3d prepare' again"
+                f"The index in {folder} has format {found}, this version reads {INDEX_FORMAT}; run 'xd3d prepare' again"
             )
-        index = cls(
-            dataset=facts["dataset"],
-            version=facts["version"],
-            root=Path(facts["root"]),
-            cameras=tuple(facts["cameras"]),
-            frames=FrameTable(**{f.name: columns[f"frames.{f.name}"] for f in fields(FrameTable)}),
-            images=ImageTable(**{f.name: columns[f"images.{f.name}"] for f in fields(ImageTable)}),
-        )
-        if index.digest != facts["digest"]:
+        try:
+            index = cls(
+                dataset=facts["dataset"],
+                version=facts["version"],
+                root=Path(facts["root"]),
+                cameras=tuple(facts["cameras"]),
+                frames=FrameTable(**{f.name: columns[f"frames.{f.name}"] for f in fields(FrameTable)}),
+                images=ImageTable(**{f.name: columns[f"images.{f.name}"] for f in fields(ImageTable)}),
+            )
+            expected = facts["digest"]
+        except KeyError as error:
+            raise DataError(f"The index in {folder} lacks {error}; run 'xd3d prepare' again") from error
+        if index.digest != expected:
             raise DataError(
                 f"The index in {folder} is damaged: its columns do not match its digest; run 'xd3d prepare' again"
             )
@@ -137,3 +144,20 @@ class FrameIndex:
     def _columns(self) -> dict[str, np.ndarray]:
         tables = {"frames": self.frames, "images": self.images}
         return {f"{name}.{f.name}": getattr(table, f.name) for name, table in tables.items() for f in fields(table)}
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Facts and columns of the index in ``folder``, not yet checked against each other."""
+    try:
+        facts = read_json(folder / "index.json")
+        with np.load(folder / "columns.npz", allow_pickle=False) as stored:
+            columns = {name: stored[name] for name in stored.files}
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"No index in {folder}; make one with: xd3d prepare --dataset NAME --root DIR"
+        ) from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"The index in {folder} cannot be read ({error}); run 'xd3d prepare' again") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"The index in {folder} cannot be read (no facts in index.json); run 'xd3d prepare' again")
+    return facts, columns

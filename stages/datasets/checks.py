@@ -1,0 +1,88 @@
+"""Checks of single files that every reader uses: what is missing or truncated is found before hours of work."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from ...progress import track
+
+__all__ = ["FileFault", "binary_fault", "image_fault", "run_checks"]
+
+#: Bytes at the end of an image in which its end marker must stand; some writers pad files with zeros.
+_TAIL = 64
+
+_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+#: Checks wait for the disk (or a network), not for the processor.
+_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFault:
+    """One file that is missing or not what the data set's tables promise, and what to do about it."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def image_fault(path: Path, size: tuple[int, int]) -> str | None:
+    """What is wrong with the image at ``path`` that should have ``size`` (width, height) pixels; None if nothing.
+
+    Reads the header and the last bytes only: a JPEG or PNG file that was cut short lacks its end marker. Damage inside
+    the file is left to the decoder, since decoding every image of a data set would take hours.
+    """
+    if not path.is_file():
+        return "the image is missing; unpack the download again"
+    try:
+        with Image.open(path) as image:
+            found, kind = image.size, image.format
+        with path.open("rb") as file:
+            file.seek(-min(_TAIL, path.stat().st_size), 2)
+            tail = file.read().rstrip(b"\0")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        return f"the image cannot be opened ({_short(error, path)}); unpack the download again"
+    if found != size:
+        return f"the image is {found[0]}x{found[1]} pixels, the tables say {size[0]}x{size[1]}; unpack it again"
+    marker = _END_MARKERS.get(kind or "")
+    if marker and not tail.endswith(marker):
+        return f"the image is truncated (it ends without the {kind} end marker); unpack the download again"
+    return None
+
+
+def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None) -> str | None:
+    """What is wrong with a file of fixed-size rows (a ``what``, such as "sweep"); None if nothing.
+
+    It must hold whole rows of ``row_bytes`` bytes: ``rows`` of them where that is known, else at least one.
+    """
+    if not path.is_file():
+        return f"the {what} is missing; unpack the download again"
+    size = path.stat().st_size
+    if size == 0:
+        return f"the {what} is empty; unpack the download again"
+    if size % row_bytes:
+        return f"the {what} is truncated: {size} bytes is not a multiple of {row_bytes}; unpack the download again"
+    if rows is not None and size != rows * row_bytes:
+        return f"the {what} has {size // row_bytes} entries, its sweep has {rows} points; unpack both again"
+    return None
+
+
+def run_checks(checks: Iterable[tuple[Path, Callable[[], str | None]]], total: int) -> list[FileFault]:
+    """Run ``total`` checks of files in threads, with a progress bar; faults come back in the order of the checks."""
+
+    def run(check: tuple[Path, Callable[[], str | None]]) -> FileFault | None:
+        reason = check[1]()
+        return FileFault(path=check[0], reason=reason) if reason else None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [fault for fault in track(pool.map(run, checks), "checking files", total, "file") if fault]
+
+
+def _short(error: Exception, path: Path) -> str:
+    """The error's text without the path, which stands beside it already."""
+    return str(error).replace(repr(str(path)), "it").replace(str(path), "it")

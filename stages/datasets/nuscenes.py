@@ -1,0 +1,212 @@
+"""nuScenes with lidarseg labels: the official devkit's tables become an index, and the files behind it are checked."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from ...errors import ConfigError, DataError, nearest
+from .checks import FileFault, binary_fault, image_fault, run_checks
+from .frames import SWEEP_COLUMNS
+from .index import FrameIndex, FrameTable, ImageTable
+from .nuscenes_root import check_root, find_version, label_paths, open_devkit, safe_path
+
+if TYPE_CHECKING:
+    from nuscenes.nuscenes import NuScenes
+
+__all__ = ["CAMERAS", "build_index", "camera_from_lidar", "check_files", "choose_cameras"]
+
+#: The cameras of nuScenes, clockwise from the front; an index lists those chosen in this order.
+CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
+
+_LIDAR = "LIDAR_TOP"
+_SWEEP_ROW = SWEEP_COLUMNS * np.dtype(np.float32).itemsize
+
+Record = dict[str, Any]
+
+
+class _ImageRow(NamedTuple):
+    """One row of the image table."""
+
+    frame: int
+    key: str
+    camera: str
+    path: str
+    size: tuple[int, int]
+    intrinsics: Float64[np.ndarray, "3 3"]
+    camera_from_lidar: Float64[np.ndarray, "4 4"]
+
+
+def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] = ("CAM_FRONT",)) -> FrameIndex:
+    """Index the keyframes of a nuScenes data root, sorted by scene and time.
+
+    ``cameras``: names, in one string with commas or as a sequence; "all" takes all six. ``frames.split`` is the official
+    split of the scene: "train", "val", or "test" (without labels).
+
+    Raises:
+        MissingDataError: no such root or version, or a table is missing.
+        DataError: tables are damaged, do not fit together, or name files outside the root.
+        ConfigError: unknown camera.
+    """
+    root = check_root(root)
+    version = find_version(root, version)
+    labels = label_paths(root, version)
+    devkit = open_devkit(root, version)
+    chosen = choose_cameras(cameras)
+    try:
+        samples = sorted(devkit.sample, key=lambda s: (devkit.get("scene", s["scene_token"])["name"], s["timestamp"]))
+        frames = _frame_table(root, devkit, samples, labels)
+        rows = [
+            _image_row(root, devkit, sample, frame, camera) for frame, sample in enumerate(samples) for camera in chosen
+        ]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"The tables in {root / version} do not fit together ({error!r} is missing or of a wrong kind);"
+            " unpack the metadata of one version again"
+        ) from error
+    if not rows:
+        raise DataError(f"The tables in {root / version} hold no keyframe; unpack the metadata again")
+    return FrameIndex(
+        dataset="nuscenes", version=version, root=root, cameras=chosen, frames=frames, images=_image_table(rows)
+    )
+
+
+def choose_cameras(cameras: str | Sequence[str]) -> tuple[str, ...]:
+    """Camera names without repeats, in the order of ``CAMERAS``; "all" stands for every one.
+
+    Raises:
+        ConfigError: a name is unknown (the nearest is named), or none is given.
+    """
+    names = cameras.split(",") if isinstance(cameras, str) else cameras
+    wanted = {name.strip() for name in names if name.strip()}
+    if wanted == {"all"}:
+        return CAMERAS
+    for name in sorted(wanted - set(CAMERAS)):
+        raise ConfigError(f"nuScenes has no camera '{name}'; {nearest(name, [*CAMERAS, 'all'])} (option --cameras)")
+    if not wanted:
+        raise ConfigError(f"No camera is chosen; choose some of {', '.join(CAMERAS)}, or all (option --cameras)")
+    return tuple(name for name in CAMERAS if name in wanted)
+
+
+def camera_from_lidar(devkit: "NuScenes", lidar: Record, camera: Record) -> Float64[np.ndarray, "4 4"]:
+    """Transform of sweep points to a camera's frame, from the two sensors' ``sample_data`` records.
+
+    The car moves between the two stamps, so the chain passes through the global frame: LiDAR, ego at the LiDAR's stamp,
+    global, ego at the camera's stamp, camera.
+    """
+    ego_from_lidar = _transform(devkit.get("calibrated_sensor", lidar["calibrated_sensor_token"]))
+    global_from_ego = _transform(devkit.get("ego_pose", lidar["ego_pose_token"]))
+    ego_from_global = _transform(devkit.get("ego_pose", camera["ego_pose_token"]), inverse=True)
+    camera_from_ego = _transform(devkit.get("calibrated_sensor", camera["calibrated_sensor_token"]), inverse=True)
+    return camera_from_ego @ ego_from_global @ global_from_ego @ ego_from_lidar
+
+
+def check_files(index: FrameIndex) -> list[FileFault]:
+    """Look at every file of the index, with a progress bar; the faults come in the order of the frames.
+
+    Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte a point of the
+    sweep. Nothing is decoded, so 34,000 images take minutes and not hours.
+    """
+    return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
+
+
+def _checks(index: FrameIndex) -> Iterator[tuple[Path, Callable[[], str | None]]]:
+    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
+        path = index.root / str(sweep)
+        yield path, partial(binary_fault, path, "sweep", _SWEEP_ROW)
+        yield index.root / str(labels), partial(_label_fault, index.root, str(labels), path)
+        for image in index.images_of(row):
+            width, height = index.images.size[image]
+            path = index.root / str(index.images.path[image])
+            yield path, partial(image_fault, path, (int(width), int(height)))
+
+
+def _label_fault(root: Path, labels: str, sweep: Path) -> str | None:
+    if not labels:
+        return None
+    whole = binary_fault(sweep, "sweep", _SWEEP_ROW) is None
+    return binary_fault(root / labels, "label file", 1, sweep.stat().st_size // _SWEEP_ROW if whole else None)
+
+
+def _frame_table(root: Path, devkit: "NuScenes", samples: Sequence[Record], labels: dict[str, str]) -> FrameTable:
+    scenes = [devkit.get("scene", sample["scene_token"]) for sample in samples]
+    split_of = _official_splits()
+    strangers = sorted({str(scene["name"]) for scene in scenes} - split_of.keys())
+    if strangers:
+        raise DataError(
+            f"{len(strangers)} scenes are in no official nuScenes split: {', '.join(strangers[:5])};"
+            " the scenes of a data root must bear official names (scene-0001 to scene-1110)"
+        )
+    lidar = [_record(devkit, sample, _LIDAR) for sample in samples]
+    paths = [labels.get(record["token"], "") for record in lidar]
+    return FrameTable(
+        key=np.array([sample["token"] for sample in samples], str),
+        scene=np.array([scene["name"] for scene in scenes], str),
+        location=np.array([devkit.get("log", scene["log_token"])["location"] for scene in scenes], str),
+        description=np.array([scene["description"] for scene in scenes], str),
+        split=np.array([split_of[scene["name"]] for scene in scenes], str),
+        sweep=np.array([safe_path(root, record["filename"], "sample_data") for record in lidar], str),
+        labels=np.array([safe_path(root, path, "lidarseg") if path else "" for path in paths], str),
+    )
+
+
+def _official_splits() -> dict[str, str]:
+    from nuscenes.utils.splits import create_splits_scenes
+
+    splits = create_splits_scenes()
+    return {scene: split for split in ("train", "val", "test") for scene in splits[split]}
+
+
+def _record(devkit: "NuScenes", sample: Record, channel: str) -> Record:
+    """The sensor record of a keyframe."""
+    if channel not in sample["data"]:
+        present = ", ".join(sorted(sample["data"])) or "none"
+        raise DataError(
+            f"Keyframe {sample['token']} has no record of {channel} in sample_data.json; it has: {present}."
+            " Unpack the metadata again, or choose other cameras (--cameras)"
+        )
+    return devkit.get("sample_data", sample["data"][channel])
+
+
+def _image_row(root: Path, devkit: "NuScenes", sample: Record, frame: int, camera: str) -> _ImageRow:
+    record = _record(devkit, sample, camera)
+    sensor = devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
+    intrinsics = np.array(sensor["camera_intrinsic"], np.float64)
+    transform = camera_from_lidar(devkit, _record(devkit, sample, _LIDAR), record)
+    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or not np.isfinite(transform).all():
+        raise DataError(
+            f"The calibration of {camera} in keyframe {sample['token']} is damaged (intrinsics {intrinsics.tolist()},"
+            " or a pose that is not finite); unpack the metadata again"
+        )
+    if record["width"] <= 0 or record["height"] <= 0:
+        raise DataError(
+            f"sample_data.json gives image {record['filename']} the size {record['width']}x{record['height']};"
+            " unpack the metadata again"
+        )
+    path = safe_path(root, record["filename"], "sample_data")
+    size = (int(record["width"]), int(record["height"]))
+    return _ImageRow(frame, record["token"], camera, path, size, intrinsics, transform)
+
+
+def _image_table(rows: Sequence[_ImageRow]) -> ImageTable:
+    columns = _ImageRow(*zip(*rows, strict=True))
+    return ImageTable(
+        frame=np.array(columns.frame, np.int64),
+        key=np.array(columns.key, str),
+        camera=np.array(columns.camera, str),
+        path=np.array(columns.path, str),
+        size=np.array(columns.size, np.int64),
+        intrinsics=np.stack(columns.intrinsics),
+        camera_from_lidar=np.stack(columns.camera_from_lidar),
+    )
+
+
+def _transform(record: Record, *, inverse: bool = False) -> Float64[np.ndarray, "4 4"]:
+    """The 4x4 matrix of a pose record: frame outside from frame inside, or its inverse."""
+    from nuscenes.utils.geometry_utils import transform_matrix
+    from pyquaternion import Quaternion
+
+    return transform_matrix(record["translation"], Quaternion(record["rotation"]), inverse=inverse)

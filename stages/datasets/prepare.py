@@ -1,0 +1,89 @@
+"""Stage zero as one call: index a data set, check every file of it, and keep the index when nothing is missing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...errors import ConfigError, nearest
+from . import nuscenes
+from .checks import FileFault
+from .index import FrameIndex
+
+__all__ = ["READERS", "PrepareSummary", "Reader", "prepare_dataset"]
+
+
+class BuildIndex(Protocol):
+    """Make the index of a data root."""
+
+    def __call__(self, root: Path, *, version: str | None, cameras: str | Sequence[str]) -> FrameIndex:
+        """Read tables and calibration; no image and no sweep."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """What a data set brings: the way to its index, and the check of the files that an index names."""
+
+    build_index: BuildIndex
+    check_files: Callable[[FrameIndex], list[FileFault]]
+
+
+#: Data set name -> its reader.
+READERS: Mapping[str, Reader] = {
+    "nuscenes": Reader(build_index=nuscenes.build_index, check_files=nuscenes.check_files),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSummary:
+    """What ``prepare`` found; ``index`` is the folder of the index, None where faults kept it from being written."""
+
+    dataset: str
+    index: Path | None
+    frames: int
+    images: int
+    missing: tuple[FileFault, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary with the keys that scripts rely on; ``missing`` lists ``{"file", "reason"}``."""
+        return {
+            "dataset": self.dataset,
+            "index": None if self.index is None else str(self.index),
+            "frames": self.frames,
+            "images": self.images,
+            "missing": [{"file": str(fault.path), "reason": fault.reason} for fault in self.missing],
+        }
+
+
+def prepare_dataset(
+    dataset: str,
+    root: Path,
+    index_folder: Path,
+    *,
+    version: str | None = None,
+    cameras: str | Sequence[str] = ("CAM_FRONT",),
+) -> PrepareSummary:
+    """Index ``dataset`` at ``root`` and check every file; write the index to ``index_folder`` if none has a fault.
+
+    An index that stands there already is left alone when there are faults.
+
+    Raises:
+        ConfigError: unknown data set or camera.
+        MissingDataError: no such root or version, or a table is missing.
+        DataError: the tables are damaged.
+    """
+    if dataset not in READERS:
+        raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
+    reader = READERS[dataset]
+    index = reader.build_index(root, version=version, cameras=cameras)
+    faults = reader.check_files(index)
+    if not faults:
+        index.save(index_folder)
+    return PrepareSummary(
+        dataset=dataset,
+        index=None if faults else index_folder,
+        frames=len(index.frames.key),
+        images=len(index.images.key),
+        missing=tuple(faults),
+    )
