@@ -142,7 +142,7 @@ class FrameIndex:
         return index
 
     def _columns(self) -> dict[str, np.ndarray]:
-        tables = {"frames": self.frames, "images": self.images}
+        tables: dict[str, FrameTable | ImageTable] = {"frames": self.frames, "images": self.images}
         return {f"{name}.{f.name}": getattr(table, f.name) for name, table in tables.items() for f in fields(table)}
 
 

@@ -43,8 +43,8 @@ class _ImageRow(NamedTuple):
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] = ("CAM_FRONT",)) -> FrameIndex:
     """Index the keyframes of a nuScenes data root, sorted by scene and time.
 
-    ``cameras``: names, in one string with commas or as a sequence; "all" takes all six. ``frames.split`` is the official
-    split of the scene: "train", "val", or "test" (without labels).
+    ``cameras``: names, in one string with commas or as a sequence; "all" takes every one that the root has.
+    ``frames.split`` is the official split of the scene: "train", "val", or "test" (without labels).
 
     Raises:
         MissingDataError: no such root or version, or a table is missing.
@@ -55,7 +55,8 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     version = find_version(root, version)
     labels = label_paths(root, version)
     devkit = open_devkit(root, version)
-    chosen = choose_cameras(cameras)
+    present = {sensor["channel"] for sensor in devkit.sensor}
+    chosen = choose_cameras(cameras, [name for name in CAMERAS if name in present])
     try:
         samples = sorted(devkit.sample, key=lambda s: (devkit.get("scene", s["scene_token"])["name"], s["timestamp"]))
         frames = _frame_table(root, devkit, samples, labels)
@@ -74,21 +75,23 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     )
 
 
-def choose_cameras(cameras: str | Sequence[str]) -> tuple[str, ...]:
-    """Camera names without repeats, in the order of ``CAMERAS``; "all" stands for every one.
+def choose_cameras(cameras: str | Sequence[str], present: Sequence[str] = CAMERAS) -> tuple[str, ...]:
+    """Camera names without repeats, in the order of ``present``; "all" stands for every one.
 
     Raises:
-        ConfigError: a name is unknown (the nearest is named), or none is given.
+        ConfigError: a name is not among ``present`` (the nearest is named), or none is given.
     """
     names = cameras.split(",") if isinstance(cameras, str) else cameras
     wanted = {name.strip() for name in names if name.strip()}
     if wanted == {"all"}:
-        return CAMERAS
-    for name in sorted(wanted - set(CAMERAS)):
-        raise ConfigError(f"nuScenes has no camera '{name}'; {nearest(name, [*CAMERAS, 'all'])} (option --cameras)")
+        return tuple(present)
+    unknown = sorted(wanted - set(present))
+    if unknown:
+        hint = nearest(unknown[0], [*present, "all"])
+        raise ConfigError(f"The data set has no camera '{unknown[0]}'; {hint} (option --cameras)")
     if not wanted:
-        raise ConfigError(f"No camera is chosen; choose some of {', '.join(CAMERAS)}, or all (option --cameras)")
-    return tuple(name for name in CAMERAS if name in wanted)
+        raise ConfigError(f"No camera is chosen; choose some of {', '.join(present)}, or all (option --cameras)")
+    return tuple(name for name in present if name in wanted)
 
 
 def camera_from_lidar(devkit: "NuScenes", lidar: Record, camera: Record) -> Float64[np.ndarray, "4 4"]:
@@ -192,15 +195,14 @@ def _image_row(root: Path, devkit: "NuScenes", sample: Record, frame: int, camer
 
 
 def _image_table(rows: Sequence[_ImageRow]) -> ImageTable:
-    columns = _ImageRow(*zip(*rows, strict=True))
     return ImageTable(
-        frame=np.array(columns.frame, np.int64),
-        key=np.array(columns.key, str),
-        camera=np.array(columns.camera, str),
-        path=np.array(columns.path, str),
-        size=np.array(columns.size, np.int64),
-        intrinsics=np.stack(columns.intrinsics),
-        camera_from_lidar=np.stack(columns.camera_from_lidar),
+        frame=np.array([row.frame for row in rows], np.int64),
+        key=np.array([row.key for row in rows], str),
+        camera=np.array([row.camera for row in rows], str),
+        path=np.array([row.path for row in rows], str),
+        size=np.array([row.size for row in rows], np.int64),
+        intrinsics=np.stack([row.intrinsics for row in rows]),
+        camera_from_lidar=np.stack([row.camera_from_lidar for row in rows]),
     )
 
 

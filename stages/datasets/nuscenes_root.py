@@ -60,7 +60,8 @@ def find_version(root: Path, given: str | None) -> str:
     if given is not None:
         if given not in found:
             raise MissingDataError(
-                f"The nuScenes root {root} has no version '{given}'; it has: {', '.join(found)}. Choose one: --version NAME"
+                f"The nuScenes root {root} has no version '{given}'; it has: {', '.join(found)}."
+                " Choose one: --version NAME"
             )
         return given
     if "v1.0-trainval" in found:
@@ -117,8 +118,8 @@ def label_paths(root: Path, version: str) -> dict[str, str]:
     path = root / version / "lidarseg.json"
     if not path.is_file():
         raise MissingDataError(
-            f"The table {path} is missing: unpack 'nuScenes-lidarseg' for {version} ({_DOWNLOAD}) into {root}; it brings"
-            " lidarseg.json, a new category.json and the label files"
+            f"The table {path} is missing: unpack 'nuScenes-lidarseg' for {version} into {root} ({_DOWNLOAD});"
+            " it brings lidarseg.json, a new category.json and the label files"
         )
     try:
         rows = read_json(path)

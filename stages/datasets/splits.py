@@ -1,11 +1,11 @@
 """Domains and splits: which frames of an index a run trains on, is validated on and is tested on.
 
-A *domain* is a part of nuScenes: ``usa`` (log location contains "boston"), ``singapore`` (it does not), ``night`` ("night"
-in the scene's description, in any case), ``day`` (it is not), ``all``.
+A *domain* is a part of nuScenes: ``usa`` (log location contains "boston"), ``singapore`` (it does not), ``night``
+("night" in the scene's description, in any case), ``day`` (it is not), ``all``.
 
-The rule called ``xd3d``. The published settings hold scenes of the official train split out as val of the target: 15 of 84
-night scenes, 69 of 310 Singapore scenes, 70 of all 700. Their lists of names are not known to us, so which scenes are
-held out is our own rule, with the same counts: per domain, the scenes of the official train split are sorted by the
+The rule called ``xd3d``. The published settings hold scenes of the official train split out as val of the target: 15 of
+84 night scenes, 69 of 310 Singapore scenes, 70 of all 700. Their lists of names are not known to us, so which scenes
+are held out is our own rule, with the same counts: per domain, the scenes of the official train split are sorted by the
 sha256 of their name, and the first ``k = round(share * scenes)`` are held out (at least one, and at least one is left
 for training), where ``share`` is the published count over the published number of scenes. A smaller data set keeps the
 shares.
@@ -77,7 +77,7 @@ def domain_frames(
     if not len(rows):
         raise DataError(
             f"No frame of {index.root} is in split '{split}' of domain '{domain}'. It holds (rule {SPLIT_RULE!r},"
-            f" train/val/test frames): {_inventory(index)}. Choose another domain or split, or prepare a larger data set"
+            f" train/val/test frames): {_inventory(index)}. Choose another domain or split, or prepare more data"
         )
     return rows
 
