@@ -1,1 +1,5 @@
-"""The feature cache: a plain Zarr group with commit records."""
+"""The feature cache: a plain Zarr group with commit records.
+
+``writer.CacheWriter`` makes one, ``reader.FeatureReader`` gives out its rows, ``maintenance`` looks after it. Nothing
+here knows of torch, of images or of any other room of the package.
+"""

@@ -1,0 +1,148 @@
+"""One stored array as a source of rows: read from its shards directly, or through zarr where it is stored otherwise.
+
+Either way a row counts only when its values match the crc32c of the commit record; each row is checked the first time
+this process reads it.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from jaxtyping import UInt8, UInt32
+
+from ..errors import CacheError
+from .layout import ArrayLayout, CacheLayout
+from .metadata import array_is_plain
+from .shards import ShardFile
+
+__all__ = ["DamagedRowError", "Run", "StoredArray", "runs_of"]
+
+_OPEN_FILES = 256  #: shard files that the arrays of a reader together keep open
+
+Run = tuple[int, int, int]  #: first place in the batch, first row of the cache, number of rows; all in one shard
+
+
+def runs_of(rows: Iterable[int], images_per_shard: int) -> list[Run]:
+    """Group a batch's rows where they are consecutive in one shard, so that each group is one read."""
+    runs: list[Run] = []
+    place, start, count = 0, -1, 0
+    for row in rows:
+        if row == start + count and row % images_per_shard:
+            count += 1
+            continue
+        if count:
+            runs.append((place, start, count))
+            place += count
+        start, count = row, 1
+    if count:
+        runs.append((place, start, count))
+    return runs
+
+
+class StoredArray:
+    """Rows of one array. Safe to share between threads and across a fork: every read carries its own offset.
+
+    Raises:
+        CacheError: the array's metadata is missing, damaged, or describes another array.
+    """
+
+    def __init__(self, *, path: Path, array: ArrayLayout, layout: CacheLayout) -> None:
+        self.array = array
+        self.is_plain = array_is_plain(path, array, layout)
+        self._path = path
+        self._layout = layout
+        self._prefix = f"{path / array.name}/c/"
+        self._suffix = "/0" * len(array.row_shape)
+        self._checked = np.zeros(layout.images, np.bool_)
+        self._unchecked = True
+        self._entries: dict[int, np.ndarray | None] = {}
+        self._open = lru_cache(maxsize=max(4, _OPEN_FILES // len(layout.arrays)))(self._open_shard)
+        self._zarr: Any = None
+
+    def file_of(self, row: int) -> str:
+        """The file, relative to the cache, that a plain array keeps ``row`` in; of another array its folder."""
+        return self.array.shard_file(row // self._layout.images_per_shard) if self.is_plain else self.array.name
+
+    def forget(self) -> None:
+        """Drop open files and check every row anew: something was written again."""
+        self._checked[:] = False
+        self._unchecked = True
+        self._entries.clear()
+        self._open.cache_clear()
+        self._zarr = None
+
+    def read(self, runs: Iterable[Run], out: np.ndarray, checksums: UInt32[np.ndarray, "images"]) -> None:
+        """Fill ``out`` [rows, ...] (contiguous) with the rows of ``runs``.
+
+        ``checksums`` holds the crc32c of every row of the cache.
+
+        Raises:
+            DamagedRowError: a row cannot be read or does not match its checksum.
+        """
+        data = out.reshape(-1).view(np.uint8)
+        size = self.array.row_bytes
+        for place, row, count in runs:
+            target = data[place * size : (place + count) * size]
+            if self.is_plain:
+                self._read_shard(row, count, target)
+            else:
+                self._read_zarr(row, count, out[place : place + count])
+            if self._unchecked:
+                self._check(row, target, checksums)
+
+    def _check(self, first: int, data: UInt8[np.ndarray, "bytes"], checksums: UInt32[np.ndarray, "images"]) -> None:
+        size = self.array.row_bytes
+        for i, row in enumerate(range(first, first + data.nbytes // size)):
+            if self._checked[row]:
+                continue
+            found = google_crc32c.value(data[i * size : (i + 1) * size])
+            if found != checksums[row]:
+                raise DamagedRowError(
+                    row, f"its values have crc32c {found:08x}, the commit record says {checksums[row]:08x}"
+                )
+            self._checked[row] = True
+        self._unchecked = not self._checked.all()
+
+    def _open_shard(self, index: int) -> ShardFile:
+        shard = ShardFile(path=f"{self._prefix}{index}{self._suffix}", row_bytes=self.array.row_bytes)
+        if index in self._entries:
+            shard.entries = self._entries[index]
+        else:
+            slots, rows = self._layout.images_per_shard, len(self._layout.shard(index).rows)
+            self._entries[index] = shard.load_index(slots, rows)
+        return shard
+
+    def _read_shard(self, row: int, count: int, data: UInt8[np.ndarray, "bytes"]) -> None:
+        index, slot = divmod(row, self._layout.images_per_shard)
+        try:
+            shard = self._open(index)
+            if count == 1 or shard.entries is None:
+                shard.read(slot, data)
+                return
+            size = self.array.row_bytes
+            for i in range(count):
+                shard.read(slot + i, data[i * size : (i + 1) * size])
+        except CacheError as error:
+            raise DamagedRowError(row, str(error)) from error
+
+    def _read_zarr(self, row: int, count: int, out: np.ndarray) -> None:
+        try:
+            if self._zarr is None:
+                import zarr
+
+                self._zarr = zarr.open_array(self._path / self.array.name, mode="r")
+            out[:] = self._zarr[row : row + count]
+        except Exception as error:
+            raise DamagedRowError(row, f"zarr cannot read it ({type(error).__name__}: {error})") from error
+
+
+class DamagedRowError(CacheError):
+    """A row that cannot be trusted; the reader adds the image's key and the file."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
+        self.reason = reason

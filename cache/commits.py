@@ -1,0 +1,175 @@
+"""Commit records: the only thing a reader trusts.
+
+``done/<shard>.json`` appears, whole, after every array's shard file is on disk. It says which rows it commits, how long
+each file is, the crc32c of every row of every array, what was clamped and which images failed. It opens with its own
+crc32c and names the manifest it belongs to, so a damaged, swapped or foreign record is no record.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from jaxtyping import UInt8, UInt32
+
+from ..errors import CacheError
+from .layout import DONE, CacheLayout, Shard
+from .metadata import manifest_checksum, parse_json
+from .regular import read_regular
+
+__all__ = ["COMMITTED", "DAMAGED", "FAILED", "UNCOMMITTED", "Commit", "CommitLog"]
+
+UNCOMMITTED, COMMITTED, FAILED, DAMAGED = range(4)
+
+_HEAD = b'{"crc32c":"%08x","commit":'
+_HEAD_LENGTH = len(_HEAD % 0)
+_TAIL = b"}\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """What one shard holds, once it is on disk. Rows are rows of the image axis; ``last`` is not included."""
+
+    shard: int
+    first: int
+    last: int
+    manifest: str  #: checksum of the cache's manifest
+    sizes: Mapping[str, int]  #: bytes of each array's shard file
+    crc32c: Mapping[str, Sequence[int]]  #: array -> checksum of each row's values (C order, little endian)
+    clamped: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  #: array -> row -> clamped values
+    failed: Mapping[int, str] = field(default_factory=dict)  #: row -> reason; such a row is zero in every array
+
+    def encode(self) -> bytes:
+        """The record as the bytes of its file."""
+        clamped = {name: {str(row): n for row, n in sorted(rows.items())} for name, rows in self.clamped.items()}
+        body = {
+            **{name: getattr(self, name) for name in ("shard", "first", "last", "manifest")},
+            "sizes": dict(self.sizes),
+            "clamped": clamped,
+            "failed": {str(row): reason for row, reason in sorted(self.failed.items())},
+            "crc32c": {name: list(values) for name, values in self.crc32c.items()},
+        }
+        data = json.dumps(body, separators=(",", ":")).encode()
+        return _HEAD % google_crc32c.value(data) + data + _TAIL
+
+    @classmethod
+    def load(cls, path: Path, shard: Shard, layout: CacheLayout, manifest: str) -> "Commit":
+        """Read the record of ``shard``.
+
+        Raises:
+            CacheError: it is missing, damaged, or speaks of another shard, another cache or other arrays.
+        """
+        file = path / DONE / f"{shard.index}.json"
+        data = read_regular(file)
+        body = data[_HEAD_LENGTH : -len(_TAIL)]
+        if data != _HEAD % google_crc32c.value(body) + body + _TAIL:
+            raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
+        try:
+            commit = cls._parse(parse_json(body, file))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CacheError(f"the commit record {file} is damaged ({type(error).__name__}: {error})") from error
+        if (commit.shard, commit.first, commit.last) != (shard.index, shard.first, shard.last):
+            raise CacheError(
+                f"the commit record {file} is that of shard {commit.shard}, rows {commit.first} to {commit.last - 1}"
+            )
+        if commit.manifest != manifest:
+            raise CacheError(f"the commit record {file} belongs to another cache")
+        lengths = {name: len(values) for name, values in commit.crc32c.items()}
+        if lengths != dict.fromkeys(layout.arrays, len(shard.rows)) or commit.sizes.keys() != layout.arrays.keys():
+            raise CacheError(f"the commit record {file} speaks of other arrays or rows than the cache has")
+        return commit
+
+    @classmethod
+    def _parse(cls, body: dict[str, Any]) -> "Commit":
+        numbers = {name: int(body[name]) for name in ("shard", "first", "last")}
+        return cls(
+            **numbers,
+            manifest=str(body["manifest"]),
+            sizes={str(name): int(size) for name, size in body["sizes"].items()},
+            crc32c=body["crc32c"],
+            clamped={
+                name: {int(row): int(count) for row, count in rows.items()} for name, rows in body["clamped"].items()
+            },
+            failed={int(row): str(reason) for row, reason in body["failed"].items()},
+        )
+
+
+class CommitLog:
+    """The records of a cache in memory, as columns over its images: about 5 + 4 x arrays bytes an image.
+
+    ``states`` uint8 [images] holds ``UNCOMMITTED``, ``COMMITTED``, ``FAILED`` or ``DAMAGED``; ``crc32c`` maps an array
+    to uint32 [images], valid where a row is committed or failed.
+    """
+
+    def __init__(self, *, path: Path, layout: CacheLayout) -> None:
+        self.path = path
+        self.layout = layout
+        self.manifest = manifest_checksum(layout)
+        self.states: UInt8[np.ndarray, images] = np.zeros(layout.images, np.uint8)
+        self.crc32c: dict[str, UInt32[np.ndarray, images]] = {
+            name: np.zeros(layout.images, np.uint32) for name in layout.arrays
+        }
+        self.sizes: dict[int, Mapping[str, int]] = {}
+        self.clamped: dict[int, int] = {}
+        self.failed: dict[int, str] = {}
+        self.damaged: dict[int, str] = {}
+        self._seen: dict[int, tuple[int, int, int]] = {}
+        self.refresh()
+
+    def refresh(self) -> list[int]:
+        """Take in what changed in the folder of records; return the numbers of the shards concerned."""
+        found = self._scan()
+        changed = [index for index in found if found[index] != self._seen.get(index)]
+        changed += [index for index in self._seen if index not in found]
+        for index in changed:
+            self._forget(index)
+            if index in found:
+                self._take(self.layout.shard(index))
+        self._seen = found
+        return changed
+
+    def _scan(self) -> dict[int, tuple[int, int, int]]:
+        """Shard -> (inode, size, time) of its record; the three tell a replaced record from the old one."""
+        found = {}
+        try:
+            with os.scandir(self.path / DONE) as entries:
+                for entry in entries:
+                    stem, _, suffix = entry.name.partition(".")
+                    if suffix == "json" and stem.isdecimal() and str(int(stem)) == stem:
+                        status = entry.stat(follow_symlinks=False)
+                        found[int(stem)] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise CacheError(f"The commit records in {self.path / DONE} cannot be listed ({error.strerror})") from error
+        return {index: facts for index, facts in sorted(found.items()) if index < self.layout.shard_count}
+
+    def _forget(self, index: int) -> None:
+        shard = self.layout.shard(index)
+        self.states[shard.first : shard.last] = UNCOMMITTED
+        self.sizes.pop(index, None)
+        self.clamped.pop(index, None)
+        self.damaged.pop(index, None)
+        for row in [row for row in self.failed if row in shard.rows]:
+            del self.failed[row]
+
+    def _take(self, shard: Shard) -> None:
+        rows = slice(shard.first, shard.last)
+        try:
+            commit = Commit.load(self.path, shard, self.layout, self.manifest)
+            checksums = {name: np.asarray(values, dtype=np.uint32) for name, values in commit.crc32c.items()}
+        except (CacheError, ValueError, TypeError, OverflowError) as error:
+            self.states[rows] = DAMAGED
+            self.damaged[shard.index] = str(error)
+            return
+        for name, values in checksums.items():
+            self.crc32c[name][rows] = values
+        self.sizes[shard.index] = commit.sizes
+        self.clamped[shard.index] = sum(sum(counts.values()) for counts in commit.clamped.values())
+        self.failed.update(commit.failed)
+        self.states[rows] = COMMITTED
+        self.states[[row for row in commit.failed if row in shard.rows]] = FAILED

@@ -1,0 +1,173 @@
+"""Where everything lies in a cache of format 1: the arrays, the files, and how images fall into shards.
+
+The layout follows from the taps, the number of agents and the images alone, so writer, reader and maintenance derive
+the same files from it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..errors import CacheError, nearest
+from .schema import TapSpec
+
+__all__ = ["CACHE_FORMAT", "DONE", "GEOMETRY", "PROFILES", "STAGING", "ArrayLayout", "CacheLayout", "Shard"]
+
+CACHE_FORMAT = 1
+PROFILES = ("exact",)
+GEOMETRY = "agents/geometry"
+DONE = "done"  #: folder of the commit records
+STAGING = "staging"  #: folder of shard files that are not whole yet
+
+_TAP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", re.ASCII)
+_RESERVED = ("c", "geometry", "zarr.json")
+_LARGEST_ROW = 2**30  #: bytes; a bound on what damaged or hostile metadata can make a reader allocate
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One task of the writer: the images in rows ``first`` to ``last - 1``, always whole frames."""
+
+    index: int
+    first: int
+    last: int
+
+    @property
+    def rows(self) -> range:
+        """The image rows of the shard."""
+        return range(self.first, self.last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayLayout:
+    """One array of the group: ``name`` such as ``features/up1``, and the shape and type of one image's row."""
+
+    name: str
+    row_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    dimensions: tuple[str, ...]  #: names of all axes, the image axis first
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, as it is stored in the profile ``exact``."""
+        return prod(self.row_shape) * self.dtype.itemsize
+
+    def shard_file(self, index: int) -> str:
+        """Path of a shard's file inside the cache."""
+        return "/".join([self.name, "c", str(index), *("0" for _ in self.row_shape)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheLayout:
+    """All facts of a cache but its values.
+
+    Raises:
+        CacheError: a fact is out of range or contradicts another one; the message names it.
+    """
+
+    taps: tuple[TapSpec, ...]
+    agents: int
+    image_keys: tuple[str, ...]
+    images_per_frame: int
+    images_per_shard: int
+    fingerprint: Mapping[str, Any]
+    profile: str = "exact"
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise CacheError(f"Unknown cache profile '{self.profile}': {nearest(self.profile, PROFILES)}")
+        _check_taps(self.taps)
+        for name in ("agents", "images_per_frame", "images_per_shard"):
+            if getattr(self, name) < 1:
+                raise CacheError(f"A cache needs {name} of at least 1, found {getattr(self, name)}")
+        if not self.image_keys or len(set(self.image_keys)) != len(self.image_keys):
+            raise CacheError("A cache needs at least one image, and every image key only once")
+        if self.images % self.images_per_frame or self.images_per_shard % self.images_per_frame:
+            raise CacheError(
+                f"Frames of {self.images_per_frame} images do not divide {self.images} images into shards of "
+                f"{self.images_per_shard}: every frame must lie in one shard"
+            )
+        for array in self.arrays.values():
+            if array.row_bytes > _LARGEST_ROW:
+                raise CacheError(f"A row of {array.name} would take {array.row_bytes} bytes, limit {_LARGEST_ROW}")
+
+    @property
+    def images(self) -> int:
+        """Number of images, the length of every array's first axis."""
+        return len(self.image_keys)
+
+    @property
+    def shard_count(self) -> int:
+        """Number of shards of every array."""
+        return -(-self.images // self.images_per_shard)
+
+    @cached_property
+    def arrays(self) -> dict[str, ArrayLayout]:
+        """Every array by name: ``features/<tap>``, ``agents/<tap>`` (not for uint8 taps) and ``agents/geometry``."""
+        arrays: list[ArrayLayout] = []
+        for tap in self.taps:
+            shape = (tap.channels, tap.height, tap.width)
+            arrays.append(_array(f"features/{tap.name}", shape, tap.dtype, ("image", "channel", "y", "x")))
+        for tap in self.taps:
+            if tap.dtype == "float16":
+                sizes = (self.agents, tap.channels)
+                arrays.append(_array(f"agents/{tap.name}", sizes, "float16", ("image", "agent", "channel")))
+        arrays.append(_array(GEOMETRY, (self.agents, 5), "float32", ("image", "agent", "measure")))
+        return {array.name: array for array in arrays}
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes of one image over all arrays, shard indexes left out."""
+        return sum(array.row_bytes for array in self.arrays.values())
+
+    def shard(self, index: int) -> Shard:
+        """The shard with number ``index``."""
+        first = index * self.images_per_shard
+        return Shard(index, first, min(first + self.images_per_shard, self.images))
+
+    def shards(self) -> Iterator[Shard]:
+        """Every shard, in order."""
+        return map(self.shard, range(self.shard_count))
+
+    @staticmethod
+    def shard_images(taps: Sequence[TapSpec], agents: int, images: int, images_per_frame: int, shard_bytes: int) -> int:
+        """Images in a shard of about ``shard_bytes`` over all arrays together: whole frames, at least one.
+
+        All arrays together, because that is what a task holds in memory and what a crash can cost.
+        """
+        one = CacheLayout(
+            taps=tuple(taps), agents=agents, image_keys=("",), images_per_frame=1, images_per_shard=1, fingerprint={}
+        )
+        frames = max(1, shard_bytes // (one.bytes_per_image * images_per_frame))
+        return min(frames * images_per_frame, images)
+
+
+def _array(name: str, shape: tuple[int, ...], dtype: str, dimensions: tuple[str, ...]) -> ArrayLayout:
+    return ArrayLayout(name=name, row_shape=shape, dtype=np.dtype(dtype).newbyteorder("<"), dimensions=dimensions)
+
+
+def _check_taps(taps: tuple[TapSpec, ...]) -> None:
+    names = [tap.name for tap in taps]
+    if not taps or len(set(names)) != len(names):
+        raise CacheError(f"A cache needs at least one tap, and every tap only once; found {names}")
+    for tap in taps:
+        if not _TAP_NAME.fullmatch(tap.name) or tap.name in _RESERVED:
+            raise CacheError(
+                f"The tap name {tap.name!r} cannot name an array; use letters, digits and _ . : - "
+                f"(not first), and none of {', '.join(_RESERVED)}"
+            )
+        sizes = (tap.channels, tap.height, tap.width)
+        if min(sizes) < 1:
+            raise CacheError(f"Tap {tap.name} has channels, height, width {sizes}; each must be at least 1")
+        if not (0 < tap.extent[0] <= tap.height and 0 < tap.extent[1] <= tap.width):
+            raise CacheError(
+                f"Tap {tap.name} spans {tap.extent} cells of a {tap.height} x {tap.width} map; "
+                "it must lie within the map"
+            )
+        if tap.dtype not in ("float16", "uint8"):
+            raise CacheError(f"Tap {tap.name} has type {tap.dtype}; use float16 or uint8")

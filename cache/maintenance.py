@@ -1,0 +1,141 @@
+"""Looking after a cache: what it holds (``cache_info``) and whether every byte is as committed (``verify_cache``)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CacheError
+from ..progress import track
+from .arrays import DamagedRowError, StoredArray
+from .commits import COMMITTED, FAILED, CommitLog
+from .fingerprint import fingerprint_digest
+from .layout import DONE, ArrayLayout, CacheLayout, Shard
+from .metadata import MANIFEST, array_is_plain, load_layout, metadata_files
+from .regular import read_regular
+
+__all__ = ["cache_info", "verify_cache"]
+
+
+def cache_info(path: Path) -> dict[str, Any]:
+    """Describe a cache from its manifest and its commit records, reading no features.
+
+    Returns a JSON-ready dictionary: ``cache`` (path), ``fingerprint`` (sha256), ``images``, ``done`` (readable images),
+    ``failed``, ``bytes`` (of all committed shard files), ``bytes_per_image`` (bytes over committed images, failed ones
+    among them; the size of a row where none is committed) and ``arrays``: name -> ``shape``, ``dtype``, ``bytes``.
+
+    Raises:
+        CacheError: there is no cache in ``path``, or its manifest is damaged.
+    """
+    path = Path(path)
+    layout = load_layout(path)
+    log = CommitLog(path=path, layout=layout)
+    sizes = {name: sum(sizes[name] for sizes in log.sizes.values()) for name in layout.arrays}
+    done, failed = (int(np.count_nonzero(log.states == state)) for state in (COMMITTED, FAILED))
+    total = sum(sizes.values())
+    return {
+        "cache": str(path),
+        "fingerprint": fingerprint_digest(layout.fingerprint),
+        "images": layout.images,
+        "done": done,
+        "failed": failed,
+        "bytes": total,
+        "bytes_per_image": total / (done + failed) if total else layout.bytes_per_image,
+        "arrays": {
+            name: {"shape": [layout.images, *array.row_shape], "dtype": array.dtype.name, "bytes": sizes[name]}
+            for name, array in layout.arrays.items()
+        },
+    }
+
+
+def verify_cache(path: Path) -> dict[str, Any]:
+    """Read every committed row of every array and hold it, and all metadata, against what was committed.
+
+    Returns a JSON-ready dictionary: ``ok``, ``checked`` (images whose rows were all compared) and ``damaged``, a list
+    of ``image`` (key; None where a file concerns no single image), ``array`` (None likewise), ``file`` (inside the
+    cache) and ``reason``. Shards that are not committed yet are no damage. Memory holds one array's shard at a time.
+
+    Raises:
+        CacheError: ``path`` holds no cache at all.
+    """
+    path = Path(path)
+    if not (path / MANIFEST).exists() and not (path / DONE).is_dir():
+        raise CacheError(f"There is no feature cache in {path}; make one with: xd3d extract-features")
+    try:
+        layout = load_layout(path)
+    except CacheError as error:
+        file = "images.json" if "images.json" in str(error) else MANIFEST
+        return {"ok": False, "checked": 0, "damaged": [_fault(None, None, file, str(error))]}
+    log = CommitLog(path=path, layout=layout)
+    faults = _metadata_faults(path, layout)
+    damaged = [*faults.values()]
+    damaged += [_fault(None, None, f"{DONE}/{index}.json", reason) for index, reason in sorted(log.damaged.items())]
+    arrays = [
+        StoredArray(path=path, array=array, layout=layout)
+        for array in layout.arrays.values()
+        if _is_usable(path, array, layout)
+    ]
+    shards = [layout.shard(index) for index in sorted(log.sizes)]
+    for shard in track(shards, "Verifying", len(shards), "shard"):
+        for stored in arrays:
+            damaged += _shard_faults(path, log, stored, shard)
+    return {"ok": not damaged, "checked": sum(len(shard.rows) for shard in shards), "damaged": damaged}
+
+
+def _metadata_faults(path: Path, layout: CacheLayout) -> dict[str, dict[str, Any]]:
+    """Metadata files that are not, byte for byte, what the writer made; keyed by their path inside the cache."""
+    faults = {}
+    for name, data in metadata_files(layout).items():
+        array = name.removesuffix("/zarr.json")
+        try:
+            reason = "" if read_regular(path / name) == data else "it differs from what the writer made"
+        except CacheError as error:
+            reason = str(error)
+        if reason:
+            faults[name] = _fault(None, array if array in layout.arrays else None, name, reason)
+    return faults
+
+
+def _is_usable(path: Path, array: ArrayLayout, layout: CacheLayout) -> bool:
+    try:
+        array_is_plain(path, array, layout)
+    except CacheError:
+        return False
+    return True
+
+
+def _shard_faults(path: Path, log: CommitLog, stored: StoredArray, shard: Shard) -> list[dict[str, Any]]:
+    """Faults of one array's shard, one for each image: all rows in one read, row by row only where that fails."""
+    array, layout = stored.array, log.layout
+    rows = np.empty((len(shard.rows), *array.row_shape), array.dtype)
+    try:
+        if stored.is_plain:
+            _check_size(path / array.shard_file(shard.index), log.sizes[shard.index][array.name])
+        stored.read([(0, shard.first, len(rows))], rows, log.crc32c[array.name])
+    except DamagedRowError:
+        return [fault for row in shard.rows for fault in _row_faults(log, stored, row, rows[:1])]
+    except CacheError as error:
+        file = array.shard_file(shard.index)
+        return [_fault(layout.image_keys[row], array.name, file, str(error)) for row in shard.rows]
+    return []
+
+
+def _check_size(file: Path, expected: int) -> None:
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise CacheError(f"the file cannot be opened ({error.strerror})") from error
+    if size != expected:
+        raise CacheError(f"the file has {size} bytes, the commit record says {expected}")
+
+
+def _row_faults(log: CommitLog, stored: StoredArray, row: int, buffer: np.ndarray) -> list[dict[str, Any]]:
+    try:
+        stored.read([(0, row, 1)], buffer, log.crc32c[stored.array.name])
+    except DamagedRowError as error:
+        return [_fault(log.layout.image_keys[row], stored.array.name, stored.file_of(row), error.reason)]
+    return []
+
+
+def _fault(image: str | None, array: str | None, file: str, reason: str) -> dict[str, Any]:
+    return {"image": image, "array": array, "file": file, "reason": reason}

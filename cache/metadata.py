@@ -1,0 +1,187 @@
+"""The JSON of a cache: Zarr metadata of its group and arrays, the manifest in the group's attributes, the image keys.
+
+The manifest carries a checksum over itself and the digest of the image keys (in a file of their own, ``images.json``:
+hundreds of thousands do not belong in attributes). What is read back is checked as if a stranger had written it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import CacheError
+from .fingerprint import canonical_json, fingerprint_digest
+from .layout import CACHE_FORMAT, ArrayLayout, CacheLayout
+from .regular import read_regular
+from .schema import TapSpec
+
+__all__ = ["MANIFEST", "array_is_plain", "load_layout", "manifest_checksum", "metadata_files", "parse_json"]
+
+MANIFEST = "zarr.json"
+_KEYS = "images.json"
+_ATTRIBUTE = "xd3d_cache"
+
+
+def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
+    """Every JSON file of an empty cache by its path inside it; the manifest comes last, for it publishes the rest."""
+    arrays = {name: _array_metadata(array, layout) for name, array in layout.arrays.items()}
+    folders = {folder: _group({}) for folder in ("features", "agents")}
+    manifest = _group({_ATTRIBUTE: _manifest(layout)})
+    manifest["consolidated_metadata"] = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": {**folders, **arrays},
+    }
+    files = {f"{name}/zarr.json": _encode(value) for name, value in {**folders, **arrays}.items()}
+    return {**files, _KEYS: _encode_keys(layout.image_keys), MANIFEST: _encode(manifest)}
+
+
+def manifest_checksum(layout: CacheLayout) -> str:
+    """The checksum of a layout's manifest; commit records carry it to show which cache they belong to."""
+    return str(_manifest(layout)["checksum"])
+
+
+def load_layout(path: Path) -> CacheLayout:
+    """Read the layout of the cache in ``path`` from its manifest and its image keys.
+
+    Raises:
+        CacheError: there is no cache, it is of another format, or a file is damaged; the message names the file.
+    """
+    if not (path / MANIFEST).exists():
+        raise CacheError(f"There is no feature cache in {path}; make one with: xd3d extract-features")
+    manifest = parse_json(read_regular(path / MANIFEST), path / MANIFEST)
+    try:
+        facts = manifest["attributes"][_ATTRIBUTE]
+        found = facts["format"]
+    except (KeyError, TypeError) as error:
+        raise CacheError(f"{path / MANIFEST} is not the manifest of a feature cache (no attribute {error})") from error
+    if found != CACHE_FORMAT:
+        raise CacheError(
+            f"The cache in {path} has format {found!r}, this version reads {CACHE_FORMAT}; extract the features again"
+        )
+    try:
+        return _layout(path, facts)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, CacheError):
+            raise
+        raise CacheError(f"The manifest {path / MANIFEST} is damaged ({type(error).__name__}: {error})") from error
+
+
+def array_is_plain(path: Path, array: ArrayLayout, layout: CacheLayout) -> bool:
+    """Whether an array is stored just as the profile ``exact`` stores it, so that its shards can be read directly.
+
+    Raises:
+        CacheError: the array's ``zarr.json`` is missing or damaged, or describes another array.
+    """
+    file = path / array.name / "zarr.json"
+    found = parse_json(read_regular(file), file)
+    expected = _array_metadata(array, layout)
+    for key in ("zarr_format", "node_type", "shape", "data_type"):
+        value = found.get(key) if isinstance(found, dict) else None
+        if value != expected[key] or type(value) is not type(expected[key]):
+            raise CacheError(f"{file} says {key} {str(value)[:80]!r}, the cache's manifest says {expected[key]!r}")
+    storage = ("chunk_grid", "chunk_key_encoding", "codecs", "storage_transformers")
+    return all(canonical_json(found.get(key, [])) == canonical_json(expected[key]) for key in storage)
+
+
+def parse_json(data: bytes, file: Path) -> Any:
+    """Parse one file of a cache; faults become ``CacheError`` that name the file."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{file} is damaged: it is no JSON ({error})") from error
+
+
+def _manifest(layout: CacheLayout) -> dict[str, Any]:
+    facts = {
+        "format": CACHE_FORMAT,
+        "profile": layout.profile,
+        "fingerprint": dict(layout.fingerprint),
+        "digest": fingerprint_digest(layout.fingerprint),
+        "taps": [{**asdict(tap), "extent": [float(cells) for cells in tap.extent]} for tap in layout.taps],
+        "agents": layout.agents,
+        "images": layout.images,
+        "images_per_frame": layout.images_per_frame,
+        "images_per_shard": layout.images_per_shard,
+        "image_keys": {"file": _KEYS, "sha256": hashlib.sha256(_encode_keys(layout.image_keys)).hexdigest()},
+    }
+    return {**facts, "checksum": _checksum(facts)}
+
+
+def _layout(path: Path, facts: dict[str, Any]) -> CacheLayout:
+    unsigned = {key: value for key, value in facts.items() if key != "checksum"}
+    if _checksum(unsigned) != facts["checksum"]:
+        raise CacheError(f"The manifest {path / MANIFEST} is damaged: it does not match its checksum")
+    data = read_regular(path / _KEYS)
+    if hashlib.sha256(data).hexdigest() != facts["image_keys"]["sha256"]:
+        raise CacheError(f"{path / _KEYS} is damaged: the manifest gives it another sha256")
+    keys = parse_json(data, path / _KEYS)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) != facts["images"]:
+        raise CacheError(f"{path / _KEYS} does not hold the {facts['images']} image keys of the manifest")
+    layout = CacheLayout(
+        taps=tuple(_tap(values) for values in facts["taps"]),
+        agents=_integer(facts["agents"]),
+        image_keys=tuple(keys),
+        images_per_frame=_integer(facts["images_per_frame"]),
+        images_per_shard=_integer(facts["images_per_shard"]),
+        fingerprint=dict(facts["fingerprint"]),
+        profile=str(facts["profile"]),
+    )
+    if layout.images_per_shard > layout.images:
+        raise CacheError(
+            f"{path / MANIFEST} gives shards of {layout.images_per_shard} images to {layout.images} images"
+        )
+    return layout
+
+
+def _tap(values: dict[str, Any]) -> TapSpec:
+    down, across = (float(cells) for cells in values["extent"])
+    sizes = {name: _integer(values[name]) for name in ("channels", "height", "width")}
+    return TapSpec(name=str(values["name"]), extent=(down, across), dtype=values["dtype"], **sizes)
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int or value > 2**40:
+        raise CacheError(f"A manifest with {value!r} where a count must stand is damaged")
+    return value
+
+
+def _group(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _array_metadata(array: ArrayLayout, layout: CacheLayout) -> dict[str, Any]:
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "chunk_shape": [1, *array.row_shape],
+        "codecs": [{"name": "bytes"} if array.dtype.itemsize == 1 else little],
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    chunk = {"chunk_shape": [layout.images_per_shard, *array.row_shape]}
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [layout.images, *array.row_shape],
+        "data_type": array.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": chunk},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0 if array.dtype.kind == "u" else 0.0,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+        "dimension_names": list(array.dimensions),
+        "storage_transformers": [],
+    }
+
+
+def _checksum(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _encode_keys(keys: tuple[str, ...]) -> bytes:
+    return (json.dumps(keys, indent=0) + "\n").encode()

@@ -1,0 +1,165 @@
+"""The reader: batches of committed features by row, read from the shards directly.
+
+It gives out a row only when a commit record vouches for it and its bytes match; for every other row it raises, and
+never gives zeros.
+"""
+
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ..errors import CacheError, CacheMismatchError
+from .arrays import DamagedRowError, StoredArray, runs_of
+from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
+from .fingerprint import differences
+from .layout import DONE
+from .metadata import load_layout
+from .rows import arrays_of, features_of
+from .schema import ImageFeatures, TapSpec
+
+__all__ = ["FeatureReader"]
+
+
+class FeatureReader:
+    """An open cache.
+
+    Threads may share a reader; it survives a fork, and is opened anew where it is unpickled. A writer may be at work on
+    the cache: ``refresh`` shows what it has committed since.
+
+    Raises:
+        CacheError: there is no cache in ``path``, or its metadata is damaged.
+        CacheMismatchError: ``expected`` (a fingerprint) is given and differs; the message lists the fields.
+    """
+
+    def __init__(self, path: Path, *, expected: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        self.layout = load_layout(self.path)
+        if expected is not None and (lines := differences(expected, self.layout.fingerprint)):
+            raise CacheMismatchError(
+                f"The cache in {self.path} was made with other settings:\n  " + "\n  ".join(lines) + "\n"
+                "Change the settings back, or extract again with: xd3d extract-features"
+            )
+        self._arrays = {
+            name: StoredArray(path=self.path, array=array, layout=self.layout)
+            for name, array in self.layout.arrays.items()
+        }
+        self._log = CommitLog(path=self.path, layout=self.layout)
+
+    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Path]]:
+        return FeatureReader, (self.path,)
+
+    @property
+    def taps(self) -> dict[str, TapSpec]:
+        """The taps by name, in the order of the cache."""
+        return {tap.name: tap for tap in self.layout.taps}
+
+    @property
+    def agents(self) -> int:
+        """Agents an image."""
+        return self.layout.agents
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        """The key of every image, by row."""
+        return self.layout.image_keys
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """The settings the features depend on."""
+        return self.layout.fingerprint
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Rows of images that stage one could not compute, each with the reason."""
+        return dict(self._log.failed)
+
+    @property
+    def available(self) -> Bool[np.ndarray, "images"]:
+        """Whether each row is committed and sound by its record, so that it can be read."""
+        return self._log.states == COMMITTED
+
+    def refresh(self) -> None:
+        """Take in what a writer has committed, replaced or withdrawn since the cache was opened."""
+        if self._log.refresh():
+            self._forget()
+
+    def allocate(self, count: int) -> ImageFeatures:
+        """Arrays for ``count`` images, not initialised, to be used again and again as ``out`` of ``read``."""
+        return features_of(
+            {name: np.empty((count, *array.row_shape), array.dtype) for name, array in self.layout.arrays.items()}
+        )
+
+    def read(self, rows: Sequence[int] | Int[np.ndarray, "images"], out: ImageFeatures | None = None) -> ImageFeatures:
+        """Return the features of ``rows``, in the order asked for; a row may occur more than once.
+
+        float16 maps and agents, uint8 ``rgb``, float32 geometry, as stored (not normalised). ``out``, from
+        ``allocate(len(rows))``, is filled and returned instead of new arrays.
+
+        Raises:
+            CacheError: a row is out of range, not committed, failed or damaged; the message names image, array, file
+                and reason.
+        """
+        wanted = [operator.index(row) for row in rows]
+        self._refuse(wanted)
+        target = self.allocate(len(wanted)) if out is None else out
+        buffers = arrays_of(target, self.layout, len(wanted))
+        for name, buffer in buffers.items():
+            dtype = self.layout.arrays[name].dtype
+            if buffer.dtype != dtype or not buffer.flags.c_contiguous:
+                raise CacheError(f"The buffer for {name} is no contiguous {dtype.name} array; use allocate()")
+        try:
+            self._fill(wanted, buffers)
+        except CacheError:
+            if not self._log.refresh():
+                raise
+            self._forget()
+            self._refuse(wanted)
+            self._fill(wanted, buffers)
+        return target
+
+    def _fill(self, rows: list[int], buffers: Mapping[str, np.ndarray]) -> None:
+        runs = runs_of(rows, self.layout.images_per_shard)
+        for name, array in self._arrays.items():
+            try:
+                array.read(runs, buffers[name], self._log.crc32c[name])
+            except DamagedRowError as error:
+                raise self._damage(error, name, array.file_of(error.row)) from error
+
+    def _forget(self) -> None:
+        for array in self._arrays.values():
+            array.forget()
+
+    def _refuse(self, rows: list[int]) -> None:
+        """Raise for the first row that no record vouches for."""
+        images = self.layout.images
+        for row in rows:
+            if not 0 <= row < images:
+                raise CacheError(f"Row {row} is not in the cache {self.path}: its rows are 0 to {images - 1}")
+        states = self._log.states[rows]
+        if (states == COMMITTED).all():
+            return
+        position = int((states != COMMITTED).argmax())
+        row, state = rows[position], states[position]
+        index = row // self.layout.images_per_shard
+        if state == FAILED:
+            reason = (
+                f"stage one failed on it: {self._log.failed[row]}; try again with: xd3d extract-features --retry-failed"
+            )
+        elif state == DAMAGED:
+            reason = f"{self._log.damaged[index]}; xd3d extract-features writes it again"
+        else:
+            reason = "it is not committed yet; finish with: xd3d extract-features"
+        raise CacheError(
+            f"Image '{self.image_keys[row]}' (row {row}) cannot be read, all arrays, file "
+            f"{self.path / DONE / str(index)}.json: {reason}"
+        )
+
+    def _damage(self, error: DamagedRowError, name: str, file: str) -> CacheError:
+        return CacheError(
+            f"Image '{self.image_keys[error.row]}' (row {error.row}) cannot be read, array {name}, file "
+            f"{self.path / file}: {error.reason}; check the whole cache with: xd3d cache verify {self.path}"
+        )

@@ -1,0 +1,109 @@
+"""Shard files: the rows of one array back to back, and the Zarr shard index at the end.
+
+The index holds, for every slot of the shard, offset and length (uint64, little endian; both all ones where the slot is
+empty), then a crc32c of itself.
+"""
+
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+from jaxtyping import UInt8
+
+from ..errors import CacheError
+from .regular import open_regular
+
+__all__ = ["ShardFile", "write_rows"]
+
+_EMPTY = np.iinfo(np.uint64).max
+
+
+@lru_cache(maxsize=64)
+def _index(slots: int, rows: int, row_bytes: int) -> bytes:
+    """The index of a shard whose first ``rows`` slots hold rows of equal length, in order."""
+    entries = np.full((slots, 2), _EMPTY, dtype="<u8")
+    entries[:rows, 0] = np.arange(rows, dtype=np.uint64) * row_bytes
+    entries[:rows, 1] = row_bytes
+    data = entries.tobytes()
+    return data + google_crc32c.value(data).to_bytes(4, "little")
+
+
+def write_rows(file: BinaryIO, rows: Iterable[np.ndarray], slots: int) -> list[int]:
+    """Write contiguous little-endian ``rows`` of equal size and the index; return the crc32c of each row."""
+    checksums: list[int] = []
+    row_bytes = 0
+    for row in rows:
+        data = row.reshape(-1).view(np.uint8)
+        file.write(data.data)
+        checksums.append(google_crc32c.value(data))
+        row_bytes = data.nbytes
+    file.write(_index(slots, len(checksums), row_bytes))
+    return checksums
+
+
+class ShardFile:
+    """An open shard file. Reads take an offset each, so threads and forks may share it.
+
+    ``entries`` is its index, uint64 [slots, 2], or None where all rows lie back to back in order, as the writer leaves
+    them; a caller that opens a file again may set what ``load_index`` gave before.
+
+    Raises:
+        CacheError: the file is missing or no regular file.
+    """
+
+    def __init__(self, *, path: Path | str, row_bytes: int) -> None:
+        self._descriptor = -1
+        self.row_bytes = row_bytes
+        self.entries: np.ndarray[Any, np.dtype[np.uint64]] | None = None
+        self._descriptor, self.size = open_regular(path)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def load_index(self, slots: int, rows: int) -> np.ndarray[Any, np.dtype[np.uint64]] | None:
+        """Read the index of a shard with ``slots`` slots, the first ``rows`` of them in use, into ``entries``.
+
+        Raises:
+            CacheError: the file is too short, or the index does not match its checksum.
+        """
+        expected = _index(slots, rows, self.row_bytes)
+        start = self.size - len(expected)
+        if start < 0:
+            raise CacheError(f"the file has {self.size} bytes, too few for the index of a shard")
+        data = np.empty(len(expected), np.uint8)
+        self._fill(data, start)
+        if data.tobytes() != expected:
+            if google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:].tobytes(), "little"):
+                raise CacheError(f"the shard index at byte {start} is damaged: it does not match its checksum")
+            self.entries = data[:-4].view("<u8").reshape(-1, 2)
+        return self.entries
+
+    def read(self, slot: int, out: UInt8[np.ndarray, "bytes"]) -> None:
+        """Fill ``out`` (contiguous) with the row in ``slot``; where ``entries`` is None also with the rows after it.
+
+        Raises:
+            CacheError: the file ends early, or the slot is empty.
+        """
+        if self.entries is None:
+            self._fill(out, slot * self.row_bytes)
+            return
+        offset, length = (int(value) for value in self.entries[slot])
+        if length != self.row_bytes or offset + length > self.size:
+            raise CacheError(f"slot {slot} of the shard holds no row of {self.row_bytes} bytes")
+        self._fill(out, offset)
+
+    def _fill(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
+        done = 0
+        while done < out.nbytes:
+            try:
+                count = os.preadv(self._descriptor, [(out[done:] if done else out).data], offset + done)
+            except OSError as error:
+                raise CacheError(f"the disk failed ({error.strerror})") from error
+            if count == 0:
+                raise CacheError(f"the file ends at byte {offset + done}, {out.nbytes - done} bytes early")
+            done += count

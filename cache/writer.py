@@ -1,0 +1,242 @@
+"""The writer: makes or resumes a cache and commits it shard by shard.
+
+A shard's files are staged and flushed first, then renamed, their folders flushed, and only then its commit record
+appears. Killed at any moment, the cache holds exactly the shards that have a record; the rest is done again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import CacheError, CacheMismatchError
+from ..files import fsync_folder
+from .commits import DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
+from .fingerprint import canonical_json, differences
+from .layout import DONE, STAGING, CacheLayout, Shard
+from .lock import WriterLock
+from .metadata import MANIFEST, load_layout, metadata_files
+from .publish import Stage, disk_errors, sweep_partials
+from .rows import arrays_of, stored_rows, unfit_rows
+from .schema import ImageFeatures, TapSpec
+from .shards import write_rows
+
+__all__ = ["CacheWriter"]
+
+_OWN_NAMES = {"features", "agents", DONE, STAGING, "images.json", "writer.lock"}
+
+
+class CacheWriter:
+    """The one writer of a cache; use ``CacheWriter.open``, and ``close`` or a ``with`` block at the end."""
+
+    def __init__(self, *, path: Path, layout: CacheLayout, lock: WriterLock) -> None:
+        self.path = path
+        self.layout = layout
+        self._lock = lock
+        self._log = CommitLog(path=path, layout=layout)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        taps: Sequence[TapSpec],
+        agents: int,
+        image_keys: Sequence[str],
+        images_per_frame: int,
+        fingerprint: Mapping[str, Any],
+        profile: str = "exact",
+        shard_bytes: int = 100_000_000,
+    ) -> "CacheWriter":
+        """Create the cache in ``path``, or resume it and sweep what dead writers left.
+
+        ``shard_bytes`` counts all arrays of a shard together and holds for a new cache only; a resumed cache keeps its
+        shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of them a frame.
+
+        Raises:
+            CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
+            CacheError: a setting is out of range, another writer is at work, or ``path`` is in use for other things.
+            DiskSpaceError: the disk is full.
+        """
+        path = Path(path)
+        layout = CacheLayout(
+            taps=tuple(taps),
+            agents=agents,
+            image_keys=tuple(image_keys),
+            images_per_frame=images_per_frame,
+            images_per_shard=CacheLayout.shard_images(taps, agents, len(image_keys), images_per_frame, shard_bytes),
+            fingerprint=json.loads(canonical_json(dict(fingerprint))),
+            profile=profile,
+        )
+        with disk_errors(path, "opening it"):
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(path)
+            lock = WriterLock(path=path / "writer.lock")
+            try:
+                sweep_partials(path)
+                if (path / MANIFEST).exists():
+                    layout = _resumed(path, layout)
+                else:
+                    _create(path, layout)
+                return cls(path=path, layout=layout, lock=lock)
+            except BaseException:
+                lock.release()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another writer in; what was committed stays, and closing twice does no harm."""
+        self._lock.release()
+
+    def pending_shards(self, retry_failed: bool = False) -> list[Shard]:
+        """The shards that are to be written, in order.
+
+        They have no sound commit record, or a file that is missing or of another length than its record says; with
+        ``retry_failed`` also those with failed images. Values are not read: ``verify_cache`` does that.
+        """
+        self._log.refresh()
+        states = (UNCOMMITTED, DAMAGED, FAILED) if retry_failed else (UNCOMMITTED, DAMAGED)
+        return [
+            shard
+            for shard in self.layout.shards()
+            if any((self._log.states[shard.first : shard.last] == state).any() for state in states)
+            or not self._files_stand(shard)
+        ]
+
+    def write_shard(self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str]) -> Commit:
+        """Store and commit one shard; return its record.
+
+        ``features`` has one row for each image of the shard, in order; floating arrays are float16 or float32. Values
+        beyond float16 are clamped and counted. ``failures`` maps image rows (rows of the cache, not of the shard) to
+        the reason they could not be computed; an image with NaN or infinity is added to them, with where it was found.
+        A failed image is stored as zeros, and no reader ever gives them out.
+
+        Raises:
+            CacheError: the features do not fit the shard, a failure is not one of its rows, or the cache cannot be
+                written.
+            DiskSpaceError: the disk is full; the shard stays uncommitted and the rest of the cache is whole.
+        """
+        if not self._lock.held:
+            raise CacheError(f"This writer of {self.path} is closed, or was opened in another process; open a new one")
+        if not 0 <= shard.index < self.layout.shard_count or shard != self.layout.shard(shard.index):
+            raise CacheError(f"{shard} is no shard of the cache {self.path}; take them from pending_shards()")
+        if stray := [row for row in failures if row not in shard.rows]:
+            raise CacheError(
+                f"Failures name rows {stray[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
+            )
+        arrays = arrays_of(features, self.layout, len(shard.rows))
+        failed = {**unfit_rows(arrays, shard), **failures}
+        stage = Stage(path=self.path)
+        with disk_errors(self.path, f"writing shard {shard.index}"):
+            try:
+                commit = self._stage_arrays(stage, shard, arrays, failed)
+                self._withdraw(shard)
+                stage.publish()
+                stage.write(f"{DONE}/{shard.index}.json", lambda file: file.write(commit.encode()))
+                stage.publish()
+            finally:
+                stage.discard()
+        return commit
+
+    def _stage_arrays(self, stage: Stage, shard: Shard, arrays: Mapping[str, Any], failed: Mapping[int, str]) -> Commit:
+        sizes: dict[str, int] = {}
+        checksums: dict[str, Sequence[int]] = {}
+        clamped: dict[str, dict[int, int]] = {}
+        for name, array in self.layout.arrays.items():
+            counts: dict[int, int] = {}
+            rows = stored_rows(arrays[name], array, shard, failed, counts)
+            written: list[int] = []
+            sizes[name] = stage.write(
+                array.shard_file(shard.index),
+                lambda file, rows=rows, written=written: written.extend(  # type: ignore[misc]
+                    write_rows(file, rows, self.layout.images_per_shard)
+                ),
+            )
+            checksums[name] = written
+            if counts:
+                clamped[name] = counts
+        return Commit(
+            shard=shard.index,
+            first=shard.first,
+            last=shard.last,
+            manifest=self._log.manifest,
+            sizes=sizes,
+            crc32c=checksums,
+            clamped=clamped,
+            failed=dict(failed),
+        )
+
+    def _withdraw(self, shard: Shard) -> None:
+        """Take back the record of a shard that is about to be replaced: it must never stand beside other bytes."""
+        record = self.path / DONE / f"{shard.index}.json"
+        if record.exists():
+            record.unlink()
+            fsync_folder(record.parent)
+
+    def _files_stand(self, shard: Shard) -> bool:
+        for name, size in self._log.sizes[shard.index].items():
+            try:
+                if (self.path / self.layout.arrays[name].shard_file(shard.index)).stat().st_size != size:
+                    return False
+            except OSError:
+                return False
+        return True
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a folder that holds other things than a cache, and links that would lead the writer out of it."""
+    names = [entry.name for entry in path.iterdir()]
+    foreign = [name for name in names if name not in _OWN_NAMES and not name.endswith(".partial")]
+    if MANIFEST not in names and foreign:
+        raise CacheError(
+            f"{path} holds other things than a cache ({', '.join(sorted(foreign)[:3])}); choose another folder"
+        )
+    links = [name for name in names if name in _OWN_NAMES and (path / name).is_symlink()]
+    if links:
+        raise CacheError(f"{path} holds links ({', '.join(links)}) that lead out of the cache; put real folders there")
+
+
+def _create(path: Path, layout: CacheLayout) -> None:
+    for folder in (DONE, STAGING):
+        (path / folder).mkdir(exist_ok=True)
+    stage = Stage(path=path)
+    files = metadata_files(layout)
+    manifest = files.pop(MANIFEST)
+    try:
+        for name, data in files.items():
+            stage.write(name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+        stage.publish()
+        stage.write(MANIFEST, lambda file: file.write(manifest))
+        stage.publish()
+    finally:
+        stage.discard()
+
+
+def _resumed(path: Path, wanted: CacheLayout) -> CacheLayout:
+    found = load_layout(path)
+    lines = differences(wanted.fingerprint, found.fingerprint)
+    for name in ("taps", "agents", "images_per_frame", "profile", "images"):
+        expected, stored = getattr(wanted, name), getattr(found, name)
+        if expected != stored:
+            lines.append(f"{name}: expected {expected}, found {stored}")
+    if wanted.image_keys != found.image_keys and wanted.images == found.images:
+        row = next(
+            i for i, pair in enumerate(zip(wanted.image_keys, found.image_keys, strict=True)) if len(set(pair)) > 1
+        )
+        lines.append(f"image_keys: row {row}: expected {wanted.image_keys[row]!r}, found {found.image_keys[row]!r}")
+    if lines:
+        raise CacheMismatchError(
+            f"The cache in {path} was made with other settings:\n  " + "\n  ".join(lines) + "\n"
+            "Change the settings back, or choose another cache folder"
+        )
+    (path / DONE).mkdir(exist_ok=True)
+    (path / STAGING).mkdir(exist_ok=True)
+    return found
