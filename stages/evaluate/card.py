@@ -1,0 +1,152 @@
+"""The score card: confusion matrices with their protocol, the scores that follow, its file and its table."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Int64
+
+from ...errors import DataError, MissingDataError, RunError
+from ...files import read_json, write_json
+from .confusion import class_iou, mean_iou
+from .protocol import ScoreProtocol
+from .settings import AbsentRule
+
+__all__ = ["MODALITIES", "Modality", "ScoreCard", "score_table"]
+
+Modality = Literal["2d", "3d", "xm"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCard:
+    """Confusion matrices of the modalities, and how they were counted.
+
+    ``confusion[m]`` is int64 [C, C + 1]: points by label and prediction, the last column for predictions outside the
+    list. A LiDAR-only run has the modality ``3d`` alone.
+    """
+
+    classes: tuple[str, ...]
+    frames: int
+    absent: AbsentRule
+    confusion: Mapping[Modality, Int64[np.ndarray, "classes columns"]]
+    protocol: ScoreProtocol | None = None
+
+    @property
+    def points(self) -> int:
+        """Labelled points that were scored."""
+        return int(self.confusion["3d"].sum())
+
+    @property
+    def miou(self) -> dict[Modality, float | None]:
+        """Mean IoU by modality, 0 to 1; None for a modality that was not predicted.
+
+        Raises:
+            DataError: not one labelled point was scored.
+        """
+        means = {m: mean_iou(class_iou(counts), self.absent) for m, counts in self.confusion.items()}
+        return {m: means.get(m) for m in MODALITIES}
+
+    @property
+    def iou(self) -> dict[str, dict[Modality, float | None]]:
+        """IoU by class and modality; None for an absent class, and for a modality that was not predicted."""
+        columns = {m: class_iou(counts) for m, counts in self.confusion.items()}
+        return {
+            name: {m: _number(columns[m][row]) if m in columns else None for m in MODALITIES}
+            for row, name in enumerate(self.classes)
+        }
+
+    @property
+    def absent_classes(self) -> dict[Modality, tuple[str, ...]]:
+        """Classes that are neither in the labels nor in the predictions, by modality."""
+        return {
+            m: tuple(name for name, value in zip(self.classes, class_iou(counts), strict=True) if np.isnan(value))
+            for m, counts in self.confusion.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as JSON values; ``from_json`` reads them back."""
+        return {
+            "miou": self.miou,
+            "iou": self.iou,
+            "points": self.points,
+            "frames": self.frames,
+            "classes": list(self.classes),
+            "absent": self.absent,
+            "absent_classes": {m: list(names) for m, names in self.absent_classes.items()},
+            "confusion": {m: counts.tolist() for m, counts in self.confusion.items()},
+            "protocol": None if self.protocol is None else asdict(self.protocol),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "ScoreCard":
+        """The card that ``to_json`` wrote.
+
+        Raises:
+            DataError: a key is missing or its value has a wrong form.
+        """
+        try:
+            protocol = values["protocol"]
+            return cls(
+                classes=tuple(values["classes"]),
+                frames=int(values["frames"]),
+                absent=values["absent"],
+                confusion={m: np.array(counts, np.int64) for m, counts in values["confusion"].items()},
+                protocol=None if protocol is None else ScoreProtocol(**protocol),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"These are not the values of a score card ({error!r}); run 'xd3d evaluate' again"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write the card to a JSON file, atomically.
+
+        Raises:
+            RunError: the card has no protocol; a score that is kept must say how it was counted.
+        """
+        if self.protocol is None:
+            raise RunError(f"The score for {path} has no protocol; give score_frames one before the score is stored")
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> "ScoreCard":
+        """Read a card from a JSON file.
+
+        Raises:
+            MissingDataError: there is no such file.
+            DataError: it holds no score card.
+        """
+        try:
+            values = read_json(path)
+        except FileNotFoundError as error:
+            raise MissingDataError(f"No scores in {path}; make them with: xd3d evaluate") from error
+        except ValueError as error:
+            raise DataError(f"{path} is not valid JSON ({error}); run 'xd3d evaluate' again") from error
+        return cls.from_json(values)
+
+
+def score_table(card: ScoreCard) -> str:
+    """The scores as lines of text: class, points, IoU in percent for 2D, 3D and xM; the mean last."""
+    labelled = card.confusion["3d"].sum(axis=1)
+    width = max(len(name) for name in (*card.classes, "mean"))
+    lines = [f"{'class':{width}}  {'points':>11}  {'2D':>6}  {'3D':>6}  {'xM':>6}"]
+    for (name, values), points in zip(card.iou.items(), labelled, strict=True):
+        lines.append(f"{name:{width}}  {int(points):>11,}  {_percents(values)}")
+    lines.append(f"{'mean':{width}}  {card.points:>11,}  {_percents(card.miou)}")
+    absent = sorted({name for names in card.absent_classes.values() for name in names})
+    if absent:
+        how = {"exclude": "left out of the mean", "zero": "counted as 0", "one": "counted as 1"}[card.absent]
+        lines.append(f"neither labelled nor predicted, {how}: {', '.join(absent)}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _percents(values: Mapping[Modality, float | None]) -> str:
+    return "  ".join(f"{'-':>6}" if values[m] is None else f"{100 * (values[m] or 0.0):6.2f}" for m in MODALITIES)

@@ -1,0 +1,99 @@
+"""Scores of a run: frame by frame into a score card, for the 2D head, the 3D head, and both together (xM)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64, Integer
+
+from ...errors import DataError
+from .card import Modality, ScoreCard, score_table
+from .confusion import class_iou, confusion_matrix, mean_iou
+from .protocol import ScoreProtocol
+from .settings import AbsentRule
+
+__all__ = ["FramePrediction", "ScoreCard", "majority_miou", "score_frames", "score_table"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePrediction:
+    """Labels and predictions of the P points of one frame.
+
+    Probabilities are the softmax over K columns; columns beyond the scored classes are classes outside the list, and
+    predicting one counts as an error. ``probabilities_2d`` is None where the frame has no image.
+    """
+
+    labels: Int64[np.ndarray, "points"]  #: class ids, or ``IGNORE``
+    probabilities_2d: Float[np.ndarray, "points columns"] | None
+    probabilities_3d: Float[np.ndarray, "points columns"]
+
+
+def score_frames(
+    predictions: Iterable[FramePrediction],
+    classes: Sequence[str],
+    *,
+    absent: AbsentRule = "exclude",
+    protocol: ScoreProtocol | None = None,
+) -> ScoreCard:
+    """Count every point of every frame. xM is the argmax of the sum of both softmaxes.
+
+    Raises:
+        DataError: no frame, probabilities that do not fit the labels or the classes, NaN among them, or only some
+            frames with a 2D prediction.
+    """
+    confusion: dict[Modality, np.ndarray] = {}
+    frames = 0
+    for frame in predictions:
+        guesses = _guesses(frame, len(classes), frames)
+        if frames and guesses.keys() != confusion.keys():
+            raise DataError(
+                f"Frame {frames} has predictions {sorted(guesses)}, the ones before have {sorted(confusion)}"
+            )
+        for modality, guess in guesses.items():
+            counts = confusion_matrix(frame.labels, guess, len(classes))
+            confusion[modality] = confusion.get(modality, 0) + counts
+        frames += 1
+    if not frames:
+        raise DataError("There is no frame to score; check the split and the domain")
+    return ScoreCard(classes=tuple(classes), frames=frames, absent=absent, confusion=confusion, protocol=protocol)
+
+
+def majority_miou(
+    source_counts: Integer[np.ndarray, "classes"],
+    target_counts: Integer[np.ndarray, "classes"],
+    absent: AbsentRule = "exclude",
+) -> float:
+    """Mean IoU on the target of always predicting the commonest class of the source's training labels.
+
+    ``source_counts`` and ``target_counts`` are points per class.
+
+    Raises:
+        DataError: the two differ in length, or the target has no labelled point.
+    """
+    if len(source_counts) != len(target_counts):
+        raise DataError(f"The source counts {len(source_counts)} classes, the target {len(target_counts)}")
+    if not target_counts.sum():
+        raise DataError("There is no labelled point to score; check the split, the domain and the label merge")
+    confusion = np.zeros((len(target_counts), len(target_counts) + 1), np.int64)
+    confusion[:, source_counts.argmax()] = target_counts
+    return mean_iou(class_iou(confusion), absent)
+
+
+def _guesses(frame: FramePrediction, classes: int, number: int) -> dict[Modality, np.ndarray]:
+    """The predicted class of each point, by modality."""
+    given: dict[Modality, np.ndarray] = {"3d": frame.probabilities_3d}
+    if frame.probabilities_2d is not None:
+        given |= {"2d": frame.probabilities_2d, "xm": frame.probabilities_2d + frame.probabilities_3d}
+    for modality, values in given.items():
+        if len(values) != len(frame.labels) or values.shape[1] < classes:
+            raise DataError(
+                f"The {modality} prediction of frame {number} has shape {list(values.shape)};"
+                f" {len(frame.labels)} labels and {classes} classes need [{len(frame.labels)}, {classes}]"
+            )
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        if bad:
+            raise DataError(
+                f"The {modality} prediction of frame {number} is NaN or infinite at {bad} of {len(values)} points;"
+                " the network has diverged: lower train.lr and train again"
+            )
+    return {modality: values.argmax(axis=1) for modality, values in given.items()}
