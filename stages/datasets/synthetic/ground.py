@@ -1,0 +1,95 @@
+"""The ground of a street: a winding road with side streets, raised kerbs, sidewalks and terrain."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from .classes import DRIVEABLE, SIDEWALK, TERRAIN
+from .knobs import LayoutStyle
+
+__all__ = ["Ground"]
+
+_FARTHEST = 400.0  # metres; beyond, the ground counts as horizon
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Road along x around a sine-shaped centre line; side streets cross it at ``crossings``. z = 0 on the road."""
+
+    layout: LayoutStyle
+    phase: float  # radians, of the centre line
+    crossings: Float32[np.ndarray, " C"]  # x of the side streets' centre lines, rising
+    half_crossing: float  # metres from a side street's centre line to its kerb
+
+    def centre(self, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+        """Return y of the road's centre line."""
+        layout = self.layout
+        return (layout.bend_amplitude * np.sin(x / layout.bend_length + self.phase)).astype(x.dtype)
+
+    def slope(self, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+        """Return dy/dx of the centre line."""
+        layout = self.layout
+        return (layout.bend_amplitude / layout.bend_length * np.cos(x / layout.bend_length + self.phase)).astype(
+            x.dtype
+        )
+
+    def crossing_distance(self, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+        """Return the signed x distance to the nearest side street's centre line (1e6 without any)."""
+        if len(self.crossings) == 0:
+            return np.full_like(x, 1e6)
+        middles = (self.crossings[1:] + self.crossings[:-1]) / 2
+        return x - self.crossings[np.searchsorted(middles, x)].astype(x.dtype)
+
+    def is_road(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
+        """Return which points lie on the main road or a side street."""
+        return (np.abs(y - self.centre(x)) < self.layout.half_road) | (
+            np.abs(self.crossing_distance(x)) < self.half_crossing
+        )
+
+    def classes(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
+        """Return the raw label of each point."""
+        layout = self.layout
+        beyond = np.abs(y - self.centre(x)) - layout.half_road
+        beside = np.abs(self.crossing_distance(x)) - self.half_crossing
+        reach = layout.verge_width + layout.sidewalk_width
+        along_side_street = (beside < layout.sidewalk_width) & (beyond >= 0)
+        sidewalk = ((beyond >= layout.verge_width) & (beyond < reach)) | along_side_street
+        labels = np.where(sidewalk, np.uint8(SIDEWALK), np.uint8(TERRAIN))
+        labels[(beyond < 0) | (beside < 0)] = DRIVEABLE
+        return labels
+
+    def intersect(
+        self, origin: Float32[np.ndarray, "3 #h #w"], direction: Float32[np.ndarray, "3 h w"]
+    ) -> Float32[np.ndarray, "h w"]:
+        """Return where rays from above meet the ground, in multiples of their directions; inf where they do not."""
+        height = np.float32(self.layout.kerb_height)
+        down = direction[2] < -1e-6
+        rate = np.where(down, -direction[2], np.float32(1))
+        upper = np.where(down, (origin[2] - height) / rate, np.float32(np.inf)).astype(np.float32)
+        lower = (origin[2] / rate).astype(np.float32)
+        reach = lower * np.hypot(direction[0], direction[1])
+        down &= reach < _FARTHEST
+        upper[~down] = np.inf
+        rows, columns = np.nonzero(down)
+        start, end = upper[rows, columns], lower[rows, columns]
+        ray = direction[:, rows, columns]
+        base = np.broadcast_to(origin, direction.shape)[:2, rows, columns]
+        over_road = self.is_road(base[0] + start * ray[0], base[1] + start * ray[1])
+        met = start.copy()
+        met[over_road] = self._descend(base[:, over_road], ray[:, over_road], start[over_road], end[over_road])
+        upper[rows, columns] = met
+        return upper
+
+    def _descend(self, base: np.ndarray, ray: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Follow rays from kerb height above the road down to the road, or to the kerb in between."""
+        met = end.copy()
+        blocked = np.flatnonzero(~self.is_road(base[0] + end * ray[0], base[1] + end * ray[1]))
+        base, ray = base[:, blocked], ray[:, blocked]
+        free, hit = start[blocked], end[blocked]
+        for _ in range(12):
+            middle = (free + hit) / 2
+            road = self.is_road(base[0] + middle * ray[0], base[1] + middle * ray[1])
+            free, hit = np.where(road, middle, free), np.where(road, hit, middle)
+        met[blocked] = hit
+        return met
