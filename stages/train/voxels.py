@@ -102,8 +102,9 @@ def _check_values(points: Tensor, features: Tensor, sample: Tensor) -> int:
         raise DataError(f"Samples are numbered from 0, found {int(sample.min())}")
     empty = torch.bincount(sample) == 0
     if empty.any():
+        first = int(empty.nonzero()[0])
         raise DataError(
-            f"{int(empty.sum())} of {len(empty)} samples have no points, the first is sample {int(empty.nonzero()[0])}; "
+            f"{int(empty.sum())} of {len(empty)} samples have no points, the first is sample {first}; "
             "leave such frames out of the batch"
         )
     return len(empty)

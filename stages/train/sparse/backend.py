@@ -86,11 +86,8 @@ def make_backend(name: str, device: torch.device | str) -> Backend:
 
 def _spconv_build() -> tuple[str, str]:
     """The installed GPU build of spconv ("spconv-cu118 2.3.8"), or "" and what is wrong."""
-    builds = {
-        (dist.metadata["Name"] or "").lower(): dist.version
-        for dist in metadata.distributions()
-        if (dist.metadata["Name"] or "").lower().startswith(CPU_WHEEL)
-    }
+    installed = ((dist.metadata["Name"] or "", dist.version) for dist in metadata.distributions())
+    builds = {name.lower().replace("_", "-"): version for name, version in installed}
     if CPU_WHEEL in builds:
         return "", (
             f"the wheel 'spconv' {builds[CPU_WHEEL]} is a CPU build that computes wrong results with several threads; "

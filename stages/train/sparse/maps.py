@@ -5,9 +5,10 @@ layer. A voxel is found by binary search in sorted int64 keys; nothing hashes, s
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from itertools import product
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Int32, Int64
@@ -19,8 +20,8 @@ __all__ = [
     "KernelMap",
     "KernelMaps",
     "Segments",
+    "Shape",
     "build_kernel_maps",
-    "check_indices",
     "strided_map",
     "submanifold_map",
 ]
@@ -80,9 +81,9 @@ class KernelMaps:
     halvings. Entries are addressed by (kind, level, kernel edge); a backend keeps its own kinds.
     """
 
-    def __init__(self, indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
-        check_indices(indices, spatial_shape, batch_size)
-        self.indices = indices
+    def __init__(self, indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
+        _check_indices(indices, spatial_shape, batch_size)
+        self.indices = indices.contiguous()
         self.spatial_shape = spatial_shape
         self.batch_size = batch_size
         self._entries: dict[tuple[str, int, int], object] = {}
@@ -104,32 +105,36 @@ class KernelMaps:
         """The map from the voxels of ``level`` to those of ``level + 1``."""
         return self.entry("strided", level, 2, lambda: strided_map(indices, spatial_shape))
 
-    def finer(self, level: int) -> KernelMap:
-        """The strided map that led to ``level``.
+    def left_by_down(self, kind: str, level: int) -> Any:
+        """The entry that the strided convolution from ``level - 1`` to ``level`` left behind.
 
         Raises:
-            BackendError: no strided convolution came before, so there is nothing to invert.
+            BackendError: there was none on these voxels, so there is nothing to invert.
         """
-        return self.entry("strided", level - 1, 2, lambda: self._nothing_to_invert(level))
+        key = (kind, level - 1, 2)
+        if key not in self._entries:
+            raise BackendError(
+                f"An inverse convolution at level {level} has no strided convolution to undo; use DownConv3d on the "
+                "same sparse tensor, with the same backend, first"
+            )
+        return self._entries[key]
+
+    def having(self, kind: str, level: int, kernel: int, value: object) -> "KernelMaps":
+        """A copy with one more entry; these maps stay as they are."""
+        extended = copy(self)
+        extended._entries = {**self._entries, (kind, level, kernel): value}
+        return extended
 
     def to(self, device: torch.device) -> "KernelMaps":
         """The same maps on ``device`` (those of the torch backend; spconv makes its own there)."""
-        moved = object.__new__(KernelMaps)
+        moved = copy(self)
         moved.indices = self.indices.to(device)
-        moved.spatial_shape, moved.batch_size = self.spatial_shape, self.batch_size
         moved._entries = {key: entry.to(device) for key, entry in self._entries.items() if isinstance(entry, KernelMap)}
         return moved
 
-    @staticmethod
-    def _nothing_to_invert(level: int) -> KernelMap:
-        raise BackendError(
-            f"An inverse convolution at level {level} has no strided convolution to undo; use DownConv3d on the same "
-            "sparse tensor first"
-        )
-
 
 def build_kernel_maps(
-    indices: Int32[Tensor, "voxels 4"],
+    indices: Int[Tensor, "voxels 4"],
     spatial_shape: Shape,
     *,
     batch_size: int,
@@ -142,9 +147,10 @@ def build_kernel_maps(
     leave it out; the network computes the same either way.
 
     Raises:
-        BackendError: coordinates are repeated or lie outside ``spatial_shape`` or ``batch_size``.
+        BackendError: coordinates are not int32, are repeated, or lie outside ``spatial_shape`` or ``batch_size``.
     """
     maps = KernelMaps(indices, spatial_shape, batch_size)
+    indices = maps.indices
     maps.submanifold(0, stem_kernel, indices, spatial_shape)
     for level in range(levels + 1):
         maps.submanifold(level, 3, indices, spatial_shape)
@@ -154,12 +160,14 @@ def build_kernel_maps(
     return maps
 
 
-def check_indices(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
+def _check_indices(indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
     """Refuse coordinates that a sparse convolution would silently misread.
 
     Raises:
-        BackendError: none at all, outside ``spatial_shape`` or ``batch_size``, or the same voxel twice.
+        BackendError: not int32, none at all, outside ``spatial_shape`` or ``batch_size``, or the same voxel twice.
     """
+    if indices.dtype != torch.int32:
+        raise BackendError(f"Voxel indices are int32, as spconv reads them; found {indices.dtype}: call .int() on them")
     if not len(indices):
         raise BackendError("A sparse tensor needs at least one voxel, found none; leave empty samples out")
     limit = torch.tensor([batch_size, *spatial_shape], device=indices.device)

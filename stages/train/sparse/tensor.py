@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from ....errors import BackendError
@@ -33,7 +33,7 @@ class SparseTensor:
         cls,
         *,
         features: Float[Tensor, "voxels channels"],
-        indices: Int32[Tensor, "voxels 4"],
+        indices: Int[Tensor, "voxels 4"],
         spatial_shape: Shape,
         batch_size: int,
         maps: KernelMaps | None = None,
@@ -43,10 +43,10 @@ class SparseTensor:
         ``maps`` are those that ``build_kernel_maps`` made of the same coordinates; without them they are made on use.
 
         Raises:
-            BackendError: coordinates are repeated, out of range, or not those that ``maps`` were made for.
+            BackendError: coordinates are not int32, repeated, out of range, or not those that ``maps`` were made for.
         """
         if maps is None:
-            maps = KernelMaps(indices.contiguous(), spatial_shape, batch_size)
+            maps = KernelMaps(indices, spatial_shape, batch_size)
         maps = maps if maps.indices.device == features.device else maps.to(features.device)
         indices = indices.to(features.device)
         if len(features) != len(indices):

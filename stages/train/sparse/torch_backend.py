@@ -40,7 +40,7 @@ class TorchBackend:
 
     def inverse(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
         """See ``Backend.inverse``."""
-        pairs = x.maps.finer(x.level)
+        pairs: KernelMap = x.maps.left_by_down("strided", x.level)
         return SparseTensor(
             features=_convolve(x, weight, pairs, inverse=True),
             indices=pairs.source_indices,
@@ -63,7 +63,7 @@ class _GatherMultiplyAdd(torch.autograd.Function):
     def forward(
         ctx: Any, x: Float[Tensor, "inputs c"], weight: Float[Tensor, "cells c d"], pairs: KernelMap, inverse: bool
     ) -> Float[Tensor, "outputs d"]:
-        source, target, into_target = _sides(pairs, inverse)
+        source, _, into_target = _sides(pairs, inverse)
         ctx.pairs, ctx.inverse = pairs, inverse
         ctx.save_for_backward(x, weight)
         products = x.new_empty(len(source), weight.shape[2])
@@ -72,7 +72,7 @@ class _GatherMultiplyAdd(torch.autograd.Function):
         return _add(products, into_target)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         source, target, _ = _sides(ctx.pairs, ctx.inverse)
         into_source = _sides(ctx.pairs, not ctx.inverse)[2]

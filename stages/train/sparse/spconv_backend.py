@@ -1,0 +1,120 @@
+"""Sparse convolution by spconv: the fast backend on CUDA, and a second opinion on the CPU.
+
+What spconv would get silently wrong is refused or mended here: bfloat16, indices that are not contiguous int32, odd
+extents, whose last plane a stride of 2 drops, and on the CPU spaces of 2^31 cells or more: its CPU code keys voxels in
+32 bits (spconv 2.3.8, ``SparseConvIndicesCPU``), so in larger spaces different voxels collide; CUDA uses 64 bits there.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call
+
+from ....errors import BackendError
+from .maps import Shape
+from .tensor import SparseTensor
+
+try:
+    import spconv.pytorch as spconv
+    from spconv.core import ConvAlgo
+except ImportError as error:
+    raise BackendError(
+        f"spconv is installed but does not import ({error}); reinstall spconv-cu118, or set train.model.backend=torch"
+    ) from error
+
+__all__ = ["SpconvBackend"]
+
+_TYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float32, torch.float16)}
+
+
+class SpconvBackend:
+    """float32 or float16 on CUDA, float32 or float64 on the CPU; see ``Backend``."""
+
+    name = "spconv"
+
+    def __init__(self) -> None:
+        self._layers: dict[tuple[Any, ...], Any] = {}
+
+    def submanifold(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
+        """See ``Backend.submanifold``."""
+        key = f"submanifold{weight.shape[1]}.{x.level}"
+        y = self._apply(spconv.SubMConv3d, x, _even(x.spatial_shape), weight, key)
+        _pairs(x).update(y.indice_dict)
+        return x.replace(y.features)
+
+    def down(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
+        """See ``Backend.down``.
+
+        spconv makes these pairs anew for each call and may order their voxels anew, so they belong to the result's maps
+        alone: a cloud can be encoded twice.
+        """
+        y = self._apply(spconv.SparseConv3d, x, _even(x.spatial_shape), weight, f"strided.{x.level}")
+        maps = x.maps.having("spconv pairs", 0, 0, y.indice_dict)
+        return SparseTensor(
+            features=y.features,
+            indices=y.indices,
+            spatial_shape=tuple(y.spatial_shape),
+            batch_size=x.batch_size,
+            maps=maps.having("spconv finer", x.level, 2, (x.indices, x.spatial_shape)),
+            level=x.level + 1,
+        )
+
+    def inverse(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
+        """See ``Backend.inverse``."""
+        indices, spatial_shape = x.maps.left_by_down("spconv finer", x.level)
+        y = self._apply(spconv.SparseInverseConv3d, x, x.spatial_shape, weight, f"strided.{x.level - 1}")
+        return replace(x, features=y.features, indices=indices, spatial_shape=spatial_shape, level=x.level - 1)
+
+    def _apply(self, kind: Any, x: SparseTensor, spatial_shape: Shape, weight: Tensor, key: str) -> Any:
+        """Run one of spconv's layers with our weight; it keeps its pairs under ``key``."""
+        _check_type(x.features)
+        _check_volume(x, spatial_shape)
+        tensor = spconv.SparseConvTensor(
+            x.features.contiguous(), x.indices.contiguous(), list(spatial_shape), x.batch_size, indice_dict=_pairs(x)
+        )
+        layer = self._layer(kind, weight.shape, key, x.features.device.type)
+        return functional_call(layer, {"weight": weight.contiguous()}, (tensor,))
+
+    def _layer(self, kind: Any, shape: torch.Size, key: str, device: str) -> Any:
+        """A layer of spconv without a weight of its own (on the meta device), made once for each shape and key."""
+        name = (kind, *shape, key, device)
+        if name not in self._layers:
+            edge = {} if kind is spconv.SparseInverseConv3d else {"stride": 2 if kind is spconv.SparseConv3d else 1}
+            algo = ConvAlgo.Native if device == "cpu" else None
+            with torch.device("meta"):
+                self._layers[name] = kind(shape[-1], shape[0], shape[1], bias=False, indice_key=key, algo=algo, **edge)
+        return self._layers[name]
+
+
+def _pairs(x: SparseTensor) -> dict[str, Any]:
+    """The pairs that spconv keeps for these voxels, by key."""
+    return x.maps.entry("spconv pairs", 0, 0, dict)
+
+
+def _check_type(features: Tensor) -> None:
+    allowed = _TYPES.get(features.device.type, ())
+    if features.dtype not in allowed:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed) or "nothing"
+        raise BackendError(
+            f"spconv computes {names} on {features.device.type}, found {str(features.dtype).removeprefix('torch.')}; "
+            "change the type, or set train.model.backend=torch"
+        )
+
+
+def _check_volume(x: SparseTensor, spatial_shape: Shape) -> None:
+    cells = x.batch_size * math.prod(spatial_shape)
+    if x.features.device.type == "cpu" and cells >= 2**31:
+        raise BackendError(
+            f"A batch of {x.batch_size} in {spatial_shape} has {cells} cells; on the CPU spconv keys voxels in 32 bits "
+            f"and would confuse them from {2**31} on; set train.model.backend=torch"
+        )
+
+
+def _even(shape: Shape) -> Shape:
+    """Round odd extents up by one empty plane: spconv's stride of 2 would drop the last."""
+    x, y, z = (extent + extent % 2 for extent in shape)
+    return x, y, z
