@@ -270,9 +270,9 @@ class _Builder:
         self.crown((x, y, middle), (radius, radius, radius * rng.uniform(0.75, 1.05)), colour, 0.75)
         for _ in range(int(rng.integers(2, 5))):
             yaw, part = rng.uniform(0, 2 * np.pi), radius * rng.uniform(0.5, 0.75)
-            shade = rng.uniform(0.82, 1.15)
+            shade, out = rng.uniform(0.82, 1.15), 0.65 * radius
             self.crown(
-                (x + np.cos(yaw) * radius * 0.65, y + np.sin(yaw) * radius * 0.65, middle + rng.uniform(-0.45, 0.5) * radius),
+                (x + np.cos(yaw) * out, y + np.sin(yaw) * out, middle + rng.uniform(-0.45, 0.5) * radius),
                 (part, part, part * 0.85), (colour[0] * shade, colour[1] * shade, colour[2] * shade), 0.7,
             )  # fmt: skip
 

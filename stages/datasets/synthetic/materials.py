@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int, UInt8
 from . import classes
 from .ground import Ground
 from .knobs import MaterialStyle, Style
-from .noise import hash01, noise2, noise3
+from .noise import hash01, noise2, noise3, smooth2
 from .primitives import Solids
 
 __all__ = [
@@ -81,7 +81,7 @@ _FINE, _COARSE = 6.0, 1.3  # texels a metre
 
 
 def marked(ground: Ground, x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return which road points bear white paint (lane lines, edge lines, stop lines, crosswalks) and which the centre line."""
+    """Return which road points bear white paint (lines and crosswalks), and which the centre line."""
     layout = ground.layout
     across, along = y - ground.centre(x), ground.crossing_distance(x)
     away = np.abs(along) - ground.half_crossing  # metres before the mouth of the side street
@@ -108,7 +108,7 @@ def ground_look(
 ) -> Float32[np.ndarray, "P 3"]:
     """Return the colour of the ground at points seen from ``distance`` metres (far texture fades out)."""
     look, fade = style.materials, np.exp(-distance / 25)
-    fine, coarse = noise2(x, y, _FINE, 1), noise2(x, y, _COARSE, 2)
+    fine, coarse = smooth2(x, y, _FINE, 1), smooth2(x, y, _COARSE, 2)
     road, walk, terrain = labels == classes.DRIVEABLE, labels == classes.SIDEWALK, labels == classes.TERRAIN
     colour = np.empty((len(x), 3), np.float32)
     colour[road] = np.float32(look.road) * (1 + look.road_contrast * (fine * fade + 0.4 * coarse))[road, None]
@@ -186,7 +186,7 @@ def solid_look(
     points: Float32[np.ndarray, "P 3"],
     distance: Float32[np.ndarray, " P"],
 ) -> tuple[Float32[np.ndarray, "P 3"], Float32[np.ndarray, "P 3"]]:
-    """Return colour and emitted light at points on solids (``local``: in the solids' axes, ``points``: in the world)."""
+    """Return colour and emitted light at points (``local``: in the axes of the solids, ``points``: in the world)."""
     colour, material = solids.colour[index], solids.material[index]
     emission = np.zeros_like(colour)
     fade = np.exp(-distance / 50)
@@ -196,7 +196,7 @@ def solid_look(
         colour[facade], emission[facade] = _facade(style, solids, chosen, local[facade], points[facade], fade[facade])
     leafy = material == FOLIAGE
     own = local[leafy]
-    rough = noise3(own[:, 0], own[:, 1], own[:, 2], 7.0, 4)
+    rough = noise3(own[:, 0], own[:, 1], own[:, 2], 13.0, 2)
     colour[leafy] *= (1 + style.vegetation.contrast * rough * fade[leafy])[:, None]
     plain = (material == ROOF) | (material == WOOD) | (material == METAL)
     grain = noise2(points[plain, 0] + points[plain, 1], points[plain, 2], 5.0, 2)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 
-__all__ = ["hash01", "noise2", "noise3"]
+__all__ = ["hash01", "noise2", "noise3", "smooth2"]
 
 _SIZE = 256  # texels along a side; a power of two, so that wrapping is a bit mask
 _TABLES = 6
@@ -41,8 +41,24 @@ def noise2(
 def noise3(
     x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"], z: Float[np.ndarray, "*S"], scale: float, table: int
 ) -> Float32[np.ndarray, "*S"]:
-    """Return noise at points in metres: one table cut along a slanted plane, so it varies along all three axes."""
-    return noise2(x + np.float32(0.41) * z, y + np.float32(0.67) * z, scale, table)
+    """Return noise at points in metres: two slanted cuts through the tables, so it varies along all three axes."""
+    first = noise2(x + np.float32(0.31) * y, z + np.float32(0.53) * y, scale, table)
+    second = noise2(y - np.float32(0.27) * z, z + np.float32(0.44) * x, scale, table + 1)
+    return (first + second) * np.float32(0.7071)
+
+
+def smooth2(
+    u: Float[np.ndarray, "*S"], v: Float[np.ndarray, "*S"], scale: float, table: int
+) -> Float32[np.ndarray, "*S"]:
+    """Return the noise of ``noise2`` interpolated between texels, for texture that is seen from close by."""
+    s, t = u * np.float32(scale), v * np.float32(scale)
+    i, j = np.floor(s), np.floor(t)
+    a, b = (s - i).astype(np.float32), (t - j).astype(np.float32)
+    i, j = i.astype(np.int32), j.astype(np.int32)
+    grid, mask = _tables()[table % _TABLES], _SIZE - 1
+    upper = grid[j & mask, i & mask] * (1 - a) + grid[j & mask, (i + 1) & mask] * a
+    lower = grid[(j + 1) & mask, i & mask] * (1 - a) + grid[(j + 1) & mask, (i + 1) & mask] * a
+    return upper * (1 - b) + lower * b
 
 
 def hash01(

@@ -14,7 +14,7 @@ def develop(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Turn radiance (with the part given off by lamps, ``glow``, that spreads as glare) into an 8-bit RGB picture."""
     imaging = style.imaging
-    height, width = radiance.shape[:2]
+    width = radiance.shape[1]
     image = radiance
     if glow.max() > 0:
         spread = cv2.GaussianBlur(glow, (0, 0), width / 110) + 0.6 * cv2.GaussianBlur(glow, (0, 0), width / 35)

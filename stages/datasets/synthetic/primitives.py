@@ -199,8 +199,8 @@ def _meet_ellipsoid(o: tuple, d: tuple, half: np.ndarray, cut: np.float32) -> np
     t = (-b - root) / a
     if cut > 0:
         middle = -b / a
-        ragged = noise3(o[0] + middle * d[0], o[1] + middle * d[1], o[2] + middle * d[2], 8.0, 5)
-        hit &= root / np.sqrt(a) > cut * (np.float32(0.4) + np.float32(0.3) * ragged)
+        ragged = noise3(o[0] + middle * d[0], o[1] + middle * d[1], o[2] + middle * d[2], 22.0, 4)
+        hit &= root / np.sqrt(a) > cut * (np.float32(0.45) + np.float32(0.3) * ragged)
     return np.where(hit, t, np.float32(np.inf)).astype(np.float32)
 
 

@@ -178,6 +178,8 @@ def _random_traffic(rng: np.random.Generator) -> TrafficStyle:
 
 
 def _random_light(rng: np.random.Generator, day_only: bool) -> LightStyle:
-    hour = str(rng.choice(["day", "overcast", "dusk", "night"], p=[0.45, 0.2, 0.12, 0.23]))
-    weather = str(rng.choice(["clear", "fog", "rain"], p=[0.66, 0.2, 0.14]))
-    return draw_light(rng, "day" if day_only else hour, "clear" if day_only else weather)
+    hours: tuple[Literal["day", "overcast", "dusk", "night"], ...] = ("day", "overcast", "dusk", "night")
+    weathers: tuple[Literal["clear", "fog", "rain"], ...] = ("clear", "fog", "rain")
+    hour = hours[int(rng.choice(4, p=[0.45, 0.2, 0.12, 0.23]))]
+    weather = weathers[int(rng.choice(3, p=[0.66, 0.2, 0.14]))]
+    return draw_light(rng, "day", "clear") if day_only else draw_light(rng, hour, weather)

@@ -56,16 +56,17 @@ def cast(rays: Rays, solids: Solids, ground: Ground) -> Hits:
     seen = rays.windows(solids)
     per_column = rays.origin.shape[2] > 1
     for row in range(len(seen.solid)):
-        a, b, l, r = seen.top[row], seen.bottom[row], seen.left[row], seen.right[row]
-        known = distance[a:b, l:r]
+        rows = slice(seen.top[row], seen.bottom[row])
+        columns = slice(seen.left[row], seen.right[row])
+        known = distance[rows, columns]
         if known.max() <= seen.near[row]:
             continue
-        origin = rays.origin[:, :, l:r] if per_column else rays.origin
-        met = intersect(solids, int(seen.solid[row]), origin, rays.direction[:, a:b, l:r])
+        origin = rays.origin[:, :, columns] if per_column else rays.origin
+        met = intersect(solids, int(seen.solid[row]), origin, rays.direction[:, rows, columns])
         closer = met < known
         if closer.any():
             np.copyto(known, met, where=closer)
-            np.copyto(solid[a:b, l:r], seen.solid[row], where=closer, casting="unsafe")
+            np.copyto(solid[rows, columns], seen.solid[row], where=closer, casting="unsafe")
     return Hits(distance, solid)
 
 

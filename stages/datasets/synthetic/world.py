@@ -59,8 +59,8 @@ class World:
     def lane_pose(self, distance: float) -> tuple[float, float, float]:
         """Return x, y (metres) and yaw (radians) of the ego lane's centre; ``distance`` is measured along x.
 
-        The ego lane keeps to the style's traffic side; a drive at ``cruise_speed`` that is at distance 0 at time 0 meets
-        no other vehicle in its lane.
+        The ego lane keeps to the style's traffic side. Who is at ``distance = cruise_speed * time`` meets no other
+        vehicle in it; anywhere else the place may be taken.
         """
         layout, x = self.style.layout, np.array([distance])
         offset = keep_side(self.style) * (layout.lanes - 0.5) * layout.lane_width
