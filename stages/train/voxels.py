@@ -56,7 +56,7 @@ def voxelise(
             f"{int((~inside).sum())} of {len(points)} points lie outside the cube of {full_scale} voxels of "
             f"{voxel_size} m (0 to {voxel_size * full_scale:g} m); the cloud spans {points.amin(0).tolist()} to "
             f"{points.amax(0).tolist()} m: move it with shift_to_origin, drop the points that inside_cube refuses, or "
-            "raise train.model.full_scale"
+            "raise model.full_scale"
         )
     cells = _cells(points, voxel_size)
     keys = ((sample * full_scale + cells[:, 0]) * full_scale + cells[:, 1]) * full_scale + cells[:, 2]

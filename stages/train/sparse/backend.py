@@ -58,7 +58,7 @@ def choose_backend(name: str, device: torch.device | str) -> BackendChoice:
     build, fault = _spconv_build()
     if name == "spconv":
         if fault:
-            raise BackendError(f"The spconv backend cannot be used: {fault}, or set train.model.backend=torch")
+            raise BackendError(f"The spconv backend cannot be used: {fault}, or set model.backend=torch")
         return BackendChoice(name="spconv", reason=f"asked for by name; {build} is installed")
     if torch.device(device).type != "cuda":
         return BackendChoice(

@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64
 from torch import Tensor
 
 from ....errors import BackendError

@@ -23,7 +23,7 @@ try:
     from spconv.core import ConvAlgo
 except ImportError as error:
     raise BackendError(
-        f"spconv is installed but does not import ({error}); reinstall spconv-cu118, or set train.model.backend=torch"
+        f"spconv is installed but does not import ({error}); reinstall spconv-cu118, or set model.backend=torch"
     ) from error
 
 __all__ = ["SpconvBackend"]
@@ -101,7 +101,7 @@ def _check_type(features: Tensor) -> None:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed) or "nothing"
         raise BackendError(
             f"spconv computes {names} on {features.device.type}, found {str(features.dtype).removeprefix('torch.')}; "
-            "change the type, or set train.model.backend=torch"
+            "change the type, or set model.backend=torch"
         )
 
 
@@ -110,7 +110,7 @@ def _check_volume(x: SparseTensor, spatial_shape: Shape) -> None:
     if x.features.device.type == "cpu" and cells >= 2**31:
         raise BackendError(
             f"A batch of {x.batch_size} in {spatial_shape} has {cells} cells; on the CPU spconv keys voxels in 32 bits "
-            f"and would confuse them from {2**31} on; set train.model.backend=torch"
+            f"and would confuse them from {2**31} on; set model.backend=torch"
         )
 
 
