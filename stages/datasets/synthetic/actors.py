@@ -104,14 +104,16 @@ def populate(style: Style, ground: Ground, length: float, cruise_speed: float, r
     _parked(crowd, ground, length, sites)
     _side_streets(crowd, ground)
     _people(crowd, ground, length)
-    columns = [np.array(column) for column in zip(*crowd.rows, strict=True)]
-    if not columns:
-        columns = [np.zeros((0, 3) if number == 1 else 0) for number in range(8)]
-    label, size, *rest = columns
+    table = np.array([(label, *size, *rest) for label, size, *rest in crowd.rows], np.float64).reshape(-1, 10)
     return Actors(
-        label.astype(np.int64),
-        size.astype(np.float64),
-        *(column.astype(np.float64) for column in rest),
+        label=table[:, 0].astype(np.int64),
+        size=table[:, 1:4],
+        s=table[:, 4],
+        n=table[:, 5],
+        heading=table[:, 6],
+        speed_s=table[:, 7],
+        speed_n=table[:, 8],
+        reach_n=table[:, 9],
         solids=crowd.solids.freeze(),
         first=-MARGIN,
         span=length + 2 * MARGIN,

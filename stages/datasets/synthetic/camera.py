@@ -166,7 +166,7 @@ def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[
     sky = direction / length[:, None]
     radiance[~met] = sky_colour(light, sky[~met])
     if light.weather == "rain":
-        _wet(radiance, sky, labels == DRIVEABLE, np.float32(light.horizon))
+        _wet(radiance, sky, labels == DRIVEABLE, np.array(light.horizon, np.float32))
     way = np.where(met, distance, 150 + 900 * np.clip(0.12 - sky[:, 2], 0, 0.12)).astype(np.float32)
     left = np.exp(-np.float32(light.extinction) * way)[:, None]
     return labels, through_air(light, radiance, way), glow * left

@@ -3,11 +3,23 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 
+from .classes import DRIVEABLE, NOISE
+from .lidar_rays import LidarRays
+from .materials import GLASS, GROUND_MATERIALS, MARKING, REFLECTIVITY, is_window, marked
+from .primitives import Solids
+from .trace import GROUND, Hits, cast, surface
 from .world import World
 
 __all__ = ["LidarModel", "Sweep", "boston_lidar", "scan", "singapore_lidar"]
+
+_NEAREST = 1.0  # metres: nearer returns are the car's own and are left out
+_MATERIALS = max(REFLECTIVITY) + 1
+_INTENSITY, _ABSORBS, _ROUGHNESS = (
+    np.array([getattr(REFLECTIVITY[number], name) if number in REFLECTIVITY else 0 for number in range(_MATERIALS)])
+    for name in ("intensity", "absorbs", "roughness")
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class LidarModel:
 
         A camera that looks there is exposed at stamp - spin_seconds * (1 - fraction) to see what the beam sees.
         """
-        raise NotImplementedError
+        return float(np.mod(azimuth - self.start_azimuth, 2 * np.pi) / (2 * np.pi)) % 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +53,35 @@ class Sweep:
 
 
 def boston_lidar() -> LidarModel:
-    """Return the sensor of the Boston car."""
-    raise NotImplementedError
+    """Return the sensor of the Boston car: 32 evenly spread beams, as nuScenes' own."""
+    return LidarModel(
+        elevations=tuple(np.radians(np.linspace(-30.67, 10.67, 32)).tolist()),
+        azimuth_steps=1080,
+        max_range=90.0,
+        range_noise=0.015,
+        dropout=0.03,
+        gain=1.4,
+        mount_height=1.84,
+        spin_seconds=0.05,
+        start_azimuth=np.pi,
+    )
 
 
 def singapore_lidar() -> LidarModel:
-    """Return the sensor of the Singapore car: other beams, steps, noise and mounting."""
-    raise NotImplementedError
+    """Return the sensor of the Singapore car: beams crowded at the horizon, fewer steps, more noise, mounted higher."""
+    spread = np.linspace(-1, 1, 32)
+    degrees = -7.5 + 17.5 * (0.55 * spread + 0.45 * spread**3)
+    return LidarModel(
+        elevations=tuple(np.radians(degrees).tolist()),
+        azimuth_steps=900,
+        max_range=75.0,
+        range_noise=0.028,
+        dropout=0.06,
+        gain=1.0,
+        mount_height=2.05,
+        spin_seconds=0.05,
+        start_azimuth=np.pi,
+    )
 
 
 def scan(
@@ -62,6 +96,107 @@ def scan(
 
     The pose runs from ``world_from_lidar_start`` (at ``time`` - spin_seconds) to ``world_from_lidar_end``; points are
     given in the LiDAR frame at the end, as motion-compensated sweeps are. Moving objects are met where they are when
-    the beam passes them.
+    the beam passes them. Returns of fog itself, if there is fog, are labelled noise.
     """
-    raise NotImplementedError
+    start, end = (np.asarray(pose, np.float64) for pose in (world_from_lidar_start, world_from_lidar_end))
+    azimuth = lidar.start_azimuth + 2 * np.pi * (np.arange(lidar.azimuth_steps) + 0.5) / lidar.azimuth_steps
+    rays = LidarRays(
+        elevations=np.array(lidar.elevations),
+        azimuths=azimuth,
+        world_from_lidar_start=start,
+        world_from_lidar_end=end,
+        max_range=lidar.max_range,
+    )
+    solids = world.solids(_beam_times(world, lidar, end, time))
+    hits = cast(rays, solids, world.ground)
+    rows, columns = np.nonzero(hits.distance < lidar.max_range)
+    label, material, facing = _answers(world, solids, rays, hits, rows, columns)
+    exact = hits.distance[rows, columns].astype(np.float64)
+    distance, intensity, kept = _measure(lidar, material, facing, exact, world.style.light.extinction, rng)
+    if world.style.light.weather != "clear":
+        distance, intensity, label, kept = _scatter(world, distance, intensity, label, kept, rng)
+    points = rays.origin[:, 0, columns].T + rays.direction[:, rows, columns].T * distance[:, None]
+    local = (points - end[:3, 3]) @ end[:3, :3]
+    chosen = kept & (distance > _NEAREST) & (distance < lidar.max_range)
+    table = np.concatenate([local, intensity[:, None], rows[:, None]], axis=1).astype(np.float32)
+    return Sweep(table[chosen], label[chosen])
+
+
+def _beam_times(
+    world: World, lidar: LidarModel, world_from_lidar: np.ndarray, time: float
+) -> Float64[np.ndarray, " A"]:
+    """Return when the beam passes each actor."""
+    x, y, _, _ = world.actors.poses(world.ground, np.array([time]))
+    offset = np.stack([x, y]) - world_from_lidar[:2, 3:4]
+    right, forward = world_from_lidar[:2, 0] @ offset, world_from_lidar[:2, 1] @ offset
+    turned = np.mod(np.arctan2(right, forward) - lidar.start_azimuth, 2 * np.pi) / (2 * np.pi)
+    return time - lidar.spin_seconds * (1 - turned)
+
+
+def _answers(
+    world: World, solids: Solids, rays: LidarRays, hits: Hits, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return label, material and cosine of incidence of each surface that was hit."""
+    solid, distance = hits.solid[rows, columns], hits.distance[rows, columns]
+    direction = rays.direction[:, rows, columns].T
+    points = rays.origin[:, 0, columns].T + direction * distance[:, None]
+    label, material = np.empty(len(solid), np.uint8), np.empty(len(solid), np.int64)
+    normals = np.zeros_like(points)
+    ground = solid == GROUND
+    x, y = points[ground, 0], points[ground, 1]
+    label[ground] = world.ground.classes(x, y)
+    normals[ground, 2] = 1
+    kind = np.array([GROUND_MATERIALS.get(number, 0) for number in range(256)])[label[ground]]
+    if world.style.materials.marked:
+        white, centre = marked(world.ground, x, y)
+        kind[(white | centre) & (label[ground] == DRIVEABLE)] = MARKING
+    material[ground] = kind
+    index = solid[~ground]
+    label[~ground] = solids.label[index]
+    local, normals[~ground] = surface(solids, index, points[~ground])
+    window = is_window(world.style, solids, index, local)
+    material[~ground] = np.where(window, GLASS, solids.material[index])
+    return label, material, np.abs((normals * direction).sum(axis=1)).astype(np.float64)
+
+
+def _measure(
+    lidar: LidarModel,
+    material: np.ndarray,
+    facing: np.ndarray,
+    distance: np.ndarray,
+    extinction: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return measured range and intensity of each return, and whether it is strong enough to be one."""
+    air = np.exp(-2 * extinction * distance)
+    strength = _INTENSITY[material] * (0.25 + 0.75 * facing) * air
+    echo = strength * np.minimum(1.0, (25.0 / np.maximum(distance, 1.0)) ** 2)
+    lost = lidar.dropout + _ABSORBS[material] * (0.4 + 0.6 * (1 - facing))
+    weak = np.exp(-echo / 0.35)
+    kept = rng.random(len(distance)) > 1 - (1 - np.clip(lost, 0, 1)) * (1 - weak)
+    spread = np.hypot(lidar.range_noise, _ROUGHNESS[material])
+    measured = distance + spread * rng.standard_normal(len(distance))
+    speckle = 1 + 0.18 * rng.standard_normal(len(distance))
+    intensity = np.clip(np.round(lidar.gain * strength * speckle), 0, 255)
+    return measured, intensity, kept
+
+
+def _scatter(
+    world: World,
+    distance: np.ndarray,
+    intensity: np.ndarray,
+    label: np.ndarray,
+    kept: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Let droplets in the air answer before the surface does: some beams end there, near the sensor."""
+    extinction = world.style.light.extinction
+    chance = 0.5 * (1 - np.exp(-extinction * np.minimum(distance, 15.0)))
+    depth = 1.5 + rng.exponential(4.0, len(distance))
+    droplet = (rng.random(len(distance)) < chance) & (depth < distance)
+    return (
+        np.where(droplet, depth, distance),
+        np.where(droplet, rng.integers(0, 4, len(distance)), intensity),
+        np.where(droplet, np.uint8(NOISE), label),
+        kept | droplet,
+    )

@@ -17,7 +17,7 @@ __all__ = ["GroundMaps", "illuminate", "own_headlights", "sky_colour", "through_
 _HALF_SPAN = 52.0  # metres of shadow and lamp light drawn around the camera
 _CELL = 0.13  # metres
 _CELLS = int(2 * _HALF_SPAN / _CELL)
-_LAMP_COLOUR = np.float32([1.1, 0.88, 0.58])
+_LAMP_COLOUR = np.array([1.1, 0.88, 0.58], np.float32)
 _SHADOW = 0.86  # share of the sun that a shadow takes
 
 
@@ -43,7 +43,7 @@ class GroundMaps:
         if max(light.sun) > 0.12:
             slope = max(np.sin(light.sun_elevation), 0.12)
             cast = corners[..., 2:] * np.float32(np.cos(light.sun_elevation) / slope)
-            away = np.float32([np.cos(light.sun_azimuth), np.sin(light.sun_azimuth)])
+            away = np.array([np.cos(light.sun_azimuth), np.sin(light.sun_azimuth)], np.float32)
             _fill(sun, corners[..., :2] - cast * away, corner_x, corner_y)
         _fill(sky, corners[corners[..., 2].min(axis=1) < 0.6][..., :2], corner_x, corner_y)
         return cls(
@@ -69,7 +69,9 @@ class GroundMaps:
 
 def _fill(image: np.ndarray, outlines: np.ndarray, corner_x: float, corner_y: float) -> None:
     """Paint the convex hulls of point groups [K, 8, 2] given in metres."""
-    cells = ((outlines - np.float32([corner_x, corner_y])) / np.float32(_CELL)).clip(-8000, 8000).astype(np.int32)
+    cells = (
+        ((outlines - np.array([corner_x, corner_y], np.float32)) / np.float32(_CELL)).clip(-8000, 8000).astype(np.int32)
+    )
     inside = (cells.max(axis=1) > 0).all(axis=1) & (cells.min(axis=1) < _CELLS).all(axis=1)
     for group in cells[inside]:
         cv2.fillConvexPoly(image, cv2.convexHull(group), 255)
@@ -97,6 +99,12 @@ def _lamp_map(solids: Solids, light: LightStyle, corner_x: float, corner_y: floa
     return cv2.resize(pools, (_CELLS, _CELLS), interpolation=cv2.INTER_LINEAR)
 
 
+def _towards_sun(light: LightStyle) -> np.ndarray:
+    flat = np.cos(light.sun_elevation)
+    turn = light.sun_azimuth
+    return np.array([flat * np.cos(turn), flat * np.sin(turn), np.sin(light.sun_elevation)], np.float32)
+
+
 def illuminate(
     maps: GroundMaps,
     light: LightStyle,
@@ -106,19 +114,13 @@ def illuminate(
 ) -> Float32[np.ndarray, "P 3"]:
     """Return the light that arrives at surface points (world frame), all but that of the own headlights."""
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
-    sun = np.float32(
-        [
-            np.cos(light.sun_elevation) * np.cos(light.sun_azimuth),
-            np.cos(light.sun_elevation) * np.sin(light.sun_azimuth),
-            np.sin(light.sun_elevation),
-        ]
-    )
+    sun = _towards_sun(light)
     facing = np.clip(normals @ sun, 0, 1)
     sky = np.float32(0.72) + np.float32(0.28) * normals[:, 2]
     gx, gy = x[on_ground], y[on_ground]
     facing[on_ground] *= 1 - _SHADOW * (1 - maps.sample(maps.sun, gx, gy))
     sky[on_ground] *= maps.sample(maps.sky, gx, gy)
-    arriving = sky[:, None] * np.float32(light.ambient) + facing[:, None] * np.float32(light.sun)
+    arriving = sky[:, None] * np.array(light.ambient, np.float32) + facing[:, None] * np.array(light.sun, np.float32)
     if light.lamps > 0 or light.headlights > 0:
         pool = maps.sample(maps.lamps, x, y) * np.exp(-np.maximum(z, 0) / 5)
         arriving += pool[:, None] * _LAMP_COLOUR
@@ -135,28 +137,22 @@ def own_headlights(
     distance = np.hypot(ahead, beside)
     angle, rise = beside / np.maximum(ahead, 0.5), (points[:, 2] - 0.7) / np.maximum(distance, 1.0)
     beam = np.exp(-((angle / 0.5) ** 2) - ((rise + 0.03) / 0.13) ** 2) * (ahead > 0.5)
-    return (light.headlights * 1.4 * beam / (1 + (distance / 15) ** 2))[:, None] * np.float32([1, 0.97, 0.88])
+    return (light.headlights * 1.4 * beam / (1 + (distance / 15) ** 2))[:, None] * np.array([1, 0.97, 0.88], np.float32)
 
 
 def sky_colour(light: LightStyle, direction: Float32[np.ndarray, "P 3"]) -> Float32[np.ndarray, "P 3"]:
     """Return the colour of the sky along unit directions: a gradient, clouds, and a glow around the sun."""
     rise = np.clip(direction[:, 2], 0, 1)
     mix = (rise**0.6)[:, None]
-    colour = np.float32(light.horizon) * (1 - mix) + np.float32(light.zenith) * mix
+    colour = np.array(light.horizon, np.float32) * (1 - mix) + np.array(light.zenith, np.float32) * mix
     above = np.maximum(rise, 0.04)
     drift = noise2(direction[:, 0] / above * 0.5, direction[:, 1] / above * 0.5, 10.0, 4)
     veil = (np.clip(drift, 0, 1.5) * np.float32(light.clouds) * np.clip(rise * 8, 0, 1))[:, None]
     colour += veil * (1 - colour) * np.float32(0.07 if light.time_of_day == "night" else 0.6)
     if max(light.sun) > 0.12:
-        sun = np.float32(
-            [
-                np.cos(light.sun_elevation) * np.cos(light.sun_azimuth),
-                np.cos(light.sun_elevation) * np.sin(light.sun_azimuth),
-                np.sin(light.sun_elevation),
-            ]
-        )
+        sun = _towards_sun(light)
         near = np.clip(direction @ sun, 0, 1)
-        colour += (near**40 * 0.35 + near**900 * 1.2)[:, None] * np.float32(light.sun)
+        colour += (near**40 * 0.35 + near**900 * 1.2)[:, None] * np.array(light.sun, np.float32)
     return colour
 
 
@@ -165,4 +161,4 @@ def through_air(
 ) -> Float32[np.ndarray, "P 3"]:
     """Return light after its way through the air: less of it, and the air's own colour instead."""
     left = np.exp(-np.float32(light.extinction) * distance)[:, None]
-    return colour * left + np.float32(light.air) * (1 - left)
+    return colour * left + np.array(light.air, np.float32) * (1 - left)

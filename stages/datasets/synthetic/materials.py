@@ -111,20 +111,20 @@ def ground_look(
     fine, coarse = smooth2(x, y, _FINE, 1), smooth2(x, y, _COARSE, 2)
     road, walk, terrain = labels == classes.DRIVEABLE, labels == classes.SIDEWALK, labels == classes.TERRAIN
     colour = np.empty((len(x), 3), np.float32)
-    colour[road] = np.float32(look.road) * (1 + look.road_contrast * (fine * fade + 0.4 * coarse))[road, None]
-    colour[walk] = np.float32(look.sidewalk) * (1 + look.sidewalk_contrast * fine * fade)[walk, None]
+    colour[road] = np.array(look.road, np.float32) * (1 + look.road_contrast * (fine * fade + 0.4 * coarse))[road, None]
+    colour[walk] = np.array(look.sidewalk, np.float32) * (1 + look.sidewalk_contrast * fine * fade)[walk, None]
     colour[terrain] = (
-        np.float32(look.terrain) * (1 + look.terrain_contrast * (fine * fade + 0.6 * coarse))[terrain, None]
+        np.array(look.terrain, np.float32) * (1 + look.terrain_contrast * (fine * fade + 0.6 * coarse))[terrain, None]
     )
     joints = ((np.mod(x, look.tile) < 0.07) | (np.mod(y, look.tile) < 0.07)) & walk & (distance < 24)
     colour[joints] *= 0.76
     kerb = ~road & (np.abs(np.abs(y - ground.centre(x)) - ground.layout.half_road - 0.08) < 0.1)
-    colour[kerb] = np.float32(look.sidewalk) * np.float32(1.12)
+    colour[kerb] = np.array(look.sidewalk, np.float32) * np.float32(1.12)
     if look.marked:
         white, centre = marked(ground, x, y)
         worn = (coarse < 1.6) & road
-        colour[white & worn] = np.float32(look.marking) * (1 + 0.1 * fine)[white & worn, None]
-        colour[centre & worn] = np.float32(look.centre_line) * (1 + 0.1 * fine)[centre & worn, None]
+        colour[white & worn] = np.array(look.marking, np.float32) * (1 + 0.1 * fine)[white & worn, None]
+        colour[centre & worn] = np.array(look.centre_line, np.float32) * (1 + 0.1 * fine)[centre & worn, None]
     return np.clip(colour, 0, 1)
 
 
@@ -168,10 +168,13 @@ def _facade(
     colour[mortar] *= (1 + 0.35 * fade[mortar])[:, None]
     window, column, storey = _window_cells(look, local, half, params)
     chance = hash01(column, storey, np.floor(params[:, 3]))
-    colour[window] = np.float32(look.window) * (0.6 + 0.8 * chance[window])[:, None]
+    colour[window] = np.array(look.window, np.float32) * (0.6 + 0.8 * chance[window])[:, None]
     emission = np.zeros_like(colour)
     lit = window & (chance < style.light.lit_windows)
-    glow = np.float32([0.95, 0.72, 0.38]) * (0.35 + 0.65 * chance[lit] / max(style.light.lit_windows, 1e-3))[:, None]
+    glow = (
+        np.array([0.95, 0.72, 0.38], np.float32)
+        * (0.35 + 0.65 * chance[lit] / max(style.light.lit_windows, 1e-3))[:, None]
+    )
     emission[lit] = glow
     foot = v < 0.6
     colour[foot] *= 0.7

@@ -20,12 +20,12 @@ def develop(
         spread = cv2.GaussianBlur(glow, (0, 0), width / 110) + 0.6 * cv2.GaussianBlur(glow, (0, 0), width / 35)
         image = image + 0.45 * spread
     if style.light.weather == "rain":
-        image = _rain(image, np.float32(style.light.air), rng)
+        image = _rain(image, np.array(style.light.air, np.float32), rng)
     image = np.clip(image, 0, 1)
     blur = imaging.blur * width / 400
     if blur > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), blur)
-    image = np.clip(image * np.float32(imaging.white_balance), 0, 1) ** np.float32(imaging.gamma)
+    image = np.clip(image * np.array(imaging.white_balance, np.float32), 0, 1) ** np.float32(imaging.gamma)
     image = image + np.float32(imaging.noise) * rng.standard_normal(image.shape, dtype=np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 

@@ -1,0 +1,105 @@
+"""The rays of one spin: beams by azimuth steps, from a sensor that moves while it turns."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from .primitives import Solids
+from .trace import Windows
+
+__all__ = ["LidarRays"]
+
+_TURN = 2 * np.pi
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LidarRays:
+    """A grid of unit rays, one row a beam (rising), one column an azimuth step (clockwise, in order of time)."""
+
+    elevations: Float64[np.ndarray, " B"]  # radians, rising
+    azimuths: Float64[np.ndarray, " S"]  # radians clockwise from forward, rising over one turn
+    world_from_lidar_start: Float64[np.ndarray, "4 4"]
+    world_from_lidar_end: Float64[np.ndarray, "4 4"]
+    max_range: float
+    origin: Float32[np.ndarray, "3 1 S"] = field(init=False)
+    direction: Float32[np.ndarray, "3 B S"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        start, end, steps = self.world_from_lidar_start, self.world_from_lidar_end, len(self.azimuths)
+        part = (np.arange(steps) + 0.5) / steps
+        origin = start[:3, 3:] * (1 - part) + end[:3, 3:] * part
+        flat, rise = np.cos(self.elevations)[:, None], np.sin(self.elevations)[:, None]
+        local = np.stack(
+            [flat * np.sin(self.azimuths), flat * np.cos(self.azimuths), np.broadcast_to(rise, (len(rise), steps))]
+        )
+        turned = [np.einsum("ij,jbs->ibs", pose[:3, :3], local) for pose in (start, end)]
+        direction = turned[0] * (1 - part) + turned[1] * part
+        direction /= np.linalg.norm(direction, axis=0)
+        object.__setattr__(self, "origin", origin[:, None].astype(np.float32))
+        object.__setattr__(self, "direction", direction.astype(np.float32))
+
+    def windows(self, solids: Solids) -> Windows:
+        """Bound each solid within range by azimuth and elevation, with room for the motion during the spin."""
+        start, end = self.world_from_lidar_start, self.world_from_lidar_end
+        place = (start[:3, 3] + end[:3, 3]) / 2
+        moved = float(np.linalg.norm(end[:3, 3] - start[:3, 3])) / 2 + 0.05
+        tilt = float(np.abs(start[:3, :3] - end[:3, :3]).max()) + 0.002
+        offset = solids.centre - place
+        reach = np.linalg.norm(solids.half, axis=1)
+        index = np.flatnonzero(np.linalg.norm(offset, axis=1) - reach < self.max_range + moved)
+        corners = (solids.take(index).corners() - place) @ end[:3, :3]
+        nearest = self._nearest(solids.take(index), place)
+        slack = np.arcsin(np.clip(moved / np.maximum(nearest, 1e-6), 0, 1)) + tilt
+        left, right = self._columns(corners, nearest, slack)
+        top, bottom = self._rows(corners, nearest, slack)
+        near = np.maximum(nearest - moved, 0).astype(np.float32)
+        return self._unwrapped(Windows(index, top, bottom, left, right, near))
+
+    @staticmethod
+    def _nearest(solids: Solids, place: np.ndarray) -> np.ndarray:
+        """Return the horizontal distance from ``place`` to the upright box around each solid (0 inside)."""
+        offset = place[:2] - solids.centre[:, :2]
+        cos, sin = np.cos(solids.yaw), np.sin(solids.yaw)
+        x, y = offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin
+        return np.hypot(np.maximum(np.abs(x) - solids.half[:, 0], 0), np.maximum(np.abs(y) - solids.half[:, 1], 0))
+
+    def _columns(self, corners: np.ndarray, nearest: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first column, in [0, S), and the one past the last, at most a turn later."""
+        steps = len(self.azimuths)
+        angle = np.arctan2(corners[..., 0], corners[..., 1])
+        middle = np.arctan2(corners[..., 0].mean(axis=1), corners[..., 1].mean(axis=1))
+        apart = np.mod(angle - middle[:, None] + np.pi, _TURN) - np.pi
+        around = (nearest < 0.05) | (slack > 1.2)
+        low = np.where(around, -np.pi, apart.min(axis=1) - slack)
+        high = np.where(around, np.pi, apart.max(axis=1) + slack)
+        first = np.floor(np.mod(middle + low - self.azimuths[0], _TURN) / _TURN * steps).astype(np.int64) % steps
+        count = np.minimum(np.ceil((high - low) / _TURN * steps).astype(np.int64) + 2, steps)
+        return first, first + count
+
+    def _rows(self, corners: np.ndarray, nearest: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        close, far = np.maximum(nearest, 0.05), np.hypot(corners[..., 0], corners[..., 1]).max(axis=1)
+        below, above = corners[..., 2].min(axis=1), corners[..., 2].max(axis=1)
+        low = np.minimum(np.arctan2(below, close), np.arctan2(below, far)) - slack
+        high = np.maximum(np.arctan2(above, close), np.arctan2(above, far)) + slack
+        return np.searchsorted(self.elevations, low), np.searchsorted(self.elevations, high, side="right")
+
+    def _unwrapped(
+        self,
+        index: np.ndarray,
+        top: np.ndarray,
+        bottom: np.ndarray,
+        left: np.ndarray,
+        right: np.ndarray,
+        near: np.ndarray,
+    ) -> Windows:
+        """Cut windows in two that run over the seam of the turn; drop empty ones; sort from near to far."""
+        steps = len(self.azimuths)
+        over = right > steps
+        both = np.concatenate
+        solid, top, bottom, near = (both([a, a[over]]) for a in (index, top, bottom, near))
+        first = both([left, np.zeros(over.sum(), np.int64)])
+        last = both([np.minimum(right, steps), right[over] - steps])
+        seen = np.flatnonzero((bottom > top) & (last > first))
+        order = seen[np.argsort(near[seen], kind="stable")]
+        return Windows(solid[order], top[order], bottom[order], first[order], last[order], near[order])
