@@ -1,12 +1,14 @@
 """Settings of stage two; importing this module imports nothing heavy."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...settings import Settings
 
-__all__ = ["ModelSettings"]
+__all__ = ["AugmentSettings", "FusionSettings", "ModelSettings", "TrainSettings", "Variant"]
+
+Variant = Literal["3d-only", "image", "no-interface", "full"]
 
 
 class ModelSettings(Settings):
@@ -18,3 +20,100 @@ class ModelSettings(Settings):
     )
     voxel_size: float = Field(0.05, gt=0, description="Edge of a voxel in metres.")
     full_scale: int = Field(4096, ge=16, description="Edge of the cube that holds a cloud, in voxels.")
+
+
+class FusionSettings(Settings):
+    """What image features are used for: the 2D branch, object agent queries, and the interface to the 3D branch."""
+
+    variant: Variant = Field(
+        default="full",
+        description="Each adds to the one before: '3d-only', 'image' (2D branch, cross-modal losses), 'no-interface'"
+        " (3D queries alone refine the decoder), 'full' (the image's agents refine them).",
+    )
+    head: Literal["distil", "refine"] = Field(
+        default="refine",
+        description="What the 3D heads read: 'distil' features refined by 3D queries alone (no camera needed at test),"
+        " 'refine' by queries that met the image's agents.",
+    )
+    keys: Literal["agents", "features"] = Field(
+        default="agents", description="What 2D queries attend to: cached agents, or every cell of the feature maps."
+    )
+    taps: tuple[str, ...] | None = Field(
+        default=None,
+        description="Taps to use, in this order, such as [up1, up2, rgb]; null uses all that the cache has.",
+    )
+    normalise: bool = Field(default=True, description="Normalise each channel of each tap over each image.")
+    tokens: int = Field(default=100, ge=2, le=4096, description="Learned tokens a query set (N); token 0 is a sink.")
+    query_channels: int = Field(default=256, ge=8, le=4096, description="Width of tokens and queries; a multiple of 8.")
+    rank: int = Field(
+        default=16, ge=1, description="Directions that decoupling keeps (k); as large as min(tokens, width) keeps all."
+    )
+    image_channels: int = Field(default=64, ge=1, le=4096, description="Width of the 2D branch (D2).")
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="Chance to skip a query block's branch in training.")
+
+    @property
+    def image(self) -> bool:
+        """Whether anything of an image is used."""
+        return self.variant != "3d-only"
+
+    @property
+    def queries(self) -> bool:
+        """Whether 3D object agent queries refine the decoder."""
+        return self.variant in ("no-interface", "full")
+
+    @property
+    def interface(self) -> bool:
+        """Whether the image's agents refine the 3D queries."""
+        return self.variant == "full"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.query_channels % 8:
+            raise ValueError(f"query_channels must be a multiple of the 8 attention heads, found {self.query_channels}")
+        if self.taps is not None and (not self.taps or len(set(self.taps)) < len(self.taps)):
+            raise ValueError(f"taps must name at least one tap and none twice, found {list(self.taps)}")
+        return self
+
+
+class AugmentSettings(Settings):
+    """Augmentation of the points; image features hang on the points and follow for free."""
+
+    rotation_noise: float = Field(
+        default=0.1, ge=0, description="Deviation of the noise on each element of the rotation."
+    )
+    flip: Literal["x", "y", "none"] = Field(default="x", description="Axis mirrored with chance one half (KITTI: y).")
+    rotate: bool = Field(default=True, description="Turn about z by an angle drawn from the whole circle.")
+    translate: bool = Field(
+        default=True, description="Place the cloud anywhere in the voxel cube (else at its corner)."
+    )
+
+
+class TrainSettings(Settings):
+    """Optimiser, loss weights and the loop; a step is one batch."""
+
+    steps: int = Field(default=60_000, ge=1, description="Steps of training.")
+    batch_size: int = Field(default=8, ge=1, description="Frames a step.")
+    lr: float = Field(default=1e-3, gt=0, description="Learning rate of Adam.")
+    milestones: tuple[int, ...] = Field(
+        default=(40_000, 50_000), description="Steps after which the rate drops to a tenth."
+    )
+    lam_src: float = Field(default=1.0, ge=0, description="Weight of the cross-modal losses on the source.")
+    lam_dec: float = Field(default=1.0, ge=0, description="Weight of the decoupling loss; 0 switches it off.")
+    lam_sup: float = Field(default=1.0, ge=0, description="Weight of the agreement of plain and refined 3D features.")
+    lam_teacher: float = Field(
+        default=1.0, ge=0, description="Weight of the refined features' own cross entropy; only with head 'distil'."
+    )
+    seed: int = Field(default=1, ge=0, description="Seed of weights, data order and augmentation.")
+    validate_every: int = Field(default=2_000, ge=1, description="Steps between validations.")
+    checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
+    workers: int = Field(default=2, ge=0, le=256, description="Threads that prepare batches; 0 prepares them in line.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the network runs.")
+    tensorboard: bool = Field(
+        default=False, description="Write TensorBoard logs too (pip install 'xd3d[tensorboard]')."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)) or any(step < 1 for step in self.milestones):
+            raise ValueError(f"milestones must be positive and rise, found {list(self.milestones)}")
+        return self

@@ -1,0 +1,172 @@
+"""From frames to one batch: points into voxels with their kernel maps, images with their features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from ...cache.schema import TapSpec
+from ...errors import DataError
+from ..datasets.frames import Frame
+from .domain import Domain
+from .images import ImageBatch
+from .settings import ModelSettings
+from .sparse import SparseTensor, build_kernel_maps
+from .unet3d import LEVELS, STEM_KERNEL
+from .voxels import voxelise
+
+__all__ = ["Batch", "BatchPlan", "PlacedFrame", "collate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """What a batch must hold: the voxel grid, and the taps to read (none: no images)."""
+
+    model: ModelSettings
+    taps: tuple[str, ...]
+
+    @property
+    def cube(self) -> float:
+        """Edge of the voxel cube in metres."""
+        return self.model.voxel_size * self.model.full_scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedFrame:
+    """A frame whose points were moved: ``points`` [P, 3] are metres in the voxel cube, row by row ``frame.points``."""
+
+    key: str
+    frame: Frame
+    points: Float32[np.ndarray, "points 3"]
+    cameras: Int64[np.ndarray, "views"]
+
+    def inside(self, cube: float) -> "PlacedFrame":
+        """Without the points that lie outside the cube, nor their labels and projections."""
+        kept = ((self.points >= 0) & (self.points < cube)).all(1)
+        if kept.all():
+            return self
+        frame, new_row = self.frame, np.cumsum(kept) - 1
+        shown = kept[frame.projection_point]
+        fewer = replace(
+            frame,
+            points=frame.points[kept],
+            labels=frame.labels[kept],
+            source_rows=frame.source_rows[kept],
+            projection_point=new_row[frame.projection_point[shown]],
+            projection_view=frame.projection_view[shown],
+            projection_uv=frame.projection_uv[shown],
+        )
+        return replace(self, frame=fewer, points=self.points[kept])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """B samples of P points in all. Point ``p`` lies in voxel ``point_to_voxel[p]`` of ``voxels``.
+
+    ``labels`` are class ids or -100; ``sample`` numbers each point's sample; ``images`` is None where none are used.
+    """
+
+    keys: tuple[str, ...]
+    voxels: SparseTensor
+    point_to_voxel: Int64[Tensor, "points"]
+    sample: Int64[Tensor, "points"]
+    labels: Int64[Tensor, "points"]
+    images: ImageBatch | None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on ``device``."""
+        if self.labels.device == device:
+            return self
+        maps = self.voxels.maps.to(device)
+        voxels = replace(self.voxels, features=self.voxels.features.to(device), indices=maps.indices, maps=maps)
+        return replace(
+            self,
+            voxels=voxels,
+            point_to_voxel=self.point_to_voxel.to(device),
+            sample=self.sample.to(device),
+            labels=self.labels.to(device),
+            images=self.images.to(device) if self.images else None,
+        )
+
+
+def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> Batch:
+    """Voxelise the samples together, build every kernel map, and read the images' features in one call.
+
+    Raises:
+        DataError: a frame has no point left; the message names it.
+        CacheError: an image's features are missing.
+    """
+    empty = [each.key for each in placed if not len(each.points)]
+    if empty:
+        raise DataError(
+            f"No point of frame {', '.join(empty)} is seen by a camera and inside the voxel cube of {plan.cube:g} m;"
+            " check its calibration, or raise model.full_scale"
+        )
+    sample = torch.cat([torch.full((len(each.points),), place) for place, each in enumerate(placed)])
+    points = torch.from_numpy(np.concatenate([each.points for each in placed]))
+    voxels = voxelise(
+        points,
+        torch.ones(len(points), 1),
+        sample,
+        voxel_size=plan.model.voxel_size,
+        full_scale=plan.model.full_scale,
+    )
+    maps = build_kernel_maps(
+        voxels.indices,
+        voxels.spatial_shape,
+        batch_size=voxels.batch_size,
+        levels=LEVELS,
+        stem_kernel=STEM_KERNEL,
+    )
+    return Batch(
+        keys=tuple(each.key for each in placed),
+        voxels=SparseTensor.create(
+            features=voxels.features,
+            indices=voxels.indices,
+            spatial_shape=voxels.spatial_shape,
+            batch_size=voxels.batch_size,
+            maps=maps,
+        ),
+        point_to_voxel=voxels.point_to_voxel,
+        sample=sample,
+        labels=torch.from_numpy(np.concatenate([each.frame.labels for each in placed])),
+        images=_images(placed, domain, plan.taps) if plan.taps else None,
+    )
+
+
+def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]) -> ImageBatch:
+    source = domain.features
+    if source is None:
+        raise DataError("The batch wants image features, but the domain has none; hand in a feature source")
+    rows = np.concatenate([each.frame.image_rows for each in placed])
+    features = source.read([int(row) for row in rows])
+    first_point = _offsets([len(each.points) for each in placed])
+    first_view = _offsets([len(each.frame.image_rows) for each in placed])
+    specs: dict[str, TapSpec] = {tap: source.taps[tap] for tap in taps}
+    return ImageBatch(
+        specs=specs,
+        maps={tap: _tensor(features.maps[tap]) for tap in taps},
+        agents={tap: _tensor(features.agents[tap]) for tap in taps if tap in features.agents},
+        geometry=_tensor(features.geometry),
+        sample=torch.cat([torch.full((len(each.frame.image_rows),), place) for place, each in enumerate(placed)]),
+        camera=_tensor(np.concatenate([each.cameras for each in placed])),
+        projection_point=_tensor(_joined([each.frame.projection_point for each in placed], first_point)),
+        projection_view=_tensor(_joined([each.frame.projection_view for each in placed], first_view)),
+        projection_uv=_tensor(np.concatenate([each.frame.projection_uv for each in placed])),
+    )
+
+
+def _offsets(lengths: Sequence[int]) -> list[int]:
+    return [sum(lengths[:place]) for place in range(len(lengths))]
+
+
+def _joined(rows: Sequence[np.ndarray], offsets: Sequence[int]) -> Int64[np.ndarray, "rows"]:
+    return np.concatenate([part + offset for part, offset in zip(rows, offsets, strict=True)])
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """A tensor over the array's memory; of a read-only array, over a copy."""
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))

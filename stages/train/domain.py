@@ -1,0 +1,55 @@
+"""A domain as training and inference see it: frames of an index, a label merge, and the images' features."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from ...errors import RunError
+from ..datasets.frames import Frame, load_frame
+from ..datasets.index import FrameIndex
+from ..datasets.labels import LabelMerge
+from .source import FeatureSource
+
+__all__ = ["Domain"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """Frames (rows of the index's frame table), in order, and where their features come from.
+
+    ``features`` is None where no image is used.
+    """
+
+    index: FrameIndex
+    frames: Int[np.ndarray, "chosen"]
+    merge: LabelMerge
+    features: FeatureSource | None = None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def load(self, position: int) -> Frame:
+        """Points, labels and projections of the frame at ``position`` in ``frames``."""
+        return load_frame(self.index, int(self.frames[position]), self.merge)
+
+    def key(self, position: int) -> str:
+        """Unique name of the frame at ``position``."""
+        return str(self.index.frames.key[self.frames[position]])
+
+    def cameras(self, frame: Frame) -> Int[np.ndarray, "views"]:
+        """Place of each view's camera in the index's list of cameras."""
+        names = self.index.images.camera[frame.image_rows]
+        return np.array([self.index.cameras.index(str(name)) for name in names], np.int64)
+
+    def require_frames(self, role: str) -> None:
+        """Check that there is something to work on.
+
+        Raises:
+            RunError: the domain has no frame.
+        """
+        if not len(self):
+            raise RunError(
+                f"The {role} domain has no frames in the {self.index.dataset} index of {len(self.index.frames.key)}"
+                " frames; choose another domain or split (settings data.source, data.target)"
+            )

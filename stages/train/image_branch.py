@@ -1,0 +1,100 @@
+"""The 2D branch: every tap on one grid, two convolutions, and a bilinear look-up where each point falls.
+
+The features are frozen, so this is all of the 2D network that trains (method: FPN style, sum over taps).
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from math import gcd
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from ...cache.schema import TapSpec
+from .images import ImageBatch
+
+__all__ = ["ImageBranch", "resize_matrix", "sample_points"]
+
+
+class ImageBranch(nn.Module):
+    """Prepared maps to point features [P, ``channels``]; ``tap_channels`` gives the width of each tap, in order."""
+
+    def __init__(self, *, tap_channels: Mapping[str, int], channels: int) -> None:
+        super().__init__()
+        self.taps = tuple(tap_channels)
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in tap_channels.values())
+        self.mix = nn.Sequential(*_convolution(channels), *_convolution(channels))
+
+    def forward(self, images: ImageBatch, points: int) -> Float[Tensor, "points channels"]:
+        """Features of the batch's ``points`` points: a mean over the views that show each, zero where none does."""
+        specs = [images.specs[tap] for tap in self.taps]
+        finest = max(specs, key=lambda spec: spec.height * spec.width)
+        total: Tensor | None = None
+        for tap, spec, lateral in zip(self.taps, specs, self.lateral, strict=True):
+            resized = _resize(lateral(images.maps[tap]), spec, finest)
+            total = resized if total is None else total + resized
+        return sample_points(self.mix(total), images, finest.extent, points)
+
+
+def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: float) -> Float[Tensor, "cells source"]:
+    """Bilinear weights that read a row of ``source_cells`` at the centres of ``cells`` cells.
+
+    Both rows span the same image side over their first ``extent`` cells, so the same image point is read whatever the
+    padding; beyond the outermost centres the border value holds.
+    """
+    centre = (torch.arange(cells, dtype=torch.float64) + 0.5) * (source_extent / extent) - 0.5
+    centre = centre.clamp(0, source_cells - 1)
+    distance = (centre.unsqueeze(1) - torch.arange(source_cells, dtype=torch.float64)).abs()
+    return (1 - distance).clamp(min=0).float()
+
+
+def sample_points(
+    maps: Float[Tensor, "views channels height width"], images: ImageBatch, extent: tuple[float, float], points: int
+) -> Float[Tensor, "points channels"]:
+    """Read ``maps`` at every projection and average over a point's views; the image spans ``extent`` cells."""
+    views, channels, height, width = maps.shape
+    cells, weights = _corners(images, height, width, extent)
+    seen = torch.bincount(images.projection_point, minlength=points).clamp(min=1)
+    weights = weights / seen[images.projection_point].unsqueeze(1)
+    table = maps.permute(0, 2, 3, 1).reshape(views * height * width, channels)
+    values = embedding_bag(cells, table, per_sample_weights=weights, mode="sum")
+    return values.new_zeros(points, channels).index_add(0, images.projection_point, values)
+
+
+def _corners(
+    images: ImageBatch, height: int, width: int, extent: tuple[float, float]
+) -> tuple[Int64[Tensor, "projections 4"], Float[Tensor, "projections 4"]]:
+    """The four cells around each projection, as rows of the flattened maps, and their bilinear weights."""
+    x = (images.projection_uv[:, 0] * extent[1] - 0.5).clamp(0, width - 1)
+    y = (images.projection_uv[:, 1] * extent[0] - 0.5).clamp(0, height - 1)
+    left, top = x.floor().long(), y.floor().long()
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    along, down = x - left, y - top
+    first = images.projection_view * (height * width)
+    cells = torch.stack([top * width + left, top * width + right, bottom * width + left, bottom * width + right], 1)
+    weights = torch.stack([(1 - down) * (1 - along), (1 - down) * along, down * (1 - along), down * along], 1)
+    return cells + first.unsqueeze(1), weights
+
+
+def _resize(
+    values: Float[Tensor, "views channels h w"], spec: TapSpec, target: TapSpec
+) -> Float[Tensor, "views channels height width"]:
+    if (spec.height, spec.width, spec.extent) == (target.height, target.width, target.extent):
+        return values
+    rows = _cached_matrix(target.height, target.extent[0], spec.height, spec.extent[0]).to(values.device)
+    columns = _cached_matrix(target.width, target.extent[1], spec.width, spec.extent[1]).to(values.device)
+    return rows @ (values @ columns.T)
+
+
+_cached_matrix = lru_cache(maxsize=256)(resize_matrix)
+
+
+def _convolution(channels: int) -> Sequence[nn.Module]:
+    """A 3 x 3 convolution; its norm is over each image alone, so that no statistic of the source is carried along."""
+    return (
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.GroupNorm(gcd(8, channels), channels),
+        nn.ReLU(),
+    )

@@ -1,0 +1,91 @@
+"""The image side of a batch: raw feature maps, agents, where points fall, and their normalisation per image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Float32, Int64, Num
+from torch import Tensor
+
+from ...cache.schema import TapSpec
+
+__all__ = ["ImageBatch", "coverage"]
+
+#: A channel that varies less than this over an image is constant up to float16 rounding, and is left at zero.
+FLAT = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageBatch:
+    """The V images of a batch, those of all its samples in one list, and the M projections of its points.
+
+    ``maps``: tap -> [V, C, h, w] and ``agents``: tap -> [V, N, C], as the source stored them until ``prepared``;
+    ``geometry`` [V, N, 5]: mass, centre (u, v), extent (su, sv) in image fractions. ``sample`` and ``camera`` number a
+    view's sample in the batch and its camera in the index. A projection is a row of the batch's points, a row of the
+    views, and (u, v) as fractions of the image.
+    """
+
+    specs: Mapping[str, TapSpec]
+    maps: Mapping[str, Num[Tensor, "views _ _ _"]]
+    agents: Mapping[str, Float[Tensor, "views agents _"]]
+    geometry: Float[Tensor, "views agents 5"]
+    sample: Int64[Tensor, "views"]
+    camera: Int64[Tensor, "views"]
+    projection_point: Int64[Tensor, "projections"]
+    projection_view: Int64[Tensor, "projections"]
+    projection_uv: Float32[Tensor, "projections 2"]
+
+    def to(self, device: torch.device) -> "ImageBatch":
+        """The same images on ``device``."""
+        return replace(
+            self,
+            maps={tap: values.to(device, non_blocking=True) for tap, values in self.maps.items()},
+            agents={tap: values.to(device, non_blocking=True) for tap, values in self.agents.items()},
+            geometry=self.geometry.to(device),
+            sample=self.sample.to(device),
+            camera=self.camera.to(device),
+            projection_point=self.projection_point.to(device),
+            projection_view=self.projection_view.to(device),
+            projection_uv=self.projection_uv.to(device),
+        )
+
+    def prepared(self, *, normalise: bool) -> "ImageBatch":
+        """Maps and agents in float32 and, where asked, each channel less its mean over its image, over its deviation.
+
+        Mean and deviation are taken over the part of the map that lies on the image, padding left out; agents, which
+        are weighted means of the same cells, are shifted and scaled by the same numbers.
+        """
+        maps, agents = {}, {}
+        for tap, raw in self.maps.items():
+            values = raw.float()
+            if normalise:
+                mean, scale = _moments(values, self.specs[tap])
+                values = (values - mean[:, :, None, None]) * scale[:, :, None, None]
+            maps[tap] = values
+            if tap in self.agents:
+                queries = self.agents[tap].float()
+                agents[tap] = (queries - mean.unsqueeze(1)) * scale.unsqueeze(1) if normalise else queries
+        return replace(self, maps=maps, agents=agents, geometry=self.geometry.float())
+
+
+def coverage(cells: int, extent: float) -> Float32[Tensor, "cells"]:
+    """The part of each cell, 0 to 1, that lies on the image when the image spans the first ``extent`` cells."""
+    return (extent - torch.arange(cells, dtype=torch.float32)).clamp(0, 1)
+
+
+@lru_cache(maxsize=64)
+def _cell_weights(height: int, width: int, extent: tuple[float, float]) -> Float32[Tensor, "cells"]:
+    weights = torch.outer(coverage(height, extent[0]), coverage(width, extent[1])).flatten()
+    return weights / weights.sum()
+
+
+def _moments(
+    values: Float32[Tensor, "views channels height width"], spec: TapSpec
+) -> tuple[Float32[Tensor, "views channels"], Float32[Tensor, "views channels"]]:
+    """Mean, and one over the deviation (0 where the channel is flat), of each channel over each image."""
+    weights = _cell_weights(spec.height, spec.width, spec.extent).to(values.device)
+    cells = values.flatten(2)
+    mean = cells @ weights
+    deviation = ((cells - mean.unsqueeze(2)).square() @ weights).sqrt()
+    return mean, torch.where(deviation > FLAT, 1 / deviation.clamp(min=FLAT), 0.0)

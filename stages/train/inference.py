@@ -1,0 +1,78 @@
+"""Prediction: every kept point of every frame of a domain, one frame at a time, without augmentation."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from ...errors import RunError
+from ...progress import progress
+from ..evaluate.scores import FramePrediction
+from .batch import Batch, BatchPlan
+from .domain import Domain
+from .loader import evaluation_batch, prefetched
+from .network import Network
+
+__all__ = ["predict_frames"]
+
+
+def predict_frames(
+    network: Network, domain: Domain, *, workers: int = 2, description: str = "predict"
+) -> Iterator[FramePrediction]:
+    """Predict the frames of ``domain`` in order, with a progress bar; the network's mode is restored at the end.
+
+    Without image features only the 3D head predicts, which a network whose 3D head needs them refuses.
+
+    Raises:
+        RunError: the features lack a tap of the network, or have other channels; or there are none and it needs them.
+    """
+    plan = _plan(network, domain)
+    was_training = network.training
+    network.eval()
+    try:
+        made = prefetched(lambda place: evaluation_batch(domain, plan, place), range(len(domain)), workers)
+        with progress(description, len(domain), "frame") as bar:
+            for batch, _ in made:
+                yield _predict(network, batch)
+                bar.update(1)
+    finally:
+        network.train(was_training)
+
+
+def _plan(network: Network, domain: Domain) -> BatchPlan:
+    if domain.features is None:
+        if network.needs_images:
+            raise RunError(
+                "This network needs image features (fusion.head=refine), and the domain has none; extract them first"
+            )
+        return BatchPlan(model=network.model, taps=())
+    for tap, channels in network.tap_channels.items():
+        spec = domain.features.taps.get(tap)
+        if spec is None or spec.channels != channels:
+            found = f"{spec.channels} channels" if spec else f"only {', '.join(domain.features.taps)}"
+            raise RunError(
+                f"The network was trained on tap {tap} with {channels} channels, and these features have {found};"
+                " extract them with the settings of the run"
+            )
+    if len(domain.index.cameras) > network.cameras and network.fusion.interface:
+        raise RunError(
+            f"The network was trained with {network.cameras} camera(s), and this index has {len(domain.index.cameras)};"
+            " prepare it with as many"
+        )
+    return network.plan
+
+
+@torch.no_grad()
+def _predict(network: Network, batch: Batch | None) -> FramePrediction:
+    if batch is None:
+        none = np.zeros((0, len(network.classes)), np.float32)
+        with_images = bool(network.tap_channels)
+        return FramePrediction(
+            labels=np.zeros(0, np.int64), probabilities_2d=none if with_images else None, probabilities_3d=none
+        )
+    output = network(batch.to(network.device))
+    return FramePrediction(
+        labels=batch.labels.cpu().numpy(),
+        probabilities_2d=None if output.logits_2d is None else output.logits_2d.softmax(1).cpu().numpy(),
+        probabilities_3d=output.logits_3d.softmax(1).cpu().numpy(),
+    )

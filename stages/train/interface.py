@@ -1,0 +1,68 @@
+"""The interface between the image's agents and the cloud: 3D queries meet 2D ones, then refine the decoder's voxels.
+
+Query 0 of either set is a sink: attention may rest on it, and nothing is read from it.
+"""
+
+from math import sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .ragged import Ragged
+
+__all__ = ["QueryInterface", "StageRefiner"]
+
+SCALE_INIT = 1e-3
+
+
+class QueryInterface(nn.Module):
+    """Q3' = Q3 + s f2(softmax(Q3 Q_a^T / sqrt(d))[:, 1:] f1(Q_a[1:]) + Q3), s learned from 1e-3."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.value = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+        self.scale = nn.Parameter(torch.tensor(SCALE_INIT))
+
+    def forward(
+        self,
+        queries_3d: Float[Tensor, "samples tokens channels"],
+        queries_2d: Float[Tensor, "samples tokens2d channels"],
+    ) -> Float[Tensor, "samples tokens channels"]:
+        """The 3D queries of each sample after they met its 2D queries."""
+        attention = _attend(queries_3d, queries_2d)
+        met = attention[..., 1:] @ self.value(queries_2d[:, 1:])
+        return queries_3d + self.scale * self.out(met + queries_3d)
+
+
+class StageRefiner(nn.Module):
+    """delta(x, Q) = T2(softmax(x K(Q)^T / sqrt(c))[:, 1:] V(Q[1:]) + x) for the voxels x of one decoder stage.
+
+    T2 begins as the identity, so an untrained refiner leaves the U-Net what it is.
+    """
+
+    def __init__(self, *, query_channels: int, voxel_channels: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(query_channels, voxel_channels)
+        self.value = nn.Linear(query_channels, voxel_channels)
+        self.out = nn.Linear(voxel_channels, voxel_channels)
+        nn.init.eye_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        voxels: Float[Tensor, "voxels channels"],
+        layout: Ragged,
+        queries: Float[Tensor, "samples tokens query_channels"],
+    ) -> Float[Tensor, "voxels channels"]:
+        """Refined features; ``layout`` says which sample, and so which queries, a voxel belongs to."""
+        attention = _attend(layout.pad(voxels), self.key(queries))
+        delta = layout.unpad(attention[..., 1:] @ self.value(queries[:, 1:]))
+        return self.out(delta + voxels)
+
+
+def _attend(
+    rows: Float[Tensor, "samples rows channels"], keys: Float[Tensor, "samples keys channels"]
+) -> Float[Tensor, "samples rows keys"]:
+    return torch.softmax(rows @ keys.transpose(1, 2) / sqrt(keys.shape[-1]), dim=-1)

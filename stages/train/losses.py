@@ -1,0 +1,72 @@
+"""The losses of stage two (method, section 3), each a mean that is zero, never NaN, where it has nothing to count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_loss
+
+from ..datasets.labels import IGNORE
+from .decoupling import decoupling_loss
+from .network import NetworkOutput
+from .settings import TrainSettings
+
+__all__ = ["Losses", "agreement_loss", "cross_modal_loss", "source_losses", "weighted_cross_entropy"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Losses:
+    """The ``total`` to go backward from, and its ``terms`` by name before their weights."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+
+
+def weighted_cross_entropy(
+    logits: Float[Tensor, "points classes"],
+    labels: Int64[Tensor, "points"],
+    weights: Float[Tensor, "classes"],
+) -> Float[Tensor, ""]:
+    """Cross entropy, each point weighted by its label's weight, over the sum of those weights; -100 does not count."""
+    total = cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
+    counted = labels != IGNORE
+    return total / weights[labels.clamp(min=0)].mul(counted).sum().clamp(min=torch.finfo(logits.dtype).tiny)
+
+
+def cross_modal_loss(
+    student: Float[Tensor, "points classes"], teacher: Float[Tensor, "points classes"]
+) -> Float[Tensor, ""]:
+    """KL(softmax(teacher), held || softmax(student)), mean over points, labelled or not."""
+    total = kl_div(log_softmax(student, 1), log_softmax(teacher.detach(), 1), reduction="sum", log_target=True)
+    return total / max(len(student), 1)
+
+
+def agreement_loss(pairs: Sequence[tuple[Tensor, Tensor]], *, hold_refined: bool) -> Float[Tensor, ""]:
+    """SmoothL1 between plain and refined features: mean over a stage's elements, then over the stages."""
+    stages = [smooth_l1_loss(own, met.detach() if hold_refined else met) for own, met in pairs]
+    return torch.stack(stages).mean()
+
+
+def source_losses(
+    output: NetworkOutput,
+    labels: Int64[Tensor, "points"],
+    weights: Float[Tensor, "classes"],
+    settings: TrainSettings,
+) -> Losses:
+    """Every loss that the labelled source gives the network's ``output``, and their weighted sum."""
+    terms = {"ce_3d": (1.0, weighted_cross_entropy(output.logits_3d, labels, weights))}
+    if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
+        terms["ce_2d"] = (1.0, weighted_cross_entropy(output.logits_2d, labels, weights))
+        terms["xm_2d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_2d, output.logits_3d))
+        terms["xm_3d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_3d, output.logits_2d))
+    if output.queries is not None:
+        terms["decoupling"] = (settings.lam_dec, decoupling_loss(*output.queries))
+    if output.refined:
+        agreement = agreement_loss(output.refined, hold_refined=output.teacher is not None)
+        terms["agreement"] = (settings.lam_sup, agreement)
+    if output.teacher is not None:
+        terms["ce_teacher"] = (settings.lam_teacher, weighted_cross_entropy(output.teacher, labels, weights))
+    total = torch.stack([weight * value for weight, value in terms.values() if weight]).sum()
+    return Losses(total=total, terms={name: value for name, (_, value) in terms.items()})

@@ -1,0 +1,183 @@
+"""Object agent queries: learned tokens that gather, by cross attention, what an image or a cloud holds.
+
+Tokens are parameters and stay so: each forward pass makes new queries from them, sample by sample, and writes nothing
+back (the released XDiff3D code overwrites its parameters in forward, which leaks one sample into the next).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from .images import ImageBatch, coverage
+from .ragged import Ragged
+from .sparse import SparseTensor
+
+__all__ = ["HEADS", "ImageQueries", "QueryBlock", "StageMerge", "VoxelQueries"]
+
+HEADS = 8
+MLP_RATIO = 4
+TOKEN_STD = 0.02
+
+
+class DropPath(nn.Module):
+    """Skip a residual branch for whole samples with chance ``rate`` in training, and scale the others up to match."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Float[Tensor, "samples tokens channels"]) -> Float[Tensor, "samples tokens channels"]:
+        """The branch, or zeros in its place."""
+        if not self.training or not self.rate:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.rate
+        return branch * kept / (1 - self.rate)
+
+
+class QueryBlock(nn.Module):
+    """Pre-norm cross attention from tokens to keys and an MLP, both residual."""
+
+    def __init__(self, *, channels: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm_tokens = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.norm_mlp = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, MLP_RATIO * channels), nn.GELU(), nn.Linear(MLP_RATIO * channels, channels)
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "tokens channels"],
+        keys: Float[Tensor, "samples keys channels"],
+        mask: Bool[Tensor, "samples keys"],
+    ) -> Float[Tensor, "samples tokens channels"]:
+        """What each sample makes of the same ``tokens``; keys where ``mask`` is False are not seen."""
+        samples, _, channels = keys.shape
+        query = _heads(self.query(self.norm_tokens(tokens)).unsqueeze(0)).expand(samples, -1, -1, -1)
+        key, value = self.key_value(keys).chunk(2, dim=-1)
+        gathered = scaled_dot_product_attention(query, _heads(key), _heads(value), attn_mask=mask[:, None, None, :])
+        x = tokens + self.drop_path(self.out(gathered.transpose(1, 2).reshape(samples, -1, channels)))
+        return x + self.drop_path(self.mlp(self.norm_mlp(x)))
+
+
+class StageMerge(nn.Module):
+    """Tokens of several taps or stages to one set of queries: t_l = W_t T_l, Q = W_m [max t ; mean t ; t_last]."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(channels, channels)
+        self.merge = nn.Linear(3 * channels, channels)
+
+    def forward(
+        self, stages: Sequence[Float[Tensor, "samples tokens channels"]]
+    ) -> Float[Tensor, "samples tokens channels"]:
+        """Merge over ``stages``, in their order."""
+        tokens = self.transform(torch.stack(list(stages)))
+        return self.merge(torch.cat([tokens.amax(0), tokens.mean(0), tokens[-1]], -1))
+
+
+class ImageQueries(nn.Module):
+    """2D object agent queries: two token sets a tap, a (semantic) and b (low-rank), through one block a tap.
+
+    ``keys`` "agents" attends to the cached agents, with an embedding of their geometry; "features" to every cell of
+    the maps that lies on the image. With several ``cameras``, the keys of a sample's views are joined and each
+    carries its camera's embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        tap_channels: Mapping[str, int],
+        tokens: int,
+        channels: int,
+        cameras: int,
+        from_agents: bool,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.taps = tuple(tap_channels)
+        self.from_agents = from_agents
+        self.tokens = nn.Parameter(torch.empty(len(self.taps), 2 * tokens, channels))
+        nn.init.trunc_normal_(self.tokens, std=TOKEN_STD)
+        self.lift = nn.ModuleList(nn.Linear(width, channels) for width in tap_channels.values())
+        self.norm_keys = nn.ModuleList(nn.LayerNorm(channels) for _ in self.taps)
+        self.blocks = nn.ModuleList(QueryBlock(channels=channels, drop_path=drop_path) for _ in self.taps)
+        self.merge = StageMerge(channels=channels)
+        self.geometry = (
+            nn.Sequential(nn.Linear(5, channels), nn.GELU(), nn.Linear(channels, channels)) if from_agents else None
+        )
+        self.camera = nn.Embedding(cameras, channels) if cameras > 1 else None
+        if self.camera is not None:
+            nn.init.trunc_normal_(self.camera.weight, std=TOKEN_STD)
+
+    def forward(
+        self, images: ImageBatch, samples: int
+    ) -> tuple[Float[Tensor, "samples tokens channels"], Float[Tensor, "samples tokens channels"]]:
+        """The queries Q_a and Q_b of each sample."""
+        context = self._context(images)
+        merged = []
+        for place, tap in enumerate(self.taps):
+            cells, view = self._cells(images, tap)
+            keys = self.lift[place](cells)
+            if context is not None:
+                keys = keys + (context if self.from_agents else context[view])
+            layout = Ragged(images.sample[view], samples)
+            padded = layout.pad(self.norm_keys[place](keys))
+            merged.append(self.blocks[place](self.tokens[place], padded, layout.mask))
+        semantic, low_rank = self.merge(merged).chunk(2, dim=1)
+        return semantic, low_rank
+
+    def _context(self, images: ImageBatch) -> Tensor | None:
+        """What is added to each key beside its feature: [V * N, D] for agents, [V, D] for cells."""
+        camera = self.camera(images.camera) if self.camera is not None else None
+        if self.geometry is None:
+            return camera
+        shape = self.geometry(images.geometry)
+        return (shape if camera is None else shape + camera.unsqueeze(1)).flatten(0, 1)
+
+    def _cells(self, images: ImageBatch, tap: str) -> tuple[Tensor, Tensor]:
+        """Rows to attend to, [keys, C], and the view each belongs to."""
+        views = len(images.sample)
+        if self.from_agents:
+            agents = images.agents[tap]
+            number = torch.arange(views, device=agents.device)
+            return agents.flatten(0, 1), number.repeat_interleave(agents.shape[1])
+        spec, values = images.specs[tap], images.maps[tap]
+        rows = coverage(spec.height, spec.extent[0]) > 0
+        columns = coverage(spec.width, spec.extent[1]) > 0
+        on_image = values[:, :, rows.to(values.device)][:, :, :, columns.to(values.device)]
+        number = torch.arange(views, device=values.device)
+        return on_image.flatten(2).transpose(1, 2).flatten(0, 1), number.repeat_interleave(on_image[0, 0].numel())
+
+
+class VoxelQueries(nn.Module):
+    """3D object agent queries: one token set a stage of the encoder; a sample's tokens see its own voxels only."""
+
+    def __init__(self, *, stage_channels: Sequence[int], tokens: int, channels: int, drop_path: float) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(len(stage_channels), tokens, channels))
+        nn.init.trunc_normal_(self.tokens, std=TOKEN_STD)
+        self.lift = nn.ModuleList(nn.Linear(width, channels) for width in stage_channels)
+        self.norm_keys = nn.ModuleList(nn.LayerNorm(channels) for _ in stage_channels)
+        self.blocks = nn.ModuleList(QueryBlock(channels=channels, drop_path=drop_path) for _ in stage_channels)
+        self.merge = StageMerge(channels=channels)
+
+    def forward(self, stages: Sequence[SparseTensor]) -> Float[Tensor, "samples tokens channels"]:
+        """The queries Q3 of each sample from the encoder's ``stages``, finest first."""
+        merged = []
+        for place, stage in enumerate(stages):
+            layout = Ragged(stage.sample, stage.batch_size)
+            keys = layout.pad(self.norm_keys[place](self.lift[place](stage.features)))
+            merged.append(self.blocks[place](self.tokens[place], keys, layout.mask))
+        return self.merge(merged)
+
+
+def _heads(x: Float[Tensor, "samples rows channels"]) -> Float[Tensor, "samples heads rows per_head"]:
+    return x.view(*x.shape[:2], HEADS, -1).transpose(1, 2)

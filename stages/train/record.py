@@ -1,0 +1,166 @@
+"""The record of a run, ``run.json``: every setting and fact that its checkpoints depend on."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ...cache.fingerprint import differences
+from ...cache.schema import TapSpec
+from ...errors import RunError
+from ...files import read_json, write_json
+from ..evaluate.protocol import code_version
+from .checkpoint import checkpoint_steps, load_weights, read_best
+from .domain import Domain
+from .network import Network
+from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
+
+__all__ = [
+    "build_network",
+    "choose_device",
+    "load_network",
+    "make_record",
+    "open_record",
+    "read_record",
+    "write_record",
+]
+
+log = logging.getLogger(__name__)
+
+NAME = "run.json"
+FORMAT = 1
+#: What may change between a start and a resume: it moves work, not results.
+FREE = ("code", "class_counts", "train.workers", "train.device", "train.tensorboard")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means here.
+
+    Raises:
+        RunError: "cuda" was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RunError("train.device is cuda, and PyTorch sees no CUDA device here; set train.device to cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record that ``run`` already has, once it is known to agree with ``record``; None for a new run.
+
+    Raises:
+        RunError: the folder belongs to a run with other settings; the message names each.
+    """
+    if not (run / NAME).exists():
+        if checkpoint_steps(run):
+            raise RunError(
+                f"{run} holds checkpoints but no {NAME}; choose another folder with --run, or delete this one"
+            )
+        return None
+    stored = read_record(run)
+    found = differences(stored, {"format": FORMAT, **record})
+    faults = [line for line in found if line.split(":", 1)[0] not in FREE]
+    if faults:
+        listed = "\n".join(f"  {line[:300]}" for line in faults)
+        raise RunError(
+            f"{run} was trained with other settings (expected: the run's, found: yours):\n{listed}\n"
+            "Use the run's settings to go on, or another folder (--run NAME) to start afresh"
+        )
+    if stored["code"] != code_version():
+        log.warning("%s was begun by xd3d %s and goes on with %s", run, stored["code"], code_version())
+    return stored
+
+
+def write_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Begin a run folder with its record."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / NAME, {"format": FORMAT, **record})
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Read ``run.json``.
+
+    Raises:
+        RunError: ``run`` is no run folder, or of another format.
+    """
+    try:
+        record = read_json(run / NAME)
+    except FileNotFoundError as error:
+        raise RunError(f"{run} is not a run: it has no {NAME}; 'xd3d train' makes one") from error
+    except ValueError as error:
+        raise RunError(f"{run / NAME} is damaged ({error}); train again in another folder") from error
+    if record.get("format") != FORMAT:
+        raise RunError(f"{run} has run format {record.get('format')}, this version reads {FORMAT}; train again")
+    return record
+
+
+def make_record(
+    *,
+    model: ModelSettings,
+    fusion: FusionSettings,
+    augment: AugmentSettings,
+    settings: TrainSettings,
+    source: Domain,
+    validation: Domain | None,
+    taps: Mapping[str, TapSpec],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything a run depends on, as JSON."""
+    return {
+        "code": code_version(),
+        "model": model.model_dump(mode="json"),
+        "fusion": fusion.model_dump(mode="json"),
+        "augment": augment.model_dump(mode="json"),
+        "train": settings.model_dump(mode="json"),
+        "classes": list(source.merge.classes),
+        "taps": {name: asdict(spec) for name, spec in taps.items()},
+        "source": _describe(source),
+        "validation": _describe(validation) if validation is not None else None,
+        "facts": dict(facts),
+    }
+
+
+def load_network(
+    run: Path, which: Literal["best", "last"] = "best", *, device: Literal["auto", "cpu", "cuda"] = "auto"
+) -> Network:
+    """The trained network of ``run`` in evaluation mode; ``best`` is the last one where nothing was validated.
+
+    Raises:
+        RunError: no run, no checkpoint yet, or a damaged one.
+    """
+    record, steps = read_record(run), checkpoint_steps(run)
+    if not steps:
+        raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' go on")
+    best = read_best(run, steps[-1]) if which == "best" else None
+    network = build_network(record, choose_device(device))
+    load_weights(run, network, best.step if best else steps[-1])
+    return network.eval()
+
+
+def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
+    """A network, not yet trained, as ``record`` describes it."""
+    return Network(
+        model=ModelSettings.model_validate(record["model"]),
+        fusion=FusionSettings.model_validate(record["fusion"]),
+        classes=tuple(record["classes"]),
+        taps={name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()},
+        cameras=len(record["source"]["cameras"]),
+        device=device,
+    )
+
+
+def _describe(domain: Domain) -> dict[str, Any]:
+    """What a record keeps of a domain: which index and which frames, by digest."""
+    rows = np.ascontiguousarray(domain.frames, dtype="<i8")
+    return {
+        "dataset": domain.index.dataset,
+        "index": domain.index.digest,
+        "cameras": list(domain.index.cameras),
+        "merge": domain.merge.name,
+        "frames": len(rows),
+        "frame_rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+    }
