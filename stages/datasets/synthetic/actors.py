@@ -174,7 +174,8 @@ def _side_streets(crowd: _Crowd, ground: Ground) -> None:
 
 def _building_sites(crowd: _Crowd, ground: Ground, length: float) -> list[tuple[int, float]]:
     """Close a stretch at the roadside with cones and barriers; return side and middle of each stretch."""
-    rng, layout, sites = crowd.rng, crowd.style.layout, []
+    rng, layout = crowd.rng, crowd.style.layout
+    sites: list[tuple[int, float]] = []
     for _ in range(int(rng.poisson(crowd.style.traffic.works * (length + MARGIN) / 100))):
         side, s = int(rng.choice([-1, 1])), rng.uniform(-20, length + 60)
         if abs(ground.crossing_distance(np.array([s]))[0]) < ground.half_crossing + 16 or any(
@@ -208,16 +209,14 @@ def _people(crowd: _Crowd, ground: Ground, length: float) -> None:
     for side in (-1, 1):
         for _ in range(int(rng.poisson(traffic.pedestrians * (length + 2 * MARGIN) / 100))):
             label = classes.CHILD if rng.random() < traffic.children else classes.ADULT
-            s, n = (
-                rng.uniform(-MARGIN, length + MARGIN),
-                side * (near + layout.sidewalk_width * rng.uniform(0.15, 0.85)),
-            )
+            s = rng.uniform(-MARGIN, length + MARGIN)
+            n = side * (near + layout.sidewalk_width * rng.uniform(0.15, 0.85))
             speed = float(rng.choice([-1, 1]) * rng.uniform(0.7, 1.6)) if rng.random() < 0.7 else 0.0
             heading = rng.uniform(0, 2 * np.pi) if speed == 0 else (0.0 if speed > 0 else np.pi)
             crowd.person(label, s, n, heading, (speed, 0.0, 0.0))
     for crossing in ground.crossings:
         for _ in range(int(rng.poisson(traffic.pedestrians / 4))):
-            side, speed = float(rng.choice([-1, 1])), rng.uniform(0.8, 1.5)
+            turn, speed = float(rng.choice([-1, 1])), rng.uniform(0.8, 1.5)
             s = float(crossing) + float(rng.choice([-1, 1])) * (ground.half_crossing + 1.8) + rng.uniform(-0.8, 0.8)
-            start = -side * rng.uniform(0, 60 * speed)
-            crowd.person(classes.ADULT, s, start, side * np.pi / 2, (0.0, side * speed, near + 0.5))
+            start = -turn * rng.uniform(0, 60 * speed)
+            crowd.person(classes.ADULT, s, start, turn * np.pi / 2, (0.0, turn * speed, near + 0.5))

@@ -1,6 +1,6 @@
 """The rays of one spin: beams by azimuth steps, from a sensor that moves while it turns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -30,9 +30,8 @@ class LidarRays:
         part = (np.arange(steps) + 0.5) / steps
         origin = start[:3, 3:] * (1 - part) + end[:3, 3:] * part
         flat, rise = np.cos(self.elevations)[:, None], np.sin(self.elevations)[:, None]
-        local = np.stack(
-            [flat * np.sin(self.azimuths), flat * np.cos(self.azimuths), np.broadcast_to(rise, (len(rise), steps))]
-        )
+        level = np.broadcast_to(rise, (len(rise), steps))
+        local = np.stack([flat * np.sin(self.azimuths), flat * np.cos(self.azimuths), level])
         turned = [np.einsum("ij,jbs->ibs", pose[:3, :3], local) for pose in (start, end)]
         direction = turned[0] * (1 - part) + turned[1] * part
         direction /= np.linalg.norm(direction, axis=0)
@@ -84,22 +83,16 @@ class LidarRays:
         high = np.maximum(np.arctan2(above, close), np.arctan2(above, far)) + slack
         return np.searchsorted(self.elevations, low), np.searchsorted(self.elevations, high, side="right")
 
-    def _unwrapped(
-        self,
-        index: np.ndarray,
-        top: np.ndarray,
-        bottom: np.ndarray,
-        left: np.ndarray,
-        right: np.ndarray,
-        near: np.ndarray,
-    ) -> Windows:
+    def _unwrapped(self, windows: Windows) -> Windows:
         """Cut windows in two that run over the seam of the turn; drop empty ones; sort from near to far."""
         steps = len(self.azimuths)
-        over = right > steps
-        both = np.concatenate
-        solid, top, bottom, near = (both([a, a[over]]) for a in (index, top, bottom, near))
-        first = both([left, np.zeros(over.sum(), np.int64)])
-        last = both([np.minimum(right, steps), right[over] - steps])
-        seen = np.flatnonzero((bottom > top) & (last > first))
-        order = seen[np.argsort(near[seen], kind="stable")]
-        return Windows(solid[order], top[order], bottom[order], first[order], last[order], near[order])
+        over = windows.right > steps
+        rest = Windows(**{item.name: getattr(windows, item.name)[over] for item in fields(Windows)})
+        rest = replace(rest, left=np.zeros_like(rest.left), right=rest.right - steps)
+        first = replace(windows, right=np.minimum(windows.right, steps))
+        both = {
+            item.name: np.concatenate([getattr(first, item.name), getattr(rest, item.name)]) for item in fields(Windows)
+        }
+        seen = np.flatnonzero((both["bottom"] > both["top"]) & (both["right"] > both["left"]))
+        order = seen[np.argsort(both["near"][seen], kind="stable")]
+        return Windows(**{name: column[order] for name, column in both.items()})

@@ -123,7 +123,7 @@ def illuminate(
     arriving = sky[:, None] * np.array(light.ambient, np.float32) + facing[:, None] * np.array(light.sun, np.float32)
     if light.lamps > 0 or light.headlights > 0:
         pool = maps.sample(maps.lamps, x, y) * np.exp(-np.maximum(z, 0) / 5)
-        arriving += pool[:, None] * _LAMP_COLOUR
+        arriving = arriving + pool[:, None] * _LAMP_COLOUR
     return arriving
 
 

@@ -34,8 +34,13 @@ class Windows:
 class Rays(Protocol):
     """A grid of rays in the world frame."""
 
-    origin: Float32[np.ndarray, "3 #h #w"]
-    direction: Float32[np.ndarray, "3 h w"]
+    @property
+    def origin(self) -> Float32[np.ndarray, "3 #h #w"]:
+        """Where the rays start."""
+
+    @property
+    def direction(self) -> Float32[np.ndarray, "3 h w"]:
+        """Where they go; any length but zero."""
 
     def windows(self, solids: Solids) -> Windows:
         """Bound each solid that can be seen."""
