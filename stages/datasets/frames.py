@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
@@ -38,17 +39,18 @@ class Frame:
     projection_uv: Float32[np.ndarray, "projections 2"]  #: (u, v) as fractions of width and height, inside (0, 1)
 
 
-def load_frame(index: FrameIndex, row: int, merge: LabelMerge) -> Frame:
+def load_frame(index: FrameIndex, row: SupportsIndex, merge: LabelMerge) -> Frame:
     """Read the frame in ``row`` of the index's frame table. A frame without a label file is ``IGNORE`` throughout.
 
     Raises:
         MissingDataError: the sweep or the label file is gone.
         DataError: the sweep is truncated or holds NaN, the label file has another length, or a label is out of range.
     """
+    row = int(row)
     sweep = _read_sweep(index.root / str(index.frames.sweep[row]))
     labels = _read_labels(index, row, merge, len(sweep))
     image_rows = index.images_of(row)
-    views = [_view(index, image, sweep) for image in image_rows]
+    views = [_view(index, int(image), sweep) for image in image_rows]
     seen = np.zeros(len(sweep), bool)
     for inside, _ in views:
         seen |= inside
@@ -83,12 +85,12 @@ def project(
     return pixels, depth
 
 
-def count_labels(index: FrameIndex, rows: Iterable[int], merge: LabelMerge) -> Int64[np.ndarray, "classes"]:
+def count_labels(index: FrameIndex, rows: Iterable[SupportsIndex], merge: LabelMerge) -> Int64[np.ndarray, "classes"]:
     """Points per class over the kept points of the frames in ``rows``, with a progress bar; ignored ones left out."""
     chosen = list(rows)
     counts = np.zeros(len(merge.classes), np.int64)
     for row in track(chosen, "counting labels", len(chosen), "frame"):
-        labels = load_frame(index, int(row), merge).labels
+        labels = load_frame(index, row, merge).labels
         counts += np.bincount(labels[labels != IGNORE], minlength=len(counts))
     return counts
 

@@ -10,10 +10,10 @@ import zipfile
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_atomic, write_json
@@ -82,12 +82,13 @@ class FrameIndex:
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
-    def images_of(self, frame: int) -> Int[np.ndarray, "views"]:
+    def images_of(self, frame: SupportsIndex) -> Int64[np.ndarray, "views"]:
         """Rows of the image table that belong to the frame in row ``frame``."""
-        first, last = np.searchsorted(self.images.frame, [frame, frame + 1])
+        row = int(frame)
+        first, last = np.searchsorted(self.images.frame, [row, row + 1])
         return np.arange(first, last)
 
-    def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int[np.ndarray, "chosen"]:
+    def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int64[np.ndarray, "chosen"]:
         """Rows of the frame table where ``chosen`` holds, in order."""
         return np.flatnonzero(chosen)
 
@@ -150,7 +151,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts and columns of the index in ``folder``, not yet checked against each other."""
     try:
         facts = read_json(folder / "index.json")
-        with np.load(folder / "columns.npz", allow_pickle=False) as stored:
+        with (folder / "columns.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
             columns = {name: stored[name] for name in stored.files}
     except FileNotFoundError as error:
         raise MissingDataError(

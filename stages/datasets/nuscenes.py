@@ -12,7 +12,7 @@ from ...errors import ConfigError, DataError, nearest
 from .checks import FileFault, binary_fault, image_fault, run_checks
 from .frames import SWEEP_COLUMNS
 from .index import FrameIndex, FrameTable, ImageTable
-from .nuscenes_root import check_root, find_version, label_paths, open_devkit, safe_path
+from .nuscenes_root import check_root, check_tables, find_version, label_paths, open_devkit, safe_path
 
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
@@ -53,6 +53,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     """
     root = check_root(root)
     version = find_version(root, version)
+    check_tables(root, version)
     labels = label_paths(root, version)
     devkit = open_devkit(root, version)
     present = {sensor["channel"] for sensor in devkit.sensor}

@@ -15,7 +15,7 @@ from .labels import NUSCENES_32
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
 
-__all__ = ["check_root", "find_version", "label_paths", "open_devkit", "safe_path"]
+__all__ = ["check_root", "check_tables", "find_version", "label_paths", "open_devkit", "safe_path"]
 
 #: Tables that the index is made from, read by the devkit.
 _READ_TABLES = ("sensor", "calibrated_sensor", "ego_pose", "log", "scene", "sample", "sample_data", "category")
@@ -73,6 +73,22 @@ def find_version(root: Path, given: str | None) -> str:
     return found[0]
 
 
+def check_tables(root: Path, version: str) -> None:
+    """Make sure that every table of the metadata archive is there, those that are not read among them.
+
+    Raises:
+        MissingDataError: some are not; the message names them.
+    """
+    tables = root / version
+    expected = sorted((*_READ_TABLES, *_OTHER_TABLES))
+    missing = [f"{name}.json" for name in expected if not (tables / f"{name}.json").is_file()]
+    if missing:
+        raise MissingDataError(
+            f"{tables} lacks {len(missing)} of {len(expected)} tables: {', '.join(missing)};"
+            f" unpack the metadata archive of this version again ({_DOWNLOAD})"
+        )
+
+
 def open_devkit(root: Path, version: str) -> "NuScenes":
     """The devkit on the tables that the index needs.
 
@@ -80,13 +96,11 @@ def open_devkit(root: Path, version: str) -> "NuScenes":
     memory, and the devkit refuses to open at all where one label file is missing, without saying which.
 
     Raises:
-        MissingDataError: a table is missing.
         DataError: a table is not JSON, or tables refer to rows that are not there.
     """
     from nuscenes.nuscenes import NuScenes
 
     tables = root / version
-    _check_tables(tables)
     with tempfile.TemporaryDirectory(prefix="xd3d-tables-") as folder:
         view = Path(folder) / version
         view.mkdir()
@@ -162,16 +176,6 @@ def safe_path(root: Path, relative: str, table: str) -> str:
 
 def _versions(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("v1.0-*") if path.is_dir())
-
-
-def _check_tables(tables: Path) -> None:
-    expected = sorted((*_READ_TABLES, *_OTHER_TABLES))
-    missing = [f"{name}.json" for name in expected if not (tables / f"{name}.json").is_file()]
-    if missing:
-        raise MissingDataError(
-            f"{tables} lacks {len(missing)} of {len(expected)} tables: {', '.join(missing)};"
-            f" unpack the metadata archive of this version again ({_DOWNLOAD})"
-        )
 
 
 def _write_map_stub(tables: Path, target: Path) -> None:

@@ -1,9 +1,9 @@
 """Stage zero as one call: index a data set, check every file of it, and keep the index when nothing is missing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ...errors import ConfigError, nearest
 from . import nuscenes
@@ -13,26 +13,21 @@ from .index import FrameIndex
 __all__ = ["READERS", "PrepareSummary", "Reader", "prepare_dataset"]
 
 
-class BuildIndex(Protocol):
-    """Make the index of a data root."""
+@runtime_checkable
+class Reader(Protocol):
+    """What a data set brings, as functions of its module."""
 
-    def __call__(self, root: Path, *, version: str | None, cameras: str | Sequence[str]) -> FrameIndex:
-        """Read tables and calibration; no image and no sweep."""
+    def build_index(self, root: Path, *, version: str | None, cameras: str | Sequence[str]) -> FrameIndex:
+        """Make the index of a data root from tables and calibration; no image and no sweep is read."""
+        ...
+
+    def check_files(self, index: FrameIndex) -> list[FileFault]:
+        """Look at every file that the index names."""
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reader:
-    """What a data set brings: the way to its index, and the check of the files that an index names."""
-
-    build_index: BuildIndex
-    check_files: Callable[[FrameIndex], list[FileFault]]
-
-
-#: Data set name -> its reader.
-READERS: Mapping[str, Reader] = {
-    "nuscenes": Reader(build_index=nuscenes.build_index, check_files=nuscenes.check_files),
-}
+#: Data set name -> the module that reads it.
+READERS: Mapping[str, Reader] = {"nuscenes": nuscenes}
 
 
 @dataclass(frozen=True, kw_only=True)

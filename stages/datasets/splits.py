@@ -24,7 +24,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int64
 
 from ...errors import ConfigError, DataError, nearest
 from .index import FrameIndex
@@ -57,7 +57,7 @@ DOMAINS = tuple(_MEMBERS)
 
 def domain_frames(
     index: FrameIndex, domain: str, split: str, *, validated_on: str | None = None
-) -> Int[np.ndarray, "chosen"]:
+) -> Int64[np.ndarray, "chosen"]:
     """Rows of the index's frames that belong to ``split`` of ``domain`` by the rule ``xd3d``, in order.
 
     ``validated_on`` names the domain on whose val split the run is validated: none of its frames is among the training

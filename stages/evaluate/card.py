@@ -35,6 +35,16 @@ class ScoreCard:
     confusion: Mapping[Modality, Int64[np.ndarray, "classes columns"]]
     protocol: ScoreProtocol | None = None
 
+    def __post_init__(self) -> None:
+        expected = (len(self.classes), len(self.classes) + 1)
+        shapes = {m: counts.shape for m, counts in self.confusion.items()}
+        if "3d" not in shapes or set(shapes.values()) != {expected} or not set(shapes) <= set(MODALITIES):
+            raise DataError(
+                f"A card of {len(self.classes)} classes needs confusion matrices {expected}; found {shapes}"
+            )
+        if self.absent not in get_args(AbsentRule):
+            raise DataError(f"A card counts absent classes as one of {get_args(AbsentRule)}; found {self.absent!r}")
+
     @property
     def points(self) -> int:
         """Labelled points that were scored."""

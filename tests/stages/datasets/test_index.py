@@ -1,0 +1,119 @@
+"""The index on disk: it comes back equal, and damage of any kind is named."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from xd3d.errors import DataError, MissingDataError
+from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
+from xd3d.stages.datasets.nuscenes import build_index
+
+
+@pytest.fixture(scope="module")
+def index(tiny_nuscenes_root):
+    return build_index(tiny_nuscenes_root, cameras="all")
+
+
+def test_an_index_comes_back_equal(index, tmp_path):
+    index.save(tmp_path)
+    found = FrameIndex.load(tmp_path)
+    assert (found.dataset, found.version, found.root, found.cameras) == (
+        index.dataset,
+        index.version,
+        index.root,
+        index.cameras,
+    )
+    for table, kind in (("frames", FrameTable), ("images", ImageTable)):
+        for field in dataclasses.fields(kind):
+            ours, theirs = (getattr(getattr(i, table), field.name) for i in (index, found))
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_images_of_a_frame_are_one_of_each_camera(index):
+    for row, key in enumerate(index.frames.key):
+        images = index.images_of(row)
+        assert index.images.camera[images].tolist() == list(index.cameras)
+        assert all(str(key) in path for path in index.images.path[images])
+
+
+def test_the_digest_follows_the_facts_and_not_the_root(index, tmp_path):
+    moved = dataclasses.replace(index, root=tmp_path)
+    assert moved.digest == index.digest
+    calibration = index.images.camera_from_lidar.copy()
+    calibration[3, 0, 3] += 1e-12
+    images = dataclasses.replace(index.images, camera_from_lidar=calibration)
+    assert dataclasses.replace(index, images=images).digest != index.digest
+
+
+def test_a_folder_without_an_index_says_how_to_make_one(tmp_path):
+    with pytest.raises(MissingDataError, match="xd3d prepare"):
+        FrameIndex.load(tmp_path)
+
+
+def damage_columns(folder):
+    path = folder / "columns.npz"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_byte(folder):
+    path = folder / "columns.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def swap_columns(folder):
+    with np.load(folder / "columns.npz") as stored:
+        columns = dict(stored)
+    columns["images.intrinsics"] = columns["images.intrinsics"] * 2
+    np.savez(folder / "columns.npz", **columns)
+
+
+def lose_column(folder):
+    with np.load(folder / "columns.npz") as stored:
+        columns = dict(stored)
+    del columns["images.path"]
+    np.savez(folder / "columns.npz", **columns)
+
+
+def edit_facts(**changes):
+    def damage(folder):
+        path = folder / "index.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_columns,
+        flip_byte,
+        swap_columns,
+        lose_column,
+        edit_facts(format=99),
+        edit_facts(version="v2"),
+        lambda folder: (folder / "index.json").write_text("{"),
+        lambda folder: (folder / "index.json").write_text("[]"),
+        lambda folder: (folder / "index.json").write_text('{"format": 1}'),
+    ],
+)
+def test_a_damaged_index_is_refused_with_the_way_out(index, tmp_path, damage):
+    index.save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DataError, match="run 'xd3d prepare' again"):
+        FrameIndex.load(tmp_path)
+
+
+def test_columns_of_unequal_length_are_refused(index):
+    frames = dataclasses.replace(index.frames, sweep=index.frames.sweep[1:])
+    with pytest.raises(DataError, match=r"frames\.sweep .* 17 rows.* 18"):
+        dataclasses.replace(index, frames=frames)
+
+
+def test_nothing_is_pickled(index, tmp_path):
+    index.save(tmp_path)
+    with np.load(tmp_path / "columns.npz", allow_pickle=False) as stored:
+        assert not any(stored[name].dtype.hasobject for name in stored.files)

@@ -1,0 +1,131 @@
+"""`prepare` finds every missing or truncated file in one go, and writes an index only when there is none."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from xd3d.errors import ConfigError
+from xd3d.stages.datasets.index import FrameIndex
+from xd3d.stages.datasets.nuscenes import build_index
+from xd3d.stages.datasets.prepare import READERS, prepare_dataset
+
+
+def prepare(root, tmp_path, **options):
+    return prepare_dataset("nuscenes", root, tmp_path / "index", **options)
+
+
+def test_a_whole_root_becomes_an_index(tiny_nuscenes_root, tmp_path):
+    summary = prepare(tiny_nuscenes_root, tmp_path, cameras="all")
+    assert (summary.frames, summary.images, summary.missing) == (18, 108, ())
+    assert FrameIndex.load(tmp_path / "index").digest == build_index(tiny_nuscenes_root, cameras="all").digest
+    assert json.loads(json.dumps(summary.to_json())).keys() == {"dataset", "index", "frames", "images", "missing"}
+
+
+def test_preparing_again_is_safe(tiny_nuscenes_root, tmp_path):
+    assert prepare(tiny_nuscenes_root, tmp_path) == prepare(tiny_nuscenes_root, tmp_path)
+
+
+def cut(path, size=-5):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def replace_by_text(path):
+    path.write_text("not an image")
+
+
+def shrink(path):
+    Image.new("RGB", (40, 30)).save(path)
+
+
+FAULTS = [
+    ("image", lambda path: path.unlink(), "the image is missing"),
+    ("image", cut, "truncated .*JPEG end marker"),
+    ("image", lambda path: cut(path, 100), "cannot be opened|truncated"),
+    ("image", lambda path: cut(path, 0), "cannot be opened"),
+    ("image", replace_by_text, "cannot be opened"),
+    ("image", shrink, "40x30 pixels, the tables say 160x90"),
+    ("sweep", lambda path: path.unlink(), "the sweep is missing"),
+    ("sweep", cut, "truncated: 11995 bytes is not a multiple of 20"),
+    ("sweep", lambda path: cut(path, 0), "the sweep is empty"),
+    ("labels", lambda path: path.unlink(), "the label file is missing"),
+    ("labels", cut, "595 entries, its sweep has 600 points"),
+    ("labels", lambda path: cut(path, 0), "the label file is empty"),
+]
+
+
+@pytest.mark.parametrize(("kind", "damage", "reason"), FAULTS)
+def test_a_fault_names_file_expectation_and_remedy(broken_root, tmp_path, kind, damage, reason):
+    import re
+
+    root = broken_root()
+    index = build_index(root)
+    column = {"image": index.images.path, "sweep": index.frames.sweep, "labels": index.frames.labels}[kind]
+    path = root / str(column[4])
+    damage(path)
+    summary = prepare(root, tmp_path)
+    assert [fault.path for fault in summary.missing] == [path]
+    assert re.search(reason, summary.missing[0].reason)
+    assert "again" in summary.missing[0].reason
+    assert summary.index is None
+    assert not (tmp_path / "index").exists()
+
+
+def test_all_faults_are_listed_at_once_in_the_order_of_the_frames(broken_root, tmp_path):
+    root = broken_root()
+    index = build_index(root)
+    paths = [root / str(index.frames.sweep[1]), root / str(index.images.path[2]), root / str(index.frames.labels[5])]
+    for path in paths:
+        path.unlink()
+    shutil.rmtree(root / "maps")
+    summary = prepare(root, tmp_path)
+    assert [fault.path for fault in summary.missing] == paths
+    assert summary.to_json()["missing"][0]["file"] == str(paths[0])
+
+
+def test_faults_leave_an_older_index_alone(broken_root, tmp_path):
+    root = broken_root()
+    prepare(root, tmp_path)
+    before = FrameIndex.load(tmp_path / "index").digest
+    (root / str(build_index(root, cameras="all").images.path[1])).unlink()
+    assert prepare(root, tmp_path, cameras="all").missing
+    assert FrameIndex.load(tmp_path / "index").digest == before
+
+
+def test_images_of_cameras_that_were_not_chosen_are_not_asked_for(broken_root, tmp_path):
+    root = broken_root()
+    shutil.rmtree(root / "samples" / "CAM_BACK")
+    assert not prepare(root, tmp_path).missing
+    assert len(prepare(root, tmp_path, cameras="all").missing) == 18
+
+
+def test_zeros_after_the_end_marker_are_no_fault(broken_root, tmp_path):
+    root = broken_root()
+    path = root / str(build_index(root).images.path[0])
+    path.write_bytes(path.read_bytes() + bytes(7))
+    assert not prepare(root, tmp_path).missing
+
+
+def test_an_unknown_data_set_gets_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'nuscenes'"):
+        prepare_dataset("nuscene", tmp_path, tmp_path)
+
+
+def test_every_reader_can_be_chosen_in_the_settings():
+    from typing import get_args
+
+    from xd3d.stages.datasets.settings import DatasetName
+
+    assert set(READERS) == set(get_args(DatasetName))
+
+
+def test_a_root_with_spaces_and_a_relative_path_works(tiny_nuscenes_root, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.chdir(tiny_nuscenes_root.parent)
+    summary = prepare(Path(tiny_nuscenes_root.name), tmp_path)
+    index = FrameIndex.load(tmp_path / "index")
+    assert not summary.missing
+    assert index.root == tiny_nuscenes_root
+    assert np.all(index.images.size == [160, 90])
