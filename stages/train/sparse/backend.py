@@ -3,7 +3,7 @@
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ CPU_WHEEL = "spconv"  # the plain name on PyPI is a CPU build that races between
 NAMES = ("auto", "torch", "spconv")
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What a sparse convolution library must do; weights are KRSC, [out, k, k, k, in]."""
 
