@@ -1,0 +1,109 @@
+"""Train the autoencoder: sharp small vehicles first, tidy latents second."""
+
+import copy
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from .modules import LATENT_STRIDE, build_vae
+from .recipe import Recipe
+from .training import CurvePoint, TimedTraining
+
+__all__ = ["as_tensor", "encode", "reconstruct", "reconstruction_psnr", "train_vae"]
+
+BATCH = 4
+CROP = (96, 128)
+RATE = 0.01
+KL_WEIGHT = 1e-5
+GRADIENT_WEIGHT = 1.0
+COLOUR_HINT = 0.3
+"""Weight, falling to zero over the first half, of the wish that three latents be the shrunk picture: a quick start."""
+
+
+def as_tensor(pictures: UInt8[np.ndarray, "batch H W 3"]) -> Float[Tensor, "batch 3 h w"]:
+    """Map RGB bytes to [-1, 1]; sides are padded on the right and bottom to multiples of 4 by repeating the edge."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+    height, width = tensor.shape[2:]
+    return functional.pad(tensor, (0, -width % LATENT_STRIDE, 0, -height % LATENT_STRIDE), mode="replicate")
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> Float[Tensor, "batch channels h w"]:
+    """Return the posterior's mean, not scaled."""
+    return vae.encode(as_tensor(pictures)).latent_dist.mean
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> UInt8[np.ndarray, "batch H W 3"]:
+    """Encode and decode pictures, one at a time, and cut the padding off."""
+    height, width = pictures.shape[1:3]
+    decoded = torch.cat([vae.decode(encode(vae, pictures[row : row + 1])).sample for row in range(len(pictures))])
+    bytes_ = decoded.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return bytes_[:, :, :height, :width].permute(0, 2, 3, 1).numpy()
+
+
+def reconstruction_psnr(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> Float[np.ndarray, " batch"]:
+    """Peak signal-to-noise ratio of each picture's reconstruction, in dB over bytes."""
+    errors = reconstruct(vae, pictures).astype(np.float64) - pictures
+    return 10 * np.log10(255.0**2 / np.maximum((errors**2).mean(axis=(1, 2, 3)), 1e-3))
+
+
+def train_vae(
+    recipe: Recipe, pictures: UInt8[np.ndarray, "pictures H W 3"], folder: Path
+) -> tuple[AutoencoderKL, list[CurvePoint]]:
+    """Train for the recipe's minutes (or go on with the checkpoint in ``folder``); returns averaged weights, curve."""
+    vae = build_vae(recipe.seed)
+    training = TimedTraining(
+        module=vae,
+        average=copy.deepcopy(vae),
+        path=folder / "vae.safetensors",
+        minutes=recipe.vae_minutes,
+        rate=RATE,
+        seed=recipe.seed,
+    )
+    training.run(
+        lambda rng, spent: _loss(vae, as_tensor(_crops(rng, pictures)), spent), title="training the autoencoder"
+    )
+    return cast(AutoencoderKL, training.average), training.curve
+
+
+def _crops(rng: np.random.Generator, pictures: UInt8[np.ndarray, "pictures H W 3"]) -> UInt8[np.ndarray, "batch h w 3"]:
+    """Draw a batch of crops, half of them mirrored."""
+    height, width = CROP
+    crops = []
+    for row in rng.integers(len(pictures), size=BATCH):
+        top = rng.integers(pictures.shape[1] - height + 1)
+        left = rng.integers(pictures.shape[2] - width + 1)
+        crop = pictures[row, top : top + height, left : left + width]
+        crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+    return np.stack(crops)
+
+
+def _loss(vae: AutoencoderKL, pictures: Float[Tensor, "batch 3 h w"], spent: float) -> Float[Tensor, ""]:
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = vae.encode(pictures).latent_dist
+    mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+    sample = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+    with torch.autocast("cpu", torch.bfloat16):
+        decoded = vae.decode(sample).sample
+    decoded = decoded.float()
+    loss = (decoded - pictures).abs().mean()
+    loss = loss + GRADIENT_WEIGHT * (_gradients(decoded) - _gradients(pictures)).abs().mean()
+    loss = loss + KL_WEIGHT * 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    if spent < 0.5:
+        shrunk = functional.avg_pool2d(pictures, LATENT_STRIDE)
+        loss = loss + COLOUR_HINT * (1 - 2 * spent) * (mean[:, :3] - 2 * shrunk).abs().mean()
+    return loss
+
+
+def _gradients(pictures: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 6 i j"]:
+    """Sobel derivatives of each colour along x and y."""
+    across = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 8
+    kernels = torch.stack([across, across.T])[:, None].repeat(3, 1, 1, 1)
+    return functional.conv2d(pictures, kernels, groups=3)
