@@ -78,6 +78,8 @@ class Commit:
             )
         if commit.manifest != manifest:
             raise CacheError(f"the commit record {file} belongs to another cache")
+        if stray := [row for row in commit.failed if row not in shard.rows]:
+            raise CacheError(f"the commit record {file} names failed rows of other shards: {stray[:5]}")
         lengths = {name: len(values) for name, values in commit.crc32c.items()}
         if lengths != dict.fromkeys(layout.arrays, len(shard.rows)) or commit.sizes.keys() != layout.arrays.keys():
             raise CacheError(f"the commit record {file} speaks of other arrays or rows than the cache has")
@@ -161,8 +163,8 @@ class CommitLog:
         rows = slice(shard.first, shard.last)
         try:
             commit = Commit.load(self.path, shard, self.layout, self.manifest)
-            checksums = {name: np.asarray(values, dtype=np.uint32) for name, values in commit.crc32c.items()}
-        except (CacheError, ValueError, TypeError, OverflowError) as error:
+            checksums = {name: _checksums(values) for name, values in commit.crc32c.items()}
+        except (CacheError, ValueError) as error:
             self.states[rows] = DAMAGED
             self.damaged[shard.index] = str(error)
             return
@@ -172,4 +174,11 @@ class CommitLog:
         self.clamped[shard.index] = sum(sum(counts.values()) for counts in commit.clamped.values())
         self.failed.update(commit.failed)
         self.states[rows] = COMMITTED
-        self.states[[row for row in commit.failed if row in shard.rows]] = FAILED
+        self.states[list(commit.failed)] = FAILED
+
+
+def _checksums(values: Sequence[int]) -> UInt32[np.ndarray, "rows"]:
+    found = np.asarray(values)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= 2**32:
+        raise CacheError("the commit record holds numbers that are no checksums")
+    return found.astype(np.uint32)

@@ -16,9 +16,9 @@ from ..errors import CacheError, CacheMismatchError
 from .arrays import DamagedRowError, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
 from .fingerprint import differences
-from .layout import DONE
+from .layout import DONE, GEOMETRY
 from .metadata import load_layout
-from .rows import arrays_of, features_of
+from .rows import features_of
 from .schema import ImageFeatures, TapSpec
 
 __all__ = ["FeatureReader"]
@@ -106,11 +106,7 @@ class FeatureReader:
         wanted = [operator.index(row) for row in rows]
         self._refuse(wanted)
         target = self.allocate(len(wanted)) if out is None else out
-        buffers = arrays_of(target, self.layout, len(wanted))
-        for name, buffer in buffers.items():
-            dtype = self.layout.arrays[name].dtype
-            if buffer.dtype != dtype or not buffer.flags.c_contiguous:
-                raise CacheError(f"The buffer for {name} is no contiguous {dtype.name} array; use allocate()")
+        buffers = self._buffers(target, len(wanted))
         try:
             self._fill(wanted, buffers)
         except CacheError:
@@ -120,6 +116,20 @@ class FeatureReader:
             self._refuse(wanted)
             self._fill(wanted, buffers)
         return target
+
+    def _buffers(self, features: ImageFeatures, count: int) -> dict[str, np.ndarray]:
+        named = {}
+        for name, array in self.layout.arrays.items():
+            kind, _, tap = name.partition("/")
+            group = features.maps if kind == "features" else features.agents
+            values = features.geometry if name == GEOMETRY else group.get(tap)
+            shape = (count, *array.row_shape)
+            if values is None or values.shape != shape or values.dtype != array.dtype or not values.flags.c_contiguous:
+                raise CacheError(
+                    f"The buffer for {name} is no contiguous {array.dtype.name} {shape}; take it from allocate({count})"
+                )
+            named[name] = values
+        return named
 
     def _fill(self, rows: list[int], buffers: Mapping[str, np.ndarray]) -> None:
         runs = runs_of(rows, self.layout.images_per_shard)
@@ -134,16 +144,15 @@ class FeatureReader:
             array.forget()
 
     def _refuse(self, rows: list[int]) -> None:
-        """Raise for the first row that no record vouches for."""
-        images = self.layout.images
+        """Raise for the first of ``rows`` that no record vouches for."""
+        images, states = self.layout.images, self._log.states
         for row in rows:
             if not 0 <= row < images:
                 raise CacheError(f"Row {row} is not in the cache {self.path}: its rows are 0 to {images - 1}")
-        states = self._log.states[rows]
-        if (states == COMMITTED).all():
-            return
-        position = int((states != COMMITTED).argmax())
-        row, state = rows[position], states[position]
+            if states[row] != COMMITTED:
+                raise self._refusal(row, int(states[row]))
+
+    def _refusal(self, row: int, state: int) -> CacheError:
         index = row // self.layout.images_per_shard
         if state == FAILED:
             reason = (
@@ -153,7 +162,7 @@ class FeatureReader:
             reason = f"{self._log.damaged[index]}; xd3d extract-features writes it again"
         else:
             reason = "it is not committed yet; finish with: xd3d extract-features"
-        raise CacheError(
+        return CacheError(
             f"Image '{self.image_keys[row]}' (row {row}) cannot be read, all arrays, file "
             f"{self.path / DONE / str(index)}.json: {reason}"
         )

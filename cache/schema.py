@@ -36,6 +36,6 @@ class ImageFeatures:
     ``rgb`` map is uint8 and has no agents.
     """
 
-    maps: Mapping[str, Num[np.ndarray, "images channels height width"]]
-    agents: Mapping[str, Float[np.ndarray, "images agents channels"]]
+    maps: Mapping[str, Num[np.ndarray, "images _channels _height _width"]]
+    agents: Mapping[str, Float[np.ndarray, "images agents _channels"]]
     geometry: Float[np.ndarray, "images agents 5"]

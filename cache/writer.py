@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ..errors import CacheError, CacheMismatchError
 from ..files import fsync_folder
@@ -84,7 +84,7 @@ class CacheWriter:
                 lock.release()
                 raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "CacheWriter":
         return self
 
     def __exit__(

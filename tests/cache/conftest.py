@@ -1,0 +1,86 @@
+"""A small cache to write, read and damage: two taps (one of them ``rgb``), frames of two images, five shards."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xd3d.cache.layout import CacheLayout
+from xd3d.cache.schema import ImageFeatures, TapSpec
+from xd3d.cache.writer import CacheWriter
+
+IMAGES = 18
+AGENTS = 3
+TAPS = (
+    TapSpec(name="up1", channels=6, height=3, width=5, extent=(2.75, 5.0)),
+    TapSpec(name="rgb", channels=3, height=4, width=7, extent=(4.0, 7.0), dtype="uint8"),
+)
+FINGERPRINT = {"model": "tiny-street", "agents": {"count": AGENTS, "rounds": 10}, "image_size": [225, 400]}
+SHARD_BYTES = 1500
+
+
+def _features(rows: Iterable[int]) -> ImageFeatures:
+    generators = [np.random.default_rng([7, row]) for row in rows]
+    return ImageFeatures(
+        maps={
+            "up1": np.stack([g.standard_normal((6, 3, 5), dtype=np.float32) for g in generators]),
+            "rgb": np.stack([g.integers(0, 256, (3, 4, 7), dtype=np.uint8) for g in generators]),
+        },
+        agents={"up1": np.stack([g.standard_normal((AGENTS, 6), dtype=np.float32) for g in generators])},
+        geometry=np.stack([g.random((AGENTS, 5), dtype=np.float32) for g in generators]),
+    )
+
+
+def _open(path: Path, **changes: object) -> CacheWriter:
+    settings: dict[str, object] = {
+        "taps": TAPS,
+        "agents": AGENTS,
+        "image_keys": [f"image-{row:04d}" for row in range(IMAGES)],
+        "images_per_frame": 2,
+        "fingerprint": FINGERPRINT,
+        "shard_bytes": SHARD_BYTES,
+    }
+    return CacheWriter.open(path, **{**settings, **changes})
+
+
+@pytest.fixture(scope="session")
+def features_of_rows() -> Callable[[Iterable[int]], ImageFeatures]:
+    """The features of image rows, float32, the same for a row whatever it is asked with."""
+    return _features
+
+
+@pytest.fixture(scope="session")
+def open_writer() -> Callable[..., CacheWriter]:
+    """Open a writer of the small cache; keywords replace single settings of ``CacheWriter.open``."""
+    return _open
+
+
+@pytest.fixture(scope="session")
+def whole_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete cache that no test changes."""
+    path = tmp_path_factory.mktemp("whole") / "cache"
+    with _open(path) as writer:
+        for shard in writer.pending_shards():
+            writer.write_shard(shard, _features(shard.rows), {})
+    return path
+
+
+@pytest.fixture
+def cache(whole_cache: Path, tmp_path: Path) -> Path:
+    """A complete cache of the test's own."""
+    return Path(shutil.copytree(whole_cache, tmp_path / "cache"))
+
+
+@pytest.fixture
+def layout() -> CacheLayout:
+    """The layout of the small cache."""
+    return CacheLayout(
+        taps=TAPS,
+        agents=AGENTS,
+        image_keys=tuple(f"image-{row:04d}" for row in range(IMAGES)),
+        images_per_frame=2,
+        images_per_shard=4,
+        fingerprint=FINGERPRINT,
+    )
