@@ -1,6 +1,7 @@
 """Checks of single files that every reader uses: what is missing or truncated is found before hours of work."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ...progress import track
 
-__all__ = ["FileFault", "binary_fault", "image_fault", "run_checks"]
+__all__ = ["Check", "FileFault", "binary_fault", "image_fault", "run_checks"]
 
 #: Bytes at the end of an image in which its end marker must stand; some writers pad files with zeros.
 _TAIL = 64
@@ -18,6 +19,10 @@ _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 #: Checks wait for the disk (or a network), not for the processor.
 _THREADS = 8
+_WINDOW = 1024
+
+#: A path, and the function that says what is wrong with the file there.
+Check = tuple[Path, Callable[[], str | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +77,23 @@ def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None)
     return None
 
 
-def run_checks(checks: Iterable[tuple[Path, Callable[[], str | None]]], total: int) -> list[FileFault]:
+def run_checks(checks: Iterable[Check], total: int) -> list[FileFault]:
     """Run ``total`` checks of files in threads, with a progress bar; faults come back in the order of the checks."""
+    return [fault for fault in track(_in_threads(checks), "checking files", total, "file") if fault]
 
-    def run(check: tuple[Path, Callable[[], str | None]]) -> FileFault | None:
-        reason = check[1]()
-        return FileFault(path=check[0], reason=reason) if reason else None
 
+def _in_threads(checks: Iterable[Check]) -> Iterator[FileFault | None]:
+    """Results in order; a window at a time, so that neither memory nor an interrupt waits for the whole data set."""
+    waiting = iter(checks)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return [fault for fault in track(pool.map(run, checks), "checking files", total, "file") if fault]
+        while window := list(itertools.islice(waiting, _WINDOW)):
+            yield from pool.map(_run, window)
+
+
+def _run(check: Check) -> FileFault | None:
+    path, find_fault = check
+    reason = find_fault()
+    return FileFault(path=path, reason=reason) if reason else None
 
 
 def _short(error: Exception, path: Path) -> str:

@@ -1,6 +1,6 @@
 """nuScenes with lidarseg labels: the official devkit's tables become an index, and the files behind it are checked."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import ConfigError, DataError, nearest
-from .checks import FileFault, binary_fault, image_fault, run_checks
+from .checks import Check, FileFault, binary_fault, image_fault, run_checks
 from .frames import SWEEP_COLUMNS
 from .index import FrameIndex, FrameTable, ImageTable
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, open_devkit, safe_path
@@ -117,7 +117,7 @@ def check_files(index: FrameIndex) -> list[FileFault]:
     return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
 
 
-def _checks(index: FrameIndex) -> Iterator[tuple[Path, Callable[[], str | None]]]:
+def _checks(index: FrameIndex) -> Iterator[Check]:
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path = index.root / str(sweep)
         yield path, partial(binary_fault, path, "sweep", _SWEEP_ROW)

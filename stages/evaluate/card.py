@@ -92,7 +92,7 @@ class ScoreCard:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "ScoreCard":
+    def from_json(cls, values: Any) -> "ScoreCard":
         """The card that ``to_json`` wrote.
 
         Raises:
@@ -100,12 +100,14 @@ class ScoreCard:
         """
         try:
             protocol = values["protocol"]
+            if protocol is not None:
+                protocol = ScoreProtocol(**{**protocol, "cameras": tuple(protocol["cameras"])})
             return cls(
                 classes=tuple(values["classes"]),
                 frames=int(values["frames"]),
                 absent=values["absent"],
                 confusion={m: np.array(counts, np.int64) for m, counts in values["confusion"].items()},
-                protocol=None if protocol is None else ScoreProtocol(**protocol),
+                protocol=protocol,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(

@@ -1,15 +1,11 @@
 """The confusion matrix over points, and the intersection over union that follows from it."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
 from ...errors import DataError
 from ..datasets.labels import IGNORE
-
-if TYPE_CHECKING:
-    from .settings import AbsentRule
+from .settings import AbsentRule
 
 __all__ = ["class_iou", "confusion_matrix", "mean_iou"]
 
@@ -46,7 +42,7 @@ def class_iou(confusion: Int64[np.ndarray, "classes columns"]) -> Float64[np.nda
     return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
 
 
-def mean_iou(iou: Float64[np.ndarray, "classes"], absent: "AbsentRule" = "exclude") -> float:
+def mean_iou(iou: Float64[np.ndarray, "classes"], absent: AbsentRule = "exclude") -> float:
     """Mean over the classes; ``absent`` says how a class counts that is in neither labels nor predictions (NaN).
 
     ``exclude`` leaves it out, ``zero`` and ``one`` give it that IoU.

@@ -43,5 +43,4 @@ class ScoreProtocol:
     code: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cameras", tuple(self.cameras))
         object.__setattr__(self, "code", self.code or code_version())

@@ -59,8 +59,8 @@ def score_frames(
 
 
 def majority_miou(
-    source_counts: Integer[np.ndarray, "classes"],
-    target_counts: Integer[np.ndarray, "classes"],
+    source_counts: Integer[np.ndarray, "source"],
+    target_counts: Integer[np.ndarray, "target"],
     absent: AbsentRule = "exclude",
 ) -> float:
     """Mean IoU on the target of always predicting the commonest class of the source's training labels.
