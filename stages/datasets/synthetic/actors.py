@@ -14,7 +14,17 @@ from .shapes import add_barrier, add_cone, add_person, add_vehicle
 __all__ = ["MARGIN", "Actors", "keep_side", "populate"]
 
 MARGIN = 120.0  # metres built beyond both ends of the drive
-_EGO_GAP = 16.0  # metres kept free before and behind the ego vehicle
+_EGO_GAP = 12.0  # metres kept free before and behind the middle of the ego vehicle
+_ROOM = {
+    "car": (2.6, 2.6),
+    "truck": (4.4, 4.4),
+    "bus": (6.2, 6.2),
+    "trailer": (5.8, 14.8),
+    "construction": (3.0, 3.0),
+    "motorcycle": (1.1, 1.1),
+    "bicycle": (1.0, 1.0),
+}
+"""Metres that a kind of vehicle takes at most, from its middle to its rear and to its front (or its truck's)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,17 +80,16 @@ class _Crowd:
     ) -> None:
         self.rows.append((label, size, s, n, heading, *motion))
 
-    def vehicle(self, kind: str, s: float, n: float, heading: float, speed: float = 0.0) -> float:
-        """Add a vehicle (``trailer``: with the truck that pulls it); return its length."""
+    def vehicle(self, kind: str, s: float, n: float, heading: float, speed: float = 0.0) -> None:
+        """Add a vehicle (``trailer``: with the truck that pulls it)."""
         rng, saturation = self.rng, self.style.traffic.paint_saturation
         label, size = add_vehicle(self.solids, len(self.rows), kind, rng, saturation)
         self.enter(label, size, s, n, heading, (speed, 0.0, 0.0))
-        if kind != "trailer":
-            return size[1]
-        label, truck = add_vehicle(self.solids, len(self.rows), "truck", rng, saturation)
-        ahead = (size[1] + truck[1]) / 2 + 0.3
-        self.enter(label, truck, s + ahead * np.cos(heading), n + ahead * np.sin(heading), heading, (speed, 0.0, 0.0))
-        return size[1] + 2 * truck[1]
+        if kind == "trailer":
+            label, truck = add_vehicle(self.solids, len(self.rows), "truck", rng, saturation)
+            ahead = (size[1] + truck[1]) / 2 + 0.3
+            place = s + ahead * np.cos(heading), n + ahead * np.sin(heading)
+            self.enter(label, truck, *place, heading, (speed, 0.0, 0.0))
 
     def person(self, label: int, s: float, n: float, heading: float, motion: tuple[float, float, float]) -> None:
         size = add_person(self.solids, len(self.rows), label, self.rng)
@@ -96,7 +105,7 @@ def populate(style: Style, ground: Ground, length: float, cruise_speed: float, r
     """Fill a street with traffic, parked vehicles, building sites and people.
 
     All vehicles of a lane run at one speed, those of the ego lane at ``cruise_speed``, and nobody starts in it within
-    16 m of s = 0, so traffic never collides with itself nor with an ego vehicle that starts there.
+    12 m of s = 0, so traffic never collides with itself nor with an ego vehicle that starts there.
     """
     crowd = _Crowd(style, rng)
     sites = _building_sites(crowd, ground, length)
@@ -133,14 +142,15 @@ def _moving(crowd: _Crowd, length: float, cruise_speed: float) -> None:
             ego = direction == 1 and lane == style.layout.lanes - 1
             speed = direction * (cruise_speed if ego else rng.uniform(*style.traffic.speed))
             n = keep * direction * (lane + 0.5) * style.layout.lane_width
-            s = -MARGIN + rng.uniform(5, 20)
-            while s < length + MARGIN - 30:
-                if ego and abs(s) < _EGO_GAP + 14:
-                    s = _EGO_GAP + rng.uniform(0, 12)
+            free = -MARGIN + rng.uniform(5, 20)
+            while free < length + MARGIN - 30:
                 kind = crowd.kind()
                 kind = "car" if kind == "construction" else kind
-                taken = crowd.vehicle(kind, s, n, 0.0 if direction == 1 else np.pi, speed)
-                s += taken + 7 + rng.exponential(100 / max(style.traffic.moving, 0.05))
+                before, after = _ROOM[kind][::direction]
+                if ego and free < _EGO_GAP and free + before + after > -_EGO_GAP:
+                    free = _EGO_GAP + rng.uniform(0, 12)
+                crowd.vehicle(kind, free + before, n, 0.0 if direction == 1 else np.pi, speed)
+                free += before + after + 5 + rng.exponential(100 / max(style.traffic.moving, 0.05))
 
 
 def _parked(crowd: _Crowd, ground: Ground, length: float, sites: list[tuple[int, float]]) -> None:
@@ -148,28 +158,35 @@ def _parked(crowd: _Crowd, ground: Ground, length: float, sites: list[tuple[int,
     if not layout.parking:
         return
     for side in (-1, 1):
-        s = -MARGIN + rng.uniform(0, 8)
-        while s < length + MARGIN - 20:
-            near_crossing = abs(ground.crossing_distance(np.array([s]))[0]) < ground.half_crossing + 14
-            in_site = any(side == other and abs(s - at) < 18 for other, at in sites)
-            taken = 5.0
-            if not near_crossing and not in_site and rng.random() < crowd.style.traffic.parked:
-                heading = (0.0 if side == keep else np.pi) + rng.normal(0, 0.02)
-                taken = crowd.vehicle(crowd.kind(), s, side * (layout.half_road - 1.15), heading)
-            s += taken / 2 + rng.uniform(3.2, 5.0)
+        direction = 1 if side == keep else -1
+        free = -MARGIN + rng.uniform(0, 8)
+        while free < length + MARGIN - 30:
+            kind = crowd.kind()
+            before, after = _ROOM[kind][::direction]
+            s, half = free + before, (before + after) / 2
+            middle = free + half
+            near_crossing = abs(ground.crossing_distance(np.array([middle]))[0]) < ground.half_crossing + half + 9
+            in_site = any(side == other and abs(middle - at) < half + 13 for other, at in sites)
+            if near_crossing or in_site or rng.random() > crowd.style.traffic.parked:
+                free += rng.uniform(5, 9)
+                continue
+            heading = (0.0 if direction == 1 else np.pi) + rng.normal(0, 0.012)
+            crowd.vehicle(kind, s, side * (layout.half_road - 1.15), heading)
+            free += before + after + rng.uniform(0.5, 2.5)
 
 
 def _side_streets(crowd: _Crowd, ground: Ground) -> None:
     rng, layout = crowd.rng, crowd.style.layout
     for crossing in ground.crossings:
         for side in (-1, 1):
-            waiting = layout.half_road + layout.sidewalk_width + 5
+            free = layout.half_road + layout.sidewalk_width + 3
+            lane = keep_side(crowd.style) * side * ground.half_crossing * 0.45
             for _ in range(int(rng.integers(0, 4))):
-                lane = keep_side(crowd.style) * side * ground.half_crossing * 0.45
-                taken = crowd.vehicle(
-                    crowd.kind(), float(crossing) + lane, side * waiting, -side * np.pi / 2 + rng.normal(0, 0.03)
-                )
-                waiting += taken + rng.uniform(2, 8)
+                kind = crowd.kind()
+                behind, front = _ROOM[kind]
+                heading = -side * np.pi / 2 + rng.normal(0, 0.02)
+                crowd.vehicle(kind, float(crossing) + lane, side * (free + front), heading)
+                free += front + behind + rng.uniform(1.5, 8)
 
 
 def _building_sites(crowd: _Crowd, ground: Ground, length: float) -> list[tuple[int, float]]:

@@ -9,7 +9,7 @@ from ....errors import ConfigError
 from .classes import DRIVEABLE, SKY
 from .light import GroundMaps, illuminate, own_headlights, sky_colour, through_air
 from .materials import ground_look, solid_look
-from .optics import develop
+from .optics import develop, soften_edges
 from .primitives import Solids
 from .trace import GROUND, SKY_HIT, Hits, Windows, cast, surface
 from .world import World
@@ -131,7 +131,9 @@ def render(
     hits = cast(rays, solids, world.ground)
     labels, radiance, glow = _shade(world, solids, rays, hits)
     shape = (camera.height, camera.width)
-    image = develop(world.style, radiance.reshape(*shape, 3), glow.reshape(*shape, 3), rng)
+    radiance = radiance.reshape(*shape, 3)
+    soften_edges(radiance, hits.solid)
+    image = develop(world.style, radiance, glow.reshape(*shape, 3), rng)
     return Picture(image, labels.reshape(shape), hits.distance)
 
 

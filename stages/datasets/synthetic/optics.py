@@ -2,11 +2,11 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 from .knobs import Style
 
-__all__ = ["develop"]
+__all__ = ["develop", "soften_edges"]
 
 
 def develop(
@@ -17,8 +17,10 @@ def develop(
     width = radiance.shape[1]
     image = radiance
     if glow.max() > 0:
-        spread = cv2.GaussianBlur(glow, (0, 0), width / 110) + 0.6 * cv2.GaussianBlur(glow, (0, 0), width / 35)
-        image = image + 0.45 * spread
+        height = radiance.shape[0]
+        small = cv2.resize(glow, (max(width // 4, 1), max(height // 4, 1)), interpolation=cv2.INTER_AREA)
+        spread = cv2.GaussianBlur(small, (0, 0), width / 440) + 0.6 * cv2.GaussianBlur(small, (0, 0), width / 140)
+        image = image + 0.45 * cv2.resize(spread, (width, height), interpolation=cv2.INTER_LINEAR)
     if style.light.weather == "rain":
         image = _rain(image, np.array(style.light.air, np.float32), rng)
     image = np.clip(image, 0, 1)
@@ -28,6 +30,18 @@ def develop(
     image = np.clip(image * np.array(imaging.white_balance, np.float32), 0, 1) ** np.float32(imaging.gamma)
     image = image + np.float32(imaging.noise) * rng.standard_normal(image.shape, dtype=np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def soften_edges(radiance: Float32[np.ndarray, "H W 3"], surface: Int32[np.ndarray, "H W"]) -> None:
+    """Blend, in place, the pixels where one ``surface`` ends and another begins, as a real pixel's area would."""
+    edge = np.zeros(surface.shape, bool)
+    across, down = surface[:, 1:] != surface[:, :-1], surface[1:] != surface[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    blended = cv2.GaussianBlur(np.minimum(radiance, 1.0), (3, 3), 0.6)
+    radiance[edge] = blended[edge]
 
 
 def _rain(image: np.ndarray, air: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -116,7 +116,7 @@ def _car(make: _Builder, rng: np.random.Generator, saturation: float) -> Size:
         )
     make.wheels((-0.62 * hl, 0.62 * hl), hw)
     make.lights(hl, hw, 0.27 + 1.25 * body, 0.27 + 1.4 * body)
-    return 2 * hw, 2 * hl + 0.08, top + 2 * height + 0.045
+    return 2 * hw + 0.1, 2 * hl + 0.08, top + 2 * height + 0.045
 
 
 def _bus(make: _Builder, rng: np.random.Generator, saturation: float) -> Size:
@@ -132,7 +132,7 @@ def _bus(make: _Builder, rng: np.random.Generator, saturation: float) -> Size:
     make.box((hl - 0.2, 0, 0.35 + 2 * hh - 0.25), (0.24, hw * 0.7, 0.14), PLASTIC, (0.85, 0.55, 0.1))
     make.wheels((-0.55 * hl, 0.6 * hl), hw, 0.48)
     make.lights(hl, hw, 0.75, 0.95)
-    return 2 * hw, 2 * hl + 0.1, 0.43 + 2 * hh
+    return 2 * hw + 0.1, 2 * hl + 0.1, 0.43 + 2 * hh
 
 
 def _truck(make: _Builder, rng: np.random.Generator, saturation: float) -> Size:
@@ -145,7 +145,7 @@ def _truck(make: _Builder, rng: np.random.Generator, saturation: float) -> Size:
     make.box((-0.2, 0, 0.72), (hl - 0.25, hw * 0.7, 0.18), METAL, (0.12, 0.12, 0.12))
     make.wheels((-0.62 * hl, 0.68 * hl), hw, 0.46)
     make.lights(hl, hw * 0.95, 0.8, 0.8)
-    return 2 * hw, 2 * hl + 0.06, max(0.95 + 2 * hh, 2.34)
+    return 2 * hw + 0.1, 2 * hl + 0.06, max(0.95 + 2 * hh, 2.34)
 
 
 def _trailer(make: _Builder, rng: np.random.Generator, saturation: float) -> Size:
@@ -155,21 +155,21 @@ def _trailer(make: _Builder, rng: np.random.Generator, saturation: float) -> Siz
     make.box((0, 0, 0.98), (hl, hw * 0.6, 0.16), METAL, (0.12, 0.12, 0.12))
     make.wheels((-0.8 * hl, -0.58 * hl, -0.36 * hl), hw, 0.48)
     make.lights(hl, hw, 1.0, 1.0)
-    return 2 * hw, 2 * hl + 0.06, 1.15 + 2 * hh
+    return 2 * hw + 0.1, 2 * hl + 0.06, 1.15 + 2 * hh
 
 
 def _construction(make: _Builder, rng: np.random.Generator, saturation: float) -> Size:
     paint = hsv(rng.uniform(0.09, 0.15), 0.85, rng.uniform(0.7, 0.95))
     for side in (-1, 1):
-        make.box((0, side * 0.95, 0.42), (1.75, 0.27, 0.42), TYRE, _DARK, (0.15, 0.0))
-    make.box((-0.35, 0, 1.35), (1.5, 1.15, 0.5), PAINT, paint, (0.06, 0.04))
-    make.box((0.35, 0.55, 2.1), (0.7, 0.5, 0.75), GLASS, (0.1, 0.12, 0.13), (0.15, 0.1))
-    make.box((0.3, 0.55, 2.87), (0.72, 0.52, 0.05), PAINT, paint)
-    make.box((1.6, -0.35, 2.2), (0.4, 0.17, 0.9), PAINT, paint, (0.4, 0.2))
-    make.box((2.5, -0.35, 3.0), (1.1, 0.15, 0.2), PAINT, paint)
-    make.box((3.5, -0.35, 1.9), (0.16, 0.14, 1.1), PAINT, paint)
-    make.box((3.45, -0.35, 0.6), (0.4, 0.5, 0.35), METAL, (0.25, 0.24, 0.22), (0.3, 0.0))
-    return 2.44, 5.6, 3.2
+        make.box((-1.0, side * 0.95, 0.42), (1.75, 0.27, 0.42), TYRE, _DARK, (0.15, 0.0))
+    make.box((-1.35, 0, 1.35), (1.5, 1.15, 0.5), PAINT, paint, (0.06, 0.04))
+    make.box((-0.65, 0.55, 2.1), (0.7, 0.5, 0.75), GLASS, (0.1, 0.12, 0.13), (0.15, 0.1))
+    make.box((-0.7, 0.55, 2.87), (0.72, 0.52, 0.05), PAINT, paint)
+    make.box((0.6, -0.35, 2.2), (0.4, 0.17, 0.9), PAINT, paint, (0.4, 0.2))
+    make.box((1.5, -0.35, 3.0), (1.1, 0.15, 0.2), PAINT, paint)
+    make.box((2.5, -0.35, 1.9), (0.16, 0.14, 1.1), PAINT, paint)
+    make.box((2.45, -0.35, 0.6), (0.4, 0.5, 0.35), METAL, (0.25, 0.24, 0.22), (0.3, 0.0))
+    return 2.44, 5.7, 3.2
 
 
 def _rider(make: _Builder, rng: np.random.Generator, x: float, seat: float) -> None:
