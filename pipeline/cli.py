@@ -4,13 +4,14 @@ Nothing heavy is imported here; every command imports what it needs when it runs
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from . import cli_tools
 from .console import conclude, run_command_line, set_up_logging
 from .options import CameraNames, ConfigName, DatasetName, Json, Overrides, Root, RunFolder
+from .workspace import Workspace
 
 __all__ = ["app", "main"]
 
@@ -22,6 +23,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 cli_tools.register(app)
+
+Split = Literal["train", "val", "test"]
+Side = Literal["source", "target"]
+Absent = Literal["exclude", "zero", "one"]
 
 
 @app.callback()
@@ -76,7 +81,7 @@ def prepare(
     """
     from . import jobs
 
-    conclude(jobs.prepare(dataset, root, version=version, cameras=cameras), as_json)
+    conclude(jobs.prepare(Workspace.current(), dataset, root, version=version, cameras=cameras), as_json)
 
 
 @app.command("extract-features")
@@ -98,9 +103,12 @@ def extract_features(
     from . import jobs
 
     if dry_run:
-        conclude(jobs.forecast_extraction(dataset, config, overrides or [], root), as_json)
+        conclude(jobs.forecast_extraction(Workspace.current(), dataset, config, overrides or [], root), as_json)
     else:
-        conclude(jobs.extract(dataset, config, overrides or [], root, retry_failed=retry_failed), as_json)
+        conclude(
+            jobs.extract(Workspace.current(), dataset, config, overrides or [], root, retry_failed=retry_failed),
+            as_json,
+        )
 
 
 @app.command()
@@ -110,7 +118,9 @@ def train(
     ] = False,
     config: ConfigName = "default",
     overrides: Overrides = None,
-    run: Annotated[Path | None, typer.Option("--run", help="The run's folder; named by config and digest.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="A folder or name; the default is made of the config.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Stage two: train the sparse 3D network and the fusion module.
@@ -121,15 +131,15 @@ def train(
     """
     from . import jobs
 
-    conclude(jobs.train(config, overrides or [], cached=cached, run=run), as_json)
+    conclude(jobs.train(Workspace.current(), config, overrides or [], cached=cached, run=run), as_json)
 
 
 @app.command()
 def evaluate(
     run: RunFolder = None,
-    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
-    domain: Annotated[str, typer.Option(help="target or source.")] = "target",
-    absent: Annotated[str | None, typer.Option(help="A class absent everywhere: exclude, zero or one.")] = None,
+    split: Annotated[Split, typer.Option(help="The split to score.")] = "test",
+    domain: Annotated[Side, typer.Option(help="Which side of the shift to score.")] = "target",
+    absent: Annotated[Absent | None, typer.Option(help="How a class that is absent everywhere counts.")] = None,
     as_json: Json = False,
 ) -> None:
     """Score a run: IoU per class and their mean, for 2D, 3D and both together (xM).
@@ -138,7 +148,7 @@ def evaluate(
     """
     from . import jobs
 
-    conclude(jobs.evaluate(run, split=split, domain=domain, absent=absent), as_json)
+    conclude(jobs.evaluate(Workspace.current(), run, split=split, side=domain, absent=absent), as_json)
 
 
 @app.command()
@@ -153,7 +163,7 @@ def report(
     """
     from . import jobs
 
-    conclude(jobs.write_report(run, out), as_json)
+    conclude(jobs.write_report(Workspace.current(), run, out), as_json)
 
 
 def main() -> None:

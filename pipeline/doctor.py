@@ -106,14 +106,17 @@ def _roots(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from ..stages.extract.models import KNOWN_MODELS, find_local
+    from ..stages.extract.models import HUB_NAMES, PACKAGED_NAMES, find_local
 
-    for name in KNOWN_MODELS:
+    for name in (*PACKAGED_NAMES, *HUB_NAMES):
         folder = find_local(name)
         if folder is not None:
             yield Finding(name=f"model {name}", status="ok", detail=str(folder))
+        elif name in PACKAGED_NAMES:
+            remedy = "reinstall xd3d: its bundled model is incomplete"
+            yield Finding(name=f"model {name}", status="fault", detail="its files are missing", remedy=remedy)
         else:
-            remedy = "it is fetched at first use, or give a folder: --set extract.model=DIR"
+            remedy = "fetched at first use where there is a network, or give a folder: --set extract.model=DIR"
             yield Finding(name=f"model {name}", status="note", detail="not on this machine", remedy=remedy)
 
 

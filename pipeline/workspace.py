@@ -39,6 +39,10 @@ class Workspace:
         """Folder of the run called ``name``."""
         return self.home / "runs" / name
 
+    def find_run(self, run: Path) -> Path:
+        """The folder that ``run`` means: a bare name is a run of this workspace, anything else a path."""
+        return self.run(str(run)) if run.parts == (run.name,) and not run.is_dir() else run.absolute()
+
     def root(self, dataset: str, given: Path | None = None) -> Path:
         """The data root of ``dataset``: the one given, else ``XD3D_<DATASET>_ROOT``, else the remembered one.
 

@@ -25,5 +25,5 @@ def class_colours(classes: Sequence[str]) -> Float[np.ndarray, "classes 3"]:
     """RGB in [0, 1] for each class; unknown names take well-spread hues in order."""
     from matplotlib import colormaps
 
-    spread = colormaps["tab20"].colors
-    return np.array([FAMILIAR.get(name, spread[number % len(spread)]) for number, name in enumerate(classes)])
+    spread = colormaps["tab20"]
+    return np.array([FAMILIAR.get(name, spread(number % spread.N)[:3]) for number, name in enumerate(classes)])

@@ -1,0 +1,119 @@
+"""From a config to domains: which index, which frames, and where their features come from."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CacheError, MissingDataError
+from ..stages.datasets.settings import DomainSettings
+from .config import Config
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..stages.datasets.index import FrameIndex
+    from ..stages.train.domain import Domain
+    from ..stages.train.source import FeatureSource
+
+__all__ = ["DomainOpener", "open_index"]
+
+
+def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> "FrameIndex":
+    """Open the index of ``dataset``, its data at ``root``, else where they were when it was prepared.
+
+    Raises:
+        MissingDataError: nothing was prepared, or the data root is gone.
+    """
+    from ..stages.datasets.index import FrameIndex
+
+    folder = workspace.index(dataset)
+    if not (folder / "index.json").exists():
+        known = workspace.root(dataset, root)
+        raise MissingDataError(f"{dataset} is not prepared. Run: xd3d prepare --dataset {dataset} --root {known}")
+    index = FrameIndex.load(folder)
+    index = dataclasses.replace(index, root=(root or index.root).absolute())
+    if not index.root.is_dir():
+        raise MissingDataError(
+            f"The data root of {dataset} is gone: {index.root}."
+            f" Say where it is: xd3d prepare --dataset {dataset} --root DIR"
+        )
+    return index
+
+
+class DomainOpener:
+    """Opens the domains of one config; index and features of a data set are opened once and shared."""
+
+    def __init__(self, workspace: Workspace, config: Config, *, cached: bool, root: Path | None = None) -> None:
+        self._workspace = workspace
+        self.config = config
+        self._cached = cached
+        self.index = lru_cache(lambda dataset: open_index(workspace, dataset, root))
+        self._features = lru_cache(self._open_features)
+
+    def training(self) -> "Domain":
+        """What the run trains on: the source's train frames, none of which it is validated on."""
+        data = self.config.data
+        shared = data.source.dataset == self._validated().dataset
+        return self.open(data.source, "train", validated_on=self._validated().domain if shared else None)
+
+    def validation(self) -> "Domain":
+        """The held-out frames that the best checkpoint is chosen on."""
+        return self.open(self._validated(), "val")
+
+    def _validated(self) -> DomainSettings:
+        from ..stages.datasets.splits import validation_domain
+
+        source, target = self.config.data.source, self.config.data.target
+        return target if validation_domain(source.domain, target.domain) == target.domain else source
+
+    def open(self, side: DomainSettings, split: str, *, validated_on: str | None = None) -> "Domain":
+        """The frames of one side of the shift in ``split``, with their features.
+
+        Raises:
+            MissingDataError: no index, no cache, or no such frames.
+            CacheMismatchError: the only caches were made with other settings.
+        """
+        from ..stages.datasets.labels import get_merge
+        from ..stages.datasets.splits import domain_frames
+        from ..stages.train.domain import Domain
+
+        index = self.index(side.dataset)
+        return Domain(
+            index=index,
+            frames=domain_frames(index, side.domain, split, validated_on=validated_on),
+            merge=get_merge(self.config.data.merge),
+            features=self._features(side.dataset),
+        )
+
+    def fingerprint(self, dataset: str) -> Mapping[str, object]:
+        """Fingerprint that the features of ``dataset`` must have."""
+        from ..stages.extract.fingerprint import feature_fingerprint
+
+        return feature_fingerprint(self.config.extract, self.index(dataset))
+
+    def cache_path(self, dataset: str) -> Path:
+        """Where the cache of ``dataset`` is, or will be."""
+        from ..cache.fingerprint import fingerprint_digest
+
+        return self._workspace.cache(dataset, fingerprint_digest(self.fingerprint(dataset)))
+
+    def _open_features(self, dataset: str) -> "FeatureSource | None":
+        if not self.config.fusion.image:
+            return None
+        if not self._cached:
+            from ..stages.extract.online import OnlineExtractor
+
+            return OnlineExtractor(index=self.index(dataset), settings=self.config.extract)
+        from ..cache.reader import FeatureReader
+
+        path = self.cache_path(dataset)
+        if not path.is_dir():
+            others = self._workspace.caches(dataset)
+            if not others:
+                raise CacheError(
+                    f"There are no cached features of {dataset} in {self._workspace.home}."
+                    f" Make them with: xd3d extract-features --dataset {dataset} (the same --config and --set)"
+                )
+            path = others[0]
+        return FeatureReader(path, expected=self.fingerprint(dataset))

@@ -1,0 +1,128 @@
+"""One function a command: open what it needs from the workspace, call the stage, say what came of it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ..stages.evaluate.settings import AbsentRule
+from .config import load_config
+from .console import Outcome
+from .domains import DomainOpener
+from .runs import TrainedRun, run_facts, run_name
+from .workspace import Workspace
+
+__all__ = ["evaluate", "extract", "forecast_extraction", "prepare", "synthesize_city", "train", "write_report"]
+
+
+def synthesize_city(out: Path, *, frames: int, seed: int, cameras: str) -> Outcome:
+    """Write the synthetic city to ``out`` as a nuScenes data root."""
+    from ..stages.datasets.synthetic.synthesize import synthesize
+
+    root = synthesize(out, frames=frames, seed=seed, cameras=cameras)
+    return Outcome(
+        result={"root": str(root), "frames": frames, "seed": seed},
+        text=f"The synthetic city is in {root}. Next: xd3d prepare --dataset nuscenes --root {root}",
+    )
+
+
+def prepare(workspace: Workspace, dataset: str, root: Path | None, *, version: str | None, cameras: str) -> Outcome:
+    """Index ``dataset`` and check its files; the index is kept, and the root remembered, when all are whole."""
+    from ..stages.datasets.prepare import prepare_dataset
+
+    chosen = workspace.root(dataset, root)
+    done = prepare_dataset(dataset, chosen, workspace.index(dataset), version=version, cameras=cameras)
+    if not done.missing:
+        workspace.remember_root(dataset, chosen)
+    faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]
+    summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
+    advice = "Mend these files (download them again), then run the same command." if faults else ""
+    return Outcome(result=done.to_json(), text="\n".join([*faults, summary, advice]), exit_code=1 if faults else 0)
+
+
+def forecast_extraction(
+    workspace: Workspace, dataset: str, config: str, overrides: Sequence[str], root: Path | None
+) -> Outcome:
+    """Say what stage one will need, from one probe image; the exit code is 1 when the disk is too small."""
+    from ..stages.extract.forecast import forecast
+
+    opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
+    expected = forecast(opener.index(dataset), opener.config.extract, opener.cache_path(dataset))
+    hours = expected.seconds / 3600
+    advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_HOME to a larger disk."
+    return Outcome(
+        result={**asdict(expected), "fits": expected.fits},
+        text=f"{expected.left} of {expected.images} images to do, {expected.bytes_per_image / 1e6:.2f} MB an image:"
+        f" {expected.bytes_left / 1e9:.2f} GB ({expected.free_bytes / 1e9:.1f} GB are free),"
+        f" {expected.seconds_per_image:.2f} s an image: {hours:.2f} h{advice}",
+        exit_code=0 if expected.fits else 1,
+    )
+
+
+def extract(
+    workspace: Workspace, dataset: str, config: str, overrides: Sequence[str], root: Path | None, *, retry_failed: bool
+) -> Outcome:
+    """Stage one over every image of ``dataset``; the exit code is 1 when an image failed."""
+    from ..stages.extract.job import extract_features
+
+    opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
+    path = opener.cache_path(dataset)
+    done = extract_features(opener.index(dataset), opener.config.extract, path, retry_failed=retry_failed)
+    advice = f"\n{done.failed} images failed; --retry-failed tries them again" if done.failed else ""
+    return Outcome(
+        result={
+            "cache": str(path),
+            "fingerprint": done.fingerprint,
+            "images": done.images,
+            "done": done.done,
+            "failed": done.failed,
+            "seconds": round(done.seconds, 3),
+        },
+        text=f"{done.done} of {done.images} images are in {path} ({done.seconds:.0f} s).{advice}",
+        exit_code=1 if done.failed else 0,
+    )
+
+
+def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None) -> Outcome:
+    """Stage two, from the cache or with the diffusion model in the loop; a run that was stopped goes on."""
+    from ..stages.train.loop import train as train_network
+
+    resolved = load_config(config, overrides)
+    settings = resolved.config
+    domains = DomainOpener(workspace, settings, cached=cached)
+    source, validation = domains.training(), domains.validation()
+    folder = workspace.find_run(run) if run else workspace.run(run_name(resolved, domains, cached=cached))
+    done = train_network(
+        run=folder,
+        source=source,
+        validation=validation,
+        model=settings.model,
+        fusion=settings.fusion,
+        augment=settings.augment,
+        settings=settings.train,
+        facts=run_facts(resolved, cached=cached),
+    )
+    workspace.remember_run(folder)
+    best = None if done.best is None else {"step": done.best.step, done.best.metric: done.best.miou}
+    score = f", best validation mIoU {100 * done.best.miou:.1f} % at step {done.best.step}" if done.best else ""
+    return Outcome(
+        result={"run": str(done.run), "steps": done.steps, "best": best},
+        text=f"{done.steps} steps done{score}. The run is in {done.run}. Next: xd3d evaluate",
+    )
+
+
+def evaluate(workspace: Workspace, run: Path | None, *, split: str, side: str, absent: AbsentRule | None) -> Outcome:
+    """Score a run on a split of its target or source, and keep the score, with its protocol, in the run's folder."""
+    from ..stages.evaluate.scores import score_table
+
+    trained = TrainedRun.open(workspace, run)
+    card = trained.score(split=split, side=side, absent=absent)
+    return Outcome(result=card.to_json(), text=score_table(card))
+
+
+def write_report(workspace: Workspace, run: Path | None, out: Path | None) -> Outcome:
+    """Write the single-file report of a run that was evaluated."""
+    from .report.build import build_report
+
+    trained = TrainedRun.open(workspace, run)
+    path = build_report(trained, out or trained.folder / "report.html")
+    return Outcome(result={"report": str(path)}, text=f"The report is in {path}")

@@ -1,0 +1,205 @@
+"""From a trained and evaluated run to its report: gather, draw, write."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...files import write_atomic
+from ..runs import TrainedRun
+from . import figures
+from .page import Picture, Section, Table, facts_table, legend, render_page
+
+if TYPE_CHECKING:
+    from ...stages.datasets.frames import Frame
+    from ...stages.evaluate.scores import FramePrediction, ScoreCard
+    from ...stages.train.domain import Domain
+
+__all__ = ["build_report"]
+
+SHOWN_FRAMES = 3
+READINGS = {"2d": "2D", "3d": "3D", "xm": "xM"}
+LOSS_NAMES_LEFT_OUT = {"step", "lr", "seconds", "wait", "validation"}
+
+
+def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Path:
+    """Write the report of ``run`` to ``path``: the score on the target's test split and what led to it.
+
+    Raises:
+        MissingDataError: the run was not evaluated yet.
+    """
+    from ...stages.evaluate.scores import ScoreCard
+
+    card = ScoreCard.load(run.scores_path("target", "test"))
+    data = run.config.data
+    sentence = lead or (
+        f"A network was trained on {data.source.dataset} ({data.source.domain}) with features of the diffusion model "
+        f"'{run.config.extract.model}', and tested on {data.target.dataset} ({data.target.domain}), which it never saw."
+    )
+    sections = [
+        _scores(run, card),
+        *_frames(run),
+        _training(run),
+        _confusion(card),
+        _protocol(run, card),
+    ]
+    page = render_page("xd3d report", sentence, sections)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def _scores(run: TrainedRun, card: "ScoreCard") -> Section:
+    majority = run.majority(card)
+    rows = [[name, *(_percent(values[key]) for key in READINGS)] for name, values in card.iou.items()]
+    rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in READINGS)])
+    rows.append(["always the commonest class", "", "", _percent(majority)])
+    bars = {
+        label: {name: values[key] for name, values in card.iou.items()}
+        for key, label in READINGS.items()
+        if card.miou[key] is not None
+    }
+    return Section(
+        heading="Scores on the target domain",
+        text="Intersection over union in per cent, over every labelled point of the test split. 2D reads the image"
+        " branch, 3D the LiDAR branch, xM adds both softmaxes. The last row is what a constant guess reaches.",
+        parts=[
+            Table(header=["class", *READINGS.values()], rows=rows),
+            Picture(png=figures.iou_bars(bars, card.classes), caption="IoU per class and reading."),
+        ],
+    )
+
+
+def _frames(run: TrainedRun) -> list[Section]:
+    """What the model saw and said on a few frames of the target's test split, spread over it."""
+    from ...stages.train.inference import predict_frames
+
+    domain = run.domain("target", "test")
+    places = np.unique(np.linspace(0, len(domain) - 1, SHOWN_FRAMES + 2).round().astype(int)[1:-1])
+    few = dataclasses.replace(domain, frames=domain.frames[places])
+    predictions = predict_frames(run.network, few, description="report")
+    return [_frame(run, few, number, prediction) for number, prediction in enumerate(predictions)]
+
+
+def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePrediction") -> Section:
+    frame, row = domain.load(number), domain.frames[number]
+    classes = run.network.classes
+    both = prediction.probabilities_3d
+    if prediction.probabilities_2d is not None:
+        both = both + prediction.probabilities_2d
+    predicted = both.argmax(axis=1)
+    parts = [
+        *(_seen(run, domain, frame) if domain.features is not None else []),
+        *_on_image(run, domain, frame, predicted),
+        Picture(
+            png=figures.birds_eye_view(frame.points, frame.labels, predicted, classes),
+            caption="The same points from above; the triangle is the sensor. Only points that a camera sees are kept.",
+        ),
+    ]
+    facts = domain.index.frames
+    return Section(
+        heading=f"Test frame {number + 1}: {facts.scene[row]}, {facts.location[row]}",
+        text=f"Scene: {facts.description[row]}.",
+        legend=legend(classes),
+        parts=parts,
+    )
+
+
+def _seen(run: TrainedRun, domain: "Domain", frame: "Frame") -> list[Picture]:
+    """The image of the first view, two feature maps of it, and its agents."""
+    from ...stages.extract.agents import agent_assignment
+    from ...stages.extract.extractor import PictureSource
+
+    assert domain.features is not None  # noqa: S101 - the caller looked
+    settings = run.config.extract
+    row = int(frame.image_rows[0])
+    stored = domain.features.read([row])
+    pictures, _ = PictureSource(index=domain.index, image_size=settings.image_size).read([row])
+    shown: dict[str, np.ndarray] = {"image, as the model saw it": pictures[0].transpose(1, 2, 0)}
+    for tap in [tap for tap in settings.diffusion_taps if tap in ("up1", "up2")] or list(settings.diffusion_taps)[:2]:
+        shown[f"features of {tap}: first three components"] = figures.feature_colours(stored.maps[tap][0])
+    assignment = agent_assignment(settings, domain.features.taps, stored.maps, pictures)
+    shown[f"the {domain.features.agents} agents"] = figures.agent_colours(assignment[0])
+    caption = (
+        "What stage one kept of this image. Equal colours in a feature picture mean equal features; in the agent"
+        " picture each agent, a group of pixels that the diffusion model finds alike, has a colour of its own."
+    )
+    return [Picture(png=figures.image_row(shown), caption=caption)]
+
+
+def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.ndarray) -> list[Picture]:
+    from ...stages.extract.extractor import PictureSource
+
+    source = PictureSource(index=domain.index, image_size=run.config.extract.image_size)
+    pictures, _ = source.read([int(row) for row in frame.image_rows])
+    shown = []
+    for view, picture in enumerate(pictures):
+        here = frame.projection_view == view
+        points = frame.projection_point[here]
+        png = figures.points_over_image(
+            picture.transpose(1, 2, 0),
+            frame.projection_uv[here],
+            frame.labels[points],
+            predicted[points],
+            run.network.classes,
+        )
+        camera = domain.index.images.camera[frame.image_rows[view]]
+        shown.append(Picture(png=png, caption=f"LiDAR points over the image of {camera}."))
+    return shown
+
+
+def _training(run: TrainedRun) -> Section:
+    from ...stages.train.log import read_log
+
+    records = read_log(run.folder)
+    steps = [record for record in records if "loss" in record]
+    names = [name for name in steps[0] if name not in LOSS_NAMES_LEFT_OUT] if steps else []
+    losses = {name: [float(record[name]) for record in steps] for name in names}
+    reading = "3d" if run.config.fusion.image is False else "xm"
+    validation = {r["step"]: float(r["validation"]["miou"][reading]) for r in records if "validation" in r}
+    png = figures.loss_curves([record["step"] for record in steps], losses, validation)
+    return Section(
+        heading="Training",
+        text="The loss terms over the steps, and the score on the held-out split that the best checkpoint was chosen"
+        " on. The test split played no part in either.",
+        parts=[Picture(png=png, caption="Each curve is a running mean over 2 % of the steps.")],
+    )
+
+
+def _confusion(card: "ScoreCard") -> Section:
+    reading = "xm" if card.miou["xm"] is not None else "3d"
+    counts = card.confusion[reading][:, : len(card.classes)]
+    return Section(
+        heading="Confusion",
+        text="Which class is taken for which, in per cent of the true class's points.",
+        parts=[
+            Picture(
+                png=figures.confusion_picture(counts, card.classes), caption="Rows: truth. Columns: prediction (xM)."
+            )
+        ],
+    )
+
+
+def _protocol(run: TrainedRun, card: "ScoreCard") -> Section:
+    protocol = {} if card.protocol is None else dataclasses.asdict(card.protocol)
+    parts = [facts_table({**protocol, "frames": card.frames, "points": card.points, "absent classes": card.absent})]
+    if run.config.fusion.image:
+        fingerprint = run.domains.fingerprint(run.config.data.target.dataset)
+        parts.append(facts_table({f"features: {key}": value for key, value in _flat(fingerprint)}))
+    return Section(
+        heading="Protocol and fingerprint",
+        text="Everything this score depends on: how it was counted, and how the cached features were made.",
+        parts=parts,
+    )
+
+
+def _flat(values: object, prefix: str = "") -> Sequence[tuple[str, object]]:
+    if not isinstance(values, dict):
+        return [(prefix, values)]
+    return [pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

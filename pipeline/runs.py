@@ -1,0 +1,159 @@
+"""A trained run as the later commands see it: its settings, its domains, its network and its scores."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, nearest
+from .config import Config, ResolvedConfig
+from .domains import DomainOpener
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..stages.datasets.settings import DomainSettings
+    from ..stages.evaluate.scores import ScoreCard
+    from ..stages.evaluate.settings import AbsentRule
+    from ..stages.train.domain import Domain
+    from ..stages.train.network import Network
+
+__all__ = ["TrainedRun", "run_facts", "run_name"]
+
+#: Settings that move work and change no result: a run may go on with others.
+FREE = {"extract": {"batch_size", "device", "shard_mb"}, "train": {"workers", "device", "tensorboard"}}
+
+
+def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
+    """What a run keeps beside the settings of its network: enough to open its domains again."""
+    sections = resolved.config.model_dump(mode="json", include={"data", "extract", "evaluate"}, exclude=FREE)
+    return {"config": resolved.name, "cached": cached, **sections}
+
+
+def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -> str:
+    """A name that is the same for the same settings on the same data, so that a stopped run is found again."""
+    data = resolved.config.data
+    identity = {
+        "settings": resolved.config.model_dump(mode="json", exclude=FREE),
+        "cached": cached,
+        "indexes": [domains.index(side.dataset).digest for side in (data.source, data.target)],
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{resolved.name.replace('/', '-')}-{digest[:8]}"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder and its record; what it needs from the workspace is opened when it is asked for."""
+
+    workspace: Workspace
+    folder: Path
+    record: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, workspace: Workspace, run: Path | None) -> "TrainedRun":
+        """The run in ``run`` (a folder, or a name in the workspace), else the last one.
+
+        Raises:
+            MissingDataError: nothing was trained yet.
+            RunError: the folder holds no run.
+        """
+        from ..stages.train.record import read_record
+
+        folder = workspace.last_run() if run is None else workspace.find_run(run)
+        return cls(workspace, folder, read_record(folder))
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings the run was trained with."""
+        facts = self.record["facts"]
+        sections = {name: facts[name] for name in ("data", "extract", "evaluate")}
+        sections |= {name: self.record[name] for name in ("model", "fusion", "augment", "train")}
+        return Config.model_validate(sections)
+
+    @cached_property
+    def domains(self) -> DomainOpener:
+        """The way to its data and features."""
+        return DomainOpener(self.workspace, self.config, cached=self.record["facts"]["cached"])
+
+    @cached_property
+    def network(self) -> "Network":
+        """Its best network, ready to predict."""
+        from ..stages.train.record import load_network
+
+        return load_network(self.folder)
+
+    def side(self, name: str) -> "DomainSettings":
+        """The source or the target of its shift."""
+        sides = {"source": self.config.data.source, "target": self.config.data.target}
+        if name not in sides:
+            raise ConfigError(f"There is no domain '{name}' in a run; {nearest(name, sides)}")
+        return sides[name]
+
+    def scores_path(self, side: str, split: str) -> Path:
+        """Where the score of one side and split is kept."""
+        return self.folder / "scores" / f"{side}-{split}.json"
+
+    def domain(self, side: str, split: str) -> "Domain":
+        """The frames of one side and split, with their features."""
+        return self.domains.open(self.side(side), split)
+
+    def score(
+        self, *, split: str | None = None, side: str = "target", absent: "AbsentRule | None" = None
+    ) -> "ScoreCard":
+        """Predict and count every point of a split, and keep the score with its protocol.
+
+        Raises:
+            ConfigError: unknown side or split.
+            DataError: the split has no frames.
+            RunError: the run has no checkpoint yet.
+        """
+        from ..stages.evaluate.scores import score_frames
+        from ..stages.train.inference import predict_frames
+
+        domain = self.domain(side, split)
+        predictions = predict_frames(self.network, domain, description=f"evaluate {side} {split}")
+        card = score_frames(
+            predictions,
+            self.network.classes,
+            absent=absent or self.config.evaluate.absent,
+            protocol=self._protocol(side, split, domain),
+        )
+        path = self.scores_path(side, split)
+        path.parent.mkdir(exist_ok=True)
+        card.save(path)
+        return card
+
+    def majority(self, card: "ScoreCard") -> float:
+        """Mean IoU, over the points of ``card``, of always predicting the commonest class of the training labels."""
+        import numpy as np
+
+        from ..stages.evaluate.scores import majority_miou
+
+        counts = np.array(self.record["class_counts"])
+        return majority_miou(counts, card.confusion["3d"].sum(axis=1), card.absent)
+
+    def _protocol(self, side: str, split: str, domain: "Domain") -> Any:
+        from ..cache.fingerprint import fingerprint_digest
+        from ..stages.evaluate.protocol import ScoreProtocol
+        from ..stages.train.checkpoint import checkpoint_steps, read_best
+
+        last = checkpoint_steps(self.folder)[-1]
+        best = read_best(self.folder, last)
+        settings, dataset = self.config, self.side(side).dataset
+        uses_images = settings.fusion.image
+        return ScoreProtocol(
+            dataset=dataset,
+            index=domain.index.digest,
+            cameras=domain.index.cameras,
+            domain=self.side(side).domain,
+            split=split,
+            merge=settings.data.merge,
+            checkpoint=str(self.folder),
+            step=best.step if best else last,
+            seed=settings.train.seed,
+            features=fingerprint_digest(self.domains.fingerprint(dataset)) if uses_images else "none",
+            head=settings.fusion.head,
+        )

@@ -1,0 +1,60 @@
+"""The command line as a whole: what it imports, how fast it starts, what it prints and how it ends."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "diffusers", "transformers", "zarr", "spconv", "nuscenes", "cv2", "matplotlib", "numpy")
+
+
+def test_help_imports_no_heavy_module():
+    script = (
+        "import sys\n"
+        "from xd3d.pipeline.cli import app\n"
+        "app(['--help'], standalone_mode=False)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+
+
+def test_help_shows_within_half_a_second_beyond_python_itself():
+    def seconds(code: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    help_code = "from xd3d.pipeline.cli import app; app(['--help'], standalone_mode=False)"
+    assert min(seconds(help_code) for _ in range(5)) - min(seconds("pass") for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "synthesize", "prepare", "extract-features", "train", "evaluate", "report", "doctor", "config show"],
+)
+def test_every_command_shows_an_example_in_its_help(xd3d, command):
+    done = xd3d(*command.split(), "--help")
+    assert done.returncode == 0
+    assert f"xd3d {command}" in " ".join(done.stdout.split())
+
+
+def test_a_mistyped_option_is_a_usage_error_with_code_2(xd3d):
+    done = xd3d("train", "--cahced")
+    assert done.returncode == 2
+    assert "--cached" in done.stderr
+
+
+def test_json_is_the_last_line_of_stdout(xd3d):
+    done = xd3d("config", "list", "--json")
+    assert "default" in json.loads(done.stdout.splitlines()[-1])["presets"]
+
+
+def test_without_a_root_the_error_names_every_way_to_give_one(xd3d):
+    done = xd3d("prepare", "--dataset", "nuscenes")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for way in ("--root", "XD3D_NUSCENES_ROOT", "xd3d synthesize"):
+        assert way in done.stderr
