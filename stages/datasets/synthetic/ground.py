@@ -41,11 +41,17 @@ class Ground:
         middles = (self.crossings[1:] + self.crossings[:-1]) / 2
         return x - self.crossings[np.searchsorted(middles, x)].astype(x.dtype)
 
+    def on_main_road(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
+        """Return which points lie between the kerbs of the main road."""
+        return np.abs(y - self.centre(x)) < self.layout.half_road
+
+    def on_side_street(self, x: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
+        """Return which points lie between the kerbs of a side street (or of its imagined way across the main road)."""
+        return np.abs(self.crossing_distance(x)) < self.half_crossing
+
     def is_road(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
         """Return which points lie on the main road or a side street."""
-        return (np.abs(y - self.centre(x)) < self.layout.half_road) | (
-            np.abs(self.crossing_distance(x)) < self.half_crossing
-        )
+        return self.on_main_road(x, y) | self.on_side_street(x)
 
     def classes(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
         """Return the raw label of each point."""
@@ -83,13 +89,23 @@ class Ground:
 
     def _descend(self, base: np.ndarray, ray: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Follow rays from kerb height above the road down to the road, or to the kerb in between."""
-        met = end.copy()
-        blocked = np.flatnonzero(~self.is_road(base[0] + end * ray[0], base[1] + end * ray[1]))
-        base, ray = base[:, blocked], ray[:, blocked]
-        free, hit = start[blocked], end[blocked]
+        hit = end.copy()
+        x, y = base[0] + end * ray[0], base[1] + end * ray[1]
+        main, side = self.on_main_road(x, y), self.on_side_street(x)
+        blocked = ~(main | side)
+        x, y = base[0] + start * ray[0], base[1] + start * ray[1]
+        corner = np.flatnonzero((main & ~self.on_main_road(x, y)) | (side & ~self.on_side_street(x)))
+        for share in (0.75, 0.5, 0.25):  # from one road to the other, perhaps over the corner between them
+            middle = start[corner] + np.float32(share) * (end[corner] - start[corner])
+            over = ~self.is_road(base[0, corner] + middle * ray[0, corner], base[1, corner] + middle * ray[1, corner])
+            hit[corner[over]] = middle[over]
+            blocked[corner[over]] = True
+        stopped = np.flatnonzero(blocked)
+        base, ray = base[:, stopped], ray[:, stopped]
+        low, high = start[stopped], hit[stopped]
         for _ in range(12):
-            middle = (free + hit) / 2
+            middle = (low + high) / 2
             road = self.is_road(base[0] + middle * ray[0], base[1] + middle * ray[1])
-            free, hit = np.where(road, middle, free), np.where(road, hit, middle)
-        met[blocked] = hit
-        return met
+            low, high = np.where(road, middle, low), np.where(road, high, middle)
+        hit[stopped] = high
+        return hit
