@@ -5,11 +5,10 @@ A *domain* is a part of nuScenes: ``usa`` (log location contains "boston"), ``si
 
 The rule called ``xd3d``. The published settings hold scenes of the official train split out as val of the target: 15 of
 84 night scenes, 69 of 310 Singapore scenes, 70 of all 700 (84 and 310 follow from the published frame counts, at 40
-keyframes a scene). Their lists of names are not known to us, so which scenes are held out is our own rule, with the
-same counts: per domain, the scenes of the official train split are sorted by the
-sha256 of their name, and the first ``k = round(share * scenes)`` are held out (at least one, and at least one is left
-for training), where ``share`` is the published count over the published number of scenes. A smaller data set keeps the
-shares.
+keyframes a scene). Which scenes are held out is our own rule here, with the same counts: per domain, the scenes of the
+official train split are sorted by the sha256 of their name, and the first ``k = round(share * scenes)`` are held out
+(at least one, and at least one is left for training), where ``share`` is the published count over the number of scenes.
+A smaller data set keeps the shares, and may have scenes of any name.
 
 - ``train``: scenes of the official train split that the domain does not hold out;
 - ``val``: the scenes held out. ``usa`` and ``day`` hold out none, as published: a run with such a target is validated
