@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterator[tqdm[None]]":
+def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterator[tqdm[Any]]":
     """Open a bar of ``total`` units, ``done`` of them already; call ``bar.update(n)`` inside."""
     with tqdm(
         total=total, initial=done, desc=description, unit=unit, file=sys.stderr, mininterval=0.5, dynamic_ncols=True
