@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 PRESET = "demo"
 LEAD = (
     "A synthetic city was rendered in two domains; a tiny diffusion model looked at every camera image once; a sparse"
-    " 3D network learned from Boston streets with those cached features, and was then tested on Singapore streets, which"
-    " differ in layout, materials, vehicles, traffic side and sensor."
+    " 3D network learned from Boston streets with those cached features, and was then tested on Singapore streets,"
+    " which differ in layout, materials, vehicles, traffic side and sensor."
 )
 
 
@@ -48,5 +48,6 @@ def run_demo(out: Path, *, frames: int, seed: int) -> Outcome:
         raise RunError(f"The preset '{PRESET}' gave no xM score; it must use images (fusion.variant)")
     return Outcome(
         result={"report": str(report), "miou": miou, "majority_miou": majority},
-        text=f"Singapore, xM mIoU {100 * miou:.1f} % (always the commonest class: {100 * majority:.1f} %). Open {report}",
+        text=f"Singapore, xM mIoU {100 * miou:.1f} % (always the commonest class: {100 * majority:.1f} %)."
+        f" Open {report}",
     )

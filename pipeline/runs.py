@@ -100,9 +100,7 @@ class TrainedRun:
         """The frames of one side and split, with their features."""
         return self.domains.open(self.side(side), split)
 
-    def score(
-        self, *, split: str | None = None, side: str = "target", absent: "AbsentRule | None" = None
-    ) -> "ScoreCard":
+    def score(self, *, split: str = "test", side: str = "target", absent: "AbsentRule | None" = None) -> "ScoreCard":
         """Predict and count every point of a split, and keep the score with its protocol.
 
         Raises:

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...files import write_atomic
+from ...stages.evaluate.card import Modality, ScoreCard
 from ..runs import TrainedRun
 from . import figures
 from .page import Picture, Section, Table, facts_table, legend, render_page
 
 if TYPE_CHECKING:
+    from ...cache.schema import ImageFeatures
     from ...stages.datasets.frames import Frame
-    from ...stages.evaluate.scores import FramePrediction, ScoreCard
+    from ...stages.evaluate.scores import FramePrediction
+    from ...stages.extract.settings import ExtractSettings
     from ...stages.train.domain import Domain
+    from ...stages.train.source import FeatureSource
 
 __all__ = ["build_report"]
 
 SHOWN_FRAMES = 3
-READINGS = {"2d": "2D", "3d": "3D", "xm": "xM"}
+READINGS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM"}
 LOSS_NAMES_LEFT_OUT = {"step", "lr", "seconds", "wait", "validation"}
 
 
@@ -30,8 +34,6 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     Raises:
         MissingDataError: the run was not evaluated yet.
     """
-    from ...stages.evaluate.scores import ScoreCard
-
     card = ScoreCard.load(run.scores_path("target", "test"))
     data = run.config.data
     sentence = lead or (
@@ -51,7 +53,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     return path
 
 
-def _scores(run: TrainedRun, card: "ScoreCard") -> Section:
+def _scores(run: TrainedRun, card: ScoreCard) -> Section:
     majority = run.majority(card)
     rows = [[name, *(_percent(values[key]) for key in READINGS)] for name, values in card.iou.items()]
     rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in READINGS)])
@@ -91,7 +93,7 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
         both = both + prediction.probabilities_2d
     predicted = both.argmax(axis=1)
     parts = [
-        *(_seen(run, domain, frame) if domain.features is not None else []),
+        *(_seen(run, domain, domain.features, frame) if domain.features is not None else []),
         *_on_image(run, domain, frame, predicted),
         Picture(
             png=figures.birds_eye_view(frame.points, frame.labels, predicted, classes),
@@ -107,26 +109,37 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
     )
 
 
-def _seen(run: TrainedRun, domain: "Domain", frame: "Frame") -> list[Picture]:
+def _seen(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "Frame") -> list[Picture]:
     """The image of the first view, two feature maps of it, and its agents."""
-    from ...stages.extract.agents import agent_assignment
     from ...stages.extract.extractor import PictureSource
 
-    assert domain.features is not None  # noqa: S101 - the caller looked
     settings = run.config.extract
     row = int(frame.image_rows[0])
-    stored = domain.features.read([row])
+    stored = features.read([row])
     pictures, _ = PictureSource(index=domain.index, image_size=settings.image_size).read([row])
     shown: dict[str, np.ndarray] = {"image, as the model saw it": pictures[0].transpose(1, 2, 0)}
     for tap in [tap for tap in settings.diffusion_taps if tap in ("up1", "up2")] or list(settings.diffusion_taps)[:2]:
         shown[f"features of {tap}: first three components"] = figures.feature_colours(stored.maps[tap][0])
-    assignment = agent_assignment(settings, domain.features.taps, stored.maps, pictures)
-    shown[f"the {domain.features.agents} agents"] = figures.agent_colours(assignment[0])
+    shown[f"the {features.agents} agents"] = figures.agent_colours(_assignment(settings, features, stored, pictures))
     caption = (
         "What stage one kept of this image. Equal colours in a feature picture mean equal features; in the agent"
         " picture each agent, a group of pixels that the diffusion model finds alike, has a colour of its own."
     )
     return [Picture(png=figures.image_row(shown), caption=caption)]
+
+
+def _assignment(
+    settings: "ExtractSettings", features: "FeatureSource", stored: "ImageFeatures", pictures: np.ndarray
+) -> np.ndarray:
+    """Which agent claims each cell of the first picture, from its stored features: [N, h, w], sums to 1 over agents."""
+    import torch
+
+    from ...stages.extract.agents import AgentMaker
+
+    device = torch.device("cpu")
+    maker = AgentMaker(settings=settings.agents, specs=features.taps, image_size=settings.image_size, device=device)
+    maps = {tap: torch.from_numpy(stored.maps[tap].astype(np.float32)) for tap in settings.diffusion_taps}
+    return maker(maps, torch.from_numpy(pictures)).assignment[0].numpy()
 
 
 def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.ndarray) -> list[Picture]:
@@ -168,8 +181,8 @@ def _training(run: TrainedRun) -> Section:
     )
 
 
-def _confusion(card: "ScoreCard") -> Section:
-    reading = "xm" if card.miou["xm"] is not None else "3d"
+def _confusion(card: ScoreCard) -> Section:
+    reading: Modality = "xm" if card.miou["xm"] is not None else "3d"
     counts = card.confusion[reading][:, : len(card.classes)]
     return Section(
         heading="Confusion",
@@ -182,7 +195,7 @@ def _confusion(card: "ScoreCard") -> Section:
     )
 
 
-def _protocol(run: TrainedRun, card: "ScoreCard") -> Section:
+def _protocol(run: TrainedRun, card: ScoreCard) -> Section:
     protocol = {} if card.protocol is None else dataclasses.asdict(card.protocol)
     parts = [facts_table({**protocol, "frames": card.frames, "points": card.points, "absent classes": card.absent})]
     if run.config.fusion.image:
