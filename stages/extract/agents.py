@@ -1,0 +1,180 @@
+"""Object agent queries without training: soft k-means groups the pixels of an image, and each group is summarised.
+
+A pixel's vector joins its taps (each scaled to unit length), its position and, if asked for, its colour; the
+similarity of two pixels is the weighted mean of their cosines. Position and colour enter as points on circles (sine and
+cosine of an angle), so that they too have unit length. Everything is a batched matrix product in float32 on the model's
+device.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ...cache.schema import TapSpec
+from . import grids
+from .settings import AgentSettings
+
+__all__ = ["EMPTY_MASS", "AgentMaker", "Agents", "grid_tap"]
+
+EMPTY_MASS = 2.0**-24  #: an agent with less than this share of the image is empty (a hundredth of a pixel)
+GRID_STRIDE = 16  #: pixels a cell of the default grouping grid spans
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agents:
+    """The N agents of a batch of B images, float32.
+
+    ``queries``: tap -> [B, N, C], the mean feature of each agent; ``geometry`` [B, N, 5]: mass (share of image, sums
+    to 1), centre (u, v) and standard deviation (su, sv) in image fractions; ``assignment`` [B, N, h, w]: membership of
+    each cell of the grouping grid, sums to 1 over agents. The query and geometry of an empty agent are zeros.
+    """
+
+    queries: Mapping[str, Float[Tensor, "batch agents _channels"]]
+    geometry: Float[Tensor, "batch agents 5"]
+    assignment: Float[Tensor, "batch agents height width"]
+
+
+def grid_tap(settings: AgentSettings, specs: Mapping[str, TapSpec], image_size: tuple[int, int]) -> str:
+    """Name the tap whose grid the grouping runs on: the chosen one, else the stride nearest 16 (first of equals)."""
+
+    def distance(name: str) -> float:
+        return abs(math.log2(image_size[0] / specs[name].extent[0] / GRID_STRIDE))
+
+    return settings.grid or min((name for name, spec in specs.items() if spec.dtype != "uint8"), key=distance)
+
+
+class AgentMaker:
+    """Makes the agents of images whose maps have the shapes in ``specs`` (``rgb`` is ignored).
+
+    ``image_size`` is (height, width) in pixels of the pictures handed in beside the maps.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: AgentSettings,
+        specs: Mapping[str, TapSpec],
+        image_size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self.specs = {name: spec for name, spec in specs.items() if spec.dtype != "uint8"}
+        self.grid = grid = self.specs[grid_tap(settings, specs, image_size)]
+        rows, columns = grids.cell_bounds(grid.height, grid.extent[0]), grids.cell_bounds(grid.width, grid.extent[1])
+        self._area = self._tensor(np.outer(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0])).flatten()
+        self._places = self._tensor(_cell_moments(rows, columns))
+        self._position = self._tensor(_position_vectors(rows.mean(1), columns.mean(1), image_size))
+        points = grids.seed_points(settings.count, *image_size)
+        down = grids.sample_matrix(points[:, 1], grid.height, grid.extent[0])
+        across = grids.sample_matrix(points[:, 0], grid.width, grid.extent[1])
+        self._seeds = self._tensor(down[:, :, None] * across[:, None, :]).flatten(1)
+        self._shrink = [
+            self._tensor(grids.resize_matrix(cells, extent, side, float(side)))
+            for cells, extent, side in zip((grid.height, grid.width), grid.extent, image_size, strict=True)
+        ]
+        self._resize = {name: self._pair(grids.resize_matrix, grid, spec) for name, spec in self.specs.items()}
+        self._pool = {name: self._pair(grids.overlap_matrix, spec, grid) for name, spec in self.specs.items()}
+
+    def __call__(
+        self,
+        maps: Mapping[str, Float[Tensor, "batch _channels _height _width"]],
+        pictures: UInt8[Tensor, "batch 3 image_height image_width"],
+    ) -> Agents:
+        """Group the pixels of each image and summarise the groups; ``maps`` holds every tap but ``rgb``, float32."""
+        assignment = self.assign(self.pixel_vectors(maps, pictures))
+        shares = assignment * self._area
+        mass = shares.sum(dim=2, keepdim=True)
+        full = mass >= EMPTY_MASS
+        weights = torch.where(full, shares / mass.clamp_min(EMPTY_MASS), torch.zeros_like(shares))
+        grid = assignment.reshape(*mass.shape[:2], self.grid.height, self.grid.width)
+        queries = {name: self._pooled(name, grid, maps[name], mass, full) for name in self.specs}
+        return Agents(queries=queries, geometry=self._geometry(weights, mass, full), assignment=grid)
+
+    def pixel_vectors(
+        self,
+        maps: Mapping[str, Float[Tensor, "batch _channels _height _width"]],
+        pictures: UInt8[Tensor, "batch 3 image_height image_width"],
+    ) -> Float[Tensor, "batch cells joint"]:
+        """Join what each cell of the grid is grouped by into one vector of unit length."""
+        settings = self.settings
+        parts: list[tuple[float, Tensor]] = []
+        if settings.assign != "rgb":
+            weight = {name: settings.tap_weights.get(name, 1.0) for name in self.specs}
+            total = sum(weight.values())
+            parts += [
+                (weight[name] / total, _resized(normalize(maps[name], dim=1), *self._resize[name]))
+                for name in self.specs
+                if weight[name] > 0
+            ]
+        if settings.assign != "features":
+            colours = _resized(pictures.to(torch.float32) / 255.0, *self._shrink)
+            parts.append((1.0 if settings.assign == "rgb" else settings.rgb_weight, _on_circles(colours)))
+        position = self._position.expand(len(pictures), -1, -1, -1)
+        parts.append((settings.position_weight, position))
+        joint = torch.cat([math.sqrt(weight) * part.flatten(2) for weight, part in parts], dim=1)
+        return normalize(joint, dim=1).transpose(1, 2).contiguous()
+
+    def assign(self, pixels: Float[Tensor, "batch cells joint"]) -> Float[Tensor, "batch agents cells"]:
+        """Run soft k-means by cosine similarity from the seeds; an agent left without pixels keeps its centre."""
+        centres = normalize(self._seeds @ pixels, dim=2)
+        for _ in range(self.settings.rounds):
+            similarity = centres @ pixels.transpose(1, 2)
+            assignment = torch.softmax(similarity / self.settings.temperature, dim=1)
+            means = (assignment * self._area) @ pixels
+            length = means.norm(dim=2, keepdim=True)
+            centres = torch.where(length >= EMPTY_MASS, means / length.clamp_min(EMPTY_MASS), centres)
+        return assignment
+
+    def _pooled(self, name: str, grid: Tensor, features: Tensor, mass: Tensor, full: Tensor) -> Tensor:
+        """Mean of a tap over each agent, weighted by the area its cells share with the agent's cells."""
+        down, across = self._pool[name]
+        pooled = (down @ grid @ across.T).flatten(2)
+        means = pooled @ features.flatten(2).transpose(1, 2) / mass.clamp_min(EMPTY_MASS)
+        return torch.where(full, means, torch.zeros_like(means))
+
+    def _geometry(self, weights: Tensor, mass: Tensor, full: Tensor) -> Tensor:
+        centre = weights @ self._places[:, :2]
+        spread = (self._places[:, :2] - centre[:, :, None]).square() + self._places[:, 2:]
+        deviation = (weights[:, :, None] @ spread).squeeze(2).sqrt()
+        geometry = torch.cat([mass, centre, deviation], dim=2)
+        return torch.where(full, geometry, torch.zeros_like(geometry))
+
+    def _pair(self, matrix: Callable[..., np.ndarray], to: TapSpec, source: TapSpec) -> tuple[Tensor, Tensor]:
+        """Build the matrices for rows and columns that carry a map from one tap's grid to another's."""
+        rows = matrix(to.height, to.extent[0], source.height, source.extent[0])
+        columns = matrix(to.width, to.extent[1], source.width, source.extent[1])
+        return self._tensor(rows), self._tensor(columns)
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device, torch.float32)
+
+
+def _resized(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return rows @ maps @ columns.T
+
+
+def _on_circles(values: Tensor) -> Tensor:
+    """Map [B, 3, h, w] in [0, 1] to vectors [B, 6, h, w] of unit length; values further apart have a smaller cosine."""
+    angles = math.pi * values
+    return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(values.shape[1])
+
+
+def _cell_moments(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Centre (u, v) and variance (u, v) of each cell of the grid, row by row: [cells, 4]."""
+    v, u = np.meshgrid(rows.mean(1), columns.mean(1), indexing="ij")
+    tall, wide = np.meshgrid(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0], indexing="ij")
+    return np.stack([u, v, wide**2 / 12, tall**2 / 12], axis=-1).reshape(-1, 4)
+
+
+def _position_vectors(v: np.ndarray, u: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Vectors [4, h, w] of unit length; the image's longer side is half a turn."""
+    height, width = (side / max(image_size) for side in image_size)
+    down, across = np.meshgrid(math.pi * height * v, math.pi * width * u, indexing="ij")
+    return np.stack([np.cos(across), np.sin(across), np.cos(down), np.sin(down)]) / math.sqrt(2)

@@ -1,0 +1,169 @@
+"""The frozen diffusion backbone: image -> latent -> UNet, read at its taps, stopped at the last one.
+
+Nothing of the model's shape is assumed: widths, strides, the latent's scale and the text width come from its configs.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from ...cache.schema import TapSpec
+from ...errors import ModelError
+from .images import RGB_STRIDE, pad_to_multiple, shrink_to_stride
+from .models import ModelFolder
+from .noise import add_noise, scheduler_noise
+from .settings import RGB, ExtractSettings
+from .taps import find_taps, run_to_taps
+from .weights import load_text_encoder, load_tokenizer, load_unet, load_vae_encoder
+
+__all__ = ["PROMPT", "DiffusionBackbone", "resolve_dtype"]
+
+PROMPT = ""
+WIDE_UNET = 512  #: channels of the widest block from which a UNet counts as full-size
+
+
+class DiffusionBackbone:
+    """A frozen model with taps, ready to run on ``device``; see ``ExtractSettings`` for what each setting means.
+
+    ``specs``: tap -> its shape and place, in the order of ``settings.taps``. ``prediction_type``: what the UNet was
+    trained to predict ("epsilon" or "v_prediction"); its features are read the same way for both.
+
+    Raises:
+        ModelError: the model is damaged, needs more than an image and a text, or lacks a tap.
+    """
+
+    def __init__(self, *, model: ModelFolder, settings: ExtractSettings, device: torch.device) -> None:
+        self.settings = settings
+        self.device = device
+        self.dtype = getattr(torch, resolve_dtype(settings, model))
+        self.prediction_type = str(model.config("scheduler").get("prediction_type") or "epsilon")
+        _check_unet(model)
+        self._noise = scheduler_noise(model, settings.timestep)
+        self._text = _encode_prompt(model).to(device, self.dtype)
+        # Channels-last is faster in half precision; float32 keeps the stock layout and with it the stock bits.
+        layout = torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
+        self.vae = load_vae_encoder(model, self.dtype).to(device=device, memory_format=layout)
+        self.unet = load_unet(model, self.dtype).to(device=device, memory_format=layout)
+        if self._text.shape[-1] != self.unet.config.cross_attention_dim:
+            raise ModelError(
+                f"The text encoder of {model.path} gives {self._text.shape[-1]} values a token, its UNet wants "
+                f"{self.unet.config.cross_attention_dim}; the parts belong to different models"
+            )
+        self.vae_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.taps = find_taps(self.unet, settings.diffusion_taps)
+        self.specs = self._tap_specs(model)
+
+    @torch.inference_mode()
+    def __call__(
+        self, pictures: UInt8[Tensor, "batch 3 height width"], keys: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch _channels _h _w"] | UInt8[Tensor, "batch 3 _h _w"]]:
+        """Read every tap of a batch of pictures of ``settings.image_size``; ``keys`` name the images for the noise.
+
+        Returns the UNet's maps in float32 and ``rgb`` in uint8, cropped to the cells that see the image, on the device.
+        """
+        pictures = pictures.to(self.device)
+        latents = self.encode(pictures)
+        if self._noise is not None:
+            latents = add_noise(latents, keys, self._noise, self.settings.noise_seed)
+        found = run_to_taps(self.taps, lambda: self._run_unet(latents))
+        maps: dict[str, Tensor] = {}
+        for name, spec in self.specs.items():
+            whole = shrink_to_stride(pictures) if name == RGB else found[name].to(torch.float32)
+            maps[name] = whole[..., : spec.height, : spec.width].contiguous()
+        return maps
+
+    @torch.inference_mode()
+    def encode(self, pictures: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch latent _h _w"]:
+        """Map pictures to the scaled mean of the autoencoder's posterior; sides are padded to its factor first."""
+        images = pad_to_multiple(pictures.to(torch.float32) / 255.0 * 2.0 - 1.0, self.vae_factor)
+        mean = self.vae.encode(images.to(self.dtype)).latent_dist.mean
+        shift = self.vae.config.shift_factor
+        return (mean if shift is None else mean - shift) * self.vae.config.scaling_factor
+
+    def _run_unet(self, latents: Tensor) -> None:
+        timestep = torch.tensor(self.settings.timestep, device=self.device)
+        self.unet(latents, timestep, encoder_hidden_states=self._text.expand(len(latents), -1, -1))
+
+    def _tap_specs(self, model: ModelFolder) -> dict[str, TapSpec]:
+        """Learn each map's shape from a pass without data, and where the image lies on it from the strides."""
+        height, width = self.settings.image_size
+        shapes = self._map_shapes(model)
+        strides = {tap.name: tap.stride * self.vae_factor for tap in self.taps}
+        specs = {}
+        for name in self.settings.taps:
+            if name == RGB:
+                channels, rows, columns, stride = 3, math.inf, math.inf, RGB_STRIDE
+            else:
+                (channels, rows, columns), stride = shapes[name], strides[name]
+            extent = (height / stride, width / stride)
+            specs[name] = TapSpec(
+                name=name,
+                channels=channels,
+                height=int(min(rows, math.ceil(extent[0]))),
+                width=int(min(columns, math.ceil(extent[1]))),
+                extent=extent,
+                dtype="uint8" if name == RGB else "float16",
+            )
+        return specs
+
+    def _map_shapes(self, model: ModelFolder) -> dict[str, tuple[int, int, int]]:
+        from diffusers import UNet2DConditionModel
+
+        meta = torch.device("meta")
+        with meta:
+            unet = UNet2DConditionModel.from_config(self.unet.config).eval()
+        taps = find_taps(unet, self.settings.diffusion_taps)
+        rows, columns = (-(-side // self.vae_factor) for side in self.settings.image_size)
+        latents = torch.empty(1, unet.config.in_channels, rows, columns, device=meta)
+        text = torch.empty(1, *self._text.shape[1:], device=meta)
+        try:
+            with torch.inference_mode():
+                found = run_to_taps(taps, lambda: unet(latents, torch.tensor(0, device=meta), text))
+        except RuntimeError as error:
+            raise ModelError(
+                f"The UNet of {model.path} cannot take images of {self.settings.image_size[0]}x"
+                f"{self.settings.image_size[1]} pixels ({error}); choose a larger extract.image_size"
+            ) from error
+        return {name: (values.shape[1], values.shape[2], values.shape[3]) for name, values in found.items()}
+
+
+def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:
+    """Name the dtype the model runs in. "auto" looks at the model only, so that a cache is the same on any machine."""
+    if settings.dtype != "auto":
+        return settings.dtype
+    widths: Any = model.config("unet").get("block_out_channels", [0])
+    return "bfloat16" if max(widths) >= WIDE_UNET else "float32"
+
+
+def _check_unet(model: ModelFolder) -> None:
+    """Refuse UNets that want more than an image's latent and a text."""
+    unet, vae = model.config("unet"), model.config("vae")
+    wants = [
+        key
+        for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
+        if unet.get(key) is not None
+    ]
+    if wants:
+        raise ModelError(
+            f"The UNet of {model.path} needs conditions beside the text ({', '.join(wants)}), which stage one does not "
+            "have; use a Stable Diffusion 1.x or 2.x model"
+        )
+    if unet.get("in_channels", 4) != vae.get("latent_channels", 4):
+        raise ModelError(
+            f"The UNet of {model.path} takes {unet.get('in_channels', 4)} channels, its autoencoder makes "
+            f"{vae.get('latent_channels', 4)}; inpainting and upscaling models do not fit"
+        )
+
+
+@torch.inference_mode()
+def _encode_prompt(model: ModelFolder) -> Float[Tensor, "1 tokens width"]:
+    """Encode the empty prompt in float32; tokenizer and text encoder are gone when this returns."""
+    tokenizer, encoder = load_tokenizer(model), load_text_encoder(model)
+    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    tokens = tokenizer([PROMPT], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
+    return encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.clone()

@@ -1,0 +1,97 @@
+"""From pictures to features: the backbone and the agents together, and the reading of pictures from an index.
+
+The job that fills the cache, the forecast and the online source all go through here, so they agree.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from ...cache.schema import ImageFeatures, TapSpec
+from ...errors import BackendError, DataError, MissingDataError
+from ..datasets.index import FrameIndex
+from .agents import AgentMaker
+from .backbone import DiffusionBackbone
+from .images import load_image
+from .models import resolve_model
+from .settings import RGB, ExtractSettings
+
+__all__ = ["FeatureExtractor", "PictureSource"]
+
+
+class FeatureExtractor:
+    """The frozen model with its agents, loaded once. ``specs``: tap -> shape and place of its map.
+
+    Raises:
+        ModelError: the model cannot be found, is incomplete or lacks a tap.
+        BackendError: CUDA is asked for and there is none.
+    """
+
+    def __init__(self, *, settings: ExtractSettings) -> None:
+        self.settings = settings
+        device = _device(settings)
+        model = resolve_model(settings.model, weights=settings.weights, seed=settings.weights_seed)
+        self.backbone = DiffusionBackbone(model=model, settings=settings, device=device)
+        self.specs: Mapping[str, TapSpec] = self.backbone.specs
+        self.agents = AgentMaker(
+            settings=settings.agents, specs=self.specs, image_size=settings.image_size, device=device
+        )
+
+    @torch.inference_mode()
+    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> ImageFeatures:
+        """Compute the features of a batch: floating arrays float32, ``rgb`` uint8. ``keys`` seed the noise, if any."""
+        images = torch.from_numpy(pictures).to(self.backbone.device)
+        maps = self.backbone(images, keys)
+        agents = self.agents({name: values for name, values in maps.items() if name != RGB}, images)
+        return ImageFeatures(
+            maps={name: values.cpu().numpy() for name, values in maps.items()},
+            agents={name: values.cpu().numpy() for name, values in agents.queries.items()},
+            geometry=agents.geometry.cpu().numpy(),
+        )
+
+
+class PictureSource:
+    """The pictures of an index, decoded at the size the model sees. ``root`` overrides the index's own.
+
+    Raises:
+        MissingDataError: the data root is not there.
+    """
+
+    def __init__(self, *, index: FrameIndex, image_size: tuple[int, int], root: Path | None = None) -> None:
+        self.index = index
+        self.image_size = image_size
+        self.root = index.root if root is None else root
+        if not self.root.is_dir():
+            raise MissingDataError(
+                f"The data root {self.root} of the index is not there; mount it, or run 'xd3d prepare --root DIR' again"
+            )
+
+    def keys(self, rows: Sequence[int]) -> list[str]:
+        """Keys of the images in ``rows``."""
+        return [str(self.index.images.key[row]) for row in rows]
+
+    def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "batch 3 height width"], dict[int, str]]:
+        """Decode the images in ``rows``; those that fail are black, and returned with the reason under their row."""
+        pictures = np.zeros((len(rows), 3, *self.image_size), np.uint8)
+        failures: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            width, height = self.index.images.size[row]
+            try:
+                pictures[place] = load_image(
+                    self.root / str(self.index.images.path[row]),
+                    image_size=self.image_size,
+                    stored_size=(int(width), int(height)),
+                )
+            except DataError as error:
+                failures[int(row)] = str(error)
+        return pictures, failures
+
+
+def _device(settings: ExtractSettings) -> torch.device:
+    available = torch.cuda.is_available()
+    if settings.device == "cuda" and not available:
+        raise BackendError("extract.device is cuda, but torch finds no CUDA device here; set it to auto or cpu")
+    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")

@@ -1,0 +1,40 @@
+"""The fingerprint of features: everything that changes the bytes stage one stores, and nothing else.
+
+Batch size, device and shard size are left out: they change results by rounding at most.
+"""
+
+from typing import Any
+
+from ..datasets.index import FrameIndex
+from .backbone import PROMPT, resolve_dtype
+from .images import IMAGE_METHOD
+from .models import resolve_model
+from .settings import ExtractSettings
+
+__all__ = ["FEATURE_FORMAT", "feature_fingerprint"]
+
+FEATURE_FORMAT = 1  #: raised whenever the same settings would give other features
+
+
+def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[str, Any]:
+    """Return the facts that the features of ``index`` under ``settings`` depend on, as plain JSON values.
+
+    Raises:
+        ModelError: the model cannot be found or is incomplete.
+    """
+    model = resolve_model(settings.model, weights=settings.weights, seed=settings.weights_seed)
+    return {
+        "format": FEATURE_FORMAT,
+        "model": model.digest,
+        "weights": settings.weights if settings.weights == "pretrained" else f"random, seed {settings.weights_seed}",
+        "taps": list(settings.taps),
+        "timestep": settings.timestep,
+        "noise_seed": settings.noise_seed if settings.timestep else None,
+        "prompt": PROMPT,
+        "image_size": list(settings.image_size),
+        "image_method": IMAGE_METHOD,
+        "dtype": resolve_dtype(settings, model),
+        "agents": settings.agents.model_dump(mode="json"),
+        "views": ["identity"],
+        "index": index.digest,
+    }

@@ -1,0 +1,88 @@
+"""The forecast of a run: bytes, free disk and time, from one probe image and without writing anything."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...cache.maintenance import cache_info
+from ...errors import DataError
+from ..datasets.index import FrameIndex
+from .extractor import FeatureExtractor, PictureSource
+from .plan import planned_layout, stored_bytes
+from .settings import ExtractSettings
+
+__all__ = ["Forecast", "existing_parent", "forecast"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a run will take. ``bytes`` is the exact size of a whole cache's arrays, as ``cache info`` counts it.
+
+    ``left`` is the number of images still to do, ``bytes_left`` and ``seconds`` what they take; ``seconds_per_image``
+    was measured on one image, decoding included.
+    """
+
+    images: int
+    left: int
+    bytes_per_image: int
+    bytes: int
+    bytes_left: int
+    free_bytes: int
+    seconds_per_image: float
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for what is left."""
+        return self.bytes_left <= self.free_bytes
+
+
+def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path, *, root: Path | None = None) -> Forecast:
+    """Foretell what ``extract_features`` with the same arguments will take.
+
+    Raises:
+        ModelError: the model cannot be found, is incomplete or lacks a tap.
+        MissingDataError: the data root is not there.
+        DataError: no image of the index can be decoded.
+    """
+    pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
+    extractor = FeatureExtractor(settings=settings)
+    layout = planned_layout(index, settings, extractor.specs)
+    total = stored_bytes(layout, layout.shards())
+    stored = cache_info(cache_path) if (cache_path / "zarr.json").exists() else {"done": 0, "failed": 0, "bytes": 0}
+    left = layout.images - int(stored["done"]) - int(stored["failed"])
+    seconds = _probe(extractor, pictures)
+    return Forecast(
+        images=layout.images,
+        left=left,
+        bytes_per_image=layout.bytes_per_image,
+        bytes=total,
+        bytes_left=max(0, total - int(stored["bytes"])),
+        free_bytes=shutil.disk_usage(existing_parent(cache_path)).free,
+        seconds_per_image=seconds,
+        seconds=left * seconds,
+    )
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the nearest folder on the way to ``path`` that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+def _probe(extractor: FeatureExtractor, pictures: PictureSource) -> float:
+    """Seconds of the first image that decodes, the second time it is done: the first time libraries warm up."""
+    reason = "it names no images"
+    for row in range(len(pictures.index.images.key)):
+        _, failures = pictures.read([row])
+        if not failures:
+            break
+        reason = failures[row]
+    else:
+        raise DataError(f"No image of the index can be decoded ({reason}); run 'xd3d prepare' to list what is missing")
+    for _ in range(2):
+        start = time.perf_counter()
+        decoded, _ = pictures.read([row])
+        extractor(decoded, pictures.keys([row]))
+        seconds = time.perf_counter() - start
+    return seconds

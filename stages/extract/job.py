@@ -1,0 +1,175 @@
+"""The job of stage one: every image of an index through the model, into a cache, shard by shard.
+
+Call it again after an interruption: committed shards stay, the others are computed anew from the same batches, so the
+bytes are those of an unbroken run.
+"""
+
+import contextlib
+import shutil
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...cache.fingerprint import fingerprint_digest
+from ...cache.layout import GEOMETRY, CacheLayout, Shard
+from ...cache.maintenance import cache_info
+from ...cache.schema import ImageFeatures
+from ...cache.writer import CacheWriter
+from ...errors import DiskSpaceError
+from ...progress import progress
+from ..datasets.index import FrameIndex
+from .extractor import FeatureExtractor, PictureSource
+from .fingerprint import feature_fingerprint
+from .plan import images_per_frame, shard_bytes, stored_bytes
+from .settings import ExtractSettings
+
+__all__ = ["ExtractSummary", "extract_features"]
+
+DECODERS = 2  #: threads that decode images ahead of the model
+AHEAD = 3  #: batches that may wait decoded
+
+Batch = tuple[range, np.ndarray, dict[int, str]]  #: image rows, their pictures, and why some could not be read
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractSummary:
+    """What stands after a run: ``done`` images have features, ``failed`` a reason; ``seconds`` is this run's time."""
+
+    cache: Path
+    fingerprint: str
+    images: int
+    done: int
+    failed: int
+    seconds: float
+
+
+def extract_features(
+    index: FrameIndex,
+    settings: ExtractSettings,
+    cache_path: Path,
+    *,
+    retry_failed: bool = False,
+    root: Path | None = None,
+) -> ExtractSummary:
+    """Fill the cache in ``cache_path`` with the features of every image of ``index``, or finish one begun earlier.
+
+    An image that cannot be decoded is recorded with the reason and the run goes on; ``retry_failed`` tries those again.
+    ``root`` overrides the index's data root. Interrupted at any moment, the cache can be resumed.
+
+    Raises:
+        ModelError: the model cannot be found, is incomplete or lacks a tap.
+        MissingDataError: the data root is not there.
+        CacheMismatchError: ``cache_path`` holds features made with other settings.
+        DiskSpaceError: the disk is too small for what is left to do.
+    """
+    start = time.monotonic()
+    pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
+    fingerprint = feature_fingerprint(settings, index)
+    extractor = FeatureExtractor(settings=settings)
+    with CacheWriter.open(
+        cache_path,
+        taps=list(extractor.specs.values()),
+        agents=settings.agents.count,
+        image_keys=[str(key) for key in index.images.key],
+        images_per_frame=images_per_frame(index),
+        fingerprint=fingerprint,
+        shard_bytes=shard_bytes(settings),
+    ) as writer:
+        pending = writer.pending_shards(retry_failed)
+        _check_disk(cache_path, writer.layout, pending)
+        total, left = len(index.images.key), sum(len(shard.rows) for shard in pending)
+        batches = _decoded(pictures, _batches(pending, settings.batch_size))
+        with progress("Extracting features", total, "image", done=total - left) as bar, contextlib.closing(batches):
+            for shard in pending:
+                rows = _ShardRows(writer.layout, shard)
+                while not rows.full:
+                    chosen, images, failures = next(batches)
+                    rows.add(extractor(images, pictures.keys(chosen)), failures)
+                    bar.update(len(chosen))
+                writer.write_shard(shard, rows.features, rows.failures)
+    info = cache_info(cache_path)
+    return ExtractSummary(
+        cache=cache_path,
+        fingerprint=fingerprint_digest(fingerprint),
+        images=total,
+        done=int(info["done"]),
+        failed=int(info["failed"]),
+        seconds=time.monotonic() - start,
+    )
+
+
+class _ShardRows:
+    """The features of one shard, filled batch by batch."""
+
+    def __init__(self, layout: CacheLayout, shard: Shard) -> None:
+        rows = len(shard.rows)
+        self.failures: dict[int, str] = {}
+        self._filled, self._rows = 0, rows
+        self._arrays = {
+            name: np.empty((rows, *array.row_shape), np.uint8 if array.dtype == np.uint8 else np.float32)
+            for name, array in layout.arrays.items()
+        }
+
+    @property
+    def full(self) -> bool:
+        return self._filled == self._rows
+
+    @property
+    def features(self) -> ImageFeatures:
+        return ImageFeatures(
+            maps=self._under("features/"), agents=self._under("agents/"), geometry=self._arrays[GEOMETRY]
+        )
+
+    def add(self, features: ImageFeatures, failures: dict[int, str]) -> None:
+        place = slice(self._filled, self._filled + len(features.geometry))
+        for folder, parts in (("features", features.maps), ("agents", features.agents)):
+            for name, values in parts.items():
+                self._arrays[f"{folder}/{name}"][place] = values
+        self._arrays[GEOMETRY][place] = features.geometry
+        self._filled = place.stop
+        self.failures.update(failures)
+
+    def _under(self, folder: str) -> dict[str, np.ndarray]:
+        return {
+            name.removeprefix(folder): values
+            for name, values in self._arrays.items()
+            if name.startswith(folder) and name != GEOMETRY
+        }
+
+
+def _batches(shards: Iterable[Shard], size: int) -> Iterator[range]:
+    """Cut each shard into batches from its first row on: an image's batch does not depend on where a run began."""
+    for shard in shards:
+        for first in range(shard.first, shard.last, size):
+            yield range(first, min(first + size, shard.last))
+
+
+def _decoded(pictures: PictureSource, batches: Iterable[range]) -> Generator[Batch, None, None]:
+    """Read the pictures of batches in threads, a few batches ahead; failed pictures are black and keep their place."""
+    waiting: deque[tuple[range, Future[tuple[np.ndarray, dict[int, str]]]]] = deque()
+    pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+    try:
+        for rows in batches:
+            waiting.append((rows, pool.submit(pictures.read, rows)))
+            if len(waiting) > AHEAD:
+                done, future = waiting.popleft()
+                yield done, *future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, *future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_disk(path: Path, layout: CacheLayout, pending: list[Shard]) -> None:
+    needed, free = stored_bytes(layout, pending), shutil.disk_usage(path).free
+    if needed > free:
+        raise DiskSpaceError(
+            f"The features need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free; "
+            "free some, choose another disk, or keep fewer taps (extract.taps)"
+        )

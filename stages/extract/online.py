@@ -1,0 +1,59 @@
+"""The online source: features computed when they are asked for, by the same code that fills the cache."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...cache.schema import ImageFeatures, TapSpec
+from ...errors import DataError, ModelError
+from ..datasets.index import FrameIndex
+from .extractor import FeatureExtractor, PictureSource
+from .settings import ExtractSettings
+
+__all__ = ["OnlineExtractor"]
+
+
+class OnlineExtractor:
+    """A ``FeatureSource`` without a cache: ``taps``, ``agents`` (N) and ``read``. ``root`` overrides the index's own.
+
+    Raises:
+        ModelError: the model cannot be found, is incomplete or lacks a tap.
+        MissingDataError: the data root is not there.
+    """
+
+    def __init__(self, *, index: FrameIndex, settings: ExtractSettings, root: Path | None = None) -> None:
+        self._pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
+        self._extractor = FeatureExtractor(settings=settings)
+        self._batch_size = settings.batch_size
+        self.taps: Mapping[str, TapSpec] = self._extractor.specs
+        self.agents = settings.agents.count
+
+    def read(self, rows: Sequence[int]) -> ImageFeatures:
+        """Compute the features of the images in ``rows``, in that order (float32; ``rgb`` uint8).
+
+        Raises:
+            DataError: an image cannot be decoded.
+            ModelError: the model gave NaN or infinity for an image.
+        """
+        parts = [self._batch(rows[i : i + self._batch_size]) for i in range(0, len(rows), self._batch_size)]
+        return ImageFeatures(
+            maps={name: np.concatenate([part.maps[name] for part in parts]) for name in self.taps},
+            agents={name: np.concatenate([part.agents[name] for part in parts]) for name in parts[0].agents},
+            geometry=np.concatenate([part.geometry for part in parts]),
+        )
+
+    def _batch(self, rows: Sequence[int]) -> ImageFeatures:
+        pictures, failures = self._pictures.read(rows)
+        if failures:
+            raise DataError("; ".join(failures.values()))
+        keys = self._pictures.keys(rows)
+        features = self._extractor(pictures, keys)
+        for name, values in (*features.maps.items(), ("geometry", features.geometry)):
+            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            if not finite.all():
+                raise ModelError(
+                    f"The model gave NaN or infinity in {name} for image {keys[int(np.argmin(finite))]}; "
+                    "try extract.dtype float32"
+                )
+        return features

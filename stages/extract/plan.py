@@ -1,0 +1,45 @@
+"""What a run is going to write: how images fall into shards, and how many bytes that takes."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ...cache.layout import CacheLayout, Shard
+from ...cache.schema import TapSpec
+from ..datasets.index import FrameIndex
+from .settings import ExtractSettings
+
+__all__ = ["images_per_frame", "planned_layout", "shard_bytes", "stored_bytes"]
+
+INDEX_ENTRY, INDEX_CHECKSUM = 16, 4  #: bytes of a Zarr shard index: one entry a slot, one checksum a file
+
+
+def images_per_frame(index: FrameIndex) -> int:
+    """Images that belong together in a shard: those of a frame; 1 where frames have different numbers of them."""
+    counts = np.unique(np.bincount(index.images.frame, minlength=len(index.frames.key)))
+    return int(counts[0]) if len(counts) == 1 and counts[0] > 0 else 1
+
+
+def shard_bytes(settings: ExtractSettings) -> int:
+    """The shard size of the settings in bytes."""
+    return settings.shard_mb * 1_000_000
+
+
+def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:
+    """Return the layout a new cache of ``index`` will have, without writing anything."""
+    taps, agents, together = list(specs.values()), settings.agents.count, images_per_frame(index)
+    keys = tuple(str(key) for key in index.images.key)
+    return CacheLayout(
+        taps=tuple(taps),
+        agents=agents,
+        image_keys=keys,
+        images_per_frame=together,
+        images_per_shard=CacheLayout.shard_images(taps, agents, len(keys), together, shard_bytes(settings)),
+        fingerprint={},
+    )
+
+
+def stored_bytes(layout: CacheLayout, shards: Iterable[Shard]) -> int:
+    """Exact size of the files of ``shards``: their rows, and a shard index in each array's file."""
+    index = len(layout.arrays) * (INDEX_ENTRY * layout.images_per_shard + INDEX_CHECKSUM)
+    return sum(len(shard.rows) * layout.bytes_per_image + index for shard in shards)

@@ -1,0 +1,121 @@
+"""Settings of stage one: which diffusion model looks at the images, where it is tapped, and how agents are made."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ...settings import Settings
+
+__all__ = ["RGB", "AgentSettings", "ExtractSettings"]
+
+RGB = "rgb"  #: the tap that is the image itself
+TAP_PATTERN = re.compile(r"rgb|(mid|up\d+)(\.\d+)?(:residual)?")
+
+
+class AgentSettings(Settings):
+    """How the pixels of an image are grouped into object agent queries (training-free soft k-means)."""
+
+    count: int = Field(default=100, ge=1, le=4096, description="Agents an image (N).")
+    rounds: int = Field(default=10, ge=1, le=1000, description="Rounds of soft k-means (T).")
+    temperature: float = Field(
+        default=0.02, gt=0, le=10, description="Softmax temperature of the assignment; 0.01-0.03 works, 0.3 collapses."
+    )
+    assign: Literal["features", "rgb", "features+rgb"] = Field(
+        default="features",
+        description="What pixels are grouped by: features form better groups, colours draw better borders.",
+    )
+    grid: str | None = Field(
+        default=None, description="Tap whose grid the grouping runs on; by default the one with a stride nearest 16."
+    )
+    tap_weights: dict[str, float] = Field(
+        default_factory=dict, description="Weight of a tap in the similarity; 1 where a tap is not named."
+    )
+    position_weight: float = Field(
+        default=0.2, ge=0, le=10, description="Weight of the pixel's position, where all features together weigh 1."
+    )
+    rgb_weight: float = Field(
+        default=1.0, gt=0, le=10, description="Weight of the colours in 'features+rgb', where all features weigh 1."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "AgentSettings":
+        if self.assign == "rgb" and self.tap_weights:
+            raise ValueError("tap_weights have no effect when assign is 'rgb'; remove them or use 'features+rgb'")
+        negative = [f"{tap}: {weight}" for tap, weight in self.tap_weights.items() if not 0 <= weight < float("inf")]
+        if negative:
+            raise ValueError(f"tap_weights must be finite and not negative, found {', '.join(negative)}")
+        return self
+
+
+class ExtractSettings(Settings):
+    """Stage one: camera images become diffusion features and agent queries."""
+
+    model: str = Field(
+        default="tiny-street",
+        min_length=1,
+        description="A known name (tiny-street, tiny-street-day, sd14, sd21-base, sd21), a folder, or a hub id.",
+    )
+    weights: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="'random' builds the model from its configs with seeded random weights."
+    )
+    weights_seed: int = Field(default=0, ge=0, description="Seed of the random weights.")
+    taps: tuple[str, ...] = Field(
+        default=("up0", "up1", "up2", "up3", RGB),
+        description="What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip, rgb.",
+    )
+    timestep: int = Field(default=0, ge=0, description="Diffusion step; 0 means a clean image and no noise.")
+    noise_seed: int = Field(
+        default=0, ge=0, description="Seed of the noise, beside the image's key; used after step 0."
+    )
+    image_size: tuple[int, int] = Field(default=(225, 400), description="Height and width the model sees, in pixels.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="Arithmetic of the model; auto: bfloat16 for a full-size UNet, float32 for a small one, anywhere.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model runs.")
+    batch_size: int = Field(default=4, ge=1, le=1024, description="Images that pass the model together.")
+    shard_mb: int = Field(default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes.")
+    agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
+
+    @property
+    def diffusion_taps(self) -> tuple[str, ...]:
+        """The taps that are feature maps of the UNet: all but ``rgb``."""
+        return tuple(tap for tap in self.taps if tap != RGB)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ExtractSettings":
+        faults = [*self._tap_faults(), *self._agent_faults()]
+        if not all(32 <= side <= 8192 for side in self.image_size):
+            faults.append(f"image_size (height, width) must lie within 32..8192, found {list(self.image_size)}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _tap_faults(self) -> list[str]:
+        faults = [
+            f"'{tap}' is no tap address; write up0, up1.0, mid, up2:residual or rgb"
+            for tap in self.taps
+            if not TAP_PATTERN.fullmatch(tap)
+        ]
+        twice = sorted({tap for tap in self.taps if self.taps.count(tap) > 1})
+        if twice:
+            faults.append(f"taps names {', '.join(twice)} more than once")
+        if not self.diffusion_taps:
+            faults.append("taps needs at least one feature map of the UNet, such as up2")
+        return faults
+
+    def _agent_faults(self) -> list[str]:
+        taps = self.diffusion_taps
+        faults = [
+            f"agents.{name} names '{tap}', which is not among the UNet taps {', '.join(taps)}"
+            for name, named in (
+                ("grid", [self.agents.grid] if self.agents.grid else []),
+                ("tap_weights", list(self.agents.tap_weights)),
+            )
+            for tap in named
+            if tap not in taps
+        ]
+        if taps and self.agents.assign != "rgb" and not any(self.agents.tap_weights.get(tap, 1.0) for tap in taps):
+            faults.append("agents.tap_weights gives every tap weight 0; leave one above 0 or set agents.assign to rgb")
+        return faults

@@ -1,0 +1,171 @@
+"""Modules of a model folder with their weights: read from safetensors, or drawn from a seed.
+
+Modules are laid out without memory first and given their tensors in the wanted dtype, so a full-size UNet never stands
+in memory twice. Random weights depend on the seed and the tensor's name alone: the same on every machine, for
+any number of threads, whatever else is loaded.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...errors import ModelError
+from .models import ModelFolder, weight_files
+
+__all__ = ["load_text_encoder", "load_tokenizer", "load_unet", "load_vae_encoder", "random_state"]
+
+#: names that early releases of the autoencoder's file give to its attention layers, and today's
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def load_unet(model: ModelFolder, dtype: torch.dtype) -> Any:
+    """Build the ``UNet2DConditionModel`` of a folder, in evaluation mode, on the CPU."""
+    from diffusers import UNet2DConditionModel
+
+    return _filled(_laid_out(UNet2DConditionModel, model, "unet"), model, "unet", dtype)
+
+
+def load_vae_encoder(model: ModelFolder, dtype: torch.dtype) -> Any:
+    """Build the ``AutoencoderKL`` of a folder without its decoder, which stage one never runs."""
+    from diffusers import AutoencoderKL
+
+    vae = _laid_out(AutoencoderKL, model, "vae")
+    for unused in ("decoder", "post_quant_conv"):
+        delattr(vae, unused)
+    return _filled(vae, model, "vae", dtype)
+
+
+def load_tokenizer(model: ModelFolder) -> Any:
+    """Load the ``CLIPTokenizer`` of a folder; it pads with the id that its own files name."""
+    from transformers import CLIPTokenizer
+
+    with _as_model_error(model, "tokenizer"):
+        return CLIPTokenizer.from_pretrained(model.path / "tokenizer", local_files_only=True)
+
+
+def load_text_encoder(model: ModelFolder) -> Any:
+    """Build the ``CLIPTextModel`` of a folder in float32, in evaluation mode."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers.utils import logging
+
+    folder = model.path / "text_encoder"
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with _as_model_error(model, "text_encoder"):
+            if model.weights == "random":
+                encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+                encoder.load_state_dict(random_state(encoder, "text_encoder", model.seed))
+            else:
+                encoder = CLIPTextModel.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                )
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return encoder.eval()
+
+
+def random_state(
+    module: nn.Module, name: str, seed: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Float[Tensor, "..."]]:
+    """Draw a value for every parameter of ``module``: uniform with variance 1 / fan-in, norms at one, biases at zero.
+
+    With that variance signals keep their size from layer to layer. ``name`` sets a module's draws apart from another's.
+    """
+    state = {}
+    for path, part in module.named_modules():
+        for key, parameter in part.named_parameters(recurse=False):
+            full = f"{path}.{key}" if path else key
+            if key == "bias" or parameter.ndim < 2:
+                state[full] = torch.full(parameter.shape, 0.0 if key == "bias" else 1.0, dtype=dtype)
+            else:
+                state[full] = _draw(parameter, f"{name}.{full}", seed, isinstance(part, nn.Embedding)).to(dtype)
+    return state
+
+
+def _draw(parameter: Tensor, name: str, seed: int, embedding: bool) -> Tensor:
+    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), np.uint32)
+    generator = np.random.Generator(np.random.SFC64([seed, *words.tolist()]))
+    deviation = 0.02 if embedding else 1.0 / math.sqrt(parameter[0].numel())
+    values = generator.random(parameter.shape, dtype=np.float32)
+    values -= 0.5
+    values *= deviation * math.sqrt(12.0)
+    return torch.from_numpy(values)
+
+
+def _laid_out(kind: Any, model: ModelFolder, part: str) -> nn.Module:
+    """Build a module of diffusers from its config without any memory behind its parameters."""
+    with _as_model_error(model, part), torch.device("meta"):
+        return kind.from_config(kind.load_config(model.path / part, local_files_only=True))
+
+
+def _filled(module: nn.Module, model: ModelFolder, part: str, dtype: torch.dtype) -> nn.Module:
+    if model.weights == "random":
+        state = random_state(module, part, model.seed, dtype)
+    else:
+        with _as_model_error(model, part):
+            state = _stored_state(module, model, part, dtype)
+    # Parameters keep requires_grad, as in stock diffusers: torch picks other kernels for linear layers without it, which
+    # round differently. The backbone runs in inference mode, so no graph is ever built.
+    module.load_state_dict(state, assign=True)
+    return module.eval()
+
+
+def _stored_state(
+    module: nn.Module, model: ModelFolder, part: str, dtype: torch.dtype
+) -> dict[str, Float[Tensor, "..."]]:
+    from safetensors import safe_open
+
+    wanted = {name: values.shape for name, values in module.state_dict().items()}
+    state: dict[str, Tensor] = {}
+    for file in weight_files(model.path, part):
+        if file.suffix != ".safetensors":
+            continue
+        with safe_open(file, framework="pt") as stored:
+            for key in stored.keys():  # noqa: SIM118 - not a mapping
+                name = _today(key, wanted)
+                if name not in wanted:
+                    continue
+                values = stored.get_tensor(key)
+                if values.numel() != wanted[name].numel():
+                    raise ModelError(
+                        f"{file}: '{key}' has shape {list(values.shape)}, the config of '{part}' asks for "
+                        f"{list(wanted[name])}; weights and config belong to different models"
+                    )
+                state[name] = values.reshape(wanted[name]).to(dtype)
+    missing = sorted(wanted.keys() - state.keys())
+    if missing:
+        raise ModelError(
+            f"The weights of '{part}' in {model.path} lack {len(missing)} tensors that its config asks for, "
+            f"such as '{missing[0]}'; weights and config belong to different models"
+        )
+    return state
+
+
+def _today(key: str, known: Container[str]) -> str:
+    """Name a stored tensor as today's modules do."""
+    renamed = re.sub(r"\.(query|key|value|proj_attn)\.", lambda match: f".{OLD_ATTENTION[match[1]]}.", key)
+    return key if key in known else renamed
+
+
+@contextmanager
+def _as_model_error(model: ModelFolder, part: str) -> Iterator[None]:
+    """Turn whatever a model library raises on bad files into a ``ModelError`` that names the part."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # diffusers, transformers and safetensors raise errors of many kinds
+        raise ModelError(
+            f"The part '{part}' of the model folder {model.path} cannot be loaded "
+            f"({type(error).__name__}: {error}); copy the model again, or check that it is a Stable Diffusion model"
+        ) from error

@@ -1,0 +1,177 @@
+"""The backbone gives what stock diffusers modules with plain hooks give, and stops where it should."""
+
+import numpy as np
+import pytest
+import torch
+from xd3d.errors import ModelError
+from xd3d.stages.extract.backbone import DiffusionBackbone, resolve_dtype
+from xd3d.stages.extract.models import resolve_model
+from xd3d.stages.extract.taps import find_taps, tap_addresses
+
+CPU = torch.device("cpu")
+EVERY_TAP = ("mid", "mid.0", "up0", "up0.0:residual", "up1.0", "up1", "up1:residual", "up2", "up3.0", "up3")
+
+
+def load(settings, **changes):
+    chosen = settings(**changes)
+    model = resolve_model(chosen.model, weights=chosen.weights, seed=chosen.weights_seed)
+    return DiffusionBackbone(model=model, settings=chosen, device=CPU)
+
+
+def pictures(count, size, seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (count, 3, *size), dtype=np.uint8)
+    return torch.from_numpy(values)
+
+
+@torch.no_grad()
+def stock_features(folder, images, noise=None):
+    """Features by diffusers alone: a stock pipeline's modules, hooks, and a forward pass that runs to its end."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False).eval()
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+    ids = tokenizer("", padding="max_length", max_length=12, truncation=True, return_tensors="pt").input_ids
+    text = encoder(ids)[0]
+    found = {}
+    for i, block in enumerate([unet.mid_block, *unet.up_blocks]):
+        name = f"up{i - 1}" if i else "mid"
+        for j, resnet in enumerate(block.resnets):
+            for suffix, module in (("", resnet), (":residual", resnet.conv2)):
+                module.register_forward_hook(
+                    lambda _m, _i, output, key=f"{name}.{j}{suffix}": found.__setitem__(key, output)
+                )
+    height, width = images.shape[-2:]
+    padded = torch.cat([images, images[:, :, -1:].expand(-1, -1, -height % 8, -1)], 2)
+    padded = torch.cat([padded, padded[..., -1:].expand(-1, -1, -1, -width % 8)], 3)
+    latents = vae.encode(2 * (padded.float() / 255) - 1).latent_dist.mean * 0.31
+    timestep = 0
+    if noise is not None:
+        timestep, values = noise
+        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+        latents = scheduler.add_noise(latents, values, torch.tensor([timestep] * len(latents)))
+    unet(latents, timestep, text.expand(len(latents), -1, -1))
+    return found
+
+
+def full_name(address):
+    """Long form of an address in the test's models, whose blocks have two ResNets each."""
+    block, _, residual = address.partition(":")
+    return (block if "." in block else f"{block}.1") + (f":{residual}" if residual else "")
+
+
+@pytest.mark.parametrize("size", [(64, 128), (100, 180), (97, 33)])
+def test_every_tap_equals_a_stock_hook_bit_for_bit(settings, tiny_model, size):
+    backbone = load(settings, taps=EVERY_TAP, image_size=size)
+    images = pictures(2, size)
+    maps, stock = backbone(images, ["a", "b"]), stock_features(tiny_model, images)
+    for name in EVERY_TAP:
+        spec = backbone.specs[name]
+        assert maps[name].shape == (2, spec.channels, spec.height, spec.width)
+        assert torch.equal(maps[name], stock[full_name(name)][..., : spec.height, : spec.width]), name
+
+
+def test_residual_is_the_branch_before_the_shortcut(settings):
+    backbone = load(settings, taps=("up2", "up2:residual"))
+    maps = backbone(pictures(1, (100, 180)), ["a"])
+    assert not torch.equal(maps["up2"], maps["up2:residual"])
+
+
+def test_addresses_name_every_resnet(settings):
+    backbone = load(settings, taps=("up1",))
+    addresses = tap_addresses(backbone.unet)
+    assert len(addresses) == 5 * 3 * 2
+    for address in addresses:
+        assert find_taps(backbone.unet, [address])[0].name == address
+
+
+@pytest.mark.parametrize(("address", "hint"), [("up4", "up"), ("up1.2", "up1."), ("mid.7", "mid.")])
+def test_an_address_that_is_not_there_names_the_nearest(settings, address, hint):
+    with pytest.raises(ModelError, match=f"no tap '{address}'; did you mean '{hint}"):
+        load(settings, taps=(address,))
+
+
+@pytest.mark.parametrize("last", ["mid", "up0", "up1.0", "up2:residual"])
+def test_the_pass_ends_at_the_last_tap(settings, last):
+    backbone = load(settings, taps=("mid.0", last) if last != "mid" else ("mid",))
+    ran = []
+    for name, module in backbone.unet.named_modules():
+        module.register_forward_pre_hook(lambda _m, _i, name=name: ran.append(name))
+    backbone(pictures(1, (100, 180)), ["a"])
+    reached = {"mid": "mid_block.resnets.1", "up0": "up_blocks.0.resnets.1", "up1.0": "up_blocks.1.resnets.0"}
+    assert ran[-1].startswith(reached.get(last, "up_blocks.2.resnets.1.conv2"))
+    assert "conv_out" not in ran
+    assert all(ran.count(name) == 1 for name in ran if name.endswith("conv2"))
+
+
+def test_hooks_are_gone_after_a_pass(settings):
+    backbone = load(settings)
+    backbone(pictures(1, (100, 180)), ["a"])
+    assert not any(module._forward_hooks for module in backbone.unet.modules())
+
+
+def test_maps_keep_no_cell_that_lies_in_the_padding(settings):
+    for size in ((100, 180), (104, 184), (65, 129)):
+        backbone = load(settings, image_size=size)
+        for name, spec in backbone.specs.items():
+            stride = {"up0": 64, "up1": 32, "up2": 16, "up3": 8, "rgb": 4}[name]
+            assert spec.extent == (size[0] / stride, size[1] / stride)
+            assert spec.height - 1 < spec.extent[0] <= spec.height
+            assert spec.width - 1 < spec.extent[1] <= spec.width
+
+
+def test_rgb_is_the_mean_colour_of_squares(settings):
+    backbone = load(settings, image_size=(50, 70), taps=("mid", "rgb"))
+    image = pictures(1, (50, 70))
+    cells = backbone(image, ["a"])["rgb"]
+    assert cells.shape == (1, 3, 13, 18)
+    assert cells.dtype == torch.uint8
+    for row, column in ((0, 0), (5, 9), (12, 3), (12, 17)):
+        patch = image[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].double()
+        assert torch.equal(cells[0, :, row, column], patch.mean((1, 2)).round().to(torch.uint8))
+
+
+def test_noise_follows_the_scheduler_and_the_key_only(settings, tiny_model):
+    images = pictures(2, (100, 180))
+    backbone = load(settings, taps=("up2",), timestep=200, noise_seed=3)
+    both = backbone(images, ["a", "b"])["up2"]
+    swapped = backbone(images.flip(0), ["b", "a"])["up2"]
+    torch.testing.assert_close(both, swapped.flip(0), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(both, backbone(images, ["a", "c"])["up2"])
+    other = load(settings, taps=("up2",), timestep=200, noise_seed=4)
+    assert not torch.allclose(both, other(images, ["a", "b"])["up2"])
+    from xd3d.stages.extract.noise import add_noise
+
+    drawn = add_noise(torch.zeros(2, 4, 13, 23), ["a", "b"], (0.0, 1.0), 3)
+    assert abs(float(drawn.std()) - 1) < 0.05
+    stock = stock_features(tiny_model, images, noise=(200, drawn))["up2.1"]
+    torch.testing.assert_close(both, stock[..., : both.shape[2], : both.shape[3]], rtol=1e-4, atol=1e-5)
+
+
+def test_a_timestep_beyond_the_scheduler_is_refused(settings):
+    with pytest.raises(ModelError, match="ends at 999"):
+        load(settings, timestep=1000)
+
+
+def test_nothing_but_the_encoder_half_of_the_autoencoder_is_kept(settings):
+    backbone = load(settings)
+    assert not hasattr(backbone.vae, "decoder")
+    assert not any(values.requires_grad for values in backbone(pictures(1, (100, 180)), ["a"]).values())
+
+
+def test_auto_dtype_depends_on_the_model_and_not_on_the_machine(settings, tiny_model, real_sd_configs):
+    small = resolve_model(str(tiny_model))
+    large = resolve_model(str(real_sd_configs / "sd21-base"), weights="random")
+    assert resolve_dtype(settings(dtype="auto"), small) == "float32"
+    assert resolve_dtype(settings(dtype="auto"), large) == "bfloat16"
+    assert resolve_dtype(settings(dtype="float16"), large) == "float16"
+
+
+def test_bfloat16_features_lie_close_to_float32(settings):
+    images = pictures(1, (100, 180))
+    exact = load(settings, taps=("up2",))(images, ["a"])["up2"]
+    rough = load(settings, taps=("up2",), dtype="bfloat16")(images, ["a"])["up2"]
+    assert rough.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).mean() > 0.99
