@@ -31,7 +31,7 @@ class FrameTable:
     scene: np.ndarray
     location: np.ndarray
     description: np.ndarray
-    split: np.ndarray  #: the official split: "train" or "val" (the official val is the test set of the settings)
+    split: np.ndarray  #: the official split: "train", "val" (the test set of the settings) or "test" (no labels)
     sweep: np.ndarray  #: path of the point file, relative to the root
     labels: np.ndarray  #: path of the label file, relative to the root; "" where the frame has none
 
