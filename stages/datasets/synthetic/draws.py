@@ -23,7 +23,7 @@ def triple(values: np.ndarray | tuple[float, float, float]) -> Colour:
 
 def draw_hsv(rng: np.random.Generator, hue: Range, saturation: Range, value: Range) -> Colour:
     """Draw a colour from ranges of hue (turns), saturation and value."""
-    return colorsys.hsv_to_rgb(draw(rng, *hue) % 1, draw(rng, *saturation), draw(rng, *value))
+    return colorsys.hsv_to_rgb(draw(rng, *hue) % 1.0, draw(rng, *saturation), draw(rng, *value))
 
 
 def draw_near(rng: np.random.Generator, colour: Colour, spread: float = 0.05) -> Colour:
@@ -117,13 +117,13 @@ def draw_light(
     return LightStyle(
         time_of_day=time_of_day,
         weather=weather,
-        sun_azimuth=draw(rng, 0, 2 * np.pi),
+        sun_azimuth=draw(rng, 0.0, 2 * np.pi),
         sun_elevation=draw(rng, *hour.elevation),
         sun=triple(strength * np.array(hour.sun_tint)),
         ambient=triple(ambient * np.array(hour.ambient_tint)),
         zenith=triple(zenith),
         horizon=triple(horizon),
-        clouds=draw(rng, 0, hour.clouds),
+        clouds=draw(rng, 0.0, hour.clouds),
         extinction=draw(rng, *_EXTINCTION[weather]),
         air=triple(np.clip(grey * np.array([1, 1, 1.03]) * (1 + rng.normal(0, 0.02, 3)), 0, 1)),
         headlights=draw(rng, 0.5, 1.1) if night else 0.0,

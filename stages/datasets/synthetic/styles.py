@@ -55,9 +55,9 @@ def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
         traffic=_random_traffic(rng),
         light=_random_light(rng, day_only),
         imaging=ImagingStyle(
-            field_of_view=draw(rng, 55, 90),
+            field_of_view=draw(rng, 55.0, 90.0),
             camera_height=draw(rng, 1.2, 2.2),
-            camera_pitch=draw(rng, -2, 7),
+            camera_pitch=draw(rng, -2.0, 7.0),
             white_balance=triple(1 + rng.normal(0, 0.07, 3)),
             gamma=draw(rng, 0.75, 1.3),
             blur=draw(rng, 0.0, 0.9),
@@ -98,7 +98,7 @@ def city_style(
 
 
 def _random_layout(rng: np.random.Generator) -> LayoutStyle:
-    low, high = draw(rng, 3, 8), draw(rng, 8, 28)
+    low, high = draw(rng, 3.0, 8.0), draw(rng, 8.0, 28.0)
     return LayoutStyle(
         traffic_side="right" if rng.random() < 0.5 else "left",
         lanes=1 if rng.random() < 0.6 else 2,
@@ -109,51 +109,51 @@ def _random_layout(rng: np.random.Generator) -> LayoutStyle:
         kerb_height=draw(rng, 0.08, 0.18),
         setback=(draw(rng, 0.2, 2.0), draw(rng, 2.0, 9.0)),
         building_height=(low, high),
-        building_length=(draw(rng, 7, 12), draw(rng, 12, 28)),
+        building_length=(draw(rng, 7.0, 12.0), draw(rng, 12.0, 28.0)),
         building_gap=draw(rng, 0.05, 0.65),
-        pitched_roofs=draw(rng, 0, 0.8),
-        second_row=draw(rng, 0, 0.6),
-        bend_amplitude=draw(rng, 0, 6),
-        bend_length=draw(rng, 45, 110),
-        crossing_spacing=(draw(rng, 50, 80), draw(rng, 90, 160)),
-        lamp_spacing=draw(rng, 18, 40),
+        pitched_roofs=draw(rng, 0.0, 0.8),
+        second_row=draw(rng, 0.0, 0.6),
+        bend_amplitude=draw(rng, 0.0, 6.0),
+        bend_length=draw(rng, 45.0, 110.0),
+        crossing_spacing=(draw(rng, 50.0, 80.0), draw(rng, 90.0, 160.0)),
+        lamp_spacing=draw(rng, 18.0, 40.0),
     )
 
 
 def _random_materials(rng: np.random.Generator) -> MaterialStyle:
     return MaterialStyle(
-        road=draw_hsv(rng, (0, 1), (0, 0.22), (0.18, 0.55)),
+        road=draw_hsv(rng, (0.0, 1.0), (0.0, 0.22), (0.18, 0.55)),
         road_contrast=draw(rng, 0.02, 0.2),
-        sidewalk=draw_hsv(rng, (0, 1), (0, 0.35), (0.35, 0.85)),
+        sidewalk=draw_hsv(rng, (0.0, 1.0), (0.0, 0.35), (0.35, 0.85)),
         sidewalk_contrast=draw(rng, 0.02, 0.18),
         tile=draw(rng, 0.5, 2.2),
         terrain=draw_hsv(rng, (0.07, 0.42), (0.1, 0.7), (0.25, 0.7)),
         terrain_contrast=draw(rng, 0.08, 0.32),
-        marking=draw_hsv(rng, (0.08, 0.2), (0, 0.3), (0.65, 1)),
-        centre_line=draw_hsv(rng, (0.1, 0.16), (0, 0.9), (0.65, 1)),
+        marking=draw_hsv(rng, (0.08, 0.2), (0.0, 0.3), (0.65, 1.0)),
+        centre_line=draw_hsv(rng, (0.1, 0.16), (0.0, 0.9), (0.65, 1.0)),
         marked=bool(rng.random() < 0.8),
-        facade_hue=draw(rng, 0, 1),
+        facade_hue=draw(rng, 0.0, 1.0),
         facade_hue_spread=draw(rng, 0.02, 0.3),
-        facade_saturation=(draw(rng, 0, 0.2), draw(rng, 0.2, 0.65)),
+        facade_saturation=(draw(rng, 0.0, 0.2), draw(rng, 0.2, 0.65)),
         facade_value=(draw(rng, 0.2, 0.5), draw(rng, 0.5, 0.95)),
         facade_contrast=draw(rng, 0.02, 0.16),
-        brick=draw(rng, 0, 0.8),
+        brick=draw(rng, 0.0, 0.8),
         window_pitch=(draw(rng, 1.3, 2.2), draw(rng, 2.2, 4.0)),
         storey=draw(rng, 2.7, 3.8),
         window_fill=(draw(rng, 0.25, 0.45), draw(rng, 0.45, 0.8)),
-        window=draw_hsv(rng, (0.45, 0.7), (0, 0.5), (0.1, 0.55)),
-        roof=draw_hsv(rng, (0, 1), (0, 0.6), (0.15, 0.55)),
+        window=draw_hsv(rng, (0.45, 0.7), (0.0, 0.5), (0.1, 0.55)),
+        roof=draw_hsv(rng, (0.0, 1.0), (0.0, 0.6), (0.15, 0.55)),
     )
 
 
 def _random_vegetation(rng: np.random.Generator) -> VegetationStyle:
-    conifers = draw(rng, 0, 0.6)
+    conifers = draw(rng, 0.0, 0.6)
     return VegetationStyle(
         trees=draw(rng, 0.1, 1.1),
         conifers=conifers,
-        palms=draw(rng, 0, 0.35) if rng.random() < 0.4 else 0.0,
-        hedges=draw(rng, 0, 0.6),
-        bushes=draw(rng, 0, 1.2),
+        palms=draw(rng, 0.0, 0.35) if rng.random() < 0.4 else 0.0,
+        hedges=draw(rng, 0.0, 0.6),
+        bushes=draw(rng, 0.0, 1.2),
         crown=(draw(rng, 1.0, 1.6), draw(rng, 1.8, 3.2)),
         trunk=(draw(rng, 1.6, 2.4), draw(rng, 2.4, 4.2)),
         hue=draw(rng, 0.06, 0.4),
@@ -164,15 +164,15 @@ def _random_vegetation(rng: np.random.Generator) -> VegetationStyle:
 
 
 def _random_traffic(rng: np.random.Generator) -> TrafficStyle:
-    weights = (draw(rng, 2, 8), *(draw(rng, 0.05, 1.5) for _ in _VEHICLES[1:]))
+    weights = (draw(rng, 2.0, 8.0), *(draw(rng, 0.05, 1.5) for _ in _VEHICLES[1:]))
     return TrafficStyle(
         vehicle_mix=tuple(zip(_VEHICLES, weights, strict=True)),
-        parked=draw(rng, 0, 0.8),
-        moving=draw(rng, 1, 6),
+        parked=draw(rng, 0.0, 0.8),
+        moving=draw(rng, 1.0, 6.0),
         speed=(4.5, 9.0),
-        pedestrians=draw(rng, 1, 9),
-        children=draw(rng, 0, 0.3),
-        works=draw(rng, 0, 0.9),
+        pedestrians=draw(rng, 1.0, 9.0),
+        children=draw(rng, 0.0, 0.3),
+        works=draw(rng, 0.0, 0.9),
         paint_saturation=draw(rng, 0.2, 1.0),
     )
 

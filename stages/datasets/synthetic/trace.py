@@ -5,7 +5,7 @@ code, which is why picture and point cloud agree.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32
@@ -31,6 +31,7 @@ class Windows:
     near: Float32[np.ndarray, " K"]  # no ray meets the solid earlier, in multiples of its direction
 
 
+@runtime_checkable
 class Rays(Protocol):
     """A grid of rays in the world frame."""
 
