@@ -1,0 +1,165 @@
+"""The table rows of one scene, collected while it is driven and linked at its end."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from .nuscenes_boxes import BoxSight, attribute, visibility
+from .nuscenes_tables import VERSION, Row, Tokens
+from .plan import ScenePlan
+from .poses import quaternion, rotation
+from .rigs import LIDAR
+from .world import ObjectBox
+
+__all__ = ["SceneRows"]
+
+_PHRASES = (
+    ("vehicle.car", 8, "dense traffic"),
+    ("vehicle.car", 1, "cars"),
+    ("human.pedestrian", 8, "many peds"),
+    ("human.pedestrian", 1, "peds on sidewalk"),
+    ("movable_object", 3, "road works"),
+    ("vehicle.bus", 2, "buses"),
+    ("vehicle.truck", 2, "trucks"),
+    ("vehicle.bicycle", 2, "bicycles"),
+    ("vehicle.motorcycle", 3, "motorcycles"),
+)
+"""Start of a category, how many objects of it make it worth a word, and the word; the first of a category counts."""
+
+
+class SceneRows:
+    """Rows of the seven tables that grow with a scene. Stamps are microseconds, poses metres in the global frame."""
+
+    def __init__(self, *, tokens: Tokens, plan: ScenePlan) -> None:
+        self._token = tokens
+        self._plan = plan
+        self._samples: list[Row] = []
+        self._data: dict[str, list[Row]] = defaultdict(list)
+        self._poses: list[Row] = []
+        self._labels: list[Row] = []
+        self._annotations: dict[int, list[Row]] = defaultdict(list)
+        self._categories: dict[int, str] = {}
+
+    def add_sample(self, stamp: int) -> str:
+        """Open a keyframe; return its token."""
+        token = self._token(self._plan.name, "sample", len(self._samples))
+        self._samples.append({"token": token, "timestamp": stamp, "scene_token": self._token(self._plan.name)})
+        return token
+
+    def add_data(
+        self,
+        *,
+        sample: str,
+        channel: str,
+        stamp: int,
+        global_from_ego: Float64[np.ndarray, "4 4"],
+        keyframe: bool,
+        size: tuple[int, int] = (0, 0),
+    ) -> Row:
+        """Add a sensor file with the ego pose of its own stamp; ``size`` is width, height of a picture.
+
+        Returns:
+            The row; its ``filename`` says where the file belongs.
+        """
+        logfile = self._plan.group.logfile
+        token = self._token(self._plan.name, channel, stamp)
+        folder, suffix = "samples" if keyframe else "sweeps", "pcd.bin" if channel == LIDAR else "jpg"
+        row: Row = {
+            "token": token,
+            "sample_token": sample,
+            "ego_pose_token": token,
+            "calibrated_sensor_token": self._token("calibrated_sensor", logfile, channel),
+            "timestamp": stamp,
+            "fileformat": suffix.split(".")[0],
+            "is_key_frame": keyframe,
+            "height": size[1],
+            "width": size[0],
+            "filename": f"{folder}/{channel}/{logfile}__{channel}__{stamp}.{suffix}",
+        }
+        self._data[channel].append(row)
+        self._poses.append(
+            {
+                "token": token,
+                "timestamp": stamp,
+                "rotation": quaternion(global_from_ego[:3, :3]),
+                "translation": global_from_ego[:3, 3].tolist(),
+            }
+        )
+        return row
+
+    def add_labels(self, data: str) -> str:
+        """Add the label file of the sweep with token ``data``; return the file's path."""
+        filename = f"lidarseg/{VERSION}/{data}_lidarseg.bin"
+        self._labels.append({"token": data, "sample_data_token": data, "filename": filename})
+        return filename
+
+    def add_box(
+        self, *, sample: str, box: ObjectBox, seen: BoxSight, global_from_world: Float64[np.ndarray, "4 4"]
+    ) -> None:
+        """Add the box of an object that was seen in a keyframe."""
+        name = attribute(box)
+        self._categories[box.instance] = box.category
+        self._annotations[box.instance].append(
+            {
+                "token": self._token(self._plan.name, sample, "box", box.instance),
+                "sample_token": sample,
+                "instance_token": self._token(self._plan.name, "instance", box.instance),
+                "visibility_token": visibility(seen.visible),
+                "attribute_tokens": [] if name is None else [self._token("attribute", name)],
+                "translation": (global_from_world @ [*box.centre, 1.0])[:3].tolist(),
+                "size": list(box.size),
+                "rotation": quaternion(global_from_world[:3, :3] @ rotation(yaw=box.yaw)),
+                "num_lidar_pts": seen.points,
+                "num_radar_pts": 0,
+            }
+        )
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Link what belongs together and return the rows by table."""
+        boxes = {instance: _linked(rows) for instance, rows in sorted(self._annotations.items())}
+        return {
+            "scene": [
+                {
+                    "token": self._token(self._plan.name),
+                    "log_token": self._token("log", self._plan.group.logfile),
+                    "nbr_samples": len(self._samples),
+                    "first_sample_token": self._samples[0]["token"],
+                    "last_sample_token": self._samples[-1]["token"],
+                    "name": self._plan.name,
+                    "description": self._description(),
+                }
+            ],
+            "sample": _linked(self._samples),
+            "sample_data": [row for rows in self._data.values() for row in _linked(rows)],
+            "ego_pose": self._poses,
+            "lidarseg": self._labels,
+            "sample_annotation": [row for rows in boxes.values() for row in rows],
+            "instance": [
+                {
+                    "token": rows[0]["instance_token"],
+                    "category_token": self._token("category", self._categories[instance]),
+                    "nbr_annotations": len(rows),
+                    "first_annotation_token": rows[0]["token"],
+                    "last_annotation_token": rows[-1]["token"],
+                }
+                for instance, rows in boxes.items()
+            ],
+        }
+
+    def _description(self) -> str:
+        """Say what a person would: the light, the weather, and what stands along the street."""
+        words = {"night": "night"} if self._plan.group.night else {}
+        words |= {"fog": "fog"} if self._plan.fog else {}
+        for start, fewest, phrase in _PHRASES:
+            if sum(name.startswith(start) for name in self._categories.values()) >= fewest:
+                words.setdefault(start, phrase)
+        text = ", ".join(words.values()) or "empty street"
+        return text[0].upper() + text[1:]
+
+
+def _linked(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, in order, each with the tokens of its neighbours; "" at the ends."""
+    tokens = ["", *(row["token"] for row in rows), ""]
+    return [row | {"prev": tokens[place], "next": tokens[place + 2]} for place, row in enumerate(rows)]
