@@ -98,4 +98,4 @@ def _run(check: Check) -> FileFault | None:
 
 def _short(error: Exception, path: Path) -> str:
     """The error's text without the path, which stands beside it already."""
-    return str(error).replace(repr(str(path)), "it").replace(str(path), "it")
+    return str(error).replace(repr(str(path)), "").strip(" :")
