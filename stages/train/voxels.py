@@ -88,9 +88,7 @@ def shift_to_origin(points: Float[Tensor, "points 3"], sample: Int64[Tensor, "po
 def _check_values(points: Tensor, features: Tensor, sample: Tensor) -> int:
     """The batch size, once every value is known to be usable."""
     if not len(points):
-        raise DataError(
-            "There are no points to voxelise; a frame keeps only points that a camera sees: check its index"
-        )
+        raise DataError("No points to voxelise; a frame keeps only points that a camera sees: check its calibration")
     for what, values in (("coordinates", points), ("features", features)):
         bad = ~torch.isfinite(values).all(1)
         if bad.any():

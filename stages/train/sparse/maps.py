@@ -187,21 +187,17 @@ def _check_indices(indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch
 
 def submanifold_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, kernel: int) -> KernelMap:
     """Pairs of voxels at most ``kernel // 2`` apart; cell ``k`` reads the voxel at ``o + cell(k) - kernel // 2``."""
-    table = _neighbours(indices, spatial_shape, kernel)
-    cells, voxels = table.shape
-    present = table >= 0
-    target = present.nonzero(as_tuple=True)[1]
-    pair = (present.flatten().cumsum(0) - 1).view(cells, voxels)  # number of the pair (cell, output voxel)
-    across = present.t().contiguous()
-    starts = _starts(across.sum(1))
-    mirrored = table.flip(0)  # the voxel that reads voxel i through cell k lies where cell K - 1 - k of i points
-    reader = pair.gather(1, mirrored.clamp(min=0)).t().contiguous()
+    cell, source, target = _earlier_neighbours(indices, spatial_shape, kernel)
+    cells, own = kernel**3, torch.arange(len(indices), device=indices.device)
+    cell = torch.cat([cell, torch.full_like(own, cells // 2), cells - 1 - cell])  # cells k and K - 1 - k are mirrored
+    order = cell.argsort(stable=True)
+    source, target = torch.cat([source, own, target])[order], torch.cat([target, own, source])[order]
     return KernelMap(
-        source=table[present],
+        source=source,
         target=target,
-        counts=tuple(present.sum(1).tolist()),
-        by_target=Segments(order=pair.t().contiguous()[across], starts=starts),
-        by_source=Segments(order=reader[across.flip(1)], starts=starts),
+        counts=tuple(torch.bincount(cell, minlength=cells).tolist()),
+        by_target=_segments(target, len(indices)),
+        by_source=_segments(source, len(indices)),
         source_indices=indices,
         source_shape=spatial_shape,
         target_indices=indices,
@@ -245,25 +241,30 @@ def _coordinates(keys: Int64[Tensor, "voxels"], shape: Shape) -> Int32[Tensor, "
     return torch.stack([rest // shape[0], rest % shape[0], y, z], 1).int()
 
 
-def _neighbours(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, kernel: int) -> Int64[Tensor, "cells voxels"]:
-    """Row of the voxel under each kernel cell around each voxel, or -1.
+def _earlier_neighbours(
+    indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, kernel: int
+) -> tuple[Int64[Tensor, "found"], Int64[Tensor, "found"], Int64[Tensor, "found"]]:
+    """(cell, input row, output row) of every pair whose cell comes before the kernel's centre.
 
-    Cells ``k`` and ``K - 1 - k`` mirror each other, so only half of them are searched.
+    The ``kernel`` cells along z are neighbours in the sorted keys, so one search serves them all.
     """
     reach = kernel // 2
     keys, order = _keys(indices, spatial_shape, reach).sort()
     across_y, across_z = (extent + 2 * reach for extent in spatial_shape[1:])
-    steps = [(dx * across_y + dy) * across_z + dz for dx, dy, dz in product(range(-reach, reach + 1), repeat=3)]
-    half = len(steps) // 2
-    wanted = keys + torch.tensor(steps[:half], device=keys.device)[:, None]  # each row sorted: the search stays local
-    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-    cell, column = (keys[place] == wanted).nonzero(as_tuple=True)
-    outputs, inputs = order[column], order[place[cell, column]]
-    table = torch.full((len(steps), len(keys)), -1, dtype=torch.int64, device=keys.device)
-    table[cell, outputs] = inputs
-    table[len(steps) - 1 - cell, inputs] = outputs
-    table[half] = torch.arange(len(keys), device=keys.device)
-    return table
+    columns = product(range(-reach, reach + 1), repeat=2)
+    starts = [(dx * across_y + dy) * across_z - reach for dx, dy in columns if (dx, dy) <= (0, 0)]
+    lowest = keys + torch.tensor(starts, device=keys.device)[:, None]  # key of each column's first cell
+    place = torch.searchsorted(keys, lowest)
+    keys = torch.cat([keys, keys.new_full((kernel,), torch.iinfo(keys.dtype).max)])
+    found = []
+    for _ in range(kernel):
+        along = keys[place] - lowest
+        column, voxel = (along < kernel).nonzero(as_tuple=True)
+        found.append((column * kernel + along[column, voxel], order[place[column, voxel]], order[voxel]))
+        place = place + 1
+    cell, source, target = (torch.cat(parts) for parts in zip(*found, strict=True))
+    before = cell < kernel**3 // 2
+    return cell[before], source[before], target[before]
 
 
 def _starts(counts: Int64[Tensor, "rows"]) -> Int64[Tensor, "rows_and_end"]:

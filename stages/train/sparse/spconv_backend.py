@@ -6,6 +6,7 @@ extents, whose last plane a stride of 2 drops, and on the CPU spaces of 2^31 cel
 """
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +20,10 @@ from .maps import Shape
 from .tensor import SparseTensor
 
 try:
-    import spconv.pytorch as spconv
-    from spconv.core import ConvAlgo
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its build tools use locale.getdefaultlocale
+        import spconv.pytorch as spconv
+        from spconv.core import ConvAlgo
 except ImportError as error:
     raise BackendError(
         f"spconv is installed but does not import ({error}); reinstall spconv-cu118, or set model.backend=torch"
