@@ -177,7 +177,7 @@ class CommitLog:
         self.states[list(commit.failed)] = FAILED
 
 
-def _checksums(values: Sequence[int]) -> UInt32[np.ndarray, "rows"]:
+def _checksums(values: Any) -> UInt32[np.ndarray, "rows"]:
     found = np.asarray(values)
     if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= 2**32:
         raise CacheError("the commit record holds numbers that are no checksums")

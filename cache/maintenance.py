@@ -73,7 +73,7 @@ def verify_cache(path: Path) -> dict[str, Any]:
     arrays = [
         StoredArray(path=path, array=array, layout=layout)
         for array in layout.arrays.values()
-        if _is_usable(path, array, layout)
+        if _is_as_written(path, array, layout)
     ]
     shards = [layout.shard(index) for index in sorted(log.sizes)]
     for shard in track(shards, "Verifying", len(shards), "shard"):
@@ -96,12 +96,12 @@ def _metadata_faults(path: Path, layout: CacheLayout) -> dict[str, dict[str, Any
     return faults
 
 
-def _is_usable(path: Path, array: ArrayLayout, layout: CacheLayout) -> bool:
+def _is_as_written(path: Path, array: ArrayLayout, layout: CacheLayout) -> bool:
+    """Whether an array's rows can be looked up; if not, its metadata is reported and nothing can be said of its rows."""
     try:
-        array_is_plain(path, array, layout)
+        return array_is_plain(path, array, layout)
     except CacheError:
         return False
-    return True
 
 
 def _shard_faults(path: Path, log: CommitLog, stored: StoredArray, shard: Shard) -> list[dict[str, Any]]:
@@ -109,8 +109,7 @@ def _shard_faults(path: Path, log: CommitLog, stored: StoredArray, shard: Shard)
     array, layout = stored.array, log.layout
     rows = np.empty((len(shard.rows), *array.row_shape), array.dtype)
     try:
-        if stored.is_plain:
-            _check_size(path / array.shard_file(shard.index), log.sizes[shard.index][array.name])
+        _check_size(path / array.shard_file(shard.index), log.sizes[shard.index][array.name])
         stored.read([(0, shard.first, len(rows))], rows, log.crc32c[array.name])
     except DamagedRowError:
         return [fault for row in shard.rows for fault in _row_faults(log, stored, row, rows[:1])]

@@ -1,12 +1,14 @@
 """A small cache to write, read and damage: two taps (one of them ``rgb``), frames of two images, five shards."""
 
+import os
 import shutil
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.schema import ImageFeatures, TapSpec
 from xd3d.cache.writer import CacheWriter
@@ -57,10 +59,29 @@ def open_writer() -> Callable[..., CacheWriter]:
     return _open
 
 
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of flushes cost nothing there."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder of the test's own, in memory."""
+    with _folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def whole_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_cache() -> Iterator[Path]:
     """A complete cache that no test changes."""
-    path = tmp_path_factory.mktemp("whole") / "cache"
+    with _folder() as folder:
+        yield _complete(folder / "cache")
+
+
+def _complete(path: Path) -> Path:
     with _open(path) as writer:
         for shard in writer.pending_shards():
             writer.write_shard(shard, _features(shard.rows), {})

@@ -4,12 +4,16 @@ import hashlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from xd3d.cache.fingerprint import differences, fingerprint_digest
 
 scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.text("ab", max_size=2)
-values = st.recursive(scalars | st.lists(scalars, max_size=3), lambda inner: st.dictionaries(st.text("xyz", min_size=1, max_size=2), inner, max_size=3), max_leaves=8)
-fields = st.dictionaries(st.text("xyz", min_size=1, max_size=2), values, max_size=4)
+names = st.text("xyz", min_size=1, max_size=2)
+values = st.recursive(
+    scalars | st.lists(scalars, max_size=3),
+    lambda inner: st.dictionaries(names, inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.dictionaries(names, values, max_size=4)
 
 
 def leaves(tree, prefix=()):

@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.schema import TapSpec
 from xd3d.errors import CacheError
@@ -36,8 +35,17 @@ def test_the_files_of_a_shard_follow_the_zarr_key_encoding(layout):
     assert layout.arrays["agents/geometry"].shard_file(0) == "agents/geometry/c/0/0/0"
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "/etc", "up 1", "up1\n", "geometry", "zarr.json", "c", "ü"])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "", ".", "..", "/etc", "up 1", "up1\n", "geometry", "zarr.json", "c", "ü"]
+)
 def test_tap_names_that_could_leave_the_cache_are_refused(layout, name):
+    tap = TapSpec(name=name, channels=1, height=1, width=1, extent=(1.0, 1.0))
+    with pytest.raises(CacheError, match="tap name"):
+        replace(layout, taps=(tap,))
+
+
+@pytest.mark.parametrize("name", ["geometry", "zarr.json", "c"])
+def test_tap_names_that_zarr_or_the_cache_uses_itself_are_refused(layout, name):
     tap = TapSpec(name=name, channels=1, height=1, width=1, extent=(1.0, 1.0))
     with pytest.raises(CacheError, match="tap name"):
         replace(layout, taps=(tap,))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import warnings
 from dataclasses import replace
@@ -5,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
-
 from xd3d.cache.fingerprint import canonical_json
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.metadata import array_is_plain, load_layout, manifest_checksum, metadata_files
@@ -26,8 +26,6 @@ def edit_manifest(cache, change):
         facts = group["attributes"]["xd3d_cache"]
         change(facts)
         del facts["checksum"]
-        import hashlib
-
         facts["checksum"] = hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
     edit(cache / "zarr.json", changed)
@@ -60,7 +58,9 @@ def test_zarr_itself_would_describe_the_arrays_in_the_same_words(tmp_path, layou
             fill_value=0,
             dimension_names=array.dimensions,
         )
-        assert json.loads(metadata_files(layout)[f"{name}/zarr.json"]) == json.loads((tmp_path / name / "zarr.json").read_text())
+        assert json.loads(metadata_files(layout)[f"{name}/zarr.json"]) == json.loads(
+            (tmp_path / name / "zarr.json").read_text()
+        )
         assert array_is_plain(tmp_path, array, layout)
 
 

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from xd3d.cache.layout import Shard
 from xd3d.cache.rows import arrays_of, features_of, stored_rows, unfit_rows
 from xd3d.errors import CacheError
@@ -38,7 +37,10 @@ def test_rows_in_any_memory_order_are_stored_alike(layout):
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_row_with_nan_or_infinity_is_unfit_and_the_place_is_named(features_of_rows, layout, wrong, dtype):
-    arrays = {n: v if v.dtype == np.uint8 else v.astype(dtype) for n, v in arrays_of(features_of_rows(SHARD.rows), layout, 2).items()}
+    arrays = {
+        n: v if v.dtype == np.uint8 else v.astype(dtype)
+        for n, v in arrays_of(features_of_rows(SHARD.rows), layout, 2).items()
+    }
     arrays["agents/up1"][1, 2, 4] = wrong
     assert unfit_rows(arrays, SHARD) == {11: "agents/up1 is not finite: 1 values, the first at [2, 4]"}
 
@@ -56,7 +58,10 @@ def test_features_and_named_arrays_are_the_same_thing(features_of_rows, layout):
     [
         (lambda f: replace(f, agents={}), r"missing \['agents/up1'\]"),
         (lambda f: replace(f, maps={**f.maps, "up9": f.maps["up1"]}), r"not expected \['features/up9'\]"),
-        (lambda f: replace(f, maps={**f.maps, "up1": f.maps["up1"][:, :, :2]}), r"features/up1 is float32 \(2, 6, 2, 5\)"),
+        (
+            lambda f: replace(f, maps={**f.maps, "up1": f.maps["up1"][:, :, :2]}),
+            r"features/up1 is float32 \(2, 6, 2, 5\)",
+        ),
         (lambda f: replace(f, maps={**f.maps, "rgb": f.maps["rgb"].astype(np.float32)}), "stores uint8"),
         (lambda f: replace(f, maps={**f.maps, "up1": f.maps["up1"].astype(np.int16)}), "is int16"),
     ],

@@ -1,10 +1,10 @@
 import os
 import struct
+from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import pytest
-
 from xd3d.cache.shards import ShardFile, write_rows
 from xd3d.errors import CacheError
 
@@ -82,7 +82,7 @@ def test_a_pipe_or_a_folder_in_place_of_a_shard_does_not_hang(tmp_path):
 
 
 def test_closed_shards_leave_no_open_files(file):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         ShardFile(path=file, row_bytes=8)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

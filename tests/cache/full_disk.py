@@ -1,0 +1,52 @@
+"""A script of its own mount namespace: a real file system of 200 kB that fills up, grows, and turns read-only.
+
+``full_disk.py FOLDER``: the last line is a JSON summary of what the writer said at each turn.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import _features, _open
+from xd3d.cache.maintenance import cache_info, verify_cache
+from xd3d.errors import CacheError, DiskSpaceError
+
+KEYS = [f"image-{row}" for row in range(600)]
+
+
+def write_pending(path):
+    with _open(path, image_keys=KEYS, shard_bytes=20_000) as writer:
+        for shard in writer.pending_shards():
+            writer.write_shard(shard, _features(shard.rows), {})
+
+
+def mount(folder, options):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+
+
+def said(kind, path):
+    try:
+        write_pending(path)
+    except kind as error:
+        return str(error)
+    raise AssertionError("nothing was said")
+
+
+def main():
+    folder = Path(sys.argv[1])
+    mount(folder, "size=200k")
+    path = folder / "cache"
+    full = said(DiskSpaceError, path)
+    kept = cache_info(path)["done"]
+    sound = verify_cache(path)["ok"]
+    mount(folder, "remount,ro")
+    readonly = said(CacheError, path)
+    mount(folder, "remount,rw,size=4m")
+    write_pending(path)
+    end = {"done": cache_info(path)["done"], "ok": verify_cache(path)["ok"]}
+    sys.stdout.write(json.dumps({"full": full, "kept": kept, "sound": sound, "readonly": readonly, **end}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+from xd3d.cache.fingerprint import fingerprint_digest
+from xd3d.cache.maintenance import cache_info, verify_cache
+from xd3d.cache.reader import FeatureReader
+from xd3d.cache.rows import arrays_of
+from xd3d.errors import CacheError
+
+ARRAYS = ["features/up1", "features/rgb", "agents/up1", "agents/geometry"]
+
+
+def files_of(cache):
+    """Every file that matters, by its path inside the cache."""
+    files = [file for file in cache.rglob("*") if file.is_file() and file.name != "writer.lock"]
+    return sorted(str(file.relative_to(cache)) for file in files)
+
+
+def test_info_counts_images_and_bytes_from_the_records(tmp_path, open_writer, features_of_rows):
+    with open_writer(tmp_path) as writer:
+        for shard in writer.pending_shards()[:2]:
+            writer.write_shard(shard, features_of_rows(shard.rows), {5: "dark"} if 5 in shard.rows else {})
+    info = cache_info(tmp_path)
+    assert list(info) == ["cache", "fingerprint", "images", "done", "failed", "bytes", "bytes_per_image", "arrays"]
+    assert (info["cache"], info["images"], info["done"], info["failed"]) == (str(tmp_path), 18, 7, 1)
+    assert info["fingerprint"] == fingerprint_digest(FeatureReader(tmp_path).fingerprint)
+    shards = [file for name in ARRAYS for file in (tmp_path / name / "c").rglob("*") if file.is_file()]
+    assert info["bytes"] == sum(file.stat().st_size for file in shards)
+    assert info["bytes_per_image"] == info["bytes"] / 8
+    assert info["arrays"]["features/up1"] == {"shape": [18, 6, 3, 5], "dtype": "float16", "bytes": 2 * (4 * 180 + 68)}
+    assert list(info["arrays"]) == ARRAYS
+    assert json.loads(json.dumps(info)) == info
+
+
+def test_an_empty_cache_forecasts_its_bytes_an_image(tmp_path, open_writer):
+    open_writer(tmp_path).close()
+    info = cache_info(tmp_path)
+    assert (info["done"], info["bytes"], info["bytes_per_image"]) == (0, 0, 360)
+
+
+def test_info_and_verify_of_no_cache_say_so(tmp_path):
+    for look in (cache_info, verify_cache):
+        with pytest.raises(CacheError, match="no feature cache"):
+            look(tmp_path)
+
+
+def test_a_whole_cache_is_sound_and_so_is_an_unfinished_one(cache):
+    assert verify_cache(cache) == {"ok": True, "checked": 18, "damaged": []}
+    (cache / "done/1.json").unlink()
+    assert verify_cache(cache) == {"ok": True, "checked": 14, "damaged": []}
+
+
+def test_a_flipped_bit_in_any_file_is_found_in_that_file_and_never_changes_what_is_read(cache, features_of_rows):
+    rng = random.Random(3)
+    layout = FeatureReader(cache).layout
+    truth = arrays_of(features_of_rows(range(18)), layout, 18)
+    for name in files_of(cache):
+        original = (cache / name).read_bytes()
+        for position in {0, len(original) - 1, rng.randrange(len(original)), rng.randrange(len(original))}:
+            damaged = bytearray(original)
+            damaged[position] ^= 1 << rng.randrange(8)
+            (cache / name).write_bytes(damaged)
+            told = verify_cache(cache)
+            assert not told["ok"], (name, position)
+            assert {fault["file"] for fault in told["damaged"]} == {name}, (name, position)
+            check_rows_are_right_or_refused(cache, truth)
+        (cache / name).write_bytes(original)
+    assert verify_cache(cache)["ok"]
+
+
+def check_rows_are_right_or_refused(cache, truth):
+    try:
+        reader = FeatureReader(cache)
+    except CacheError:
+        return
+    for row in range(0, 18, 3):
+        try:
+            read = reader.read([row])
+        except CacheError:
+            continue
+        for name, values in arrays_of(read, reader.layout, 1).items():
+            np.testing.assert_array_equal(values[0], truth[name][row].astype(values.dtype))
+
+
+def test_a_flipped_value_names_image_array_file_and_reason(cache):
+    file = cache / "agents/geometry/c/2/0/0"
+    data = bytearray(file.read_bytes())
+    data[60 + 7] ^= 16
+    file.write_bytes(data)
+    told = verify_cache(cache)
+    fault = told["damaged"][0]
+    assert len(told["damaged"]) == 1
+    assert list(fault) == ["image", "array", "file", "reason"]
+    assert (fault["image"], fault["array"], fault["file"]) == (
+        "image-0009",
+        "agents/geometry",
+        "agents/geometry/c/2/0/0",
+    )
+    assert "crc32c" in fault["reason"]
+    assert told["checked"] == 18
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "cut", "grown"])
+def test_a_shard_of_another_length_concerns_each_of_its_images(cache, name, damage):
+    file = cache / FeatureReader(cache).layout.arrays[name].shard_file(1)
+    data = file.read_bytes()
+    file.unlink()
+    if damage != "deleted":
+        file.write_bytes({"emptied": b"", "cut": data[:-40], "grown": data + b"0"}[damage])
+    told = verify_cache(cache)["damaged"]
+    assert [fault["image"] for fault in told] == [f"image-{row:04d}" for row in range(4, 8)]
+    assert {(fault["array"], fault["file"]) for fault in told} == {(name, str(file.relative_to(cache)))}
+    assert all(("cannot be opened" if damage == "deleted" else "the commit record says") in f["reason"] for f in told)
+
+
+def test_swapped_shards_and_shards_of_another_run_are_found(cache, tmp_path, open_writer, features_of_rows):
+    with open_writer(tmp_path / "other", fingerprint={"model": "other"}) as writer:
+        shard = writer.layout.shard(4)
+        writer.write_shard(shard, features_of_rows(range(2)), {})
+    shutil.copy(tmp_path / "other/features/rgb/c/4/0/0/0", cache / "features/rgb/c/4/0/0/0")
+    one, two = cache / "features/up1/c/0/0/0/0", cache / "features/up1/c/1/0/0/0"
+    data = one.read_bytes()
+    shutil.copy(two, one)
+    two.write_bytes(data)
+    told = {(fault["image"], fault["array"]) for fault in verify_cache(cache)["damaged"]}
+    swapped = {(f"image-{row:04d}", "features/up1") for row in range(8)}
+    assert told == swapped | {(f"image-{row:04d}", "features/rgb") for row in (16, 17)}
+
+
+@pytest.mark.parametrize("damage", ["emptied", "swapped", "foreign"])
+def test_a_record_that_is_not_the_shards_own_is_found(cache, tmp_path, open_writer, features_of_rows, damage):
+    record = cache / "done/3.json"
+    if damage == "emptied":
+        record.write_bytes(b"")
+    elif damage == "swapped":
+        shutil.copy(cache / "done/2.json", record)
+    else:
+        with open_writer(tmp_path / "other", fingerprint={}) as writer:
+            writer.write_shard(writer.layout.shard(3), features_of_rows(range(12, 16)), {})
+        shutil.copy(tmp_path / "other/done/3.json", record)
+    told = verify_cache(cache)
+    assert [(fault["file"], fault["image"]) for fault in told["damaged"]] == [("done/3.json", None)]
+    assert told["checked"] == 14
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "images.json", "features/zarr.json", "agents/up1/zarr.json"])
+def test_missing_metadata_is_found(cache, name):
+    (cache / name).unlink()
+    told = verify_cache(cache)
+    assert [fault["file"] for fault in told["damaged"]] == [name]
+    assert "missing" in told["damaged"][0]["reason"] or "no feature cache" in told["damaged"][0]["reason"]
+
+
+def test_an_array_changed_through_zarr_is_found(cache):
+    stored = zarr.open_array(cache / "features/up1", mode="r+")
+    stored[7, 0, 0, 0] = 1000
+    told = verify_cache(cache)["damaged"]
+    assert {fault["image"] for fault in told} == {"image-0007"}
+
+
+def test_twenty_thousand_tiny_images_are_opened_resumed_and_verified_in_little_time(tmp_path, open_writer):
+    import time
+
+    from xd3d.cache.schema import ImageFeatures, TapSpec
+
+    tap = TapSpec(name="up1", channels=1, height=1, width=1, extent=(1.0, 1.0))
+    settings = {
+        "taps": [tap],
+        "agents": 1,
+        "image_keys": [f"{row:032x}" for row in range(20_000)],
+        "images_per_frame": 4,
+        "shard_bytes": 24 * 1000,
+    }
+    values = np.arange(20_000, dtype=np.float32).reshape(-1, 1, 1, 1)
+    with open_writer(tmp_path, **settings) as writer:
+        for shard in writer.pending_shards():
+            rows = values[shard.first : shard.last]
+            maps, agents = {"up1": rows}, {"up1": rows[..., 0]}
+            geometry = np.zeros((len(rows), 1, 5), np.float32)
+            writer.write_shard(shard, ImageFeatures(maps=maps, agents=agents, geometry=geometry), {})
+    start = time.process_time()
+    with open_writer(tmp_path, **settings) as writer:
+        assert writer.pending_shards() == []
+    reader = FeatureReader(tmp_path)
+    assert reader.read([19_999, 3]).maps["up1"].ravel().tolist() == [np.float16(19_999), 3]
+    assert time.process_time() - start < 2
+    assert verify_cache(tmp_path) == {"ok": True, "checked": 20_000, "damaged": []}

@@ -1,0 +1,62 @@
+import errno
+import os
+
+import pytest
+from xd3d.cache.publish import Stage, disk_errors, sweep_partials
+from xd3d.errors import CacheError, DiskSpaceError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("staging", "done"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_nothing_stands_before_publish_and_everything_after(folder):
+    stage = Stage(path=folder)
+    assert stage.write("a/c/0", lambda file: file.write(b"first")) == 5
+    stage.write("b/c/0", lambda file: file.write(b"second"))
+    assert not (folder / "a").exists()
+    stage.publish()
+    assert (folder / "a/c/0").read_bytes() == b"first"
+    assert (folder / "b/c/0").read_bytes() == b"second"
+    assert list((folder / "staging").iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing_after_discard(folder):
+    stage = Stage(path=folder)
+    stage.write("a/0", lambda file: file.write(b"x"))
+    with pytest.raises(ZeroDivisionError):
+        stage.write("a/1", lambda file: 1 / 0)
+    stage.discard()
+    assert [file for file in folder.rglob("*") if file.is_file()] == []
+
+
+def test_only_partial_files_of_the_dead_are_swept(folder):
+    dead, alive = 2**22 + 7, os.getppid()
+    for name in (f"staging/a.{dead}.partial", f"done/3.json.{dead}.partial", f"zarr.json.{dead}.partial"):
+        (folder / name).touch()
+    for name in (f"staging/b.{os.getpid()}.partial", "staging/odd.partial", f"staging/c.{'9' * 30}.partial"):
+        (folder / name).touch()
+    kept = folder / f"staging/d.{alive}.partial"
+    kept.touch()
+    (folder / "staging" / "other.txt").touch()
+    assert sweep_partials(folder) == 6
+    assert {file.name for file in folder.rglob("*") if file.is_file()} == {kept.name, "other.txt"}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "remedy"),
+    [
+        (errno.ENOSPC, DiskSpaceError, "free some space"),
+        (errno.EDQUOT, DiskSpaceError, "free some space"),
+        (errno.EROFS, CacheError, "mount it writable"),
+        (errno.EACCES, CacheError, "change its owner"),
+        (errno.EIO, CacheError, "committed before is safe"),
+    ],
+)
+def test_a_fault_of_the_disk_says_what_to_do(folder, code, kind, remedy):
+    with pytest.raises(kind, match=remedy) as caught, disk_errors(folder, "writing shard 3"):
+        raise OSError(code, os.strerror(code), "some/file")
+    assert "writing shard 3" in str(caught.value)
