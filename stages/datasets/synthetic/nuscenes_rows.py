@@ -16,9 +16,9 @@ from .world import ObjectBox
 __all__ = ["SceneRows"]
 
 _PHRASES = (
-    ("vehicle.car", 8, "dense traffic"),
+    ("vehicle.car", 25, "dense traffic"),
     ("vehicle.car", 1, "cars"),
-    ("human.pedestrian", 8, "many peds"),
+    ("human.pedestrian", 15, "many peds"),
     ("human.pedestrian", 1, "peds on sidewalk"),
     ("movable_object", 3, "road works"),
     ("vehicle.bus", 2, "buses"),
