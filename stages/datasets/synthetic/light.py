@@ -61,7 +61,7 @@ class GroundMaps:
         u = np.clip((x - self.x) / _CELL - 0.5, 0, _CELLS - 1.001).astype(np.float32)
         v = np.clip((y - self.y) / _CELL - 0.5, 0, _CELLS - 1.001).astype(np.float32)
         i, j = u.astype(np.int32), v.astype(np.int32)
-        a, b = u - i, v - j
+        a, b = u - i.astype(np.float32), v - j.astype(np.float32)
         upper = field[j, i] * (1 - a) + field[j, i + 1] * a
         lower = field[j + 1, i] * (1 - a) + field[j + 1, i + 1] * a
         return upper * (1 - b) + lower * b
