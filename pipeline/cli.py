@@ -137,7 +137,7 @@ def train(
 @app.command()
 def evaluate(
     run: RunFolder = None,
-    split: Annotated[Split, typer.Option(help="The split to score.")] = "test",
+    split: Annotated[Split | None, typer.Option(help="The split to score; the default is the config's.")] = None,
     domain: Annotated[Side, typer.Option(help="Which side of the shift to score.")] = "target",
     absent: Annotated[Absent | None, typer.Option(help="How a class that is absent everywhere counts.")] = None,
     as_json: Json = False,

@@ -1,12 +1,13 @@
 """From a config to domains: which index, which frames, and where their features come from."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CacheError, MissingDataError
+from ..errors import CacheError, DataError, MissingDataError
 from ..stages.datasets.settings import DomainSettings
 from .config import Config
 from .workspace import Workspace
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ..stages.train.source import FeatureSource
 
 __all__ = ["DomainOpener", "open_index"]
+
+log = logging.getLogger(__name__)
 
 
 def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> "FrameIndex":
@@ -57,9 +60,13 @@ class DomainOpener:
         shared = data.source.dataset == self._validated().dataset
         return self.open(data.source, "train", validated_on=self._validated().domain if shared else None)
 
-    def validation(self) -> "Domain":
-        """The held-out frames that the best checkpoint is chosen on."""
-        return self.open(self._validated(), "val")
+    def validation(self) -> "Domain | None":
+        """The held-out frames that the best checkpoint is chosen on; None, with a warning, where none are held out."""
+        try:
+            return self.open(self._validated(), "val")
+        except DataError as error:
+            log.warning("Training goes without validation, and the last checkpoint counts as the best. %s", error)
+            return None
 
     def _validated(self) -> DomainSettings:
         from ..stages.datasets.splits import validation_domain

@@ -110,7 +110,9 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
     )
 
 
-def evaluate(workspace: Workspace, run: Path | None, *, split: str, side: str, absent: AbsentRule | None) -> Outcome:
+def evaluate(
+    workspace: Workspace, run: Path | None, *, split: str | None, side: str, absent: AbsentRule | None
+) -> Outcome:
     """Score a run on a split of its target or source, and keep the score, with its protocol, in the run's folder."""
     from ..stages.evaluate.scores import score_table
 

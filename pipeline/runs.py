@@ -100,7 +100,9 @@ class TrainedRun:
         """The frames of one side and split, with their features."""
         return self.domains.open(self.side(side), split)
 
-    def score(self, *, split: str = "test", side: str = "target", absent: "AbsentRule | None" = None) -> "ScoreCard":
+    def score(
+        self, *, split: str | None = None, side: str = "target", absent: "AbsentRule | None" = None
+    ) -> "ScoreCard":
         """Predict and count every point of a split, and keep the score with its protocol.
 
         Raises:
@@ -111,6 +113,7 @@ class TrainedRun:
         from ..stages.evaluate.scores import score_frames
         from ..stages.train.inference import predict_frames
 
+        split = split or self.config.evaluate.split
         domain = self.domain(side, split)
         predictions = predict_frames(self.network, domain, description=f"evaluate {side} {split}")
         card = score_frames(
