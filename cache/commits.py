@@ -119,6 +119,7 @@ class CommitLog:
         self.clamped: dict[int, int] = {}
         self.failed: dict[int, str] = {}
         self.damaged: dict[int, str] = {}
+        self.generation = 0  #: grows with every change, so that a reader can tell whether what it knew is old
         self._seen: dict[int, tuple[int, int, int]] = {}
         self.refresh()
 
@@ -132,6 +133,7 @@ class CommitLog:
             if index in found:
                 self._take(self.layout.shard(index))
         self._seen = found
+        self.generation += bool(changed)
         return changed
 
     def _scan(self) -> dict[int, tuple[int, int, int]]:
@@ -156,8 +158,8 @@ class CommitLog:
         self.sizes.pop(index, None)
         self.clamped.pop(index, None)
         self.damaged.pop(index, None)
-        for row in [row for row in self.failed if row in shard.rows]:
-            del self.failed[row]
+        for row in [row for row in list(self.failed) if row in shard.rows]:
+            self.failed.pop(row, None)
 
     def _take(self, shard: Shard) -> None:
         rows = slice(shard.first, shard.last)

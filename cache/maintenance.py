@@ -11,7 +11,7 @@ from .arrays import DamagedRowError, StoredArray
 from .commits import COMMITTED, FAILED, CommitLog
 from .fingerprint import fingerprint_digest
 from .layout import DONE, ArrayLayout, CacheLayout, Shard
-from .metadata import MANIFEST, array_is_plain, load_layout, metadata_files
+from .metadata import KEYS, MANIFEST, array_is_plain, load_layout, metadata_files
 from .regular import read_regular
 
 __all__ = ["cache_info", "verify_cache"]
@@ -64,11 +64,12 @@ def verify_cache(path: Path) -> dict[str, Any]:
     try:
         layout = load_layout(path)
     except CacheError as error:
-        file = "images.json" if "images.json" in str(error) else MANIFEST
-        return {"ok": False, "checked": 0, "damaged": [_fault(None, None, file, str(error))]}
+        file, reason = (KEYS if KEYS in str(error) else MANIFEST), str(error)
+        if not (path / MANIFEST).exists():
+            reason = "the manifest is missing, commit records are there"
+        return {"ok": False, "checked": 0, "damaged": [_fault(None, None, file, reason)]}
     log = CommitLog(path=path, layout=layout)
-    faults = _metadata_faults(path, layout)
-    damaged = [*faults.values()]
+    damaged = _metadata_faults(path, layout)
     damaged += [_fault(None, None, f"{DONE}/{index}.json", reason) for index, reason in sorted(log.damaged.items())]
     arrays = [
         StoredArray(path=path, array=array, layout=layout)
@@ -82,9 +83,9 @@ def verify_cache(path: Path) -> dict[str, Any]:
     return {"ok": not damaged, "checked": sum(len(shard.rows) for shard in shards), "damaged": damaged}
 
 
-def _metadata_faults(path: Path, layout: CacheLayout) -> dict[str, dict[str, Any]]:
-    """Metadata files that are not, byte for byte, what the writer made; keyed by their path inside the cache."""
-    faults = {}
+def _metadata_faults(path: Path, layout: CacheLayout) -> list[dict[str, Any]]:
+    """Metadata files that are not, byte for byte, what the writer made."""
+    faults = []
     for name, data in metadata_files(layout).items():
         array = name.removesuffix("/zarr.json")
         try:
@@ -92,12 +93,12 @@ def _metadata_faults(path: Path, layout: CacheLayout) -> dict[str, dict[str, Any
         except CacheError as error:
             reason = str(error)
         if reason:
-            faults[name] = _fault(None, array if array in layout.arrays else None, name, reason)
+            faults.append(_fault(None, array if array in layout.arrays else None, name, reason))
     return faults
 
 
 def _is_as_written(path: Path, array: ArrayLayout, layout: CacheLayout) -> bool:
-    """Whether an array's rows can be looked up; if not, its metadata is reported and nothing can be said of its rows."""
+    """Whether an array's rows can be looked up; if not, its metadata is at fault and nothing is known of its rows."""
     try:
         return array_is_plain(path, array, layout)
     except CacheError:

@@ -16,10 +16,10 @@ from .layout import CACHE_FORMAT, ArrayLayout, CacheLayout
 from .regular import read_regular
 from .schema import TapSpec
 
-__all__ = ["MANIFEST", "array_is_plain", "load_layout", "manifest_checksum", "metadata_files", "parse_json"]
+__all__ = ["KEYS", "MANIFEST", "array_is_plain", "load_layout", "manifest_checksum", "metadata_files", "parse_json"]
 
 MANIFEST = "zarr.json"
-_KEYS = "images.json"
+KEYS = "images.json"
 _ATTRIBUTE = "xd3d_cache"
 
 
@@ -34,7 +34,7 @@ def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
         "metadata": {**folders, **arrays},
     }
     files = {f"{name}/zarr.json": _encode(value) for name, value in {**folders, **arrays}.items()}
-    return {**files, _KEYS: _encode_keys(layout.image_keys), MANIFEST: _encode(manifest)}
+    return {**files, KEYS: _encode_keys(layout.image_keys), MANIFEST: _encode(manifest)}
 
 
 def manifest_checksum(layout: CacheLayout) -> str:
@@ -104,7 +104,7 @@ def _manifest(layout: CacheLayout) -> dict[str, Any]:
         "images": layout.images,
         "images_per_frame": layout.images_per_frame,
         "images_per_shard": layout.images_per_shard,
-        "image_keys": {"file": _KEYS, "sha256": hashlib.sha256(_encode_keys(layout.image_keys)).hexdigest()},
+        "image_keys": {"file": KEYS, "sha256": hashlib.sha256(_encode_keys(layout.image_keys)).hexdigest()},
     }
     return {**facts, "checksum": _checksum(facts)}
 
@@ -113,12 +113,12 @@ def _layout(path: Path, facts: dict[str, Any]) -> CacheLayout:
     unsigned = {key: value for key, value in facts.items() if key != "checksum"}
     if _checksum(unsigned) != facts["checksum"]:
         raise CacheError(f"The manifest {path / MANIFEST} is damaged: it does not match its checksum")
-    data = read_regular(path / _KEYS)
+    data = read_regular(path / KEYS)
     if hashlib.sha256(data).hexdigest() != facts["image_keys"]["sha256"]:
-        raise CacheError(f"{path / _KEYS} is damaged: the manifest gives it another sha256")
-    keys = parse_json(data, path / _KEYS)
+        raise CacheError(f"{path / KEYS} is damaged: the manifest gives it another sha256")
+    keys = parse_json(data, path / KEYS)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) != facts["images"]:
-        raise CacheError(f"{path / _KEYS} does not hold the {facts['images']} image keys of the manifest")
+        raise CacheError(f"{path / KEYS} does not hold the {facts['images']} image keys of the manifest")
     layout = CacheLayout(
         taps=tuple(_tap(values) for values in facts["taps"]),
         agents=_integer(facts["agents"]),

@@ -104,15 +104,16 @@ class FeatureReader:
                 and reason.
         """
         wanted = [operator.index(row) for row in rows]
+        known = self._log.generation
         self._refuse(wanted)
         target = self.allocate(len(wanted)) if out is None else out
         buffers = self._buffers(target, len(wanted))
         try:
             self._fill(wanted, buffers)
-        except CacheError:
-            if not self._log.refresh():
+        except CacheError:  # a writer may have replaced the shard since its record was read
+            self.refresh()
+            if self._log.generation == known:
                 raise
-            self._forget()
             self._refuse(wanted)
             self._fill(wanted, buffers)
         return target

@@ -32,8 +32,8 @@ class ImageFeatures:
     """Raw (not normalised) features of a batch of V images, in the order they were asked for.
 
     ``maps``: tap -> [V, C, h, w]; ``agents``: tap -> [V, N, C]; ``geometry``: [V, N, 5] = mass, centre (u, v) and
-    extent (su, sv) in image fractions. Floating arrays are float16 from a cache and float32 from the model itself; the
-    ``rgb`` map is uint8 and has no agents.
+    extent (su, sv) in image fractions. Maps and agents are float16 from a cache and float32 from the model itself,
+    geometry is float32; the ``rgb`` map is uint8 and has no agents.
     """
 
     maps: Mapping[str, Num[np.ndarray, "images _channels _height _width"]]

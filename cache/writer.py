@@ -16,7 +16,7 @@ from .commits import DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
 from .layout import DONE, STAGING, CacheLayout, Shard
 from .lock import WriterLock
-from .metadata import MANIFEST, load_layout, metadata_files
+from .metadata import KEYS, MANIFEST, load_layout, metadata_files
 from .publish import Stage, disk_errors, sweep_partials
 from .rows import arrays_of, stored_rows, unfit_rows
 from .schema import ImageFeatures, TapSpec
@@ -24,7 +24,8 @@ from .shards import write_rows
 
 __all__ = ["CacheWriter"]
 
-_OWN_NAMES = {"features", "agents", DONE, STAGING, "images.json", "writer.lock"}
+_LOCK = "writer.lock"
+_OWN_NAMES = {"features", "agents", DONE, STAGING, KEYS, _LOCK}
 
 
 class CacheWriter:
@@ -72,7 +73,7 @@ class CacheWriter:
         with disk_errors(path, "opening it"):
             path.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(path)
-            lock = WriterLock(path=path / "writer.lock")
+            lock = WriterLock(path=path / _LOCK)
             try:
                 sweep_partials(path)
                 if (path / MANIFEST).exists():
