@@ -90,7 +90,7 @@ def city_style(
             camera_height=1.5,
             camera_pitch=0.5,
             white_balance=triple((1.0, 1.0, 1.03) if boston else (1.04, 1.0, 0.95)),
-            gamma=draw(rng, 0.92, 1.0) if boston else draw(rng, 0.82, 0.9),
+            gamma=draw(rng, 0.8, 0.88) + (0.14 if night else 0.0),
             blur=draw(rng, 0.2, 0.45),
             noise=0.022 if night else 0.008,
         ),
