@@ -114,8 +114,8 @@ def _filled(module: nn.Module, model: ModelFolder, part: str, dtype: torch.dtype
     else:
         with _as_model_error(model, part):
             state = _stored_state(module, model, part, dtype)
-    # Parameters keep requires_grad, as in stock diffusers: torch picks other kernels for linear layers without it, which
-    # round differently. The backbone runs in inference mode, so no graph is ever built.
+    # Parameters keep requires_grad, as in stock diffusers: without it torch picks other kernels for linear layers, and
+    # they round differently. The backbone runs in inference mode, so no graph is ever built.
     module.load_state_dict(state, assign=True)
     return module.eval()
 

@@ -1,0 +1,31 @@
+"""The online source keeps the order it is asked in and refuses what it cannot compute."""
+
+import numpy as np
+import pytest
+import torch
+from xd3d.errors import ModelError
+from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.online import OnlineExtractor
+
+
+def test_rows_come_in_the_order_asked_for(settings, make_index):
+    source = OnlineExtractor(index=make_index(4), settings=settings())
+    assert (source.agents, list(source.taps)) == (12, ["up0", "up1", "up2", "up3", "rgb"])
+    forth, back = source.read([0, 1, 2, 3]), source.read([3, 2, 1, 0])
+    for name, values in forth.maps.items():
+        np.testing.assert_allclose(values[::-1], back.maps[name], rtol=1e-4, atol=1e-4)
+    assert np.array_equal(source.read([2, 2]).maps["rgb"][0], forth.maps["rgb"][2])
+
+
+def test_features_that_are_not_finite_are_refused(settings, make_index, monkeypatch):
+    source = OnlineExtractor(index=make_index(2), settings=settings())
+    encode = DiffusionBackbone.encode
+
+    def poisoned(self, pictures):
+        latents = encode(self, pictures)
+        latents[1] = torch.nan
+        return latents
+
+    monkeypatch.setattr(DiffusionBackbone, "encode", poisoned)
+    with pytest.raises(ModelError, match=r"NaN or infinity in up0 for image image0-1; try extract\.dtype float32"):
+        source.read([0, 1])
