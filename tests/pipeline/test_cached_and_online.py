@@ -1,0 +1,33 @@
+"""Training from the cache and with the diffusion model in the loop are the same code and give the same losses."""
+
+import pytest
+from xd3d.pipeline import jobs
+from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.train.log import read_log
+
+SMALL = (
+    "extract.image_size=[90,160]",
+    "extract.agents.count=16",
+    "train.steps=20",
+    "train.batch_size=2",
+    "train.milestones=[15]",
+    "train.validate_every=20",
+)
+FLOAT16_STEP = 2.0**-10  #: relative spacing of float16
+
+
+def test_losses_of_20_steps_agree_within_float16_storage(tiny_nuscenes_root, tmp_path):
+    workspace = Workspace(home=tmp_path / "work")
+    jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.extract(workspace, "nuscenes", "default", SMALL, None, retry_failed=False)
+    logs = {}
+    for cached in (True, False):
+        done = jobs.train(workspace, "default", SMALL, cached=cached, run=tmp_path / f"cached {cached}")
+        assert done.result["steps"] == 20
+        logs[cached] = [record for record in read_log(tmp_path / f"cached {cached}") if "loss" in record]
+    assert len(logs[True]) == 20
+    terms = [name for name in logs[True][0] if name not in ("seconds", "wait")]
+    for stored, live in zip(logs[True], logs[False], strict=True):
+        for name in terms:
+            assert stored[name] == pytest.approx(live[name], rel=8 * FLOAT16_STEP, abs=2e-3), (stored["step"], name)
+    assert logs[True][0]["loss"] != logs[True][-1]["loss"]

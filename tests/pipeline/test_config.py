@@ -1,0 +1,105 @@
+"""Presets, files and overrides: what is merged, where it came from, and how every fault is named."""
+
+import pytest
+from xd3d.errors import ConfigError
+from xd3d.pipeline.config import Config, dotted_values, load_config, preset_names
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_shipped_preset_is_valid(name):
+    assert load_config(name).name == name
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_differs_from_its_parent_by_25_lines_at_most(name):
+    from importlib.resources import files
+
+    lines = files("xd3d.configs").joinpath(f"{name}.yaml").read_text().splitlines()
+    assert len([line for line in lines if line.strip() and not line.startswith("#")]) <= 26
+
+
+def test_a_file_extends_a_preset_and_an_override_wins_over_both(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: nuscenes_day_night/dg\ntrain: {batch_size: 2}\n")
+    resolved = load_config(str(mine), ["train.lr=0.5"])
+    assert resolved.name == "mine"
+    assert (resolved.config.train.batch_size, resolved.config.train.lr) == (2, 0.5)
+    assert resolved.config.data.target.domain == "night"
+    assert resolved.origins["train.batch_size"] == str(mine)
+    assert resolved.origins["train.steps"] == "nuscenes_day_night/dg"
+    assert resolved.origins["extract.model"] == "nuscenes"
+    assert resolved.origins["train.lr"] == "--set train.lr=0.5"
+
+
+def test_a_file_extends_another_file_beside_it(tmp_path):
+    (tmp_path / "base.yaml").write_text("train: {steps: 7}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\n")
+    assert load_config(str(tmp_path / "mine.yaml")).config.train.steps == 7
+
+
+def test_presets_that_extend_each_other_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(ConfigError, match="circle"):
+        load_config(str(tmp_path / "a.yaml"))
+
+
+def test_all_faults_are_named_at_once_with_the_nearest_key():
+    with pytest.raises(ConfigError) as caught:
+        load_config("default", ["train.batchsize=4", "fusoin.head=distil", "train.lr=-1", "data.merge=nuscenes"])
+    message = str(caught.value)
+    assert "4 fault(s)" in message
+    assert "train.batchsize: unknown key; did you mean 'train.batch_size'?" in message
+    assert "fusoin: unknown key; did you mean 'fusion'?" in message
+    assert "train.lr:" in message
+    assert "data.merge:" in message
+
+
+def test_an_unknown_preset_names_the_nearest_one():
+    with pytest.raises(ConfigError, match="did you mean 'nuscenes_usa_singapore/dg'"):
+        load_config("nuscenes_usa_singapor/dg")
+
+
+@pytest.mark.parametrize("text", ["train.lr", "=3", "train.lr=[", ""])
+def test_a_malformed_override_says_what_it_should_look_like(text):
+    with pytest.raises(ConfigError, match="--set"):
+        load_config("default", [text])
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [\n", "extends: [x]\n", "!!python/object:os.system {}\n"])
+def test_a_malformed_file_is_a_config_error(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(str(path))
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load_config("nowhere.yaml")
+
+
+def test_every_setting_has_a_description():
+    def undescribed(model, prefix=""):
+        for name, field in model.model_fields.items():
+            yield from [] if field.description else [prefix + name]
+            if hasattr(field.annotation, "model_fields"):
+                yield from undescribed(field.annotation, f"{prefix}{name}.")
+
+    assert list(undescribed(Config)) == []
+
+
+def test_show_lists_every_value_with_its_origin(xd3d):
+    done = xd3d("config", "show", "nuscenes_usa_singapore/dg", "--set", "train.seed=3")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(list(dotted_values(load_config("default").config)))
+    assert "train.seed: 3    # --set train.seed=3" in lines
+    assert any(line.startswith("extract.model: sd21-base") and line.endswith("# nuscenes") for line in lines)
+
+
+def test_validate_ends_with_code_2_and_no_traceback_on_a_fault(xd3d):
+    done = xd3d("config", "validate", "default", "--set", "nonsense=1")
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+    assert "Traceback" not in done.stderr

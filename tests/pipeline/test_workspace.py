@@ -1,0 +1,56 @@
+"""What the workspace remembers, and how it is told of roots and runs."""
+
+from pathlib import Path
+
+import pytest
+from xd3d.errors import DataError, MissingDataError
+from xd3d.pipeline.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(home=tmp_path / "my work")
+
+
+def test_the_home_comes_from_the_environment_else_from_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XD3D_HOME", str(tmp_path / "elsewhere"))
+    assert Workspace.current().home == tmp_path / "elsewhere"
+    monkeypatch.delenv("XD3D_HOME")
+    monkeypatch.chdir(tmp_path)
+    assert Workspace.current().home == tmp_path / "xd3d-work"
+
+
+def test_a_root_is_the_given_one_then_the_environments_then_the_remembered(workspace, monkeypatch):
+    with pytest.raises(MissingDataError, match="--root"):
+        workspace.root("nuscenes")
+    workspace.remember_root("nuscenes", Path("/remembered"))
+    assert workspace.root("nuscenes") == Path("/remembered")
+    monkeypatch.setenv("XD3D_NUSCENES_ROOT", "/environment")
+    assert workspace.root("nuscenes") == Path("/environment")
+    assert workspace.root("nuscenes", Path("/given")) == Path("/given")
+
+
+def test_the_last_run_is_remembered_beside_the_roots(workspace):
+    with pytest.raises(MissingDataError, match="xd3d train --cached"):
+        workspace.last_run()
+    workspace.run("first").mkdir(parents=True)
+    workspace.remember_root("nuscenes", Path("/data"))
+    workspace.remember_run(workspace.run("first"))
+    assert workspace.last_run() == workspace.run("first")
+    assert workspace.roots() == {"nuscenes": "/data"}
+
+
+def test_a_run_is_a_name_in_the_workspace_or_a_path(workspace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert workspace.find_run(Path("mine")) == workspace.run("mine")
+    assert workspace.find_run(Path("here")) == tmp_path / "here"
+    assert workspace.find_run(Path("a/b")) == tmp_path / "a" / "b"
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_memory_is_an_error_that_names_the_file(workspace, content):
+    workspace.home.mkdir(parents=True)
+    (workspace.home / "workspace.json").write_text(content)
+    with pytest.raises(DataError, match=r"workspace\.json"):
+        workspace.roots()
