@@ -1,10 +1,12 @@
 """A spinning LiDAR: beams, range, drop-out, intensity, fog, and ego motion during the spin."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
+from ....errors import ConfigError
 from .classes import DRIVEABLE, NOISE
 from .lidar_rays import LidarRays
 from .materials import GLASS, GROUND_MATERIALS, MARKING, REFLECTIVITY, is_window, marked
@@ -22,9 +24,13 @@ _INTENSITY, _ABSORBS, _ROUGHNESS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LidarModel:
-    """A sensor that turns clockwise, seen from above. LiDAR frame: x right, y forward, z up."""
+    """A sensor that turns clockwise, seen from above. LiDAR frame: x right, y forward, z up.
+
+    Raises:
+        ConfigError: beams that do not rise, no azimuth step, or a range or spin that is not positive.
+    """
 
     elevations: tuple[float, ...]  # radians, ring 0 (lowest) first
     azimuth_steps: int
@@ -35,6 +41,15 @@ class LidarModel:
     mount_height: float  # metres above the ground, for the drive
     spin_seconds: float
     start_azimuth: float  # radians from forward, clockwise: where the beam points when the spin starts
+
+    def __post_init__(self) -> None:
+        if not self.elevations or any(b <= a for a, b in pairwise(self.elevations)):
+            raise ConfigError(f"a LiDAR needs beams that rise from ring to ring, got elevations {self.elevations}")
+        if self.azimuth_steps < 1 or self.max_range <= 0 or self.spin_seconds <= 0:
+            raise ConfigError(
+                f"a LiDAR needs azimuth steps, a range and a spin above 0, got {self.azimuth_steps} steps, "
+                f"{self.max_range} m and {self.spin_seconds} s"
+            )
 
     def fraction_at(self, azimuth: float) -> float:
         """Return which part of the spin, in [0, 1), is over when the beam passes ``azimuth`` (as ``start_azimuth``).

@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from xd3d.errors import ConfigError
 from xd3d.stages.datasets.synthetic.camera import CameraModel, camera_pose, render
 from xd3d.stages.datasets.synthetic.classes import CAR, CATEGORY_NAMES, DRIVEABLE, NOISE
 from xd3d.stages.datasets.synthetic.lidar import boston_lidar, scan, singapore_lidar
@@ -176,3 +177,12 @@ def test_fog_takes_far_points_and_adds_near_ones_of_no_class():
     assert 0.005 < droplets.mean() < 0.35
     assert np.median(reach[1][droplets]) < 10
     assert fog.points[droplets, 3].max() < 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"elevations": (0.1, 0.0)}, "rise from ring to ring"), ({"azimuth_steps": 0}, "got 0 steps")],
+)
+def test_impossible_sensor_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(boston_lidar(), **change)
