@@ -44,7 +44,7 @@ class StageRefiner(nn.Module):
 
     def __init__(self, *, query_channels: int, voxel_channels: int) -> None:
         super().__init__()
-        self.key = nn.Linear(query_channels, voxel_channels)
+        self.key = nn.Linear(query_channels, voxel_channels, bias=False)  # it would shift every logit of a row alike
         self.value = nn.Linear(query_channels, voxel_channels)
         self.out = nn.Linear(voxel_channels, voxel_channels)
         nn.init.eye_(self.out.weight)

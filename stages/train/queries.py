@@ -19,7 +19,8 @@ __all__ = ["HEADS", "ImageQueries", "QueryBlock", "StageMerge", "VoxelQueries"]
 
 HEADS = 8
 MLP_RATIO = 4
-TOKEN_STD = 0.02
+TOKEN_STD = 1.0  # distinct from the start, as DETR's; small ones all attend alike and collapse to one query
+CAMERA_STD = 0.02
 
 
 class DropPath(nn.Module):
@@ -44,7 +45,8 @@ class QueryBlock(nn.Module):
         super().__init__()
         self.norm_tokens = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels)
-        self.key_value = nn.Linear(channels, 2 * channels)
+        self.key = nn.Linear(channels, channels, bias=False)  # a bias would shift every logit of a row alike
+        self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
         self.norm_mlp = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(
@@ -61,17 +63,21 @@ class QueryBlock(nn.Module):
         """What each sample makes of the same ``tokens``; keys where ``mask`` is False are not seen."""
         samples, _, channels = keys.shape
         query = _heads(self.query(self.norm_tokens(tokens)).unsqueeze(0)).expand(samples, -1, -1, -1)
-        key, value = self.key_value(keys).chunk(2, dim=-1)
-        gathered = scaled_dot_product_attention(query, _heads(key), _heads(value), attn_mask=mask[:, None, None, :])
+        key, value = _heads(self.key(keys)), _heads(self.value(keys))
+        gathered = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
         x = tokens + self.drop_path(self.out(gathered.transpose(1, 2).reshape(samples, -1, channels)))
         return x + self.drop_path(self.mlp(self.norm_mlp(x)))
 
 
 class StageMerge(nn.Module):
-    """Tokens of several taps or stages to one set of queries: t_l = W_t T_l, Q = W_m [max t ; mean t ; t_last]."""
+    """Tokens of several taps or stages to one set of queries: t_l = W_t T_l, Q = W_m [max t ; mean t ; t_last].
+
+    T_l are normalised first, as after any stack of pre-norm blocks.
+    """
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(channels)
         self.transform = nn.Linear(channels, channels)
         self.merge = nn.Linear(3 * channels, channels)
 
@@ -79,7 +85,7 @@ class StageMerge(nn.Module):
         self, stages: Sequence[Float[Tensor, "samples tokens channels"]]
     ) -> Float[Tensor, "samples tokens channels"]:
         """Merge over ``stages``, in their order."""
-        tokens = self.transform(torch.stack(list(stages)))
+        tokens = self.transform(self.norm(torch.stack(list(stages))))
         return self.merge(torch.cat([tokens.amax(0), tokens.mean(0), tokens[-1]], -1))
 
 
@@ -105,7 +111,7 @@ class ImageQueries(nn.Module):
         self.taps = tuple(tap_channels)
         self.from_agents = from_agents
         self.tokens = nn.Parameter(torch.empty(len(self.taps), 2 * tokens, channels))
-        nn.init.trunc_normal_(self.tokens, std=TOKEN_STD)
+        nn.init.normal_(self.tokens, std=TOKEN_STD)
         self.lift = nn.ModuleList(nn.Linear(width, channels) for width in tap_channels.values())
         self.norm_keys = nn.ModuleList(nn.LayerNorm(channels) for _ in self.taps)
         self.blocks = nn.ModuleList(QueryBlock(channels=channels, drop_path=drop_path) for _ in self.taps)
@@ -115,7 +121,7 @@ class ImageQueries(nn.Module):
         )
         self.camera = nn.Embedding(cameras, channels) if cameras > 1 else None
         if self.camera is not None:
-            nn.init.trunc_normal_(self.camera.weight, std=TOKEN_STD)
+            nn.init.trunc_normal_(self.camera.weight, std=CAMERA_STD)
 
     def forward(
         self, images: ImageBatch, samples: int
@@ -163,7 +169,7 @@ class VoxelQueries(nn.Module):
     def __init__(self, *, stage_channels: Sequence[int], tokens: int, channels: int, drop_path: float) -> None:
         super().__init__()
         self.tokens = nn.Parameter(torch.empty(len(stage_channels), tokens, channels))
-        nn.init.trunc_normal_(self.tokens, std=TOKEN_STD)
+        nn.init.normal_(self.tokens, std=TOKEN_STD)
         self.lift = nn.ModuleList(nn.Linear(width, channels) for width in stage_channels)
         self.norm_keys = nn.ModuleList(nn.LayerNorm(channels) for _ in stage_channels)
         self.blocks = nn.ModuleList(QueryBlock(channels=channels, drop_path=drop_path) for _ in stage_channels)

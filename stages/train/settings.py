@@ -1,6 +1,6 @@
 """Settings of stage two; importing this module imports nothing heavy."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,8 @@ class ModelSettings(Settings):
         default="full", description="Width of the 3D U-Net: 'full' (published) or 'slim'."
     )
     backend: Literal["auto", "torch", "spconv"] = Field(
-        default="auto", description="Sparse convolution: 'torch' runs everywhere, 'spconv' wants a CUDA GPU, 'auto' chooses."
+        default="auto",
+        description="Sparse convolution: 'torch' runs everywhere, 'spconv' wants a CUDA GPU, 'auto' chooses.",
     )
     voxel_size: float = Field(default=0.05, gt=0, description="Edge of a voxel in metres.")
     full_scale: int = Field(default=4096, ge=16, description="Edge of the cube that holds a cloud, in voxels.")
@@ -69,7 +70,7 @@ class FusionSettings(Settings):
         return self.variant == "full"
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "FusionSettings":
         if self.query_channels % 8:
             raise ValueError(f"query_channels must be a multiple of the 8 attention heads, found {self.query_channels}")
         if self.taps is not None and (not self.taps or len(set(self.taps)) < len(self.taps)):
@@ -115,7 +116,7 @@ class TrainSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "TrainSettings":
         if list(self.milestones) != sorted(set(self.milestones)) or any(step < 1 for step in self.milestones):
             raise ValueError(f"milestones must be positive and rise, found {list(self.milestones)}")
         return self

@@ -1,13 +1,14 @@
 """Where image features come from: a cache on disk or the diffusion model itself, seen through one small interface."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ...cache.schema import ImageFeatures, TapSpec
 
 __all__ = ["FeatureSource"]
 
 
+@runtime_checkable
 class FeatureSource(Protocol):
     """Raw features of images, by row of the index's image table; safe to read from several threads."""
 

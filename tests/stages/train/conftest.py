@@ -1,0 +1,78 @@
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
+
+STILL = AugmentSettings(rotation_noise=0.0, flip="none", rotate=False, translate=False)
+
+
+def load_worlds() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("worlds", Path(__file__).with_name("worlds.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def worlds() -> ModuleType:
+    """The module that makes tiny domains."""
+    return load_worlds()
+
+
+@pytest.fixture
+def make_domain(worlds: ModuleType, tmp_path: Path) -> Callable:
+    """Call it with ``frames``, ``cameras``, ``points``, ``seed`` or ``lidar_only`` for a domain of its own."""
+
+    def make(**options):
+        return worlds.write_domain(tmp_path / f"data{len(list(tmp_path.glob('data*')))}", **options)
+
+    return make
+
+
+@pytest.fixture
+def small_fusion() -> Callable[..., FusionSettings]:
+    """Fusion settings of small width; keyword arguments replace values."""
+    base = {"tokens": 6, "query_channels": 16, "rank": 3, "image_channels": 8}
+    return lambda **values: FusionSettings(**{**base, **values})
+
+
+@pytest.fixture
+def make_network(small_fusion: Callable) -> Callable:
+    """A seeded slim network for a domain; keyword arguments go to the fusion settings."""
+    from xd3d.stages.train.network import Network, choose_taps
+
+    def make(domain, **values):
+        torch.manual_seed(3)
+        fusion = small_fusion(**values)
+        return Network(
+            model=ModelSettings(preset="slim", backend="torch"),
+            fusion=fusion,
+            classes=domain.merge.classes,
+            taps=choose_taps(fusion, domain.features.taps if domain.features else {}),
+            cameras=len(domain.index.cameras),
+            device=torch.device("cpu"),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable:
+    """Call it with a domain and a network for an unmoved batch of the first ``frames`` frames."""
+    from xd3d.stages.train.loader import training_batch
+
+    def make(domain, network, *, frames=2, augment=STILL, step=0, seed=1):
+        return training_batch(domain, network.plan, augment, batch_size=frames, seed=seed, step=step)
+
+    return make
+
+
+@pytest.fixture
+def train_settings() -> Callable[..., TrainSettings]:
+    """Settings of a run of a few steps on the CPU; keyword arguments replace values."""
+    base = {"steps": 6, "batch_size": 2, "validate_every": 3, "checkpoint_every": 2, "workers": 0, "device": "cpu"}
+    return lambda **values: TrainSettings(**{**base, **values})

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xd3d.stages.train.augment import augment_points, augmentation_matrix, sample_generator
+from xd3d.stages.train.settings import AugmentSettings
+
+CUBE = 204.8
+STILL = AugmentSettings(rotation_noise=0.0, flip="none", rotate=False, translate=False)
+
+
+def cloud(points=50, size=30.0):
+    return np.random.default_rng(0).uniform(-size, size, (points, 3)).astype(np.float32)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(0, 63))
+def test_the_cloud_lies_in_the_cube(seed, step, place):
+    moved = augment_points(cloud(), AugmentSettings(), CUBE, sample_generator(seed, step, place))
+    assert moved.dtype == np.float32
+    assert (moved >= 0).all()
+    assert (moved < CUBE).all()
+
+
+@given(st.integers(0, 2**31))
+def test_without_noise_distances_are_kept(seed):
+    settings = AugmentSettings(rotation_noise=0.0)
+    points = cloud()
+    moved = augment_points(points, settings, CUBE, sample_generator(seed, 0, 0))
+    before = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    after = np.linalg.norm(moved[:, None] - moved[None], axis=-1)
+    np.testing.assert_allclose(after, before, atol=1e-3)
+
+
+def test_draws_depend_on_seed_step_and_place_alone():
+    def draw(*key):
+        return augment_points(cloud(), AugmentSettings(), CUBE, sample_generator(*key))
+
+    assert np.array_equal(draw(1, 2, 3), draw(1, 2, 3))
+    assert not any(np.array_equal(draw(1, 2, 3), draw(*other)) for other in ((2, 2, 3), (1, 3, 3), (1, 2, 4)))
+
+
+def drawn(settings, count=3000):
+    rng = np.random.default_rng(0)
+    return np.stack([augmentation_matrix(settings, rng) for _ in range(count)])
+
+
+def test_noise_turn_and_flip_have_their_distributions():
+    assert abs((np.linalg.det(drawn(AugmentSettings())) < 0).mean() - 0.5) < 0.05
+    noise = drawn(AugmentSettings(flip="none", rotate=False)) - np.eye(3)
+    assert np.abs(noise.mean(0)).max() < 0.01
+    np.testing.assert_allclose(noise.std(0), 0.1, atol=0.01)
+    turns = drawn(AugmentSettings(rotation_noise=0.0, flip="none"))
+    angles = np.arctan2(turns[:, 0, 1], turns[:, 0, 0])
+    assert np.histogram(angles, bins=6, range=(-np.pi, np.pi))[0].min() > 400
+    assert (turns[:, 2] == [0, 0, 1]).all()
+
+
+def test_the_place_in_the_cube_is_drawn_from_all_the_room_there_is():
+    settings = STILL.model_copy(update={"translate": True})
+    lowest = [augment_points(cloud(), settings, CUBE, sample_generator(0, 0, place)).min(0) for place in range(300)]
+    room = CUBE - np.ptp(cloud(), axis=0)
+    assert np.abs(np.mean(lowest, 0) / room - 0.5).max() < 0.06
+
+
+@pytest.mark.parametrize(("axis", "column"), [("x", 0), ("y", 1)])
+def test_a_flip_mirrors_its_axis_alone(axis, column):
+    settings = STILL.model_copy(update={"flip": axis})
+    seen = {tuple(np.diag(augmentation_matrix(settings, sample_generator(0, 0, n)))) for n in range(20)}
+    mirrored = [1.0, 1.0, 1.0]
+    mirrored[column] = -1.0
+    assert seen == {(1.0, 1.0, 1.0), tuple(mirrored)}
+
+
+def test_a_cloud_larger_than_the_cube_keeps_its_corner_at_zero():
+    moved = augment_points(
+        cloud(size=300.0), STILL.model_copy(update={"translate": True}), CUBE, sample_generator(0, 0, 0)
+    )
+    np.testing.assert_allclose(moved.min(0), 0, atol=1e-4)
+    assert (moved.max(0) > CUBE).all()
+
+
+def test_an_empty_cloud_stays_empty():
+    assert augment_points(np.zeros((0, 3), np.float32), AugmentSettings(), CUBE, sample_generator(0, 0, 0)).shape == (
+        0,
+        3,
+    )

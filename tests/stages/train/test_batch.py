@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from xd3d.errors import DataError
+from xd3d.stages.train.batch import BatchPlan, PlacedFrame, collate
+from xd3d.stages.train.loader import evaluation_batch
+from xd3d.stages.train.settings import ModelSettings
+
+PLAN = BatchPlan(model=ModelSettings(), taps=("up1", "up2", "rgb"))
+
+
+def placed(domain, position, shift=0.0):
+    frame = domain.load(position)
+    points = frame.points - frame.points.min(0) + np.float32(shift)
+    return PlacedFrame(key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame))
+
+
+def test_samples_follow_each_other_with_their_views_and_projections(make_domain):
+    domain = make_domain(frames=2, cameras=3)
+    frames = [domain.load(position) for position in range(2)]
+    batch = collate([placed(domain, 0), placed(domain, 1)], domain, PLAN)
+    sizes = [len(frame.points) for frame in frames]
+    assert torch.equal(batch.sample, torch.tensor([0] * sizes[0] + [1] * sizes[1]))
+    assert batch.labels.tolist() == [*frames[0].labels, *frames[1].labels]
+    assert torch.equal(batch.voxels.sample[batch.point_to_voxel], batch.sample.int())
+    images = batch.images
+    assert images.sample.tolist() == [0, 0, 0, 1, 1, 1]
+    assert images.camera.tolist() == [0, 1, 2, 0, 1, 2]
+    assert torch.equal(images.sample[images.projection_view], batch.sample[images.projection_point])
+    second = images.projection_view >= 3
+    assert images.projection_point[second].tolist() == [*(frames[1].projection_point + sizes[0])]
+    assert {tap: tuple(values.shape) for tap, values in images.maps.items()} == {
+        "up1": (6, 12, 3, 5),
+        "up2": (6, 8, 6, 10),
+        "rgb": (6, 3, 23, 40),
+    }
+    assert images.maps["rgb"].dtype == torch.uint8, "features must travel as they were stored"
+
+
+def test_points_outside_the_cube_leave_with_their_labels_and_projections(make_domain):
+    domain = make_domain(frames=1, cameras=2)
+    whole = placed(domain, 0, shift=200.0)
+    fewer = whole.inside(204.8)
+    kept = np.flatnonzero((whole.points < 204.8).all(1))
+    assert 0 < len(kept) < len(whole.points)
+    assert np.array_equal(fewer.frame.labels, whole.frame.labels[kept])
+    assert np.array_equal(fewer.frame.source_rows, whole.frame.source_rows[kept])
+    shown = {
+        (int(kept[point]), int(view), *map(float, uv))
+        for point, view, uv in zip(
+            fewer.frame.projection_point, fewer.frame.projection_view, fewer.frame.projection_uv, strict=True
+        )
+    }
+    expected = {
+        (int(point), int(view), *map(float, uv))
+        for point, view, uv in zip(
+            whole.frame.projection_point, whole.frame.projection_view, whole.frame.projection_uv, strict=True
+        )
+        if point in kept
+    }
+    assert shown == expected
+
+
+def test_a_frame_without_a_point_is_named(make_domain):
+    domain = make_domain(frames=2)
+    with pytest.raises(DataError, match=r"frame-1"):
+        collate([placed(domain, 0), placed(domain, 1, shift=1000.0).inside(204.8)], domain, PLAN)
+
+
+def test_evaluation_keeps_every_point_even_beyond_the_cube(make_domain):
+    domain = make_domain(frames=1)
+    plan = BatchPlan(model=ModelSettings(full_scale=64), taps=())
+    batch = evaluation_batch(domain, plan, 0)
+    assert len(batch.labels) == len(domain.load(0).points)
+    assert batch.voxels.indices[:, 1:].max() == 63
+    assert batch.images is None
+
+
+def test_moving_to_the_device_it_is_on_changes_nothing(make_domain):
+    domain = make_domain(frames=1)
+    batch = collate([placed(domain, 0)], domain, PLAN)
+    assert batch.to(torch.device("cpu")) is batch

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from xd3d.errors import RunError
+from xd3d.stages.train.checkpoint import (
+    Best,
+    TrainState,
+    checkpoint_steps,
+    load_state,
+    load_weights,
+    read_best,
+    save_checkpoint,
+)
+
+
+def make_state(seed=0):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.1)
+    return TrainState(network=network, optimiser=optimiser, device=torch.device("cpu"))
+
+
+def do_step(state):
+    state.optimiser.zero_grad()
+    state.network(torch.randn(8, 4)).square().sum().backward()
+    state.optimiser.step()
+
+
+def test_a_loaded_state_goes_on_bit_for_bit(tmp_path):
+    one, other = make_state(0), make_state(1)
+    for _ in range(3):
+        do_step(one)
+    save_checkpoint(tmp_path, one, step=3, best=Best(step=3, metric="xm", miou=0.5))
+    do_step(one)
+    drawn = torch.rand(3)
+    assert load_state(tmp_path, other, 3) == Best(step=3, metric="xm", miou=0.5)
+    do_step(other)
+    assert torch.equal(torch.rand(3), drawn), "the random generator must go on where it was"
+    for ours, theirs in zip(one.network.state_dict().values(), other.network.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    ours, theirs = one.optimiser.state_dict()["state"], other.optimiser.state_dict()["state"]
+    assert all(torch.equal(ours[p][key], theirs[p][key]) for p in ours for key in ("step", "exp_avg", "exp_avg_sq"))
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    state = make_state()
+    best = None
+    for step in (1, 2, 3, 4):
+        if step == 2:
+            best = Best(step=2, metric="xm", miou=0.3)
+        save_checkpoint(tmp_path, state, step=step, best=best)
+    assert checkpoint_steps(tmp_path) == [2, 4]
+    assert read_best(tmp_path, 4) == best
+
+
+def test_what_a_killed_writer_left_is_never_taken_for_a_checkpoint(tmp_path, monkeypatch):
+    state = make_state()
+    save_checkpoint(tmp_path, state, step=1, best=None)
+
+    def crash(*_):
+        raise OSError("disk gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xd3d.stages.train.checkpoint.write_json", crash)
+        with pytest.raises(OSError, match="disk gone"):
+            save_checkpoint(tmp_path, state, step=2, best=None)
+    assert checkpoint_steps(tmp_path) == [1]
+    assert (tmp_path / "checkpoints" / "step-00000002.partial").exists()
+    save_checkpoint(tmp_path, state, step=2, best=None)
+    assert checkpoint_steps(tmp_path) == [2]
+    assert not list((tmp_path / "checkpoints").glob("*.partial"))
+
+
+def test_damaged_weights_are_refused_by_name(tmp_path):
+    save_checkpoint(tmp_path, make_state(), step=1, best=None)
+    path = tmp_path / "checkpoints" / "step-00000001" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=r"model\.safetensors"):
+        load_weights(tmp_path, make_state().network, 1)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_checkpoint(tmp_path, make_state(), step=1, best=None)
+    with pytest.raises(RunError, match="do not fit"):
+        load_weights(tmp_path, nn.Linear(4, 5), 1)
+
+
+def test_nothing_in_a_checkpoint_is_pickled(tmp_path):
+    save_checkpoint(tmp_path, make_state(), step=1, best=None)
+    files = sorted(path.name for path in (tmp_path / "checkpoints" / "step-00000001").iterdir())
+    assert files == ["model.safetensors", "optimiser.safetensors", "random.safetensors", "state.json"]
+    assert np.array_equal(checkpoint_steps(tmp_path), [1])

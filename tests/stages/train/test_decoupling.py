@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+from xd3d.stages.train.decoupling import decoupling_loss, low_rank
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_projection_is_that_of_numpys_svd_sample_by_sample():
+    torch.manual_seed(0)
+    queries = torch.randn(3, 20, 12)
+    found = low_rank(queries, 4)
+    for sample in range(3):
+        _, _, vh = np.linalg.svd(queries[sample].double().numpy(), full_matrices=False)
+        expected = queries[sample].double().numpy() @ vh[:4].T @ vh[:4]
+        np.testing.assert_allclose(found[sample], expected, atol=1e-4)
+    assert all(np.linalg.matrix_rank(each.numpy(), tol=1e-3) == 4 for each in found)
+
+
+@pytest.mark.parametrize("rank", [12, 50])
+def test_full_rank_changes_nothing(rank):
+    queries = torch.randn(2, 20, 12)
+    assert torch.equal(low_rank(queries, rank), queries)
+
+
+def test_gradient_passes_the_projection_and_not_the_projector():
+    torch.manual_seed(0)
+    queries = torch.randn(1, 20, 12, requires_grad=True)
+    seed = torch.randn(1, 20, 12)
+    (low_rank(queries, 4) * seed).sum().backward()
+    _, _, vh = np.linalg.svd(queries[0].detach().double().numpy(), full_matrices=False)
+    np.testing.assert_allclose(queries.grad[0], seed[0].double().numpy() @ vh[:4].T @ vh[:4], atol=1e-4)
+
+
+def test_loss_is_the_kl_both_ways_by_hand_and_each_side_learns_from_one():
+    torch.manual_seed(0)
+    a = torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
+    loss = decoupling_loss(a, b)
+    p, q = softmax(a.detach().numpy()), softmax(b.detach().numpy())
+    expected = (q * np.log(q / p)).sum(-1).mean() + (p * np.log(p / q)).sum(-1).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    loss.backward()
+    # d KL(q || softmax(a)) / da = p - q, with q held, over the 10 queries
+    np.testing.assert_allclose(a.grad, (p - q) / 10, atol=1e-12)
+    np.testing.assert_allclose(b.grad, (q - p) / 10, atol=1e-12)
+
+
+def test_equal_queries_cost_nothing():
+    a = torch.randn(2, 5, 8)
+    assert decoupling_loss(a, a.clone()).item() == pytest.approx(0, abs=1e-6)

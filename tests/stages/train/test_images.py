@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from xd3d.cache.schema import TapSpec
+from xd3d.stages.train.images import ImageBatch, coverage
+
+SPEC = TapSpec(name="up1", channels=3, height=4, width=5, extent=(3.0, 4.5))
+
+
+def image_batch(values, agents):
+    return ImageBatch(
+        specs={"up1": SPEC},
+        maps={"up1": values},
+        agents={"up1": agents},
+        geometry=torch.rand(2, 6, 5),
+        sample=torch.tensor([0, 1]),
+        camera=torch.tensor([0, 0]),
+        projection_point=torch.zeros(0, dtype=torch.int64),
+        projection_view=torch.zeros(0, dtype=torch.int64),
+        projection_uv=torch.zeros(0, 2),
+    )
+
+
+def test_coverage_counts_the_part_of_each_cell_on_the_image():
+    assert coverage(5, 2.25).tolist() == [1.0, 1.0, 0.25, 0.0, 0.0]
+
+
+def test_normalisation_is_that_of_the_image_without_its_padding():
+    torch.manual_seed(0)
+    values = (50 + 20 * torch.randn(2, 3, 4, 5)).half()
+    values[:, :, 3] = 6e4  # the padding must not count
+    agents = (50 + torch.randn(2, 6, 3)).half()
+    done = image_batch(values, agents).prepared(normalise=True)
+    weights = np.outer([1, 1, 1, 0], [1, 1, 1, 1, 0.5])
+    for view in range(2):
+        for channel in range(3):
+            raw = values[view, channel].double().numpy()
+            mean = np.average(raw, weights=weights)
+            deviation = np.sqrt(np.average((raw - mean) ** 2, weights=weights))
+            np.testing.assert_allclose(
+                done.maps["up1"][view, channel, :3], ((raw - mean) / deviation)[:3], rtol=1e-4, atol=1e-5
+            )
+            np.testing.assert_allclose(
+                done.agents["up1"][view, :, channel],
+                (agents[view, :, channel].double().numpy() - mean) / deviation,
+                rtol=1e-4,
+                atol=1e-5,
+            )
+
+
+def test_a_constant_channel_becomes_zero_and_never_nan():
+    values = torch.full((2, 3, 4, 5), 7.0).half()
+    done = image_batch(values, torch.full((2, 6, 3), 7.0).half()).prepared(normalise=True)
+    assert not done.maps["up1"].any()
+    assert not done.agents["up1"].any()
+
+
+def test_without_normalisation_values_are_only_widened_to_float32():
+    values = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    done = image_batch(values, torch.randn(2, 6, 3).half()).prepared(normalise=False)
+    assert done.maps["up1"].dtype == torch.float32
+    assert torch.equal(done.maps["up1"], values.float())
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 1000.0])
+def test_normalised_features_do_not_depend_on_scale_and_offset(scale):
+    torch.manual_seed(0)
+    values = torch.randn(2, 3, 4, 5)
+    agents = torch.randn(2, 6, 3)
+    done = image_batch(values, agents).prepared(normalise=True)
+    other = image_batch(values * scale + scale, agents * scale + scale).prepared(normalise=True)
+    torch.testing.assert_close(done.maps["up1"], other.maps["up1"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(done.agents["up1"], other.agents["up1"], rtol=1e-3, atol=1e-3)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from xd3d.cache.schema import TapSpec
+from xd3d.errors import RunError
+from xd3d.stages.train.inference import predict_frames
+
+
+def test_every_point_of_every_frame_is_predicted_in_order(make_domain, make_network):
+    domain = make_domain(frames=3, cameras=2)
+    network = make_network(domain)
+    found = list(predict_frames(network, domain))
+    assert network.training, "the mode must be given back"
+    assert len(found) == 3
+    for position, prediction in enumerate(found):
+        assert np.array_equal(prediction.labels, domain.load(position).labels)
+        for probabilities in (prediction.probabilities_2d, prediction.probabilities_3d):
+            assert probabilities.shape == (len(prediction.labels), 6)
+            np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    again = list(predict_frames(network, domain, workers=0))
+    assert all(np.array_equal(a.probabilities_3d, b.probabilities_3d) for a, b in zip(found, again, strict=True))
+
+
+def test_distil_needs_no_features_and_refine_says_that_it_does(make_domain, make_network, worlds):
+    domain = make_domain(frames=2)
+    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    network = make_network(domain, head="distil")
+    with_camera, without = list(predict_frames(network, domain)), list(predict_frames(network, blind))
+    for one, other in zip(with_camera, without, strict=True):
+        assert np.array_equal(one.probabilities_3d, other.probabilities_3d)
+        assert other.probabilities_2d is None
+    with pytest.raises(RunError, match=r"fusion\.head=refine"):
+        next(predict_frames(make_network(domain), blind))
+
+
+def test_a_frame_that_no_camera_sees_has_an_empty_prediction(make_domain, make_network):
+    domain = make_domain(frames=2)
+    domain.index.images.camera_from_lidar[1, 2] *= -1  # the second camera looks backwards
+    predictions = list(predict_frames(make_network(domain), domain))
+    assert [len(prediction.labels) > 0 for prediction in predictions] == [True, False]
+    assert predictions[1].probabilities_2d.shape == (0, 6)
+
+
+def test_features_of_other_taps_or_width_are_refused_by_name(make_domain, make_network):
+    domain = make_domain(frames=1)
+    network = make_network(domain)
+    wide = TapSpec(name="up2", channels=9, height=6, width=10, extent=(5.625, 10.0))
+    domain.features.taps = {**domain.features.taps, "up2": wide}
+    with pytest.raises(RunError, match=r"up2 with 8 channels.*9 channels"):
+        next(predict_frames(network, domain))
+    domain.features.taps = {"up1": domain.features.taps["up1"]}
+    with pytest.raises(RunError, match=r"only up1"):
+        next(predict_frames(network, domain))
+
+
+def test_more_cameras_than_it_was_trained_with_are_refused(make_domain, make_network):
+    network = make_network(make_domain(frames=1))
+    with pytest.raises(RunError, match=r"trained with 1 camera.*has 2"):
+        next(predict_frames(network, make_domain(frames=1, cameras=2)))

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+from xd3d.stages.train.log import RunLog, read_log
+
+
+def test_a_resumed_log_has_each_step_once(tmp_path):
+    with RunLog(tmp_path, step=0, tensorboard=False) as records:
+        for step in range(1, 6):
+            records.write({"step": step, "loss": 1 / step})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "los')  # cut short by a kill
+    with RunLog(tmp_path, step=3, tensorboard=False) as records:
+        for step in (4, 5):
+            records.write({"step": step, "loss": 0.5})
+    assert [record["step"] for record in read_log(tmp_path)] == [1, 2, 3, 4, 5]
+    assert read_log(tmp_path)[-1]["loss"] == 0.5
+    assert all(json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+
+
+def test_flushed_records_are_on_disk_while_the_run_goes_on(tmp_path):
+    with RunLog(tmp_path, step=0, tensorboard=False) as records:
+        records.write({"step": 1})
+        records.flush()
+        assert read_log(tmp_path) == [{"step": 1}]
+
+
+def test_a_run_without_a_log_has_no_records(tmp_path):
+    assert read_log(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path, step=0, tensorboard=True) as records:
+        for step in (1, 2):
+            records.write({"step": step, "loss": 0.5 * step, "validation": {"miou": {"3d": 0.25}, "none": None}})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted(events.Tags()["scalars"]) == ["loss", "validation/miou/3d"]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0)]

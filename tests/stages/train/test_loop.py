@@ -1,0 +1,197 @@
+"""The loop on tiny domains: what it learns, what it writes, and that a stop of any kind changes nothing."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from xd3d.errors import ConfigError, RunError
+from xd3d.stages.train.log import read_log
+from xd3d.stages.train.loop import learning_rate, train
+from xd3d.stages.train.record import load_network
+from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
+
+MODEL = ModelSettings(preset="slim", backend="torch")
+
+# Runs in a process of its own and kills itself, hard, in the middle of writing the given number of a JSON file.
+KILLED = """
+import importlib.util, json, os, signal, sys
+from pathlib import Path
+from xd3d.stages.train import checkpoint
+from xd3d.stages.train.loop import train
+from xd3d.stages.train.settings import *
+spec = importlib.util.spec_from_file_location("worlds", sys.argv[1])
+worlds = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(worlds)
+writes, real = [], checkpoint.write_json
+def deadly(path, value):
+    writes.append(path)
+    if len(writes) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, value)
+checkpoint.write_json = deadly
+domain = worlds.open_domain(Path(sys.argv[2]), frames=4)
+train(run=Path(sys.argv[3]), source=domain, validation=domain, model=ModelSettings(preset="slim", backend="torch"),
+      fusion=FusionSettings(**json.loads(sys.argv[4])), augment=AugmentSettings(),
+      settings=TrainSettings(**json.loads(sys.argv[5])))
+"""
+
+
+@pytest.fixture
+def run_training(small_fusion, train_settings):
+    def run(folder, domain, *, validation=None, fusion=None, augment=None, facts=None, **values):
+        return train(
+            run=folder,
+            source=domain,
+            validation=validation,
+            model=MODEL,
+            fusion=fusion or small_fusion(),
+            augment=augment or AugmentSettings(),
+            settings=train_settings(**values),
+            facts=facts,
+        )
+
+    return run
+
+
+def stored_tensors(run: Path) -> dict[str, torch.Tensor]:
+    last = sorted((run / "checkpoints").iterdir())[-1]
+    return {f"{path.stem}/{k}": v for path in last.glob("*.safetensors") for k, v in load_file(path).items()}
+
+
+def timeless(run: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in record.items() if k not in ("seconds", "wait")} for record in read_log(run)]
+
+
+def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
+    make_domain, run_training, small_fusion, train_settings, tmp_path
+):
+    domain = make_domain(frames=4, points=100)
+    unbroken = run_training(tmp_path / "unbroken", domain, validation=domain)
+    killed = subprocess.run(
+        [
+            *(sys.executable, "-c", KILLED, str(Path(__file__).with_name("worlds.py"))),
+            *(str(domain.index.root), str(tmp_path / "killed")),
+            *(small_fusion().model_dump_json(), train_settings().model_dump_json()),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "killed/checkpoints/step-00000003.partial").is_dir(), "the kill should hit a half-written one"
+    assert len(read_log(tmp_path / "killed")) > 2
+    resumed = run_training(tmp_path / "killed", domain, validation=domain, workers=2)
+    assert (resumed.steps, resumed.best) == (unbroken.steps, unbroken.best)
+    ours, theirs = stored_tensors(tmp_path / "unbroken"), stored_tensors(tmp_path / "killed")
+    assert ours.keys() == theirs.keys()
+    assert any(name.startswith("optimiser/") for name in ours)
+    assert any(name.startswith("random/") for name in ours)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert timeless(tmp_path / "unbroken") == timeless(tmp_path / "killed")
+
+
+def test_the_run_folder_tells_the_whole_story(make_domain, run_training, tmp_path):
+    domain = make_domain(frames=4, points=100)
+    before = torch.get_rng_state()
+    done = run_training(tmp_path / "run", domain, validation=domain, facts={"fingerprint": "abc"}, milestones=(4,))
+    assert torch.equal(torch.get_rng_state(), before), "training must give the caller's random generator back"
+    records = read_log(tmp_path / "run")
+    steps = [record for record in records if "loss" in record]
+    validations = [record for record in records if "validation" in record]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
+    assert {"ce_2d", "ce_3d", "xm_2d", "xm_3d", "decoupling", "agreement", "lr", "seconds", "wait"} <= steps[0].keys()
+    assert [record["lr"] for record in steps] == pytest.approx([1e-3] * 4 + [1e-4] * 2)
+    assert [record["step"] for record in validations] == [3, 6]
+    scores = [record["validation"]["miou"]["xm"] for record in validations]
+    assert done.best.miou == max(scores)
+    assert (done.best.metric, done.best.step) == ("xm", validations[int(np.argmax(scores))]["step"])
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["facts"] == {"fingerprint": "abc"}
+    assert record["classes"] == list(domain.merge.classes)
+    labels = np.concatenate([domain.load(position).labels for position in range(4)])
+    assert record["class_counts"] == [int((labels == number).sum()) for number in range(6)]
+    assert record["source"]["index"] == domain.index.digest
+    again = run_training(tmp_path / "run", domain, validation=domain, facts={"fingerprint": "abc"}, milestones=(4,))
+    assert again == done
+    assert read_log(tmp_path / "run") == records, "a finished run must be left alone"
+    for which in ("best", "last"):
+        assert not load_network(tmp_path / "run", which, device="cpu").training
+
+
+def test_other_settings_are_refused_by_name_and_other_threads_are_not(
+    make_domain, run_training, small_fusion, tmp_path
+):
+    domain = make_domain(frames=4, points=100)
+    run_training(tmp_path / "run", domain, steps=2)
+    with pytest.raises(RunError, match=r"(?s)fusion\.rank.*train\.lam_dec"):
+        run_training(tmp_path / "run", domain, steps=2, lam_dec=0.5, fusion=small_fusion(rank=2))
+    with pytest.raises(RunError, match=r"facts\.fingerprint"):
+        run_training(tmp_path / "run", domain, steps=2, facts={"fingerprint": "other"})
+    other = make_domain(frames=3, points=100)
+    with pytest.raises(RunError, match=r"source\.frames"):
+        run_training(tmp_path / "run", other, steps=2)
+    assert run_training(tmp_path / "run", domain, steps=2, workers=3).steps == 2
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_frames(make_domain, run_training, tmp_path):
+    domain = make_domain(frames=2, points=100)
+    read = domain.features.read
+
+    def poisoned(rows):
+        features = read(rows)
+        features.maps["up2"][:] = np.nan
+        return features
+
+    domain.features.read = poisoned
+    with pytest.raises(RunError, match=r"step 1 .*(frame-0, frame-1|frame-1, frame-0)"):
+        run_training(tmp_path / "run", domain)
+
+
+def test_contradictions_between_settings_and_data_are_refused(make_domain, run_training, tmp_path):
+    blind = make_domain(frames=2, lidar_only=True)
+    with pytest.raises(RunError, match=r"fusion\.variant=3d-only"):
+        run_training(tmp_path / "run", blind)
+    with pytest.raises(ConfigError, match=r"train\.batch_size to 2"):
+        run_training(tmp_path / "run", make_domain(frames=2), batch_size=3)
+    nothing = make_domain(frames=2)
+    with pytest.raises(RunError, match="no frames"):
+        run_training(tmp_path / "run", type(nothing)(**{**vars(nothing), "frames": nothing.frames[:0]}))
+
+
+def test_it_overfits_one_cloud(make_domain, run_training, small_fusion, tmp_path):
+    domain = make_domain(frames=1, points=120)
+    still = AugmentSettings(rotation_noise=0.0, flip="none", rotate=False, translate=False)
+    done = run_training(
+        tmp_path / "run",
+        domain,
+        validation=domain,
+        augment=still,
+        fusion=small_fusion(drop_path=0.0),
+        steps=90,
+        batch_size=1,
+        lr=3e-3,
+        validate_every=90,
+        checkpoint_every=90,
+    )
+    assert done.best.miou > 0.95
+    records = read_log(tmp_path / "run")
+    assert records[-2]["ce_3d"] < 0.3 * records[0]["ce_3d"]
+
+
+def test_a_lidar_only_run_is_judged_by_3d(make_domain, run_training, tmp_path):
+    domain = make_domain(frames=2, points=100, lidar_only=True)
+    fusion = FusionSettings(variant="3d-only")
+    done = run_training(tmp_path / "run", domain, validation=domain, fusion=fusion, steps=2)
+    assert done.best.metric == "3d"
+    assert set(read_log(tmp_path / "run")[0]) == {"step", "loss", "ce_3d", "lr", "seconds", "wait"}
+
+
+def test_the_rate_drops_to_a_tenth_after_each_milestone():
+    settings = TrainSettings(milestones=(10, 20))
+    rates = [learning_rate(settings, step) for step in (0, 9, 10, 19, 20, 30)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])

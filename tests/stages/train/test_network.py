@@ -1,0 +1,165 @@
+import math
+
+import pytest
+import torch
+from xd3d.errors import ConfigError, RunError
+from xd3d.stages.train.losses import source_losses
+from xd3d.stages.train.network import choose_taps
+from xd3d.stages.train.settings import FusionSettings, TrainSettings
+
+VARIANTS = [
+    {"variant": "3d-only"},
+    {"variant": "image"},
+    {"variant": "no-interface"},
+    {"head": "refine"},
+    {"head": "distil"},
+    {"keys": "features"},
+    {"taps": ("up2",)},
+    {"taps": ("rgb", "up1")},
+    {"normalise": False},
+    {"rank": 1000},
+]
+
+
+def total(network, batch):
+    return source_losses(network(batch), batch.labels, torch.ones(6), TrainSettings()).total
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=str)
+def test_every_ablation_is_one_setting_and_trains_all_that_it_has(make_domain, make_network, make_batch, values):
+    domain = make_domain(frames=2)
+    network = make_network(domain, **values, drop_path=0.0)
+    total(network, make_batch(domain, network)).backward()
+    dead = [
+        name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    # a key's bias shifts all logits of a softmax alike, which cannot change it
+    assert [name for name in dead if not name.endswith("key.bias")] == []
+
+
+def test_the_default_network_has_no_dead_parameter(make_domain, make_network, make_batch):
+    domain = make_domain(frames=2, cameras=2)
+    network = make_network(domain)
+    for step in range(3):  # drop path leaves a branch out now and then, not three times
+        total(network, make_batch(domain, network, step=step)).backward()
+    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+def test_outputs_have_a_row_a_point(make_domain, make_network, make_batch):
+    domain = make_domain(frames=2)
+    network = make_network(domain, head="distil")
+    batch = make_batch(domain, network)
+    output = network(batch)
+    points = len(batch.labels)
+    assert points == sum(len(domain.load(position).points) for position in range(2))
+    for logits in (output.logits_3d, output.auxiliary_3d, output.logits_2d, output.auxiliary_2d, output.teacher):
+        assert logits.shape == (points, 6)
+    assert [tuple(own.shape) for own, _ in output.refined] == [tuple(met.shape) for _, met in output.refined]
+    assert len(output.refined) == 4
+    assert [part.shape for part in output.queries] == [(2, 6, 16), (2, 6, 16)]
+
+
+def test_forward_writes_to_no_parameter_and_to_no_buffer_outside_batch_norm(make_domain, make_network, make_batch):
+    domain = make_domain(frames=2)
+    network = make_network(domain)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network(make_batch(domain, network))
+    changed = [name for name, value in network.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed, "BatchNorm should have counted the batch"
+    assert all(name.rsplit(".", 1)[1] in {"running_mean", "running_var", "num_batches_tracked"} for name in changed)
+    network.eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network(make_batch(domain, network))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("values", [{"head": "refine"}, {"head": "distil"}, {"keys": "features"}], ids=str)
+def test_in_evaluation_no_sample_sees_another(make_domain, make_network, make_batch, values):
+    domain = make_domain(frames=3, cameras=2)
+    network = make_network(domain, **values).eval()
+    batch = make_batch(domain, network, frames=3)
+    before = network(batch)
+    images = batch.images
+    for values in (*images.maps.values(), *images.agents.values()):
+        values[images.sample == 1] = values[images.sample == 1].flip(1)
+    batch.voxels.features[batch.voxels.sample == 1] *= 3
+    after = network(batch)
+    others = batch.sample != 1
+    for name in ("logits_3d", "auxiliary_3d", "logits_2d", "auxiliary_2d"):
+        assert torch.equal(getattr(before, name)[others], getattr(after, name)[others]), name
+        assert not torch.allclose(getattr(before, name)[~others], getattr(after, name)[~others]), name
+
+
+def test_in_evaluation_a_sample_scores_the_same_alone_and_in_a_batch(make_domain, make_network, make_batch):
+    domain = make_domain(frames=3)
+    network = make_network(domain).eval()
+    together = make_batch(domain, network, frames=3)
+    key = together.keys[1]
+    position = int(key.removeprefix("frame-"))
+    alone = make_batch(type(domain)(**{**vars(domain), "frames": domain.frames[[position]]}), network, frames=1)
+    torch.testing.assert_close(
+        network(together).logits_3d[together.sample == 1], network(alone).logits_3d, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_distil_predicts_without_a_camera_exactly_what_it_predicts_with_one(make_domain, make_network, make_batch):
+    domain = make_domain(frames=2)
+    network = make_network(domain, head="distil").eval()
+    batch = make_batch(domain, network)
+    blind = type(batch)(**{**vars(batch), "images": None})
+    output = network(blind)
+    assert torch.equal(output.logits_3d, network(batch).logits_3d)
+    assert output.logits_2d is None
+
+
+def test_refine_without_a_camera_is_refused_with_the_remedy(make_domain, make_network, make_batch):
+    domain = make_domain(frames=2)
+    network = make_network(domain)
+    batch = make_batch(domain, network)
+    with pytest.raises(RunError, match="distil"):
+        network(type(batch)(**{**vars(batch), "images": None}))
+
+
+def test_the_image_reaches_the_3d_prediction_through_the_interface_alone(make_domain, make_network, make_batch):
+    domain = make_domain(frames=2)
+    for values, reaches in (
+        ({"head": "refine"}, True),
+        ({"head": "distil"}, False),
+        ({"variant": "no-interface"}, False),
+    ):
+        network = make_network(domain, **values).eval()
+        batch = make_batch(domain, network)
+        before = network(batch).logits_3d
+        for agents in batch.images.agents.values():
+            agents.copy_(agents.flip(2))
+        assert torch.equal(before, network(batch).logits_3d) != reaches, values
+
+
+def test_points_of_one_voxel_share_their_3d_prediction(make_domain, make_network, make_batch):
+    domain = make_domain(frames=1)
+    network = make_network(domain, variant="3d-only").eval()
+    batch = make_batch(domain, network, frames=1)
+    logits = network(batch).logits_3d
+    first = {}
+    for row, voxel in enumerate(batch.point_to_voxel.tolist()):
+        assert torch.equal(logits[row], logits[first.setdefault(voxel, row)])
+
+
+def test_an_all_ignored_batch_trains_without_nan(make_domain, make_network, make_batch):
+    domain = make_domain(frames=2)
+    network = make_network(domain)
+    batch = make_batch(domain, network)
+    batch.labels.fill_(-100)
+    loss = total(network, batch)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_unknown_and_useless_taps_are_named(worlds):
+    with pytest.raises(ConfigError, match=r"up9.*up2"):
+        choose_taps(FusionSettings(taps=("up9",)), worlds.SPECS)
+    with pytest.raises(ConfigError, match=r"fusion\.variant=image"):
+        choose_taps(FusionSettings(taps=("rgb",)), worlds.SPECS)
+    assert list(choose_taps(FusionSettings(taps=("rgb",), variant="image"), worlds.SPECS)) == ["rgb"]
+    assert choose_taps(FusionSettings(variant="3d-only"), worlds.SPECS) == {}
