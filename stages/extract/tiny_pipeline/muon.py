@@ -18,7 +18,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """Push all singular values towards 1 by Newton-Schulz iteration."""
+    """Push all singular values towards 1 by Newton-Schulz iteration, in the dtype of ``matrix``."""
     tall = matrix.shape[0] > matrix.shape[1]
     result = matrix.mT if tall else matrix
     result = result / (result.norm() + 1e-7)
@@ -54,7 +54,8 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 momentum = state.setdefault("momentum", torch.zeros_like(weight))
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonalise(weight.grad.lerp(momentum, group["momentum"]).flatten(1))
+                direction = weight.grad.lerp(momentum, group["momentum"]).flatten(1)
+                update = orthogonalise(direction.bfloat16()).to(weight.dtype)  # as the source does: a third of the time
                 tall = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update.view_as(weight), alpha=-group["lr"] * tall)

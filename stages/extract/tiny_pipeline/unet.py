@@ -28,14 +28,13 @@ SHAPES = ((56, 96, 4), (32, 48, 12))
 
 def encode_pictures(
     vae: AutoencoderKL, pictures: UInt8[np.ndarray, "pictures H W 3"], file: Path
-) -> Float16[np.ndarray, "twice channels h w"]:
-    """Encode every picture and its mirror image into ``file`` (.npy), once; returns the latents mapped from disk."""
+) -> Float16[np.ndarray, "pictures channels h w"]:
+    """Encode every picture into ``file`` (.npy), once; returns the latents, mapped from disk."""
     if not file.is_file():
-        latents = []
-        for row in track(range(len(pictures)), "encoding pictures", len(pictures), "picture"):
-            both = np.stack([pictures[row], pictures[row][:, ::-1]])
-            latents.append(encode(vae, both).to(torch.float16).numpy())
-        write_atomic(file, lambda stream: np.save(stream, np.concatenate(latents)))
+        rows = track(range(len(pictures)), "encoding pictures", len(pictures), "picture")
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = np.concatenate([encode(vae, pictures[row : row + 1]).half().numpy() for row in rows])
+        write_atomic(file, lambda stream: np.save(stream, latents))
     return np.load(file, mmap_mode="r")
 
 

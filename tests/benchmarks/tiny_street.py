@@ -1,0 +1,232 @@
+"""What the features of the tiny pipeline are worth: linear probes on pixels, from one domain to shifted ones.
+
+``python tests/benchmarks/tiny_street.py OUT`` renders pictures of the two synthetic cities, reads the taps of the
+trained pipeline, of the day-only control and of random weights, fits a linear classifier to pixels of Boston by day,
+and scores it on other streets of Boston and under shift. It prints the table of ``docs/tiny-street.md`` and writes
+``probe.json`` and the pictures of that page to OUT.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from matplotlib import pyplot
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from xd3d.files import read_json, write_json
+from xd3d.stages.datasets.labels import IGNORE, get_merge
+from xd3d.stages.datasets.synthetic.camera import CameraModel, Picture, camera_pose, render
+from xd3d.stages.datasets.synthetic.styles import city_style
+from xd3d.stages.datasets.synthetic.world import World
+from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.models import resolve_model
+from xd3d.stages.extract.settings import ExtractSettings
+from xd3d.stages.extract.tiny_pipeline.vae import reconstruct
+
+SUPERSAMPLING = 2  # the synthetic data root is rendered at 800 x 450 and shrunk by stage one
+PICTURES = {"train": 80, "test": 40}
+PIXELS = 250
+TAPS = ("up0", "up1", "up2", "up3")
+SEEDS = (0, 1, 2)
+DOMAINS = {
+    "boston day": ("boston", False, False),
+    "singapore day": ("singapore", False, False),
+    "boston night": ("boston", True, False),
+    "boston fog": ("boston", False, True),
+    "singapore night": ("singapore", True, False),
+}
+
+
+def city_picture(domain: str, number: int) -> Picture:
+    """Render one street of a domain at 225 x 400; every number is a world of its own."""
+    location, night, fog = DOMAINS[domain]
+    rng = np.random.default_rng((99, list(DOMAINS).index(domain), number))
+    style = city_style(location, night=night, fog=fog, rng=rng)
+    world = World(style, 5_000_000 + number, length=200.0)
+    distance = rng.uniform(0.0, 200.0)
+    x, y, yaw = world.lane_pose(distance)
+    camera = CameraModel.from_field_of_view(
+        width=400 * SUPERSAMPLING, height=225 * SUPERSAMPLING, degrees=style.imaging.field_of_view
+    )
+    pose = camera_pose(x, y, yaw, height=1.5, pitch=0.01)
+    picture = render(world, camera, pose, distance / world.cruise_speed, rng)
+    image = np.asarray(Image.fromarray(picture.image).resize((400, 225), Image.Resampling.BILINEAR))
+    return Picture(image, picture.labels[1::2, 1::2], picture.depth[1::2, 1::2])
+
+
+class Scenes:
+    """Pictures of one domain with the pixels that are probed."""
+
+    def __init__(self, domain: str, numbers: Sequence[int]) -> None:
+        pictures = [city_picture(domain, number) for number in numbers]
+        self.images = np.stack([picture.image for picture in pictures])
+        labels = np.stack([get_merge("nuscenes-6").apply(picture.labels.ravel()) for picture in pictures])
+        rng = np.random.default_rng(numbers[0])
+        self.pixels = np.stack([rng.choice(np.flatnonzero(row != IGNORE), PIXELS) for row in labels])
+        self.labels = torch.from_numpy(np.take_along_axis(labels, self.pixels, axis=1)).flatten()
+
+    def sample(self, maps: Tensor, extent: tuple[float, float]) -> Tensor:
+        """Read maps [images, C, h, w] bilinearly at the pixels; ``extent`` is the image's size in cells."""
+        rows, columns = np.divmod(self.pixels, 400)
+        places = np.stack(
+            [(columns + 0.5) / 400 * extent[1] / maps.shape[3], (rows + 0.5) / 225 * extent[0] / maps.shape[2]], -1
+        )
+        grid = torch.from_numpy(places * 2 - 1).float()[:, :, None]
+        found = functional.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+        return found[..., 0].permute(0, 2, 1).flatten(0, 1)
+
+    def rgb(self) -> Tensor:
+        """The 7 x 7 patch around each pixel, every second pixel of it, and the pixel's position."""
+        images = torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 255
+        patches = functional.unfold(functional.pad(images, (3, 3, 3, 3), mode="replicate"), 4, dilation=2)
+        colours = torch.stack([patch[:, row] for patch, row in zip(patches, self.pixels, strict=True)])
+        rows, columns = np.divmod(self.pixels, 400)
+        place = torch.from_numpy(np.stack([rows / 112 - 1, columns / 200 - 1], 1)).float()
+        return torch.cat([colours, place, place**2], 1)
+
+
+def per_image(features: Tensor) -> Tensor:
+    """Normalise each channel over the probed pixels of each image; features [images, C, pixels]."""
+    return (features - features.mean(2, keepdim=True)) / (features.std(2, keepdim=True) + 1e-4)
+
+
+def tap_features(model: str, scenes: Scenes, *, weights: str = "pretrained") -> Tensor:
+    """Features of all taps at the probed pixels: [images, C, pixels]."""
+    settings = ExtractSettings(model=model, weights=weights, taps=TAPS, dtype="float32")
+    backbone = DiffusionBackbone(
+        model=resolve_model(model, weights=weights, seed=0), settings=settings, device=torch.device("cpu")
+    )
+    found: list[Tensor] = []
+    for row in range(len(scenes.images)):
+        image = torch.from_numpy(scenes.images[row : row + 1]).permute(0, 3, 1, 2)
+        maps = backbone(image, [str(row)])
+        one = Scenes.__new__(Scenes)
+        one.pixels = scenes.pixels[row : row + 1]
+        found.append(torch.cat([one.sample(maps[tap], backbone.specs[tap].extent) for tap in TAPS], 1).T)
+    return torch.stack(found)
+
+
+def fit(features: Tensor, labels: Tensor, seed: int) -> tuple[torch.nn.Linear, Tensor, Tensor]:
+    """Fit a linear classifier to features [n, C]; returns it with the mean and deviation it expects to be taken off."""
+    torch.manual_seed(seed)
+    mean, deviation = features.mean(0), features.std(0) + 1e-5
+    inputs = ((features - mean) / deviation).clamp(-8, 8)
+    probe = torch.nn.Linear(features.shape[1], 6)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=300)
+    for _ in range(300):
+        rows = torch.randint(len(inputs), (2048,))
+        loss = functional.cross_entropy(probe(inputs[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return probe, mean, deviation
+
+
+@torch.no_grad()
+def miou(probe: torch.nn.Linear, mean: Tensor, deviation: Tensor, features: Tensor, labels: Tensor) -> float:
+    """Mean IoU in percent over the classes that occur."""
+    guesses = probe(((features - mean) / deviation).clamp(-8, 8)).argmax(1)
+    confusion = torch.bincount(labels * 6 + guesses, minlength=36).view(6, 6).double()
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
+    return 100 * float((confusion.diag() / union)[union > 0].mean())
+
+
+def probe_table() -> dict[str, dict[str, list[float]]]:
+    """Score every kind of features on every domain: mean and deviation over seeds of the probe."""
+    train = Scenes("boston day", range(PICTURES["train"]))
+    tests = {domain: Scenes(domain, range(1000, 1000 + PICTURES["test"])) for domain in DOMAINS}
+    taps = {"trained": ("tiny-street", "pretrained"), "day-only": ("tiny-street-day", "pretrained"),
+            "random": ("tiny-street", "random")}  # fmt: skip
+    everything = [train, *tests.values()]
+    rgb = [scenes.rgb() for scenes in everything]
+    kinds: dict[str, list[Tensor]] = {"RGB": rgb, "RGB, normalised": [per_image(part) for part in rgb]}
+    for name, (model, weights) in taps.items():
+        found = [tap_features(model, scenes, weights=weights) for scenes in everything]
+        normal = [per_image(part) for part in found]
+        kinds[f"{name} taps"] = found
+        kinds[f"{name} taps, normalised"] = normal
+        pairs = zip(normal, kinds["RGB, normalised"], strict=True)
+        kinds[f"{name} taps + RGB, normalised"] = [torch.cat(pair, 1) for pair in pairs]
+    table: dict[str, dict[str, list[float]]] = {}
+    for kind, parts in kinds.items():
+        flat = [part.permute(0, 2, 1).flatten(0, 1) for part in parts]
+        probes = [fit(flat[0], train.labels, seed) for seed in SEEDS]
+        table[kind] = {}
+        for (domain, scenes), features in zip(tests.items(), flat[1:], strict=True):
+            scores = [miou(*probe, features, scenes.labels) for probe in probes]
+            table[kind][domain] = [round(float(np.mean(scores)), 1), round(float(np.std(scores)), 1)]
+    return table
+
+
+def psnr_table(vae: AutoencoderKL) -> dict[str, list[float]]:
+    """Mean, smallest and largest PSNR of the reconstructions of 12 streets of each domain."""
+    table = {}
+    for domain in DOMAINS:
+        images = np.stack([city_picture(domain, number).image for number in range(2000, 2012)])
+        errors = ((reconstruct(vae, images).astype(np.float64) - images) ** 2).mean((1, 2, 3))
+        values = 10 * np.log10(255**2 / errors)
+        table[domain] = [round(float(value), 1) for value in (values.mean(), values.min(), values.max())]
+    return table
+
+
+def draw_reconstructions(vae: AutoencoderKL, path: Path) -> None:
+    """Pictures above, their reconstructions below."""
+    images = np.stack([city_picture(domain, 2000).image for domain in list(DOMAINS)[:4]])
+    Image.fromarray(np.vstack([np.hstack(images), np.hstack(reconstruct(vae, images))])).save(path, optimize=True)
+
+
+def draw_samples(folder: Path, path: Path) -> None:
+    """Six pictures drawn from noise with the empty prompt."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(1)
+    pictures = pipeline([""] * 6, num_inference_steps=40, generator=generator, output_type="np").images
+    pictures = (pictures * 255).round().astype(np.uint8)
+    Image.fromarray(np.vstack([np.hstack(pictures[:3]), np.hstack(pictures[3:])])).save(path, optimize=True)
+
+
+def draw_curves(folders: dict[str, Path], path: Path) -> None:
+    """Losses over minutes, autoencoder left and UNet right."""
+    mpl.use("Agg")
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3))
+    for name, folder in folders.items():
+        record = read_json(folder / "training.json")
+        for axis, part in zip(axes, ("vae", "unet"), strict=True):
+            seconds, _, losses = zip(*record[part], strict=True)
+            axis.plot(np.array(seconds) / 60, losses, label=name, linewidth=1)
+            axis.set(title={"vae": "autoencoder", "unet": "UNet"}[part], xlabel="minutes", ylabel="loss", yscale="log")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    """Write pictures and figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    folders = {name: resolve_model(name).path for name in ("tiny-street", "tiny-street-day")}
+    vaes = {name: AutoencoderKL.from_pretrained(folder / "vae").eval() for name, folder in folders.items()}
+    draw_reconstructions(vaes["tiny-street"], options.out / "reconstructions.png")
+    draw_samples(folders["tiny-street"], options.out / "samples.png")
+    draw_curves(folders, options.out / "curves.png")
+    table = {"psnr": {name: psnr_table(vae) for name, vae in vaes.items()}, "miou": probe_table()}
+    write_json(options.out / "probe.json", table)
+    for kind, scores in table["miou"].items():
+        shifted = np.mean([values[0] for domain, values in scores.items() if domain != "boston day"])
+        print(kind, "|", " | ".join(f"{mean} ± {spread}" for mean, spread in scores.values()), f"| {shifted:.1f}")
+    print(table["psnr"])
+
+
+if __name__ == "__main__":
+    main()
