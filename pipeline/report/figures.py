@@ -69,7 +69,7 @@ def points_over_image(
     for number, (title, colours, shown) in enumerate(_views(labels, predicted, classes)):
         axes = figure.add_subplot(1, 3, number + 1)
         axes.imshow(image, alpha=0.55)
-        axes.scatter(uv[shown, 0] * width, uv[shown, 1] * height, c=colours[shown], s=3.0, linewidths=0)
+        axes.scatter(uv[shown, 0] * width, uv[shown, 1] * height, c=colours[shown], s=4.0, linewidths=0)
         axes.set_xlim(0, width)
         axes.set_ylim(height, 0)
         _bare(axes, title)
@@ -83,14 +83,16 @@ def birds_eye_view(
     classes: Sequence[str],
 ) -> bytes:
     """The same points from above, the sensor at the bottom centre (LiDAR frame: x to the right, y ahead; metres)."""
-    figure = _figure(13.2, 4.6)
-    reach = float(np.percentile(np.abs(points[:, :2]), 98)) if len(points) else 1.0
+    side = float(np.percentile(np.abs(points[:, 0]), 98)) + 2 if len(points) else 10.0
+    low, high = np.percentile(points[:, 1], [1, 98]) if len(points) else (0.0, 10.0)
+    low, high = min(float(low), 0.0) - 2, max(float(high), 0.0) + 2
+    figure = _figure(13.2, min(max(4.2 * (high - low) / (2 * side), 2.5), 6.0) + 0.8)
     for number, (title, colours, shown) in enumerate(_views(labels, predicted, classes)):
         axes = figure.add_subplot(1, 3, number + 1)
-        axes.scatter(points[shown, 0], points[shown, 1], c=colours[shown], s=2.0, linewidths=0)
+        axes.scatter(points[shown, 0], points[shown, 1], c=colours[shown], s=4.0, linewidths=0)
         axes.plot(0, 0, marker="^", color="black", markersize=7)
-        axes.set_xlim(-reach, reach)
-        axes.set_ylim(min(-2.0, float(points[:, 1].min(initial=0.0))), reach)
+        axes.set_xlim(-side, side)
+        axes.set_ylim(low, high)
         axes.set_aspect("equal")
         axes.set_title(title, fontsize=10)
         axes.tick_params(labelsize=7)
@@ -167,7 +169,7 @@ def _views(
     return [
         ("truth (grey: not scored)", truth, everything),
         ("prediction (xM)", palette[predicted], everything),
-        (f"errors in red ({share:.0f} % of the scored points are right)", errors, labelled),
+        (f"right in green, wrong in red ({share:.0f} % right)", errors, labelled),
     ]
 
 

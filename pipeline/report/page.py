@@ -74,7 +74,13 @@ def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 def facts_table(facts: Mapping[str, object]) -> Table:
     """A two-column table of names and values."""
-    return Table(rows=[(name, str(value)) for name, value in facts.items()])
+    return Table(rows=[(name, _said(value)) for name, value in facts.items()])
+
+
+def _said(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(str(part) for part in value)
+    return "none" if value is None or value == "" else str(value)
 
 
 def _section(section: Section) -> str:
