@@ -66,9 +66,7 @@ def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
     )
 
 
-def city_style(
-    location: str, *, night: bool = False, fog: bool = False, rng: np.random.Generator
-) -> Style:
+def city_style(location: str, *, night: bool = False, fog: bool = False, rng: np.random.Generator) -> Style:
     """Draw a style of one of the two evaluation cities, at day or ``night``, clear or in ``fog``.
 
     Raises:
