@@ -2,18 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint
 
 demo: .venv/ready
 	$(BIN)/xd3d demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	ln -sfn "$(CURDIR)" .venv/xd3d
+	MYPYPATH=.venv $(BIN)/mypy --package xd3d
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

