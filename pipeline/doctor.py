@@ -16,6 +16,7 @@ from .workspace import Workspace
 __all__ = ["Finding", "examine"]
 
 PACKAGES = ("torch", "diffusers", "transformers", "zarr", "numcodecs", "dask", "nuscenes-devkit", "numpy")
+OPTIONAL = {"spconv-cu118": "needed to train on a CUDA GPU; it has wheels for Linux on x86-64"}
 ENOUGH_DISK = 2_000_000_000
 
 
@@ -58,6 +59,11 @@ def _versions() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             remedy = "pip install --constraint constraints.txt --editable ."
             yield Finding(name=package, status="fault", detail="not installed", remedy=remedy)
+    for package, use in OPTIONAL.items():
+        try:
+            yield Finding(name=package, status="ok", detail=importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name=package, status="note", detail="not installed", remedy=use)
 
 
 def _devices() -> Iterator[Finding]:
