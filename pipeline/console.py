@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-import click
 import typer
 
 from ..errors import Xd3dError
 
-__all__ = ["INTERRUPTED", "Outcome", "conclude", "run_command_line", "set_up_logging"]
-
-INTERRUPTED = 130
+__all__ = ["Outcome", "conclude", "run_command_line", "set_up_logging"]
 
 
 def set_up_logging(verbose: bool) -> None:
@@ -42,27 +39,20 @@ def conclude(outcome: Outcome, as_json: bool) -> None:
     raise typer.Exit(outcome.exit_code)
 
 
-def run_command_line(command: Callable[..., Any]) -> NoReturn:
-    """Run a click command and leave with its exit code; errors of ours are printed without a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+def run_command_line(command: Callable[[], Any]) -> NoReturn:
+    """Run the command line and leave with its exit code; errors of ours are printed without a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
-        code = command(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        command()
+        sys.exit(0)
     except Xd3dError as error:
-        _complain(str(error))
+        sys.stderr.write(f"xd3d: {error}\n")
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _complain("Interrupted. What was finished is kept: run the same command again to go on.")
-        sys.exit(INTERRUPTED)
 
 
-def _complain(message: str) -> None:
-    sys.stderr.write(f"xd3d: {message}\n")
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    _complain("Stopped by SIGTERM. What was finished is kept: run the same command again to go on.")
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Unwind as from an error, so that files are closed and bars end; 130 after SIGINT, 143 after SIGTERM."""
+    name = signal.Signals(number).name
+    sys.stderr.write(f"\nxd3d: stopped by {name}. What was finished is kept: give the same command again to go on.\n")
     sys.exit(128 + number)

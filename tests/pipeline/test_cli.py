@@ -1,6 +1,7 @@
 """The command line as a whole: what it imports, how fast it starts, what it prints and how it ends."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -58,3 +59,20 @@ def test_without_a_root_the_error_names_every_way_to_give_one(xd3d):
     assert "Traceback" not in done.stderr
     for way in ("--root", "XD3D_NUSCENES_ROOT", "xd3d synthesize"):
         assert way in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_ends_with_its_signals_code_and_says_how_to_go_on(tmp_path, number, code):
+    script = (
+        "import time\nfrom xd3d.pipeline.console import run_command_line\n"
+        "run_command_line(lambda: (print('ready'), time.sleep(60)))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-uc", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    process.stdout.readline()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "same command again" in errors
+    assert "Traceback" not in errors
