@@ -9,7 +9,7 @@ from ..errors import CacheError
 from .layout import GEOMETRY, ArrayLayout, CacheLayout, Shard
 from .schema import ImageFeatures
 
-__all__ = ["arrays_of", "features_of", "stored_rows", "unfit_rows"]
+__all__ = ["arrays_of", "as_stored", "features_of", "stored_rows", "unfit_rows"]
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -73,5 +73,11 @@ def stored_rows(
             count = int(np.count_nonzero(np.abs(image) > _FLOAT16_MAX))
             if count:
                 clamped[row] = count
-                image = np.clip(image, -_FLOAT16_MAX, _FLOAT16_MAX)
-        yield np.ascontiguousarray(image, dtype=array.dtype)
+        yield as_stored(image, array.dtype)
+
+
+def as_stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Finite ``values`` as an array of ``dtype`` keeps them: rounded, and clamped to what float16 can hold."""
+    if dtype == np.float16 and values.dtype != np.float16:
+        values = np.clip(values, -_FLOAT16_MAX, _FLOAT16_MAX)
+    return np.ascontiguousarray(values, dtype=dtype)

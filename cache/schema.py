@@ -32,7 +32,7 @@ class ImageFeatures:
     """Raw (not normalised) features of a batch of V images, in the order they were asked for.
 
     ``maps``: tap -> [V, C, h, w]; ``agents``: tap -> [V, N, C]; ``geometry``: [V, N, 5] = mass, centre (u, v) and
-    extent (su, sv) in image fractions. Maps and agents are float16 from a cache and float32 from the model itself,
+    extent (su, sv) in image fractions. A feature source gives maps and agents as float16, the model itself as float32;
     geometry is float32; the ``rgb`` map is uint8 and has no agents.
     """
 

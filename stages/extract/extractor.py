@@ -21,9 +21,13 @@ from .settings import RGB, ExtractSettings
 
 __all__ = ["FeatureExtractor", "PictureSource"]
 
+GPU_BATCH = 8  #: images a batch on a GPU, where none is set
+
 
 class FeatureExtractor:
-    """The frozen model with its agents, loaded once. ``specs``: tap -> shape and place of its map.
+    """The frozen model with its agents, loaded once.
+
+    ``specs``: tap -> shape and place of its map; ``batch_size``: how many pictures to hand in at once.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
@@ -34,6 +38,7 @@ class FeatureExtractor:
         self.settings = settings
         device = _device(settings)
         model = resolve_model(settings.model, weights=settings.weights, seed=settings.weights_seed)
+        self.batch_size = settings.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
         self.backbone = DiffusionBackbone(model=model, settings=settings, device=device)
         self.specs: Mapping[str, TapSpec] = self.backbone.specs
         self.agents = AgentMaker(

@@ -83,7 +83,7 @@ def extract_features(
         pending = writer.pending_shards(retry_failed)
         _check_disk(cache_path, writer.layout, pending)
         total, left = len(index.images.key), sum(len(shard.rows) for shard in pending)
-        batches = _decoded(pictures, _batches(pending, settings.batch_size))
+        batches = _decoded(pictures, _batches(pending, extractor.batch_size))
         with progress("Extracting features", total, "image", done=total - left) as bar, contextlib.closing(batches):
             for shard in pending:
                 rows = _ShardRows(writer.layout, shard)

@@ -1,10 +1,12 @@
 """The online source: features computed when they are asked for, by the same code that fills the cache."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ...cache.rows import as_stored
 from ...cache.schema import ImageFeatures, TapSpec
 from ...errors import DataError, ModelError
 from ..datasets.index import FrameIndex
@@ -25,18 +27,19 @@ class OnlineExtractor:
     def __init__(self, *, index: FrameIndex, settings: ExtractSettings, root: Path | None = None) -> None:
         self._pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
         self._extractor = FeatureExtractor(settings=settings)
-        self._batch_size = settings.batch_size
+        self._one_at_a_time = threading.Lock()  # the taps hook into the one model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
         self.agents = settings.agents.count
 
     def read(self, rows: Sequence[int]) -> ImageFeatures:
-        """Compute the features of the images in ``rows``, in that order (float32; ``rgb`` uint8).
+        """Compute the features of the images in ``rows``, in that order, rounded as a cache would store them.
 
         Raises:
             DataError: an image cannot be decoded.
             ModelError: the model gave NaN or infinity for an image.
         """
-        parts = [self._batch(rows[i : i + self._batch_size]) for i in range(0, len(rows), self._batch_size)]
+        size = self._extractor.batch_size
+        parts = [self._batch(rows[first : first + size]) for first in range(0, len(rows), size)]
         return ImageFeatures(
             maps={name: np.concatenate([part.maps[name] for part in parts]) for name in self.taps},
             agents={name: np.concatenate([part.agents[name] for part in parts]) for name in parts[0].agents},
@@ -48,7 +51,8 @@ class OnlineExtractor:
         if failures:
             raise DataError("; ".join(failures.values()))
         keys = self._pictures.keys(rows)
-        features = self._extractor(pictures, keys)
+        with self._one_at_a_time:
+            features = self._extractor(pictures, keys)
         for name, values in (*features.maps.items(), ("geometry", features.geometry)):
             finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
             if not finite.all():
@@ -56,4 +60,8 @@ class OnlineExtractor:
                     f"The model gave NaN or infinity in {name} for image {keys[int(np.argmin(finite))]}; "
                     "try extract.dtype float32"
                 )
-        return features
+        return ImageFeatures(
+            maps={name: as_stored(values, np.dtype(self.taps[name].dtype)) for name, values in features.maps.items()},
+            agents={name: as_stored(values, np.dtype(np.float16)) for name, values in features.agents.items()},
+            geometry=features.geometry,
+        )

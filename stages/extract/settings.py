@@ -74,7 +74,13 @@ class ExtractSettings(Settings):
         description="Arithmetic of the model; auto: bfloat16 for a full-size UNet, float32 for a small one, anywhere.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model runs.")
-    batch_size: int = Field(default=4, ge=1, le=1024, description="Images that pass the model together.")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Images that pass the model together; null: 8 on a GPU, and 1 on the CPU, where an image then has"
+        " the same bits whichever images come before it.",
+    )
     shard_mb: int = Field(default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes.")
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
 

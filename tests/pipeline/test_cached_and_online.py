@@ -1,6 +1,8 @@
-"""Training from the cache and with the diffusion model in the loop are the same code and give the same losses."""
+"""Training from the cache and with the diffusion model in the loop are the same code and give the same losses.
 
-import pytest
+The online source rounds to float16 as the cache does, so on the CPU they agree to the last bit.
+"""
+
 from xd3d.pipeline import jobs
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.log import read_log
@@ -13,10 +15,9 @@ SMALL = (
     "train.milestones=[15]",
     "train.validate_every=20",
 )
-FLOAT16_STEP = 2.0**-10  #: relative spacing of float16
 
 
-def test_losses_of_20_steps_agree_within_float16_storage(tiny_nuscenes_root, tmp_path):
+def test_losses_of_20_steps_are_equal_when_features_come_from_the_cache_or_from_the_model(tiny_nuscenes_root, tmp_path):
     workspace = Workspace(home=tmp_path / "work")
     jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
     jobs.extract(workspace, "nuscenes", "default", SMALL, None, retry_failed=False)
@@ -29,5 +30,5 @@ def test_losses_of_20_steps_agree_within_float16_storage(tiny_nuscenes_root, tmp
     terms = [name for name in logs[True][0] if name not in ("seconds", "wait")]
     for stored, live in zip(logs[True], logs[False], strict=True):
         for name in terms:
-            assert stored[name] == pytest.approx(live[name], rel=8 * FLOAT16_STEP, abs=2e-3), (stored["step"], name)
+            assert stored[name] == live[name], (stored["step"], name)
     assert logs[True][0]["loss"] != logs[True][-1]["loss"]

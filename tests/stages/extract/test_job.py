@@ -16,7 +16,7 @@ from xd3d.cache.maintenance import cache_info, verify_cache
 from xd3d.cache.reader import FeatureReader
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError, MissingDataError
 from xd3d.stages.extract import job
-from xd3d.stages.extract.extractor import FeatureExtractor
+from xd3d.stages.extract.extractor import FeatureExtractor, PictureSource
 from xd3d.stages.extract.fingerprint import feature_fingerprint
 from xd3d.stages.extract.forecast import forecast
 from xd3d.stages.extract.job import extract_features
@@ -60,19 +60,29 @@ def test_the_cache_holds_every_image_and_zarr_reads_it(settings, make_index, tmp
     assert np.array_equal(group["agents/geometry"][:], everything(path)["geometry"])
 
 
-def test_cached_features_equal_online_ones_within_float16(settings, make_index, tmp_path):
+def test_cached_features_equal_online_ones_bit_for_bit(settings, make_index, tmp_path):
     index, path = make_index(5), tmp_path / "cache"
-    extract_features(index, settings(), path)
-    online = OnlineExtractor(index=index, settings=settings())
+    extract_features(index, settings(batch_size=1), path)
+    online = OnlineExtractor(index=index, settings=settings(batch_size=1))
     rows = [4, 0, 3]
     fresh, stored = online.read(rows), FeatureReader(path).read(rows)
     assert dict(online.taps) == dict(FeatureReader(path).taps)
     for name, values in fresh.maps.items():
-        assert values.dtype == (np.uint8 if name == "rgb" else np.float32)
-        np.testing.assert_allclose(stored.maps[name], values, rtol=2e-3, atol=2e-3)
+        np.testing.assert_array_equal(stored.maps[name], values)
     for name, values in fresh.agents.items():
-        np.testing.assert_allclose(stored.agents[name], values, rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(stored.geometry, fresh.geometry, rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(stored.agents[name], values)
+    np.testing.assert_array_equal(stored.geometry, fresh.geometry)
+
+
+def test_stored_features_are_those_of_the_model_within_float16(settings, make_index, tmp_path):
+    index, path, chosen = make_index(3), tmp_path / "cache", settings(batch_size=1)
+    extract_features(index, chosen, path)
+    pictures = PictureSource(index=index, image_size=chosen.image_size)
+    computed = FeatureExtractor(settings=chosen)(pictures.read([2])[0], pictures.keys([2]))
+    stored = FeatureReader(path).read([2])
+    for name, values in computed.maps.items():
+        assert values.dtype == (np.uint8 if name == "rgb" else np.float32)
+        np.testing.assert_allclose(stored.maps[name], values, rtol=2**-10, atol=2**-24)
 
 
 class Killed(BaseException):
