@@ -23,10 +23,14 @@ __all__ = ["Batch", "BatchPlan", "PlacedFrame", "collate"]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """What a batch must hold: the voxel grid, and the taps to read (none: no images)."""
+    """What a batch must hold: the voxel grid, and the taps to read (none: no images).
+
+    ``kernel_maps`` says whether they are built with the batch; a backend of its own maps has no use for them.
+    """
 
     model: ModelSettings
     taps: tuple[str, ...]
+    kernel_maps: bool = True
 
     @property
     def cube(self) -> float:
@@ -93,7 +97,7 @@ class Batch:
 
 
 def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> Batch:
-    """Voxelise the samples together, build every kernel map, and read the images' features in one call.
+    """Voxelise the samples together, build the kernel maps, and read the images' features in one call.
 
     Raises:
         DataError: a frame has no point left; the message names it.
@@ -114,13 +118,15 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
         voxel_size=plan.model.voxel_size,
         full_scale=plan.model.full_scale,
     )
-    maps = build_kernel_maps(
-        voxels.indices,
-        voxels.spatial_shape,
-        batch_size=voxels.batch_size,
-        levels=LEVELS,
-        stem_kernel=STEM_KERNEL,
-    )
+    maps = None
+    if plan.kernel_maps:
+        maps = build_kernel_maps(
+            voxels.indices,
+            voxels.spatial_shape,
+            batch_size=voxels.batch_size,
+            levels=LEVELS,
+            stem_kernel=STEM_KERNEL,
+        )
     return Batch(
         keys=tuple(each.key for each in placed),
         voxels=SparseTensor.create(

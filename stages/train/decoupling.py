@@ -17,7 +17,8 @@ def low_rank(queries: Float[Tensor, "samples tokens channels"], rank: int) -> Fl
     if rank >= min(queries.shape[1:]):
         return queries
     with torch.no_grad():
-        directions = torch.linalg.svd(queries.detach().float(), full_matrices=False).Vh[:, :rank].to(queries.dtype)
+        finite = queries.detach().float().nan_to_num(0, 0, 0)  # NaN must reach the loss, which names its frames
+        directions = torch.linalg.svd(finite, full_matrices=False).Vh[:, :rank].to(queries.dtype)
     return (queries @ directions.transpose(1, 2)) @ directions
 
 

@@ -53,12 +53,14 @@ class ImageBatch:
     def prepared(self, *, normalise: bool) -> "ImageBatch":
         """Maps and agents in float32 and, where asked, each channel less its mean over its image, over its deviation.
 
+        A uint8 map becomes 0 to 1.
+
         Mean and deviation are taken over the part of the map that lies on the image, padding left out; agents, which
         are weighted means of the same cells, are shifted and scaled by the same numbers.
         """
         maps, agents = {}, {}
         for tap, raw in self.maps.items():
-            values = raw.float()
+            values = raw.float() / 255 if raw.dtype == torch.uint8 else raw.float()
             if normalise:
                 mean, scale = _moments(values, self.specs[tap])
                 values = (values - mean[:, :, None, None]) * scale[:, :, None, None]

@@ -1,6 +1,8 @@
 """Prediction: every kept point of every frame of a domain, one frame at a time, without augmentation."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ def predict_frames(
     network.eval()
     try:
         made = prefetched(lambda place: evaluation_batch(domain, plan, place), range(len(domain)), workers)
-        with progress(description, len(domain), "frame") as bar:
+        with closing(made), progress(description, len(domain), "frame") as bar:
             for batch, _ in made:
                 yield _predict(network, batch)
                 bar.update(1)
@@ -45,7 +47,7 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
             raise RunError(
                 "This network needs image features (fusion.head=refine), and the domain has none; extract them first"
             )
-        return BatchPlan(model=network.model, taps=())
+        return replace(network.plan, taps=())
     for tap, channels in network.tap_channels.items():
         spec = domain.features.taps.get(tap)
         if spec is None or spec.channels != channels:

@@ -6,7 +6,7 @@ dropped. So any number of threads gives the same batches, and a resumed run goes
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -69,10 +69,11 @@ def evaluation_batch(domain: Domain, plan: BatchPlan, position: int) -> Batch | 
     return collate([placed], domain, plan)
 
 
-def prefetched(make: Callable[[int], Made], numbers: range, workers: int) -> Iterator[tuple[Made, float]]:
+def prefetched(make: Callable[[int], Made], numbers: range, workers: int) -> Generator[tuple[Made, float], None, None]:
     """Yield ``make(number)`` for each number in order, and the seconds spent waiting for it.
 
-    With ``workers`` > 0, threads make the next ones meanwhile; an error in one is raised when its turn comes.
+    With ``workers`` > 0, threads make the next ones meanwhile; an error in one is raised when its turn comes. Close it
+    (``contextlib.closing``) to stop the threads early.
     """
     if not workers:
         for number in numbers:

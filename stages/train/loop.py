@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .loader import prefetched, training_batch
 from .log import RunLog
 from .losses import Losses, source_losses
 from .network import Network, choose_taps
+from .norms import norm_momentum, set_norm_momentum
 from .record import build_network, choose_device, make_record, open_record, write_record
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 
@@ -125,9 +126,10 @@ class _Trainer:
         with (
             RunLog(self.run, step=done, tensorboard=settings.tensorboard) as records,
             progress("train", settings.steps, "step", done) as bar,
+            closing(prefetched(self._make, range(done, settings.steps), settings.workers)) as batches,
         ):
             begin = time.perf_counter()
-            for batch, waited in prefetched(self._make, range(done, settings.steps), settings.workers):
+            for batch, waited in batches:
                 step = done + 1
                 losses = self._step(batch, step)
                 seconds = time.perf_counter() - begin
@@ -155,6 +157,7 @@ class _Trainer:
         """One update; returns every loss by name, ``loss`` being their weighted sum."""
         for group in self.state.optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step - 1)
+        set_norm_momentum(self.network, norm_momentum(step - 1))
         batch = batch.to(self.network.device)
         losses = source_losses(self.network(batch), batch.labels, self.weights, self.settings)
         values = _values(losses)

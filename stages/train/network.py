@@ -85,7 +85,9 @@ class Network(nn.Module):
             raise ConfigError(f"fusion.variant={fusion.variant} does not fit {len(taps)} taps of image features")
         self.model, self.fusion, self.classes, self.cameras = model, fusion, classes, cameras
         self.tap_channels = {name: spec.channels for name, spec in taps.items()}
-        self.unet = SpUNet(in_channels=1, preset=model.preset, backend=make_backend(model.backend, device))
+        backend = make_backend(model.backend, device)
+        self.backend = backend.name
+        self.unet = SpUNet(in_channels=1, preset=model.preset, backend=backend)
         self.head_3d = nn.Linear(self.unet.out_channels, len(classes))
         if fusion.image:
             self.image_branch = ImageBranch(tap_channels=self.tap_channels, channels=fusion.image_channels)
@@ -118,7 +120,7 @@ class Network(nn.Module):
     @property
     def plan(self) -> BatchPlan:
         """What its batches must hold."""
-        return BatchPlan(model=self.model, taps=tuple(self.tap_channels))
+        return BatchPlan(model=self.model, taps=tuple(self.tap_channels), kernel_maps=self.backend == "torch")
 
     @property
     def needs_images(self) -> bool:

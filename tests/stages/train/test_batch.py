@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,8 @@ from xd3d.errors import DataError
 from xd3d.stages.train.batch import BatchPlan, PlacedFrame, collate
 from xd3d.stages.train.loader import evaluation_batch
 from xd3d.stages.train.settings import ModelSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PLAN = BatchPlan(model=ModelSettings(), taps=("up1", "up2", "rgb"))
 
@@ -80,3 +84,12 @@ def test_moving_to_the_device_it_is_on_changes_nothing(make_domain):
     domain = make_domain(frames=1)
     batch = collate([placed(domain, 0)], domain, PLAN)
     assert batch.to(torch.device("cpu")) is batch
+
+
+def test_kernel_maps_built_with_the_batch_give_the_same_network_output(make_domain, make_network):
+    domain = make_domain(frames=1)
+    network = make_network(domain).eval()
+    assert network.plan.kernel_maps
+    ahead = evaluation_batch(domain, network.plan, 0)
+    on_use = evaluation_batch(domain, replace(network.plan, kernel_maps=False), 0)
+    assert torch.equal(network(ahead).logits_3d, network(on_use).logits_3d)

@@ -55,11 +55,15 @@ def test_a_constant_channel_becomes_zero_and_never_nan():
     assert not done.agents["up1"].any()
 
 
-def test_without_normalisation_values_are_only_widened_to_float32():
+def test_without_normalisation_colours_become_0_to_1_and_nothing_else_changes():
     values = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
-    done = image_batch(values, torch.randn(2, 6, 3).half()).prepared(normalise=False)
+    agents = torch.randn(2, 6, 3).half()
+    done = image_batch(values, agents).prepared(normalise=False)
     assert done.maps["up1"].dtype == torch.float32
-    assert torch.equal(done.maps["up1"], values.float())
+    torch.testing.assert_close(done.maps["up1"], values.float() / 255)
+    assert torch.equal(done.agents["up1"], agents.float())
+    raw = 1e4 * torch.randn(2, 3, 4, 5).half()
+    assert torch.equal(image_batch(raw, agents).prepared(normalise=False).maps["up1"], raw.float())
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 1000.0])

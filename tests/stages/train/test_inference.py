@@ -4,6 +4,8 @@ from xd3d.cache.schema import TapSpec
 from xd3d.errors import RunError
 from xd3d.stages.train.inference import predict_frames
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_every_point_of_every_frame_is_predicted_in_order(make_domain, make_network):
     domain = make_domain(frames=3, cameras=2)

@@ -7,6 +7,8 @@ from xd3d.errors import ConfigError
 from xd3d.stages.train.loader import prefetched, step_positions, training_batch
 from xd3d.stages.train.settings import AugmentSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_an_epoch_sees_each_frame_once_and_drops_the_rest():
     steps = [step_positions(10, 3, 1, step) for step in range(6)]

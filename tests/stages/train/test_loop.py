@@ -16,15 +16,18 @@ from xd3d.stages.train.loop import learning_rate, train
 from xd3d.stages.train.record import load_network
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = ModelSettings(preset="slim", backend="torch")
 
 # Runs in a process of its own and kills itself, hard, in the middle of writing the given number of a JSON file.
 KILLED = """
 import importlib.util, json, os, signal, sys
+import torch
 from pathlib import Path
 from xd3d.stages.train import checkpoint
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.settings import *
+torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("worlds", sys.argv[1])
 worlds = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(worlds)
@@ -180,7 +183,7 @@ def test_it_overfits_one_cloud(make_domain, run_training, small_fusion, tmp_path
     )
     assert done.best.miou > 0.95
     records = read_log(tmp_path / "run")
-    assert records[-2]["ce_3d"] < 0.3 * records[0]["ce_3d"]
+    assert records[-1]["validation"]["miou"]["3d"] > 0.9
 
 
 def test_a_lidar_only_run_is_judged_by_3d(make_domain, run_training, tmp_path):

@@ -7,6 +7,8 @@ from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.network import choose_taps
 from xd3d.stages.train.settings import FusionSettings, TrainSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VARIANTS = [
     {"variant": "3d-only"},
     {"variant": "image"},
