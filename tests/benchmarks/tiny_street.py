@@ -29,10 +29,11 @@ from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.extract.tiny_pipeline.vae import reconstruct
 
 SUPERSAMPLING = 2  # the synthetic data root is rendered at 800 x 450 and shrunk by stage one
-PICTURES = {"train": 80, "test": 40}
-PIXELS = 250
+PICTURES = {"train": 60, "test": 30}
+PIXELS = 400
 TAPS = ("up0", "up1", "up2", "up3")
 SEEDS = (0, 1, 2)
+QUALITY = 85  # of JPEG
 DOMAINS = {
     "boston day": ("boston", False, False),
     "singapore day": ("singapore", False, False),
@@ -177,9 +178,11 @@ def psnr_table(vae: AutoencoderKL) -> dict[str, list[float]]:
 
 
 def draw_reconstructions(vae: AutoencoderKL, path: Path) -> None:
-    """Pictures above, their reconstructions below."""
+    """Pictures and, below, their reconstructions; then the middle of each, twice as large."""
     images = np.stack([city_picture(domain, 2000).image for domain in list(DOMAINS)[:4]])
-    Image.fromarray(np.vstack([np.hstack(images), np.hstack(reconstruct(vae, images))])).save(path, optimize=True)
+    rows = [images, reconstruct(vae, images)]
+    rows += [np.repeat(np.repeat(row[:, 80:192, 100:300], 2, axis=1), 2, axis=2) for row in rows]
+    Image.fromarray(np.vstack([np.hstack(row) for row in rows])).save(path, quality=QUALITY)
 
 
 def draw_samples(folder: Path, path: Path) -> None:
@@ -189,7 +192,7 @@ def draw_samples(folder: Path, path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     pictures = pipeline([""] * 6, num_inference_steps=40, generator=generator, output_type="np").images
     pictures = (pictures * 255).round().astype(np.uint8)
-    Image.fromarray(np.vstack([np.hstack(pictures[:3]), np.hstack(pictures[3:])])).save(path, optimize=True)
+    Image.fromarray(np.vstack([np.hstack(pictures[:3]), np.hstack(pictures[3:])])).save(path, quality=QUALITY)
 
 
 def draw_curves(folders: dict[str, Path], path: Path) -> None:
@@ -217,9 +220,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     folders = {name: resolve_model(name).path for name in ("tiny-street", "tiny-street-day")}
     vaes = {name: AutoencoderKL.from_pretrained(folder / "vae").eval() for name, folder in folders.items()}
-    draw_reconstructions(vaes["tiny-street"], options.out / "reconstructions.png")
-    draw_samples(folders["tiny-street"], options.out / "samples.png")
-    draw_curves(folders, options.out / "curves.png")
+    draw_reconstructions(vaes["tiny-street"], options.out / "tiny-street-reconstructions.jpg")
+    draw_samples(folders["tiny-street"], options.out / "tiny-street-samples.jpg")
+    draw_curves(folders, options.out / "tiny-street-curves.png")
     table = {"psnr": {name: psnr_table(vae) for name, vae in vaes.items()}, "miou": probe_table()}
     write_json(options.out / "probe.json", table)
     for kind, scores in table["miou"].items():

@@ -14,6 +14,8 @@ from xd3d.stages.extract.tiny_pipeline.vae import reconstruction_psnr
 
 MODELS = Path(xd3d.__file__).parent / "stages" / "extract" / "models"
 NAMES = ("tiny-street", "tiny-street-day")
+FLOOR = {"boston": 32.5, "singapore": 30.0}
+"""dB; 1 below what was measured. These pictures carry the whole noise of the sensor: nothing was shrunk."""
 
 
 @pytest.fixture(params=NAMES)
@@ -67,7 +69,3 @@ def test_day_streets_survive_the_autoencoder(folder: Path, location: str) -> Non
         pictures.append(render(world, camera, camera_pose(x, y, yaw), 40.0 / world.cruise_speed, rng).image)
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
     assert reconstruction_psnr(vae, np.stack(pictures)).mean() > FLOOR[location]
-
-
-FLOOR = {"boston": 29.0, "singapore": 29.0}
-"""dB; below what ``docs/tiny-street.md`` reports by the spread between streets."""
