@@ -37,7 +37,7 @@ def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo: data, workspace and report.html.")] = Path("xd3d-demo"),
-    frames: Annotated[int, typer.Option(min=24, help="Frames of the synthetic city.")] = 120,
+    frames: Annotated[int, typer.Option(min=24, help="Frames of the synthetic city.")] = 96,
     seed: Annotated[int, typer.Option(help="Seed of the city and of the training.")] = 1,
     as_json: Json = False,
 ) -> None:
