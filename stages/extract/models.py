@@ -119,7 +119,7 @@ def fetch_model(name: str) -> Path:
         raise ModelError(
             f"The model '{hub_id}' is not on this machine and could not be fetched from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}); give a folder in "
-            "diffusers' layout as the model, or fetch it on a machine with a network ('xd3d models fetch') and copy it"
+            "diffusers' layout as the model (extract.model=DIR), downloaded on a machine with a network and copied here"
         ) from error
 
 
