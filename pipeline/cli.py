@@ -73,6 +73,8 @@ def prepare(
     root: Root = None,
     version: Annotated[str | None, typer.Option(help="Version folder, such as v1.0-mini; found by itself.")] = None,
     cameras: CameraNames = "CAM_FRONT",
+    config: ConfigName = "default",
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Index a data set and check that every file is there and whole, before hours of work.
@@ -81,7 +83,16 @@ def prepare(
     """
     from . import jobs
 
-    conclude(jobs.prepare(Workspace.current(), dataset, root, version=version, cameras=cameras), as_json)
+    done = jobs.prepare(
+        Workspace.current(),
+        dataset,
+        root,
+        version=version,
+        cameras=cameras,
+        config=config,
+        overrides=overrides or [],
+    )
+    conclude(done, as_json)
 
 
 @app.command("extract-features")

@@ -1,11 +1,11 @@
 """One function a command: open what it needs from the workspace, call the stage, say what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..stages.evaluate.settings import AbsentRule
-from .config import load_config
+from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
 from .domains import DomainOpener
 from .runs import TrainedRun, run_facts, run_name
@@ -25,11 +25,21 @@ def synthesize_city(out: Path, *, frames: int, seed: int, cameras: str) -> Outco
     )
 
 
-def prepare(workspace: Workspace, dataset: str, root: Path | None, *, version: str | None, cameras: str) -> Outcome:
+def prepare(
+    workspace: Workspace,
+    dataset: str,
+    root: Path | None,
+    *,
+    version: str | None,
+    cameras: str,
+    config: str = DEFAULT_PRESET,
+    overrides: Sequence[str] = (),
+) -> Outcome:
     """Index ``dataset`` and check its files; the index is kept, and the root remembered, when all are whole."""
     from ..stages.datasets.prepare import prepare_dataset
 
-    chosen = workspace.root(dataset, root)
+    roots: Mapping[str, Path] = load_config(config, overrides).config.data.roots
+    chosen = workspace.root(dataset, root, configured=roots.get(dataset))
     done = prepare_dataset(dataset, chosen, workspace.index(dataset), version=version, cameras=cameras)
     if not done.missing:
         workspace.remember_root(dataset, chosen)

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["TrainedRun", "run_facts", "run_name"]
 
 #: Settings that move work and change no result: a run may go on with others.
-FREE = {"extract": {"batch_size", "device", "shard_mb"}, "train": {"workers", "device", "tensorboard"}}
+FREE = {
+    "data": {"roots"},
+    "extract": {"batch_size", "device", "shard_mb"},
+    "train": {"workers", "device", "tensorboard"},
+}
 
 
 def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:

@@ -43,19 +43,20 @@ class Workspace:
         """The folder that ``run`` means: a bare name is a run of this workspace, anything else a path."""
         return self.run(str(run)) if run.parts == (run.name,) and not run.is_dir() else run.absolute()
 
-    def root(self, dataset: str, given: Path | None = None) -> Path:
-        """The data root of ``dataset``: the one given, else ``XD3D_<DATASET>_ROOT``, else the remembered one.
+    def root(self, dataset: str, given: Path | None = None, *, configured: Path | None = None) -> Path:
+        """The data root of ``dataset``: the one given, ``XD3D_<DATASET>_ROOT``, the configured or the remembered one.
 
         Raises:
-            MissingDataError: none is known; the message says the three ways to give one.
+            MissingDataError: none is known; the message says the ways to give one.
         """
         variable = f"XD3D_{dataset.upper()}_ROOT"
         remembered = self._memory().get("roots", {}).get(dataset)
-        chosen = given or os.environ.get(variable) or remembered
+        chosen = given or os.environ.get(variable) or configured or remembered
         if not chosen:
             raise MissingDataError(
                 f"No data root is known for {dataset}. Give it once with 'xd3d prepare --dataset {dataset} --root DIR'"
-                f" (or set {variable}); for a synthetic one to try: xd3d synthesize DIR"
+                f" (or set {variable}, or data.roots.{dataset} in a config);"
+                " for a synthetic one to try: xd3d synthesize DIR"
             )
         return Path(chosen).absolute()
 

@@ -1,5 +1,6 @@
 """Settings of the data: which domain is the source, which the target, and how labels are merged."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -31,6 +32,9 @@ class DataSettings(Settings):
     )
     target: DomainSettings = Field(
         default=DomainSettings(domain="singapore"), description="Domain on which it is validated and tested"
+    )
+    roots: dict[DatasetName, Path] = Field(
+        default_factory=dict, description="Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"
     )
     merge: MergeName = Field(
         default="nuscenes-6", description="How the data set's raw labels become the classes of the network"

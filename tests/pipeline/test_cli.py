@@ -57,7 +57,7 @@ def test_without_a_root_the_error_names_every_way_to_give_one(xd3d):
     done = xd3d("prepare", "--dataset", "nuscenes")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    for way in ("--root", "XD3D_NUSCENES_ROOT", "xd3d synthesize"):
+    for way in ("--root", "XD3D_NUSCENES_ROOT", "data.roots.nuscenes", "xd3d synthesize"):
         assert way in done.stderr
 
 

@@ -77,6 +77,13 @@ def test_prepare_says_what_is_wrong_with_a_root(xd3d, broken_root, damage, optio
     assert [word for word in words if word not in done.stderr] == []
 
 
+def test_a_root_may_stand_in_a_config(xd3d, tiny_nuscenes_root):
+    root = ("--set", f"data.roots.nuscenes={tiny_nuscenes_root}")
+    done = xd3d("prepare", *root, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["frames"] == 18
+
+
 def test_a_root_that_is_not_there_is_named(xd3d, tmp_path):
     done = xd3d("prepare", "--root", str(tmp_path / "nowhere"))
     assert done.returncode == 1

@@ -20,12 +20,14 @@ def test_the_home_comes_from_the_environment_else_from_the_folder(monkeypatch, t
     assert Workspace.current().home == tmp_path / "xd3d-work"
 
 
-def test_a_root_is_the_given_one_then_the_environments_then_the_remembered(workspace, monkeypatch):
+def test_a_root_is_the_given_one_then_the_environments_the_configured_and_the_remembered(workspace, monkeypatch):
     with pytest.raises(MissingDataError, match="--root"):
         workspace.root("nuscenes")
     workspace.remember_root("nuscenes", Path("/remembered"))
     assert workspace.root("nuscenes") == Path("/remembered")
+    assert workspace.root("nuscenes", configured=Path("/configured")) == Path("/configured")
     monkeypatch.setenv("XD3D_NUSCENES_ROOT", "/environment")
+    assert workspace.root("nuscenes", configured=Path("/configured")) == Path("/environment")
     assert workspace.root("nuscenes") == Path("/environment")
     assert workspace.root("nuscenes", Path("/given")) == Path("/given")
 
