@@ -1,6 +1,6 @@
 """One function a command: open what it needs from the workspace, call the stage, say what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def prepare(
     """Index ``dataset`` and check its files; the index is kept, and the root remembered, when all are whole."""
     from ..stages.datasets.prepare import prepare_dataset
 
-    roots: Mapping[str, Path] = load_config(config, overrides).config.data.roots
+    roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
     chosen = workspace.root(dataset, root, configured=roots.get(dataset))
     done = prepare_dataset(dataset, chosen, workspace.index(dataset), version=version, cameras=cameras)
     if not done.missing:
