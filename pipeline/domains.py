@@ -52,6 +52,7 @@ class DomainOpener:
         self.config = config
         self._cached = cached
         self.index = lru_cache(lambda dataset: open_index(workspace, dataset, root))
+        self.fingerprint = lru_cache(self._make_fingerprint)
         self._features = lru_cache(self._open_features)
 
     def training(self) -> "Domain":
@@ -93,7 +94,7 @@ class DomainOpener:
             features=self._features(side.dataset),
         )
 
-    def fingerprint(self, dataset: str) -> Mapping[str, object]:
+    def _make_fingerprint(self, dataset: str) -> Mapping[str, object]:
         """Fingerprint that the features of ``dataset`` must have."""
         from ..stages.extract.fingerprint import feature_fingerprint
 

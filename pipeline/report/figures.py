@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from ...stages.datasets.labels import IGNORE
 from .palette import RIGHT, UNLABELLED, WRONG, class_colours
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ __all__ = [
     "loss_curves",
     "points_over_image",
 ]
-
-IGNORED = -100
 
 
 def feature_colours(feature_map: Float[np.ndarray, "channels height width"]) -> Float[np.ndarray, "height width 3"]:
@@ -161,7 +160,7 @@ def _views(
 ) -> list[tuple[str, Float[np.ndarray, "points 3"], Bool[np.ndarray, " points"]]]:
     """Title, colour of each point, and which points to draw, for truth, prediction and errors."""
     palette = np.vstack([class_colours(classes), UNLABELLED])
-    labelled = labels != IGNORED
+    labelled = labels != IGNORE
     truth = palette[np.where(labelled, labels, len(classes))]
     errors = np.where((labels == predicted)[:, None], RIGHT, WRONG)
     everything = np.ones(len(labels), bool)

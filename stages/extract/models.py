@@ -89,18 +89,13 @@ def resolve_model(name: str, *, weights: Literal["pretrained", "random"] = "pret
 
 def find_local(name: str) -> Path | None:
     """Find a known model among the packaged ones and the files downloaded earlier; None where it is not whole."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+    if name not in PACKAGED_NAMES:
+        return _downloaded(HUB_NAMES[name])
     try:
-        if name in PACKAGED_NAMES:
-            path = PACKAGED / name
-        else:
-            path = Path(snapshot_download(HUB_NAMES[name], allow_patterns=_hub_files(), local_files_only=True))
-        _check_parts(path, "pretrained")
-    except (LocalEntryNotFoundError, ModelError):
+        _check_parts(PACKAGED / name, "pretrained")
+    except ModelError:
         return None
-    return path
+    return PACKAGED / name
 
 
 def fetch_model(name: str) -> Path:
@@ -139,6 +134,11 @@ def weight_files(folder: Path, part: str) -> list[Path]:
 
 
 def _from_hub(hub_id: str) -> Path:
+    return _downloaded(hub_id) or fetch_model(hub_id)
+
+
+def _downloaded(hub_id: str) -> Path | None:
+    """The folder of a hub model among the files downloaded earlier; None where it is not whole."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -146,7 +146,7 @@ def _from_hub(hub_id: str) -> Path:
         path = Path(snapshot_download(hub_id, allow_patterns=_hub_files(), local_files_only=True))
         _check_parts(path, "pretrained")
     except (LocalEntryNotFoundError, ModelError):
-        return fetch_model(hub_id)
+        return None
     return path
 
 
