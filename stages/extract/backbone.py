@@ -3,7 +3,6 @@
 Nothing of the model's shape is assumed: widths, strides, the latent's scale and the text width come from its configs.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +10,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ...cache.schema import TapSpec
 from ...errors import ModelError
-from .images import RGB_STRIDE, pad_to_multiple, shrink_to_stride
+from .images import pad_to_multiple, shrink_to_stride
 from .models import ModelFolder
 from .noise import add_noise, scheduler_noise
 from .settings import RGB, ExtractSettings
+from .specs import tap_specs, vae_factor
 from .taps import find_taps, run_to_taps
 from .weights import load_text_encoder, load_tokenizer, load_unet, load_vae_encoder
 
@@ -53,9 +52,9 @@ class DiffusionBackbone:
                 f"The text encoder of {model.path} gives {self._text.shape[-1]} values a token, its UNet wants "
                 f"{self.unet.config.cross_attention_dim}; the parts belong to different models"
             )
-        self.vae_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.vae_factor = vae_factor(self.vae.config)
         self.taps = find_taps(self.unet, settings.diffusion_taps)
-        self.specs = self._tap_specs(model)
+        self.specs = tap_specs(model, settings)
 
     @torch.inference_mode()
     def __call__(
@@ -87,48 +86,6 @@ class DiffusionBackbone:
     def _run_unet(self, latents: Tensor) -> None:
         timestep = torch.tensor(self.settings.timestep, device=self.device)
         self.unet(latents, timestep, encoder_hidden_states=self._text.expand(len(latents), -1, -1))
-
-    def _tap_specs(self, model: ModelFolder) -> dict[str, TapSpec]:
-        """Learn each map's shape from a pass without data, and where the image lies on it from the strides."""
-        height, width = self.settings.image_size
-        shapes = self._map_shapes(model)
-        strides = {tap.name: tap.stride * self.vae_factor for tap in self.taps}
-        specs = {}
-        for name in self.settings.taps:
-            if name == RGB:
-                channels, rows, columns, stride = 3, math.inf, math.inf, RGB_STRIDE
-            else:
-                (channels, rows, columns), stride = shapes[name], strides[name]
-            extent = (height / stride, width / stride)
-            specs[name] = TapSpec(
-                name=name,
-                channels=channels,
-                height=int(min(rows, math.ceil(extent[0]))),
-                width=int(min(columns, math.ceil(extent[1]))),
-                extent=extent,
-                dtype="uint8" if name == RGB else "float16",
-            )
-        return specs
-
-    def _map_shapes(self, model: ModelFolder) -> dict[str, tuple[int, int, int]]:
-        from diffusers import UNet2DConditionModel
-
-        meta = torch.device("meta")
-        with meta:
-            unet = UNet2DConditionModel.from_config(self.unet.config).eval()
-        taps = find_taps(unet, self.settings.diffusion_taps)
-        rows, columns = (-(-side // self.vae_factor) for side in self.settings.image_size)
-        latents = torch.empty(1, unet.config.in_channels, rows, columns, device=meta)
-        text = torch.empty(1, *self._text.shape[1:], device=meta)
-        try:
-            with torch.inference_mode():
-                found = run_to_taps(taps, lambda: unet(latents, torch.tensor(0, device=meta), text))
-        except RuntimeError as error:
-            raise ModelError(
-                f"The UNet of {model.path} cannot take images of {self.settings.image_size[0]}x"
-                f"{self.settings.image_size[1]} pixels ({error}); choose a larger extract.image_size"
-            ) from error
-        return {name: (values.shape[1], values.shape[2], values.shape[3]) for name, values in found.items()}
 
 
 def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:
