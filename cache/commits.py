@@ -136,6 +136,14 @@ class CommitLog:
         self.generation += bool(changed)
         return changed
 
+    def is_current(self, shard: Shard) -> bool:
+        """Whether the record of ``shard``, or its absence, is still what the last ``refresh`` found."""
+        try:
+            status = (self.path / DONE / f"{shard.index}.json").lstat()
+        except FileNotFoundError:
+            return shard.index not in self._seen
+        return self._seen.get(shard.index) == (status.st_ino, status.st_size, status.st_mtime_ns)
+
     def _scan(self) -> dict[int, tuple[int, int, int]]:
         """Shard -> (inode, size, time) of its record; the three tell a replaced record from the old one."""
         found = {}

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from ..errors import CacheError, DiskSpaceError
 from ..files import fsync_folder
 from .layout import DONE, STAGING
+from .lock import live_owners
 
 __all__ = ["Stage", "disk_errors", "sweep_partials"]
 
@@ -44,16 +45,18 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
 class Stage:
     """A set of files that are all written and flushed before the first one takes its place.
 
-    Until ``publish`` nothing in the cache changes; ``discard`` removes what was staged.
+    Until ``publish`` nothing in the cache changes; ``discard`` removes what was staged. Staged files carry ``owner``,
+    the name of the writer's lock, so that no two writers share one and litter can be told from work.
     """
 
-    def __init__(self, *, path: Path) -> None:
+    def __init__(self, *, path: Path, owner: str) -> None:
         self.path = path
+        self.owner = owner
         self._staged: list[tuple[Path, str]] = []
 
     def write(self, target: str, write: Callable[[BinaryIO], object]) -> int:
         """Let ``write`` fill the file that will be ``target`` (a path inside the cache); return its size in bytes."""
-        partial = self.path / STAGING / f"{target.replace('/', ',')}.{os.getpid()}.partial"
+        partial = self.path / STAGING / f"{target.replace('/', ',')}.{self.owner}.partial"
         self._staged.append((partial, target))
         with partial.open("wb") as file:
             write(file)
@@ -81,31 +84,18 @@ class Stage:
         self._staged.clear()
 
 
-def sweep_partials(path: Path) -> int:
-    """Remove the ``*.partial`` files of processes that no longer live; return how many.
+def sweep_partials(path: Path, *, host: str = "") -> int:
+    """Remove the ``*.partial`` files whose owner does not hold the writer's lock any more; return how many.
 
-    The caller holds the writer's lock, so a file with the caller's own process id is an earlier namesake's.
+    ``host`` leaves those of owners on other hosts alone: whoever shares the cache cannot be sure of them where a
+    network file system keeps locks to itself.
     """
-    swept = 0
-    for folder in (path, path / STAGING, path / DONE):
-        if not folder.is_dir():
-            continue
-        for file in folder.glob("*.partial"):
-            owner = file.name.split(".")[-2]
-            if not owner.isdecimal() or int(owner) == os.getpid() or not _lives(int(owner)):
-                file.unlink(missing_ok=True)
-                swept += 1
-    return swept
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    files = [file for folder in (path, path / STAGING, path / DONE) for file in folder.glob("*.partial")]
+    alive = live_owners(path)  # after the files: an owner holds its lock before it makes its first one
+    dead = [file for file in files if (owner := file.name.split(".")[-2]) not in alive and owner.startswith(host)]
+    for file in dead:
+        file.unlink(missing_ok=True)
+    return len(dead)
 
 
 def _free(path: Path) -> int:

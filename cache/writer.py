@@ -15,7 +15,7 @@ from ..files import fsync_folder
 from .commits import DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
 from .layout import DONE, STAGING, CacheLayout, Shard
-from .lock import WriterLock
+from .lock import LOCKS, FileLock, WriterLock
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files
 from .publish import Stage, disk_errors, sweep_partials
 from .rows import arrays_of, stored_rows, unfit_rows
@@ -25,11 +25,11 @@ from .shards import write_rows
 __all__ = ["CacheWriter"]
 
 _LOCK = "writer.lock"
-_OWN_NAMES = {"features", "agents", DONE, STAGING, KEYS, _LOCK}
+_OWN_NAMES = {"features", "agents", DONE, STAGING, KEYS, LOCKS, _LOCK}
 
 
 class CacheWriter:
-    """The one writer of a cache; use ``CacheWriter.open``, and ``close`` or a ``with`` block at the end."""
+    """A writer of a cache, alone or one of several; use ``CacheWriter.open``, and ``close`` or a ``with`` block."""
 
     def __init__(self, *, path: Path, layout: CacheLayout, lock: WriterLock) -> None:
         self.path = path
@@ -49,15 +49,19 @@ class CacheWriter:
         fingerprint: Mapping[str, Any],
         profile: str = "exact",
         shard_bytes: int = 100_000_000,
+        shared: bool = False,
     ) -> "CacheWriter":
         """Create the cache in ``path``, or resume it and sweep what dead writers left.
+
+        A ``shared`` writer lets other shared ones in, and must ``claim`` each shard before it writes it.
 
         ``shard_bytes`` counts all arrays of a shard together and holds for a new cache only; a resumed cache keeps its
         shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of them a frame.
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
-            CacheError: a setting is out of range, another writer is at work, or ``path`` is in use for other things.
+            CacheError: a setting is out of range, another writer is at work (unless both are ``shared``), or ``path``
+                is in use for other things.
             DiskSpaceError: the disk is full.
         """
         path = Path(path)
@@ -73,13 +77,13 @@ class CacheWriter:
         with disk_errors(path, "opening it"):
             path.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(path)
-            lock = WriterLock(path=path / _LOCK)
+            lock = WriterLock(path=path / _LOCK, shared=shared)
             try:
-                sweep_partials(path)
-                if (path / MANIFEST).exists():
-                    layout = _resumed(path, layout)
-                else:
-                    _create(path, layout)
+                opening = FileLock(path / LOCKS / "opening", wait=True)
+                try:
+                    layout = _opened(path, layout, lock)
+                finally:
+                    opening.release(remove=True)
                 return cls(path=path, layout=layout, lock=lock)
             except BaseException:
                 lock.release()
@@ -112,6 +116,22 @@ class CacheWriter:
             or not self._files_stand(shard)
         ]
 
+    def claim(self, shard: Shard) -> bool:
+        """Keep ``shard`` for this writer until it is written; False where it is not to be written by this one.
+
+        Then another shared writer has claimed it, or has committed it since ``pending_shards`` was called. A writer
+        that is alone has every claim.
+        """
+        if not self._lock.shared:
+            return True
+        with disk_errors(self.path, f"claiming shard {shard.index}"):
+            if not self._lock.claim(shard.index):
+                return False
+        if self._log.is_current(shard):
+            return True
+        self._lock.unclaim(shard.index)
+        return False
+
     def write_shard(self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str]) -> Commit:
         """Store and commit one shard; return its record.
 
@@ -129,13 +149,15 @@ class CacheWriter:
             raise CacheError(f"This writer of {self.path} is closed, or was opened in another process; open a new one")
         if not 0 <= shard.index < self.layout.shard_count or shard != self.layout.shard(shard.index):
             raise CacheError(f"{shard} is no shard of the cache {self.path}; take them from pending_shards()")
+        if not self._lock.has_claimed(shard.index):
+            raise CacheError(f"Shard {shard.index} of {self.path} is shared with other writers; claim() it first")
         if stray := [row for row in failures if row not in shard.rows]:
             raise CacheError(
                 f"Failures name rows {stray[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
             )
         arrays = arrays_of(features, self.layout, len(shard.rows))
         failed = {**unfit_rows(arrays, shard), **failures}
-        stage = Stage(path=self.path)
+        stage = Stage(path=self.path, owner=self._lock.owner)
         with disk_errors(self.path, f"writing shard {shard.index}"):
             try:
                 commit = self._stage_arrays(stage, shard, arrays, failed)
@@ -145,6 +167,7 @@ class CacheWriter:
                 stage.publish()
             finally:
                 stage.discard()
+                self._lock.unclaim(shard.index)
         return commit
 
     def _stage_arrays(self, stage: Stage, shard: Shard, arrays: Mapping[str, Any], failed: Mapping[int, str]) -> Commit:
@@ -205,10 +228,19 @@ def _refuse_foreign(path: Path) -> None:
         raise CacheError(f"{path} holds links ({', '.join(links)}) that lead out of the cache; put real folders there")
 
 
-def _create(path: Path, layout: CacheLayout) -> None:
+def _opened(path: Path, wanted: CacheLayout, lock: WriterLock) -> CacheLayout:
+    """Create or resume the cache; the layout that holds."""
+    sweep_partials(path, host=lock.host if lock.shared else "")
+    if (path / MANIFEST).exists():
+        return _resumed(path, wanted)
+    _create(path, wanted, lock.owner)
+    return wanted
+
+
+def _create(path: Path, layout: CacheLayout, owner: str) -> None:
     for folder in (DONE, STAGING):
         (path / folder).mkdir(exist_ok=True)
-    stage = Stage(path=path)
+    stage = Stage(path=path, owner=owner)
     files = metadata_files(layout)
     manifest = files.pop(MANIFEST)
     try:

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from xd3d.cache.lock import WriterLock
+from xd3d.cache.lock import WriterLock, live_owners
 from xd3d.errors import CacheError
 
 HOLDER = """
@@ -64,3 +64,61 @@ def test_a_forked_child_neither_holds_the_lock_nor_keeps_it_alive(tmp_path):
     finally:
         os.killpg(process.pid, 9)
         process.stdout.close()
+
+
+def test_those_who_share_let_each_other_in_and_nobody_who_wants_to_be_alone(tmp_path):
+    path = tmp_path / "writer.lock"
+    first, second = (WriterLock(path=path, shared=True) for _ in range(2))
+    assert first.owner != second.owner
+    assert set(live_owners(tmp_path)) == {first.owner, second.owner}
+    with pytest.raises(CacheError, match=f"pid {os.getpid()} on .*, pid {os.getpid()} on "):
+        WriterLock(path=path)
+    first.release()
+    with pytest.raises(CacheError, match=f"pid {os.getpid()} on "):
+        WriterLock(path=path)
+    second.release()
+    alone = WriterLock(path=path)
+    with pytest.raises(CacheError, match="Another writer is at work"):
+        WriterLock(path=path, shared=True)
+    alone.release()
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_a_claim_is_one_workers_until_it_gives_it_up(tmp_path):
+    first, second = (WriterLock(path=tmp_path / "writer.lock", shared=True) for _ in range(2))
+    assert first.claim(3)
+    assert first.claim(3)
+    assert not second.claim(3)
+    assert (first.has_claimed(3), second.has_claimed(3), first.has_claimed(4)) == (True, False, False)
+    first.unclaim(3)
+    assert second.claim(3)
+    second.release()
+    assert first.claim(3)
+    first.release()
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+CLAIMER = """
+import sys
+from pathlib import Path
+from xd3d.cache.lock import WriterLock
+lock = WriterLock(path=Path(sys.argv[1]), shared=True)
+lock.claim(0)
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_dead_workers_claim_vanishes_with_it_and_its_litter_is_removed(tmp_path):
+    path = tmp_path / "writer.lock"
+    process = subprocess.Popen([sys.executable, "-c", CLAIMER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout.readline() == b"claimed\n"
+        lock = WriterLock(path=path, shared=True)
+        assert not lock.claim(0)
+        process.kill()
+    assert lock.claim(0)
+    lock.release()
+    assert [file.suffix for file in (tmp_path / "locks").iterdir()] == [".holder"]
+    assert live_owners(tmp_path) == {}
+    assert list((tmp_path / "locks").iterdir()) == []

@@ -2,6 +2,7 @@ import errno
 import os
 
 import pytest
+from xd3d.cache.lock import WriterLock
 from xd3d.cache.publish import Stage, disk_errors, sweep_partials
 from xd3d.errors import CacheError, DiskSpaceError
 
@@ -14,7 +15,7 @@ def folder(tmp_path):
 
 
 def test_nothing_stands_before_publish_and_everything_after(folder):
-    stage = Stage(path=folder)
+    stage = Stage(path=folder, owner="me")
     assert stage.write("a/c/0", lambda file: file.write(b"first")) == 5
     stage.write("b/c/0", lambda file: file.write(b"second"))
     assert not (folder / "a").exists()
@@ -25,7 +26,7 @@ def test_nothing_stands_before_publish_and_everything_after(folder):
 
 
 def test_a_write_that_fails_leaves_nothing_after_discard(folder):
-    stage = Stage(path=folder)
+    stage = Stage(path=folder, owner="me")
     stage.write("a/0", lambda file: file.write(b"x"))
     with pytest.raises(ZeroDivisionError):
         stage.write("a/1", lambda file: 1 / 0)
@@ -34,16 +35,29 @@ def test_a_write_that_fails_leaves_nothing_after_discard(folder):
 
 
 def test_only_partial_files_of_the_dead_are_swept(folder):
-    dead, alive = 2**22 + 7, os.getppid()
-    for name in (f"staging/a.{dead}.partial", f"done/3.json.{dead}.partial", f"zarr.json.{dead}.partial"):
+    lock, dead = WriterLock(path=folder / "writer.lock"), "host~7-00"
+    for name in (f"staging/a.{dead}.partial", f"done/3.json.{dead}.partial", "zarr.json.9.partial", "odd.partial"):
         (folder / name).touch()
-    for name in (f"staging/b.{os.getpid()}.partial", "staging/odd.partial", f"staging/c.{'9' * 30}.partial"):
-        (folder / name).touch()
-    kept = folder / f"staging/d.{alive}.partial"
+    kept = folder / f"staging/d.{lock.owner}.partial"
     kept.touch()
     (folder / "staging" / "other.txt").touch()
-    assert sweep_partials(folder) == 6
-    assert {file.name for file in folder.rglob("*") if file.is_file()} == {kept.name, "other.txt"}
+    assert sweep_partials(folder) == 4
+    assert {file.name for file in folder.rglob("*") if "locks" not in str(file) and file.is_file()} == {
+        kept.name,
+        "other.txt",
+        "writer.lock",
+    }
+    lock.release()
+    assert sweep_partials(folder) == 1
+
+
+def test_who_shares_the_cache_leaves_files_of_other_hosts_alone(folder):
+    lock = WriterLock(path=folder / "writer.lock", shared=True)
+    (folder / f"staging/a.{lock.host}7-00.partial").touch()
+    (folder / "staging/a.elsewhere~7-00.partial").touch()
+    assert sweep_partials(folder, host=lock.host) == 1
+    assert [file.name for file in (folder / "staging").iterdir()] == ["a.elsewhere~7-00.partial"]
+    lock.release()
 
 
 @pytest.mark.parametrize(
