@@ -86,6 +86,8 @@ def extract(
             "done": done.done,
             "failed": done.failed,
             "seconds": round(done.seconds, 3),
+            "images_per_second": round(done.images_per_second, 4),
+            **{f"share_{activity}": round(share, 4) for activity, share in done.shares.items()},
         },
         text=f"{done.done} of {done.images} images are in {path} ({done.seconds:.0f} s).{advice}",
         exit_code=1 if done.failed else 0,

@@ -3,7 +3,8 @@
 The job that fills the cache, the forecast and the online source all go through here, so they agree.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ...errors import BackendError, DataError, MissingDataError
 from ..datasets.index import FrameIndex
 from .agents import AgentMaker
 from .backbone import DiffusionBackbone
+from .clock import StageClock
 from .images import load_image
 from .models import resolve_model
 from .settings import RGB, ExtractSettings
@@ -27,7 +29,8 @@ GPU_BATCH = 8  #: images a batch on a GPU, where none is set
 class FeatureExtractor:
     """The frozen model with its agents, loaded once.
 
-    ``specs``: tap -> shape and place of its map; ``batch_size``: how many pictures to hand in at once.
+    ``specs``: tap -> shape and place of its map; ``batch_size``: how many pictures to hand in at once; ``clock``: the
+    seconds that the model and the agents took.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
@@ -36,6 +39,7 @@ class FeatureExtractor:
 
     def __init__(self, *, settings: ExtractSettings) -> None:
         self.settings = settings
+        self.clock = StageClock()
         device = _device(settings)
         model = resolve_model(settings.model, weights=settings.weights, seed=settings.weights_seed)
         self.batch_size = settings.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
@@ -49,13 +53,33 @@ class FeatureExtractor:
     def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> ImageFeatures:
         """Compute the features of a batch: floating arrays float32, ``rgb`` uint8. ``keys`` seed the noise, if any."""
         images = torch.from_numpy(pictures).to(self.backbone.device)
-        maps = self.backbone(images, keys)
-        agents = self.agents({name: values for name, values in maps.items() if name != RGB}, images)
+        with self._timed("model"):
+            maps = self.backbone(images, keys)
+        with self._timed("agents"):
+            agents = self.agents({name: values for name, values in maps.items() if name != RGB}, images)
+        # Copies from a GPU go to pinned memory, all under way at once.
+        host = [
+            {name: part.to("cpu", non_blocking=True) for name, part in parts.items()}
+            for parts in (maps, agents.queries)
+        ]
+        geometry = agents.geometry.to("cpu", non_blocking=True)
+        self._finish()
         return ImageFeatures(
-            maps={name: values.cpu().numpy() for name, values in maps.items()},
-            agents={name: values.cpu().numpy() for name, values in agents.queries.items()},
-            geometry=agents.geometry.cpu().numpy(),
+            maps={name: values.numpy() for name, values in host[0].items()},
+            agents={name: values.numpy() for name, values in host[1].items()},
+            geometry=geometry.numpy(),
         )
+
+    @contextmanager
+    def _timed(self, activity: str) -> Iterator[None]:
+        with self.clock.during(activity):
+            yield
+            self._finish()
+
+    def _finish(self) -> None:
+        """Let a GPU finish what it was given, so that its time is counted where it is spent."""
+        if self.backbone.device.type == "cuda":
+            torch.cuda.synchronize(self.backbone.device)
 
 
 class PictureSource:

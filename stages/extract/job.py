@@ -5,12 +5,14 @@ bytes are those of an unbroken run.
 """
 
 import contextlib
+import logging
 import shutil
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,16 @@ from ...cache.writer import CacheWriter
 from ...errors import DiskSpaceError
 from ...progress import progress
 from ..datasets.index import FrameIndex
+from .behind import WriteBehind
+from .clock import ACTIVITIES
 from .extractor import FeatureExtractor, PictureSource
 from .fingerprint import feature_fingerprint
 from .plan import images_per_frame, shard_bytes, stored_bytes
 from .settings import ExtractSettings
 
 __all__ = ["ExtractSummary", "extract_features"]
+
+log = logging.getLogger(__name__)
 
 DECODERS = 2  #: threads that decode images ahead of the model
 AHEAD = 3  #: batches that may wait decoded
@@ -38,7 +44,11 @@ Batch = tuple[range, np.ndarray, dict[int, str]]  #: image rows, their pictures,
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary:
-    """What stands after a run: ``done`` images have features, ``failed`` a reason; ``seconds`` is this run's time."""
+    """What stands after a run: ``done`` images have features, ``failed`` a reason; ``seconds`` is this run's time.
+
+    ``images_per_second`` counts from the first image on, the loading of the model left out; ``shares`` says what part
+    of that time the model and the agents took, and what part was spent waiting for decoding and for writing.
+    """
 
     cache: Path
     fingerprint: str
@@ -46,6 +56,8 @@ class ExtractSummary:
     done: int
     failed: int
     seconds: float
+    images_per_second: float
+    shares: Mapping[str, float]
 
 
 def extract_features(
@@ -82,25 +94,51 @@ def extract_features(
     ) as writer:
         pending = writer.pending_shards(retry_failed)
         _check_disk(cache_path, writer.layout, pending)
-        total, left = len(index.images.key), sum(len(shard.rows) for shard in pending)
-        batches = _decoded(pictures, _batches(pending, extractor.batch_size))
-        with progress("Extracting features", total, "image", done=total - left) as bar, contextlib.closing(batches):
-            for shard in pending:
-                rows = _ShardRows(writer.layout, shard)
-                while not rows.full:
-                    chosen, images, failures = next(batches)
-                    rows.add(extractor(images, pictures.keys(chosen)), failures)
-                    bar.update(len(chosen))
-                writer.write_shard(shard, rows.features, rows.failures)
+        extractor.clock.restart()
+        _fill(writer, pending, extractor, pictures)
+        shares, elapsed = extractor.clock.shares(), extractor.clock.elapsed
     info = cache_info(cache_path)
+    computed = sum(len(shard.rows) for shard in pending)
+    if computed:
+        log.info(
+            "%.3g images a second; model %.1f %%, agents %.1f %%, waiting for decoding %.1f %% and writing %.1f %% of"
+            " the time",
+            computed / elapsed,
+            *(100 * shares[activity] for activity in ACTIVITIES),
+        )
     return ExtractSummary(
         cache=cache_path,
         fingerprint=fingerprint_digest(fingerprint),
-        images=total,
+        images=len(index.images.key),
         done=int(info["done"]),
         failed=int(info["failed"]),
         seconds=time.monotonic() - start,
+        images_per_second=computed / elapsed,
+        shares=shares,
     )
+
+
+def _fill(writer: CacheWriter, pending: list[Shard], extractor: FeatureExtractor, pictures: PictureSource) -> None:
+    """Compute and write the pending shards: decoding runs ahead of the model, writing behind it."""
+    total, left = writer.layout.images, sum(len(shard.rows) for shard in pending)
+    clock, batches = extractor.clock, _decoded(pictures, _batches(pending, extractor.batch_size))
+    with (
+        progress("Extracting features", total, "image", done=total - left) as bar,
+        contextlib.closing(batches),
+        WriteBehind() as behind,
+    ):
+        for shard in pending:
+            rows = _ShardRows(writer.layout, shard)
+            while not rows.full:
+                with clock.during("decoding"):
+                    chosen, images, failures = next(batches)
+                rows.add(extractor(images, pictures.keys(chosen)), failures)
+                behind.check()
+                bar.update(len(chosen))
+            with clock.during("writing"):
+                behind.put(partial(writer.write_shard, shard, rows.features, rows.failures))
+        with clock.during("writing"):
+            behind.wait()
 
 
 class _ShardRows:

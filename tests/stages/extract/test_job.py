@@ -113,6 +113,40 @@ def test_a_resumed_run_gives_the_bytes_of_an_unbroken_one(settings, make_index, 
     assert_same(everything(tmp_path / "whole"), everything(tmp_path / "broken"))
 
 
+def test_a_write_that_fails_behind_the_model_ends_the_run_with_its_own_error(
+    settings, make_index, tmp_path, monkeypatch
+):
+    index, path = make_index(12), tmp_path / "cache"
+    calls, compute = [], FeatureExtractor.__call__
+
+    def spoiling(self, pictures, keys):
+        calls.append(keys)
+        if len(calls) == SHARD + 1:
+            while not (path / "done/0.json").exists():
+                time.sleep(0.001)
+            (path / "staging").rmdir()
+            (path / "staging").write_text("in the way")
+        return compute(self, pictures, keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractor, "__call__", spoiling)
+        with pytest.raises(CacheError, match="writing shard 1"):
+            extract_features(index, settings(batch_size=1), path)
+    assert len(calls) <= 3 * SHARD
+    (path / "staging").unlink()
+    assert extract_features(index, settings(batch_size=1), path).done == 12
+
+
+def test_the_summary_says_where_the_time_went(settings, make_index, tmp_path):
+    index, path = make_index(4), tmp_path / "cache"
+    summary = extract_features(index, settings(), path)
+    assert set(summary.shares) == {"model", "agents", "decoding", "writing"}
+    assert all(share >= 0 for share in summary.shares.values())
+    assert 0.5 < sum(summary.shares.values()) <= 1
+    assert 4 / summary.seconds < summary.images_per_second
+    assert extract_features(index, settings(), path).images_per_second == 0
+
+
 def test_a_finished_cache_is_left_as_it_is(settings, make_index, tmp_path, monkeypatch):
     index, path = make_index(4), tmp_path / "cache"
     extract_features(index, settings(), path)
@@ -122,7 +156,8 @@ def test_a_finished_cache_is_left_as_it_is(settings, make_index, tmp_path, monke
     assert times == {file: file.stat().st_mtime_ns for file in path.glob("features/**/*")}
 
 
-def test_kill_9_in_the_middle_leaves_a_cache_that_can_be_resumed(settings, make_index, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
+def test_an_end_in_the_middle_leaves_a_cache_that_can_be_resumed(settings, make_index, tmp_path, number, code):
     index, path = make_index(12), tmp_path / "cache"
     index.save(tmp_path / "index")
     chosen = settings(shard_mb=1, batch_size=1)
@@ -131,10 +166,12 @@ def test_kill_9_in_the_middle_leaves_a_cache_that_can_be_resumed(settings, make_
         "import pathlib, sys; from xd3d.cache.layout import CacheLayout\n"
         "from xd3d.stages.datasets.index import FrameIndex; from xd3d.stages.extract.job import extract_features\n"
         "from xd3d.stages.extract.settings import ExtractSettings\n"
+        "from xd3d.pipeline.console import run_command_line\n"
         "CacheLayout.shard_images = staticmethod(lambda t, a, images, f, b: min(3, images))\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "settings = ExtractSettings.model_validate_json((folder / 'settings.json').read_text())\n"
-        "extract_features(FrameIndex.load(folder / 'index'), settings, folder / 'cache')\n"
+        "index = FrameIndex.load(folder / 'index')\n"
+        "run_command_line(lambda: extract_features(index, settings, folder / 'cache'))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -143,8 +180,8 @@ def test_kill_9_in_the_middle_leaves_a_cache_that_can_be_resumed(settings, make_
     deadline = time.monotonic() + 120
     while not list(path.glob("done/*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    assert process.wait(timeout=60) in (code, 0)
     assert 0 < cache_info(path)["done"] <= 12
     assert extract_features(index, chosen, path).done == 12
     extract_features(index, chosen, tmp_path / "whole")
