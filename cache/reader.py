@@ -5,7 +5,7 @@ never gives zeros.
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from .metadata import load_layout
 from .rows import features_of
 from .schema import ImageFeatures, TapSpec
 
-__all__ = ["FeatureReader"]
+__all__ = ["Empty", "FeatureReader"]
+
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]  #: as ``numpy.empty``, perhaps in memory of another kind
 
 
 class FeatureReader:
@@ -87,17 +89,24 @@ class FeatureReader:
         if self._log.refresh():
             self._forget()
 
-    def allocate(self, count: int) -> ImageFeatures:
-        """Arrays for ``count`` images, not initialised, to be used again and again as ``out`` of ``read``."""
+    def allocate(self, count: int, *, taps: Collection[str] | None = None, empty: Empty = np.empty) -> ImageFeatures:
+        """Arrays for ``count`` images, not initialised, to be used again and again as ``out`` of ``read``.
+
+        ``taps`` names those that are wanted (None: all). ``empty`` makes an array of a shape and a dtype.
+        """
         return features_of(
-            {name: np.empty((count, *array.row_shape), array.dtype) for name, array in self.layout.arrays.items()}
+            {
+                name: empty((count, *array.row_shape), array.dtype)
+                for name, array in self.layout.arrays.items()
+                if taps is None or name == GEOMETRY or name.partition("/")[2] in taps
+            }
         )
 
     def read(self, rows: Sequence[int] | Int[np.ndarray, "images"], out: ImageFeatures | None = None) -> ImageFeatures:
         """Return the features of ``rows``, in the order asked for; a row may occur more than once.
 
         float16 maps and agents, uint8 ``rgb``, float32 geometry, as stored (not normalised). ``out``, from
-        ``allocate(len(rows))``, is filled and returned instead of new arrays.
+        ``allocate(len(rows))``, is filled and returned instead of new arrays; arrays it does not hold are not read.
 
         Raises:
             CacheError: a row is out of range, not committed, failed or damaged; the message names image, array, file
@@ -125,7 +134,9 @@ class FeatureReader:
             group = features.maps if kind == "features" else features.agents
             values = features.geometry if name == GEOMETRY else group.get(tap)
             shape = (count, *array.row_shape)
-            if values is None or values.shape != shape or values.dtype != array.dtype or not values.flags.c_contiguous:
+            if values is None:
+                continue
+            if values.shape != shape or values.dtype != array.dtype or not values.flags.c_contiguous:
                 raise CacheError(
                     f"The buffer for {name} is no contiguous {array.dtype.name} {shape}; take it from allocate({count})"
                 )
@@ -134,9 +145,10 @@ class FeatureReader:
 
     def _fill(self, rows: list[int], buffers: Mapping[str, np.ndarray]) -> None:
         runs = runs_of(rows, self.layout.images_per_shard)
-        for name, array in self._arrays.items():
+        for name, buffer in buffers.items():
+            array = self._arrays[name]
             try:
-                array.read(runs, buffers[name], self._log.crc32c[name])
+                array.read(runs, buffer, self._log.crc32c[name])
             except DamagedRowError as error:
                 raise self._damage(error, name, array.file_of(error.row)) from error
 

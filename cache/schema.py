@@ -39,3 +39,11 @@ class ImageFeatures:
     maps: Mapping[str, Num[np.ndarray, "images _channels _height _width"]]
     agents: Mapping[str, Float[np.ndarray, "images agents _channels"]]
     geometry: Float[np.ndarray, "images agents 5"]
+
+    def first(self, images: int) -> "ImageFeatures":
+        """The first ``images`` of them, in the same memory."""
+        return ImageFeatures(
+            maps={tap: values[:images] for tap, values in self.maps.items()},
+            agents={tap: values[:images] for tap, values in self.agents.items()},
+            geometry=self.geometry[:images],
+        )

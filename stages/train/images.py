@@ -42,7 +42,7 @@ class ImageBatch:
             self,
             maps={tap: values.to(device, non_blocking=True) for tap, values in self.maps.items()},
             agents={tap: values.to(device, non_blocking=True) for tap, values in self.agents.items()},
-            geometry=self.geometry.to(device),
+            geometry=self.geometry.to(device, non_blocking=True),
             sample=self.sample.to(device),
             camera=self.camera.to(device),
             projection_point=self.projection_point.to(device),

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ...cache.loader import made_ahead, ring_slots
 from ...errors import RunError
 from ...progress import progress
 from ..evaluate.scores import FramePrediction
 from .batch import Batch, BatchPlan
+from .buffers import domain_of_each_slot
 from .domain import Domain
-from .loader import evaluation_batch, prefetched
+from .loader import evaluation_batch
 from .network import Network
 
 __all__ = ["predict_frames"]
@@ -32,7 +34,8 @@ def predict_frames(
     was_training = network.training
     network.eval()
     try:
-        made = prefetched(lambda place: evaluation_batch(domain, plan, place), range(len(domain)), workers)
+        slots = domain_of_each_slot(domain, ring_slots(workers), taps=plan.taps, device=network.device)
+        made = made_ahead(lambda place, slot: evaluation_batch(slots[slot], plan, place), range(len(domain)), workers)
         with closing(made), progress(description, len(domain), "frame") as bar:
             for batch, _ in made:
                 yield _predict(network, batch)

@@ -1,17 +1,13 @@
-"""Batches in a fixed order, made ahead by threads of this process.
+"""Batches in a fixed order, whoever makes them and when.
 
 The order is a function of (seed, step): epoch after epoch of seeded permutations, the last incomplete batch of each
 dropped. So any number of threads gives the same batches, and a resumed run goes on where it was.
 """
 
-import time
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Int
 
 from ...errors import ConfigError
 from .augment import augment_points, sample_generator
@@ -19,14 +15,33 @@ from .batch import Batch, BatchPlan, PlacedFrame, collate
 from .domain import Domain
 from .settings import AugmentSettings
 
-__all__ = ["evaluation_batch", "prefetched", "step_positions", "training_batch"]
+__all__ = ["epoch_order", "evaluation_batch", "step_positions", "training_batch"]
 
-Made = TypeVar("Made")
-AHEAD = 2  # batches ready or in the making, for each thread
+WINDOW = 8  #: blocks that are shuffled together; their features are read from the disk about once and then kept by it
 
 
-def step_positions(frames: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """Positions of the frames in the batch of ``step`` (from 0).
+@lru_cache(maxsize=4)
+def epoch_order(frames: int, seed: int, epoch: int, block: int | None) -> Int[np.ndarray, "frames"]:
+    """Positions 0 to ``frames - 1``, each once, in the order of ``epoch`` (read only).
+
+    With ``block``, blocks of so many consecutive positions come in random order, and the positions of each ``WINDOW``
+    blocks that follow each other are shuffled among themselves: as random as the disk allows.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    if block is None or block >= frames:
+        order = rng.permutation(frames)
+    else:
+        blocks = rng.permutation(-(-frames // block))
+        order = (blocks[:, None] * block + np.arange(block)).reshape(-1)
+        order = order[order < frames]
+        for first in range(0, frames, WINDOW * block):
+            rng.shuffle(order[first : first + WINDOW * block])
+    order.setflags(write=False)
+    return order
+
+
+def step_positions(frames: int, batch_size: int, seed: int, step: int, block: int | None = None) -> list[int]:
+    """Positions of the frames in the batch of ``step`` (from 0), as ``epoch_order`` has them.
 
     Raises:
         ConfigError: there are fewer frames than a batch takes.
@@ -38,16 +53,23 @@ def step_positions(frames: int, batch_size: int, seed: int, step: int) -> list[i
             f" set train.batch_size to {frames} or less"
         )
     epoch, batch = divmod(step, batches)
-    order = np.random.default_rng([seed, epoch]).permutation(frames)
+    order = epoch_order(frames, seed, epoch, block)
     return [int(position) for position in order[batch * batch_size : (batch + 1) * batch_size]]
 
 
 def training_batch(
-    domain: Domain, plan: BatchPlan, augment: AugmentSettings, *, batch_size: int, seed: int, step: int
+    domain: Domain,
+    plan: BatchPlan,
+    augment: AugmentSettings,
+    *,
+    batch_size: int,
+    seed: int,
+    step: int,
+    block: int | None = None,
 ) -> Batch:
     """The augmented batch of ``step``; points that leave the voxel cube are dropped."""
     placed = []
-    for place, position in enumerate(step_positions(len(domain), batch_size, seed, step)):
+    for place, position in enumerate(step_positions(len(domain), batch_size, seed, step, block)):
         frame = domain.load(position)
         points = augment_points(frame.points, augment, plan.cube, sample_generator(seed, step, place))
         moved = PlacedFrame(key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame))
@@ -67,29 +89,3 @@ def evaluation_batch(domain: Domain, plan: BatchPlan, position: int) -> Batch | 
     points = np.minimum(frame.points - frame.points.min(0), far_end)
     placed = PlacedFrame(key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame))
     return collate([placed], domain, plan)
-
-
-def prefetched(make: Callable[[int], Made], numbers: range, workers: int) -> Generator[tuple[Made, float], None, None]:
-    """Yield ``make(number)`` for each number in order, and the seconds spent waiting for it.
-
-    With ``workers`` > 0, threads make the next ones meanwhile; an error in one is raised when its turn comes. Close it
-    (``contextlib.closing``) to stop the threads early.
-    """
-    if not workers:
-        for number in numbers:
-            begin = time.perf_counter()
-            made = make(number)
-            yield made, time.perf_counter() - begin
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="xd3d-loader")
-    waiting: deque[Future[Made]] = deque()
-    ahead = iter(numbers)
-    try:
-        for _ in numbers:
-            for number in islice(ahead, AHEAD * workers - len(waiting)):
-                waiting.append(pool.submit(make, number))
-            begin = time.perf_counter()
-            made = waiting.popleft().result()
-            yield made, time.perf_counter() - begin
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

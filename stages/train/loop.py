@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...cache.loader import made_ahead, ring_slots
 from ...errors import ConfigError, RunError
 from ...progress import progress
 from ..datasets.frames import count_labels
@@ -18,10 +19,11 @@ from ..datasets.labels import class_weights
 from ..evaluate.card import Modality
 from ..evaluate.scores import score_frames
 from .batch import Batch
+from .buffers import domain_of_each_slot
 from .checkpoint import Best, TrainState, checkpoint_steps, load_state, read_best, save_checkpoint
 from .domain import Domain
 from .inference import predict_frames
-from .loader import prefetched, training_batch
+from .loader import training_batch
 from .log import RunLog
 from .losses import Losses, source_losses
 from .network import Network, choose_taps
@@ -111,7 +113,10 @@ class _Trainer:
         weights: torch.Tensor,
     ) -> None:
         self.run, self.network, self.settings, self.weights = run, network, settings, weights
-        self.source, self.validation, self.augment = source, validation, augment
+        self.validation, self.augment = validation, augment
+        self.slots = domain_of_each_slot(
+            source, ring_slots(settings.workers), taps=network.plan.taps, device=network.device
+        )
         self.best: Best | None = None
         optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr)
         self.state = TrainState(network=network, optimiser=optimiser, device=network.device)
@@ -126,7 +131,7 @@ class _Trainer:
         with (
             RunLog(self.run, step=done, tensorboard=settings.tensorboard) as records,
             progress("train", settings.steps, "step", done) as bar,
-            closing(prefetched(self._make, range(done, settings.steps), settings.workers)) as batches,
+            closing(made_ahead(self._make, range(done, settings.steps), settings.workers)) as batches,
         ):
             begin = time.perf_counter()
             for batch, waited in batches:
@@ -143,18 +148,22 @@ class _Trainer:
                 done = step
         return TrainSummary(run=self.run, steps=done, best=self.best)
 
-    def _make(self, step: int) -> Batch:
+    def _make(self, step: int, slot: int) -> Batch:
         return training_batch(
-            self.source,
+            self.slots[slot],
             self.network.plan,
             self.augment,
             batch_size=self.settings.batch_size,
             seed=self.settings.seed,
             step=step,
+            block=self.settings.shuffle_block,
         )
 
     def _step(self, batch: Batch, step: int) -> dict[str, float]:
-        """One update; returns every loss by name, ``loss`` being their weighted sum."""
+        """One update; returns every loss by name, ``loss`` being their weighted sum.
+
+        Reading the losses waits for the device, so the batch's memory may be used again afterwards.
+        """
         for group in self.state.optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step - 1)
         set_norm_momentum(self.network, norm_momentum(step - 1))

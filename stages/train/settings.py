@@ -107,6 +107,12 @@ class TrainSettings(Settings):
         default=1.0, ge=0, description="Weight of the refined features' own cross entropy; only with head 'distil'."
     )
     seed: int = Field(default=1, ge=0, description="Seed of weights, data order and augmentation.")
+    shuffle_block: int | None = Field(
+        default=None,
+        ge=1,
+        description="Frames that stay together when the order is shuffled, about those of a shard: for slow disks;"
+        " null shuffles all frames.",
+    )
     validate_every: int = Field(default=2_000, ge=1, description="Steps between validations.")
     checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
     workers: int = Field(default=2, ge=0, le=256, description="Threads that prepare batches; 0 prepares them in line.")

@@ -126,6 +126,16 @@ def test_a_buffer_that_does_not_fit_is_refused(cache):
             reader.read([0, 1, 2], wrong)
 
 
+def test_arrays_that_the_buffer_lacks_are_not_read(cache, features_of_rows):
+    reader = FeatureReader(cache)
+    for name in ("features/rgb", "features/up1"):
+        shutil.rmtree(cache / name / "c")
+    with pytest.raises(CacheError, match="array features/rgb"):
+        reader.read([3], reader.allocate(1, taps=["rgb"]))
+    read = reader.read([3], ImageFeatures(maps={}, agents={}, geometry=reader.allocate(1).geometry))
+    np.testing.assert_array_equal(read.geometry, features_of_rows([3]).geometry)
+
+
 @pytest.mark.parametrize("row", [-1, 18, 2**70])
 def test_rows_outside_the_cache_are_refused(cache, row):
     with pytest.raises(CacheError, match=r"Row .* rows are 0 to 17"):

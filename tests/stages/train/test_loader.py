@@ -1,10 +1,11 @@
-import threading
-import time
-
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xd3d.cache.loader import made_ahead
 from xd3d.errors import ConfigError
-from xd3d.stages.train.loader import prefetched, step_positions, training_batch
+from xd3d.stages.train.loader import WINDOW, epoch_order, step_positions, training_batch
 from xd3d.stages.train.settings import AugmentSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,6 +20,28 @@ def test_an_epoch_sees_each_frame_once_and_drops_the_rest():
     assert [step_positions(10, 3, 2, step) for step in range(3)] != steps[:3]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 60), st.integers(0, 50), st.integers(0, 3))
+def test_a_shuffle_by_blocks_gives_each_frame_once_and_stays_within_few_blocks(frames, block, seed, epoch):
+    order = epoch_order(frames, seed, epoch, block)
+    assert sorted(order.tolist()) == list(range(frames))
+    again = epoch_order.__wrapped__(frames, seed, epoch, block)
+    np.testing.assert_array_equal(order, again)
+    if block < frames:
+        for first in range(0, frames, WINDOW * block):
+            blocks = np.unique(order[first : first + WINDOW * block] // block)
+            assert len(blocks) <= WINDOW + 1, "one more where the last block is short"
+
+
+def test_a_shuffle_by_blocks_mixes_blocks_and_differs_between_epochs_and_seeds():
+    order = epoch_order(1000, 1, 0, 10)
+    assert len(np.unique(order[:16] // 10)) > 4
+    assert not np.array_equal(order, epoch_order(1000, 1, 1, 10))
+    assert not np.array_equal(order, epoch_order(1000, 2, 0, 10))
+    steps = [step_positions(1000, 7, 1, step, 10) for step in range(142)]
+    assert [position for step in steps for position in step] == order[:994].tolist()
+
+
 def test_a_batch_larger_than_the_domain_is_refused_with_the_setting():
     with pytest.raises(ConfigError, match=r"8 frames.*has 3.*train\.batch_size to 3"):
         step_positions(3, 8, 1, 0)
@@ -28,47 +51,15 @@ def test_batches_do_not_depend_on_the_number_of_threads(make_domain, make_networ
     domain = make_domain(frames=5, points=100)
     plan = make_network(domain).plan
 
-    def make(step):
+    def make(step, slot):
         return training_batch(domain, plan, AugmentSettings(), batch_size=2, seed=4, step=step)
 
-    alone = [batch for batch, _ in prefetched(make, range(6), 0)]
+    alone = [batch for batch, _ in made_ahead(make, range(6), 0)]
     for workers in (1, 3):
-        for one, other in zip(alone, prefetched(make, range(6), workers), strict=True):
+        for one, other in zip(alone, made_ahead(make, range(6), workers), strict=True):
             assert one.keys == other[0].keys
             assert torch.equal(one.voxels.indices, other[0].voxels.indices)
             assert torch.equal(one.labels, other[0].labels)
             assert torch.equal(one.images.maps["up2"], other[0].images.maps["up2"])
-    late = [batch for batch, _ in prefetched(make, range(3, 6), 2)]
+    late = [batch for batch, _ in made_ahead(make, range(3, 6), 2)]
     assert torch.equal(late[0].voxels.indices, alone[3].voxels.indices), "a resumed run must go on with the same batch"
-
-
-def test_work_is_done_ahead_and_in_order():
-    started = []
-
-    def make(number):
-        started.append(number)
-        time.sleep(0.01 * (5 - number))
-        return number
-
-    found = []
-    for number, waited in prefetched(make, range(5), 2):
-        assert waited >= 0
-        found.append(number)
-    assert found == [0, 1, 2, 3, 4]
-    assert sorted(started) == [0, 1, 2, 3, 4]
-
-
-def test_an_error_comes_out_when_its_turn_comes_and_no_thread_stays():
-    def make(number):
-        if number == 2:
-            raise ValueError("broken frame")
-        return number
-
-    stepwise = prefetched(make, range(9), 3)
-    assert [next(stepwise)[0], next(stepwise)[0]] == [0, 1]
-    with pytest.raises(ValueError, match="broken frame"):
-        next(stepwise)
-    stopped = prefetched(make, range(9), 3)
-    next(stopped)
-    stopped.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("xd3d-loader")]
