@@ -6,7 +6,6 @@ this process reads it.
 
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -17,6 +16,7 @@ from ..errors import CacheError
 from .layout import ArrayLayout, CacheLayout
 from .metadata import array_is_plain
 from .shards import ShardFile
+from .stores.base import Store
 
 __all__ = ["DamagedRowError", "Run", "StoredArray", "runs_of"]
 
@@ -43,19 +43,17 @@ def runs_of(rows: Iterable[int], images_per_shard: int) -> list[Run]:
 
 
 class StoredArray:
-    """Rows of one array. Safe to share between threads and across a fork: every read carries its own offset.
+    """Rows of one array. Safe to share between threads: every read carries its own offset.
 
     Raises:
         CacheError: the array's metadata is missing, damaged, or describes another array.
     """
 
-    def __init__(self, *, path: Path, array: ArrayLayout, layout: CacheLayout) -> None:
+    def __init__(self, *, store: Store, array: ArrayLayout, layout: CacheLayout) -> None:
         self.array = array
-        self.is_plain = array_is_plain(path, array, layout)
-        self._path = path
+        self.is_plain = array_is_plain(store, array, layout)
+        self._store = store
         self._layout = layout
-        self._prefix = f"{path / array.name}/c/"
-        self._suffix = "/0" * len(array.row_shape)
         self._checked = np.zeros(layout.images, np.bool_)
         self._unchecked = True
         self._entries: dict[int, np.ndarray | None] = {}
@@ -107,7 +105,7 @@ class StoredArray:
         self._unchecked = not self._checked.all()
 
     def _open_shard(self, index: int) -> ShardFile:
-        shard = ShardFile(path=f"{self._prefix}{index}{self._suffix}", row_bytes=self.array.row_bytes)
+        shard = ShardFile(file=self._store.open(self.array.shard_file(index)), row_bytes=self.array.row_bytes)
         if index in self._entries:
             shard.entries = self._entries[index]
         else:
@@ -133,7 +131,7 @@ class StoredArray:
             if self._zarr is None:
                 import zarr
 
-                self._zarr = zarr.open_array(self._path / self.array.name, mode="r")
+                self._zarr = zarr.open_array(self._store.zarr(), path=self.array.name, mode="r")
             out[:] = self._zarr[row : row + count]
         except Exception as error:
             raise DamagedRowError(row, f"zarr cannot read it ({type(error).__name__}: {error})") from error

@@ -6,10 +6,8 @@ crc32c and names the manifest it belongs to, so a damaged, swapped or foreign re
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -19,7 +17,7 @@ from jaxtyping import UInt8, UInt32
 from ..errors import CacheError
 from .layout import DONE, CacheLayout, Shard
 from .metadata import manifest_checksum, parse_json
-from .regular import read_regular
+from .stores.base import Store, Version
 
 __all__ = ["COMMITTED", "DAMAGED", "FAILED", "UNCOMMITTED", "Commit", "CommitLog"]
 
@@ -57,14 +55,15 @@ class Commit:
         return _HEAD % google_crc32c.value(data) + data + _TAIL
 
     @classmethod
-    def load(cls, path: Path, shard: Shard, layout: CacheLayout, manifest: str) -> "Commit":
+    def load(cls, store: Store, shard: Shard, layout: CacheLayout, manifest: str) -> "Commit":
         """Read the record of ``shard``.
 
         Raises:
             CacheError: it is missing, damaged, or speaks of another shard, another cache or other arrays.
         """
-        file = path / DONE / f"{shard.index}.json"
-        data = read_regular(file)
+        key = f"{DONE}/{shard.index}.json"
+        file = store.describe(key)
+        data = store.read(key)
         body = data[_HEAD_LENGTH : -len(_TAIL)]
         if data != _HEAD % google_crc32c.value(body) + body + _TAIL:
             raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
@@ -107,8 +106,8 @@ class CommitLog:
     to uint32 [images], valid where a row is committed or failed.
     """
 
-    def __init__(self, *, path: Path, layout: CacheLayout) -> None:
-        self.path = path
+    def __init__(self, *, store: Store, layout: CacheLayout) -> None:
+        self.store = store
         self.layout = layout
         self.manifest = manifest_checksum(layout)
         self.states: UInt8[np.ndarray, images] = np.zeros(layout.images, np.uint8)
@@ -120,7 +119,7 @@ class CommitLog:
         self.failed: dict[int, str] = {}
         self.damaged: dict[int, str] = {}
         self.generation = 0  #: grows with every change, so that a reader can tell whether what it knew is old
-        self._seen: dict[int, tuple[int, int, int]] = {}
+        self._seen: dict[int, Version] = {}
         self.refresh()
 
     def refresh(self) -> list[int]:
@@ -138,27 +137,16 @@ class CommitLog:
 
     def is_current(self, shard: Shard) -> bool:
         """Whether the record of ``shard``, or its absence, is still what the last ``refresh`` found."""
-        try:
-            status = (self.path / DONE / f"{shard.index}.json").lstat()
-        except FileNotFoundError:
-            return shard.index not in self._seen
-        return self._seen.get(shard.index) == (status.st_ino, status.st_size, status.st_mtime_ns)
+        return self.store.version(f"{DONE}/{shard.index}.json") == self._seen.get(shard.index)
 
-    def _scan(self) -> dict[int, tuple[int, int, int]]:
-        """Shard -> (inode, size, time) of its record; the three tell a replaced record from the old one."""
+    def _scan(self) -> dict[int, Version]:
+        """Shard -> the version of its record."""
         found = {}
-        try:
-            with os.scandir(self.path / DONE) as entries:
-                for entry in entries:
-                    stem, _, suffix = entry.name.partition(".")
-                    if suffix == "json" and stem.isdecimal() and str(int(stem)) == stem:
-                        status = entry.stat(follow_symlinks=False)
-                        found[int(stem)] = (status.st_ino, status.st_size, status.st_mtime_ns)
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise CacheError(f"The commit records in {self.path / DONE} cannot be listed ({error.strerror})") from error
-        return {index: facts for index, facts in sorted(found.items()) if index < self.layout.shard_count}
+        for name, version in self.store.listing(DONE).items():
+            stem, _, suffix = name.partition(".")
+            if suffix == "json" and stem.isdecimal() and str(int(stem)) == stem:
+                found[int(stem)] = version
+        return {index: version for index, version in sorted(found.items()) if index < self.layout.shard_count}
 
     def _forget(self, index: int) -> None:
         shard = self.layout.shard(index)
@@ -172,7 +160,7 @@ class CommitLog:
     def _take(self, shard: Shard) -> None:
         rows = slice(shard.first, shard.last)
         try:
-            commit = Commit.load(self.path, shard, self.layout, self.manifest)
+            commit = Commit.load(self.store, shard, self.layout, self.manifest)
             checksums = {name: _checksums(values) for name, values in commit.crc32c.items()}
         except (CacheError, ValueError) as error:
             self.states[rows] = DAMAGED

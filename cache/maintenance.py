@@ -12,12 +12,12 @@ from .commits import COMMITTED, FAILED, CommitLog
 from .fingerprint import fingerprint_digest
 from .layout import DONE, ArrayLayout, CacheLayout, Shard
 from .metadata import KEYS, MANIFEST, array_is_plain, load_layout, metadata_files
-from .regular import read_regular
+from .stores import Store, open_store
 
 __all__ = ["cache_info", "verify_cache"]
 
 
-def cache_info(path: Path) -> dict[str, Any]:
+def cache_info(path: Path | str) -> dict[str, Any]:
     """Describe a cache from its manifest and its commit records, reading no features.
 
     Returns a JSON-ready dictionary: ``cache`` (path), ``fingerprint`` (sha256), ``images``, ``done`` (readable images),
@@ -27,14 +27,14 @@ def cache_info(path: Path) -> dict[str, Any]:
     Raises:
         CacheError: there is no cache in ``path``, or its manifest is damaged.
     """
-    path = Path(path)
-    layout = load_layout(path)
-    log = CommitLog(path=path, layout=layout)
+    store = open_store(path)
+    layout = load_layout(store)
+    log = CommitLog(store=store, layout=layout)
     sizes = {name: sum(sizes[name] for sizes in log.sizes.values()) for name in layout.arrays}
     done, failed = (int(np.count_nonzero(log.states == state)) for state in (COMMITTED, FAILED))
     total = sum(sizes.values())
     return {
-        "cache": str(path),
+        "cache": store.describe(),
         "fingerprint": fingerprint_digest(layout.fingerprint),
         "images": layout.images,
         "done": done,
@@ -48,7 +48,7 @@ def cache_info(path: Path) -> dict[str, Any]:
     }
 
 
-def verify_cache(path: Path) -> dict[str, Any]:
+def verify_cache(path: Path | str) -> dict[str, Any]:
     """Read every committed row of every array and hold it, and all metadata, against what was committed.
 
     Returns a JSON-ready dictionary: ``ok``, ``checked`` (images whose rows were all compared) and ``damaged``, a list
@@ -58,38 +58,38 @@ def verify_cache(path: Path) -> dict[str, Any]:
     Raises:
         CacheError: ``path`` holds no cache at all.
     """
-    path = Path(path)
-    if not (path / MANIFEST).exists() and not (path / DONE).is_dir():
-        raise CacheError(f"There is no feature cache in {path}; make one with: xd3d extract-features")
+    store = open_store(path)
+    if not store.exists(MANIFEST) and not store.listing(DONE):
+        raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
     try:
-        layout = load_layout(path)
+        layout = load_layout(store)
     except CacheError as error:
         file, reason = (KEYS if KEYS in str(error) else MANIFEST), str(error)
-        if not (path / MANIFEST).exists():
+        if not store.exists(MANIFEST):
             reason = "the manifest is missing, commit records are there"
         return {"ok": False, "checked": 0, "damaged": [_fault(None, None, file, reason)]}
-    log = CommitLog(path=path, layout=layout)
-    damaged = _metadata_faults(path, layout)
+    log = CommitLog(store=store, layout=layout)
+    damaged = _metadata_faults(store, layout)
     damaged += [_fault(None, None, f"{DONE}/{index}.json", reason) for index, reason in sorted(log.damaged.items())]
     arrays = [
-        StoredArray(path=path, array=array, layout=layout)
+        StoredArray(store=store, array=array, layout=layout)
         for array in layout.arrays.values()
-        if _is_as_written(path, array, layout)
+        if _is_as_written(store, array, layout)
     ]
     shards = [layout.shard(index) for index in sorted(log.sizes)]
     for shard in track(shards, "Verifying", len(shards), "shard"):
         for stored in arrays:
-            damaged += _shard_faults(path, log, stored, shard)
+            damaged += _shard_faults(store, log, stored, shard)
     return {"ok": not damaged, "checked": sum(len(shard.rows) for shard in shards), "damaged": damaged}
 
 
-def _metadata_faults(path: Path, layout: CacheLayout) -> list[dict[str, Any]]:
+def _metadata_faults(store: Store, layout: CacheLayout) -> list[dict[str, Any]]:
     """Metadata files that are not, byte for byte, what the writer made."""
     faults = []
     for name, data in metadata_files(layout).items():
         array = name.removesuffix("/zarr.json")
         try:
-            reason = "" if read_regular(path / name) == data else "it differs from what the writer made"
+            reason = "" if store.read(name) == data else "it differs from what the writer made"
         except CacheError as error:
             reason = str(error)
         if reason:
@@ -97,20 +97,20 @@ def _metadata_faults(path: Path, layout: CacheLayout) -> list[dict[str, Any]]:
     return faults
 
 
-def _is_as_written(path: Path, array: ArrayLayout, layout: CacheLayout) -> bool:
+def _is_as_written(store: Store, array: ArrayLayout, layout: CacheLayout) -> bool:
     """Whether an array's rows can be looked up; if not, its metadata is at fault and nothing is known of its rows."""
     try:
-        return array_is_plain(path, array, layout)
+        return array_is_plain(store, array, layout)
     except CacheError:
         return False
 
 
-def _shard_faults(path: Path, log: CommitLog, stored: StoredArray, shard: Shard) -> list[dict[str, Any]]:
+def _shard_faults(store: Store, log: CommitLog, stored: StoredArray, shard: Shard) -> list[dict[str, Any]]:
     """Faults of one array's shard, one for each image: all rows in one read, row by row only where that fails."""
     array, layout = stored.array, log.layout
     rows = np.empty((len(shard.rows), *array.row_shape), array.dtype)
     try:
-        _check_size(path / array.shard_file(shard.index), log.sizes[shard.index][array.name])
+        _check_size(store.size(array.shard_file(shard.index)), log.sizes[shard.index][array.name])
         stored.read([(0, shard.first, len(rows))], rows, log.crc32c[array.name])
     except DamagedRowError:
         return [fault for row in shard.rows for fault in _row_faults(log, stored, row, rows[:1])]
@@ -120,11 +120,7 @@ def _shard_faults(path: Path, log: CommitLog, stored: StoredArray, shard: Shard)
     return []
 
 
-def _check_size(file: Path, expected: int) -> None:
-    try:
-        size = file.stat().st_size
-    except OSError as error:
-        raise CacheError(f"the file cannot be opened ({error.strerror})") from error
+def _check_size(size: int, expected: int) -> None:
     if size != expected:
         raise CacheError(f"the file has {size} bytes, the commit record says {expected}")
 

@@ -7,14 +7,13 @@ hundreds of thousands do not belong in attributes). What is read back is checked
 import hashlib
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ..errors import CacheError
 from .fingerprint import canonical_json, fingerprint_digest
 from .layout import CACHE_FORMAT, ArrayLayout, CacheLayout
-from .regular import read_regular
 from .schema import TapSpec
+from .stores.base import Store
 
 __all__ = ["KEYS", "MANIFEST", "array_is_plain", "load_layout", "manifest_checksum", "metadata_files", "parse_json"]
 
@@ -42,40 +41,43 @@ def manifest_checksum(layout: CacheLayout) -> str:
     return str(_manifest(layout)["checksum"])
 
 
-def load_layout(path: Path) -> CacheLayout:
-    """Read the layout of the cache in ``path`` from its manifest and its image keys.
+def load_layout(store: Store) -> CacheLayout:
+    """Read the layout of the cache in ``store`` from its manifest and its image keys.
 
     Raises:
         CacheError: there is no cache, it is of another format, or a file is damaged; the message names the file.
     """
-    if not (path / MANIFEST).exists():
-        raise CacheError(f"There is no feature cache in {path}; make one with: xd3d extract-features")
-    manifest = parse_json(read_regular(path / MANIFEST), path / MANIFEST)
+    if not store.exists(MANIFEST):
+        raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
+    file = store.describe(MANIFEST)
+    manifest = parse_json(store.read(MANIFEST), file)
     try:
         facts = manifest["attributes"][_ATTRIBUTE]
         found = facts["format"]
     except (KeyError, TypeError) as error:
-        raise CacheError(f"{path / MANIFEST} is not the manifest of a feature cache (no attribute {error})") from error
+        raise CacheError(f"{file} is not the manifest of a feature cache (no attribute {error})") from error
     if found != CACHE_FORMAT:
         raise CacheError(
-            f"The cache in {path} has format {found!r}, this version reads {CACHE_FORMAT}; extract the features again"
+            f"The cache in {store.describe()} has format {found!r}, this version reads {CACHE_FORMAT}; "
+            "extract the features again"
         )
     try:
-        return _layout(path, facts)
+        return _layout(store, facts)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, CacheError):
             raise
-        raise CacheError(f"The manifest {path / MANIFEST} is damaged ({type(error).__name__}: {error})") from error
+        raise CacheError(f"The manifest {file} is damaged ({type(error).__name__}: {error})") from error
 
 
-def array_is_plain(path: Path, array: ArrayLayout, layout: CacheLayout) -> bool:
+def array_is_plain(store: Store, array: ArrayLayout, layout: CacheLayout) -> bool:
     """Whether an array is stored just as the profile ``exact`` stores it, so that its shards can be read directly.
 
     Raises:
         CacheError: the array's ``zarr.json`` is missing or damaged, or describes another array.
     """
-    file = path / array.name / "zarr.json"
-    found = parse_json(read_regular(file), file)
+    name = f"{array.name}/zarr.json"
+    file = store.describe(name)
+    found = parse_json(store.read(name), file)
     expected = _array_metadata(array, layout)
     for key in ("zarr_format", "node_type", "shape", "data_type"):
         value = found.get(key) if isinstance(found, dict) else None
@@ -85,7 +87,7 @@ def array_is_plain(path: Path, array: ArrayLayout, layout: CacheLayout) -> bool:
     return all(canonical_json(found.get(key, [])) == canonical_json(expected[key]) for key in storage)
 
 
-def parse_json(data: bytes, file: Path) -> Any:
+def parse_json(data: bytes, file: str) -> Any:
     """Parse one file of a cache; faults become ``CacheError`` that name the file."""
     try:
         return json.loads(data)
@@ -109,16 +111,16 @@ def _manifest(layout: CacheLayout) -> dict[str, Any]:
     return {**facts, "checksum": _checksum(facts)}
 
 
-def _layout(path: Path, facts: dict[str, Any]) -> CacheLayout:
+def _layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
     unsigned = {key: value for key, value in facts.items() if key != "checksum"}
     if _checksum(unsigned) != facts["checksum"]:
-        raise CacheError(f"The manifest {path / MANIFEST} is damaged: it does not match its checksum")
-    data = read_regular(path / KEYS)
+        raise CacheError(f"The manifest {store.describe(MANIFEST)} is damaged: it does not match its checksum")
+    data, file = store.read(KEYS), store.describe(KEYS)
     if hashlib.sha256(data).hexdigest() != facts["image_keys"]["sha256"]:
-        raise CacheError(f"{path / KEYS} is damaged: the manifest gives it another sha256")
-    keys = parse_json(data, path / KEYS)
+        raise CacheError(f"{file} is damaged: the manifest gives it another sha256")
+    keys = parse_json(data, file)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) != facts["images"]:
-        raise CacheError(f"{path / KEYS} does not hold the {facts['images']} image keys of the manifest")
+        raise CacheError(f"{file} does not hold the {facts['images']} image keys of the manifest")
     layout = CacheLayout(
         taps=tuple(_tap(values) for values in facts["taps"]),
         agents=_integer(facts["agents"]),
@@ -130,7 +132,7 @@ def _layout(path: Path, facts: dict[str, Any]) -> CacheLayout:
     )
     if layout.images_per_shard > layout.images:
         raise CacheError(
-            f"{path / MANIFEST} gives shards of {layout.images_per_shard} images to {layout.images} images"
+            f"{store.describe(MANIFEST)} gives shards of {layout.images_per_shard} images to {layout.images} images"
         )
     return layout
 

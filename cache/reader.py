@@ -20,6 +20,7 @@ from .layout import DONE, GEOMETRY
 from .metadata import load_layout
 from .rows import features_of
 from .schema import ImageFeatures, TapSpec
+from .stores import open_store
 
 __all__ = ["Empty", "FeatureReader"]
 
@@ -27,7 +28,7 @@ Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]  #: as ``numpy.em
 
 
 class FeatureReader:
-    """An open cache.
+    """An open cache: ``path`` is where it is kept.
 
     Threads may share a reader; it survives a fork, and is opened anew where it is unpickled. A writer may be at work on
     the cache: ``refresh`` shows what it has committed since.
@@ -37,21 +38,22 @@ class FeatureReader:
         CacheMismatchError: ``expected`` (a fingerprint) is given and differs; the message lists the fields.
     """
 
-    def __init__(self, path: Path, *, expected: Mapping[str, Any] | None = None) -> None:
-        self.path = Path(path)
-        self.layout = load_layout(self.path)
+    def __init__(self, path: Path | str, *, expected: Mapping[str, Any] | None = None) -> None:
+        self._store = open_store(path)
+        self.path = self._store.location
+        self.layout = load_layout(self._store)
         if expected is not None and (lines := differences(expected, self.layout.fingerprint)):
             raise CacheMismatchError(
                 f"The cache in {self.path} was made with other settings:\n  " + "\n  ".join(lines) + "\n"
                 "Change the settings back, or extract again with: xd3d extract-features"
             )
         self._arrays = {
-            name: StoredArray(path=self.path, array=array, layout=self.layout)
+            name: StoredArray(store=self._store, array=array, layout=self.layout)
             for name, array in self.layout.arrays.items()
         }
-        self._log = CommitLog(path=self.path, layout=self.layout)
+        self._log = CommitLog(store=self._store, layout=self.layout)
 
-    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Path]]:
+    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Path | str]]:
         return FeatureReader, (self.path,)
 
     @property
@@ -177,11 +179,11 @@ class FeatureReader:
             reason = "it is not committed yet; finish with: xd3d extract-features"
         return CacheError(
             f"Image '{self.image_keys[row]}' (row {row}) cannot be read, all arrays, file "
-            f"{self.path / DONE / str(index)}.json: {reason}"
+            f"{self._store.describe(f'{DONE}/{index}.json')}: {reason}"
         )
 
     def _damage(self, error: DamagedRowError, name: str, file: str) -> CacheError:
         return CacheError(
             f"Image '{self.image_keys[error.row]}' (row {error.row}) cannot be read, array {name}, file "
-            f"{self.path / file}: {error.reason}; check the whole cache with: xd3d cache verify {self.path}"
+            f"{self._store.describe(file)}: {error.reason}; check the whole cache with: xd3d cache verify {self.path}"
         )

@@ -4,10 +4,8 @@ The index holds, for every slot of the shard, offset and length (uint64, little 
 empty), then a crc32c of itself.
 """
 
-import os
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -15,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ..errors import CacheError
-from .regular import open_regular
+from .stores.base import StoredFile
 
 __all__ = ["ShardFile", "write_rows"]
 
@@ -46,24 +44,16 @@ def write_rows(file: BinaryIO, rows: Iterable[np.ndarray], slots: int) -> list[i
 
 
 class ShardFile:
-    """An open shard file. Reads take an offset each, so threads and forks may share it.
+    """A shard file that is open. Threads may share it.
 
     ``entries`` is its index, uint64 [slots, 2], or None where all rows lie back to back in order, as the writer leaves
     them; a caller that opens a file again may set what ``load_index`` gave before.
-
-    Raises:
-        CacheError: the file is missing or no regular file.
     """
 
-    def __init__(self, *, path: Path | str, row_bytes: int) -> None:
-        self._descriptor = -1
+    def __init__(self, *, file: StoredFile, row_bytes: int) -> None:
+        self._file = file
         self.row_bytes = row_bytes
         self.entries: np.ndarray[Any, np.dtype[np.uint64]] | None = None
-        self._descriptor, self.size = open_regular(path)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
 
     def load_index(self, slots: int, rows: int) -> np.ndarray[Any, np.dtype[np.uint64]] | None:
         """Read the index of a shard with ``slots`` slots, the first ``rows`` of them in use, into ``entries``.
@@ -72,11 +62,11 @@ class ShardFile:
             CacheError: the file is too short, or the index does not match its checksum.
         """
         expected = _index(slots, rows, self.row_bytes)
-        start = self.size - len(expected)
+        start = self._file.size - len(expected)
         if start < 0:
-            raise CacheError(f"the file has {self.size} bytes, too few for the index of a shard")
+            raise CacheError(f"the file has {self._file.size} bytes, too few for the index of a shard")
         data = np.empty(len(expected), np.uint8)
-        self._fill(data, start)
+        self._file.read_into(data, start)
         if data.tobytes() != expected:
             if google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:].tobytes(), "little"):
                 raise CacheError(f"the shard index at byte {start} is damaged: it does not match its checksum")
@@ -90,20 +80,9 @@ class ShardFile:
             CacheError: the file ends early, or the slot is empty.
         """
         if self.entries is None:
-            self._fill(out, slot * self.row_bytes)
+            self._file.read_into(out, slot * self.row_bytes)
             return
         offset, length = (int(value) for value in self.entries[slot])
-        if length != self.row_bytes or offset + length > self.size:
+        if length != self.row_bytes or offset + length > self._file.size:
             raise CacheError(f"slot {slot} of the shard holds no row of {self.row_bytes} bytes")
-        self._fill(out, offset)
-
-    def _fill(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
-        done = 0
-        while done < out.nbytes:
-            try:
-                count = os.preadv(self._descriptor, [(out[done:] if done else out).data], offset + done)
-            except OSError as error:
-                raise CacheError(f"the disk failed ({error.strerror})") from error
-            if count == 0:
-                raise CacheError(f"the file ends at byte {offset + done}, {out.nbytes - done} bytes early")
-            done += count
+        self._file.read_into(out, offset)

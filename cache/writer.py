@@ -11,36 +11,36 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import CacheError, CacheMismatchError
-from ..files import fsync_folder
 from .commits import DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
 from .layout import DONE, STAGING, CacheLayout, Shard
-from .lock import LOCKS, FileLock, WriterLock
+from .lock import LOCKS
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files
-from .publish import Stage, disk_errors, sweep_partials
 from .rows import arrays_of, stored_rows, unfit_rows
 from .schema import ImageFeatures, TapSpec
 from .shards import write_rows
+from .stores import Store, open_store
+from .stores.base import Lock, Stage
+from .stores.local import LOCK
 
 __all__ = ["CacheWriter"]
 
-_LOCK = "writer.lock"
-_OWN_NAMES = {"features", "agents", DONE, STAGING, KEYS, LOCKS, _LOCK}
+_OWN_NAMES = {"features", "agents", DONE, STAGING, KEYS, LOCKS, LOCK}
 
 
 class CacheWriter:
     """A writer of a cache, alone or one of several; use ``CacheWriter.open``, and ``close`` or a ``with`` block."""
 
-    def __init__(self, *, path: Path, layout: CacheLayout, lock: WriterLock) -> None:
-        self.path = path
+    def __init__(self, *, store: Store, layout: CacheLayout, lock: Lock) -> None:
         self.layout = layout
+        self._store = store
         self._lock = lock
-        self._log = CommitLog(path=path, layout=layout)
+        self._log = CommitLog(store=store, layout=layout)
 
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: Path | str,
         *,
         taps: Sequence[TapSpec],
         agents: int,
@@ -64,7 +64,7 @@ class CacheWriter:
                 is in use for other things.
             DiskSpaceError: the disk is full.
         """
-        path = Path(path)
+        store = open_store(path)
         layout = CacheLayout(
             taps=tuple(taps),
             agents=agents,
@@ -74,17 +74,14 @@ class CacheWriter:
             fingerprint=json.loads(canonical_json(dict(fingerprint))),
             profile=profile,
         )
-        with disk_errors(path, "opening it"):
-            path.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign(path)
-            lock = WriterLock(path=path / _LOCK, shared=shared)
+        with store.faults("opening it"):
+            store.prepare(_OWN_NAMES)
+            _refuse_foreign(store)
+            lock = store.lock(shared=shared)
             try:
-                opening = FileLock(path / LOCKS / "opening", wait=True)
-                try:
-                    layout = _opened(path, layout, lock)
-                finally:
-                    opening.release(remove=True)
-                return cls(path=path, layout=layout, lock=lock)
+                with store.opening():
+                    layout = _opened(store, layout, lock)
+                return cls(store=store, layout=layout, lock=lock)
             except BaseException:
                 lock.release()
                 raise
@@ -109,11 +106,12 @@ class CacheWriter:
         """
         self._log.refresh()
         states = (UNCOMMITTED, DAMAGED, FAILED) if retry_failed else (UNCOMMITTED, DAMAGED)
+        stand = self._shards_that_stand()
         return [
             shard
             for shard in self.layout.shards()
             if any((self._log.states[shard.first : shard.last] == state).any() for state in states)
-            or not self._files_stand(shard)
+            or shard.index not in stand
         ]
 
     def claim(self, shard: Shard) -> bool:
@@ -124,7 +122,7 @@ class CacheWriter:
         """
         if not self._lock.shared:
             return True
-        with disk_errors(self.path, f"claiming shard {shard.index}"):
+        with self._store.faults(f"claiming shard {shard.index}"):
             if not self._lock.claim(shard.index):
                 return False
         if self._log.is_current(shard):
@@ -146,24 +144,31 @@ class CacheWriter:
             DiskSpaceError: the disk is full; the shard stays uncommitted and the rest of the cache is whole.
         """
         if not self._lock.held:
-            raise CacheError(f"This writer of {self.path} is closed, or was opened in another process; open a new one")
+            raise CacheError(
+                f"This writer of {self._store.describe()} is closed, or was opened in another process; open a new one"
+            )
         if not 0 <= shard.index < self.layout.shard_count or shard != self.layout.shard(shard.index):
-            raise CacheError(f"{shard} is no shard of the cache {self.path}; take them from pending_shards()")
+            raise CacheError(
+                f"{shard} is no shard of the cache {self._store.describe()}; take them from pending_shards()"
+            )
         if not self._lock.has_claimed(shard.index):
-            raise CacheError(f"Shard {shard.index} of {self.path} is shared with other writers; claim() it first")
+            raise CacheError(
+                f"Shard {shard.index} of {self._store.describe()} is shared with other writers; claim() it first"
+            )
         if stray := [row for row in failures if row not in shard.rows]:
             raise CacheError(
                 f"Failures name rows {stray[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
             )
         arrays = arrays_of(features, self.layout, len(shard.rows))
         failed = {**unfit_rows(arrays, shard), **failures}
-        stage = Stage(path=self.path, owner=self._lock.owner)
-        with disk_errors(self.path, f"writing shard {shard.index}"):
+        record = f"{DONE}/{shard.index}.json"
+        with self._store.faults(f"writing shard {shard.index}"):
+            stage = self._store.stage(self._lock.owner)
             try:
                 commit = self._stage_arrays(stage, shard, arrays, failed)
-                self._withdraw(shard)
+                self._store.delete(record)  # it must never stand beside other bytes
                 stage.publish()
-                stage.write(f"{DONE}/{shard.index}.json", lambda file: file.write(commit.encode()))
+                stage.write(record, lambda file: file.write(commit.encode()))
                 stage.publish()
             finally:
                 stage.discard()
@@ -198,49 +203,38 @@ class CacheWriter:
             failed=dict(failed),
         )
 
-    def _withdraw(self, shard: Shard) -> None:
-        """Take back the record of a shard that is about to be replaced: it must never stand beside other bytes."""
-        record = self.path / DONE / f"{shard.index}.json"
-        if record.exists():
-            record.unlink()
-            fsync_folder(record.parent)
-
-    def _files_stand(self, shard: Shard) -> bool:
-        for name, size in self._log.sizes[shard.index].items():
-            try:
-                if (self.path / self.layout.arrays[name].shard_file(shard.index)).stat().st_size != size:
-                    return False
-            except OSError:
-                return False
-        return True
+    def _shards_that_stand(self) -> set[int]:
+        """The committed shards whose files all have the length that their record says."""
+        stand = set(self._log.sizes)
+        for name, array in self.layout.arrays.items():
+            files = {index: array.shard_file(index) for index in stand}
+            sizes = self._store.sizes(files.values())
+            stand = {index for index in stand if sizes.get(files[index]) == self._log.sizes[index][name]}
+        return stand
 
 
-def _refuse_foreign(path: Path) -> None:
-    """Refuse a folder that holds other things than a cache, and links that would lead the writer out of it."""
-    names = [entry.name for entry in path.iterdir()]
-    foreign = [name for name in names if name not in _OWN_NAMES and not name.endswith(".partial")]
+def _refuse_foreign(store: Store) -> None:
+    """Refuse a place that holds other things than a cache."""
+    names = store.listing("").keys()
+    foreign = [name for name in names - _OWN_NAMES if not name.endswith(".partial")]
     if MANIFEST not in names and foreign:
         raise CacheError(
-            f"{path} holds other things than a cache ({', '.join(sorted(foreign)[:3])}); choose another folder"
+            f"{store.describe()} holds other things than a cache ({', '.join(sorted(foreign)[:3])}); "
+            "choose another folder"
         )
-    links = [name for name in names if name in _OWN_NAMES and (path / name).is_symlink()]
-    if links:
-        raise CacheError(f"{path} holds links ({', '.join(links)}) that lead out of the cache; put real folders there")
 
 
-def _opened(path: Path, wanted: CacheLayout, lock: WriterLock) -> CacheLayout:
+def _opened(store: Store, wanted: CacheLayout, lock: Lock) -> CacheLayout:
     """Create or resume the cache; the layout that holds."""
-    sweep_partials(path, host=lock.host if lock.shared else "")
-    if (path / MANIFEST).exists():
-        return _resumed(path, wanted)
-    _create(path, wanted, lock.owner)
+    store.sweep(host=lock.host if lock.shared else "")
+    if store.exists(MANIFEST):
+        return _resumed(store, wanted)
+    _create(store, wanted, lock.owner)
     return wanted
 
 
-def _create(path: Path, layout: CacheLayout, owner: str) -> None:
-    for folder in (DONE, STAGING):
-        (path / folder).mkdir(exist_ok=True)
-    stage = Stage(path=path, owner=owner)
+def _create(store: Store, layout: CacheLayout, owner: str) -> None:
+    stage = store.stage(owner)
     files = metadata_files(layout)
     manifest = files.pop(MANIFEST)
     try:
@@ -253,8 +247,8 @@ def _create(path: Path, layout: CacheLayout, owner: str) -> None:
         stage.discard()
 
 
-def _resumed(path: Path, wanted: CacheLayout) -> CacheLayout:
-    found = load_layout(path)
+def _resumed(store: Store, wanted: CacheLayout) -> CacheLayout:
+    found = load_layout(store)
     lines = differences(wanted.fingerprint, found.fingerprint)
     for name in ("taps", "agents", "images_per_frame", "profile", "images"):
         expected, stored = getattr(wanted, name), getattr(found, name)
@@ -267,9 +261,7 @@ def _resumed(path: Path, wanted: CacheLayout) -> CacheLayout:
         lines.append(f"image_keys: row {row}: expected {wanted.image_keys[row]!r}, found {found.image_keys[row]!r}")
     if lines:
         raise CacheMismatchError(
-            f"The cache in {path} was made with other settings:\n  " + "\n  ".join(lines) + "\n"
+            f"The cache in {store.describe()} was made with other settings:\n  " + "\n  ".join(lines) + "\n"
             "Change the settings back, or choose another cache folder"
         )
-    (path / DONE).mkdir(exist_ok=True)
-    (path / STAGING).mkdir(exist_ok=True)
     return found

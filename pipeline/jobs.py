@@ -58,11 +58,12 @@ def forecast_extraction(
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
     expected = forecast(opener.index(dataset), opener.config.extract, opener.cache_path(dataset))
     hours = expected.seconds / 3600
+    free = "" if expected.free_bytes is None else f" ({expected.free_bytes / 1e9:.1f} GB are free)"
     advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_HOME to a larger disk."
     return Outcome(
         result={**asdict(expected), "fits": expected.fits},
         text=f"{expected.left} of {expected.images} images to do, {expected.bytes_per_image / 1e6:.2f} MB an image:"
-        f" {expected.bytes_left / 1e9:.2f} GB ({expected.free_bytes / 1e9:.1f} GB are free),"
+        f" {expected.bytes_left / 1e9:.2f} GB{free},"
         f" {expected.seconds_per_image:.2f} s an image: {hours:.2f} h{advice}",
         exit_code=0 if expected.fits else 1,
     )

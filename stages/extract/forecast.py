@@ -1,18 +1,19 @@
 """The forecast of a run: bytes, free disk and time, from one probe image and without writing anything."""
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...cache.maintenance import cache_info
+from ...cache.metadata import MANIFEST
+from ...cache.stores import open_store
 from ...errors import DataError
 from ..datasets.index import FrameIndex
 from .extractor import FeatureExtractor, PictureSource
 from .plan import planned_layout, stored_bytes
 from .settings import ExtractSettings
 
-__all__ = ["Forecast", "existing_parent", "forecast"]
+__all__ = ["Forecast", "forecast"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +29,19 @@ class Forecast:
     bytes_per_image: int
     bytes: int
     bytes_left: int
-    free_bytes: int
+    free_bytes: int | None  #: None where caches are kept without a known limit
     seconds_per_image: float
     seconds: float
 
     @property
     def fits(self) -> bool:
         """Whether the disk has room for what is left."""
-        return self.bytes_left <= self.free_bytes
+        return self.free_bytes is None or self.bytes_left <= self.free_bytes
 
 
-def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path, *, root: Path | None = None) -> Forecast:
+def forecast(
+    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, *, root: Path | None = None
+) -> Forecast:
     """Foretell what ``extract_features`` with the same arguments will take.
 
     Raises:
@@ -50,7 +53,8 @@ def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path, *, 
     extractor = FeatureExtractor(settings=settings)
     layout = planned_layout(index, settings, extractor.specs)
     total = stored_bytes(layout, layout.shards())
-    stored = cache_info(cache_path) if (cache_path / "zarr.json").exists() else {"done": 0, "failed": 0, "bytes": 0}
+    store = open_store(cache_path)
+    stored = cache_info(cache_path) if store.exists(MANIFEST) else {"done": 0, "failed": 0, "bytes": 0}
     left = layout.images - int(stored["done"]) - int(stored["failed"])
     seconds = _probe(extractor, pictures)
     return Forecast(
@@ -59,15 +63,10 @@ def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path, *, 
         bytes_per_image=layout.bytes_per_image,
         bytes=total,
         bytes_left=max(0, total - int(stored["bytes"])),
-        free_bytes=shutil.disk_usage(existing_parent(cache_path)).free,
+        free_bytes=store.free_bytes(),
         seconds_per_image=seconds,
         seconds=left * seconds,
     )
-
-
-def existing_parent(path: Path) -> Path:
-    """Return the nearest folder on the way to ``path`` that exists."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
 def _probe(extractor: FeatureExtractor, pictures: PictureSource) -> float:

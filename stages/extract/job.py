@@ -6,7 +6,6 @@ bytes are those of an unbroken run.
 
 import contextlib
 import logging
-import shutil
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from ...cache.fingerprint import fingerprint_digest
 from ...cache.layout import GEOMETRY, CacheLayout, Shard
 from ...cache.maintenance import cache_info
 from ...cache.schema import ImageFeatures
+from ...cache.stores import open_store
 from ...cache.writer import CacheWriter
 from ...errors import DiskSpaceError
 from ...progress import progress
@@ -50,7 +50,7 @@ class ExtractSummary:
     of that time the model and the agents took, and what part was spent waiting for decoding and for writing.
     """
 
-    cache: Path
+    cache: Path | str
     fingerprint: str
     images: int
     done: int
@@ -63,7 +63,7 @@ class ExtractSummary:
 def extract_features(
     index: FrameIndex,
     settings: ExtractSettings,
-    cache_path: Path,
+    cache_path: Path | str,
     *,
     retry_failed: bool = False,
     root: Path | None = None,
@@ -204,9 +204,9 @@ def _decoded(pictures: PictureSource, batches: Iterable[range]) -> Generator[Bat
         pool.shutdown(cancel_futures=True)
 
 
-def _check_disk(path: Path, layout: CacheLayout, pending: list[Shard]) -> None:
-    needed, free = stored_bytes(layout, pending), shutil.disk_usage(path).free
-    if needed > free:
+def _check_disk(path: Path | str, layout: CacheLayout, pending: list[Shard]) -> None:
+    needed, free = stored_bytes(layout, pending), open_store(path).free_bytes()
+    if free is not None and needed > free:
         raise DiskSpaceError(
             f"The features need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free; "
             "free some, choose another disk, or keep fewer taps (extract.taps)"

@@ -8,6 +8,7 @@ import pytest
 from xd3d.cache.commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.metadata import manifest_checksum
+from xd3d.cache.stores.local import LocalStore
 from xd3d.errors import CacheError
 
 
@@ -30,7 +31,7 @@ def store(folder, index, data):
 
 
 def load(folder, layout, index=0):
-    return Commit.load(folder, layout.shard(index), layout, manifest_checksum(layout))
+    return Commit.load(LocalStore(root=folder), layout.shard(index), layout, manifest_checksum(layout))
 
 
 def test_a_record_comes_back_as_it_was_written_and_is_plain_json(tmp_path, layout):
@@ -84,7 +85,7 @@ def test_a_hostile_record_with_a_right_checksum_commits_nothing(tmp_path, layout
     body = json.loads(commit_of(layout).encode())["commit"]
     change(body)
     store(tmp_path, 0, signed(body))
-    log = CommitLog(path=tmp_path, layout=layout)
+    log = CommitLog(store=LocalStore(root=tmp_path), layout=layout)
     assert (log.states[:4] == DAMAGED).all()
     assert "commit record" in log.damaged[0]
 
@@ -100,7 +101,7 @@ def test_records_of_another_shard_or_cache_are_refused(tmp_path, layout):
 
 
 def test_the_log_follows_records_that_appear_change_and_go(tmp_path, layout):
-    log = CommitLog(path=tmp_path, layout=layout)
+    log = CommitLog(store=LocalStore(root=tmp_path), layout=layout)
     assert (log.states == UNCOMMITTED).all()
     store(tmp_path, 0, commit_of(layout, failed={2: "dark"}).encode())
     assert log.refresh() == [0]
@@ -121,7 +122,7 @@ def test_files_beside_the_records_are_not_records(tmp_path, layout):
     for name in ("00", "-1", "0.json.12.partial", "99", "x", "\u0661"):
         store(tmp_path, name, data)
     (tmp_path / "done" / "1.json").mkdir()
-    log = CommitLog(path=tmp_path, layout=layout)
+    log = CommitLog(store=LocalStore(root=tmp_path), layout=layout)
     assert log.states.tolist() == [UNCOMMITTED] * 4 + [DAMAGED] * 4 + [UNCOMMITTED] * 10
 
 
@@ -138,6 +139,6 @@ def test_the_bookkeeping_of_twenty_thousand_images_takes_less_than_two_seconds_o
     for index in range(large.shard_count):
         store(tmp_path, index, commit_of(large, index, manifest=manifest).encode())
     start = time.process_time()
-    log = CommitLog(path=tmp_path, layout=large)
+    log = CommitLog(store=LocalStore(root=tmp_path), layout=large)
     assert (log.states == COMMITTED).all()
     assert time.process_time() - start < 2

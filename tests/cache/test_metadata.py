@@ -10,6 +10,7 @@ from xd3d.cache.fingerprint import canonical_json
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.metadata import array_is_plain, load_layout, manifest_checksum, metadata_files
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.stores.local import LocalStore
 from xd3d.errors import CacheError
 
 
@@ -32,7 +33,7 @@ def edit_manifest(cache, change):
 
 
 def test_a_layout_comes_back_as_it_was_written(cache, layout):
-    loaded = load_layout(cache)
+    loaded = load_layout(LocalStore(root=cache))
     assert loaded == layout
     assert manifest_checksum(loaded) == manifest_checksum(layout)
 
@@ -43,7 +44,7 @@ def test_integers_for_an_extent_and_tuples_in_a_fingerprint_change_nothing_on_th
     for name, data in metadata_files(given).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    assert manifest_checksum(load_layout(tmp_path)) == manifest_checksum(given)
+    assert manifest_checksum(load_layout(LocalStore(root=tmp_path))) == manifest_checksum(given)
 
 
 def test_zarr_itself_would_describe_the_arrays_in_the_same_words(tmp_path, layout):
@@ -61,7 +62,7 @@ def test_zarr_itself_would_describe_the_arrays_in_the_same_words(tmp_path, layou
         assert json.loads(metadata_files(layout)[f"{name}/zarr.json"]) == json.loads(
             (tmp_path / name / "zarr.json").read_text()
         )
-        assert array_is_plain(tmp_path, array, layout)
+        assert array_is_plain(LocalStore(root=tmp_path), array, layout)
 
 
 def test_a_plain_zarr_reader_lists_the_arrays_without_a_warning(cache, layout):
@@ -151,13 +152,13 @@ def test_a_missing_key_of_an_array_is_a_cache_error(cache, key):
 
 def test_a_folder_without_a_cache_says_how_to_make_one(tmp_path):
     with pytest.raises(CacheError, match="xd3d extract-features"):
-        load_layout(tmp_path)
+        load_layout(LocalStore(root=tmp_path))
 
 
 def test_another_format_number_names_both(cache):
     edit_manifest(cache, lambda m: m.update(format=2))
     with pytest.raises(CacheError, match="has format 2, this version reads 1"):
-        load_layout(cache)
+        load_layout(LocalStore(root=cache))
 
 
 def test_layouts_with_the_same_facts_are_equal(layout):

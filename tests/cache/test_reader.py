@@ -18,6 +18,7 @@ from xd3d.cache.metadata import manifest_checksum
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import arrays_of
 from xd3d.cache.schema import ImageFeatures, TapSpec
+from xd3d.cache.stores.local import LocalStore
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError
 
@@ -333,6 +334,8 @@ def test_reading_keeps_few_files_open(tmp_path, open_writer, features_of_rows):
 
 def test_checksums_are_those_of_the_values_in_c_order(cache):
     reader = FeatureReader(cache)
-    record = Commit.load(cache, reader.layout.shard(0), reader.layout, manifest_checksum(reader.layout))
+    record = Commit.load(
+        LocalStore(root=cache), reader.layout.shard(0), reader.layout, manifest_checksum(reader.layout)
+    )
     for name, values in arrays_of(reader.read([0]), reader.layout, 1).items():
         assert record.crc32c[name][0] == google_crc32c.value(values[0].tobytes())

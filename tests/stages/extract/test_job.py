@@ -1,6 +1,7 @@
 """The job fills a cache that any interruption leaves resumable, and that equals what the online source computes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from PIL import Image
 from xd3d.cache.maintenance import cache_info, verify_cache
 from xd3d.cache.reader import FeatureReader
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError, MissingDataError
-from xd3d.stages.extract import job
 from xd3d.stages.extract.extractor import FeatureExtractor, PictureSource
 from xd3d.stages.extract.fingerprint import feature_fingerprint
 from xd3d.stages.extract.forecast import forecast
@@ -226,8 +226,8 @@ def test_other_settings_are_refused_by_name(settings, make_index, tmp_path):
 
 
 def test_a_full_disk_is_noticed_before_work_begins(settings, make_index, tmp_path, monkeypatch):
-    usage = job.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(job.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     monkeypatch.setattr(FeatureExtractor, "__call__", lambda *_: pytest.fail("work began"))
     with pytest.raises(DiskSpaceError, match=r"need 0\.00 GB more.*0\.00 GB free"):
         extract_features(make_index(3), settings(), tmp_path / "cache")
@@ -273,8 +273,6 @@ def test_the_fingerprint_changes_with_what_changes_bytes_and_with_nothing_else(s
 
 
 def test_the_model_in_the_fingerprint_is_its_content_and_not_its_place(settings, make_index, tiny_model, tmp_path):
-    import shutil
-
     index, copy = make_index(1), tmp_path / "elsewhere"
     shutil.copytree(tiny_model, copy)
     (copy / "README.md").write_text("not part of the model")

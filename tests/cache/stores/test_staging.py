@@ -3,7 +3,7 @@ import os
 
 import pytest
 from xd3d.cache.lock import WriterLock
-from xd3d.cache.publish import Stage, disk_errors, sweep_partials
+from xd3d.cache.stores.staging import LocalStage, disk_errors, sweep_partials
 from xd3d.errors import CacheError, DiskSpaceError
 
 
@@ -15,7 +15,7 @@ def folder(tmp_path):
 
 
 def test_nothing_stands_before_publish_and_everything_after(folder):
-    stage = Stage(path=folder, owner="me")
+    stage = LocalStage(root=folder, owner="me")
     assert stage.write("a/c/0", lambda file: file.write(b"first")) == 5
     stage.write("b/c/0", lambda file: file.write(b"second"))
     assert not (folder / "a").exists()
@@ -26,7 +26,7 @@ def test_nothing_stands_before_publish_and_everything_after(folder):
 
 
 def test_a_write_that_fails_leaves_nothing_after_discard(folder):
-    stage = Stage(path=folder, owner="me")
+    stage = LocalStage(root=folder, owner="me")
     stage.write("a/0", lambda file: file.write(b"x"))
     with pytest.raises(ZeroDivisionError):
         stage.write("a/1", lambda file: 1 / 0)

@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from ..errors import CacheError
+from ...errors import CacheError
 
 __all__ = ["open_regular", "read_regular"]
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import CacheError, DiskSpaceError
-from ..files import fsync_folder
-from .layout import DONE, STAGING
-from .lock import live_owners
+from ...errors import CacheError, DiskSpaceError
+from ...files import fsync_folder
+from ..layout import DONE, STAGING
+from ..lock import live_owners
 
-__all__ = ["Stage", "disk_errors", "sweep_partials"]
+__all__ = ["LocalStage", "disk_errors", "sweep_partials"]
 
 
 @contextmanager
@@ -42,21 +42,22 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
         raise CacheError(f"The disk failed under the cache {path} while {doing} ({error}); {safe}") from error
 
 
-class Stage:
+class LocalStage:
     """A set of files that are all written and flushed before the first one takes its place.
 
     Until ``publish`` nothing in the cache changes; ``discard`` removes what was staged. Staged files carry ``owner``,
     the name of the writer's lock, so that no two writers share one and litter can be told from work.
     """
 
-    def __init__(self, *, path: Path, owner: str) -> None:
-        self.path = path
+    def __init__(self, *, root: Path, owner: str) -> None:
+        self.root = root
         self.owner = owner
+        (root / STAGING).mkdir(exist_ok=True)
         self._staged: list[tuple[Path, str]] = []
 
     def write(self, target: str, write: Callable[[BinaryIO], object]) -> int:
         """Let ``write`` fill the file that will be ``target`` (a path inside the cache); return its size in bytes."""
-        partial = self.path / STAGING / f"{target.replace('/', ',')}.{self.owner}.partial"
+        partial = self.root / STAGING / f"{target.replace('/', ',')}.{self.owner}.partial"
         self._staged.append((partial, target))
         with partial.open("wb") as file:
             write(file)
@@ -68,11 +69,11 @@ class Stage:
         """Rename every staged file into place and flush the folders above it, up to the cache."""
         folders: set[Path] = set()
         for partial, target in self._staged:
-            place = self.path / target
+            place = self.root / target
             place.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(place)
-            inner = place.relative_to(self.path).parents
-            folders.update(self.path / folder for folder in inner)
+            inner = place.relative_to(self.root).parents
+            folders.update(self.root / folder for folder in inner)
         self._staged.clear()
         for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
             fsync_folder(folder)

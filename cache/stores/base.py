@@ -1,0 +1,160 @@
+"""What a cache asks of the place it is kept in.
+
+Keys are paths inside the cache, with ``/`` between their parts: ``done/3.json``, ``features/up1/c/0/0/0/0``. A file is
+written whole or not at all, and never changed: a new one may take its place.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+__all__ = ["Lock", "Stage", "Store", "StoredFile", "Version"]
+
+Version = tuple[int | str, ...]  #: tells a file from another one that took its place under the same name
+
+
+@runtime_checkable
+class StoredFile(Protocol):
+    """A file open for reading; threads may share it. What was opened stays readable when another takes its place."""
+
+    size: int  #: bytes
+
+    def read_into(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
+        """Fill ``out`` (contiguous) with the bytes from ``offset`` on.
+
+        Raises:
+            CacheError: the file ends early, or what it lies on failed.
+        """
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A set of files that are all written before the first one takes its place."""
+
+    def write(self, key: str, write: Callable[[BinaryIO], object]) -> int:
+        """Let ``write`` fill the file that will be ``key``; return its size in bytes. Nothing of it can be seen yet."""
+
+    def publish(self) -> None:
+        """Put every staged file in its place, each whole, to outlive a power cut from now on."""
+
+    def discard(self) -> None:
+        """Remove what was staged and not published."""
+
+
+@runtime_checkable
+class Lock(Protocol):
+    """The right to write, alone or ``shared`` with others, held until it is let go or the process ends."""
+
+    shared: bool
+    host: str  #: what the ``owner`` of every lock taken on this machine begins with
+    owner: str  #: a name that no other holder has
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds it."""
+
+    def claim(self, shard: int) -> bool:
+        """Claim a shard among those who share the cache; False when another one has it now."""
+
+    def has_claimed(self, shard: int) -> bool:
+        """Whether this holder may write ``shard``: it is alone, or has claimed it."""
+
+    def unclaim(self, shard: int) -> None:
+        """Give a claim up; harmless where there is none."""
+
+    def release(self) -> None:
+        """Let the next writer in; harmless when called again."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """The files of one cache. Threads may share a store, and it can be pickled."""
+
+    @property
+    def location(self) -> Path | str:
+        """What ``open_store`` makes this store of again."""
+
+    def describe(self, key: str = "") -> str:
+        """The full name of a file, or of the cache itself, for messages."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such a file."""
+
+    def size(self, key: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            CacheError: it is missing or cannot be looked at.
+        """
+
+    def version(self, key: str) -> Version | None:
+        """The version of a file, as ``listing`` gives it; None where there is none."""
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Bytes of each of ``keys`` that exists."""
+
+    def listing(self, folder: str) -> dict[str, Version]:
+        """The names directly in ``folder``, folders among them; empty where there is no such folder.
+
+        Raises:
+            CacheError: it cannot be listed.
+        """
+
+    def read(self, key: str) -> bytes:
+        """The whole content of a file.
+
+        Raises:
+            CacheError: it is missing, no plain file, or cannot be read.
+        """
+
+    def open(self, key: str) -> StoredFile:
+        """Open a file for reading at any offset.
+
+        Raises:
+            CacheError: it is missing, no plain file, or cannot be opened.
+        """
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Make the place ready for a cache that has these ``names`` at its top.
+
+        Raises:
+            CacheError: one of them leads out of the cache.
+            OSError: the place cannot be made.
+        """
+
+    def stage(self, owner: str) -> Stage:
+        """Begin a set of files that are published together; ``owner`` is the name of the writer's lock."""
+
+    def delete(self, key: str) -> None:
+        """Remove a file, to outlive a power cut from now on; harmless where it is gone."""
+
+    def lock(self, *, shared: bool) -> Lock:
+        """Take the right to write, alone or together with others who share it.
+
+        Raises:
+            CacheError: others hold it, and not in a way that can be shared.
+        """
+
+    def opening(self) -> AbstractContextManager[None]:
+        """Among those who hold the lock, one at a time may make or resume the cache."""
+
+    def sweep(self, *, host: str) -> int:
+        """Remove what dead writers whose name begins with ``host`` left half written; return how many files."""
+
+    def faults(self, doing: str) -> AbstractContextManager[None]:
+        """Turn faults of the place while ``doing`` into errors with a remedy.
+
+        Raises:
+            DiskSpaceError: it is full.
+            CacheError: it may not be written, or it failed.
+        """
+
+    def free_bytes(self) -> int | None:
+        """Bytes that can still be written; None where nothing is known of a limit."""
+
+    def zarr(self) -> Any:
+        """The cache as a store that zarr opens for reading."""

@@ -1,0 +1,170 @@
+"""A cache in a folder: regular files only, read at their offsets, written through a stage."""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ...errors import CacheError
+from ...files import fsync_folder
+from ..lock import LOCKS, FileLock, WriterLock
+from .base import Version
+from .regular import open_regular, read_regular
+from .staging import LocalStage, disk_errors, sweep_partials
+
+__all__ = ["LOCK", "LocalFile", "LocalStore"]
+
+LOCK = "writer.lock"
+
+
+class LocalFile:
+    """A file that is open; it needs no place in the folder any more. Reads carry their own offset, forks may share it.
+
+    Raises:
+        CacheError: the file is missing or no regular file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._descriptor = -1
+        self._descriptor, self.size = open_regular(path)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def read_into(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
+        """Fill ``out`` with the bytes from ``offset`` on."""
+        done = 0
+        while done < out.nbytes:
+            try:
+                count = os.preadv(self._descriptor, [(out[done:] if done else out).data], offset + done)
+            except OSError as error:
+                raise CacheError(f"the disk failed ({error.strerror})") from error
+            if count == 0:
+                raise CacheError(f"the file ends at byte {offset + done}, {out.nbytes - done} bytes early")
+            done += count
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalStore:
+    """The files under the folder ``root``."""
+
+    root: Path
+
+    @property
+    def location(self) -> Path:
+        """The folder."""
+        return self.root
+
+    def describe(self, key: str = "") -> str:
+        """The path of a file."""
+        return str(self.root / key)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such a file."""
+        return (self.root / key).exists()
+
+    def size(self, key: str) -> int:
+        """Bytes of a file."""
+        try:
+            return (self.root / key).stat().st_size
+        except OSError as error:
+            raise CacheError(f"the file cannot be opened ({error.strerror})") from error
+
+    def version(self, key: str) -> Version | None:
+        """Inode, size and time of a file: the three tell a replaced one from the old one."""
+        try:
+            return _version((self.root / key).lstat())
+        except FileNotFoundError:
+            return None
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Bytes of each file that exists."""
+        found = {}
+        for key in keys:
+            try:
+                found[key] = os.stat(f"{self.root}/{key}").st_size  # noqa: PTH116 - a path object costs as much again
+            except OSError:
+                continue
+        return found
+
+    def listing(self, folder: str) -> dict[str, Version]:
+        """Names in a folder, each with its version."""
+        found: dict[str, Version] = {}
+        try:
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # a writer may take it away just now
+                        found[entry.name] = _version(entry.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise CacheError(f"{self.root / folder} cannot be listed ({error.strerror})") from error
+        return found
+
+    def read(self, key: str) -> bytes:
+        """The whole content of a regular file."""
+        return read_regular(self.root / key)
+
+    def open(self, key: str) -> LocalFile:
+        """Open a regular file."""
+        return LocalFile(f"{self.root}/{key}")
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Make the folder; refuse links in it that would lead a writer out."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        links = [name for name in sorted(names) if (self.root / name).is_symlink()]
+        if links:
+            raise CacheError(
+                f"{self.root} holds links ({', '.join(links)}) that lead out of the cache; put real folders there"
+            )
+
+    def stage(self, owner: str) -> LocalStage:
+        """Begin a set of files."""
+        return LocalStage(root=self.root, owner=owner)
+
+    def delete(self, key: str) -> None:
+        """Remove a file and flush its folder."""
+        path = self.root / key
+        if path.exists():
+            path.unlink()
+            fsync_folder(path.parent)
+
+    def lock(self, *, shared: bool) -> WriterLock:
+        """Take the advisory lock of the folder."""
+        return WriterLock(path=self.root / LOCK, shared=shared)
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Wait for whoever is opening the cache just now."""
+        lock = FileLock(self.root / LOCKS / "opening", wait=True)
+        try:
+            yield
+        finally:
+            lock.release(remove=True)
+
+    def sweep(self, *, host: str) -> int:
+        """Remove the ``*.partial`` files of those who do not hold the lock any more."""
+        return sweep_partials(self.root, host=host)
+
+    def faults(self, doing: str) -> AbstractContextManager[None]:
+        """Explain faults of the disk."""
+        return disk_errors(self.root, doing)
+
+    def free_bytes(self) -> int:
+        """Free bytes on the disk that the folder is, or will be, on."""
+        path = self.root.absolute()
+        return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.is_dir())).free
+
+    def zarr(self) -> str:
+        """The folder, as zarr takes it."""
+        return str(self.root)
+
+
+def _version(status: os.stat_result) -> Version:
+    return status.st_ino, status.st_size, status.st_mtime_ns
