@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.schema import ImageFeatures, TapSpec
 from xd3d.cache.writer import CacheWriter
@@ -105,3 +106,24 @@ def layout() -> CacheLayout:
         images_per_shard=4,
         fingerprint=FINGERPRINT,
     )
+
+
+@pytest.fixture(scope="session")
+def recompress() -> Callable[[Path, str], None]:
+    """Store one array of a cache anew with a compressor the reader does not know, as another tool might."""
+
+    def store(cache: Path, name: str) -> None:
+        values = zarr.open_array(cache / name, mode="r")[:]
+        shutil.rmtree(cache / name)
+        row = values.shape[1:]
+        stored = zarr.create_array(
+            cache / name,
+            shape=values.shape,
+            chunks=(1, *row),
+            shards=(6, *row),
+            dtype=values.dtype,
+            compressors=zarr.codecs.ZstdCodec(level=1),
+        )
+        stored[:] = values
+
+    return store

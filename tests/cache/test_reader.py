@@ -1,8 +1,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -207,31 +205,15 @@ def test_a_damaged_record_is_refused_and_the_rest_is_still_read(cache, features_
     assert_equal(reader.read([0, 17]), features_of_rows([0, 17]))
 
 
-def recompress(cache, name):
-    """Store one array anew with a compressor this reader does not know, as another tool might."""
-    values = zarr.open_array(cache / name, mode="r")[:]
-    shutil.rmtree(cache / name)
-    row = values.shape[1:]
-    stored = zarr.create_array(
-        cache / name,
-        shape=values.shape,
-        chunks=(1, *row),
-        shards=(6, *row),
-        dtype=values.dtype,
-        compressors=zarr.codecs.ZstdCodec(level=1),
-    )
-    stored[:] = values
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_an_array_with_an_unknown_codec_is_read_through_zarr_bit_for_bit(cache, features_of_rows, name):
+def test_an_array_with_an_unknown_codec_is_read_through_zarr_bit_for_bit(cache, features_of_rows, recompress, name):
     recompress(cache, name)
     reader = FeatureReader(cache)
     rows = [3, 4, 5, 17, 3]
     assert_equal(reader.read(rows), features_of_rows(rows))
 
 
-def test_damage_is_refused_through_zarr_too(cache):
+def test_damage_is_refused_through_zarr_too(cache, recompress):
     recompress(cache, "features/up1")
     shutil.rmtree(cache / "features/up1/c")
     with pytest.raises(CacheError, match=r"image-0003.*features/up1.*crc32c"):
@@ -281,44 +263,6 @@ def test_threads_share_a_reader_that_keeps_few_files_open(cache, features_of_row
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-
-
-PROCESSES = """
-import multiprocessing, sys
-from pathlib import Path
-import numpy as np
-from xd3d.cache.reader import FeatureReader
-
-def total(reader, rows):
-    return float(reader.read(rows).maps["rgb"].sum())
-
-if __name__ == "__main__":
-    reader = FeatureReader(Path(sys.argv[1]))
-    expected = total(reader, [0, 17, 3])
-    for method in ("fork", "spawn", "forkserver"):
-        with multiprocessing.get_context(method).Pool(2) as pool:
-            assert pool.starmap(total, [(reader, [0, 17, 3])] * 4) == [expected] * 4
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    children = [context.Process(target=lambda: queue.put(total(reader, [0, 17, 3]))) for _ in range(3)]
-    for child in children:
-        child.start()
-    assert [queue.get() for _ in children] == [expected] * 3
-    for child in children:
-        child.join()
-    print("done")
-"""
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("codec", ["plain", "zarr"])
-def test_a_reader_opened_first_in_the_parent_reads_in_every_kind_of_child(cache, tmp_path, codec):
-    if codec == "zarr":
-        recompress(cache, "agents/up1")
-    script = tmp_path / "processes.py"
-    script.write_text(PROCESSES)
-    done = subprocess.run([sys.executable, script, cache], capture_output=True, text=True, timeout=100, check=False)
-    assert done.stdout == "done\n", done.stderr[-3000:]
 
 
 def test_reading_keeps_few_files_open(tmp_path, open_writer, features_of_rows):
