@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_models import models_app
 from .console import Outcome, conclude
 from .options import Json, Overrides
 
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
     app.add_typer(config_app, name="config")
     app.add_typer(cache_app, name="cache")
+    app.add_typer(models_app, name="models")
 
 
 def doctor(as_json: Json = False) -> None:

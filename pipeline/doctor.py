@@ -112,18 +112,18 @@ def _roots(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from ..stages.extract.models import HUB_NAMES, PACKAGED_NAMES, find_local
+    from ..stages.extract.catalogue import known_models
 
-    for name in (*PACKAGED_NAMES, *HUB_NAMES):
-        folder = find_local(name)
-        if folder is not None:
-            yield Finding(name=f"model {name}", status="ok", detail=str(folder))
-        elif name in PACKAGED_NAMES:
+    for model in known_models():
+        name = f"{'UNet weights' if model.kind == 'unet' else 'model'} {model.name}"
+        if model.path is not None:
+            yield Finding(name=name, status="ok", detail=str(model.path))
+        elif model.source == "bundled":
             remedy = "reinstall xd3d: its bundled model is incomplete"
-            yield Finding(name=f"model {name}", status="fault", detail="its files are missing", remedy=remedy)
+            yield Finding(name=name, status="fault", detail="its files are missing", remedy=remedy)
         else:
-            remedy = "fetched at first use where there is a network, or give a folder: --set extract.model=DIR"
-            yield Finding(name=f"model {name}", status="note", detail="not on this machine", remedy=remedy)
+            remedy = f"xd3d models fetch {model.name}, or give a folder: --set extract.{model.kind}=DIR"
+            yield Finding(name=name, status="note", detail="not on this machine", remedy=remedy)
 
 
 def _disk(home: Path) -> Finding:

@@ -41,7 +41,7 @@ class DiffusionBackbone:
         self.dtype = getattr(torch, resolve_dtype(settings, model))
         self.prediction_type = str(model.config("scheduler").get("prediction_type") or "epsilon")
         _check_unet(model)
-        self._noise = scheduler_noise(model, settings.timestep)
+        self._noise = scheduler_noise(model, settings.timestep) if settings.noise else None
         self._text = _encode_prompt(model).to(device, self.dtype)
         # Channels-last is faster in half precision; float32 keeps the stock layout and with it the stock bits.
         layout = torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
@@ -66,12 +66,13 @@ class DiffusionBackbone:
         """
         pictures = pictures.to(self.device)
         latents = self.encode(pictures)
-        if self._noise is not None:
-            latents = add_noise(latents, keys, self._noise, self.settings.noise_seed)
-        found = run_to_taps(self.taps, lambda: self._run_unet(latents))
+        found = self._features(latents, keys, 0)
+        for draw in range(1, self.settings.draws):
+            again = self._features(latents, keys, draw)
+            found = {name: values + again[name] for name, values in found.items()}
         maps: dict[str, Tensor] = {}
         for name, spec in self.specs.items():
-            whole = shrink_to_stride(pictures) if name == RGB else found[name].to(torch.float32)
+            whole = shrink_to_stride(pictures) if name == RGB else found[name] / self.settings.draws
             maps[name] = whole[..., : spec.height, : spec.width].contiguous()
         return maps
 
@@ -82,6 +83,13 @@ class DiffusionBackbone:
         mean = self.vae.encode(images.to(self.dtype)).latent_dist.mean
         shift = self.vae.config.shift_factor
         return (mean if shift is None else mean - shift) * self.vae.config.scaling_factor
+
+    def _features(self, latents: Tensor, keys: Sequence[str], draw: int) -> dict[str, Tensor]:
+        """Read the UNet's maps, in float32, with one draw of the noise, if there is any."""
+        if self._noise is not None:
+            latents = add_noise(latents, keys, self._noise, self.settings.noise_seed, draw)
+        found = run_to_taps(self.taps, lambda: self._run_unet(latents))
+        return {name: values.to(torch.float32) for name, values in found.items()}
 
     def _run_unet(self, latents: Tensor) -> None:
         timestep = torch.tensor(self.settings.timestep, device=self.device)

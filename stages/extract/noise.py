@@ -47,15 +47,19 @@ def scheduler_noise(model: ModelFolder, timestep: int) -> tuple[float, float] | 
 
 
 def add_noise(
-    latents: Float[Tensor, "batch latent height width"], keys: Sequence[str], weights: tuple[float, float], seed: int
+    latents: Float[Tensor, "batch latent height width"],
+    keys: Sequence[str],
+    weights: tuple[float, float],
+    seed: int,
+    draw: int = 0,
 ) -> Float[Tensor, "batch latent height width"]:
-    """Mix latents with standard normal noise that depends on ``seed`` and each image's key only.
+    """Mix latents with standard normal noise that depends on ``seed``, each image's key and ``draw`` only.
 
     ``weights`` are those of latent and noise. The noise is drawn by numpy, so any machine and batch gets the same.
     """
     draws = []
     for key in keys:
         words = np.frombuffer(hashlib.sha256(key.encode()).digest(), np.uint32).tolist()
-        generator = np.random.default_rng([seed, *words])
+        generator = np.random.default_rng([seed, *words, *([draw] if draw else [])])
         draws.append(generator.standard_normal(latents.shape[1:], dtype=np.float32))
     return latents * weights[0] + torch.from_numpy(np.stack(draws)).to(latents) * weights[1]

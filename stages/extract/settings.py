@@ -54,12 +54,19 @@ class ExtractSettings(Settings):
     model: str = Field(
         default="tiny-street",
         min_length=1,
-        description="A known name (tiny-street, tiny-street-day, sd14, sd21-base, sd21), a folder, or a hub id.",
+        description="A known name ('xd3d models list'), a folder in diffusers' layout, or a hub id.",
+    )
+    unet: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Weights that replace the model's UNet: a known name (cleandift-sd15, cleandift-sd21), a folder, a"
+        " .safetensors file, a hub id, or OWNER/NAME:FILE.safetensors.",
     )
     weights: Literal["pretrained", "random"] = Field(
         default="pretrained", description="'random' builds the model from its configs with seeded random weights."
     )
     weights_seed: int = Field(default=0, ge=0, description="Seed of the random weights.")
+    offline: bool = Field(default=False, description="Never reach for the network: models must be on this machine.")
     taps: tuple[str, ...] = Field(
         default=("up0", "up1", "up2", "up3", RGB),
         description="What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip, rgb.",
@@ -67,6 +74,14 @@ class ExtractSettings(Settings):
     timestep: int = Field(default=0, ge=0, description="Diffusion step; 0 means a clean image and no noise.")
     noise_seed: int = Field(
         default=0, ge=0, description="Seed of the noise, beside the image's key; used after step 0."
+    )
+    draws: int = Field(
+        default=1, ge=1, le=1024, description="Draws of the noise that features are averaged over; used after step 0."
+    )
+    noise: bool = Field(
+        default=True,
+        description="Mix the noise of the step into the image; false only for weights trained without it (CleanDIFT:"
+        " timestep 261).",
     )
     image_size: tuple[int, int] = Field(default=(225, 400), description="Height and width the model sees, in pixels.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -91,7 +106,7 @@ class ExtractSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "ExtractSettings":
-        faults = [*self._tap_faults(), *self._agent_faults()]
+        faults = [*self._tap_faults(), *self._noise_faults(), *self._agent_faults()]
         if not all(32 <= side <= 8192 for side in self.image_size):
             faults.append(f"image_size (height, width) must lie within 32..8192, found {list(self.image_size)}")
         if faults:
@@ -109,6 +124,19 @@ class ExtractSettings(Settings):
             faults.append(f"taps names {', '.join(twice)} more than once")
         if not self.diffusion_taps:
             faults.append("taps needs at least one feature map of the UNet, such as up2")
+        return faults
+
+    def _noise_faults(self) -> list[str]:
+        faults = []
+        if self.draws > 1 and not (self.timestep and self.noise):
+            faults.append(f"draws is {self.draws}, but there is no noise to draw; set timestep above 0, or draws to 1")
+        if not self.noise and not (self.timestep and self.unet):
+            faults.append(
+                "noise is false, which is for weights trained that way (unet) at a timestep above 0: stock weights give"
+                " worse features for a clean image at any step but 0"
+            )
+        if self.unet and self.weights == "random":
+            faults.append("unet names weights and weights is 'random'; leave one of them out")
         return faults
 
     def _agent_faults(self) -> list[str]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import ModelError
-from .models import ModelFolder, weight_files
+from .models import ModelFolder
 
 __all__ = ["load_text_encoder", "load_tokenizer", "load_unet", "load_vae_encoder", "random_state"]
 
@@ -105,7 +105,7 @@ def _draw(parameter: Tensor, name: str, seed: int, embedding: bool) -> Tensor:
 def _laid_out(kind: Any, model: ModelFolder, part: str) -> nn.Module:
     """Build a module of diffusers from its config without any memory behind its parameters."""
     with _as_model_error(model, part), torch.device("meta"):
-        return kind.from_config(kind.load_config(model.path / part, local_files_only=True))
+        return kind.from_config(kind.load_config(model.folder(part), local_files_only=True))
 
 
 def _filled(module: nn.Module, model: ModelFolder, part: str, dtype: torch.dtype) -> nn.Module:
@@ -127,7 +127,7 @@ def _stored_state(
 
     wanted = {name: values.shape for name, values in module.state_dict().items()}
     state: dict[str, Tensor] = {}
-    for file in weight_files(model.path, part):
+    for file in model.weight_files(part):
         if file.suffix != ".safetensors":
             continue
         with safe_open(file, framework="pt") as stored:
@@ -145,8 +145,8 @@ def _stored_state(
     missing = sorted(wanted.keys() - state.keys())
     if missing:
         raise ModelError(
-            f"The weights of '{part}' in {model.path} lack {len(missing)} tensors that its config asks for, "
-            f"such as '{missing[0]}'; weights and config belong to different models"
+            f"The weights of '{part}' in {model.weight_files(part)[0].parent} lack {len(missing)} tensors that its "
+            f"config asks for, such as '{missing[0]}'; weights and config belong to different models"
         )
     return state
 

@@ -1,0 +1,206 @@
+"""The model hub: what was downloaded earlier, and downloading with digests checked and broken transfers resumed.
+
+Weights are checked before they enter the hub's own cache folder: against the published digest where one is known, else
+against the one the hub announces. A transfer that breaks off leaves a partial file, and the next one goes on from it.
+"""
+
+import fcntl
+import fnmatch
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import ModelError
+from .digests import file_digest, recall, remember
+from .published import PublishedFile
+
+__all__ = ["FetchedFile", "HubFiles", "downloaded", "fetch"]
+
+HUB_TIMEOUT = 10.0  #: seconds the hub may take to answer
+RECORD = "fetched.json"  #: where the digests of what was fetched are kept
+WEIGHTS = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubFiles:
+    """Files of a repository of the hub: its id ``owner/name``, and patterns of paths in it."""
+
+    hub_id: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedFile:
+    """One file of weights on this machine. ``checked`` says what its digest was compared with.
+
+    ``published``: the digest known to xd3d; ``hub``: the one the hub announced; ``nothing``: neither was known, and the
+    digest was recorded.
+    """
+
+    file: str
+    bytes: int
+    sha256: str
+    checked: str
+
+
+def downloaded(wanted: HubFiles) -> Path | None:
+    """The folder of a repository among the files downloaded earlier, whole or not; None where there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(wanted.hub_id, allow_patterns=list(wanted.patterns), local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def fetch(
+    wanted: HubFiles, published: Mapping[str, PublishedFile], *, offline: bool = False
+) -> tuple[Path, list[FetchedFile]]:
+    """Download what is missing of ``wanted``; return its folder and the weights in it, all checked.
+
+    Raises:
+        ModelError: offline, no answer in time, no such repository or files, or a digest that differs: the message then
+            names the file and both digests, and the file is not kept.
+    """
+    from huggingface_hub import constants
+
+    if offline or constants.HF_HUB_OFFLINE:
+        return _checked(_only_local(wanted, offline), wanted, published, {})
+    try:
+        revision, offered = _offered(wanted)
+        for file, announced in offered.items():
+            _check_offer(wanted, file, announced, published.get(file))
+            if announced:
+                _download_weights(wanted, revision, file, announced)
+        folder = _complete(wanted)
+    except ModelError:
+        raise
+    except Exception as error:  # the hub's client raises errors of several libraries
+        detail = str(error).splitlines()[0] if str(error) else "no detail"
+        raise _unreachable(wanted, f"{type(error).__name__}: {detail}") from error
+    return _checked(folder, wanted, published, offered)
+
+
+def _only_local(wanted: HubFiles, offline: bool) -> Path:
+    folder = downloaded(wanted)
+    if folder is None:
+        raise _unreachable(wanted, "extract.offline or --offline is set" if offline else "HF_HUB_OFFLINE is set")
+    return folder
+
+
+def _checked(
+    folder: Path, wanted: HubFiles, published: Mapping[str, PublishedFile], announced: Mapping[str, str | None]
+) -> tuple[Path, list[FetchedFile]]:
+    """Digest the weights where they now lie, for a copy from earlier may be damaged too; record what was found."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob(f"*{WEIGHTS}"))
+    report = [
+        _report(folder, file, announced.get(file), published.get(file))
+        for file in files
+        if _matches(file, wanted.patterns)
+    ]
+    known = recall(RECORD)
+    known[wanted.hub_id] = {**known.get(wanted.hub_id, {}), **{each.file: asdict(each) for each in report}}
+    remember(RECORD, known)
+    return folder, report
+
+
+def _offered(wanted: HubFiles) -> tuple[str, dict[str, str | None]]:
+    """The revision that the hub is at, and its weights, each with the sha256 it announces, if it does."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(wanted.hub_id, files_metadata=True, timeout=HUB_TIMEOUT)
+    offered = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in info.siblings or []}
+    chosen = {file: offered[file] for file in sorted(offered) if _matches(file, wanted.patterns)}
+    if not chosen:
+        raise ModelError(
+            f"The hub's '{wanted.hub_id}' has none of the files {', '.join(wanted.patterns)} (found: "
+            f"{', '.join(sorted(offered)[:12]) or 'nothing'}); give another repository, or owner/name:FILE.safetensors"
+        )
+    return str(info.sha), {file: digest for file, digest in chosen.items() if file.endswith(WEIGHTS)}
+
+
+def _check_offer(wanted: HubFiles, file: str, announced: str | None, known: PublishedFile | None) -> None:
+    if known and announced and announced != known.sha256:
+        raise _differs(wanted, file, known.sha256, announced, "it was not downloaded")
+
+
+def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str) -> None:
+    """Bring one file into the hub's cache folder, where files lie under their sha256; go on with a partial one."""
+    from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=wanted.hub_id, repo_type="model") / "blobs"
+    target, partial = folder / announced, folder / f"{announced}.xd3d-partial"
+    if target.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = get_hf_file_metadata(hf_hub_url(wanted.hub_id, file, revision=revision), timeout=HUB_TIMEOUT)
+    headers = {"Accept-Encoding": "identity"}
+    if (token := get_token()) and facts.location.startswith(constants.ENDPOINT):  # and not the store it points to
+        headers["Authorization"] = f"Bearer {token}"
+    with partial.open("ab") as stream:
+        _lock(stream, partial)
+        http_get(
+            facts.location,
+            stream,
+            resume_size=stream.tell(),
+            headers=headers,
+            expected_size=facts.size,
+            displayed_filename=file,
+        )
+    with partial.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != announced:
+        partial.unlink()
+        raise _differs(wanted, file, announced, found, "the download was removed; fetch it again")
+    partial.replace(target)
+
+
+def _lock(stream: BinaryIO, partial: Path) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ModelError(
+            f"Another process is downloading {partial}; wait for it, then run the command again"
+        ) from error
+
+
+def _complete(wanted: HubFiles) -> Path:
+    """Download the small files, and let the hub's client place all of them."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(wanted.hub_id, allow_patterns=list(wanted.patterns), etag_timeout=HUB_TIMEOUT))
+
+
+def _report(folder: Path, file: str, announced: str | None, known: PublishedFile | None) -> FetchedFile:
+    path = folder / file
+    found, expected = file_digest(path), known.sha256 if known else announced
+    if expected and found != expected:
+        raise ModelError(
+            f"{path} has sha256 {found}, expected {expected}; it is damaged or another file: delete it (and the file "
+            "it links to), then fetch the model again"
+        )
+    checked = "published" if known else "hub" if announced else "nothing"
+    return FetchedFile(file=file, bytes=path.stat().st_size, sha256=found, checked=checked)
+
+
+def _matches(file: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+
+
+def _differs(wanted: HubFiles, file: str, expected: str, found: str, outcome: str) -> ModelError:
+    return ModelError(
+        f"{file} of the hub's '{wanted.hub_id}' has sha256 {found}, expected {expected}; {outcome}. A model of another "
+        "source is given as a folder, or by its own hub id"
+    )
+
+
+def _unreachable(wanted: HubFiles, reason: str) -> ModelError:
+    return ModelError(
+        f"The model '{wanted.hub_id}' is not on this machine and could not be fetched from the hub ({reason}); run "
+        "'xd3d models fetch' where there is a network, or give a folder in diffusers' layout (extract.model=DIR), "
+        "downloaded elsewhere and copied here"
+    )
