@@ -69,6 +69,8 @@ def fetch_model(name: str, *, unet: bool = False, offline: bool = False) -> tupl
     Raises:
         ModelError: the name is neither; the hub is offline, does not answer or lacks the model; or a digest differs.
     """
+    if name in PACKAGED_NAMES:
+        return PACKAGED / name, []
     if not is_hub_name(name, unet=unet):
         known = [*HUB_NAMES, *UNET_NAMES]
         raise ModelError(

@@ -73,6 +73,7 @@ def fetch(
         revision, offered = _offered(wanted)
         for file, announced in offered.items():
             _check_offer(wanted, file, announced, published.get(file))
+        for file, announced in offered.items():
             if announced:
                 _download_weights(wanted, revision, file, announced)
         folder = _complete(wanted)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from xd3d.errors import ModelError
 from xd3d.stages.extract.backbone import DiffusionBackbone, resolve_dtype
-from xd3d.stages.extract.models import resolve_model
+from xd3d.stages.extract.models import resolve_model, settings_model
+from xd3d.stages.extract.noise import add_noise
 from xd3d.stages.extract.taps import find_taps, tap_addresses
 
 CPU = torch.device("cpu")
@@ -14,7 +15,7 @@ EVERY_TAP = ("mid", "mid.0", "up0", "up0.0:residual", "up1.0", "up1", "up1:resid
 
 def load(settings, **changes):
     chosen = settings(**changes)
-    model = resolve_model(chosen.model, weights=chosen.weights, seed=chosen.weights_seed)
+    model = settings_model(chosen)
     return DiffusionBackbone(model=model, settings=chosen, device=CPU)
 
 
@@ -50,8 +51,9 @@ def stock_features(folder, images, noise=None):
     timestep = 0
     if noise is not None:
         timestep, values = noise
-        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-        latents = scheduler.add_noise(latents, values, torch.tensor([timestep] * len(latents)))
+        if values is not None:
+            scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+            latents = scheduler.add_noise(latents, values, torch.tensor([timestep] * len(latents)))
     unet(latents, timestep, text.expand(len(latents), -1, -1))
     return found
 
@@ -142,12 +144,48 @@ def test_noise_follows_the_scheduler_and_the_key_only(settings, tiny_model):
     assert not torch.allclose(both, backbone(images, ["a", "c"])["up2"])
     other = load(settings, taps=("up2",), timestep=200, noise_seed=4)
     assert not torch.allclose(both, other(images, ["a", "b"])["up2"])
-    from xd3d.stages.extract.noise import add_noise
-
     drawn = add_noise(torch.zeros(2, 4, 13, 23), ["a", "b"], (0.0, 1.0), 3)
     assert abs(float(drawn.std()) - 1) < 0.05
     stock = stock_features(tiny_model, images, noise=(200, drawn))["up2.1"]
     torch.testing.assert_close(both, stock[..., : both.shape[2], : both.shape[3]], rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_averaged_over_draws_of_the_noise_and_the_image_is_encoded_once(settings, monkeypatch):
+    from xd3d.stages.extract import backbone as module
+
+    images, taps = pictures(2, (100, 180)), ("up1", "up2", "rgb")
+    single = []
+    for draw in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "add_noise", lambda *args, draw=draw: add_noise(*args[:4], draw))
+            single.append(load(settings, taps=taps, timestep=200)(images, ["a", "b"]))
+    averaged = load(settings, taps=taps, timestep=200, draws=3)
+    encode, calls = averaged.encode, []
+    averaged.encode = lambda values: (calls.append(1), encode(values))[1]
+    found = averaged(images, ["a", "b"])
+    assert calls == [1]
+    for name in ("up1", "up2"):
+        torch.testing.assert_close(found[name], sum(draw[name] for draw in single) / 3, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(single[0][name], single[1][name])
+    assert torch.equal(found["rgb"], single[0]["rgb"])
+
+
+def test_each_draw_has_noise_of_its_own_and_the_first_is_that_of_a_single_draw():
+    zeros = torch.zeros(1, 4, 8, 8)
+    draws = [add_noise(zeros, ["a"], (0.0, 1.0), 3, draw) for draw in range(3)]
+    assert torch.equal(draws[0], add_noise(zeros, ["a"], (0.0, 1.0), 3))
+    assert len({values.numpy().tobytes() for values in draws}) == 3
+    # the generator's seed and numpy's promise of stable streams: caches made anywhere and any time agree
+    np.testing.assert_allclose(draws[0][0, 0, 0, :3], [-0.24619406, -0.31579378, -0.08700863], rtol=1e-6)
+
+
+def test_weights_trained_for_clean_images_get_them_at_the_step_they_know(settings, tiny_model):
+    unet = str(tiny_model / "unet")
+    clean = load(settings, taps=("up2",), timestep=261, noise=False, unet=unet)
+    images = pictures(1, (100, 180))
+    maps = clean(images, ["a"])["up2"]
+    stock = stock_features(tiny_model, images, noise=(261, None))["up2.1"]
+    assert torch.equal(maps, stock[..., : maps.shape[2], : maps.shape[3]])
 
 
 def test_a_timestep_beyond_the_scheduler_is_refused(settings):

@@ -6,9 +6,13 @@ import socket
 import time
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 from xd3d.errors import ModelError
-from xd3d.stages.extract import models
-from xd3d.stages.extract.models import fetch_model, resolve_model
+from xd3d.stages.extract import hub
+from xd3d.stages.extract.catalogue import fetch_model
+from xd3d.stages.extract.models import resolve_model
+from xd3d.stages.extract.weights import load_unet
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_a_hub_that_refuses_gives_a_reason_and_a_way_out(monkeypatch):
 
 @pytest.mark.usefixtures("empty_hub_cache")
 def test_a_hub_that_never_answers_is_given_up(monkeypatch):
-    monkeypatch.setattr(models, "HUB_TIMEOUT", 0.5)
+    monkeypatch.setattr(hub, "HUB_TIMEOUT", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -105,7 +109,7 @@ def test_offline_mode_never_reaches_for_the_network(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("went to the network"))
-    with pytest.raises(ModelError, match=r"CompVis/stable-diffusion-v1-4.*OfflineModeIsEnabled"):
+    with pytest.raises(ModelError, match=r"CompVis/stable-diffusion-v1-4.*HF_HUB_OFFLINE is set"):
         resolve_model("sd14")
 
 
@@ -138,3 +142,47 @@ def test_digests_of_large_files_are_remembered_until_the_file_changes(tmp_path, 
     assert digests.file_digest(file) != first
     (tmp_path / "home/xd3d/digests.json").write_text("{broken")
     assert digests.file_digest(file) != first
+
+
+@pytest.fixture
+def other_unet(tiny_model, tmp_path):
+    """A UNet folder of the same shape as the tiny model's, every weight negated."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_model / "unet", tmp_path / "other/unet")
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    save_file({name: -values for name, values in load_file(weights).items()}, weights)
+    return folder
+
+
+def first_weights(model):
+    unet = load_unet(model, torch.float32)
+    assert isinstance(unet, UNet2DConditionModel)
+    return unet.state_dict()["conv_in.weight"]
+
+
+@pytest.mark.parametrize("form", ["", "..", "diffusion_pytorch_model.safetensors"])
+def test_a_folder_or_a_file_replaces_the_unet(tiny_model, other_unet, form):
+    own = resolve_model(str(tiny_model))
+    replaced = resolve_model(str(tiny_model), unet=str(other_unet / form))
+    assert torch.equal(first_weights(replaced), -first_weights(own))
+    assert (replaced.digest, own.unet_digest) == (own.digest, None)
+    digest = replaced.unet_digest
+    weights = other_unet / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x07")
+    assert resolve_model(str(tiny_model), unet=str(other_unet / form)).unet_digest != digest
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tokenizer", "holds no UNet"),
+        ("unet/config.json", "no .safetensors file"),
+        ("nowhere", "no UNet weights 'nowhere'.*cleandift-sd15, cleandift-sd21"),
+        ("text_encoder/model.safetensors", "lack .* tensors that its config asks for"),
+    ],
+)
+def test_unet_weights_that_are_none_are_named(tiny_model, name, reason):
+    path = tiny_model / name
+    with pytest.raises(ModelError, match=reason):
+        first_weights(resolve_model(str(tiny_model), unet=str(path) if path.exists() else name))

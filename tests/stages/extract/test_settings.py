@@ -29,6 +29,11 @@ def test_the_defaults_are_those_of_the_method():
         ({"agents": {"tap_weights": {"up1": 2.0}, "assign": "rgb"}}, "no effect when assign is 'rgb'"),
         ({"agents": {"tap_weights": {"up1": -1.0}}}, "not negative"),
         ({"agents": {"temperature": 0}}, "greater than 0"),
+        ({"draws": 4}, "draws is 4, but there is no noise"),
+        ({"noise": False}, "noise is false.*stock weights"),
+        ({"noise": False, "timestep": 261}, "noise is false.*stock weights"),
+        ({"noise": False, "timestep": 261, "unet": "cleandift-sd21", "draws": 2}, "no noise to draw"),
+        ({"unet": "cleandift-sd21", "weights": "random"}, "leave one of them out"),
         ({"batch": 3}, "batch"),
     ],
 )
