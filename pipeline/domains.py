@@ -14,6 +14,7 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
+    from ..stages.extract.settings import ExtractSettings
     from ..stages.train.domain import Domain
     from ..stages.train.source import FeatureSource
 
@@ -95,16 +96,34 @@ class DomainOpener:
         )
 
     def _make_fingerprint(self, dataset: str) -> Mapping[str, object]:
-        """Fingerprint that the features of ``dataset`` must have."""
-        from ..stages.extract.fingerprint import feature_fingerprint
+        """Fingerprint that the features of ``dataset`` must have.
 
-        return feature_fingerprint(self.config.extract, self.index(dataset))
+        Where the precision is left open, a cache that is there decides: one from a GPU serves on any machine.
+        """
+        from ..cache.metadata import MANIFEST
+        from ..cache.stores import open_store
+        from ..stages.extract.fingerprint import feature_fingerprints
+
+        allowed = feature_fingerprints(self.config.extract, self.index(dataset))
+        if not self._cached:
+            return allowed[0]
+        there = [found for found in allowed if open_store(self._cache_of(dataset, found)).exists(MANIFEST)]
+        if there and there[0] != allowed[0]:
+            log.info("The cache of %s is in %s, and is used as it is", dataset, there[0]["dtype"])
+        return (there or allowed)[0]
+
+    def extract_settings(self, dataset: str) -> "ExtractSettings":
+        """The settings of stage one for ``dataset``, their precision fixed."""
+        return self.config.extract.model_copy(update={"dtype": self.fingerprint(dataset)["dtype"]})
 
     def cache_path(self, dataset: str) -> Path:
         """Where the cache of ``dataset`` is, or will be."""
+        return self._cache_of(dataset, self.fingerprint(dataset))
+
+    def _cache_of(self, dataset: str, fingerprint: Mapping[str, object]) -> Path:
         from ..cache.fingerprint import fingerprint_digest
 
-        return self._workspace.cache(dataset, fingerprint_digest(self.fingerprint(dataset)))
+        return self._workspace.cache(dataset, fingerprint_digest(fingerprint))
 
     def _open_features(self, dataset: str) -> "FeatureSource | None":
         if not self.config.fusion.image:
@@ -112,7 +131,7 @@ class DomainOpener:
         if not self._cached:
             from ..stages.extract.online import OnlineExtractor
 
-            return OnlineExtractor(index=self.index(dataset), settings=self.config.extract)
+            return OnlineExtractor(index=self.index(dataset), settings=self.extract_settings(dataset))
         from ..cache.reader import FeatureReader
 
         path = self.cache_path(dataset)

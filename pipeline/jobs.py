@@ -56,7 +56,7 @@ def forecast_extraction(
     from ..stages.extract.forecast import forecast
 
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
-    expected = forecast(opener.index(dataset), opener.config.extract, opener.cache_path(dataset))
+    expected = forecast(opener.index(dataset), opener.extract_settings(dataset), opener.cache_path(dataset))
     hours = expected.seconds / 3600
     free = "" if expected.free_bytes is None else f" ({expected.free_bytes / 1e9:.1f} GB are free)"
     advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_HOME to a larger disk."
@@ -77,7 +77,7 @@ def extract(
 
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
     path = opener.cache_path(dataset)
-    done = extract_features(opener.index(dataset), opener.config.extract, path, retry_failed=retry_failed)
+    done = extract_features(opener.index(dataset), opener.extract_settings(dataset), path, retry_failed=retry_failed)
     advice = f"\n{done.failed} images failed; --retry-failed tries them again" if done.failed else ""
     return Outcome(
         result={

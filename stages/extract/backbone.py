@@ -4,7 +4,6 @@ Nothing of the model's shape is assumed: widths, strides, the latent's scale and
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,15 +13,15 @@ from ...errors import ModelError
 from .images import pad_to_multiple, shrink_to_stride
 from .models import ModelFolder
 from .noise import add_noise, scheduler_noise
+from .precision import resolve_dtype, warn_if_slow
 from .settings import RGB, ExtractSettings
 from .specs import tap_specs, vae_factor
 from .taps import find_taps, run_to_taps
 from .weights import load_text_encoder, load_tokenizer, load_unet, load_vae_encoder
 
-__all__ = ["PROMPT", "DiffusionBackbone", "resolve_dtype"]
+__all__ = ["PROMPT", "DiffusionBackbone"]
 
 PROMPT = ""
-WIDE_UNET = 512  #: channels of the widest block from which a UNet counts as full-size
 
 
 class DiffusionBackbone:
@@ -38,7 +37,9 @@ class DiffusionBackbone:
     def __init__(self, *, model: ModelFolder, settings: ExtractSettings, device: torch.device) -> None:
         self.settings = settings
         self.device = device
-        self.dtype = getattr(torch, resolve_dtype(settings, model))
+        name = resolve_dtype(settings, model)
+        warn_if_slow(name, device)
+        self.dtype = getattr(torch, name)
         self.prediction_type = str(model.config("scheduler").get("prediction_type") or "epsilon")
         _check_unet(model)
         self._noise = scheduler_noise(model, settings.timestep) if settings.noise else None
@@ -94,14 +95,6 @@ class DiffusionBackbone:
     def _run_unet(self, latents: Tensor) -> None:
         timestep = torch.tensor(self.settings.timestep, device=self.device)
         self.unet(latents, timestep, encoder_hidden_states=self._text.expand(len(latents), -1, -1))
-
-
-def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:
-    """Name the dtype the model runs in. "auto" looks at the model only, so that a cache is the same on any machine."""
-    if settings.dtype != "auto":
-        return settings.dtype
-    widths: Any = model.config("unet").get("block_out_channels", [0])
-    return "bfloat16" if max(widths) >= WIDE_UNET else "float32"
 
 
 def _check_unet(model: ModelFolder) -> None:

@@ -19,6 +19,7 @@ from .backbone import DiffusionBackbone
 from .clock import StageClock
 from .images import load_image
 from .models import settings_model
+from .precision import choose_device
 from .settings import RGB, ExtractSettings
 
 __all__ = ["FeatureExtractor", "PictureSource"]
@@ -120,7 +121,7 @@ class PictureSource:
 
 
 def _device(settings: ExtractSettings) -> torch.device:
-    available = torch.cuda.is_available()
-    if settings.device == "cuda" and not available:
+    device = choose_device(settings)
+    if settings.device == "cuda" and device.type != "cuda":
         raise BackendError("extract.device is cuda, but torch finds no CUDA device here; set it to auto or cpu")
-    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
+    return device

@@ -1,23 +1,34 @@
 """The fingerprint of features: everything that changes the bytes stage one stores, and nothing else.
 
-Batch size, device and shard size are left out: they change results by rounding at most.
+Batch size, device and shard size are left out: they change results by rounding at most. The precision is in it; where
+it is left to the machine, more than one fingerprint will do.
 """
 
 from typing import Any
 
 from ..datasets.index import FrameIndex
-from .backbone import PROMPT, resolve_dtype
+from .backbone import PROMPT
 from .images import IMAGE_METHOD
 from .models import settings_model
+from .precision import precisions
 from .settings import ExtractSettings
 
-__all__ = ["FEATURE_FORMAT", "feature_fingerprint"]
+__all__ = ["FEATURE_FORMAT", "feature_fingerprint", "feature_fingerprints"]
 
 FEATURE_FORMAT = 1  #: raised whenever the same settings would give other features
 
 
 def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[str, Any]:
-    """Return the facts that the features of ``index`` under ``settings`` depend on, as plain JSON values.
+    """Return the facts that the features of ``index`` depend on when this machine computes them, as JSON values.
+
+    Raises:
+        ModelError: the model cannot be found or is incomplete.
+    """
+    return feature_fingerprints(settings, index)[0]
+
+
+def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[dict[str, Any]]:
+    """Return the fingerprint of ``index`` in every precision that ``settings`` allow, that of this machine first.
 
     Raises:
         ModelError: the model cannot be found or is incomplete.
@@ -33,7 +44,7 @@ def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[st
         "prompt": PROMPT,
         "image_size": list(settings.image_size),
         "image_method": IMAGE_METHOD,
-        "dtype": resolve_dtype(settings, model),
+        "dtype": "",
         "agents": settings.agents.model_dump(mode="json"),
         "views": ["identity"],
         "index": index.digest,
@@ -45,4 +56,4 @@ def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[st
         fields["draws"] = settings.draws
     if not settings.noise:
         fields["noise"] = False
-    return fields
+    return [{**fields, "dtype": dtype} for dtype in precisions(settings, model)]

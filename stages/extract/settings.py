@@ -86,7 +86,8 @@ class ExtractSettings(Settings):
     image_size: tuple[int, int] = Field(default=(225, 400), description="Height and width the model sees, in pixels.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Arithmetic of the model; auto: bfloat16 for a full-size UNet, float32 for a small one, anywhere.",
+        description="Arithmetic of the model; auto: bfloat16 for a full-size UNet where the device has units for it,"
+        " else float32, and a cache that is there already in the other one is taken as it is.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model runs.")
     batch_size: int | None = Field(

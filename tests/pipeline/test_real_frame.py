@@ -51,7 +51,7 @@ def test_the_whole_chain_overfits_one_real_frame(xd3d, real_nuscenes):
 def test_a_full_size_unet_extracts_the_real_image(xd3d, real_nuscenes, real_sd_configs):
     last_json(xd3d("prepare", "--root", str(real_nuscenes), "--json"))
     model = ("--set", f"extract.model={Path(real_sd_configs) / 'sd21-base'}", "--set", "extract.weights=random")
-    facts = last_json(xd3d("extract-features", *model, "--set", "extract.dtype=bfloat16", "--json"))
+    facts = last_json(xd3d("extract-features", *model, "--json"))
     assert (facts["done"], facts["failed"]) == (1, 0)
     info = last_json(xd3d("cache", "info", facts["cache"], "--json"))
     assert info["arrays"]["features/up1"]["shape"][1] == 1280

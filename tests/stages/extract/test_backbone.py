@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ModelError
-from xd3d.stages.extract.backbone import DiffusionBackbone, resolve_dtype
-from xd3d.stages.extract.models import resolve_model, settings_model
+from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.noise import add_noise
 from xd3d.stages.extract.taps import find_taps, tap_addresses
 
@@ -197,14 +197,6 @@ def test_nothing_but_the_encoder_half_of_the_autoencoder_is_kept(settings):
     backbone = load(settings)
     assert not hasattr(backbone.vae, "decoder")
     assert not any(values.requires_grad for values in backbone(pictures(1, (100, 180)), ["a"]).values())
-
-
-def test_auto_dtype_depends_on_the_model_and_not_on_the_machine(settings, tiny_model, real_sd_configs):
-    small = resolve_model(str(tiny_model))
-    large = resolve_model(str(real_sd_configs / "sd21-base"), weights="random")
-    assert resolve_dtype(settings(dtype="auto"), small) == "float32"
-    assert resolve_dtype(settings(dtype="auto"), large) == "bfloat16"
-    assert resolve_dtype(settings(dtype="float16"), large) == "float16"
 
 
 def test_bfloat16_features_lie_close_to_float32(settings):
