@@ -6,7 +6,7 @@ the same files from it.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -16,11 +16,12 @@ import numpy as np
 from ..errors import CacheError, nearest
 from .schema import TapSpec
 
-__all__ = ["CACHE_FORMAT", "DONE", "GEOMETRY", "PROFILES", "STAGING", "ArrayLayout", "CacheLayout", "Shard"]
+__all__ = ["CACHE_FORMAT", "DONE", "GEOMETRY", "PROFILES", "SCALES", "STAGING", "ArrayLayout", "CacheLayout", "Shard"]
 
 CACHE_FORMAT = 1
-PROFILES = ("exact",)
+PROFILES = ("exact", "compact")
 GEOMETRY = "agents/geometry"
+SCALES = "scales/"  #: prefix of the arrays that decode the codes of the profile ``compact``
 DONE = "done"  #: folder of the commit records
 STAGING = "staging"  #: folder of shard files that are not whole yet
 
@@ -54,7 +55,7 @@ class ArrayLayout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row, as it is stored in the profile ``exact``."""
+        """Bytes of one row, as it is stored without a compressor."""
         return prod(self.row_shape) * self.dtype.itemsize
 
     def shard_file(self, index: int) -> str:
@@ -107,8 +108,11 @@ class CacheLayout:
         return -(-self.images // self.images_per_shard)
 
     @cached_property
-    def arrays(self) -> dict[str, ArrayLayout]:
-        """Every array by name: ``features/<tap>``, ``agents/<tap>`` (not for uint8 taps) and ``agents/geometry``."""
+    def computed(self) -> dict[str, ArrayLayout]:
+        """Every array that stage one gives: ``features/<tap>``, ``agents/<tap>`` (not for uint8 taps), geometry.
+
+        The profile ``exact`` stores just these.
+        """
         arrays: list[ArrayLayout] = []
         for tap in self.taps:
             shape = (tap.channels, tap.height, tap.width)
@@ -119,6 +123,30 @@ class CacheLayout:
                 arrays.append(_array(f"agents/{tap.name}", sizes, "float16", ("image", "agent", "channel")))
         arrays.append(_array(GEOMETRY, (self.agents, 5), "float32", ("image", "agent", "measure")))
         return {array.name: array for array in arrays}
+
+    @cached_property
+    def arrays(self) -> dict[str, ArrayLayout]:
+        """Every stored array by name; in the profile ``compact`` float16 becomes codes with an array of scales."""
+        if self.profile == "exact":
+            return self.computed
+        arrays: list[ArrayLayout] = []
+        for array in self.computed.values():
+            if array.dtype == np.float16:
+                channels = array.row_shape[array.dimensions.index("channel") - 1]
+                arrays.append(replace(array, dtype=np.dtype(np.uint8)))
+                arrays.append(_array(SCALES + array.name, (2, channels), "float16", ("image", "scale", "channel")))
+            else:
+                arrays.append(array)
+        return {array.name: array for array in arrays}
+
+    def is_coded(self, name: str) -> bool:
+        """Whether the array ``name`` holds codes, which those in ``SCALES + name`` decode."""
+        return SCALES + name in self.arrays
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What two caches must share to be the same: the fingerprint, and the profile, which changes what is read."""
+        return {"profile": self.profile, **self.fingerprint}
 
     @property
     def bytes_per_image(self) -> int:
@@ -138,7 +166,9 @@ class CacheLayout:
     def shard_images(taps: Sequence[TapSpec], agents: int, images: int, images_per_frame: int, shard_bytes: int) -> int:
         """Images in a shard of about ``shard_bytes`` over all arrays together: whole frames, at least one.
 
-        All arrays together, because that is what a task holds in memory and what a crash can cost.
+        All arrays together, because that is what a task holds in memory and what a crash can cost. The bytes are those
+        of the profile ``exact``, whatever is stored: shards, and with them the batches of stage one, are then the same
+        in every profile.
         """
         one = CacheLayout(
             taps=tuple(taps), agents=agents, image_keys=("",), images_per_frame=1, images_per_shard=1, fingerprint={}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import CacheError
 from .fingerprint import canonical_json, fingerprint_digest
-from .layout import CACHE_FORMAT, ArrayLayout, CacheLayout
+from .layout import CACHE_FORMAT, SCALES, ArrayLayout, CacheLayout
 from .schema import TapSpec
 from .stores.base import Store
 
@@ -25,7 +25,8 @@ _ATTRIBUTE = "xd3d_cache"
 def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
     """Every JSON file of an empty cache by its path inside it; the manifest comes last, for it publishes the rest."""
     arrays = {name: _array_metadata(array, layout) for name, array in layout.arrays.items()}
-    folders = {folder: _group({}) for folder in ("features", "agents")}
+    nested = {folder for name in arrays for folder in _folders(name)}
+    folders = {folder: _group({}) for folder in ("features", "agents", *sorted(nested - {"features", "agents"}))}
     manifest = _group({_ATTRIBUTE: _manifest(layout)})
     manifest["consolidated_metadata"] = {
         "kind": "inline",
@@ -70,7 +71,7 @@ def load_layout(store: Store) -> CacheLayout:
 
 
 def array_is_plain(store: Store, array: ArrayLayout, layout: CacheLayout) -> bool:
-    """Whether an array is stored just as the profile ``exact`` stores it, so that its shards can be read directly.
+    """Whether an array is stored just as the writer stores it, so that its shards can be read directly.
 
     Raises:
         CacheError: the array's ``zarr.json`` is missing or damaged, or describes another array.
@@ -149,6 +150,12 @@ def _integer(value: Any) -> int:
     return value
 
 
+def _folders(name: str) -> list[str]:
+    """The groups above an array, outermost first."""
+    parts = name.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
 def _group(attributes: dict[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
@@ -171,10 +178,18 @@ def _array_metadata(array: ArrayLayout, layout: CacheLayout) -> dict[str, Any]:
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0 if array.dtype.kind == "u" else 0.0,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {},
+        "attributes": _encoding(array, layout),
         "dimension_names": list(array.dimensions),
         "storage_transformers": [],
     }
+
+
+def _encoding(array: ArrayLayout, layout: CacheLayout) -> dict[str, str]:
+    """How any reader turns codes into values, said in the array itself."""
+    if not layout.is_coded(array.name):
+        return {}
+    value = "float8_e4m3fn(code) * scales[image, 0, channel] + scales[image, 1, channel]"
+    return {"value": value, "scales": SCALES + array.name}
 
 
 def _checksum(facts: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
 from .fingerprint import differences
 from .layout import DONE, GEOMETRY
 from .metadata import load_layout
-from .rows import features_of
+from .rows import features_of, named_arrays
 from .schema import ImageFeatures, TapSpec
 from .stores import open_store
 
@@ -42,7 +42,7 @@ class FeatureReader:
         self._store = open_store(path)
         self.path = self._store.location
         self.layout = load_layout(self._store)
-        if expected is not None and (lines := differences(expected, self.layout.fingerprint)):
+        if expected is not None and (lines := differences({"profile": "exact", **expected}, self.layout.identity)):
             raise CacheMismatchError(
                 f"The cache in {self.path} was made with other settings:\n  " + "\n  ".join(lines) + "\n"
                 "Change the settings back, or extract again with: xd3d extract-features"
@@ -100,15 +100,16 @@ class FeatureReader:
             {
                 name: empty((count, *array.row_shape), array.dtype)
                 for name, array in self.layout.arrays.items()
-                if taps is None or name == GEOMETRY or name.partition("/")[2] in taps
+                if taps is None or name == GEOMETRY or name.rpartition("/")[2] in taps
             }
         )
 
     def read(self, rows: Sequence[int] | Int[np.ndarray, "images"], out: ImageFeatures | None = None) -> ImageFeatures:
         """Return the features of ``rows``, in the order asked for; a row may occur more than once.
 
-        float16 maps and agents, uint8 ``rgb``, float32 geometry, as stored (not normalised). ``out``, from
-        ``allocate(len(rows))``, is filled and returned instead of new arrays; arrays it does not hold are not read.
+        float16 maps and agents (of the profile ``compact`` uint8 codes and their scales), uint8 ``rgb``, float32
+        geometry, as stored (not normalised). ``out``, from ``allocate(len(rows))``, is filled and returned instead of
+        new arrays; arrays it does not hold are not read.
 
         Raises:
             CacheError: a row is out of range, not committed, failed or damaged; the message names image, array, file
@@ -131,13 +132,12 @@ class FeatureReader:
 
     def _buffers(self, features: ImageFeatures, count: int) -> dict[str, np.ndarray]:
         named = {}
+        found = named_arrays(features)
         for name, array in self.layout.arrays.items():
-            kind, _, tap = name.partition("/")
-            group = features.maps if kind == "features" else features.agents
-            values = features.geometry if name == GEOMETRY else group.get(tap)
-            shape = (count, *array.row_shape)
+            values = found.get(name)
             if values is None:
                 continue
+            shape = (count, *array.row_shape)
             if values.shape != shape or values.dtype != array.dtype or not values.flags.c_contiguous:
                 raise CacheError(
                     f"The buffer for {name} is no contiguous {array.dtype.name} {shape}; take it from allocate({count})"

@@ -1,32 +1,42 @@
 """From features in memory to rows on disk: shapes checked, values clamped to float16, NaN and infinity refused."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from ..errors import CacheError
-from .layout import GEOMETRY, ArrayLayout, CacheLayout, Shard
-from .schema import ImageFeatures
+from .codec import encode
+from .layout import GEOMETRY, SCALES, ArrayLayout, CacheLayout, Shard
+from .schema import CHANNEL_AXES, ImageFeatures
 
-__all__ = ["arrays_of", "as_stored", "features_of", "stored_rows", "unfit_rows"]
+__all__ = [
+    "arrays_of",
+    "as_stored",
+    "coded",
+    "features_of",
+    "named_arrays",
+    "stored_arrays",
+    "stored_rows",
+    "unfit_rows",
+]
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 def arrays_of(features: ImageFeatures, layout: CacheLayout, count: int) -> dict[str, np.ndarray]:
-    """Name the arrays of ``features`` as the cache does.
+    """Name the arrays of ``features``, as stage one computed them, as the cache does.
 
     Raises:
         CacheError: an array is missing or not expected, or its shape or kind of type is not that of the layout.
     """
-    found = {f"features/{tap}": values for tap, values in features.maps.items()}
-    found |= {f"agents/{tap}": values for tap, values in features.agents.items()}
-    found[GEOMETRY] = features.geometry
-    if found.keys() != layout.arrays.keys():
-        missing, extra = sorted(layout.arrays.keys() - found.keys()), sorted(found.keys() - layout.arrays.keys())
+    found = named_arrays(features)
+    if found.keys() != layout.computed.keys():
+        missing, extra = sorted(layout.computed.keys() - found.keys()), sorted(found.keys() - layout.computed.keys())
         raise CacheError(f"The features do not fit the cache: missing {missing}, not expected {extra}")
-    for name, array in layout.arrays.items():
+    for name, array in layout.computed.items():
         values, expected = found[name], (count, *array.row_shape)
         kind = values.dtype == np.uint8 if array.dtype == np.uint8 else np.issubdtype(values.dtype, np.floating)
         if values.shape != expected or not kind:
@@ -36,15 +46,22 @@ def arrays_of(features: ImageFeatures, layout: CacheLayout, count: int) -> dict[
     return found
 
 
+def named_arrays(features: ImageFeatures) -> dict[str, np.ndarray]:
+    """The arrays of ``features`` under their names in the cache."""
+    found = {f"features/{tap}": values for tap, values in features.maps.items()}
+    found |= {f"agents/{tap}": values for tap, values in features.agents.items()}
+    found |= {f"{SCALES}{name}": values for name, values in features.scales.items()}
+    return {**found, GEOMETRY: features.geometry}
+
+
 def features_of(arrays: Mapping[str, np.ndarray]) -> ImageFeatures:
-    """The inverse of ``arrays_of``: ``features/<tap>``, ``agents/<tap>`` and ``agents/geometry`` as one batch."""
-    maps = {name.removeprefix("features/"): values for name, values in arrays.items() if name.startswith("features/")}
-    agents = {
-        name.removeprefix("agents/"): values
-        for name, values in arrays.items()
-        if name.startswith("agents/") and name != GEOMETRY
-    }
-    return ImageFeatures(maps=maps, agents=agents, geometry=arrays[GEOMETRY])
+    """The inverse of ``named_arrays``: one batch."""
+    parts: dict[str, dict[str, np.ndarray]] = {"features": {}, "agents": {}, "scales": {}}
+    for name, values in arrays.items():
+        folder, _, rest = name.partition("/")
+        parts[folder][rest] = values
+    geometry = parts["agents"].pop("geometry")
+    return ImageFeatures(maps=parts["features"], agents=parts["agents"], geometry=geometry, scales=parts["scales"])
 
 
 def unfit_rows(arrays: Mapping[str, np.ndarray], shard: Shard) -> dict[int, str]:
@@ -59,6 +76,30 @@ def unfit_rows(arrays: Mapping[str, np.ndarray], shard: Shard) -> dict[int, str]
                 place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
                 unfit[row] = f"{name} is not finite: {int(wrong.sum())} values, the first at {list(place)}"
     return unfit
+
+
+def stored_arrays(
+    arrays: Mapping[str, np.ndarray],
+    layout: CacheLayout,
+    shard: Shard,
+    failed: Mapping[int, str],
+    clamped: dict[str, dict[int, int]],
+) -> Iterator[tuple[ArrayLayout, Iterable[np.ndarray]]]:
+    """Yield each stored array with its rows; failed rows as zeros. Take the rows of one before asking for the next.
+
+    Counts of values that float16 cannot hold, and that were clamped, go into ``clamped`` by array and row.
+    """
+    for name, array in layout.computed.items():
+        counts: dict[int, int] = {}
+        rows = stored_rows(arrays[name], array, shard, failed, counts)
+        if layout.is_coded(name):
+            scales: list[np.ndarray] = []
+            yield layout.arrays[name], _coded_rows(rows, array, scales)
+            yield layout.arrays[SCALES + name], scales
+        else:
+            yield array, rows
+        if counts:
+            clamped[name] = counts
 
 
 def stored_rows(
@@ -76,8 +117,29 @@ def stored_rows(
         yield as_stored(image, array.dtype)
 
 
+def _coded_rows(
+    rows: Iterable[np.ndarray], array: ArrayLayout, scales: list[np.ndarray]
+) -> Iterator[UInt8[np.ndarray, "*row"]]:
+    """The codes of float16 ``rows``, one by one; what decodes them is appended to ``scales``."""
+    for row in rows:
+        codes, scale = encode(row[None], CHANNEL_AXES[array.name.partition("/")[0]])
+        scales.append(scale[0])
+        yield codes[0]
+
+
 def as_stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
     """Finite ``values`` as an array of ``dtype`` keeps them: rounded, and clamped to what float16 can hold."""
     if dtype == np.float16 and values.dtype != np.float16:
         values = np.clip(values, -_FLOAT16_MAX, _FLOAT16_MAX)
     return np.ascontiguousarray(values, dtype=dtype)
+
+
+def coded(features: ImageFeatures) -> ImageFeatures:
+    """Turn features as a cache of the profile ``exact`` gives them into what one of the profile ``compact`` gives."""
+    scales = {}
+    groups = {"features": dict(features.maps), "agents": dict(features.agents)}
+    for folder, group in groups.items():
+        for tap, values in group.items():
+            if values.dtype == np.float16:
+                group[tap], scales[f"{folder}/{tap}"] = encode(values, CHANNEL_AXES[folder])
+    return replace(features, maps=groups["features"], agents=groups["agents"], scales=scales)

@@ -1,13 +1,15 @@
 """What a feature cache holds: the taps, the shape and place of each map, and one batch of features in memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Float16, Num
 
-__all__ = ["ImageFeatures", "TapSpec"]
+__all__ = ["CHANNEL_AXES", "ImageFeatures", "TapSpec"]
+
+CHANNEL_AXES = {"features": 1, "agents": 2}  #: where the channels of maps and of agents lie, images being axis 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,15 @@ class ImageFeatures:
     ``maps``: tap -> [V, C, h, w]; ``agents``: tap -> [V, N, C]; ``geometry``: [V, N, 5] = mass, centre (u, v) and
     extent (su, sv) in image fractions. A feature source gives maps and agents as float16, the model itself as float32;
     geometry is float32; the ``rgb`` map is uint8 and has no agents.
+
+    A source of the profile ``compact`` gives maps and agents as uint8 codes; ``scales`` has what decodes them
+    (``codec.decode``) under the name of each such array, ``features/<tap>`` or ``agents/<tap>``.
     """
 
     maps: Mapping[str, Num[np.ndarray, "images _channels _height _width"]]
-    agents: Mapping[str, Float[np.ndarray, "images agents _channels"]]
+    agents: Mapping[str, Num[np.ndarray, "images agents _channels"]]
     geometry: Float[np.ndarray, "images agents 5"]
+    scales: Mapping[str, Float16[np.ndarray, "images 2 _channels"]] = field(default_factory=dict)
 
     def first(self, images: int) -> "ImageFeatures":
         """The first ``images`` of them, in the same memory."""
@@ -46,4 +52,5 @@ class ImageFeatures:
             maps={tap: values[:images] for tap, values in self.maps.items()},
             agents={tap: values[:images] for tap, values in self.agents.items()},
             geometry=self.geometry[:images],
+            scales={name: values[:images] for name, values in self.scales.items()},
         )

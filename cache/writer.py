@@ -16,7 +16,7 @@ from .fingerprint import canonical_json, differences
 from .layout import DONE, STAGING, CacheLayout, Shard
 from .lock import LOCKS
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files
-from .rows import arrays_of, stored_rows, unfit_rows
+from .rows import arrays_of, stored_arrays, unfit_rows
 from .schema import ImageFeatures, TapSpec
 from .shards import write_rows
 from .stores import Store, open_store
@@ -25,7 +25,7 @@ from .stores.local import LOCK
 
 __all__ = ["CacheWriter"]
 
-_OWN_NAMES = {"features", "agents", DONE, STAGING, KEYS, LOCKS, LOCK}
+_OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, KEYS, LOCKS, LOCK}
 
 
 class CacheWriter:
@@ -55,8 +55,9 @@ class CacheWriter:
 
         A ``shared`` writer lets other shared ones in, and must ``claim`` each shard before it writes it.
 
-        ``shard_bytes`` counts all arrays of a shard together and holds for a new cache only; a resumed cache keeps its
-        shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of them a frame.
+        ``shard_bytes`` counts all arrays of a shard together, as the profile ``exact`` stores them, and holds for a new
+        cache only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of
+        them a frame.
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
@@ -179,19 +180,15 @@ class CacheWriter:
         sizes: dict[str, int] = {}
         checksums: dict[str, Sequence[int]] = {}
         clamped: dict[str, dict[int, int]] = {}
-        for name, array in self.layout.arrays.items():
-            counts: dict[int, int] = {}
-            rows = stored_rows(arrays[name], array, shard, failed, counts)
+        for array, rows in stored_arrays(arrays, self.layout, shard, failed, clamped):
             written: list[int] = []
-            sizes[name] = stage.write(
+            sizes[array.name] = stage.write(
                 array.shard_file(shard.index),
                 lambda file, rows=rows, written=written: written.extend(  # type: ignore[misc]
                     write_rows(file, rows, self.layout.images_per_shard)
                 ),
             )
-            checksums[name] = written
-            if counts:
-                clamped[name] = counts
+            checksums[array.name] = written
         return Commit(
             shard=shard.index,
             first=shard.first,
@@ -249,8 +246,8 @@ def _create(store: Store, layout: CacheLayout, owner: str) -> None:
 
 def _resumed(store: Store, wanted: CacheLayout) -> CacheLayout:
     found = load_layout(store)
-    lines = differences(wanted.fingerprint, found.fingerprint)
-    for name in ("taps", "agents", "images_per_frame", "profile", "images"):
+    lines = differences(wanted.identity, found.identity)
+    for name in ("taps", "agents", "images_per_frame", "images"):
         expected, stored = getattr(wanted, name), getattr(found, name)
         if expected != stored:
             lines.append(f"{name}: expected {expected}, found {stored}")

@@ -56,4 +56,6 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
         fields["draws"] = settings.draws
     if not settings.noise:
         fields["noise"] = False
+    if settings.profile != "exact":
+        fields["profile"] = settings.profile
     return [{**fields, "dtype": dtype} for dtype in precisions(settings, model)]

@@ -90,6 +90,7 @@ def extract_features(
         image_keys=[str(key) for key in index.images.key],
         images_per_frame=images_per_frame(index),
         fingerprint=fingerprint,
+        profile=settings.profile,
         shard_bytes=shard_bytes(settings),
     ) as writer:
         pending = writer.pending_shards(retry_failed)
@@ -150,7 +151,7 @@ class _ShardRows:
         self._filled, self._rows = 0, rows
         self._arrays = {
             name: np.empty((rows, *array.row_shape), np.uint8 if array.dtype == np.uint8 else np.float32)
-            for name, array in layout.arrays.items()
+            for name, array in layout.computed.items()
         }
 
     @property

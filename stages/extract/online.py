@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...cache.rows import as_stored
+from ...cache.rows import as_stored, coded
 from ...cache.schema import ImageFeatures, TapSpec
 from ...errors import DataError, ModelError
 from ..datasets.index import FrameIndex
@@ -30,9 +30,10 @@ class OnlineExtractor:
         self._one_at_a_time = threading.Lock()  # the taps hook into the one model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
         self.agents = settings.agents.count
+        self._profile = settings.profile
 
     def read(self, rows: Sequence[int]) -> ImageFeatures:
-        """Compute the features of the images in ``rows``, in that order, rounded as a cache would store them.
+        """Compute the features of the images in ``rows``, in that order, as a cache would give them out.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -44,6 +45,7 @@ class OnlineExtractor:
             maps={name: np.concatenate([part.maps[name] for part in parts]) for name in self.taps},
             agents={name: np.concatenate([part.agents[name] for part in parts]) for name in parts[0].agents},
             geometry=np.concatenate([part.geometry for part in parts]),
+            scales={name: np.concatenate([part.scales[name] for part in parts]) for name in parts[0].scales},
         )
 
     def _batch(self, rows: Sequence[int]) -> ImageFeatures:
@@ -60,8 +62,9 @@ class OnlineExtractor:
                     f"The model gave NaN or infinity in {name} for image {keys[int(np.argmin(finite))]}; "
                     "try extract.dtype float32"
                 )
-        return ImageFeatures(
+        exact = ImageFeatures(
             maps={name: as_stored(values, np.dtype(self.taps[name].dtype)) for name, values in features.maps.items()},
             agents={name: as_stored(values, np.dtype(np.float16)) for name, values in features.agents.items()},
             geometry=features.geometry,
         )
+        return coded(exact) if self._profile == "compact" else exact

@@ -36,6 +36,7 @@ def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[
         images_per_frame=together,
         images_per_shard=CacheLayout.shard_images(taps, agents, len(keys), together, shard_bytes(settings)),
         fingerprint={},
+        profile=settings.profile,
     )
 
 

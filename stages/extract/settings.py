@@ -97,7 +97,10 @@ class ExtractSettings(Settings):
         description="Images that pass the model together; null: 8 on a GPU, and 1 on the CPU, where an image then has"
         " the same bits whichever images come before it.",
     )
-    shard_mb: int = Field(default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes.")
+    shard_mb: int = Field(default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes of float16.")
+    profile: Literal["exact", "compact"] = Field(
+        default="exact", description="How the cache keeps values: 'exact' float16, 'compact' 8 bits (half the bytes)."
+    )
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
 
     @property

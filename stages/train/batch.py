@@ -157,6 +157,7 @@ def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]
         maps={tap: _tensor(features.maps[tap]) for tap in taps},
         agents={tap: _tensor(features.agents[tap]) for tap in taps if tap in features.agents},
         geometry=_tensor(features.geometry),
+        scales={name: _tensor(values) for name, values in features.scales.items() if name.partition("/")[2] in taps},
         sample=torch.cat([torch.full((len(each.frame.image_rows),), place) for place, each in enumerate(placed)]),
         camera=_tensor(np.concatenate([each.cameras for each in placed])),
         projection_point=_tensor(_joined([each.frame.projection_point for each in placed], first_point)),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,7 +60,8 @@ def test_a_constant_channel_becomes_zero_and_never_nan():
 def test_without_normalisation_colours_become_0_to_1_and_nothing_else_changes():
     values = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
     agents = torch.randn(2, 6, 3).half()
-    done = image_batch(values, agents).prepared(normalise=False)
+    colours = replace(image_batch(values, agents), specs={"up1": replace(SPEC, dtype="uint8")})
+    done = colours.prepared(normalise=False)
     assert done.maps["up1"].dtype == torch.float32
     torch.testing.assert_close(done.maps["up1"], values.float() / 255)
     assert torch.equal(done.agents["up1"], agents.float())
