@@ -71,7 +71,8 @@ def _encode_image(
     scales[1] = np.where(np.square(mean) > FAR_MEAN**2 * power, mean, 0)
     values -= scales[1, :, None]
     largest = np.abs(values).max(axis=1)
-    exponent = np.maximum(np.frexp(largest / E4M3_MAX)[1], SMALLEST_EXPONENT)
+    fraction, exponent = np.frexp(largest / E4M3_MAX)
+    exponent = np.maximum(exponent - (fraction == 0.5), SMALLEST_EXPONENT)  # 0.5 * 2 ** e is 2 ** (e - 1)
     scales[0] = np.where(largest > 0, np.ldexp(1.0, exponent), 0)
     values *= np.ldexp(np.float32(1), -exponent)[:, None]
     return _nearest_codes(values)

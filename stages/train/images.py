@@ -74,11 +74,11 @@ class ImageBatch:
         return replace(self, maps=maps, agents=agents, geometry=self.geometry.float(), scales={})
 
     def _decoded(self, folder: str, tap: str, raw: Num[Tensor, "views *row"]) -> Float32[Tensor, "views *row"]:
+        if raw.dtype != torch.uint8:
+            return raw.float()
         if self.specs[tap].dtype == "uint8":
             return raw.float() / 255
-        if raw.dtype == torch.uint8:
-            return decode(raw, self.scales[f"{folder}/{tap}"], CHANNEL_AXES[folder])
-        return raw.float()
+        return decode(raw, self.scales[f"{folder}/{tap}"], CHANNEL_AXES[folder])
 
 
 def decode(

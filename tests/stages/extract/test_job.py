@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from PIL import Image
+from xd3d.cache.layout import PROFILES
 from xd3d.cache.maintenance import cache_info, verify_cache
 from xd3d.cache.reader import FeatureReader
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError, MissingDataError
@@ -38,6 +39,7 @@ def everything(path, rows=None):
     features = reader.read(range(len(reader.image_keys)) if rows is None else rows)
     return {
         "geometry": features.geometry,
+        **{f"scales {k}": v for k, v in features.scales.items()},
         **{f"map {k}": v for k, v in features.maps.items()},
         **{f"agents {k}": v for k, v in features.agents.items()},
     }
@@ -60,10 +62,11 @@ def test_the_cache_holds_every_image_and_zarr_reads_it(settings, make_index, tmp
     assert np.array_equal(group["agents/geometry"][:], everything(path)["geometry"])
 
 
-def test_cached_features_equal_online_ones_bit_for_bit(settings, make_index, tmp_path):
+@pytest.mark.parametrize("profile", PROFILES)
+def test_cached_features_equal_online_ones_bit_for_bit(settings, make_index, tmp_path, profile):
     index, path = make_index(5), tmp_path / "cache"
-    extract_features(index, settings(batch_size=1), path)
-    online = OnlineExtractor(index=index, settings=settings(batch_size=1))
+    extract_features(index, settings(batch_size=1, profile=profile), path)
+    online = OnlineExtractor(index=index, settings=settings(batch_size=1, profile=profile))
     rows = [4, 0, 3]
     fresh, stored = online.read(rows), FeatureReader(path).read(rows)
     assert dict(online.taps) == dict(FeatureReader(path).taps)
@@ -72,6 +75,10 @@ def test_cached_features_equal_online_ones_bit_for_bit(settings, make_index, tmp
     for name, values in fresh.agents.items():
         np.testing.assert_array_equal(stored.agents[name], values)
     np.testing.assert_array_equal(stored.geometry, fresh.geometry)
+    assert list(stored.scales) == list(fresh.scales)
+    assert bool(fresh.scales) == (profile == "compact")
+    for name, values in fresh.scales.items():
+        np.testing.assert_array_equal(stored.scales[name], values)
 
 
 def test_stored_features_are_those_of_the_model_within_float16(settings, make_index, tmp_path):
@@ -223,6 +230,8 @@ def test_other_settings_are_refused_by_name(settings, make_index, tmp_path):
     extract_features(index, settings(), tmp_path / "cache")
     with pytest.raises(CacheMismatchError, match="timestep: expected 50, found 0"):
         extract_features(index, settings(timestep=50), tmp_path / "cache")
+    with pytest.raises(CacheMismatchError, match=r'settings:\n  profile: expected "compact", found "exact"\n'):
+        extract_features(index, settings(profile="compact"), tmp_path / "cache")
 
 
 def test_a_full_disk_is_noticed_before_work_begins(settings, make_index, tmp_path, monkeypatch):
@@ -239,15 +248,16 @@ def test_a_missing_root_is_said_before_the_model_is_loaded(settings, make_index,
         extract_features(index, settings(model="no-such-model"), tmp_path / "cache")
 
 
-def test_the_forecast_states_the_bytes_that_are_then_written(settings, make_index, tmp_path):
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_forecast_states_the_bytes_that_are_then_written(settings, make_index, tmp_path, profile):
     index, path = make_index(8), tmp_path / "caches" / "one"
-    foretold = forecast(index, settings(), path)
+    foretold = forecast(index, settings(profile=profile), path)
     assert not path.parent.exists()
     assert (foretold.images, foretold.left, foretold.fits) == (8, 8, True)
     assert foretold.seconds == pytest.approx(8 * foretold.seconds_per_image)
-    extract_features(index, settings(), path)
+    extract_features(index, settings(profile=profile), path)
     assert foretold.bytes == cache_info(path)["bytes"]
-    again = forecast(index, settings(), path)
+    again = forecast(index, settings(profile=profile), path)
     assert (again.left, again.bytes_left, again.seconds) == (0, 0, 0)
 
 
@@ -262,6 +272,7 @@ def test_the_fingerprint_changes_with_what_changes_bytes_and_with_nothing_else(s
         {"weights": "random"},
         {"agents": {"count": 13, "rounds": 3}},
         {"agents": {"count": 12, "rounds": 3, "assign": "rgb"}},
+        {"profile": "compact"},
     ):
         assert feature_fingerprint(settings(**change), index) != base, change
     assert feature_fingerprint(settings(noise_seed=5), index) == base

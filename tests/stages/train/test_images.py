@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from xd3d.cache import codec
 from xd3d.cache.schema import TapSpec
-from xd3d.stages.train.images import ImageBatch, coverage
+from xd3d.stages.train.images import ImageBatch, coverage, decode
 
 SPEC = TapSpec(name="up1", channels=3, height=4, width=5, extent=(3.0, 4.5))
 
@@ -78,3 +79,33 @@ def test_normalised_features_do_not_depend_on_scale_and_offset(scale):
     other = image_batch(values * scale + scale, agents * scale + scale).prepared(normalise=True)
     torch.testing.assert_close(done.maps["up1"], other.maps["up1"], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(done.agents["up1"], other.agents["up1"], rtol=1e-3, atol=1e-3)
+
+
+def test_every_code_is_decoded_bit_for_bit_as_the_cache_does():
+    codes = np.delete(np.arange(256, dtype=np.uint8), [127, 255])
+    scales = np.float16(2.0) ** np.arange(-24, 10)
+    offsets = np.float16([0, -0.0, 7.001, -65504, 2**-24, 1e-3])
+    pairs = np.array([[(scale, offset) for scale in scales for offset in offsets]]).astype(np.float16).swapaxes(1, 2)
+    maps = np.tile(codes.reshape(1, 1, 2, 127), (1, pairs.shape[2], 1, 1))
+    agents = np.ascontiguousarray(maps.reshape(1, -1, 254).swapaxes(1, 2))
+    for values, axis in ((maps, 1), (agents, 2)):
+        ours = decode(torch.from_numpy(values), torch.from_numpy(pairs), axis).numpy()
+        assert ours.dtype == np.float32
+        assert ours.tobytes() == codec.decode(values, pairs, axis).tobytes()
+
+
+def test_codes_are_decoded_where_they_are_normalised():
+    torch.manual_seed(0)
+    values, agents = ((1000 + 20 * torch.randn(shape)).half().numpy() for shape in ((2, 3, 4, 5), (2, 6, 3)))
+    coded = {"features/up1": codec.encode(values, 1), "agents/up1": codec.encode(agents, 2)}
+    (maps, _), (queries, _) = coded.values()
+    batch = replace(
+        image_batch(torch.from_numpy(maps), torch.from_numpy(queries)),
+        scales={name: torch.from_numpy(scales) for name, (_, scales) in coded.items()},
+    ).to(torch.device("cpu"))
+    decoded = [codec.decode(*coded[name], axis) for name, axis in (("features/up1", 1), ("agents/up1", 2))]
+    for normalise in (False, True):
+        done = batch.prepared(normalise=normalise)
+        expected = image_batch(*map(torch.from_numpy, decoded)).prepared(normalise=normalise)
+        assert torch.equal(done.maps["up1"], expected.maps["up1"])
+        assert torch.equal(done.agents["up1"], expected.agents["up1"])
