@@ -4,7 +4,9 @@ Either way a row counts only when its values match the crc32c of the commit reco
 this process reads it.
 """
 
+import resource
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +22,7 @@ from .stores.base import Store
 
 __all__ = ["DamagedRowError", "Run", "StoredArray", "runs_of"]
 
-_OPEN_FILES = 256  #: shard files that the arrays of a reader together keep open
+_OPEN_FILES = 4096  #: shard files a reader keeps open; at most a quarter of the process's limit
 
 Run = tuple[int, int, int]  #: first place in the batch, first row of the cache, number of rows; all in one shard
 
@@ -54,11 +56,16 @@ class StoredArray:
         self.is_plain = array_is_plain(store, array, layout)
         self._store = store
         self._layout = layout
-        self._checked = np.zeros(layout.images, np.bool_)
+        self._size = array.row_bytes
+        self._checked = bytearray(layout.images)
         self._unchecked = True
         self._entries: dict[int, np.ndarray | None] = {}
-        self._open = lru_cache(maxsize=max(4, _OPEN_FILES // len(layout.arrays)))(self._open_shard)
+        self._open = lru_cache(maxsize=max(4, _open_files() // len(layout.arrays)))(self._open_shard)
         self._zarr: Any = None
+        if not self.is_plain:
+            # This starts the event loop of zarr; a fork while another thread starts it would leave its lock shut.
+            with suppress(Exception):  # what is wrong is said when a row is asked for
+                self._zarr = self._open_zarr()
 
     def file_of(self, row: int) -> str:
         """The file, relative to the cache, that a plain array keeps ``row`` in; of another array its folder."""
@@ -66,11 +73,21 @@ class StoredArray:
 
     def forget(self) -> None:
         """Drop open files and check every row anew: something was written again."""
-        self._checked[:] = False
+        self._checked = bytearray(self._layout.images)
         self._unchecked = True
         self._entries.clear()
         self._open.cache_clear()
         self._zarr = None
+
+    def begin(self, runs: Iterable[Run], out: np.ndarray, checksums: UInt32[np.ndarray, "images"]) -> list[Run]:
+        """Do as ``read`` for the rows that are in memory already, and ask the disk for the others, which it returns.
+
+        So the disk works at all rows of a batch at once.
+        """
+        if not self.is_plain:
+            return list(runs)
+        data = out.reshape(-1).view(np.uint8)
+        return [run for run in runs if not self._take(run, data, checksums, wait=False)]
 
     def read(self, runs: Iterable[Run], out: np.ndarray, checksums: UInt32[np.ndarray, "images"]) -> None:
         """Fill ``out`` [rows, ...] (contiguous) with the rows of ``runs``.
@@ -81,18 +98,26 @@ class StoredArray:
             DamagedRowError: a row cannot be read or does not match its checksum.
         """
         data = out.reshape(-1).view(np.uint8)
-        size = self.array.row_bytes
-        for place, row, count in runs:
-            target = data[place * size : (place + count) * size]
-            if self.is_plain:
-                self._read_shard(row, count, target)
-            else:
-                self._read_zarr(row, count, out[place : place + count])
-            if self._unchecked:
-                self._check(row, target, checksums)
+        for run in runs:
+            if not self.is_plain:
+                self._read_zarr(run, out)
+            self._take(run, data, checksums, wait=True)
+
+    def _take(
+        self, run: Run, data: UInt8[np.ndarray, "bytes"], checksums: UInt32[np.ndarray, "images"], *, wait: bool
+    ) -> bool:
+        """Read and check the rows of ``run``; whether they are there."""
+        place, row, count = run
+        size = self._size
+        target = data[place * size : (place + count) * size]
+        if self.is_plain and not self._read_shard(row, count, target, wait):
+            return False
+        if self._unchecked:
+            self._check(row, target, checksums)
+        return True
 
     def _check(self, first: int, data: UInt8[np.ndarray, "bytes"], checksums: UInt32[np.ndarray, "images"]) -> None:
-        size = self.array.row_bytes
+        size = self._size
         for i, row in enumerate(range(first, first + data.nbytes // size)):
             if self._checked[row]:
                 continue
@@ -101,11 +126,11 @@ class StoredArray:
                 raise DamagedRowError(
                     row, f"its values have crc32c {found:08x}, the commit record says {checksums[row]:08x}"
                 )
-            self._checked[row] = True
-        self._unchecked = not self._checked.all()
+            self._checked[row] = 1
+        self._unchecked = 0 in self._checked
 
     def _open_shard(self, index: int) -> ShardFile:
-        shard = ShardFile(file=self._store.open(self.array.shard_file(index)), row_bytes=self.array.row_bytes)
+        shard = ShardFile(file=self._store.open(self.array.shard_file(index)), row_bytes=self._size)
         if index in self._entries:
             shard.entries = self._entries[index]
         else:
@@ -113,28 +138,36 @@ class StoredArray:
             self._entries[index] = shard.load_index(slots, rows)
         return shard
 
-    def _read_shard(self, row: int, count: int, data: UInt8[np.ndarray, "bytes"]) -> None:
+    def _read_shard(self, row: int, count: int, data: UInt8[np.ndarray, "bytes"], wait: bool) -> bool:
         index, slot = divmod(row, self._layout.images_per_shard)
         try:
             shard = self._open(index)
             if count == 1 or shard.entries is None:
-                shard.read(slot, data)
-                return
-            size = self.array.row_bytes
-            for i in range(count):
-                shard.read(slot + i, data[i * size : (i + 1) * size])
+                return shard.read(slot, data, wait=wait)
+            size = self._size
+            parts = [data[i * size : (i + 1) * size] for i in range(count)]
+            return all([shard.read(slot + i, part, wait=wait) for i, part in enumerate(parts)])  # noqa: C419 - ask for all
         except CacheError as error:
             raise DamagedRowError(row, str(error)) from error
 
-    def _read_zarr(self, row: int, count: int, out: np.ndarray) -> None:
+    def _open_zarr(self) -> Any:
+        import zarr
+
+        return zarr.open_array(self._store.zarr(), path=self.array.name, mode="r")
+
+    def _read_zarr(self, run: Run, out: np.ndarray) -> None:
+        place, row, count = run
         try:
             if self._zarr is None:
-                import zarr
-
-                self._zarr = zarr.open_array(self._store.zarr(), path=self.array.name, mode="r")
-            out[:] = self._zarr[row : row + count]
+                self._zarr = self._open_zarr()
+            out[place : place + count] = self._zarr[row : row + count]
         except Exception as error:
             raise DamagedRowError(row, f"zarr cannot read it ({type(error).__name__}: {error})") from error
+
+
+def _open_files() -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _OPEN_FILES if allowed == resource.RLIM_INFINITY else min(_OPEN_FILES, allowed // 4)
 
 
 class DamagedRowError(CacheError):

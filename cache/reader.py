@@ -146,13 +146,15 @@ class FeatureReader:
         return named
 
     def _fill(self, rows: list[int], buffers: Mapping[str, np.ndarray]) -> None:
-        runs = runs_of(rows, self.layout.images_per_shard)
-        for name, buffer in buffers.items():
-            array = self._arrays[name]
-            try:
-                array.read(runs, buffer, self._log.crc32c[name])
-            except DamagedRowError as error:
-                raise self._damage(error, name, array.file_of(error.row)) from error
+        runs, checksums, later = runs_of(rows, self.layout.images_per_shard), self._log.crc32c, {}
+        name = ""
+        try:
+            for name, buffer in buffers.items():
+                later[name] = self._arrays[name].begin(runs, buffer, checksums[name])
+            for name, waiting in later.items():
+                self._arrays[name].read(waiting, buffers[name], checksums[name])
+        except DamagedRowError as error:
+            raise self._damage(error, name, self._arrays[name].file_of(error.row)) from error
 
     def _forget(self) -> None:
         for array in self._arrays.values():

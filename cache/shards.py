@@ -73,16 +73,20 @@ class ShardFile:
             self.entries = data[:-4].view("<u8").reshape(-1, 2)
         return self.entries
 
-    def read(self, slot: int, out: UInt8[np.ndarray, "bytes"]) -> None:
+    def read(self, slot: int, out: UInt8[np.ndarray, "bytes"], *, wait: bool = True) -> bool:
         """Fill ``out`` (contiguous) with the row in ``slot``; where ``entries`` is None also with the rows after it.
+
+        Without ``wait`` only where that is possible at once; the rest is asked for. Returns whether ``out`` is filled.
 
         Raises:
             CacheError: the file ends early, or the slot is empty.
         """
-        if self.entries is None:
-            self._file.read_into(out, slot * self.row_bytes)
-            return
-        offset, length = (int(value) for value in self.entries[slot])
-        if length != self.row_bytes or offset + length > self._file.size:
-            raise CacheError(f"slot {slot} of the shard holds no row of {self.row_bytes} bytes")
+        offset = slot * self.row_bytes
+        if self.entries is not None:
+            offset, length = (int(value) for value in self.entries[slot])
+            if length != self.row_bytes or offset + length > self._file.size:
+                raise CacheError(f"slot {slot} of the shard holds no row of {self.row_bytes} bytes")
+        if not wait:
+            return self._file.begin(out, offset)
         self._file.read_into(out, offset)
+        return True

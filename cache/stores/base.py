@@ -30,6 +30,12 @@ class StoredFile(Protocol):
             CacheError: the file ends early, or what it lies on failed.
         """
 
+    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> bool:
+        """Fill ``out`` at once if its bytes are in memory; else ask for them, so that ``read_into`` waits less.
+
+        Returns whether ``out`` is filled.
+        """
+
 
 @runtime_checkable
 class Stage(Protocol):

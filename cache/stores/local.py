@@ -21,6 +21,8 @@ __all__ = ["LOCK", "LocalFile", "LocalStore"]
 
 LOCK = "writer.lock"
 
+_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  #: Linux alone has it
+
 
 class LocalFile:
     """A file that is open; it needs no place in the folder any more. Reads carry their own offset, forks may share it.
@@ -48,6 +50,19 @@ class LocalFile:
             if count == 0:
                 raise CacheError(f"the file ends at byte {offset + done}, {out.nbytes - done} bytes early")
             done += count
+
+    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> bool:
+        """Fill ``out`` from the page cache, or let the disk begin to fetch its bytes."""
+        if _NOWAIT is None:
+            return False
+        try:
+            count = os.preadv(self._descriptor, (out.data,), offset, _NOWAIT)
+        except OSError:  # not in memory, or a file system without the flag; faults of the disk come again in read_into
+            count = 0
+        if count == out.nbytes:
+            return True
+        os.posix_fadvise(self._descriptor, offset, out.nbytes, os.POSIX_FADV_WILLNEED)
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

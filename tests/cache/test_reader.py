@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from xd3d.cache.metadata import manifest_checksum
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import arrays_of
 from xd3d.cache.schema import ImageFeatures, TapSpec
+from xd3d.cache.stores import local
 from xd3d.cache.stores.local import LocalStore
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError
@@ -265,7 +267,16 @@ def test_threads_share_a_reader_that_keeps_few_files_open(cache, features_of_row
         list(pool.map(work, range(8)))
 
 
-def test_reading_keeps_few_files_open(tmp_path, open_writer, features_of_rows):
+@pytest.fixture
+def few_files():
+    """A process that may have 400 files open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_reading_keeps_few_of_the_files_open_that_the_process_may(tmp_path, open_writer, features_of_rows, few_files):
     keys = [f"k{row}" for row in range(200)]
     with open_writer(tmp_path, image_keys=keys, shard_bytes=1) as writer:
         for shard in writer.pending_shards():
@@ -273,7 +284,23 @@ def test_reading_keeps_few_files_open(tmp_path, open_writer, features_of_rows):
     before = len(list(Path("/proc/self/fd").iterdir()))
     reader = FeatureReader(tmp_path)
     assert_equal(reader.read(range(200)), features_of_rows(range(200)))
-    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 256
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 100
+
+
+@pytest.mark.parametrize("flag", [os.RWF_NOWAIT, None, 1 << 20], ids=["Linux", "another system", "another file system"])
+def test_rows_that_are_not_in_memory_come_back_the_same(whole_cache, features_of_rows, monkeypatch, flag):
+    monkeypatch.setattr(local, "_NOWAIT", flag)
+    with tempfile.TemporaryDirectory() as folder:  # on a disk, where there is one
+        cache = Path(shutil.copytree(whole_cache, Path(folder) / "cache"))
+        os.sync()
+        for file in cache.rglob("c/**/0"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        rows = [3, 17, 4, 5, 6, 3]
+        reader = FeatureReader(cache)
+        for _ in range(2):
+            assert_equal(reader.read(rows), features_of_rows(rows))
 
 
 def test_checksums_are_those_of_the_values_in_c_order(cache):
