@@ -154,8 +154,9 @@ class CommitLog:
         self.sizes.pop(index, None)
         self.clamped.pop(index, None)
         self.damaged.pop(index, None)
-        for row in [row for row in list(self.failed) if row in shard.rows]:
-            self.failed.pop(row, None)
+        if self.failed:
+            for row in shard.rows:
+                self.failed.pop(row, None)
 
     def _take(self, shard: Shard) -> None:
         rows = slice(shard.first, shard.last)

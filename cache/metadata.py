@@ -15,10 +15,20 @@ from .layout import CACHE_FORMAT, SCALES, ArrayLayout, CacheLayout
 from .schema import TapSpec
 from .stores.base import Store
 
-__all__ = ["KEYS", "MANIFEST", "array_is_plain", "load_layout", "manifest_checksum", "metadata_files", "parse_json"]
+__all__ = [
+    "KEYS",
+    "MANIFEST",
+    "STORAGE",
+    "array_is_plain",
+    "load_layout",
+    "manifest_checksum",
+    "metadata_files",
+    "parse_json",
+]
 
 MANIFEST = "zarr.json"
 KEYS = "images.json"
+STORAGE = ("chunk_grid", "chunk_key_encoding", "codecs", "storage_transformers")  #: how an array's values are stored
 _ATTRIBUTE = "xd3d_cache"
 
 
@@ -84,8 +94,7 @@ def array_is_plain(store: Store, array: ArrayLayout, layout: CacheLayout) -> boo
         value = found.get(key) if isinstance(found, dict) else None
         if value != expected[key] or type(value) is not type(expected[key]):
             raise CacheError(f"{file} says {key} {str(value)[:80]!r}, the cache's manifest says {expected[key]!r}")
-    storage = ("chunk_grid", "chunk_key_encoding", "codecs", "storage_transformers")
-    return all(canonical_json(found.get(key, [])) == canonical_json(expected[key]) for key in storage)
+    return all(canonical_json(found.get(key, [])) == canonical_json(expected[key]) for key in STORAGE)
 
 
 def parse_json(data: bytes, file: str) -> Any:

@@ -16,6 +16,7 @@ from ..errors import CacheError, CacheMismatchError
 from .arrays import DamagedRowError, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
 from .fingerprint import differences
+from .intact import refuse_damaged_metadata
 from .layout import DONE, GEOMETRY
 from .metadata import load_layout
 from .rows import features_of, named_arrays
@@ -51,6 +52,7 @@ class FeatureReader:
             name: StoredArray(store=self._store, array=array, layout=self.layout)
             for name, array in self.layout.arrays.items()
         }
+        refuse_damaged_metadata(self._store, self.layout)
         self._log = CommitLog(store=self._store, layout=self.layout)
 
     def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Path | str]]:

@@ -81,7 +81,7 @@ def config_validate(
 @cache_app.command("info")
 def cache_info_command(path: CachePath, as_json: Json = False) -> None:
     """Say what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
-    from ..cache.maintenance import cache_info
+    from ..cache.info import cache_info
 
     info = cache_info(path)
     text = "\n".join(f"{key}: {value}" for key, value in info.items())
@@ -91,7 +91,7 @@ def cache_info_command(path: CachePath, as_json: Json = False) -> None:
 @cache_app.command("verify")
 def cache_verify_command(path: CachePath, as_json: Json = False) -> None:
     """Read everything in a cache and compare checksums. Example: `xd3d cache verify xd3d-work/cache/NAME`."""
-    from ..cache.maintenance import verify_cache
+    from ..cache.verify import verify_cache
 
     result = verify_cache(path)
     lines = [f"{fault['image']}: {fault['array']} in {fault['file']}: {fault['reason']}" for fault in result["damaged"]]

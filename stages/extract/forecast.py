@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...cache.maintenance import cache_info
+from ...cache.info import cache_info
 from ...cache.metadata import MANIFEST
 from ...cache.stores import open_store
 from ...errors import DataError

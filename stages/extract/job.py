@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ...cache.fingerprint import fingerprint_digest
+from ...cache.info import cache_info
 from ...cache.layout import GEOMETRY, CacheLayout, Shard
-from ...cache.maintenance import cache_info
 from ...cache.schema import ImageFeatures
 from ...cache.stores import open_store
 from ...cache.writer import CacheWriter

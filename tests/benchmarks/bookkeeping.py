@@ -93,13 +93,13 @@ def _read(folder: Path, images: int) -> int:
 
 
 def _info(folder: Path, images: int) -> int:
-    from xd3d.cache.maintenance import cache_info
+    from xd3d.cache.info import cache_info
 
     return int(cache_info(folder)["done"])
 
 
 def _verify(folder: Path, images: int) -> int:
-    from xd3d.cache.maintenance import verify_cache
+    from xd3d.cache.verify import verify_cache
 
     return int(verify_cache(folder)["checked"])
 

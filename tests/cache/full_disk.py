@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from conftest import _features, _open
-from xd3d.cache.maintenance import cache_info, verify_cache
+from xd3d.cache.info import cache_info
+from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, DiskSpaceError
 
 KEYS = [f"image-{row}" for row in range(600)]

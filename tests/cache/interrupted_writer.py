@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from conftest import _features, _open
-from xd3d.cache.maintenance import verify_cache
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, DiskSpaceError, Xd3dError
 
 IMAGES = 6

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import zarr
 from xd3d.cache.codec import E4M3
+from xd3d.cache.info import cache_info
 from xd3d.cache.layout import CacheLayout
-from xd3d.cache.maintenance import cache_info, verify_cache
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import as_stored, coded, named_arrays
 from xd3d.cache.schema import TapSpec
+from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
 CODED = ["features/up1", "agents/up1"]

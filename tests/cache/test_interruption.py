@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from xd3d.cache.maintenance import verify_cache
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.verify import verify_cache
 
 HERE = Path(__file__).parent
 

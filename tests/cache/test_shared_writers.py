@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from xd3d.cache.maintenance import verify_cache
+from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
 HERE = Path(__file__).parent

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import zarr
 from xd3d.cache.commits import Commit
-from xd3d.cache.maintenance import verify_cache
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import ImageFeatures
+from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
 

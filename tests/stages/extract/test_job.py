@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import zarr
 from PIL import Image
+from xd3d.cache.info import cache_info
 from xd3d.cache.layout import PROFILES
-from xd3d.cache.maintenance import cache_info, verify_cache
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError, MissingDataError
 from xd3d.stages.extract.extractor import FeatureExtractor, PictureSource
 from xd3d.stages.extract.fingerprint import feature_fingerprint

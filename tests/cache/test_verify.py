@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import zarr
 from xd3d.cache.fingerprint import fingerprint_digest
-from xd3d.cache.maintenance import cache_info, verify_cache
+from xd3d.cache.info import cache_info
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import arrays_of
 from xd3d.cache.schema import ImageFeatures, TapSpec
+from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError
 
 ARRAYS = ["features/up1", "features/rgb", "agents/up1", "agents/geometry"]
@@ -117,7 +118,7 @@ def test_a_shard_of_another_length_concerns_each_of_its_images(cache, name, dama
     told = verify_cache(cache)["damaged"]
     assert [fault["image"] for fault in told] == [f"image-{row:04d}" for row in range(4, 8)]
     assert {(fault["array"], fault["file"]) for fault in told} == {(name, str(file.relative_to(cache)))}
-    assert all(("cannot be opened" if damage == "deleted" else "the commit record says") in f["reason"] for f in told)
+    assert all(("missing" if damage == "deleted" else "the commit record says") in f["reason"] for f in told)
 
 
 def test_swapped_shards_and_shards_of_another_run_are_found(cache, tmp_path, open_writer, features_of_rows):

@@ -1,0 +1,56 @@
+"""The recipe of a cache: how its features were asked for, so that damaged ones can be computed again.
+
+It stands beside the fingerprint and is no part of it: a cache without one reads the same. The file holds its one line
+twice, each with a checksum, so that damage to one of them loses nothing.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import google_crc32c
+
+from ..errors import CacheError
+from .fingerprint import canonical_json
+from .stores.base import Store
+
+__all__ = ["RECIPE", "encode_recipe", "load_recipe", "recipe_fault"]
+
+RECIPE = "recipe.jsonl"
+
+_HEAD = b'{"crc32c":"%08x","recipe":'
+_HEAD_LENGTH = len(_HEAD % 0)
+_TAIL = b"}\n"
+
+
+def encode_recipe(recipe: Mapping[str, Any]) -> bytes:
+    """The content of the file for ``recipe``, plain JSON values."""
+    data = canonical_json(dict(recipe)).encode()
+    return 2 * (_HEAD % google_crc32c.value(data) + data + _TAIL)
+
+
+def load_recipe(store: Store) -> dict[str, Any] | None:
+    """The recipe of the cache in ``store``; None where it has none, or none that is sound."""
+    return _parse(store.read(RECIPE)) if store.exists(RECIPE) else None
+
+
+def recipe_fault(store: Store) -> str | None:
+    """What is wrong with the file, if there is one."""
+    if not store.exists(RECIPE):
+        return None
+    try:
+        data = store.read(RECIPE)
+    except CacheError as error:
+        return str(error)
+    recipe = _parse(data)
+    return None if recipe is not None and encode_recipe(recipe) == data else "it does not match its checksums"
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    half = len(data) // 2
+    for line in (data[:half], data[half:], *data.splitlines(keepends=True)):
+        body = line[_HEAD_LENGTH : -len(_TAIL)]
+        if line == _HEAD % google_crc32c.value(body) + body + _TAIL:
+            recipe = json.loads(body)
+            return recipe if isinstance(recipe, dict) else None
+    return None
