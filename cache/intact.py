@@ -1,7 +1,5 @@
 """Whether the metadata files of a cache are what its writer made."""
 
-from typing import Any
-
 from ..errors import CacheError
 from .fingerprint import canonical_json
 from .layout import CacheLayout
@@ -50,14 +48,6 @@ def _mean_the_same(found: bytes, made: bytes, file: str) -> bool:
             canonical_json(theirs.get(key)) != canonical_json(ours[key]) for key in STORAGE
         ):
             return True
-        return canonical_json(_without_storage(theirs)) == canonical_json(_without_storage(ours))
+        return canonical_json(theirs) == canonical_json(ours)
     except (ValueError, RecursionError, AttributeError) as error:
         raise CacheError(f"it is no metadata of a cache ({error})") from error
-
-
-def _without_storage(value: Any) -> Any:
-    """JSON metadata but for how the values of arrays are stored."""
-    if not isinstance(value, dict):
-        return value
-    left_out = STORAGE if value.get("node_type") == "array" else ()
-    return {key: _without_storage(part) for key, part in value.items() if key not in left_out}

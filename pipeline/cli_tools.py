@@ -1,10 +1,10 @@
-"""The commands beside the main way: doctor, config, cache and models."""
+"""The commands beside the main way: doctor, config and models, and where those of the cache are."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import cli_cache
 from .cli_models import models_app
 from .console import Outcome, conclude
 from .options import Json, Overrides
@@ -12,17 +12,15 @@ from .options import Json, Overrides
 __all__ = ["register"]
 
 PresetName = Annotated[str, typer.Argument(help="A preset ('xd3d config list') or a YAML file.")]
-CachePath = Annotated[Path, typer.Argument(help="The cache's folder.")]
 
 config_app = typer.Typer(help="Presets and settings: list, show, validate.", no_args_is_help=True)
-cache_app = typer.Typer(help="The feature cache: info, verify.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the main one."""
     app.command()(doctor)
     app.add_typer(config_app, name="config")
-    app.add_typer(cache_app, name="cache")
+    app.add_typer(cli_cache.app, name="cache")
     app.add_typer(models_app, name="models")
 
 
@@ -76,24 +74,3 @@ def config_validate(
         load_config(name, overrides or [])
     text = "\n".join(f"{name}: valid" for name in checked)
     conclude(Outcome(result={"valid": checked}, text=text), as_json)
-
-
-@cache_app.command("info")
-def cache_info_command(path: CachePath, as_json: Json = False) -> None:
-    """Say what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
-    from ..cache.info import cache_info
-
-    info = cache_info(path)
-    text = "\n".join(f"{key}: {value}" for key, value in info.items())
-    conclude(Outcome(result=info, text=text), as_json)
-
-
-@cache_app.command("verify")
-def cache_verify_command(path: CachePath, as_json: Json = False) -> None:
-    """Read everything in a cache and compare checksums. Example: `xd3d cache verify xd3d-work/cache/NAME`."""
-    from ..cache.verify import verify_cache
-
-    result = verify_cache(path)
-    lines = [f"{fault['image']}: {fault['array']} in {fault['file']}: {fault['reason']}" for fault in result["damaged"]]
-    lines.append(f"{result['checked']} images checked, {len(result['damaged'])} damaged")
-    conclude(Outcome(result=result, text="\n".join(lines), exit_code=0 if result["ok"] else 1), as_json)

@@ -4,7 +4,7 @@ Keys are paths inside the cache, with ``/`` between their parts: ``done/3.json``
 written whole or not at all, and never changed: a new one may take its place.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
@@ -108,6 +108,13 @@ class Store(Protocol):
 
         Raises:
             CacheError: it cannot be listed.
+        """
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Key and bytes of everything that is kept, in no order; links are named and never followed.
+
+        Raises:
+            CacheError: a folder cannot be listed.
         """
 
     def read(self, key: str) -> bytes:

@@ -122,6 +122,24 @@ class LocalStore:
             raise CacheError(f"{self.root / folder} cannot be listed ({error.strerror})") from error
         return found
 
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Every file below the folder with its bytes; a link counts as a file."""
+        folders = [""]
+        while folders:
+            prefix = folders.pop()
+            try:
+                with os.scandir(f"{self.root}/{prefix}") as entries:
+                    for entry in entries:
+                        with suppress(FileNotFoundError):  # a writer may take it away just now
+                            if entry.is_dir(follow_symlinks=False):
+                                folders.append(f"{prefix}{entry.name}/")
+                            else:
+                                yield f"{prefix}{entry.name}", entry.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise CacheError(f"{self.root / prefix} cannot be listed ({error.strerror})") from error
+
     def read(self, key: str) -> bytes:
         """The whole content of a regular file."""
         return read_regular(self.root / key)
