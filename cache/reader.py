@@ -22,6 +22,7 @@ from .metadata import load_layout
 from .rows import features_of, named_arrays
 from .schema import ImageFeatures, TapSpec
 from .stores import open_store
+from .views import IDENTITY
 
 __all__ = ["Empty", "FeatureReader"]
 
@@ -67,6 +68,11 @@ class FeatureReader:
     def agents(self) -> int:
         """Agents an image."""
         return self.layout.agents
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views of each image, in the order of its rows (``cache.views``)."""
+        return tuple(self.layout.fingerprint.get("views", (IDENTITY,)))
 
     @property
     def image_keys(self) -> tuple[str, ...]:

@@ -112,10 +112,11 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
 def _seen(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "Frame") -> list[Picture]:
     """The image of the first view, two feature maps of it, and its agents."""
     from ...stages.extract.extractor import PictureSource
+    from ...stages.train.views import identity_views
 
     settings = run.config.extract
     row = int(frame.image_rows[0])
-    stored = features.read([row])
+    stored = features.read([row * len(features.views) + int(identity_views(frame, features)[0])])
     pictures, _ = PictureSource(index=domain.index, image_size=settings.image_size).read([row])
     shown: dict[str, np.ndarray] = {"image, as the model saw it": pictures[0].transpose(1, 2, 0)}
     for tap in [tap for tap in settings.diffusion_taps if tap in ("up1", "up2")] or list(settings.diffusion_taps)[:2]:

@@ -5,6 +5,7 @@ The job that fills the cache, the forecast and the online source all go through 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 
 from ...cache.schema import ImageFeatures, TapSpec
+from ...cache.views import IDENTITY, split_row, view_key
 from ...errors import BackendError, DataError, MissingDataError
 from ..datasets.index import FrameIndex
 from .agents import AgentMaker
@@ -21,6 +23,7 @@ from .images import load_image
 from .models import settings_model
 from .precision import choose_device
 from .settings import RGB, ExtractSettings
+from .views import apply_view
 
 __all__ = ["FeatureExtractor", "PictureSource"]
 
@@ -84,40 +87,59 @@ class FeatureExtractor:
 
 
 class PictureSource:
-    """The pictures of an index, decoded at the size the model sees. ``root`` overrides the index's own.
+    """The pictures of an index, decoded at the size the model sees; their rows are those of a source with ``views``.
+
+    ``root`` overrides the index's own.
 
     Raises:
         MissingDataError: the data root is not there.
     """
 
-    def __init__(self, *, index: FrameIndex, image_size: tuple[int, int], root: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        index: FrameIndex,
+        image_size: tuple[int, int],
+        views: Sequence[str] = (IDENTITY,),
+        root: Path | None = None,
+    ) -> None:
         self.index = index
         self.image_size = image_size
+        self.views = tuple(views)
         self.root = index.root if root is None else root
         if not self.root.is_dir():
             raise MissingDataError(
                 f"The data root {self.root} of the index is not there; mount it, or run 'xd3d prepare --root DIR' again"
             )
 
+    def __len__(self) -> int:
+        return len(self.index.images.key) * len(self.views)
+
     def keys(self, rows: Sequence[int]) -> list[str]:
-        """Keys of the images in ``rows``."""
-        return [str(self.index.images.key[row]) for row in rows]
+        """Keys of the views in ``rows``."""
+        places = [split_row(row, self.views) for row in rows]
+        return [view_key(str(self.index.images.key[image]), view) for image, view in places]
 
     def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "batch 3 height width"], dict[int, str]]:
-        """Decode the images in ``rows``; those that fail are black, and returned with the reason under their row."""
+        """Decode the views in ``rows``; those that fail are black, and returned with the reason under their row."""
         pictures = np.zeros((len(rows), 3, *self.image_size), np.uint8)
         failures: dict[int, str] = {}
+        decode = lru_cache(maxsize=1)(self._decode)  # the views of an image come one after the other
         for place, row in enumerate(rows):
-            width, height = self.index.images.size[row]
+            image, view = split_row(int(row), self.views)
             try:
-                pictures[place] = load_image(
-                    self.root / str(self.index.images.path[row]),
-                    image_size=self.image_size,
-                    stored_size=(int(width), int(height)),
-                )
+                pictures[place] = apply_view(decode(image), view, str(self.index.images.key[image]))
             except DataError as error:
                 failures[int(row)] = str(error)
         return pictures, failures
+
+    def _decode(self, image: int) -> UInt8[np.ndarray, "3 height width"]:
+        width, height = self.index.images.size[image]
+        return load_image(
+            self.root / str(self.index.images.path[image]),
+            image_size=self.image_size,
+            stored_size=(int(width), int(height)),
+        )
 
 
 def _device(settings: ExtractSettings) -> torch.device:

@@ -46,7 +46,7 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
         "image_method": IMAGE_METHOD,
         "dtype": "",
         "agents": settings.agents.model_dump(mode="json"),
-        "views": ["identity"],
+        "views": list(settings.views),
         "index": index.digest,
     }
     # Fields of later versions stand only where they matter, so that earlier caches keep their fingerprints.

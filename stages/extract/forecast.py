@@ -49,7 +49,7 @@ def forecast(
         MissingDataError: the data root is not there.
         DataError: no image of the index can be decoded.
     """
-    pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
+    pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
     extractor = FeatureExtractor(settings=settings)
     layout = planned_layout(index, settings, extractor.specs)
     total = stored_bytes(layout, layout.shards())
@@ -72,7 +72,7 @@ def forecast(
 def _probe(extractor: FeatureExtractor, pictures: PictureSource) -> float:
     """Seconds of the first image that decodes, the second time it is done: the first time libraries warm up."""
     reason = "it names no images"
-    for row in range(len(pictures.index.images.key)):
+    for row in range(len(pictures)):
         _, failures = pictures.read([row])
         if not failures:
             break

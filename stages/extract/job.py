@@ -21,6 +21,7 @@ from ...cache.info import cache_info
 from ...cache.layout import GEOMETRY, CacheLayout, Shard
 from ...cache.schema import ImageFeatures
 from ...cache.stores import open_store
+from ...cache.views import view_keys
 from ...cache.writer import CacheWriter
 from ...errors import DiskSpaceError
 from ...progress import progress
@@ -46,6 +47,7 @@ Batch = tuple[range, np.ndarray, dict[int, str]]  #: image rows, their pictures,
 class ExtractSummary:
     """What stands after a run: ``done`` images have features, ``failed`` a reason; ``seconds`` is this run's time.
 
+    Each view of an image counts as an image.
     ``images_per_second`` counts from the first image on, the loading of the model left out; ``shares`` says what part
     of that time the model and the agents took, and what part was spent waiting for decoding and for writing.
     """
@@ -80,15 +82,15 @@ def extract_features(
         DiskSpaceError: the disk is too small for what is left to do.
     """
     start = time.monotonic()
-    pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
+    pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
     fingerprint = feature_fingerprint(settings, index)
     extractor = FeatureExtractor(settings=settings)
     with CacheWriter.open(
         cache_path,
         taps=list(extractor.specs.values()),
         agents=settings.agents.count,
-        image_keys=[str(key) for key in index.images.key],
-        images_per_frame=images_per_frame(index),
+        image_keys=view_keys(map(str, index.images.key), settings.views),
+        images_per_frame=images_per_frame(index, settings),
         fingerprint=fingerprint,
         profile=settings.profile,
         shard_bytes=shard_bytes(settings),
@@ -110,7 +112,7 @@ def extract_features(
     return ExtractSummary(
         cache=cache_path,
         fingerprint=fingerprint_digest(fingerprint),
-        images=len(index.images.key),
+        images=len(pictures),
         done=int(info["done"]),
         failed=int(info["failed"]),
         seconds=time.monotonic() - start,

@@ -17,7 +17,7 @@ __all__ = ["OnlineExtractor"]
 
 
 class OnlineExtractor:
-    """A ``FeatureSource`` without a cache: ``taps``, ``agents`` (N) and ``read``. ``root`` overrides the index's own.
+    """A ``FeatureSource`` without a cache. ``root`` overrides the index's own.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
@@ -25,15 +25,16 @@ class OnlineExtractor:
     """
 
     def __init__(self, *, index: FrameIndex, settings: ExtractSettings, root: Path | None = None) -> None:
-        self._pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
+        self._pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
         self._extractor = FeatureExtractor(settings=settings)
         self._one_at_a_time = threading.Lock()  # the taps hook into the one model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
         self.agents = settings.agents.count
+        self.views = settings.views
         self._profile = settings.profile
 
     def read(self, rows: Sequence[int]) -> ImageFeatures:
-        """Compute the features of the images in ``rows``, in that order, as a cache would give them out.
+        """Compute the features of the views in ``rows``, in that order, as a cache would give them out.
 
         Raises:
             DataError: an image cannot be decoded.

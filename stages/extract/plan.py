@@ -6,6 +6,7 @@ import numpy as np
 
 from ...cache.layout import CacheLayout, Shard
 from ...cache.schema import TapSpec
+from ...cache.views import view_keys
 from ..datasets.index import FrameIndex
 from .settings import ExtractSettings
 
@@ -14,10 +15,10 @@ __all__ = ["images_per_frame", "planned_layout", "shard_bytes", "stored_bytes"]
 INDEX_ENTRY, INDEX_CHECKSUM = 16, 4  #: bytes of a Zarr shard index: one entry a slot, one checksum a file
 
 
-def images_per_frame(index: FrameIndex) -> int:
-    """Images that belong together in a shard: those of a frame; 1 where frames have different numbers of them."""
+def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
+    """Rows that belong together in a shard: the views of a frame's images, or of one where frames differ in number."""
     counts = np.unique(np.bincount(index.images.frame, minlength=len(index.frames.key)))
-    return int(counts[0]) if len(counts) == 1 and counts[0] > 0 else 1
+    return len(settings.views) * (int(counts[0]) if len(counts) == 1 and counts[0] > 0 else 1)
 
 
 def shard_bytes(settings: ExtractSettings) -> int:
@@ -27,8 +28,8 @@ def shard_bytes(settings: ExtractSettings) -> int:
 
 def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:
     """Return the layout a new cache of ``index`` will have, without writing anything."""
-    taps, agents, together = list(specs.values()), settings.agents.count, images_per_frame(index)
-    keys = tuple(str(key) for key in index.images.key)
+    taps, agents, together = list(specs.values()), settings.agents.count, images_per_frame(index, settings)
+    keys = tuple(view_keys(map(str, index.images.key), settings.views))
     return CacheLayout(
         taps=tuple(taps),
         agents=agents,

@@ -5,12 +5,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ...cache.views import HFLIP, IDENTITY
 from ...settings import Settings
 
 __all__ = ["RGB", "AgentSettings", "ExtractSettings"]
 
 RGB = "rgb"  #: the tap that is the image itself
 TAP_PATTERN = re.compile(r"rgb|(mid|up\d+)(\.\d+)?(:residual)?")
+VIEW_PATTERN = re.compile(rf"{IDENTITY}|{HFLIP}|jitter:(0|[1-9]\d{{0,5}})")
 
 
 class AgentSettings(Settings):
@@ -83,6 +85,10 @@ class ExtractSettings(Settings):
         description="Mix the noise of the step into the image; false only for weights trained without it (CleanDIFT:"
         " timestep 261).",
     )
+    views: tuple[str, ...] = Field(
+        default=("identity",),
+        description="What is kept of each image, training draws one: identity, hflip, jitter:K (K-th colour jitter).",
+    )
     image_size: tuple[int, int] = Field(default=(225, 400), description="Height and width the model sees, in pixels.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
@@ -110,7 +116,7 @@ class ExtractSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "ExtractSettings":
-        faults = [*self._tap_faults(), *self._noise_faults(), *self._agent_faults()]
+        faults = [*self._tap_faults(), *self._noise_faults(), *self._view_faults(), *self._agent_faults()]
         if not all(32 <= side <= 8192 for side in self.image_size):
             faults.append(f"image_size (height, width) must lie within 32..8192, found {list(self.image_size)}")
         if faults:
@@ -141,6 +147,18 @@ class ExtractSettings(Settings):
             )
         if self.unet and self.weights == "random":
             faults.append("unet names weights and weights is 'random'; leave one of them out")
+        return faults
+
+    def _view_faults(self) -> list[str]:
+        faults = [
+            f"'{view}' is no view; write identity, hflip or jitter:1"
+            for view in self.views
+            if not VIEW_PATTERN.fullmatch(view)
+        ]
+        if len(set(self.views)) < len(self.views):
+            faults.append(f"views names one more than once: {', '.join(self.views)}")
+        if IDENTITY not in self.views:
+            faults.append("views needs identity among them, which evaluation reads")
         return faults
 
     def _agent_faults(self) -> list[str]:

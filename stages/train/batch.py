@@ -40,12 +40,16 @@ class BatchPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedFrame:
-    """A frame whose points were moved: ``points`` [P, 3] are metres in the voxel cube, row by row ``frame.points``."""
+    """A frame whose points were moved: ``points`` [P, 3] are metres in the voxel cube, row by row ``frame.points``.
+
+    ``views`` numbers the view of each of its images, as the feature source holds them.
+    """
 
     key: str
     frame: Frame
     points: Float32[np.ndarray, "points 3"]
     cameras: Int64[np.ndarray, "views"]
+    views: Int64[np.ndarray, "views"]
 
     def inside(self, cube: float) -> "PlacedFrame":
         """Without the points that lie outside the cube, nor their labels and projections."""
@@ -147,8 +151,8 @@ def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]
     source = domain.features
     if source is None:
         raise DataError("The batch wants image features, but the domain has none; hand in a feature source")
-    rows = np.concatenate([each.frame.image_rows for each in placed])
-    features = source.read([int(row) for row in rows])
+    rows = [each.frame.image_rows * len(source.views) + each.views for each in placed]
+    features = source.read([int(row) for row in np.concatenate(rows)])
     first_point = _offsets([len(each.points) for each in placed])
     first_view = _offsets([len(each.frame.image_rows) for each in placed])
     specs: dict[str, TapSpec] = {tap: source.taps[tap] for tap in taps}

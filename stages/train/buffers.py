@@ -50,7 +50,7 @@ class _ReusedFeatures:
 
     def __init__(self, source: BufferedSource, buffer: ReusedBuffer) -> None:
         self._source, self._buffer = source, buffer
-        self.taps, self.agents = source.taps, source.agents
+        self.taps, self.agents, self.views = source.taps, source.agents, source.views
 
     def read(self, rows: Sequence[int]) -> ImageFeatures:
         return self._source.read(rows, self._buffer.first(len(rows)))

@@ -14,6 +14,7 @@ from .augment import augment_points, sample_generator
 from .batch import Batch, BatchPlan, PlacedFrame, collate
 from .domain import Domain
 from .settings import AugmentSettings
+from .views import draw_views, identity_views
 
 __all__ = ["epoch_order", "evaluation_batch", "step_positions", "training_batch"]
 
@@ -67,12 +68,15 @@ def training_batch(
     step: int,
     block: int | None = None,
 ) -> Batch:
-    """The augmented batch of ``step``; points that leave the voxel cube are dropped."""
+    """The augmented batch of ``step``, one view drawn for each image; points that leave the voxel cube are dropped."""
     placed = []
     for place, position in enumerate(step_positions(len(domain), batch_size, seed, step, block)):
-        frame = domain.load(position)
-        points = augment_points(frame.points, augment, plan.cube, sample_generator(seed, step, place))
-        moved = PlacedFrame(key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame))
+        rng, frame = sample_generator(seed, step, place), domain.load(position)
+        points = augment_points(frame.points, augment, plan.cube, rng)
+        frame, views = draw_views(frame, domain.features, rng)
+        moved = PlacedFrame(
+            key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame), views=views
+        )
         placed.append(moved.inside(plan.cube))
     return collate(placed, domain, plan)
 
@@ -87,5 +91,8 @@ def evaluation_batch(domain: Domain, plan: BatchPlan, position: int) -> Batch | 
         return None
     far_end = np.float32(plan.cube - plan.model.voxel_size / 2)
     points = np.minimum(frame.points - frame.points.min(0), far_end)
-    placed = PlacedFrame(key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame))
+    views = identity_views(frame, domain.features)
+    placed = PlacedFrame(
+        key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame), views=views
+    )
     return collate([placed], domain, plan)

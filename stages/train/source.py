@@ -10,7 +10,10 @@ __all__ = ["FeatureSource"]
 
 @runtime_checkable
 class FeatureSource(Protocol):
-    """Raw features of images, by row of the index's image table; safe to read from several threads."""
+    """Raw features of images; safe to read from several threads.
+
+    View ``v`` of the image in row ``i`` of the index's image table is row ``i * len(views) + v`` of the source.
+    """
 
     @property
     def taps(self) -> Mapping[str, TapSpec]:
@@ -20,8 +23,12 @@ class FeatureSource(Protocol):
     def agents(self) -> int:
         """Agents an image."""
 
+    @property
+    def views(self) -> Sequence[str]:
+        """The views of each image (``cache.views``)."""
+
     def read(self, rows: Sequence[int]) -> ImageFeatures:
-        """Features of the images in ``rows`` of the image table, in that order.
+        """Features in ``rows`` of the source, in that order.
 
         Raises:
             CacheError: a row has no features: never zeros in their place.

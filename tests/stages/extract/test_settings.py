@@ -34,6 +34,10 @@ def test_the_defaults_are_those_of_the_method():
         ({"noise": False, "timestep": 261}, "noise is false.*stock weights"),
         ({"noise": False, "timestep": 261, "unet": "cleandift-sd21", "draws": 2}, "no noise to draw"),
         ({"unet": "cleandift-sd21", "weights": "random"}, "leave one of them out"),
+        ({"views": ("identity", "vflip")}, "'vflip' is no view; write identity, hflip or jitter:1"),
+        ({"views": ("identity", "jitter:01")}, "'jitter:01' is no view"),
+        ({"views": ("identity", "hflip", "hflip")}, "views names one more than once"),
+        ({"views": ("hflip",)}, "views needs identity"),
         ({"batch": 3}, "batch"),
     ],
 )

@@ -16,7 +16,8 @@ PLAN = BatchPlan(model=ModelSettings(), taps=("up1", "up2", "rgb"))
 def placed(domain, position, shift=0.0):
     frame = domain.load(position)
     points = frame.points - frame.points.min(0) + np.float32(shift)
-    return PlacedFrame(key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame))
+    views = np.zeros(len(frame.image_rows), np.int64)
+    return PlacedFrame(key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame), views=views)
 
 
 def test_samples_follow_each_other_with_their_views_and_projections(make_domain):

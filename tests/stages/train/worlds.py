@@ -24,6 +24,7 @@ class FakeFeatures:
 
     taps = SPECS
     agents = AGENTS
+    views = ("identity",)
 
     def read(self, rows):
         drawn = [self._image(int(row)) for row in rows]
