@@ -13,7 +13,7 @@ from xd3d.stages.train.log import read_log
 SMALL = (
     "extract.image_size=[90,160]",
     "extract.agents.count=16",
-    "extract.views=[identity,hflip,jitter:1]",
+    "extract.views=[identity,hflip]",
     "train.steps=20",
     "train.batch_size=2",
     "train.milestones=[15]",
