@@ -11,6 +11,7 @@ __all__ = [
     "BackendError",
     "CacheError",
     "CacheMismatchError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "DiskSpaceError",
@@ -67,6 +68,10 @@ class RunError(Xd3dError, RuntimeError):
 
 class BackendError(Xd3dError, RuntimeError):
     """A sparse convolution backend is missing, broken or misused."""
+
+
+class ClusterError(Xd3dError, RuntimeError):
+    """Workers that share the work, or their scheduler, cannot be reached, do not fit, or died too often."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

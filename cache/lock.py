@@ -88,6 +88,11 @@ class WriterLock:
         """Whether this process holds the lock."""
         return self._lock.held
 
+    @property
+    def witness(self) -> str:
+        """Key of a file that is in the cache while this is held."""
+        return f"{LOCKS}/{self._presence.path.name}"
+
     def claim(self, shard: int) -> bool:
         """Claim a shard among those who share the cache; False when another one has it now."""
         if shard not in self._claims:

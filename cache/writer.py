@@ -5,13 +5,13 @@ appears. Killed at any moment, the cache holds exactly the shards that have a re
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..errors import CacheError, CacheMismatchError
-from .commits import DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
+from .commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
 from .layout import DONE, STAGING, CacheLayout, Shard
 from .lock import LOCKS
@@ -95,25 +95,52 @@ class CacheWriter:
     ) -> None:
         self.close()
 
+    @property
+    def location(self) -> Path | str:
+        """Where the cache is."""
+        return self._store.location
+
+    @property
+    def witness(self) -> str:
+        """Key of a file that is in the cache while this writer is open: who sees it sees the same cache."""
+        return self._lock.witness
+
     def close(self) -> None:
         """Let another writer in; what was committed stays, and closing twice does no harm."""
         self._lock.release()
 
-    def pending_shards(self, retry_failed: bool = False) -> list[Shard]:
-        """The shards that are to be written, in order.
+    def resume(self) -> None:
+        """Take the lock again after ``close``; what is known of the cache is kept. Between shards others may come in.
+
+        Raises:
+            CacheError: a writer is at work that does not share.
+        """
+        if not self._lock.held:
+            with self._store.faults("opening it again"):
+                self._lock = self._store.lock(shared=self._lock.shared)
+
+    def pending_shards(self, retry_failed: bool = False, among: Iterable[Shard] | None = None) -> list[Shard]:
+        """The shards that are to be written, in order; ``among`` limits them to some.
 
         They have no sound commit record, or a file that is missing or of another length than its record says; with
         ``retry_failed`` also those with failed images. Values are not read: ``verify_cache`` does that.
         """
         self._log.refresh()
         states = (UNCOMMITTED, DAMAGED, FAILED) if retry_failed else (UNCOMMITTED, DAMAGED)
-        stand = self._shards_that_stand()
+        shards = list(self.layout.shards() if among is None else among)
+        stand = self._shards_that_stand(shards)
         return [
             shard
-            for shard in self.layout.shards()
+            for shard in shards
             if any((self._log.states[shard.first : shard.last] == state).any() for state in states)
             or shard.index not in stand
         ]
+
+    def tally(self, shards: Iterable[Shard]) -> tuple[int, int]:
+        """How many images of ``shards`` have features, and how many failed."""
+        self._log.refresh()
+        states = [state for shard in shards for state in self._log.states[shard.first : shard.last].tolist()]
+        return states.count(COMMITTED), states.count(FAILED)
 
     def claim(self, shard: Shard) -> bool:
         """Keep ``shard`` for this writer until it is written; False where it is not to be written by this one.
@@ -200,9 +227,9 @@ class CacheWriter:
             failed=dict(failed),
         )
 
-    def _shards_that_stand(self) -> set[int]:
-        """The committed shards whose files all have the length that their record says."""
-        stand = set(self._log.sizes)
+    def _shards_that_stand(self, shards: Iterable[Shard]) -> set[int]:
+        """The committed ones of ``shards`` whose files all have the length that their record says."""
+        stand = {shard.index for shard in shards} & set(self._log.sizes)
         for name, array in self.layout.arrays.items():
             files = {index: array.shard_file(index) for index in stand}
             sizes = self._store.sizes(files.values())

@@ -10,7 +10,19 @@ import typer
 
 from . import cli_tools
 from .console import conclude, run_command_line, set_up_logging
-from .options import CameraNames, ConfigName, DatasetName, Json, Overrides, Root, RunFolder
+from .options import (
+    CameraNames,
+    ConfigName,
+    DatasetName,
+    Json,
+    Overrides,
+    Root,
+    RunFolder,
+    Scheduler,
+    ShardPart,
+    Workers,
+)
+from .sharing import Sharing
 from .workspace import Workspace
 
 __all__ = ["app", "main"]
@@ -103,6 +115,9 @@ def extract_features(
     root: Root = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Forecast bytes, disk and time from one image.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the images again that failed.")] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    shard: ShardPart = None,
     as_json: Json = False,
 ) -> None:
     """Stage one: run the diffusion model once over every image and store features and agent queries.
@@ -113,13 +128,13 @@ def extract_features(
     """
     from . import jobs
 
+    sharing = Sharing.from_options(workers, scheduler, shard, dry_run=dry_run)
+    workspace, changes = Workspace.current(), overrides or []
     if dry_run:
-        conclude(jobs.forecast_extraction(Workspace.current(), dataset, config, overrides or [], root), as_json)
+        done = jobs.forecast_extraction(workspace, dataset, config, changes, root)
     else:
-        conclude(
-            jobs.extract(Workspace.current(), dataset, config, overrides or [], root, retry_failed=retry_failed),
-            as_json,
-        )
+        done = jobs.extract(workspace, dataset, config, changes, root, retry_failed=retry_failed, sharing=sharing)
+    conclude(done, as_json)
 
 
 @app.command()

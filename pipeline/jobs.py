@@ -9,6 +9,7 @@ from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
 from .domains import DomainOpener
 from .runs import TrainedRun, run_facts, run_name
+from .sharing import Sharing
 from .workspace import Workspace
 
 __all__ = ["evaluate", "extract", "forecast_extraction", "prepare", "synthesize_city", "train", "write_report"]
@@ -70,14 +71,34 @@ def forecast_extraction(
 
 
 def extract(
-    workspace: Workspace, dataset: str, config: str, overrides: Sequence[str], root: Path | None, *, retry_failed: bool
+    workspace: Workspace,
+    dataset: str,
+    config: str,
+    overrides: Sequence[str],
+    root: Path | None,
+    *,
+    retry_failed: bool,
+    sharing: Sharing,
 ) -> Outcome:
-    """Stage one over every image of ``dataset``; the exit code is 1 when an image failed."""
-    from ..stages.extract.job import extract_features
-
+    """Stage one over every image of ``dataset``, or a part of them; the exit code is 1 when an image failed."""
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
     path = opener.cache_path(dataset)
-    done = extract_features(opener.index(dataset), opener.extract_settings(dataset), path, retry_failed=retry_failed)
+    index, settings = opener.index(dataset), opener.extract_settings(dataset)
+    if sharing.workers or sharing.scheduler:
+        from ..stages.extract.cluster import extract_with_workers
+
+        done = extract_with_workers(
+            index,
+            settings,
+            path,
+            workers=sharing.workers,
+            scheduler=sharing.scheduler,
+            retry_failed=retry_failed,
+        )
+    else:
+        from ..stages.extract.job import extract_features
+
+        done = extract_features(index, settings, path, retry_failed=retry_failed, part=sharing.part)
     advice = f"\n{done.failed} images failed; --retry-failed tries them again" if done.failed else ""
     return Outcome(
         result={

@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CameraNames", "ConfigName", "DatasetName", "Json", "Overrides", "Root", "RunFolder"]
+__all__ = [
+    "CameraNames",
+    "ConfigName",
+    "DatasetName",
+    "Json",
+    "Overrides",
+    "Root",
+    "RunFolder",
+    "Scheduler",
+    "ShardPart",
+    "Workers",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ConfigName = Annotated[str, typer.Option("--config", help="A preset ('xd3d config list') or a YAML file.")]
@@ -13,4 +24,9 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a set
 RunFolder = Annotated[Path | None, typer.Option("--run", help="The run's folder; the default is the last run.")]
 Root = Annotated[Path | None, typer.Option("--root", help="The data root; remembered once it is given.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="The data set.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes on this machine that share the work, one a GPU.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Share the work among the workers of a dask scheduler: its address.")
+]
+ShardPart = Annotated[str | None, typer.Option("--shard", help="Do part I of N, such as 2/8, beside other processes.")]
 CameraNames = Annotated[str, typer.Option("--cameras", help="Cameras, separated by commas, or 'all'.")]

@@ -63,6 +63,10 @@ class Lock(Protocol):
     def held(self) -> bool:
         """Whether this process holds it."""
 
+    @property
+    def witness(self) -> str:
+        """Key of a file that is in the cache while this is held."""
+
     def claim(self, shard: int) -> bool:
         """Claim a shard among those who share the cache; False when another one has it now."""
 

@@ -4,43 +4,35 @@ Call it again after an interruption: committed shards stay, the others are compu
 bytes are those of an unbroken run.
 """
 
-import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from ...cache.fingerprint import fingerprint_digest
-from ...cache.info import cache_info
-from ...cache.layout import GEOMETRY, CacheLayout, Shard
-from ...cache.schema import ImageFeatures
+from ...cache.layout import CacheLayout, Shard
 from ...cache.stores import open_store
 from ...cache.views import view_keys
 from ...cache.writer import CacheWriter
 from ...errors import DiskSpaceError
 from ...progress import progress
 from ..datasets.index import FrameIndex
-from .behind import WriteBehind
 from .clock import ACTIVITIES
 from .extractor import FeatureExtractor, PictureSource
+from .fill import fill_shards
 from .fingerprint import feature_fingerprint
 from .plan import images_per_frame, shard_bytes, stored_bytes
 from .settings import ExtractSettings
 
-__all__ = ["ExtractSummary", "extract_features"]
+__all__ = ["CacheOpener", "ExtractSummary", "cache_opener", "check_disk", "extract_features", "summarise"]
 
 log = logging.getLogger(__name__)
 
-DECODERS = 2  #: threads that decode images ahead of the model
-AHEAD = 3  #: batches that may wait decoded
+LOOK_AGAIN = 1.0  #: seconds between two looks at shards that other writers have claimed
 
-Batch = tuple[range, np.ndarray, dict[int, str]]  #: image rows, their pictures, and why some could not be read
+CacheOpener = partial[CacheWriter]  #: opens the one cache of a run; called with ``shared`` or without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,39 +61,73 @@ def extract_features(
     *,
     retry_failed: bool = False,
     root: Path | None = None,
+    part: tuple[int, int] | None = None,
 ) -> ExtractSummary:
     """Fill the cache in ``cache_path`` with the features of every image of ``index``, or finish one begun earlier.
 
     An image that cannot be decoded is recorded with the reason and the run goes on; ``retry_failed`` tries those again.
-    ``root`` overrides the index's data root. Interrupted at any moment, the cache can be resumed.
+    ``root`` overrides the index's data root. Interrupted at any moment, the cache can be resumed. With ``part`` (i, n),
+    i from 1 to n, this process does every n-th shard only and shares the cache with those that do the others; the
+    summary speaks of its own images.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         MissingDataError: the data root is not there.
+        CacheError: another writer is at work on the cache, or it cannot be written.
         CacheMismatchError: ``cache_path`` holds features made with other settings.
         DiskSpaceError: the disk is too small for what is left to do.
     """
     start = time.monotonic()
     pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
-    fingerprint = feature_fingerprint(settings, index)
+    opener = cache_opener(index, settings, cache_path)
     extractor = FeatureExtractor(settings=settings)
-    with CacheWriter.open(
+    with opener(taps=list(extractor.specs.values()), shared=part is not None) as writer:
+        first, step = part or (1, 1)
+        shards = list(writer.layout.shards())[first - 1 :: step]
+        pending = writer.pending_shards(retry_failed, among=shards)
+        check_disk(cache_path, writer.layout, pending)
+        extractor.clock.restart()
+        _fill(writer, shards, pending, extractor, pictures)
+        return summarise(
+            writer,
+            shards,
+            start=start,
+            computed=sum(len(shard.rows) for shard in pending),
+            elapsed=extractor.clock.elapsed,
+            shares=extractor.clock.shares(),
+        )
+
+
+def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> CacheOpener:
+    """What opens the cache of a run; call it with ``taps``. It can be sent to another process.
+
+    Raises:
+        ModelError: the model cannot be found or is incomplete.
+    """
+    return partial(
+        CacheWriter.open,
         cache_path,
-        taps=list(extractor.specs.values()),
         agents=settings.agents.count,
         image_keys=view_keys(map(str, index.images.key), settings.views),
         images_per_frame=images_per_frame(index, settings),
-        fingerprint=fingerprint,
+        fingerprint=feature_fingerprint(settings, index),
         profile=settings.profile,
         shard_bytes=shard_bytes(settings),
-    ) as writer:
-        pending = writer.pending_shards(retry_failed)
-        _check_disk(cache_path, writer.layout, pending)
-        extractor.clock.restart()
-        _fill(writer, pending, extractor, pictures)
-        shares, elapsed = extractor.clock.shares(), extractor.clock.elapsed
-    info = cache_info(cache_path)
-    computed = sum(len(shard.rows) for shard in pending)
+    )
+
+
+def summarise(
+    writer: CacheWriter,
+    shards: Iterable[Shard],
+    *,
+    start: float,
+    computed: int,
+    elapsed: float,
+    shares: Mapping[str, float],
+) -> ExtractSummary:
+    """Say what stands in ``shards`` after a run that began at ``start`` and computed so many images in ``elapsed``."""
+    shards = list(shards)
+    done, failed = writer.tally(shards)
     if computed:
         log.info(
             "%.3g images a second; model %.1f %%, agents %.1f %%, waiting for decoding %.1f %% and writing %.1f %% of"
@@ -110,104 +136,34 @@ def extract_features(
             *(100 * shares[activity] for activity in ACTIVITIES),
         )
     return ExtractSummary(
-        cache=cache_path,
-        fingerprint=fingerprint_digest(fingerprint),
-        images=len(pictures),
-        done=int(info["done"]),
-        failed=int(info["failed"]),
+        cache=writer.location,
+        fingerprint=fingerprint_digest(writer.layout.fingerprint),
+        images=sum(len(shard.rows) for shard in shards),
+        done=done,
+        failed=failed,
         seconds=time.monotonic() - start,
         images_per_second=computed / elapsed,
         shares=shares,
     )
 
 
-def _fill(writer: CacheWriter, pending: list[Shard], extractor: FeatureExtractor, pictures: PictureSource) -> None:
-    """Compute and write the pending shards: decoding runs ahead of the model, writing behind it."""
-    total, left = writer.layout.images, sum(len(shard.rows) for shard in pending)
-    clock, batches = extractor.clock, _decoded(pictures, _batches(pending, extractor.batch_size))
-    with (
-        progress("Extracting features", total, "image", done=total - left) as bar,
-        contextlib.closing(batches),
-        WriteBehind() as behind,
-    ):
-        for shard in pending:
-            rows = _ShardRows(writer.layout, shard)
-            while not rows.full:
-                with clock.during("decoding"):
-                    chosen, images, failures = next(batches)
-                rows.add(extractor(images, pictures.keys(chosen)), failures)
-                behind.check()
-                bar.update(len(chosen))
-            with clock.during("writing"):
-                behind.put(partial(writer.write_shard, shard, rows.features, rows.failures))
-        with clock.during("writing"):
-            behind.wait()
+def _fill(
+    writer: CacheWriter, shards: list[Shard], pending: list[Shard], extractor: FeatureExtractor, pictures: PictureSource
+) -> None:
+    """Fill the pending ones of ``shards``; those that other writers have claimed are looked at again at the end."""
+    total, left = (sum(len(shard.rows) for shard in part) for part in (shards, pending))
+    with progress("Extracting features", total, "image", done=total - left) as bar:
+        while pending:
+            claimed = fill_shards(writer, pending, extractor, pictures, bar.update)
+            pending = writer.pending_shards(among=claimed)
+            bar.update(sum(len(shard.rows) for shard in claimed) - sum(len(shard.rows) for shard in pending))
+            if pending:
+                log.info("Waiting for %d shards that other writers are at work on", len(pending))
+                time.sleep(LOOK_AGAIN)
 
 
-class _ShardRows:
-    """The features of one shard, filled batch by batch."""
-
-    def __init__(self, layout: CacheLayout, shard: Shard) -> None:
-        rows = len(shard.rows)
-        self.failures: dict[int, str] = {}
-        self._filled, self._rows = 0, rows
-        self._arrays = {
-            name: np.empty((rows, *array.row_shape), np.uint8 if array.dtype == np.uint8 else np.float32)
-            for name, array in layout.computed.items()
-        }
-
-    @property
-    def full(self) -> bool:
-        return self._filled == self._rows
-
-    @property
-    def features(self) -> ImageFeatures:
-        return ImageFeatures(
-            maps=self._under("features/"), agents=self._under("agents/"), geometry=self._arrays[GEOMETRY]
-        )
-
-    def add(self, features: ImageFeatures, failures: dict[int, str]) -> None:
-        place = slice(self._filled, self._filled + len(features.geometry))
-        for folder, parts in (("features", features.maps), ("agents", features.agents)):
-            for name, values in parts.items():
-                self._arrays[f"{folder}/{name}"][place] = values
-        self._arrays[GEOMETRY][place] = features.geometry
-        self._filled = place.stop
-        self.failures.update(failures)
-
-    def _under(self, folder: str) -> dict[str, np.ndarray]:
-        return {
-            name.removeprefix(folder): values
-            for name, values in self._arrays.items()
-            if name.startswith(folder) and name != GEOMETRY
-        }
-
-
-def _batches(shards: Iterable[Shard], size: int) -> Iterator[range]:
-    """Cut each shard into batches from its first row on: an image's batch does not depend on where a run began."""
-    for shard in shards:
-        for first in range(shard.first, shard.last, size):
-            yield range(first, min(first + size, shard.last))
-
-
-def _decoded(pictures: PictureSource, batches: Iterable[range]) -> Generator[Batch, None, None]:
-    """Read the pictures of batches in threads, a few batches ahead; failed pictures are black and keep their place."""
-    waiting: deque[tuple[range, Future[tuple[np.ndarray, dict[int, str]]]]] = deque()
-    pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-    try:
-        for rows in batches:
-            waiting.append((rows, pool.submit(pictures.read, rows)))
-            if len(waiting) > AHEAD:
-                done, future = waiting.popleft()
-                yield done, *future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, *future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _check_disk(path: Path | str, layout: CacheLayout, pending: list[Shard]) -> None:
+def check_disk(path: Path | str, layout: CacheLayout, pending: list[Shard]) -> None:
+    """Refuse to begin what the disk has no room for, with ``DiskSpaceError``."""
     needed, free = stored_bytes(layout, pending), open_store(path).free_bytes()
     if free is not None and needed > free:
         raise DiskSpaceError(

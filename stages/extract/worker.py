@@ -1,0 +1,126 @@
+"""What a worker of a dask cluster does: it loads the model once, then fills one shard a task.
+
+The plugin is sent to every worker of a run, also to those that join or are started again later. Every shard is a task
+that may be given twice, to two workers or after a worker's death: what is committed stays, what is claimed is left.
+"""
+
+import threading
+from functools import cached_property
+from typing import Any
+
+from distributed import WorkerPlugin, get_worker
+
+from ...cache.stores import open_store
+from ...cache.writer import CacheWriter
+from ...errors import ClusterError
+from .extractor import FeatureExtractor, PictureSource
+from .fill import fill_shards
+from .job import CacheOpener
+from .models import settings_model
+from .settings import ExtractSettings
+
+__all__ = ["ShardWorker", "fill_shard", "misfit"]
+
+
+class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
+    """One run on one worker. ``threads`` is for the CPU (None: torch's choice), ``witness`` a file in the cache.
+
+    The lock of the cache is held during a task only: a worker that outlives its run keeps nobody out.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        settings: ExtractSettings,
+        pictures: PictureSource,
+        opener: CacheOpener,
+        witness: str,
+        retry_failed: bool,
+        threads: int | None,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.settings = settings
+        self.pictures = pictures
+        self.opener = opener
+        self.witness = witness
+        self.retry_failed = retry_failed
+        self.threads = threads
+
+    def setup(self, worker: Any) -> None:
+        """Begin on a worker."""
+        self._stop = threading.Event()
+        self._one_at_a_time = threading.Lock()  # a worker of many threads has one model
+
+    def teardown(self, worker: Any) -> None:
+        """End on a worker: a task under way stops after its batch."""
+        self._stop.set()
+
+    def misfit(self) -> str | None:
+        """Why this worker cannot take part, if it cannot."""
+        from ... import __version__
+
+        if __version__ != self.version:
+            return f"has xd3d {__version__}, the run {self.version}; install the same"
+        if not self.pictures.root.is_dir():
+            return f"does not see the data root {self.pictures.root}; mount it there under the same path"
+        if not open_store(location := self.opener.args[0]).exists(self.witness):
+            return f"does not see the cache {location}; mount it there under the same path"
+        return None
+
+    def fill(self, shard: int) -> dict[str, float] | None:
+        """Fill a shard where it is still to be done; seconds by activity, or None where another writer has it now."""
+        with self._one_at_a_time:
+            return self._fill(shard)
+
+    def _fill(self, shard: int) -> dict[str, float] | None:
+        self._writer.resume()
+        try:
+            chosen = self._writer.layout.shard(shard)
+            self._extractor.clock.restart()
+            for pending in self._writer.pending_shards(self.retry_failed, among=[chosen]):
+                if fill_shards(self._writer, [pending], self._extractor, self.pictures, self._go_on):
+                    return None
+            return dict(self._extractor.clock.seconds)
+        finally:
+            self._writer.close()
+
+    @cached_property
+    def _extractor(self) -> FeatureExtractor:
+        import torch
+
+        reason = self.misfit()
+        if not reason and settings_model(self.settings).digest != self.opener.keywords["fingerprint"]["model"]:
+            reason = f"has other files of the model {self.settings.model} than the run; copy them there"
+        if reason:
+            raise ClusterError(f"The worker {get_worker().address} {reason}")
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return FeatureExtractor(settings=self.settings)
+
+    @cached_property
+    def _writer(self) -> CacheWriter:
+        return self.opener(taps=list(self._extractor.specs.values()), shared=True)
+
+    def _go_on(self, images: int) -> None:
+        if self._stop.is_set():
+            raise ClusterError("The run that this worker took part in has ended")
+
+
+def fill_shard(name: str, shard: int) -> dict[str, float] | None:
+    """The task: have the plugin ``name`` of the worker fill a shard."""
+    return _plugin(get_worker(), name).fill(shard)
+
+
+def misfit(name: str, dask_worker: Any) -> str | None:
+    """Why a worker cannot take part in the run of the plugin ``name``; for ``Client.run``, which fills the last one."""
+    return _plugin(dask_worker, name).misfit()
+
+
+def _plugin(worker: Any, name: str) -> ShardWorker:
+    plugin = worker.plugins.get(name)
+    if not isinstance(plugin, ShardWorker):
+        raise ClusterError(f"The worker {worker.address} did not take up the run; start it again")
+    return plugin

@@ -1,0 +1,93 @@
+"""The work shared out: whichever way, the cache has the bytes of a run in one process, and faults say what to do."""
+
+import dask
+import pytest
+from distributed.utils import get_mp_context
+from xd3d.cache.layout import CacheLayout
+from xd3d.errors import ClusterError, ConfigError
+from xd3d.stages.extract import cluster
+from xd3d.stages.extract.cluster import extract_with_workers
+from xd3d.stages.extract.job import extract_features
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Shards of two images; workers find them in the cache."""
+    monkeypatch.setattr(CacheLayout, "shard_images", staticmethod(lambda _t, _a, images, _f, _b: min(2, images)))
+
+
+@pytest.fixture(autouse=True)
+def forked_workers():
+    """Start workers from a server that has imported what they need."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(
+            [
+                "distributed",
+                "xd3d.stages.extract.worker",
+                "diffusers.models.autoencoders.autoencoder_kl",
+                "diffusers.models.unets.unet_2d_condition",
+                "transformers.models.clip.modeling_clip",
+            ]
+        )
+        yield
+
+
+def tree(folder):
+    """Every file of a cache, commit records among them, but its lock."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "writer.lock"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_every_way_of_sharing_the_work_gives_the_same_bytes(settings, make_index, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    index = make_index(9)
+    bad = index.root / str(index.images.path[5])
+    bad.write_bytes(bad.read_bytes()[:100])
+    plain = extract_features(index, settings(), tmp_path / "plain")
+    assert (plain.images, plain.done, plain.failed) == (9, 8, 1)
+    shared = extract_with_workers(index, settings(), tmp_path / "workers", workers=2)
+    assert (shared.images, shared.done, shared.failed) == (9, 8, 1)
+    assert shared.fingerprint == plain.fingerprint
+    parts = [extract_features(index, settings(), tmp_path / "parts", part=(i, 2)) for i in (1, 2)]
+    assert [(part.images, part.done, part.failed) for part in parts] == [(5, 4, 1), (4, 4, 0)]
+    assert tree(tmp_path / "workers") == tree(tmp_path / "plain")
+    assert tree(tmp_path / "parts") == tree(tmp_path / "plain")
+
+
+def test_a_part_waits_for_a_shard_that_another_process_has_claimed(settings, make_index, tmp_path, monkeypatch):
+    from xd3d.stages.extract import job
+
+    index = make_index(4)
+    extract_features(index, settings(), tmp_path / "plain")
+    opener = job.cache_opener(index, settings(), tmp_path / "cache")
+    specs = cluster.tap_specs(cluster.settings_model(settings()), settings())
+    other = opener(taps=list(specs.values()), shared=True)
+    assert other.claim(other.pending_shards()[0])
+    monkeypatch.setattr(job.time, "sleep", lambda _: other.close())
+    assert extract_features(index, settings(), tmp_path / "cache", part=(1, 1)).done == 4
+    assert tree(tmp_path / "cache") == tree(tmp_path / "plain")
+
+
+def test_a_scheduler_that_does_not_answer_is_named(settings, make_index, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 0.3)
+    for address in ("tcp://127.0.0.1:9", "no-such-protocol://x:1"):
+        with pytest.raises(ClusterError, match=f"No dask scheduler answers at '{address}'.*dask scheduler"):
+            extract_with_workers(make_index(1), settings(), tmp_path / "cache", scheduler=address)
+
+
+def test_more_workers_than_gpus_are_refused_and_each_gets_its_own(settings, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    found = cluster._environments(2, settings(device="auto"))
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["2", "5"]
+    with pytest.raises(ConfigError, match="--workers 3 asks for a GPU each, and there are 2"):
+        cluster._environments(3, settings(device="cuda"))
+    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in cluster._environments(3, settings())} == {""}
+
+
+def test_workers_share_out_the_threads_unless_their_number_is_set(settings, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    assert [env["OMP_NUM_THREADS"] for env in cluster._environments(3, settings())] == ["2"] * 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert [env["OMP_NUM_THREADS"] for env in cluster._environments(2, settings())] == ["5"] * 2
