@@ -41,8 +41,6 @@ def encode(
     Raises:
         CacheError: a value is NaN or infinite.
     """
-    if not np.isfinite(values).all():
-        raise CacheError("Only finite values can be stored in 8 bits; leave the image out and record why it failed")
     codes = np.empty(values.shape, np.uint8)
     scales = np.empty((len(values), 2, values.shape[channel_axis]), np.float16)
     for place, image in enumerate(values):  # one by one: what is at work stays in the processor's cache
@@ -66,10 +64,12 @@ def _encode_image(
     values: Float32[np.ndarray, "channels cells"], scales: Float16[np.ndarray, "2 channels"]
 ) -> UInt8[np.ndarray, "channels cells"]:
     """Codes of one image; ``values`` are used up, ``scales`` is filled."""
+    if not np.isfinite(values).all():
+        raise CacheError("Only finite values can be stored in 8 bits; leave the image out and record why it failed")
     mean = values.mean(axis=1, dtype=np.float64)
     power = np.square(values).mean(axis=1, dtype=np.float64)
     scales[1] = np.where(np.square(mean) > FAR_MEAN**2 * power, mean, 0)
-    values -= scales[1, :, None]
+    values -= scales[1].astype(np.float32)[:, None]
     largest = np.abs(values).max(axis=1)
     fraction, exponent = np.frexp(largest / E4M3_MAX)
     exponent = np.maximum(exponent - (fraction == 0.5), SMALLEST_EXPONENT)  # 0.5 * 2 ** e is 2 ** (e - 1)

@@ -3,6 +3,7 @@
 The job that fills the cache, the forecast and the online source all go through here, so they agree.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,14 +21,15 @@ from .agents import AgentMaker
 from .backbone import DiffusionBackbone
 from .clock import StageClock
 from .images import load_image
+from .memory import fitting_batch, keep_freed_memory
 from .models import settings_model
 from .precision import choose_device
 from .settings import RGB, ExtractSettings
 from .views import apply_view
 
-__all__ = ["FeatureExtractor", "PictureSource"]
+__all__ = ["FeatureExtractor", "PictureSource", "join_features"]
 
-GPU_BATCH = 8  #: images a batch on a GPU, where none is set
+log = logging.getLogger(__name__)
 
 
 class FeatureExtractor:
@@ -45,17 +47,54 @@ class FeatureExtractor:
         self.settings = settings
         self.clock = StageClock()
         device = _device(settings)
+        if device.type == "cpu":
+            keep_freed_memory()
         model = settings_model(settings)
-        self.batch_size = settings.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
         self.backbone = DiffusionBackbone(model=model, settings=settings, device=device)
         self.specs: Mapping[str, TapSpec] = self.backbone.specs
         self.agents = AgentMaker(
             settings=settings.agents, specs=self.specs, image_size=settings.image_size, device=device
         )
+        self.batch_size = settings.batch_size or self._fitting_batch(device)
+
+    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> ImageFeatures:
+        """Compute the features of a batch: floating arrays float32, ``rgb`` uint8. ``keys`` seed the noise, if any.
+
+        A batch that a GPU has no room for is done in halves, and so are the later ones.
+        """
+        while (features := self._attempt(pictures, keys)) is None:
+            torch.cuda.empty_cache()
+        return features
+
+    def _attempt(self, pictures: np.ndarray, keys: Sequence[str]) -> ImageFeatures | None:
+        """The features of a batch; None, and a smaller ``batch_size``, where the GPU had no room."""
+        size = self.batch_size
+        starts = range(0, len(keys), size)
+        try:
+            return join_features([self._features(pictures[i : i + size], keys[i : i + size]) for i in starts])
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise BackendError(
+                    f"The GPU has no room for one image ({error}); free some of its memory, "
+                    "or choose a smaller extract.image_size"
+                ) from error
+            self.batch_size = max(1, min(size, len(keys)) // 2)
+        log.warning("The GPU has no room for %d images at a time; going on with %d", size, self.batch_size)
+        return None
+
+    def _fitting_batch(self, device: torch.device) -> int:
+        """How many images fit the device: one on a CPU, else what is free over what one image needs."""
+        if device.type == "cpu":
+            return 1
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        self._features(np.zeros((1, 3, *self.settings.image_size), np.uint8), ["probe"])
+        needed = torch.cuda.max_memory_allocated(device) - before
+        torch.cuda.empty_cache()
+        return fitting_batch(torch.cuda.mem_get_info(device)[0], needed)
 
     @torch.inference_mode()
-    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> ImageFeatures:
-        """Compute the features of a batch: floating arrays float32, ``rgb`` uint8. ``keys`` seed the noise, if any."""
+    def _features(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> ImageFeatures:
         images = torch.from_numpy(pictures).to(self.backbone.device)
         with self._timed("model"):
             maps = self.backbone(images, keys)
@@ -84,6 +123,18 @@ class FeatureExtractor:
         """Let a GPU finish what it was given, so that its time is counted where it is spent."""
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)
+
+
+def join_features(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+    """Put the images of several batches behind one another."""
+    if len(parts) == 1:
+        return parts[0]
+    return ImageFeatures(
+        maps={name: np.concatenate([part.maps[name] for part in parts]) for name in parts[0].maps},
+        agents={name: np.concatenate([part.agents[name] for part in parts]) for name in parts[0].agents},
+        geometry=np.concatenate([part.geometry for part in parts]),
+        scales={name: np.concatenate([part.scales[name] for part in parts]) for name in parts[0].scales},
+    )
 
 
 class PictureSource:

@@ -40,7 +40,7 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
         "weights": settings.weights if settings.weights == "pretrained" else f"random, seed {settings.weights_seed}",
         "taps": list(settings.taps),
         "timestep": settings.timestep,
-        "noise_seed": settings.noise_seed if settings.timestep else None,
+        "noise_seed": settings.noise_seed if settings.timestep and settings.noise else None,
         "prompt": PROMPT,
         "image_size": list(settings.image_size),
         "image_method": IMAGE_METHOD,

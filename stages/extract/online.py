@@ -10,7 +10,7 @@ from ...cache.rows import as_stored, coded
 from ...cache.schema import ImageFeatures, TapSpec
 from ...errors import DataError, ModelError
 from ..datasets.index import FrameIndex
-from .extractor import FeatureExtractor, PictureSource
+from .extractor import FeatureExtractor, PictureSource, join_features
 from .settings import ExtractSettings
 
 __all__ = ["OnlineExtractor"]
@@ -41,13 +41,7 @@ class OnlineExtractor:
             ModelError: the model gave NaN or infinity for an image.
         """
         size = self._extractor.batch_size
-        parts = [self._batch(rows[first : first + size]) for first in range(0, len(rows), size)]
-        return ImageFeatures(
-            maps={name: np.concatenate([part.maps[name] for part in parts]) for name in self.taps},
-            agents={name: np.concatenate([part.agents[name] for part in parts]) for name in parts[0].agents},
-            geometry=np.concatenate([part.geometry for part in parts]),
-            scales={name: np.concatenate([part.scales[name] for part in parts]) for name in parts[0].scales},
-        )
+        return join_features([self._batch(rows[first : first + size]) for first in range(0, len(rows), size)])
 
     def _batch(self, rows: Sequence[int]) -> ImageFeatures:
         pictures, failures = self._pictures.read(rows)

@@ -100,8 +100,8 @@ class ExtractSettings(Settings):
         default=None,
         ge=1,
         le=1024,
-        description="Images that pass the model together; null: 8 on a GPU, and 1 on the CPU, where an image then has"
-        " the same bits whichever images come before it.",
+        description="Images that pass the model together; null: as many as a GPU has room for, and 1 on the CPU, where"
+        " an image then has the same bits whichever images come before it.",
     )
     shard_mb: int = Field(default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes of float16.")
     profile: Literal["exact", "compact"] = Field(

@@ -1,5 +1,8 @@
 """The backbone gives what stock diffusers modules with plain hooks give, and stops where it should."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -41,8 +44,9 @@ def stock_features(folder, images, noise=None):
         name = f"up{i - 1}" if i else "mid"
         for j, resnet in enumerate(block.resnets):
             for suffix, module in (("", resnet), (":residual", resnet.conv2)):
+                names = [f"{name}.{j}{suffix}", *([f"{name}{suffix}"] if j == len(block.resnets) - 1 else [])]
                 module.register_forward_hook(
-                    lambda _m, _i, output, key=f"{name}.{j}{suffix}": found.__setitem__(key, output)
+                    lambda _m, _i, output, names=names: found.update(dict.fromkeys(names, output))
                 )
     height, width = images.shape[-2:]
     padded = torch.cat([images, images[:, :, -1:].expand(-1, -1, -height % 8, -1)], 2)
@@ -58,12 +62,6 @@ def stock_features(folder, images, noise=None):
     return found
 
 
-def full_name(address):
-    """Long form of an address in the test's models, whose blocks have two ResNets each."""
-    block, _, residual = address.partition(":")
-    return (block if "." in block else f"{block}.1") + (f":{residual}" if residual else "")
-
-
 @pytest.mark.parametrize("size", [(64, 128), (100, 180), (97, 33)])
 def test_every_tap_equals_a_stock_hook_bit_for_bit(settings, tiny_model, size):
     backbone = load(settings, taps=EVERY_TAP, image_size=size)
@@ -72,7 +70,47 @@ def test_every_tap_equals_a_stock_hook_bit_for_bit(settings, tiny_model, size):
     for name in EVERY_TAP:
         spec = backbone.specs[name]
         assert maps[name].shape == (2, spec.channels, spec.height, spec.width)
-        assert torch.equal(maps[name], stock[full_name(name)][..., : spec.height, : spec.width]), name
+        assert torch.equal(maps[name], stock[name][..., : spec.height, : spec.width]), name
+
+
+@pytest.fixture
+def sd_shaped(tiny_model, real_sd_configs, tmp_path):
+    """Call it for the tiny model with the UNet and the scheduler of a published config, at a fraction of the width."""
+    from diffusers import UNet2DConditionModel
+
+    def make(name):
+        folder = shutil.copytree(tiny_model, tmp_path / name)
+        config = json.loads((real_sd_configs / name / "unet/config.json").read_text())
+        heads = config["attention_head_dim"]
+        config |= {"block_out_channels": [32, 64, 96, 96], "norm_num_groups": 8, "cross_attention_dim": 16}
+        config["attention_head_dim"] = [max(1, count // 5) for count in heads] if isinstance(heads, list) else heads
+        torch.manual_seed(11)
+        UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+        shutil.copy(real_sd_configs / name / "scheduler/scheduler_config.json", folder / "scheduler")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("timestep", [0, 261])
+@pytest.mark.parametrize(
+    ("name", "prediction"), [("sd14", "epsilon"), ("sd21-base", "epsilon"), ("sd21", "v_prediction")]
+)
+def test_every_address_of_the_published_shapes_equals_a_stock_hook_bit_for_bit(
+    settings, sd_shaped, name, prediction, timestep
+):
+    folder, size = sd_shaped(name), (97, 133)
+    addresses = tuple(tap_addresses(load(settings, model=str(folder), taps=("up1",), image_size=size).unet))
+    assert len(addresses) == 2 * (3 + 4 * 4)
+    backbone = load(settings, model=str(folder), taps=addresses, image_size=size, timestep=timestep, noise_seed=3)
+    assert backbone.prediction_type == prediction
+    images = pictures(1, size)
+    drawn = add_noise(torch.zeros(1, 4, 13, 17), ["a"], (0.0, 1.0), 3)
+    maps = backbone(images, ["a"])
+    stock = stock_features(folder, images, noise=(timestep, drawn) if timestep else None)
+    for address in addresses:
+        spec = backbone.specs[address]
+        assert torch.equal(maps[address], stock[address][..., : spec.height, : spec.width]), address
 
 
 def test_residual_is_the_branch_before_the_shortcut(settings):
@@ -146,7 +184,7 @@ def test_noise_follows_the_scheduler_and_the_key_only(settings, tiny_model):
     assert not torch.allclose(both, other(images, ["a", "b"])["up2"])
     drawn = add_noise(torch.zeros(2, 4, 13, 23), ["a", "b"], (0.0, 1.0), 3)
     assert abs(float(drawn.std()) - 1) < 0.05
-    stock = stock_features(tiny_model, images, noise=(200, drawn))["up2.1"]
+    stock = stock_features(tiny_model, images, noise=(200, drawn))["up2"]
     torch.testing.assert_close(both, stock[..., : both.shape[2], : both.shape[3]], rtol=1e-4, atol=1e-5)
 
 
@@ -184,7 +222,7 @@ def test_weights_trained_for_clean_images_get_them_at_the_step_they_know(setting
     clean = load(settings, taps=("up2",), timestep=261, noise=False, unet=unet)
     images = pictures(1, (100, 180))
     maps = clean(images, ["a"])["up2"]
-    stock = stock_features(tiny_model, images, noise=(261, None))["up2.1"]
+    stock = stock_features(tiny_model, images, noise=(261, None))["up2"]
     assert torch.equal(maps, stock[..., : maps.shape[2], : maps.shape[3]])
 
 
