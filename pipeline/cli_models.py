@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["models_app"]
 
-ModelName = Annotated[str, typer.Argument(help="A known name ('xd3d models list'), or a hub id OWNER/NAME.")]
+ModelName = Annotated[
+    str, typer.Argument(help="A known name ('xd3d models list'), a hub id OWNER/NAME, or OWNER/NAME:FILE.safetensors.")
+]
 AsUNet = Annotated[bool, typer.Option("--unet", help="Of a hub id, fetch only a UNet's weights.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Only check what is on this machine; no network.")]
 
@@ -43,7 +45,7 @@ def models_fetch(name: ModelName, unet: AsUNet = False, offline: Offline = False
     from ..stages.extract.catalogue import fetch_model
     from ..stages.extract.published import UNET_NAMES
 
-    path, files = fetch_model(name, unet=unet or name in UNET_NAMES, offline=offline)
+    path, files = fetch_model(name, unet=unet or name in UNET_NAMES or ":" in name, offline=offline)
     lines = [f"{file.file}: {file.bytes:,} bytes, sha256 {file.sha256} ({CHECKED[file.checked]})" for file in files]
     result = {"model": name, "path": str(path), "files": [asdict(file) for file in files]}
     conclude(Outcome(result=result, text="\n".join([*lines, f"{name} is in {path}"])), as_json)

@@ -15,7 +15,8 @@ REVISION = "a" * 40
 class FakeHub:
     """Repositories of files in memory. ``requests`` are the paths asked for, with the first byte where it is not 0.
 
-    ``cut``: file -> bytes after which the connection drops, once; ``swap``: file -> other content that is sent.
+    ``cut``: file -> bytes after which the connection drops, once; ``swap``: file -> other content that is sent;
+    ``hold``: file -> bytes after which nothing more comes, until the hub is closed.
     """
 
     def __init__(self) -> None:
@@ -23,6 +24,8 @@ class FakeHub:
         self.requests: list[tuple[str, int]] = []
         self.cut: dict[str, int] = {}
         self.swap: dict[str, bytes] = {}
+        self.hold: dict[str, int] = {}
+        self.closing = threading.Event()
         self.address = ""
 
     def add(self, hub_id: str, folder: Path) -> None:
@@ -95,6 +98,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         self.hub.requests.append((self.path, first))
+        if file in self.hub.hold:
+            self.wfile.write(body[: self.hub.hold[file]])
+            self.hub.closing.wait(60)
+            self.close_connection = True
+            return
         cut = self.hub.cut.pop(file, None)
         self.wfile.write(body[:cut])
         if cut is not None:
@@ -112,5 +120,6 @@ def serving() -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         server.server_close()
