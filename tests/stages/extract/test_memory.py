@@ -21,8 +21,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 fresh = faults()
 assert keep_freed_memory()
-faults()
-print(fresh, faults())
+print(fresh, min(faults() for _ in range(5)))
 """
 
 
