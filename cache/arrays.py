@@ -51,12 +51,13 @@ class StoredArray:
         CacheError: the array's metadata is missing, damaged, or describes another array.
     """
 
-    def __init__(self, *, store: Store, array: ArrayLayout, layout: CacheLayout) -> None:
+    def __init__(self, *, store: Store, array: ArrayLayout, layout: CacheLayout, whole_shards: bool = False) -> None:
         self.array = array
         self.is_plain = array_is_plain(store, array, layout)
         self._store = store
         self._layout = layout
         self._size = array.row_bytes
+        self._whole = whole_shards
         self._checked = bytearray(layout.images)
         self._unchecked = True
         self._entries: dict[int, np.ndarray | None] = {}
@@ -130,7 +131,7 @@ class StoredArray:
         self._unchecked = 0 in self._checked
 
     def _open_shard(self, index: int) -> ShardFile:
-        shard = ShardFile(file=self._store.open(self.array.shard_file(index)), row_bytes=self._size)
+        shard = ShardFile(file=self._store.open(self.array.shard_file(index)), row_bytes=self._size, whole=self._whole)
         if index in self._entries:
             shard.entries = self._entries[index]
         else:

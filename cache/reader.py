@@ -6,6 +6,7 @@ never gives zeros.
 
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,17 @@ class FeatureReader:
     """An open cache: ``path`` is where it is kept.
 
     Threads may share a reader; it survives a fork, and is opened anew where it is unpickled. A writer may be at work on
-    the cache: ``refresh`` shows what it has committed since.
+    the cache: ``refresh`` shows what it has committed since. ``whole_shards`` lets the disk fetch the whole shard of a
+    row that is not in memory, in one sweep: for a slow disk, when the rows that are read next lie in few shards.
 
     Raises:
         CacheError: there is no cache in ``path``, or its metadata is damaged.
         CacheMismatchError: ``expected`` (a fingerprint) is given and differs; the message lists the fields.
     """
 
-    def __init__(self, path: Path | str, *, expected: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, expected: Mapping[str, Any] | None = None, whole_shards: bool = False
+    ) -> None:
         self._store = open_store(path)
         self.path = self._store.location
         self.layout = load_layout(self._store)
@@ -50,14 +54,15 @@ class FeatureReader:
                 "Change the settings back, or extract again with: xd3d extract-features"
             )
         self._arrays = {
-            name: StoredArray(store=self._store, array=array, layout=self.layout)
+            name: StoredArray(store=self._store, array=array, layout=self.layout, whole_shards=whole_shards)
             for name, array in self.layout.arrays.items()
         }
         refuse_damaged_metadata(self._store, self.layout)
         self._log = CommitLog(store=self._store, layout=self.layout)
+        self._whole_shards = whole_shards
 
-    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Path | str]]:
-        return FeatureReader, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., "FeatureReader"], tuple[Path | str]]:
+        return partial(FeatureReader, whole_shards=self._whole_shards), (self.path,)
 
     @property
     def taps(self) -> dict[str, TapSpec]:

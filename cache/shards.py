@@ -47,11 +47,13 @@ class ShardFile:
     """A shard file that is open. Threads may share it.
 
     ``entries`` is its index, uint64 [slots, 2], or None where all rows lie back to back in order, as the writer leaves
-    them; a caller that opens a file again may set what ``load_index`` gave before.
+    them; a caller that opens a file again may set what ``load_index`` gave before. With ``whole``, a row that is not
+    in memory lets the disk fetch the whole file.
     """
 
-    def __init__(self, *, file: StoredFile, row_bytes: int) -> None:
+    def __init__(self, *, file: StoredFile, row_bytes: int, whole: bool = False) -> None:
         self._file = file
+        self._whole = whole
         self.row_bytes = row_bytes
         self.entries: np.ndarray[Any, np.dtype[np.uint64]] | None = None
 
@@ -87,6 +89,6 @@ class ShardFile:
             if length != self.row_bytes or offset + length > self._file.size:
                 raise CacheError(f"slot {slot} of the shard holds no row of {self.row_bytes} bytes")
         if not wait:
-            return self._file.begin(out, offset)
+            return self._file.begin(out, offset, whole=self._whole)
         self._file.read_into(out, offset)
         return True

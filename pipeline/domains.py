@@ -143,4 +143,5 @@ class DomainOpener:
                     f" Make them with: xd3d extract-features --dataset {dataset} (the same --config and --set)"
                 )
             path = others[0]
-        return FeatureReader(path, expected=self.fingerprint(dataset))
+        in_blocks = self.config.train.shuffle_block is not None
+        return FeatureReader(path, expected=self.fingerprint(dataset), whole_shards=in_blocks)

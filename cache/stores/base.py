@@ -30,10 +30,11 @@ class StoredFile(Protocol):
             CacheError: the file ends early, or what it lies on failed.
         """
 
-    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> bool:
+    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
         """Fill ``out`` at once if its bytes are in memory; else ask for them, so that ``read_into`` waits less.
 
-        Returns whether ``out`` is filled.
+        With ``whole`` it may ask for the whole file, whose other bytes are wanted soon. Returns whether ``out`` is
+        filled.
         """
 
 

@@ -51,7 +51,7 @@ class LocalFile:
                 raise CacheError(f"the file ends at byte {offset + done}, {out.nbytes - done} bytes early")
             done += count
 
-    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> bool:
+    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
         """Fill ``out`` from the page cache, or let the disk begin to fetch its bytes."""
         if _NOWAIT is None:
             return False
@@ -61,7 +61,8 @@ class LocalFile:
             count = 0
         if count == out.nbytes:
             return True
-        os.posix_fadvise(self._descriptor, offset, out.nbytes, os.POSIX_FADV_WILLNEED)
+        wanted = (0, self.size) if whole else (offset, out.nbytes)
+        os.posix_fadvise(self._descriptor, *wanted, os.POSIX_FADV_WILLNEED)
         return False
 
 

@@ -7,6 +7,7 @@ rows; rates are medians over the rounds, ratios medians of the rounds' ratios.
 
 Raw pread is the limit: the same bytes from the same files into the same buffer by one thread, files open, nothing
 checked. Cold means that the files were dropped from the page cache with ``posix_fadvise(POSIX_FADV_DONTNEED)`` before.
+A cold epoch is the loader over all rows: shuffled over all, and by blocks of a shard with ``train.shuffle_block``.
 """
 
 import argparse
@@ -189,10 +190,21 @@ def rate(method: Method, rows: np.ndarray, out: Buffers, part: int = 1) -> float
     return len(batches) * BATCH / (time.perf_counter() - begin)
 
 
-def measure(folder: Path, images: int, rounds: int) -> dict[str, list[float]]:
-    """Samples a second of every method, warm (``pread``) and cold (``cold_pread``), by round."""
+def disk_requests(folder: Path) -> int:
+    """Reads that the disk under ``folder`` has done for anybody, as Linux counts them; 0 where it does not."""
+    device = folder.stat().st_dev
+    for line in Path("/proc/diskstats").read_text().splitlines():
+        major, minor, _, reads, *_ = line.split()
+        if (int(major), int(minor)) == (os.major(device), os.minor(device)):
+            return int(reads)
+    return 0
+
+
+def measure(folder: Path, images: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Samples a second of every method, warm (``pread``) and cold (``cold_pread``), by round; and disk requests."""
     path, rng = folder / "cache", np.random.default_rng(1)
     rates: dict[str, list[float]] = defaultdict(list)
+    requests: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
         trusted = FeatureReader(path)
         block = trusted.layout.images_per_shard
@@ -211,15 +223,21 @@ def measure(folder: Path, images: int, rounds: int) -> dict[str, list[float]]:
             order = rng.permutation(images)
             for name, method in {**methods, "checked": direct(FeatureReader(path))}.items():
                 rates[name].append(rate(method, order, out, SLOW.get(name, 1)))
+        sweeping = FeatureReader(path, whole_shards=True)
+        rate(direct(sweeping), np.arange(images), out)
+        epochs = {"cold_epoch": (loader(trusted), None), "cold_epoch_in_blocks": (loader(sweeping), block)}
         for turn in range(rounds):
             order = rng.permutation(images)[: max(BATCH, images // 4)]
             for name, method in methods.items():
                 drop(folder)
                 rates[f"cold_{name}"].append(rate(method, order, out, SLOW.get(name, 1)))
-            for name, size in (("cold_epoch", None), ("cold_epoch_in_blocks", block)):
+            for name, (method, size) in epochs.items():
                 drop(folder)
-                rates[name].append(rate(methods["loader"], epoch_order(images, 1, turn, size), out))
-    return rates
+                before = disk_requests(folder)
+                rates[name].append(rate(method, epoch_order(images, 1, turn, size), out))
+                requests[name].append((disk_requests(folder) - before) / images)
+    found = {f"{name}_requests_per_sample": round(statistics.median(values), 2) for name, values in requests.items()}
+    return rates, found
 
 
 def report(rates: dict[str, list[float]]) -> dict[str, float]:
@@ -244,14 +262,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write (default: the folder for temporary files)")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--divide", type=int, default=16, help="divides the channels of SD's taps")
-    parser.add_argument("--shard-mb", type=int, default=100)
+    parser.add_argument("--shard-mb", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         write_forms(Path(folder), options.images, options.divide, options.shard_mb * 1_000_000)
         layout = FeatureReader(Path(folder) / "cache").layout
         facts = {"images": options.images, "rounds": options.rounds, "bytes_per_sample": layout.bytes_per_image}
-        print(json.dumps({**facts, **report(measure(Path(folder), options.images, options.rounds))}))
+        rates, requests = measure(Path(folder), options.images, options.rounds)
+        print(json.dumps({**facts, **report(rates), **requests}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import resource
 import shutil
 import tempfile
@@ -288,7 +289,8 @@ def test_reading_keeps_few_of_the_files_open_that_the_process_may(tmp_path, open
 
 
 @pytest.mark.parametrize("flag", [os.RWF_NOWAIT, None, 1 << 20], ids=["Linux", "another system", "another file system"])
-def test_rows_that_are_not_in_memory_come_back_the_same(whole_cache, features_of_rows, monkeypatch, flag):
+@pytest.mark.parametrize("whole", [False, True])
+def test_rows_that_are_not_in_memory_come_back_the_same(whole_cache, features_of_rows, monkeypatch, flag, whole):
     monkeypatch.setattr(local, "_NOWAIT", flag)
     with tempfile.TemporaryDirectory() as folder:  # on a disk, where there is one
         cache = Path(shutil.copytree(whole_cache, Path(folder) / "cache"))
@@ -298,7 +300,8 @@ def test_rows_that_are_not_in_memory_come_back_the_same(whole_cache, features_of
                 with file.open("rb") as opened:
                     os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         rows = [3, 17, 4, 5, 6, 3]
-        reader = FeatureReader(cache)
+        reader = pickle.loads(pickle.dumps(FeatureReader(cache, whole_shards=whole)))
+        assert reader._whole_shards == whole
         for _ in range(2):
             assert_equal(reader.read(rows), features_of_rows(rows))
 
