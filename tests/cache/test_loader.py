@@ -1,7 +1,9 @@
+import re
 import threading
 import time
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,3 +89,11 @@ def test_work_is_done_ahead_and_in_order():
 
     assert [number for number, _ in made_ahead(make, range(5), 2)] == [0, 1, 2, 3, 4]
     assert sorted(started) == [0, 1, 2, 3, 4]
+
+
+def test_the_example_of_the_docs_works(cache, features_of_rows):
+    page = Path(__file__).parents[2] / "docs" / "caches.md"
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL).group(1), names)
+    expected = [features_of_rows(rows).maps["up1"].astype("f2").mean() for rows in ([0, 5, 3], [7, 1, 2])]
+    assert names["means"](cache, [[0, 5, 3], [7, 1, 2]]) == pytest.approx(expected, abs=1e-3)
