@@ -19,7 +19,7 @@ from .layout import DONE, CacheLayout, Shard
 from .metadata import manifest_checksum, parse_json
 from .stores.base import Store, Version
 
-__all__ = ["COMMITTED", "DAMAGED", "FAILED", "UNCOMMITTED", "Commit", "CommitLog"]
+__all__ = ["COMMITTED", "DAMAGED", "FAILED", "UNCOMMITTED", "Commit", "CommitLog", "list_records"]
 
 UNCOMMITTED, COMMITTED, FAILED, DAMAGED = range(4)
 
@@ -61,16 +61,7 @@ class Commit:
         Raises:
             CacheError: it is missing, damaged, or speaks of another shard, another cache or other arrays.
         """
-        key = f"{DONE}/{shard.index}.json"
-        file = store.describe(key)
-        data = store.read(key)
-        body = data[_HEAD_LENGTH : -len(_TAIL)]
-        if data != _HEAD % google_crc32c.value(body) + body + _TAIL:
-            raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
-        try:
-            commit = cls._parse(parse_json(body, file))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CacheError(f"the commit record {file} is damaged ({type(error).__name__}: {error})") from error
+        commit, file = cls.read(store, shard.index), store.describe(f"{DONE}/{shard.index}.json")
         if (commit.shard, commit.first, commit.last) != (shard.index, shard.first, shard.last):
             raise CacheError(
                 f"the commit record {file} is that of shard {commit.shard}, rows {commit.first} to {commit.last - 1}"
@@ -83,6 +74,23 @@ class Commit:
         if lengths != dict.fromkeys(layout.arrays, len(shard.rows)) or commit.sizes.keys() != layout.arrays.keys():
             raise CacheError(f"the commit record {file} speaks of other arrays or rows than the cache has")
         return commit
+
+    @classmethod
+    def read(cls, store: Store, index: int) -> "Commit":
+        """Read a record for what it says itself, whatever shard and cache it speaks of.
+
+        Raises:
+            CacheError: it is missing or damaged.
+        """
+        key = f"{DONE}/{index}.json"
+        data, file = store.read(key), store.describe(key)
+        body = data[_HEAD_LENGTH : -len(_TAIL)]
+        if data != _HEAD % google_crc32c.value(body) + body + _TAIL:
+            raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
+        try:
+            return cls._parse(parse_json(body, file))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CacheError(f"the commit record {file} is damaged ({type(error).__name__}: {error})") from error
 
     @classmethod
     def _parse(cls, body: dict[str, Any]) -> "Commit":
@@ -141,11 +149,7 @@ class CommitLog:
 
     def _scan(self) -> dict[int, Version]:
         """Shard -> the version of its record."""
-        found = {}
-        for name, version in self.store.listing(DONE).items():
-            stem, _, suffix = name.partition(".")
-            if suffix == "json" and stem.isdecimal() and str(int(stem)) == stem:
-                found[int(stem)] = version
+        found = list_records(self.store)
         return {index: version for index, version in sorted(found.items()) if index < self.layout.shard_count}
 
     def _forget(self, index: int) -> None:
@@ -174,6 +178,16 @@ class CommitLog:
         self.failed.update(commit.failed)
         self.states[rows] = COMMITTED
         self.states[list(commit.failed)] = FAILED
+
+
+def list_records(store: Store) -> dict[int, Version]:
+    """Shard number -> the version of its record, for every file that is named as a record is."""
+    found = {}
+    for name, version in store.listing(DONE).items():
+        stem, _, suffix = name.partition(".")
+        if suffix == "json" and stem.isdecimal() and str(int(stem)) == stem:
+            found[int(stem)] = version
+    return found
 
 
 def _checksums(values: Any) -> UInt32[np.ndarray, "rows"]:

@@ -1,6 +1,6 @@
 """From features in memory to rows on disk: shapes checked, values clamped to float16, NaN and infinity refused."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from ..errors import CacheError
 from .codec import encode
-from .layout import GEOMETRY, SCALES, ArrayLayout, CacheLayout, Shard
+from .layout import GEOMETRY, SCALES, ArrayLayout, CacheLayout
 from .schema import CHANNEL_AXES, ImageFeatures
 
 __all__ = [
@@ -64,13 +64,13 @@ def features_of(arrays: Mapping[str, np.ndarray]) -> ImageFeatures:
     return ImageFeatures(maps=parts["features"], agents=parts["agents"], geometry=geometry, scales=parts["scales"])
 
 
-def unfit_rows(arrays: Mapping[str, np.ndarray], shard: Shard) -> dict[int, str]:
-    """Rows of ``shard`` that hold NaN or infinity in some array, each with where the first of them stands."""
+def unfit_rows(arrays: Mapping[str, np.ndarray], rows: Sequence[int]) -> dict[int, str]:
+    """Those of ``rows`` that hold NaN or infinity in some array, each with where the first of them stands."""
     unfit: dict[int, str] = {}
     for name, values in arrays.items():
         if values.dtype == np.uint8:
             continue
-        for row, image in zip(shard.rows, values, strict=True):
+        for row, image in zip(rows, values, strict=True):
             wrong = ~np.isfinite(image)
             if row not in unfit and wrong.any():
                 place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
@@ -81,7 +81,7 @@ def unfit_rows(arrays: Mapping[str, np.ndarray], shard: Shard) -> dict[int, str]
 def stored_arrays(
     arrays: Mapping[str, np.ndarray],
     layout: CacheLayout,
-    shard: Shard,
+    rows: Sequence[int],
     failed: Mapping[int, str],
     clamped: dict[str, dict[int, int]],
 ) -> Iterator[tuple[ArrayLayout, Iterable[np.ndarray]]]:
@@ -91,22 +91,22 @@ def stored_arrays(
     """
     for name, array in layout.computed.items():
         counts: dict[int, int] = {}
-        rows = stored_rows(arrays[name], array, shard, failed, counts)
+        stored = stored_rows(arrays[name], array, rows, failed, counts)
         if layout.is_coded(name):
             scales: list[np.ndarray] = []
-            yield layout.arrays[name], _coded_rows(rows, array, scales)
+            yield layout.arrays[name], _coded_rows(stored, array, scales)
             yield layout.arrays[SCALES + name], scales
         else:
-            yield array, rows
+            yield array, stored
         if counts:
             clamped[name] = counts
 
 
 def stored_rows(
-    values: np.ndarray, array: ArrayLayout, shard: Shard, failed: Mapping[int, str], clamped: dict[int, int]
+    values: np.ndarray, array: ArrayLayout, rows: Sequence[int], failed: Mapping[int, str], clamped: dict[int, int]
 ) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
     """Yield the rows as they are stored; failed rows as zeros. Counts of clamped values go into ``clamped`` by row."""
-    for row, image in zip(shard.rows, values, strict=True):
+    for row, image in zip(rows, values, strict=True):
         if row in failed:
             yield np.zeros(array.row_shape, array.dtype)
             continue

@@ -10,12 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from ..errors import CacheError, CacheMismatchError
 from .commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
-from .layout import DONE, STAGING, CacheLayout, Shard
+from .kept import KeptRows
+from .layout import DONE, STAGING, ArrayLayout, CacheLayout, Shard
 from .lock import LOCKS
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files
+from .recipe import RECIPE, encode_recipe
 from .rows import arrays_of, stored_arrays, unfit_rows
 from .schema import ImageFeatures, TapSpec
 from .shards import write_rows
@@ -23,9 +27,11 @@ from .stores import Store, open_store
 from .stores.base import Lock, Stage
 from .stores.local import LOCK
 
-__all__ = ["CacheWriter"]
+__all__ = ["CacheWriter", "write_metadata"]
 
-_OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, KEYS, LOCKS, LOCK}
+NOTHING_KEPT = KeptRows()
+
+_OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, KEYS, RECIPE, LOCKS, LOCK}
 
 
 class CacheWriter:
@@ -50,6 +56,7 @@ class CacheWriter:
         profile: str = "exact",
         shard_bytes: int = 100_000_000,
         shared: bool = False,
+        recipe: Mapping[str, Any] | None = None,
     ) -> "CacheWriter":
         """Create the cache in ``path``, or resume it and sweep what dead writers left.
 
@@ -57,7 +64,8 @@ class CacheWriter:
 
         ``shard_bytes`` counts all arrays of a shard together, as the profile ``exact`` stores them, and holds for a new
         cache only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of
-        them a frame.
+        them a frame. ``recipe``, plain JSON values, is kept beside the fingerprint for ``repair``; it is no part of
+        what two caches must share.
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
@@ -81,7 +89,7 @@ class CacheWriter:
             lock = store.lock(shared=shared)
             try:
                 with store.opening():
-                    layout = _opened(store, layout, lock)
+                    layout = _opened(store, layout, lock, recipe)
                 return cls(store=store, layout=layout, lock=lock)
             except BaseException:
                 lock.release()
@@ -158,42 +166,78 @@ class CacheWriter:
         self._lock.unclaim(shard.index)
         return False
 
-    def write_shard(self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str]) -> Commit:
+    def write_shard(
+        self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str], kept: KeptRows = NOTHING_KEPT
+    ) -> Commit:
         """Store and commit one shard; return its record.
 
         ``features`` has one row for each image of the shard, in order; floating arrays are float16 or float32. Values
         beyond float16 are clamped and counted. ``failures`` maps image rows (rows of the cache, not of the shard) to
         the reason they could not be computed; an image with NaN or infinity is added to them, with where it was found.
-        A failed image is stored as zeros, and no reader ever gives them out.
+        A failed image is stored as zeros, and no reader ever gives them out. ``kept`` rows are stored as they are, and
+        ``features`` then has the other ones.
 
         Raises:
             CacheError: the features do not fit the shard, a failure is not one of its rows, or the cache cannot be
                 written.
             DiskSpaceError: the disk is full; the shard stays uncommitted and the rest of the cache is whole.
         """
-        if not self._lock.held:
-            raise CacheError(
-                f"This writer of {self._store.describe()} is closed, or was opened in another process; open a new one"
-            )
-        if not 0 <= shard.index < self.layout.shard_count or shard != self.layout.shard(shard.index):
-            raise CacheError(
-                f"{shard} is no shard of the cache {self._store.describe()}; take them from pending_shards()"
-            )
-        if not self._lock.has_claimed(shard.index):
-            raise CacheError(
-                f"Shard {shard.index} of {self._store.describe()} is shared with other writers; claim() it first"
-            )
-        if stray := [row for row in failures if row not in shard.rows]:
+        self._refuse(shard)
+        rows = [row for row in shard.rows if row not in kept.rows]
+        if stray := [row for row in failures if row not in rows]:
             raise CacheError(
                 f"Failures name rows {stray[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
             )
-        arrays = arrays_of(features, self.layout, len(shard.rows))
-        failed = {**unfit_rows(arrays, shard), **failures}
+        arrays = arrays_of(features, self.layout, len(rows))
+        failed = {**unfit_rows(arrays, rows), **failures}
+        clamped: dict[str, dict[int, int]] = {}
+        stored = stored_arrays(arrays, self.layout, rows, failed, clamped)
+        return self._commit(shard, kept.among(shard, stored), {**kept.failed, **failed}, [kept.clamped, clamped])
+
+    def copy_shard(self, shard: Shard, kept: KeptRows) -> Commit:
+        """Store and commit one shard of rows as another cache stores them; return its record.
+
+        Raises:
+            CacheError: as ``write_shard``.
+            DiskSpaceError: as ``write_shard``.
+        """
+        self._refuse(shard)
+        stored = [(array, kept.arrays[name]) for name, array in self.layout.arrays.items()]
+        return self._commit(shard, stored, kept.failed, [kept.clamped])
+
+    def _refuse(self, shard: Shard) -> None:
+        """Refuse a shard that this writer may not write."""
+        where = self._store.describe()
+        if not self._lock.held:
+            raise CacheError(f"This writer of {where} is closed, or was opened in another process; open a new one")
+        if not 0 <= shard.index < self.layout.shard_count or shard != self.layout.shard(shard.index):
+            raise CacheError(f"{shard} is no shard of the cache {where}; take them from pending_shards()")
+        if not self._lock.has_claimed(shard.index):
+            raise CacheError(f"Shard {shard.index} of {where} is shared with other writers; claim() it first")
+
+    def _commit(
+        self,
+        shard: Shard,
+        stored: Iterable[tuple[ArrayLayout, Iterable[np.ndarray]]],
+        failed: Mapping[int, str],
+        clamped: Sequence[Mapping[str, Mapping[int, int]]],
+    ) -> Commit:
+        """Write every array and then the record; ``clamped`` may be filled while the rows are taken."""
         record = f"{DONE}/{shard.index}.json"
         with self._store.faults(f"writing shard {shard.index}"):
             stage = self._store.stage(self._lock.owner)
             try:
-                commit = self._stage_arrays(stage, shard, arrays, failed)
+                sizes, checksums = self._stage_arrays(stage, shard, stored)
+                commit = Commit(
+                    shard=shard.index,
+                    first=shard.first,
+                    last=shard.last,
+                    manifest=self._log.manifest,
+                    sizes=sizes,
+                    crc32c=checksums,
+                    clamped=_joined(clamped, self.layout),
+                    failed=dict(failed),
+                )
                 self._store.delete(record)  # it must never stand beside other bytes
                 stage.publish()
                 stage.write(record, lambda file: file.write(commit.encode()))
@@ -203,11 +247,12 @@ class CacheWriter:
                 self._lock.unclaim(shard.index)
         return commit
 
-    def _stage_arrays(self, stage: Stage, shard: Shard, arrays: Mapping[str, Any], failed: Mapping[int, str]) -> Commit:
+    def _stage_arrays(
+        self, stage: Stage, shard: Shard, stored: Iterable[tuple[ArrayLayout, Iterable[np.ndarray]]]
+    ) -> tuple[dict[str, int], dict[str, list[int]]]:
         sizes: dict[str, int] = {}
-        checksums: dict[str, Sequence[int]] = {}
-        clamped: dict[str, dict[int, int]] = {}
-        for array, rows in stored_arrays(arrays, self.layout, shard, failed, clamped):
+        checksums: dict[str, list[int]] = {}
+        for array, rows in stored:
             written: list[int] = []
             sizes[array.name] = stage.write(
                 array.shard_file(shard.index),
@@ -216,16 +261,7 @@ class CacheWriter:
                 ),
             )
             checksums[array.name] = written
-        return Commit(
-            shard=shard.index,
-            first=shard.first,
-            last=shard.last,
-            manifest=self._log.manifest,
-            sizes=sizes,
-            crc32c=checksums,
-            clamped=clamped,
-            failed=dict(failed),
-        )
+        return sizes, checksums
 
     def _shards_that_stand(self, shards: Iterable[Shard]) -> set[int]:
         """The committed ones of ``shards`` whose files all have the length that their record says."""
@@ -235,6 +271,11 @@ class CacheWriter:
             sizes = self._store.sizes(files.values())
             stand = {index for index in stand if sizes.get(files[index]) == self._log.sizes[index][name]}
         return stand
+
+
+def _joined(parts: Sequence[Mapping[str, Mapping[int, int]]], layout: CacheLayout) -> dict[str, dict[int, int]]:
+    joined = {name: {row: n for part in parts for row, n in part.get(name, {}).items()} for name in layout.arrays}
+    return {name: counts for name, counts in joined.items() if counts}
 
 
 def _refuse_foreign(store: Store) -> None:
@@ -248,24 +289,24 @@ def _refuse_foreign(store: Store) -> None:
         )
 
 
-def _opened(store: Store, wanted: CacheLayout, lock: Lock) -> CacheLayout:
+def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, Any] | None) -> CacheLayout:
     """Create or resume the cache; the layout that holds."""
     store.sweep(host=lock.host if lock.shared else "")
     if store.exists(MANIFEST):
         return _resumed(store, wanted)
-    _create(store, wanted, lock.owner)
+    files = metadata_files(wanted)
+    write_metadata(store, {RECIPE: encode_recipe(recipe), **files} if recipe else files, lock.owner)
     return wanted
 
 
-def _create(store: Store, layout: CacheLayout, owner: str) -> None:
+def write_metadata(store: Store, files: Mapping[str, bytes], owner: str) -> None:
+    """Write metadata files; the manifest, where it is among them, appears when all the others are there."""
     stage = store.stage(owner)
-    files = metadata_files(layout)
-    manifest = files.pop(MANIFEST)
     try:
         for name, data in files.items():
+            if name == MANIFEST:
+                stage.publish()
             stage.write(name, lambda file, data=data: file.write(data))  # type: ignore[misc]
-        stage.publish()
-        stage.write(MANIFEST, lambda file: file.write(manifest))
         stage.publish()
     finally:
         stage.discard()

@@ -1,0 +1,144 @@
+"""Mending a damaged cache: its metadata is written again from what is known, its damaged rows from what it is given.
+
+Here damage is found and sound rows are kept; the features of the others come from stage one. Nothing is believed
+without a checksum: rows that no sound commit record vouches for count as damaged.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import CacheError, CacheMismatchError
+from .arrays import StoredArray
+from .commits import Commit, CommitLog, list_records
+from .fingerprint import canonical_json, differences
+from .intact import metadata_faults
+from .kept import read_rows
+from .layout import CacheLayout, Shard
+from .metadata import MANIFEST, load_layout, manifest_checksum, metadata_files
+from .recipe import RECIPE, encode_recipe, load_recipe
+from .schema import ImageFeatures
+from .stores import Store, open_store
+from .verify import row_faults
+from .writer import CacheWriter, write_metadata
+
+__all__ = ["CacheRepair"]
+
+
+class CacheRepair:
+    """A cache under repair, closed to other writers; use ``CacheRepair.open`` and a ``with`` block.
+
+    ``layout`` holds from now on, ``metadata`` names the files that were written again, ``damaged`` maps each shard that
+    needs it to the image rows whose features are to be computed anew.
+    """
+
+    def __init__(self, *, store: Store, writer: CacheWriter, log: CommitLog, metadata: list[str]) -> None:
+        self.layout = writer.layout
+        self.metadata = metadata
+        self.damaged = _damaged_rows(store, log)
+        self._writer = writer
+        self._log = log
+        self._arrays = {
+            name: StoredArray(store=store, array=array, layout=self.layout)
+            for name, array in self.layout.arrays.items()
+        }
+
+    @classmethod
+    def open(cls, path: Path | str, *, wanted: CacheLayout, recipe: Mapping[str, Any]) -> "CacheRepair":
+        """Take the cache in ``path``, mend its metadata and find what else is damaged.
+
+        ``wanted`` is the layout of the cache that stage one would make now, ``recipe`` how it was asked for.
+
+        Raises:
+            CacheError: there is no cache, or a writer is at work on it.
+            CacheMismatchError: the cache was made with other settings than ``wanted`` says.
+        """
+        store = open_store(path)
+        wanted = replace(wanted, fingerprint=json.loads(canonical_json(dict(wanted.fingerprint))))
+        layout = _layout_of(store, wanted)
+        with store.faults("repairing it"):
+            lock = store.lock(shared=False)
+            try:
+                faults = metadata_faults(store, layout)
+                files = {name: data for name, data in metadata_files(layout).items() if name in faults}
+                if RECIPE in faults or not store.exists(RECIPE):
+                    files = {RECIPE: encode_recipe(load_recipe(store) or recipe), **files}
+                write_metadata(store, files, lock.owner)
+                log = CommitLog(store=store, layout=layout)
+                writer = CacheWriter(store=store, layout=layout, lock=lock)
+                return cls(store=store, writer=writer, log=log, metadata=list(files))
+            except BaseException:
+                lock.release()
+                raise
+
+    def __enter__(self) -> "CacheRepair":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def mend(self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str]) -> Commit:
+        """Write ``shard`` again: its sound rows as they are, the damaged ones from ``features``, in their order.
+
+        Return its new record.
+
+        ``failures``: image row -> why it could not be computed.
+
+        Raises:
+            CacheError: the features do not fit, or the cache cannot be written.
+            DiskSpaceError: the disk is full.
+        """
+        damaged = set(self.damaged[shard])
+        sound = [row for row in shard.rows if row not in damaged]
+        return self._writer.write_shard(shard, features, failures, read_rows(self._log, self._arrays, sound))
+
+
+def _layout_of(store: Store, wanted: CacheLayout) -> CacheLayout:
+    """The layout of the cache: by its manifest, else the wanted one, if the commit records say that it was that."""
+    if not store.exists(MANIFEST) and not list_records(store):
+        raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
+    try:
+        layout = load_layout(store)
+    except CacheError as error:
+        return _layout_of_records(store, wanted, error)
+    if lines := differences(wanted.fingerprint, layout.fingerprint):
+        raise CacheMismatchError(
+            f"The cache in {store.describe()} was made with other settings than are given:\n  "
+            + "\n  ".join(lines)
+            + "\nName the settings it was made with (--dataset, --config, --set), or prepare its data set again"
+        )
+    return layout
+
+
+def _layout_of_records(store: Store, wanted: CacheLayout, error: CacheError) -> CacheLayout:
+    """The wanted layout, with shards as large as the commit records say, if they vouch for it."""
+    manifests = set()
+    for index in list_records(store):
+        with contextlib.suppress(CacheError):
+            commit = Commit.read(store, index)
+            manifests.add(commit.manifest)
+            size = commit.first // commit.shard if commit.shard else commit.last
+            if 0 < size <= wanted.images and size % wanted.images_per_frame == 0:
+                layout = replace(wanted, images_per_shard=size)
+                if manifest_checksum(layout) == commit.manifest:
+                    return layout
+    if not manifests:
+        return wanted
+    raise CacheMismatchError(
+        f"The manifest of {store.describe()} cannot be read ({error}), and its commit records belong to a cache"
+        " of other settings than are given; name those it was made with (--dataset, --config, --set)"
+    )
+
+
+def _damaged_rows(store: Store, log: CommitLog) -> dict[Shard, list[int]]:
+    layout = log.layout
+    rows = {row for index in log.damaged for row in layout.shard(index).rows}
+    rows |= {fault.row for fault in row_faults(store, log) if fault.row is not None}
+    shards = sorted({row // layout.images_per_shard for row in rows})
+    return {shard: [row for row in shard.rows if row in rows] for shard in (layout.shard(index) for index in shards)}

@@ -1,0 +1,84 @@
+"""Repair of a cache: the images whose features are damaged go through the model again, in the batches they were in."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...cache.layout import Shard
+from ...cache.repair import CacheRepair
+from ...cache.rows import features_of, named_arrays
+from ...cache.schema import ImageFeatures
+from ...cache.verify import verify_cache
+from ...progress import track
+from ..datasets.index import FrameIndex
+from .extractor import FeatureExtractor, PictureSource
+from .fingerprint import feature_fingerprint
+from .models import resolve_model
+from .plan import extraction_recipe, planned_layout
+from .settings import ExtractSettings
+from .specs import tap_specs
+
+__all__ = ["RepairSummary", "repair_features"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairSummary:
+    """What a repair did. ``ok``: nothing is left to mend; ``repaired``, ``failed``: numbers of images.
+
+    ``metadata``: the files that were written again.
+    """
+
+    ok: bool
+    repaired: int
+    metadata: list[str]
+    failed: int
+
+
+def repair_features(
+    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, *, root: Path | None = None
+) -> RepairSummary:
+    """Mend the cache in ``cache_path``, which was made of ``index`` with ``settings``; sound rows are kept.
+
+    On a machine that gives the same bits the result is, byte for byte, what it was before the damage. An image that
+    cannot be computed now is recorded as failed.
+
+    Raises:
+        CacheError: there is no cache, or a writer is at work on it.
+        CacheMismatchError: the cache was made with other settings, of other images or by another model.
+        ModelError: the model cannot be found, is incomplete or lacks a tap.
+        MissingDataError: the data root is not there.
+    """
+    model = resolve_model(settings.model, weights=settings.weights, seed=settings.weights_seed)
+    planned = planned_layout(index, settings, tap_specs(model, settings))
+    wanted = replace(planned, fingerprint=feature_fingerprint(settings, index))
+    repaired = failed = 0
+    with CacheRepair.open(cache_path, wanted=wanted, recipe=extraction_recipe(index, settings)) as repair:
+        if repair.damaged:
+            pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
+            extractor = FeatureExtractor(settings=settings)
+        for shard, rows in track(repair.damaged.items(), "Repairing", len(repair.damaged), "shard"):
+            features, failures = _computed(shard, rows, extractor, pictures)
+            commit = repair.mend(shard, features, failures)
+            lost = sum(row in commit.failed for row in rows)
+            failed += lost
+            repaired += len(rows) - lost
+    ok = bool(verify_cache(cache_path, quick=True)["ok"])
+    return RepairSummary(ok=ok, repaired=repaired, metadata=repair.metadata, failed=failed)
+
+
+def _computed(
+    shard: Shard, rows: list[int], extractor: FeatureExtractor, pictures: PictureSource
+) -> tuple[ImageFeatures, dict[int, str]]:
+    """Features of ``rows`` of a shard, in batches cut as an ordinary run cuts them, and why some failed."""
+    parts: list[dict[str, np.ndarray]] = []
+    failures: dict[int, str] = {}
+    for first in range(shard.first, shard.last, extractor.batch_size):
+        batch = range(first, min(first + extractor.batch_size, shard.last))
+        chosen = [row for row in rows if row in batch]
+        if chosen:
+            images, faults = pictures.read(batch)
+            found = named_arrays(extractor(images, pictures.keys(batch)))
+            parts.append({name: values[[row - first for row in chosen]] for name, values in found.items()})
+            failures.update({row: reason for row, reason in faults.items() if row in chosen})
+    return features_of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}), failures
