@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 from .console import Outcome, conclude
-from .options import Json
+from .options import Json, Overrides, Root
+from .workspace import Workspace
 
 __all__ = ["app"]
 
 CachePath = Annotated[str, typer.Argument(help="The cache's folder, or where else it is kept.")]
 
-app = typer.Typer(help="The feature cache: info, verify.", no_args_is_help=True)
+app = typer.Typer(help="The feature cache: info, verify, repair.", no_args_is_help=True)
 
 
 @app.command()
@@ -42,3 +43,24 @@ def verify(
     ]
     lines.append(f"{result['checked']} images checked, {len(result['damaged'])} faults")
     conclude(Outcome(result=result, text="\n".join(lines), exit_code=0 if result["ok"] else 1), as_json)
+
+
+@app.command()
+def repair(
+    path: CachePath,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Its data set, for a cache that does not know it itself.")
+    ] = None,
+    config: Annotated[str, typer.Option("--config", help="The preset or file it was made with, likewise.")] = "default",
+    overrides: Overrides = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Compute anew what is damaged in a cache, and keep the rest. Example: `xd3d cache repair xd3d-work/cache/NAME`.
+
+    How its features were asked for stands in the cache; for caches made before that was kept, give --dataset and the
+    config they were made with.
+    """
+    from .caches import repair_cache
+
+    conclude(repair_cache(Workspace.current(), path, dataset, config, overrides or [], root), as_json)

@@ -15,7 +15,7 @@ from ...files import fsync_folder
 from ..lock import LOCKS, FileLock, WriterLock
 from .base import Version
 from .regular import open_regular, read_regular
-from .staging import LocalStage, disk_errors, sweep_partials
+from .staging import LocalStage, disk_errors, refuse_way_out, sweep_partials
 
 __all__ = ["LOCK", "LocalFile", "LocalStore"]
 
@@ -165,7 +165,8 @@ class LocalStore:
     def delete(self, key: str) -> None:
         """Remove a file and flush its folder."""
         path = self.root / key
-        if path.exists():
+        if path.is_symlink() or path.exists():
+            refuse_way_out(self.root, path.parent)
             path.unlink()
             fsync_folder(path.parent)
 

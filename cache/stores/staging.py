@@ -13,7 +13,7 @@ from ...files import fsync_folder
 from ..layout import DONE, STAGING
 from ..lock import live_owners
 
-__all__ = ["LocalStage", "disk_errors", "sweep_partials"]
+__all__ = ["LocalStage", "disk_errors", "refuse_way_out", "sweep_partials"]
 
 
 @contextmanager
@@ -71,6 +71,7 @@ class LocalStage:
         for partial, target in self._staged:
             place = self.root / target
             place.parent.mkdir(parents=True, exist_ok=True)
+            refuse_way_out(self.root, place.parent)
             partial.replace(place)
             inner = place.relative_to(self.root).parents
             folders.update(self.root / folder for folder in inner)
@@ -83,6 +84,16 @@ class LocalStage:
         for partial, _ in self._staged:
             partial.unlink(missing_ok=True)
         self._staged.clear()
+
+
+def refuse_way_out(root: Path, folder: Path) -> None:
+    """Refuse a folder of the cache that is a link, or lies behind one: it may lead out of the cache.
+
+    Raises:
+        CacheError: it does.
+    """
+    if folder.resolve() != root.resolve() / folder.relative_to(root):
+        raise CacheError(f"{folder} lies behind a link, which may lead out of the cache; put real folders there")
 
 
 def sweep_partials(path: Path, *, host: str = "") -> int:

@@ -23,7 +23,7 @@ from .clock import ACTIVITIES
 from .extractor import FeatureExtractor, PictureSource
 from .fill import fill_shards
 from .fingerprint import feature_fingerprint
-from .plan import images_per_frame, shard_bytes, stored_bytes
+from .plan import extraction_recipe, images_per_frame, shard_bytes, stored_bytes
 from .settings import ExtractSettings
 
 __all__ = ["CacheOpener", "ExtractSummary", "cache_opener", "check_disk", "extract_features", "summarise"]
@@ -113,6 +113,7 @@ def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path 
         fingerprint=feature_fingerprint(settings, index),
         profile=settings.profile,
         shard_bytes=shard_bytes(settings),
+        recipe=extraction_recipe(index, settings),
     )
 
 

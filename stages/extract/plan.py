@@ -1,6 +1,7 @@
 """What a run is going to write: how images fall into shards, and how many bytes that takes."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ...cache.views import view_keys
 from ..datasets.index import FrameIndex
 from .settings import ExtractSettings
 
-__all__ = ["images_per_frame", "planned_layout", "shard_bytes", "stored_bytes"]
+__all__ = ["extraction_recipe", "images_per_frame", "planned_layout", "shard_bytes", "stored_bytes"]
 
 INDEX_ENTRY, INDEX_CHECKSUM = 16, 4  #: bytes of a Zarr shard index: one entry a slot, one checksum a file
 
@@ -19,6 +20,11 @@ def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
     """Rows that belong together in a shard: the views of a frame's images, or of one where frames differ in number."""
     counts = np.unique(np.bincount(index.images.frame, minlength=len(index.frames.key)))
     return len(settings.views) * (int(counts[0]) if len(counts) == 1 and counts[0] > 0 else 1)
+
+
+def extraction_recipe(index: FrameIndex, settings: ExtractSettings) -> dict[str, Any]:
+    """How features are asked for, as a cache keeps it to be repaired by."""
+    return {"dataset": index.dataset, "extract": settings.model_dump(mode="json")}
 
 
 def shard_bytes(settings: ExtractSettings) -> int:

@@ -55,7 +55,7 @@ def repair_features(
     repaired = failed = 0
     with CacheRepair.open(cache_path, wanted=wanted, recipe=extraction_recipe(index, settings)) as repair:
         if repair.damaged:
-            pictures = PictureSource(index=index, image_size=settings.image_size, root=root)
+            pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
             extractor = FeatureExtractor(settings=settings)
         for shard, rows in track(repair.damaged.items(), "Repairing", len(repair.damaged), "shard"):
             features, failures = _computed(shard, rows, extractor, pictures)

@@ -38,7 +38,7 @@ def test_rows_in_any_memory_order_are_stored_alike(layout):
 def test_a_row_with_nan_or_infinity_is_unfit_and_the_place_is_named(features_of_rows, layout, wrong, dtype):
     arrays = {
         n: v if v.dtype == np.uint8 else v.astype(dtype)
-        for n, v in arrays_of(features_of_rows(ROWS.rows), layout, 2).items()
+        for n, v in arrays_of(features_of_rows(ROWS), layout, 2).items()
     }
     arrays["agents/up1"][1, 2, 4] = wrong
     assert unfit_rows(arrays, ROWS) == {11: "agents/up1 is not finite: 1 values, the first at [2, 4]"}
