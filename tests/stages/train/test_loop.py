@@ -71,16 +71,17 @@ def timeless(run: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in record.items() if k not in ("seconds", "wait")} for record in read_log(run)]
 
 
+@pytest.mark.parametrize("block", [None, pytest.param(1, marks=pytest.mark.slow)])
 def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
-    make_domain, run_training, small_fusion, train_settings, tmp_path
+    make_domain, run_training, small_fusion, train_settings, tmp_path, block
 ):
     domain = make_domain(frames=4, points=100)
-    unbroken = run_training(tmp_path / "unbroken", domain, validation=domain)
+    unbroken = run_training(tmp_path / "unbroken", domain, validation=domain, shuffle_block=block)
     killed = subprocess.run(
         [
             *(sys.executable, "-c", KILLED, str(Path(__file__).with_name("worlds.py"))),
             *(str(domain.index.root), str(tmp_path / "killed")),
-            *(small_fusion().model_dump_json(), train_settings().model_dump_json()),
+            *(small_fusion().model_dump_json(), train_settings(shuffle_block=block).model_dump_json()),
         ],
         capture_output=True,
         text=True,
@@ -88,7 +89,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "killed/checkpoints/step-00000003.partial").is_dir(), "the kill should hit a half-written one"
     assert len(read_log(tmp_path / "killed")) > 2
-    resumed = run_training(tmp_path / "killed", domain, validation=domain, workers=2)
+    resumed = run_training(tmp_path / "killed", domain, validation=domain, workers=2, shuffle_block=block)
     assert (resumed.steps, resumed.best) == (unbroken.steps, unbroken.best)
     ours, theirs = stored_tensors(tmp_path / "unbroken"), stored_tensors(tmp_path / "killed")
     assert ours.keys() == theirs.keys()
