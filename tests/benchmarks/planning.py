@@ -76,13 +76,13 @@ def _size(model: ModelFolder, size: tuple[int, int], repeats: int) -> dict[str, 
     settings = _settings(model, size)
     layout = planned_layout(_index(1, 1), settings, tap_specs(model, settings))
     stored = {profile: replace(layout, profile=profile).bytes_per_image for profile in PROFILES}
-    facts: dict[str, Any] = {"image_size": size, "bytes_per_image": stored, **_tflop(model, settings)}
+    facts: dict[str, Any] = {"image_size": size, "bytes_per_image": stored, **image_tflop(model, settings)}
     if repeats:
         facts["measured"] = _measured(settings, facts["tflop"], repeats)
     return facts
 
 
-def _tflop(model: ModelFolder, settings: ExtractSettings) -> dict[str, float]:
+def image_tflop(model: ModelFolder, settings: ExtractSettings) -> dict[str, float]:
     """TFLOP of one image (a multiplication and an addition are two) without the agents, which take a few per cent."""
     factor = vae_factor(model.config("vae"))
     padded = [-(-side // factor) * factor for side in settings.image_size]

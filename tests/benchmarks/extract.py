@@ -1,0 +1,206 @@
+"""How fast stage one is: against DIFT, against a plain loop with hooks, and against what the machine can multiply.
+
+``python tests/benchmarks/extract.py --model FOLDER --dift CHECKOUT`` builds the model with random weights (configs are
+enough). In a round every contestant does one image, each in a process of its own (``contestants.py``), while the others
+wait; ratios are medians of the rounds' ratios. Then the job itself runs over pictures on a disk, for a few images and
+for many: it tells the shares of its wall time and its peak memory. Without ``--dift`` (a checkout of
+github.com/Tsingularity/dift) that ratio is null. On a busy machine look at the ratios of processor seconds.
+
+Progress goes to stderr; the last line of stdout is one JSON object.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from planning import image_tflop
+from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
+from xd3d.stages.extract.models import settings_model
+from xd3d.stages.extract.precision import resolve_dtype
+from xd3d.stages.extract.settings import ExtractSettings
+
+CONTESTANTS = Path(__file__).parent / "contestants.py"
+JOB = """
+import json, sys
+from pathlib import Path
+from contestants import answer, peak_bytes
+from xd3d.stages.datasets.index import FrameIndex
+from xd3d.stages.extract.job import extract_features
+from xd3d.stages.extract.settings import ExtractSettings
+settings = ExtractSettings.model_validate_json(sys.argv[1])
+folder = Path(sys.argv[2])
+done = extract_features(FrameIndex.load(folder / "index"), settings, folder / "cache")
+answer({"images_per_second": done.images_per_second, "shares": dict(done.shares), "rss": peak_bytes()})
+"""
+
+
+def main() -> None:
+    given = parse()
+    settings = ExtractSettings(
+        model=given.model,
+        weights=given.weights,
+        image_size=(given.size[0], given.size[1]),
+        dtype=given.dtype,
+        device="cpu",
+        shard_mb=given.shard_mb,
+    )
+    model = settings_model(settings)
+    settings = settings.model_copy(update={"dtype": resolve_dtype(settings, model)})
+    names = ["ours", "hooks", *(["dift"] if given.dift else [])]
+    facts: dict[str, Any] = {
+        "model": Path(given.model).name,
+        "size": list(settings.image_size),
+        "taps": list(settings.diffusion_taps),
+        "dtype": settings.dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rounds": given.rounds,
+        "images": given.images,
+        **image_tflop(model, settings),
+    }
+    facts |= race(names, settings, given.rounds, str(given.dift))
+    if not given.dift:
+        facts |= {"ratio_to_dift": None, "dift_missing": "no checkout of github.com/Tsingularity/dift: give --dift DIR"}
+    facts |= rates(facts)
+    facts |= job_facts(settings, given.images)
+    print(json.dumps(facts))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny-street", help="a name or a folder in diffusers' layout")
+    parser.add_argument("--weights", choices=("pretrained", "random"), default="random")
+    parser.add_argument("--dift", type=Path, help="a checkout of github.com/Tsingularity/dift")
+    parser.add_argument("--size", type=int, nargs=2, default=(448, 800), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--dtype", default="auto", help="of ours; the peers run in float32, as their users do")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=8, help="of the long job; the short one does a quarter")
+    parser.add_argument("--shard-mb", type=int, default=20, help="small, so that the short job fills a shard too")
+    return parser.parse_args()
+
+
+class Contestant:
+    """A process that does an image when it is told."""
+
+    def __init__(self, name: str, settings: ExtractSettings, extra: str) -> None:
+        self.name = name
+        command = [sys.executable, str(CONTESTANTS), name, settings.model_dump_json(), extra]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ready = self._answer()
+
+    def image(self) -> dict[str, float]:
+        """Do one image; returns its seconds and what memory the process ever held."""
+        assert self._process.stdin
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        done = self._answer()
+        tell(f"{self.name}: {done['seconds']:.2f} s, {done['cpu_seconds']:.2f} s of processors")
+        return done
+
+    def end(self) -> None:
+        """Let the process go."""
+        self._process.communicate(timeout=60)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with code {self._process.wait()}")
+        return json.loads(line)
+
+
+def race(names: list[str], settings: ExtractSettings, rounds: int, dift: str) -> dict[str, Any]:
+    """Let the contestants take turns; the first image of each warms it up and does not count."""
+    runners = []
+    for name in names:
+        tell(f"loading {name}")
+        runners.append(Contestant(name, settings, dift))
+        runners[-1].image()
+    turns = [{runner.name: runner.image() for runner in runners} for _ in range(rounds)]
+    for runner in runners:
+        runner.end()
+    facts: dict[str, Any] = {"gemm_gflops": runners[0].ready["gemm_gflops"]}
+    for kind in ("seconds", "cpu_seconds"):
+        facts[kind] = {name: median(turn[name][kind] for turn in turns) for name in names}
+        for peer in names[1:]:
+            suffix = "" if kind == "seconds" else "_cpu"
+            facts[f"ratio_to_{peer}{suffix}"] = median(turn[peer][kind] / turn["ours"][kind] for turn in turns)
+    facts["images_per_second"] = {name: 1 / seconds for name, seconds in facts["seconds"].items()}
+    facts["peak_bytes"] = {name: max(turn[name]["rss"] for turn in turns) for name in names}
+    return facts
+
+
+def rates(facts: dict[str, Any]) -> dict[str, float]:
+    """What ours reaches of the measured peak of its own precision, and of bfloat16's."""
+    achieved = 1e3 * facts["tflop"] / facts["seconds"]["ours"]
+    peaks = facts["gemm_gflops"]
+    own = peaks.get(facts["dtype"], float("nan"))
+    return {
+        "achieved_gflops": achieved,
+        "ratio_to_peak": achieved / own,
+        "ratio_to_bfloat16_peak": achieved / peaks["bfloat16"],
+    }
+
+
+def job_facts(settings: ExtractSettings, images: int) -> dict[str, Any]:
+    """Run the job in processes of its own: the long run tells the shares, both together how memory grows."""
+    runs = []
+    for count in (max(1, images // 4), images):
+        tell(f"the job over {count} images")
+        with tempfile.TemporaryDirectory() as folder:
+            write_index(Path(folder), count, settings.image_size)
+            command = [sys.executable, "-c", JOB, settings.model_dump_json(), folder]
+            done = subprocess.run(command, cwd=CONTESTANTS.parent, stdout=subprocess.PIPE, text=True, check=True)
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    few, many = runs
+    return {
+        "job_images_per_second": many["images_per_second"],
+        **{f"share_{activity}": share for activity, share in many["shares"].items()},
+        "job_peak_bytes": [few["rss"], many["rss"]],
+        "ratio_memory": many["rss"] / few["rss"],
+    }
+
+
+def write_index(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Write ``count`` pictures of twice the size the model sees, and an index of them."""
+    height, width = 2 * size[0], 2 * size[1]
+    rng = np.random.default_rng(0)
+    for row in range(count):
+        coarse = rng.integers(0, 256, (9, 16, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{row}.jpg")
+    names, empty = np.array([f"frame{row}" for row in range(count)]), np.array([""] * count)
+    FrameIndex(
+        dataset="pictures",
+        version="benchmark",
+        root=folder,
+        cameras=("CAM",),
+        frames=FrameTable(
+            key=names, scene=names, location=empty, description=empty, split=empty, sweep=empty, labels=empty
+        ),
+        images=ImageTable(
+            frame=np.arange(count),
+            key=names,
+            camera=np.array(["CAM"] * count),
+            path=np.array([f"{row}.jpg" for row in range(count)]),
+            size=np.tile([width, height], (count, 1)),
+            intrinsics=np.tile(np.eye(3), (count, 1, 1)),
+            camera_from_lidar=np.tile(np.eye(4), (count, 1, 1)),
+        ),
+    ).save(folder / "index")
+
+
+def tell(text: str) -> None:
+    """Say on stderr how far the benchmark is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
