@@ -18,6 +18,7 @@ __all__ = [
     "MissingDataError",
     "ModelError",
     "RunError",
+    "StoreError",
     "Xd3dError",
     "nearest",
 ]
@@ -60,6 +61,13 @@ class CacheMismatchError(CacheError):
 
 class DiskSpaceError(Xd3dError, OSError):
     """The disk has less room than the work needs."""
+
+
+class StoreError(Xd3dError, OSError):
+    """An object store does not answer, refuses, or is not there; nothing is known of what it holds."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class RunError(Xd3dError, RuntimeError):

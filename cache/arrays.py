@@ -4,7 +4,6 @@ Either way a row counts only when its values match the crc32c of the commit reco
 this process reads it.
 """
 
-import resource
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -18,11 +17,9 @@ from ..errors import CacheError
 from .layout import ArrayLayout, CacheLayout
 from .metadata import array_is_plain
 from .shards import ShardFile
-from .stores.base import Store
+from .stores.base import Store, Version
 
 __all__ = ["DamagedRowError", "Run", "StoredArray", "runs_of"]
-
-_OPEN_FILES = 4096  #: shard files a reader keeps open; at most a quarter of the process's limit
 
 Run = tuple[int, int, int]  #: first place in the batch, first row of the cache, number of rows; all in one shard
 
@@ -60,8 +57,8 @@ class StoredArray:
         self._whole = whole_shards
         self._checked = bytearray(layout.images)
         self._unchecked = True
-        self._entries: dict[int, np.ndarray | None] = {}
-        self._open = lru_cache(maxsize=max(4, _open_files() // len(layout.arrays)))(self._open_shard)
+        self._known: dict[int, tuple[Version, np.ndarray | None]] = {}
+        self._open = lru_cache(maxsize=max(4, store.open_files // len(layout.arrays)))(self._open_shard)
         self._zarr: Any = None
         if not self.is_plain:
             # This starts the event loop of zarr; a fork while another thread starts it would leave its lock shut.
@@ -76,7 +73,7 @@ class StoredArray:
         """Drop open files and check every row anew: something was written again."""
         self._checked = bytearray(self._layout.images)
         self._unchecked = True
-        self._entries.clear()
+        self._known.clear()
         self._open.cache_clear()
         self._zarr = None
 
@@ -131,12 +128,18 @@ class StoredArray:
         self._unchecked = 0 in self._checked
 
     def _open_shard(self, index: int) -> ShardFile:
-        shard = ShardFile(file=self._store.open(self.array.shard_file(index)), row_bytes=self._size, whole=self._whole)
-        if index in self._entries:
-            shard.entries = self._entries[index]
-        else:
-            slots, rows = self._layout.images_per_shard, len(self._layout.shard(index).rows)
-            self._entries[index] = shard.load_index(slots, rows)
+        """Open a shard; its index is read, and its rows are checked, once for as long as it is the same file."""
+        file = self._store.open(self.array.shard_file(index))
+        shard = ShardFile(file=file, row_bytes=self._size, whole=self._whole)
+        version, entries = self._known.get(index, (None, None))
+        if version == file.version:
+            shard.entries = entries
+            return shard
+        rows = self._layout.shard(index).rows
+        if version is not None:
+            self._checked[rows.start : rows.stop] = bytes(len(rows))
+            self._unchecked = True
+        self._known[index] = file.version, shard.load_index(self._layout.images_per_shard, len(rows))
         return shard
 
     def _read_shard(self, row: int, count: int, data: UInt8[np.ndarray, "bytes"], wait: bool) -> bool:
@@ -164,11 +167,6 @@ class StoredArray:
             out[place : place + count] = self._zarr[row : row + count]
         except Exception as error:
             raise DamagedRowError(row, f"zarr cannot read it ({type(error).__name__}: {error})") from error
-
-
-def _open_files() -> int:
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _OPEN_FILES if allowed == resource.RLIM_INFINITY else min(_OPEN_FILES, allowed // 4)
 
 
 class DamagedRowError(CacheError):

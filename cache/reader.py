@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..errors import CacheError, CacheMismatchError
-from .arrays import DamagedRowError, StoredArray, runs_of
+from .arrays import DamagedRowError, Run, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
 from .fingerprint import differences
 from .intact import refuse_damaged_metadata
@@ -160,12 +160,24 @@ class FeatureReader:
 
     def _fill(self, rows: list[int], buffers: Mapping[str, np.ndarray]) -> None:
         runs, checksums, later = runs_of(rows, self.layout.images_per_shard), self._log.crc32c, {}
+        if self._store.parallel > 1:
+            tasks = [(name, run, buffer) for name, buffer in buffers.items() for run in runs]
+            for _ in self._store.map(self._fill_run, tasks):
+                pass
+            return
         name = ""
         try:
             for name, buffer in buffers.items():
                 later[name] = self._arrays[name].begin(runs, buffer, checksums[name])
             for name, waiting in later.items():
                 self._arrays[name].read(waiting, buffers[name], checksums[name])
+        except DamagedRowError as error:
+            raise self._damage(error, name, self._arrays[name].file_of(error.row)) from error
+
+    def _fill_run(self, task: tuple[str, Run, np.ndarray]) -> None:
+        name, run, buffer = task
+        try:
+            self._arrays[name].read([run], buffer, self._log.crc32c[name])
         except DamagedRowError as error:
             raise self._damage(error, name, self._arrays[name].file_of(error.row)) from error
 

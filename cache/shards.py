@@ -6,6 +6,7 @@ empty), then a crc32c of itself.
 
 from collections.abc import Iterable
 from functools import lru_cache
+from io import BytesIO
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -30,7 +31,7 @@ def _index(slots: int, rows: int, row_bytes: int) -> bytes:
     return data + google_crc32c.value(data).to_bytes(4, "little")
 
 
-def write_rows(file: BinaryIO, rows: Iterable[np.ndarray], slots: int) -> list[int]:
+def write_rows(file: BinaryIO | BytesIO, rows: Iterable[np.ndarray], slots: int) -> list[int]:
     """Write contiguous little-endian ``rows`` of equal size and the index; return the crc32c of each row."""
     checksums: list[int] = []
     row_bytes = 0

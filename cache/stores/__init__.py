@@ -14,12 +14,16 @@ __all__ = ["Store", "open_store"]
 
 
 def open_store(location: Path | str) -> Store:
-    """The store of the cache at ``location``, a folder. Nothing is read or made yet.
+    """The store of the cache at ``location``, a folder or ``s3://bucket/prefix``. Nothing is read or made yet.
 
     Raises:
-        CacheError: the location is a URL of a kind that caches cannot be kept at.
+        CacheError: the location is a URL of another kind, or what its kind needs is not installed.
     """
     text = os.fspath(location)
-    if "://" in text:
-        raise CacheError(f"A cache cannot be kept at {text}; give a folder")
+    if text.startswith("s3://"):
+        from .object_store import ObjectStore
+
+        return ObjectStore(url=text)
+    if "://" in text or text.startswith("s3:"):
+        raise CacheError(f"A cache cannot be kept at {text}; give a folder, or s3://bucket/prefix as a string")
     return LocalStore(root=Path(text))

@@ -7,21 +7,24 @@ written whole or not at all, and never changed: a new one may take its place.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, BinaryIO, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
 __all__ = ["Lock", "Stage", "Store", "StoredFile", "Version"]
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Version = tuple[int | str, ...]  #: tells a file from another one that took its place under the same name
 
 
 @runtime_checkable
 class StoredFile(Protocol):
-    """A file open for reading; threads may share it. What was opened stays readable when another takes its place."""
+    """A file open for reading; threads may share it. Where another took its place, it is read on or refused."""
 
     size: int  #: bytes
+    version: Version
 
     def read_into(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
         """Fill ``out`` (contiguous) with the bytes from ``offset`` on.
@@ -85,9 +88,15 @@ class Lock(Protocol):
 class Store(Protocol):
     """The files of one cache. Threads may share a store, and it can be pickled."""
 
+    parallel: ClassVar[int]  #: requests that are worth having under way at once
+
     @property
     def location(self) -> Path | str:
         """What ``open_store`` makes this store of again."""
+
+    @property
+    def open_files(self) -> int:
+        """Files that a reader may keep open."""
 
     def describe(self, key: str = "") -> str:
         """The full name of a file, or of the cache itself, for messages."""
@@ -173,6 +182,9 @@ class Store(Protocol):
 
     def free_bytes(self) -> int | None:
         """Bytes that can still be written; None where nothing is known of a limit."""
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Do ``work`` on every item, ``parallel`` at once; results come in the order of the items."""
 
     def zarr(self) -> Any:
         """The cache as a store that zarr opens for reading."""

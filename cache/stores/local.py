@@ -1,11 +1,13 @@
 """A cache in a folder: regular files only, read at their offsets, written through a stage."""
 
 import os
+import resource
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,7 +23,11 @@ __all__ = ["LOCK", "LocalFile", "LocalStore"]
 
 LOCK = "writer.lock"
 
+_OPEN_FILES = 4096  #: at most; and a quarter of the process's limit
 _NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  #: Linux alone has it
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class LocalFile:
@@ -33,7 +39,9 @@ class LocalFile:
 
     def __init__(self, path: Path | str) -> None:
         self._descriptor = -1
-        self._descriptor, self.size = open_regular(path)
+        self._descriptor, status = open_regular(path)
+        self.size = status.st_size
+        self.version = _version(status)
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
@@ -71,11 +79,18 @@ class LocalStore:
     """The files under the folder ``root``."""
 
     root: Path
+    parallel: ClassVar[int] = 1
 
     @property
     def location(self) -> Path:
         """The folder."""
         return self.root
+
+    @property
+    def open_files(self) -> int:
+        """Files that may be kept open: the process needs some for other things."""
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return _OPEN_FILES if allowed == resource.RLIM_INFINITY else min(_OPEN_FILES, allowed // 4)
 
     def describe(self, key: str = "") -> str:
         """The path of a file."""
@@ -195,6 +210,10 @@ class LocalStore:
         """Free bytes on the disk that the folder is, or will be, on."""
         path = self.root.absolute()
         return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.is_dir())).free
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Do ``work`` on one item after the other."""
+        return map(work, items)
 
     def zarr(self) -> str:
         """The folder, as zarr takes it."""

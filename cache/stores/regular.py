@@ -9,8 +9,8 @@ from ...errors import CacheError
 __all__ = ["open_regular", "read_regular"]
 
 
-def open_regular(path: Path | str) -> tuple[int, int]:
-    """Open ``path`` for reading and return its file descriptor and its size in bytes.
+def open_regular(path: Path | str) -> tuple[int, os.stat_result]:
+    """Open ``path`` for reading and return its file descriptor and its status.
 
     Raises:
         CacheError: the file is missing, is no regular file, or may not be read.
@@ -25,7 +25,7 @@ def open_regular(path: Path | str) -> tuple[int, int]:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise CacheError(f"{path} is not a regular file")
-    return descriptor, status.st_size
+    return descriptor, status
 
 
 def read_regular(path: Path) -> bytes:
