@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt32
 
 from ..errors import CacheError, CacheMismatchError
 from .arrays import DamagedRowError, Run, StoredArray, runs_of
@@ -33,6 +33,9 @@ Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]  #: as ``numpy.em
 class FeatureReader:
     """An open cache: ``path`` is where it is kept.
 
+    ``keys``: what rows mean to the caller, where the cache holds only some of those images (an export); the rows that
+    are read are then rows of ``keys``.
+
     Threads may share a reader; it survives a fork, and is opened anew where it is unpickled. A writer may be at work on
     the cache: ``refresh`` shows what it has committed since. ``whole_shards`` lets the disk fetch the whole shard of a
     row that is not in memory, in one sweep: for a slow disk, when the rows that are read next lie in few shards.
@@ -43,7 +46,12 @@ class FeatureReader:
     """
 
     def __init__(
-        self, path: Path | str, *, expected: Mapping[str, Any] | None = None, whole_shards: bool = False
+        self,
+        path: Path | str,
+        *,
+        expected: Mapping[str, Any] | None = None,
+        keys: Sequence[str] | None = None,
+        whole_shards: bool = False,
     ) -> None:
         self._store = open_store(path)
         self.path = self._store.location
@@ -60,9 +68,11 @@ class FeatureReader:
         refuse_damaged_metadata(self._store, self.layout)
         self._log = CommitLog(store=self._store, layout=self.layout)
         self._whole_shards = whole_shards
+        self._keys = None if keys is None or tuple(keys) == self.layout.image_keys else tuple(keys)
+        self._places = {key: row for row, key in enumerate(self.layout.image_keys)} if self._keys else {}
 
     def __reduce__(self) -> tuple[Callable[..., "FeatureReader"], tuple[Path | str]]:
-        return partial(FeatureReader, whole_shards=self._whole_shards), (self.path,)
+        return partial(FeatureReader, keys=self._keys, whole_shards=self._whole_shards), (self.path,)
 
     @property
     def taps(self) -> dict[str, TapSpec]:
@@ -93,6 +103,10 @@ class FeatureReader:
     def failed(self) -> dict[int, str]:
         """Rows of images that stage one could not compute, each with the reason."""
         return dict(self._log.failed)
+
+    def checksums(self, array: str) -> UInt32[np.ndarray, "images"]:
+        """The crc32c of every row of an array, by the commit records; of no meaning where no row is committed."""
+        return self._log.crc32c[array]
 
     @property
     def available(self) -> Bool[np.ndarray, "images"]:
@@ -128,7 +142,7 @@ class FeatureReader:
             CacheError: a row is out of range, not committed, failed or damaged; the message names image, array, file
                 and reason.
         """
-        wanted = [operator.index(row) for row in rows]
+        wanted = self._own_rows([operator.index(row) for row in rows])
         known = self._log.generation
         self._refuse(wanted)
         target = self.allocate(len(wanted)) if out is None else out
@@ -142,6 +156,20 @@ class FeatureReader:
             self._refuse(wanted)
             self._fill(wanted, buffers)
         return target
+
+    def _own_rows(self, rows: list[int]) -> list[int]:
+        """Rows of the cache, where others are asked for."""
+        if self._keys is None:
+            return rows
+        for row in rows:
+            if not 0 <= row < len(self._keys):
+                raise CacheError(f"Row {row} is asked for, there are {len(self._keys)} images")
+            if self._keys[row] not in self._places:
+                raise CacheError(
+                    f"Image '{self._keys[row]}' is not in the cache {self.path}, which holds {self.layout.images}"
+                    f" of {len(self._keys)} images; export it too (xd3d cache export), or use the whole cache"
+                )
+        return [self._places[self._keys[row]] for row in rows]
 
     def _buffers(self, features: ImageFeatures, count: int) -> dict[str, np.ndarray]:
         named = {}

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CacheError
-from .config import load_config
+from ..errors import CacheError, ConfigError, nearest
+from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
 from .domains import DomainOpener, open_index
 from .workspace import Workspace
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
     from ..stages.extract.settings import ExtractSettings
 
-__all__ = ["repair_cache"]
+__all__ = ["collect_garbage", "export_part", "repair_cache"]
 
 
 def repair_cache(
@@ -34,6 +34,105 @@ def repair_cache(
     failed = f"; {done.failed} images could not be computed" if done.failed else ""
     rest = "" if done.ok else "; damage is left: xd3d cache verify names it"
     return Outcome(result=asdict(done), text=mended + failed + rest, exit_code=0 if done.ok and not done.failed else 1)
+
+
+def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) -> Outcome:
+    """Remove the litter in the cache at ``path``, or in every cache of the workspace and caches that stayed empty.
+
+    1 when a cache of the workspace could not be looked at, because a writer is at work on it say.
+    """
+    from ..cache.gc import collect_litter, remove_unused
+
+    files: list[dict[str, object]] = []
+    busy: dict[str, str] = {}
+    for place in [path] if path else sorted(workspace.home.glob("cache/*")):
+        if isinstance(place, Path) and (place.is_symlink() or not place.is_dir()):
+            continue
+        try:
+            removed = None if isinstance(place, str) else remove_unused(place, dry_run=dry_run)
+            found = removed or collect_litter(place, dry_run=dry_run)
+        except CacheError as error:
+            if isinstance(place, str):
+                raise
+            busy[str(place)] = str(error)
+            continue
+        files += [{"cache": found["cache"], **file} for file in found["files"]]
+    total = sum(int(str(file["bytes"])) for file in files)
+    verb = "would be removed" if dry_run else "removed"
+    lines = [f"{file['bytes']:>14,} {file['cache']}/{file['file']}" for file in files]
+    lines += [f"left alone: {reason}" for reason in busy.values()]
+    return Outcome(
+        result={"files": files, "bytes": total, "dry_run": dry_run, "busy": busy},
+        text="\n".join([*lines, f"{len(files)} files with {total:,} bytes {verb}"]),
+        exit_code=1 if busy else 0,
+    )
+
+
+def export_part(
+    workspace: Workspace,
+    path: str,
+    out: str,
+    *,
+    taps: Sequence[str] | None,
+    images: Path | None,
+    scenes: Sequence[str] | None,
+    split: str | None,
+    config: str = DEFAULT_PRESET,
+    overrides: Sequence[str] = (),
+) -> Outcome:
+    """Copy some taps, and the images of a file, of scenes or of a split of the config, from a cache into a new one."""
+    from ..cache.export import export_cache
+    from ..cache.metadata import load_layout
+    from ..cache.stores import open_store
+    from ..cache.views import IDENTITY, view_keys
+
+    ways = [way for way in (images, scenes, split) if way]
+    if len(ways) > 1:
+        raise ConfigError("Choose images in one way: --images, --scenes or --split")
+    chosen: list[str] | None = None
+    if images:
+        chosen = images.read_text(encoding="utf-8").split()
+    elif scenes or split:
+        chosen = _keys_of_frames(workspace, path, scenes, split, config, overrides)
+    if chosen is not None:
+        views = load_layout(open_store(path)).fingerprint.get("views", [IDENTITY])
+        chosen = view_keys(chosen, views)
+    done = export_cache(path, out, taps=taps, images=chosen)
+    left = f"; {done['left_out']} that are not committed were left out" if done["left_out"] else ""
+    return Outcome(
+        result=done,
+        text=f"{done['images']} images, taps {', '.join(done['taps'])}, {done['bytes'] / 1e9:.2f} GB in {out}{left}",
+    )
+
+
+def _keys_of_frames(
+    workspace: Workspace,
+    path: str,
+    scenes: Sequence[str] | None,
+    split: str | None,
+    config: str,
+    overrides: Sequence[str],
+) -> list[str]:
+    """Keys of the images of some scenes of the cache's data set, or of one split of a side of the config's shift."""
+    import numpy as np
+
+    from ..stages.datasets.splits import domain_frames
+
+    if scenes:
+        index, _ = _by_recipe(workspace, path, None)
+        if strange := sorted(set(scenes) - set(index.frames.scene.tolist())):
+            near = nearest(strange[0], set(index.frames.scene.tolist()))
+            raise ConfigError(f"The data set has no scene {strange[0]}: {near}")
+        frames = index.frames_where(np.isin(index.frames.scene, list(scenes)))
+    else:
+        data = load_config(config, overrides).config.data
+        sides = {"source": data.source, "target": data.target}
+        side, _, part = str(split).partition("-")
+        if side not in sides or part not in ("train", "val", "test"):
+            raise ConfigError(f"'{split}' is no split: write source-train, source-val, target-val, target-test, ...")
+        index = open_index(workspace, sides[side].dataset)
+        frames = domain_frames(index, sides[side].domain, part)
+    return [str(index.images.key[row]) for frame in frames for row in index.images_of(frame)]
 
 
 def _by_recipe(workspace: Workspace, path: str, root: Path | None) -> "tuple[FrameIndex, ExtractSettings]":

@@ -1,18 +1,19 @@
 """The commands that look after a feature cache."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .console import Outcome, conclude
-from .options import Json, Overrides, Root
+from .options import ConfigName, Json, Overrides, Root
 from .workspace import Workspace
 
 __all__ = ["app"]
 
 CachePath = Annotated[str, typer.Argument(help="The cache's folder, or where else it is kept.")]
 
-app = typer.Typer(help="The feature cache: info, verify, repair.", no_args_is_help=True)
+app = typer.Typer(help="The feature cache: info, verify, repair, gc, diff, export.", no_args_is_help=True)
 
 
 @app.command()
@@ -64,3 +65,70 @@ def repair(
     from .caches import repair_cache
 
     conclude(repair_cache(Workspace.current(), path, dataset, config, overrides or [], root), as_json)
+
+
+@app.command()
+def gc(
+    path: Annotated[
+        str | None, typer.Argument(help="The cache; without it every cache of the workspace, and unused ones go.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and its bytes.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove litter that no live process owns, and nothing that is committed. Example: `xd3d cache gc --dry-run`."""
+    from .caches import collect_garbage
+
+    conclude(collect_garbage(Workspace.current(), path, dry_run=dry_run), as_json)
+
+
+@app.command()
+def diff(
+    first: CachePath,
+    second: CachePath,
+    values: Annotated[bool, typer.Option("--values", help="Compare the numbers too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what tells two caches apart; the exit code is 1 when something does. Example: `xd3d cache diff A B`."""
+    from ..cache.diff import diff_caches
+
+    told = diff_caches(first, second, values=values)
+    lines = list(told["fingerprint"])
+    for kind in ("images", "arrays", "readable"):
+        lines += [f"{kind}, {side.replace('_', ' ')}: {len(names)}" for side, names in told[kind].items() if names]
+    lines += [f"{array}: {len(keys)} images differ" for array, keys in told["rows"].items() if keys]
+    for array, found in told.get("values", {}).items():
+        lines.append(f"{array}: largest difference {found['max_abs']}, mean cosine {found['mean_cosine']}")
+    lines.append("The caches are equal" if told["equal"] else "The caches differ")
+    conclude(Outcome(result=told, text="\n".join(lines), exit_code=0 if told["equal"] else 1), as_json)
+
+
+@app.command()
+def export(
+    path: CachePath,
+    out: Annotated[str, typer.Argument(help="The folder of the new cache.")],
+    taps: Annotated[str | None, typer.Option(help="Taps to keep, separated by commas; the default is all.")] = None,
+    images: Annotated[Path | None, typer.Option(help="A file with the keys of the images to keep.")] = None,
+    scenes: Annotated[str | None, typer.Option(help="Scenes to keep, separated by commas.")] = None,
+    split: Annotated[str | None, typer.Option(help="A split to keep: source-train, target-val, ...")] = None,
+    config: ConfigName = "default",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Write some taps or images of a cache as a new cache. Example: `xd3d cache export PATH OUT --split source-val`.
+
+    Stopped, it goes on with the same command.
+    """
+    from .caches import export_part
+
+    done = export_part(
+        Workspace.current(),
+        path,
+        out,
+        taps=taps.split(",") if taps else None,
+        images=images,
+        scenes=scenes.split(",") if scenes else None,
+        split=split,
+        config=config,
+        overrides=overrides or [],
+    )
+    conclude(done, as_json)

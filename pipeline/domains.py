@@ -133,6 +133,7 @@ class DomainOpener:
 
             return OnlineExtractor(index=self.index(dataset), settings=self.extract_settings(dataset))
         from ..cache.reader import FeatureReader
+        from ..cache.views import view_keys
 
         path = self.cache_path(dataset)
         if not path.is_dir():
@@ -144,4 +145,5 @@ class DomainOpener:
                 )
             path = others[0]
         in_blocks = self.config.train.shuffle_block is not None
-        return FeatureReader(path, expected=self.fingerprint(dataset), whole_shards=in_blocks)
+        keys = view_keys(map(str, self.index(dataset).images.key), self.config.extract.views)
+        return FeatureReader(path, expected=self.fingerprint(dataset), keys=keys, whole_shards=in_blocks)

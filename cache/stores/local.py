@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from ...errors import CacheError
 from ...files import fsync_folder
+from ..layout import DONE, STAGING
 from ..lock import LOCKS, FileLock, WriterLock
 from .base import Version
 from .regular import open_regular, read_regular
@@ -167,6 +168,9 @@ class LocalStore:
     def prepare(self, names: Iterable[str]) -> None:
         """Make the folder; refuse links in it that would lead a writer out."""
         self.root.mkdir(parents=True, exist_ok=True)
+        self._refuse_links(names)
+
+    def _refuse_links(self, names: Iterable[str]) -> None:
         links = [name for name in sorted(names) if (self.root / name).is_symlink()]
         if links:
             raise CacheError(
@@ -187,6 +191,7 @@ class LocalStore:
 
     def lock(self, *, shared: bool) -> WriterLock:
         """Take the advisory lock of the folder."""
+        self._refuse_links((DONE, LOCKS, STAGING, LOCK))
         return WriterLock(path=self.root / LOCK, shared=shared)
 
     @contextmanager

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from ...cache.schema import ImageFeatures, TapSpec
 from ...cache.views import IDENTITY, split_row, view_key
-from ...errors import BackendError, DataError, MissingDataError
+from ...errors import BackendError, ConfigError, DataError, MissingDataError
 from ..datasets.index import FrameIndex
 from .agents import AgentMaker
 from .backbone import DiffusionBackbone
@@ -41,9 +41,15 @@ class FeatureExtractor:
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         BackendError: CUDA is asked for and there is none.
+        ConfigError: the settings are those of an export.
     """
 
     def __init__(self, *, settings: ExtractSettings) -> None:
+        if settings.exported_from:
+            raise ConfigError(
+                "extract.exported_from names the cache that an export was made of; what an export holds can be read"
+                " (train --cached), not computed: unset it"
+            )
         self.settings = settings
         self.clock = StageClock()
         device = _device(settings)

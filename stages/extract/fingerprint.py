@@ -58,4 +58,6 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
         fields["noise"] = False
     if settings.profile != "exact":
         fields["profile"] = settings.profile
+    if settings.exported_from:
+        fields["exported_from"] = settings.exported_from
     return [{**fields, "dtype": dtype} for dtype in precisions(settings, model)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...cache.layout import Shard
+from ...cache.layout import CacheLayout, Shard
 from ...cache.repair import CacheRepair
 from ...cache.rows import features_of, named_arrays
 from ...cache.schema import ImageFeatures
@@ -14,7 +14,7 @@ from ...progress import track
 from ..datasets.index import FrameIndex
 from .extractor import FeatureExtractor, PictureSource
 from .fingerprint import feature_fingerprint
-from .models import resolve_model
+from .models import settings_model
 from .plan import extraction_recipe, planned_layout
 from .settings import ExtractSettings
 from .specs import tap_specs
@@ -49,16 +49,16 @@ def repair_features(
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         MissingDataError: the data root is not there.
     """
-    model = resolve_model(settings.model, weights=settings.weights, seed=settings.weights_seed)
-    planned = planned_layout(index, settings, tap_specs(model, settings))
+    planned = planned_layout(index, settings, tap_specs(settings_model(settings), settings))
     wanted = replace(planned, fingerprint=feature_fingerprint(settings, index))
     repaired = failed = 0
     with CacheRepair.open(cache_path, wanted=wanted, recipe=extraction_recipe(index, settings)) as repair:
         if repair.damaged:
             pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
             extractor = FeatureExtractor(settings=settings)
+            index_rows = _index_rows(repair.layout, planned)
         for shard, rows in track(repair.damaged.items(), "Repairing", len(repair.damaged), "shard"):
-            features, failures = _computed(shard, rows, extractor, pictures)
+            features, failures = _computed(shard, rows, extractor, pictures, index_rows)
             commit = repair.mend(shard, features, failures)
             lost = sum(row in commit.failed for row in rows)
             failed += lost
@@ -67,8 +67,14 @@ def repair_features(
     return RepairSummary(ok=ok, repaired=repaired, metadata=repair.metadata, failed=failed)
 
 
+def _index_rows(layout: CacheLayout, planned: CacheLayout) -> list[int]:
+    """Where each row of the cache is among the pictures of the index; an export may hold only some of them."""
+    places = {key: row for row, key in enumerate(planned.image_keys)}
+    return [places[key] for key in layout.image_keys]
+
+
 def _computed(
-    shard: Shard, rows: list[int], extractor: FeatureExtractor, pictures: PictureSource
+    shard: Shard, rows: list[int], extractor: FeatureExtractor, pictures: PictureSource, index_rows: list[int]
 ) -> tuple[ImageFeatures, dict[int, str]]:
     """Features of ``rows`` of a shard, in batches cut as an ordinary run cuts them, and why some failed."""
     parts: list[dict[str, np.ndarray]] = []
@@ -77,8 +83,9 @@ def _computed(
         batch = range(first, min(first + extractor.batch_size, shard.last))
         chosen = [row for row in rows if row in batch]
         if chosen:
-            images, faults = pictures.read(batch)
-            found = named_arrays(extractor(images, pictures.keys(batch)))
+            asked = [index_rows[row] for row in batch]
+            images, faults = pictures.read(asked)
+            found = named_arrays(extractor(images, pictures.keys(asked)))
             parts.append({name: values[[row - first for row in chosen]] for name, values in found.items()})
-            failures.update({row: reason for row, reason in faults.items() if row in chosen})
+            failures.update({row: faults[index_rows[row]] for row in chosen if index_rows[row] in faults})
     return features_of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}), failures

@@ -107,6 +107,10 @@ class ExtractSettings(Settings):
     profile: Literal["exact", "compact"] = Field(
         default="exact", description="How the cache keeps values: 'exact' float16, 'compact' 8 bits (half the bytes)."
     )
+    exported_from: str | None = Field(
+        default=None,
+        description="Fingerprint of the cache that an export with fewer taps was made of; such features are only read.",
+    )
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
 
     @property

@@ -1,0 +1,159 @@
+"""Writing a part of a cache, some of its taps or images, as a whole cache of its own: rows are copied, not computed.
+
+The export's fingerprint is that of the cache it was made of. Images that were left out change nothing in the others, so
+an export of some images is read wherever the whole cache would be. Fewer taps are another setting, and the agents were
+grouped by all taps, also those that were left out: then the fingerprint names the chosen taps and, as
+``exported_from``, the digest of the cache, and only a config that names the same reads it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CacheError, nearest
+from ..progress import track
+from .arrays import DamagedRowError, StoredArray
+from .commits import COMMITTED, FAILED, CommitLog
+from .fingerprint import fingerprint_digest
+from .intact import refuse_damaged_metadata
+from .kept import KeptRows, read_rows
+from .layout import CacheLayout
+from .metadata import load_layout
+from .recipe import load_recipe
+from .stores import Store, open_store
+from .writer import CacheWriter
+
+__all__ = ["export_cache"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    store: Store
+    layout: CacheLayout
+    log: CommitLog
+
+
+def export_cache(
+    path: Path | str, out: Path | str, *, taps: Sequence[str] | None = None, images: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Copy the committed rows of a cache, of some ``taps`` and ``images`` (keys) only, into a new cache in ``out``.
+
+    Called again after an interruption it goes on. Returns a JSON-ready dictionary: ``cache`` (the new one),
+    ``fingerprint``, ``images`` (in it), ``left_out`` (wanted images that are not committed), ``taps``, ``bytes``.
+
+    Raises:
+        CacheError: there is no cache in ``path``, a tap or an image is not in it, or a row is damaged.
+        CacheMismatchError: ``out`` holds another cache.
+        DiskSpaceError: the disk is full.
+    """
+    store = open_store(path)
+    layout = load_layout(store)
+    refuse_damaged_metadata(store, layout)
+    source = _Source(store=store, layout=layout, log=CommitLog(store=store, layout=layout))
+    chosen = _chosen_taps(layout, taps)
+    wanted = _wanted_rows(source, images)
+    rows = wanted[np.isin(source.log.states[wanted], (COMMITTED, FAILED))]
+    if not len(rows):
+        raise CacheError(f"None of the images that are asked for is committed in {store.describe()}")
+    fingerprint = _fingerprint(layout, chosen)
+    row_bytes = sum(array.row_bytes for array in layout.computed.values())
+    recipe = load_recipe(store) or {}
+    with CacheWriter.open(
+        out,
+        taps=[tap for tap in layout.taps if tap.name in chosen],
+        agents=layout.agents,
+        image_keys=[layout.image_keys[row] for row in rows],
+        images_per_frame=_images_per_frame(layout, rows),
+        fingerprint=fingerprint,
+        profile=layout.profile,
+        shard_bytes=layout.images_per_shard * row_bytes,
+        recipe={**recipe, "exported_from": fingerprint_digest(layout.fingerprint)},
+    ) as writer:
+        arrays = {
+            name: StoredArray(store=store, array=layout.arrays[name], layout=layout) for name in writer.layout.arrays
+        }
+        pending = writer.pending_shards()
+        for shard in track(pending, "Exporting", len(pending), "shard"):
+            theirs = [int(row) for row in rows[shard.first : shard.last]]
+            writer.copy_shard(shard, _renumbered(_read(source, arrays, theirs), shard.first))
+        stored = sum(array.row_bytes for array in writer.layout.arrays.values()) * len(rows)
+    return {
+        "cache": str(out),
+        "fingerprint": fingerprint_digest(fingerprint),
+        "images": len(rows),
+        "left_out": len(wanted) - len(rows),
+        "taps": chosen,
+        "bytes": stored,
+    }
+
+
+def _chosen_taps(layout: CacheLayout, taps: Sequence[str] | None) -> list[str]:
+    names = [tap.name for tap in layout.taps]
+    for tap in taps or ():
+        if tap not in names:
+            raise CacheError(f"The cache has no tap '{tap}': {nearest(tap, names)}")
+    return [name for name in names if taps is None or name in taps]
+
+
+def _wanted_rows(source: _Source, images: Sequence[str] | None) -> np.ndarray:
+    """Rows of the wanted images, in the order of the cache, int64 [images]."""
+    layout = source.layout
+    if images is None:
+        return np.arange(layout.images)
+    places = {key: row for row, key in enumerate(layout.image_keys)}
+    if strange := [key for key in images if key not in places]:
+        raise CacheError(
+            f"{len(strange)} of the images that are asked for are not in {source.store.describe()}, such as "
+            f"'{strange[0]}'; xd3d cache info says what it is made of"
+        )
+    return np.array(sorted({places[key] for key in images}), np.int64)
+
+
+def _images_per_frame(layout: CacheLayout, rows: np.ndarray) -> int:
+    """As in the cache where whole frames were chosen, else 1."""
+    together = layout.images_per_frame
+    if len(rows) % together:
+        return 1
+    frames = rows.reshape(-1, together)
+    whole = (frames[:, 0] % together == 0).all() and (frames - frames[:, :1] == np.arange(together)).all()
+    return together if whole else 1
+
+
+def _fingerprint(layout: CacheLayout, taps: Sequence[str]) -> dict[str, Any]:
+    dropped = {tap.name for tap in layout.taps} - set(taps)
+    if not dropped:
+        return dict(layout.fingerprint)
+    fields = {**layout.fingerprint, "taps": list(taps)}
+    grouped = any(f"agents/{tap}" in layout.arrays for tap in dropped)
+    if grouped and "exported_from" not in fields:
+        fields["exported_from"] = fingerprint_digest(layout.fingerprint)
+    return fields
+
+
+def _read(source: _Source, arrays: dict[str, StoredArray], rows: list[int]) -> KeptRows:
+    try:
+        return read_rows(source.log, arrays, rows)
+    except DamagedRowError as error:
+        where = source.store.describe()
+        raise CacheError(
+            f"Image '{source.layout.image_keys[error.row]}' (row {error.row}) of {where} is damaged: {error.reason}; "
+            f"mend it first with: xd3d cache repair {where}"
+        ) from error
+
+
+def _renumbered(kept: KeptRows, first: int) -> KeptRows:
+    """The same rows as rows ``first``, ``first + 1``, ... of another cache."""
+    places = {row: first + place for place, row in enumerate(kept.rows)}
+    return KeptRows(
+        rows=list(places.values()),
+        arrays=kept.arrays,
+        clamped={
+            name: {places[row]: count for row, count in counts.items()}
+            for name, counts in kept.clamped.items()
+            if name in kept.arrays
+        },
+        failed={places[row]: reason for row, reason in kept.failed.items()},
+    )
