@@ -1,7 +1,10 @@
 """The work shared out: whichever way, the cache has the bytes of a run in one process, and faults say what to do."""
 
+from functools import partial
+
 import dask
 import pytest
+from distributed import Client
 from distributed.utils import get_mp_context
 from xd3d.cache.layout import CacheLayout
 from xd3d.errors import ClusterError, ConfigError
@@ -91,3 +94,39 @@ def test_workers_share_out_the_threads_unless_their_number_is_set(settings, monk
     assert [env["OMP_NUM_THREADS"] for env in cluster._environments(3, settings())] == ["2"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert [env["OMP_NUM_THREADS"] for env in cluster._environments(2, settings())] == ["5"] * 2
+
+
+def hide(root):
+    """In a worker: let it see no such folder."""
+    from pathlib import Path
+
+    sees = Path.is_dir
+    Path.is_dir = lambda path: str(path) != root and sees(path)
+
+
+def forget_package():
+    """In a worker: let it have no xd3d to import."""
+    import sys
+
+    sys.modules["xd3d.stages.extract.cluster"] = None
+
+
+def test_workers_of_a_scheduler_do_the_work_and_one_that_does_not_fit_is_named(settings, make_index, tmp_path):
+    index = make_index(5)
+    extract_features(index, settings(), tmp_path / "plain")
+    environments = [{"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}]
+    with cluster._quiet(), cluster._local_cluster(environments) as running, Client(running) as client:
+        address = running.scheduler_address
+
+        def share(name):
+            return extract_with_workers(index, settings(), tmp_path / name, scheduler=address)
+
+        assert share("cache").done == 5
+        assert tree(tmp_path / "cache") == tree(tmp_path / "plain")
+        assert extract_features(index, settings(), tmp_path / "cache").done == 5, "idle workers keep nobody out"
+        client.register_worker_callbacks(setup=partial(hide, str(index.root)))
+        with pytest.raises(ClusterError, match=r"The worker tcp://127.* does not see the data root"):
+            share("hidden")
+        client.run(forget_package)
+        with pytest.raises(ClusterError, match=r"The worker tcp://127.* cannot import xd3d.*install"):
+            share("other")
