@@ -80,7 +80,7 @@ def extract(
     retry_failed: bool,
     sharing: Sharing,
 ) -> Outcome:
-    """Stage one over every image of ``dataset``, or a part of them; the exit code is 1 when an image failed."""
+    """Stage one over every image of ``dataset``, or a part of them; the exit code is 1 when an image has no features."""
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
     path = opener.cache_path(dataset)
     index, settings = opener.index(dataset), opener.extract_settings(dataset)
@@ -112,7 +112,7 @@ def extract(
             **{f"share_{activity}": round(share, 4) for activity, share in done.shares.items()},
         },
         text=f"{done.done} of {done.images} images are in {path} ({done.seconds:.0f} s).{advice}",
-        exit_code=1 if done.failed else 0,
+        exit_code=1 if done.done < done.images else 0,
     )
 
 

@@ -6,23 +6,22 @@ in one process.
 
 import contextlib
 import logging
-import os
 import secrets
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, as_completed
+from distributed import Client, KilledWorker, as_completed
 
 from ... import __version__
 from ...cache.layout import Shard
 from ...cache.writer import CacheWriter
-from ...errors import ClusterError, ConfigError, Xd3dError
+from ...errors import ClusterError
 from ...progress import progress
 from ..datasets.index import FrameIndex
 from .clock import ACTIVITIES
+from .crew import connected, quiet, worker_environments
 from .extractor import PictureSource
 from .job import LOOK_AGAIN, ExtractSummary, cache_opener, check_disk, summarise
 from .models import settings_model
@@ -34,11 +33,6 @@ from .worker import ShardWorker, fill_shard, misfit
 __all__ = ["extract_with_workers"]
 
 log = logging.getLogger(__name__)
-
-LOOPBACK = "127.0.0.1"
-DEATHS = 3  #: workers that may die over one shard before it is given up
-PATIENCE = 5  #: seconds in which a scheduler must answer
-FAREWELL = 20  #: seconds in which workers may end the batch they are at
 
 
 def extract_with_workers(
@@ -66,7 +60,7 @@ def extract_with_workers(
     model = settings_model(settings)
     settings = settings.model_copy(update={"dtype": resolve_dtype(settings, model)})  # the same on every machine
     opener, specs = cache_opener(index, settings, cache_path), tap_specs(model, settings)
-    environments = [] if workers is None else _environments(workers, settings)
+    environments = [] if workers is None else worker_environments(workers, settings)
     with opener(taps=list(specs.values()), shared=True) as writer:
         shards = list(writer.layout.shards())
         pending = writer.pending_shards(retry_failed)
@@ -83,7 +77,7 @@ def extract_with_workers(
                 retry_failed=retry_failed,
                 threads=int(environments[0]["OMP_NUM_THREADS"]) if environments else None,
             )
-            with _quiet(), _connected(scheduler, environments) as client, _registered(client, plugin):
+            with quiet(), connected(scheduler, environments) as client, _registered(client, plugin):
                 crew = len(client.scheduler_info()["workers"])
                 begun = time.monotonic()
                 lost = _hand_out(client, plugin.name, writer, shards, pending, seconds)
@@ -110,107 +104,55 @@ def _hand_out(
 ) -> list[Shard]:
     """Have the pending shards filled, adding up what the workers spent; return those that their workers died over."""
     total, left = (sum(len(shard.rows) for shard in part) for part in (shards, pending))
-    lost: list[Shard] = []
-    todo = list(pending)
     with progress("Extracting features", total, "image", done=total - left) as bar:
+        hand_out = partial(_round, client, name, seconds=seconds, report=bar.update)
+        todo, suspects = hand_out(pending)
         while todo:
-            tasks = {client.submit(fill_shard, name, shard.index, pure=False): shard for shard in todo}
-            todo = []
-            for task in as_completed(tasks):
-                shard = tasks[task]
-                try:
-                    spent = task.result()
-                except KilledWorker:
-                    lost.append(shard)
-                    continue
-                if spent is None:
-                    todo.append(shard)
-                    continue
-                for activity, value in spent.items():
-                    seconds[activity] += value
-                bar.update(len(shard.rows))
-            if todo:
-                log.info("Waiting for %d shards that other writers are at work on", len(todo))
-                time.sleep(LOOK_AGAIN)
-    return lost
+            log.info("Waiting for %d shards that other writers are at work on", len(todo))
+            time.sleep(LOOK_AGAIN)
+            todo, more = hand_out(todo)
+            suspects += more
+        # A death counts against every task that its worker had: alone, those that only stood beside get through.
+        return [shard for shard in suspects if hand_out([shard])[1]]
+
+
+def _round(
+    client: Client,
+    name: str,
+    shards: Sequence[Shard],
+    *,
+    seconds: dict[str, float],
+    report: Callable[[int], object],
+) -> tuple[list[Shard], list[Shard]]:
+    """Give each shard out once; return those that other writers are at work on, and those that workers died with."""
+    busy: list[Shard] = []
+    died: list[Shard] = []
+    tasks = {client.submit(fill_shard, name, shard.index, pure=False): shard for shard in shards}
+    for task in as_completed(tasks):
+        shard = tasks[task]
+        try:
+            spent = task.result()
+        except KilledWorker:
+            died.append(shard)
+            continue
+        if spent is None:
+            busy.append(shard)
+            continue
+        for activity, value in spent.items():
+            seconds[activity] += value
+        report(len(shard.rows))
+    return busy, died
 
 
 def _given_up(lost: list[Shard], writer: CacheWriter) -> ClusterError:
     first = lost[0]
     keys = writer.layout.image_keys
     return ClusterError(
-        f"{len(lost)} shards were given up because the workers that did them died, {DEATHS + 1} in a row; the first one"
-        f" is shard {first.index} (images {keys[first.first]} to {keys[first.last - 1]}). Everything else is stored. "
+        f"{len(lost)} shards were given up because every worker that did them died; the first one is"
+        f" shard {first.index} (images {keys[first.first]} to {keys[first.last - 1]}). Everything else is stored. "
         "Most often memory runs out: give fewer --workers, or a smaller extract.batch_size or extract.shard_mb; then "
         "run the same command again"
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to ourselves what dask logs of workers that come and go; what matters becomes an error of ours."""
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _connected(scheduler: str | None, environments: list[dict[str, str]]) -> Iterator[Client]:
-    """A client of the scheduler at that address, or of one started here with a worker an environment."""
-    with contextlib.ExitStack() as stack:
-        if scheduler is None:
-            client = stack.enter_context(Client(stack.enter_context(_local_cluster(environments))))
-        else:
-            client = stack.enter_context(_client(scheduler))
-        try:
-            yield client
-        except Xd3dError:
-            raise
-        except (CancelledError, OSError, TimeoutError) as error:
-            raise ClusterError(
-                f"The scheduler {scheduler or 'of the workers'} went away ({error}). What was finished is kept: start "
-                "it, and run the same command again"
-            ) from error
-
-
-def _client(address: str) -> Client:
-    try:
-        client = Client(address, timeout=PATIENCE)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise ClusterError(
-            f"No dask scheduler answers at {address!r} ({error}); start one with 'dask scheduler' and give the address "
-            "that it prints, such as tcp://host:8786"
-        ) from error
-    if not client.scheduler_info()["workers"]:
-        log.info("The scheduler %s has no workers yet; waiting for the first one", address)
-        client.wait_for_workers(1)
-    return client
-
-
-@contextlib.contextmanager
-def _local_cluster(environments: list[dict[str, str]]) -> Iterator[SpecCluster]:
-    """Worker processes on this machine that listen to it alone; they end with this process, however it ends."""
-    here = {"host": LOOPBACK, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
-    options = {**here, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
-    workers = {
-        number: {"cls": Nanny, "options": {**options, "env": environment}}
-        for number, environment in enumerate(environments)
-    }
-    scheduler = {"cls": Scheduler, "options": {**here, "port": 0, "allowed_failures": DEATHS}}
-    # Ctrl-C reaches every process of a terminal: workers inherit a mask that leaves it to this one to stop them.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    try:
-        yield cluster
-    finally:
-        cluster.close(timeout=FAREWELL)
 
 
 @contextlib.contextmanager
@@ -238,30 +180,3 @@ def _registered(client: Client, plugin: ShardWorker) -> Iterator[None]:
 
 def _has_package() -> bool:
     return True
-
-
-def _environments(workers: int, settings: ExtractSettings) -> list[dict[str, str]]:
-    """A GPU for each worker, or its share of the threads.
-
-    Raises:
-        ConfigError: there are fewer GPUs than workers.
-    """
-    import torch
-
-    gpus = _gpus() if settings.device != "cpu" and torch.cuda.is_available() else []
-    if gpus and workers > len(gpus):
-        raise ConfigError(
-            f"--workers {workers} asks for a GPU each, and there are {len(gpus)}; give --workers {len(gpus)}"
-        )
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, torch.get_num_threads() // workers))
-    return [
-        {"CUDA_VISIBLE_DEVICES": gpus[number] if gpus else "", "OMP_NUM_THREADS": str(threads)}
-        for number in range(workers)
-    ]
-
-
-def _gpus() -> list[str]:
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]

@@ -4,6 +4,7 @@ The plugin is sent to every worker of a run, also to those that join or are star
 that may be given twice, to two workers or after a worker's death: what is committed stays, what is claimed is left.
 """
 
+import signal
 import threading
 from functools import cached_property
 from typing import Any
@@ -23,8 +24,9 @@ __all__ = ["ShardWorker", "fill_shard", "misfit"]
 
 
 class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
-    """One run on one worker. ``threads`` is for the CPU (None: torch's choice), ``witness`` a file in the cache.
+    """One run on one worker; ``witness`` is a file in the cache.
 
+    ``threads`` (on a CPU) are those of a worker that the run has started; None stands for one with a life of its own.
     The lock of the cache is held during a task only: a worker that outlives its run keeps nobody out.
     """
 
@@ -50,7 +52,9 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         self.threads = threads
 
     def setup(self, worker: Any) -> None:
-        """Begin on a worker."""
+        """Begin on a worker; one that the run has started leaves Ctrl-C, which reaches it too, to the run."""
+        if self.threads is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._stop = threading.Event()
         self._one_at_a_time = threading.Lock()  # a worker of many threads has one model
 

@@ -2,8 +2,8 @@
 
 ``killed_extraction.py FOLDER main|workers|stop KILLS SEED``, where FOLDER holds an index and settings. ``main`` kills
 the process itself, forked from this one, which has imported everything; ``workers`` kills processes of a cluster while
-they hold the cache; ``stop`` ends the main process of a cluster with SIGTERM or SIGINT. Each is followed by a resumed
-run, whose files must equal those of an unbroken one. The last line is a JSON summary.
+they hold the cache; ``stop`` ends the main process of a cluster. Each is followed by a resumed run, whose files must
+equal those of an unbroken one. The last line is a JSON summary.
 """
 
 import json
@@ -22,6 +22,7 @@ from xd3d.cache.layout import CacheLayout
 from xd3d.cache.lock import live_owners
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import ClusterError
+from xd3d.pipeline.console import run_command_line
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.job import extract_features
@@ -104,16 +105,55 @@ def kill_workers(index, settings, base, rng, kills):
     return {"killed": len(killed), "given_up": given_up}
 
 
+def command_in_child(index, settings, path, said):
+    """The command with a worker, in a process group of its own, as a terminal starts it."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+        run_command_line(lambda: extract_with_workers(index, settings, path, workers=1))
+    return child
+
+
+def stop_commands(index, settings, base, _rng, _kills):
+    """Ctrl-C reaches the whole group, the others the main process; say how each ended and what it left."""
+    os.waitpid(extract_in_child(index, settings, base / "unbroken"), 0)
+    whole, found = tree(base / "unbroken"), {}
+    for number, send in ((signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill), (signal.SIGKILL, os.kill)):
+        path, said = base / number.name, base / f"{number.name}.txt"
+        child = command_in_child(index, settings, path, said)
+        while not list(path.glob("done/*.json")):
+            time.sleep(0.01)
+        send(child, number)
+        _, status = os.waitpid(child, 0)
+        deadline = time.monotonic() + 30
+        while (alive := live_owners(path)) and number == signal.SIGKILL and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = [file.name for file in path.rglob("*") if file.suffix in (".partial", ".claim", ".holder")]
+        assert sound(path)
+        found[number.name] = {
+            "code": os.waitstatus_to_exitcode(status),
+            "said": said.read_text(),
+            "alive": list(alive),
+            "left": left,
+            "done": len(list(path.glob("done/*.json"))),
+        }
+        os.waitpid(extract_in_child(index, settings, path), 0)
+        assert tree(path) == whole, f"{number.name}: the result differs from an unbroken run"
+    return found
+
+
 def main():
     base, mode, kills, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     CacheLayout.shard_images = staticmethod(lambda _t, _a, images, _f, _b: min(2, images))
     index = FrameIndex.load(base / "index")
     settings = ExtractSettings.model_validate_json((base / "settings.json").read_text())
-    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
-    get_mp_context().set_forkserver_preload(PRELOAD)
+    if mode == "workers":
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+        get_mp_context().set_forkserver_preload(PRELOAD)
     for name in PRELOAD:
         __import__(name)
-    work = {"main": kill_main, "workers": kill_workers}[mode]
+    work = {"main": kill_main, "workers": kill_workers, "stop": stop_commands}[mode]
     found = work(index, settings, base / mode, random.Random(seed), kills)
     sys.stdout.write(json.dumps(found) + "\n")
 

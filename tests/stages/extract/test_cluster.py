@@ -8,9 +8,10 @@ from distributed import Client
 from distributed.utils import get_mp_context
 from xd3d.cache.layout import CacheLayout
 from xd3d.errors import ClusterError, ConfigError
-from xd3d.stages.extract import cluster
+from xd3d.stages.extract import cluster, crew
 from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.job import extract_features
+from xd3d.stages.extract.worker import fill_shard
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ def test_a_part_waits_for_a_shard_that_another_process_has_claimed(settings, mak
 
 
 def test_a_scheduler_that_does_not_answer_is_named(settings, make_index, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE", 0.3)
+    monkeypatch.setattr(crew, "PATIENCE", 0.3)
     for address in ("tcp://127.0.0.1:9", "no-such-protocol://x:1"):
         with pytest.raises(ClusterError, match=f"No dask scheduler answers at '{address}'.*dask scheduler"):
             extract_with_workers(make_index(1), settings(), tmp_path / "cache", scheduler=address)
@@ -81,19 +82,19 @@ def test_a_scheduler_that_does_not_answer_is_named(settings, make_index, tmp_pat
 def test_more_workers_than_gpus_are_refused_and_each_gets_its_own(settings, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    found = cluster._environments(2, settings(device="auto"))
+    found = crew.worker_environments(2, settings(device="auto"))
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["2", "5"]
     with pytest.raises(ConfigError, match="--workers 3 asks for a GPU each, and there are 2"):
-        cluster._environments(3, settings(device="cuda"))
-    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in cluster._environments(3, settings())} == {""}
+        crew.worker_environments(3, settings(device="cuda"))
+    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in crew.worker_environments(3, settings())} == {""}
 
 
 def test_workers_share_out_the_threads_unless_their_number_is_set(settings, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    assert [env["OMP_NUM_THREADS"] for env in cluster._environments(3, settings())] == ["2"] * 3
+    assert [env["OMP_NUM_THREADS"] for env in crew.worker_environments(3, settings())] == ["2"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert [env["OMP_NUM_THREADS"] for env in cluster._environments(2, settings())] == ["5"] * 2
+    assert [env["OMP_NUM_THREADS"] for env in crew.worker_environments(2, settings())] == ["5"] * 2
 
 
 def hide(root):
@@ -115,7 +116,7 @@ def test_workers_of_a_scheduler_do_the_work_and_one_that_does_not_fit_is_named(s
     index = make_index(5)
     extract_features(index, settings(), tmp_path / "plain")
     environments = [{"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}]
-    with cluster._quiet(), cluster._local_cluster(environments) as running, Client(running) as client:
+    with crew.quiet(), crew.local_cluster(environments) as running, Client(running) as client:
         address = running.scheduler_address
 
         def share(name):
@@ -130,3 +131,28 @@ def test_workers_of_a_scheduler_do_the_work_and_one_that_does_not_fit_is_named(s
         client.run(forget_package)
         with pytest.raises(ClusterError, match=r"The worker tcp://127.* cannot import xd3d.*install"):
             share("other")
+
+
+def deadly(name, shard):
+    """In a worker: the task, but shard 1 ends the process as a lack of memory does."""
+    import os
+
+    if shard == 1:
+        os.kill(os.getpid(), 9)
+    return fill_shard(name, shard)
+
+
+def test_a_shard_that_its_workers_die_over_is_given_up_and_the_others_are_done(
+    settings, make_index, tmp_path, monkeypatch
+):
+    index, path = make_index(6), tmp_path / "cache"
+    extract_features(index, settings(), tmp_path / "plain")
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "fill_shard", deadly)
+        with pytest.raises(
+            ClusterError, match=r"1 shards were given up.*shard 1 \(images image0-2 to image0-3\).*memory"
+        ):
+            extract_with_workers(index, settings(), path, workers=1)
+    assert sorted(file.name for file in path.glob("done/*.json")) == ["0.json", "2.json"]
+    assert extract_with_workers(index, settings(), path, workers=1).done == 6
+    assert tree(path) == tree(tmp_path / "plain")

@@ -46,6 +46,21 @@ def test_workers_that_are_killed_lose_nothing(killed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_a_command_that_is_stopped_takes_its_workers_with_it_and_says_how_to_go_on(killed):
+    found = killed("stop", 3, 16)
+    assert {name: facts["code"] for name, facts in found.items()} == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
+    for name, facts in found.items():
+        assert facts["alive"] == [], name
+        assert 0 < facts["done"] < 8, name
+        assert "Traceback" not in facts["said"], facts["said"]
+    for name in ("SIGINT", "SIGTERM"):
+        assert f"stopped by {name}" in found[name]["said"]
+        assert "give the same command again" in found[name]["said"]
+        assert found[name]["left"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_extraction_killed_at_35_moments_resumes_to_the_same_files(killed):
     assert killed("main", 35, 8)["killed"] == 35
 
