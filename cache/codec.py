@@ -16,7 +16,7 @@ __all__ = ["E4M3", "decode", "encode"]
 
 E4M3_MAX = np.float32(448)
 SMALLEST_EXPONENT = -24  #: of a scale: 2 ** -24 is the smallest float16
-FAR_MEAN = 1 / 4  #: of the root mean square of a channel; a mean beyond it is taken off
+FAR_MEAN = 1 / 2  #: of the root mean square of a channel; a mean beyond it is taken off
 SUBNORMAL = 2.0**-6  #: e4m3 below this lies on a grid of 2 ** -9
 
 
