@@ -13,7 +13,8 @@ from ...errors import ModelError
 from .images import pad_to_multiple, shrink_to_stride
 from .models import ModelFolder
 from .noise import add_noise, scheduler_noise
-from .precision import resolve_dtype, warn_if_slow
+from .packing import pack_convolutions
+from .precision import is_fast, resolve_dtype, warn_if_slow
 from .settings import RGB, ExtractSettings
 from .specs import tap_specs, vae_factor
 from .taps import find_taps, run_to_taps
@@ -48,6 +49,9 @@ class DiffusionBackbone:
         layout = torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
         self.vae = load_vae_encoder(model, self.dtype).to(device=device, memory_format=layout)
         self.unet = load_unet(model, self.dtype).to(device=device, memory_format=layout)
+        if device.type == "cpu" and self.dtype != torch.float32 and is_fast(name, device):
+            for module in (self.vae, self.unet):
+                pack_convolutions(module)
         if self._text.shape[-1] != self.unet.config.cross_attention_dim:
             raise ModelError(
                 f"The text encoder of {model.path} gives {self._text.shape[-1]} values a token, its UNet wants "

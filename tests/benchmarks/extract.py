@@ -54,7 +54,7 @@ def main() -> None:
     )
     model = settings_model(settings)
     settings = settings.model_copy(update={"dtype": resolve_dtype(settings, model)})
-    names = ["ours", "hooks", *(["dift"] if given.dift else [])]
+    names = ["ours", *(["hooks"] if given.hooks else []), *(["dift"] if given.dift else [])]
     facts: dict[str, Any] = {
         "model": Path(given.model).name,
         "size": list(settings.image_size),
@@ -79,6 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="tiny-street", help="a name or a folder in diffusers' layout")
     parser.add_argument("--weights", choices=("pretrained", "random"), default="random")
     parser.add_argument("--dift", type=Path, help="a checkout of github.com/Tsingularity/dift")
+    parser.add_argument("--no-hooks", dest="hooks", action="store_false", help="leave the plain loop out: less memory")
     parser.add_argument("--size", type=int, nargs=2, default=(448, 800), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--dtype", default="auto", help="of ours; the peers run in float32, as their users do")
     parser.add_argument("--rounds", type=int, default=3)
