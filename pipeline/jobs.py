@@ -80,7 +80,7 @@ def extract(
     retry_failed: bool,
     sharing: Sharing,
 ) -> Outcome:
-    """Stage one over every image of ``dataset``, or a part of them; the exit code is 1 when an image has no features."""
+    """Stage one over every image of ``dataset``, or a part of them; the exit code is 1 when one has no features."""
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
     path = opener.cache_path(dataset)
     index, settings = opener.index(dataset), opener.extract_settings(dataset)

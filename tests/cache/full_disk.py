@@ -1,4 +1,4 @@
-"""A script of its own mount namespace: a real file system of 200 kB that fills up, grows, and turns read-only.
+"""A script of its own mount namespace: a real file system that fills up, grows a page at a time, and turns read-only.
 
 ``full_disk.py FOLDER``: the last line is a JSON summary of what the writer said at each turn.
 """
@@ -13,6 +13,7 @@ from xd3d.cache.info import cache_info
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, DiskSpaceError
 
+TURNS = 60  #: pages that the disk grows by one at a time
 KEYS = [f"image-{row}" for row in range(600)]
 
 
@@ -39,14 +40,26 @@ def main():
     mount(folder, "size=200k")
     path = folder / "cache"
     full = said(DiskSpaceError, path)
-    kept = cache_info(path)["done"]
+    first = kept = cache_info(path)["done"]
     sound = verify_cache(path)["ok"]
     mount(folder, "remount,ro")
     readonly = said(CacheError, path)
-    mount(folder, "remount,rw,size=4m")
-    write_pending(path)
-    end = {"done": cache_info(path)["done"], "ok": verify_cache(path)["ok"]}
-    sys.stdout.write(json.dumps({"full": full, "kept": kept, "sound": sound, "readonly": readonly, **end}) + "\n")
+    turns, size = 0, 200
+    while True:  # each turn the disk is full at another step of writing
+        size += 4
+        mount(folder, f"remount,rw,size={size}k")
+        try:
+            write_pending(path)
+            break
+        except DiskSpaceError:
+            turns += 1
+        done = cache_info(path)["done"]
+        sound = sound and done >= kept and verify_cache(path)["ok"]
+        kept = done
+        if turns == TURNS:
+            size = 8000
+    end = {"done": cache_info(path)["done"], "ok": verify_cache(path)["ok"], "turns": turns}
+    sys.stdout.write(json.dumps({"full": full, "kept": first, "sound": sound, "readonly": readonly, **end}) + "\n")
 
 
 if __name__ == "__main__":

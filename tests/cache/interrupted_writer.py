@@ -1,8 +1,9 @@
 """A script of its own process: write the small cache again and again, each time interrupted at another step.
 
-``interrupted_writer.py FOLDER kill|ENOSPC|EROFS STRIDE``. A step is anything the writer does to the disk: open a file
-for writing, flush, rename, make or remove. ``kill`` forks a writer and kills it there, then resumes; an errno makes the
-step fail, then the same writer goes on. Each time the end must equal an unbroken run. The last line is a JSON summary.
+``interrupted_writer.py FOLDER kill|ENOSPC|EROFS|EACCES STRIDE [shared]``. A step is anything the writer does to the
+disk: open a file for writing, flush, rename, make or remove. ``kill`` forks a writer and kills it there, then resumes;
+an errno makes the step fail, then the same writer goes on. Each time the end must equal an unbroken run. The last line
+is a JSON summary.
 """
 
 import contextlib
@@ -57,7 +58,7 @@ class Steps:
 
 
 def open_writer(path):
-    return _open(path, image_keys=KEYS)
+    return _open(path, image_keys=KEYS, shared="shared" in sys.argv)
 
 
 def write_all(path):
@@ -68,6 +69,7 @@ def write_all(path):
 def write_pending(writer):
     for shard in writer.pending_shards():
         failures = {5: "a picture cut short"} if 5 in shard.rows else {}
+        assert writer.claim(shard)
         writer.write_shard(shard, _features(shard.rows), failures)
 
 

@@ -17,8 +17,8 @@ from xd3d.cache.verify import verify_cache
 HERE = Path(__file__).parent
 
 
-def interrupt(folder, mode, stride):
-    script = [sys.executable, HERE / "interrupted_writer.py", folder, mode, str(stride)]
+def interrupt(folder, mode, stride, *more):
+    script = [sys.executable, HERE / "interrupted_writer.py", folder, mode, str(stride), *more]
     done = subprocess.run(script, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])["interrupted"]
@@ -28,14 +28,20 @@ def test_a_writer_killed_at_some_steps_resumes_to_the_same_bytes(tmp_path):
     assert interrupt(tmp_path, "kill", 5) > 25
 
 
-@pytest.mark.slow
-def test_a_writer_killed_at_any_step_resumes_to_the_same_bytes(tmp_path):
-    assert interrupt(tmp_path, "kill", 1) > 130
+def test_a_writer_that_shares_the_cache_killed_at_some_steps_resumes_to_the_same_bytes(tmp_path):
+    assert interrupt(tmp_path, "kill", 7, "shared") > 20
 
 
-@pytest.mark.parametrize("mode", ["ENOSPC", "EROFS"])
+@pytest.mark.parametrize("mode", ["ENOSPC", "EROFS", "EACCES"])
 def test_a_disk_that_fails_at_some_steps_loses_nothing_and_the_writer_goes_on(tmp_path, mode):
     assert interrupt(tmp_path, mode, 5) > 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [(), ("shared",)])
+@pytest.mark.parametrize("mode", ["kill", "ENOSPC", "EROFS", "EACCES"])
+def test_whatever_fails_at_whatever_step_loses_nothing(tmp_path, mode, share):
+    assert interrupt(tmp_path, mode, 1, *share) > 130
 
 
 WRITER = """
@@ -103,5 +109,6 @@ def test_a_disk_that_is_really_full_or_read_only_is_named_and_what_was_committed
     assert 0 < told["kept"] < 600
     assert told["sound"]
     assert "Read-only file system" in told["readonly"]
+    assert told["turns"] > 20
     assert told["done"] == 600
     assert told["ok"]
