@@ -11,7 +11,7 @@ from .workspace import Workspace
 
 __all__ = ["app"]
 
-CachePath = Annotated[str, typer.Argument(help="The cache's folder, or where else it is kept.")]
+CachePath = Annotated[str, typer.Argument(help="The cache: a folder, or s3://bucket/prefix/NAME.")]
 
 app = typer.Typer(help="The feature cache: info, verify, repair, gc, diff, export.", no_args_is_help=True)
 

@@ -7,7 +7,6 @@ from ..errors import RunError
 from . import jobs
 from .console import Outcome
 from .runs import TrainedRun
-from .sharing import Sharing
 from .workspace import Workspace
 
 __all__ = ["run_demo"]
@@ -37,7 +36,7 @@ def run_demo(out: Path, *, frames: int, seed: int) -> Outcome:
     log.info("2/5 Prepare: index the data root and check its files")
     jobs.prepare(workspace, "nuscenes", city, version=None, cameras="CAM_FRONT")
     log.info("3/5 Stage one: diffusion features and agent queries of every image, into the cache")
-    jobs.extract(workspace, "nuscenes", PRESET, (), None, retry_failed=False, sharing=Sharing())
+    jobs.extract(workspace, "nuscenes", PRESET, (), None, retry_failed=False)
     log.info("4/5 Stage two: train on Boston, choose the checkpoint on held-out Singapore scenes")
     jobs.train(workspace, PRESET, [f"train.seed={seed}"], cached=True, run=None)
     log.info("5/5 Evaluate on Singapore's test scenes, and write the report")

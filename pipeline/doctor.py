@@ -40,6 +40,7 @@ def examine() -> Outcome:
         *_roots(workspace),
         *_models(),
         _disk(workspace.home),
+        *_caches(workspace),
     ]
     faults = [finding for finding in findings if finding.status == "fault"]
     lines = [f"{f.status:5}  {f.name}: {f.detail}{f'  ->  {f.remedy}' if f.remedy else ''}" for f in findings]
@@ -137,3 +138,21 @@ def _disk(home: Path) -> Finding:
         remedy = "free some space, or set XD3D_HOME to a larger disk"
         return Finding(name="workspace", status="fault", detail=detail, remedy=remedy)
     return Finding(name="workspace", status="ok", detail=detail)
+
+
+def _caches(workspace: Workspace) -> Iterator[Finding]:
+    """Whether the place that ``XD3D_CACHES`` names can be reached."""
+    from ..cache.stores import open_store
+
+    if not os.environ.get("XD3D_CACHES"):
+        return
+    place = workspace.place_of_caches()
+    try:
+        store = open_store(place)
+        count, free = len(store.listing("")), store.free_bytes()
+    except Xd3dError as error:
+        remedy = "mend XD3D_CACHES, or leave it out to keep caches in the workspace"
+        yield Finding(name="caches", status="fault", detail=str(error), remedy=remedy)
+        return
+    room = "" if free is None else f", {free / 1e9:.1f} GB free"
+    yield Finding(name="caches", status="ok", detail=f"{place}, {count} there{room}")

@@ -116,14 +116,14 @@ class DomainOpener:
         """The settings of stage one for ``dataset``, their precision fixed."""
         return self.config.extract.model_copy(update={"dtype": self.fingerprint(dataset)["dtype"]})
 
-    def cache_path(self, dataset: str) -> Path:
+    def cache_path(self, dataset: str) -> Path | str:
         """Where the cache of ``dataset`` is, or will be."""
         return self._cache_of(dataset, self.fingerprint(dataset))
 
-    def _cache_of(self, dataset: str, fingerprint: Mapping[str, object]) -> Path:
+    def _cache_of(self, dataset: str, fingerprint: Mapping[str, object]) -> Path | str:
         from ..cache.fingerprint import fingerprint_digest
 
-        return self._workspace.cache(dataset, fingerprint_digest(fingerprint))
+        return self._workspace.cache(dataset, fingerprint_digest(fingerprint), self.config.extract.caches)
 
     def _open_features(self, dataset: str) -> "FeatureSource | None":
         if not self.config.fusion.image:
@@ -135,15 +135,15 @@ class DomainOpener:
         from ..cache.reader import FeatureReader
         from ..cache.views import view_keys
 
-        path = self.cache_path(dataset)
-        if not path.is_dir():
-            others = self._workspace.caches(dataset)
-            if not others:
-                raise CacheError(
-                    f"There are no cached features of {dataset} in {self._workspace.home}."
-                    f" Make them with: xd3d extract-features --dataset {dataset} (the same --config and --set)"
-                )
-            path = others[0]
+        path, configured = self.cache_path(dataset), self.config.extract.caches
+        there = self._workspace.caches(dataset, configured)
+        if not there:
+            raise CacheError(
+                f"There are no cached features of {dataset} in {self._workspace.place_of_caches(configured)}."
+                f" Make them with: xd3d extract-features --dataset {dataset} (the same --config and --set)"
+            )
+        if path not in there:
+            path = there[0]
         in_blocks = self.config.train.shuffle_block is not None
         keys = view_keys(map(str, self.index(dataset).images.key), self.config.extract.views)
         return FeatureReader(path, expected=self.fingerprint(dataset), keys=keys, whole_shards=in_blocks)

@@ -9,7 +9,7 @@ from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
 from .domains import DomainOpener
 from .runs import TrainedRun, run_facts, run_name
-from .sharing import Sharing
+from .sharing import ALONE, Sharing
 from .workspace import Workspace
 
 __all__ = ["evaluate", "extract", "forecast_extraction", "prepare", "synthesize_city", "train", "write_report"]
@@ -60,7 +60,7 @@ def forecast_extraction(
     expected = forecast(opener.index(dataset), opener.extract_settings(dataset), opener.cache_path(dataset))
     hours = expected.seconds / 3600
     free = "" if expected.free_bytes is None else f" ({expected.free_bytes / 1e9:.1f} GB are free)"
-    advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_HOME to a larger disk."
+    advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_CACHES to a larger disk."
     return Outcome(
         result={**asdict(expected), "fits": expected.fits},
         text=f"{expected.left} of {expected.images} images to do, {expected.bytes_per_image / 1e6:.2f} MB an image:"
@@ -78,7 +78,7 @@ def extract(
     root: Path | None,
     *,
     retry_failed: bool,
-    sharing: Sharing,
+    sharing: Sharing = ALONE,
 ) -> Outcome:
     """Stage one over every image of ``dataset``, or a part of them; the exit code is 1 when one has no features."""
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)

@@ -25,15 +25,18 @@ __all__ = ["TrainedRun", "run_facts", "run_name"]
 #: Settings that move work and change no result: a run may go on with others.
 FREE = {
     "data": {"roots"},
-    "extract": {"batch_size", "device", "offline", "shard_mb"},
+    "extract": {"batch_size", "caches", "device", "offline", "shard_mb"},
     "train": {"workers", "device", "tensorboard"},
 }
 
 
 def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
-    """What a run keeps beside the settings of its network: enough to open its domains again."""
+    """What a run keeps beside the settings of its network: enough to open its domains again.
+
+    Where its caches were set to be kept is among them, for the commands that come after, and may change.
+    """
     sections = resolved.config.model_dump(mode="json", include={"data", "extract", "evaluate"}, exclude=FREE)
-    return {"config": resolved.name, "cached": cached, **sections}
+    return {"config": resolved.name, "cached": cached, "caches": resolved.config.extract.caches, **sections}
 
 
 def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -> str:
@@ -74,6 +77,7 @@ class TrainedRun:
         """The settings the run was trained with."""
         facts = self.record["facts"]
         sections = {name: facts[name] for name in ("data", "extract", "evaluate")}
+        sections["extract"] = {**sections["extract"], "caches": facts.get("caches")}
         sections |= {name: self.record[name] for name in ("model", "fusion", "augment", "train")}
         return Config.model_validate(sections)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["Sharing"]
+__all__ = ["ALONE", "Sharing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +38,6 @@ def _part(text: str) -> tuple[int, int]:
     if not 1 <= i <= n:
         raise ConfigError(f"--shard takes I/N with I from 1 to N, such as 2/8 for the second of eight; found {text!r}")
     return i, n
+
+
+ALONE = Sharing()  #: the work is done here, by one process

@@ -26,14 +26,27 @@ class Workspace:
         """Folder of the index of ``dataset``."""
         return self.home / "index" / dataset
 
-    def caches(self, dataset: str) -> list[Path]:
-        """Every feature cache of ``dataset``, newest first."""
-        found = (self.home / "cache").glob(f"{dataset}-*")
-        return sorted((path for path in found if path.is_dir()), key=lambda path: path.stat().st_mtime, reverse=True)
+    def place_of_caches(self, configured: str | None = None) -> Path | str:
+        """Where caches are kept, a folder or a URL: ``XD3D_CACHES``, the configured place, or ``cache/``."""
+        chosen = os.environ.get("XD3D_CACHES") or configured or str(self.home / "cache")
+        return chosen.rstrip("/") if "://" in chosen else Path(chosen).absolute()
 
-    def cache(self, dataset: str, digest: str) -> Path:
-        """Folder of the feature cache of ``dataset`` with the fingerprint ``digest``."""
-        return self.home / "cache" / f"{dataset}-{digest[:12]}"
+    def caches(self, dataset: str, configured: str | None = None) -> list[Path | str]:
+        """Every feature cache of ``dataset``, newest first; in an object store by name."""
+        place = self.place_of_caches(configured)
+        if isinstance(place, str):
+            from ..cache.stores import open_store
+
+            return [
+                f"{place}/{name}" for name in sorted(open_store(place).listing("")) if name.startswith(f"{dataset}-")
+            ]
+        found = [path for path in place.glob(f"{dataset}-*") if path.is_dir()]
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def cache(self, dataset: str, digest: str, configured: str | None = None) -> Path | str:
+        """Where the feature cache of ``dataset`` with the fingerprint ``digest`` is, or will be."""
+        place, name = self.place_of_caches(configured), f"{dataset}-{digest[:12]}"
+        return place / name if isinstance(place, Path) else f"{place}/{name}"
 
     def run(self, name: str) -> Path:
         """Folder of the run called ``name``."""

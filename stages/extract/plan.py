@@ -24,7 +24,7 @@ def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
 
 def extraction_recipe(index: FrameIndex, settings: ExtractSettings) -> dict[str, Any]:
     """How features are asked for, as a cache keeps it to be repaired by."""
-    return {"dataset": index.dataset, "extract": settings.model_dump(mode="json")}
+    return {"dataset": index.dataset, "extract": settings.model_dump(mode="json", exclude={"caches"})}
 
 
 def shard_bytes(settings: ExtractSettings) -> int:

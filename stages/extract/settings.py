@@ -111,6 +111,12 @@ class ExtractSettings(Settings):
         default=None,
         description="Fingerprint of the cache that an export with fewer taps was made of; such features are only read.",
     )
+    caches: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where caches are kept: a folder or s3://bucket/prefix, unless XD3D_CACHES says another place;"
+        " null: cache/ in the workspace.",
+    )
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
 
     @property

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 NAME = "run.json"
 FORMAT = 1
 #: What may change between a start and a resume: it moves work, not results.
-FREE = ("code", "class_counts", "train.workers", "train.device", "train.tensorboard")
+FREE = ("code", "class_counts", "facts.caches", "train.workers", "train.device", "train.tensorboard")
 
 
 def choose_device(name: str) -> torch.device:

@@ -56,3 +56,13 @@ def test_a_damaged_memory_is_an_error_that_names_the_file(workspace, content):
     (workspace.home / "workspace.json").write_text(content)
     with pytest.raises(DataError, match=r"workspace\.json"):
         workspace.roots()
+
+
+def test_caches_are_kept_where_the_environment_or_a_config_says_else_in_the_workspace(workspace, monkeypatch, tmp_path):
+    monkeypatch.delenv("XD3D_CACHES", raising=False)
+    assert workspace.cache("nuscenes", 64 * "a") == workspace.home / "cache" / "nuscenes-aaaaaaaaaaaa"
+    monkeypatch.chdir(tmp_path)
+    assert workspace.cache("nuscenes", 64 * "a", "there") == tmp_path / "there" / "nuscenes-aaaaaaaaaaaa"
+    assert workspace.cache("nuscenes", 64 * "a", "s3://bucket/x/") == "s3://bucket/x/nuscenes-aaaaaaaaaaaa"
+    monkeypatch.setenv("XD3D_CACHES", "s3://bucket/env")
+    assert workspace.cache("nuscenes", 64 * "a", "there") == "s3://bucket/env/nuscenes-aaaaaaaaaaaa"
