@@ -37,11 +37,11 @@ class Workspace:
         if isinstance(place, str):
             from ..cache.stores import open_store
 
-            return [
-                f"{place}/{name}" for name in sorted(open_store(place).listing("")) if name.startswith(f"{dataset}-")
-            ]
+            names = sorted(open_store(place).listing(""))
+            return [f"{place}/{name}" for name in names if name.startswith(f"{dataset}-")]
         found = [path for path in place.glob(f"{dataset}-*") if path.is_dir()]
-        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        return list(found)
 
     def cache(self, dataset: str, digest: str, configured: str | None = None) -> Path | str:
         """Where the feature cache of ``dataset`` with the fingerprint ``digest`` is, or will be."""
