@@ -25,7 +25,7 @@ __all__ = ["TrainedRun", "run_facts", "run_name"]
 #: Settings that move work and change no result: a run may go on with others.
 FREE = {
     "data": {"roots"},
-    "extract": {"batch_size", "caches", "device", "offline", "shard_mb"},
+    "extract": {"batch_size", "caches", "compile", "device", "offline", "shard_mb"},
     "train": {"workers", "device", "tensorboard"},
 }
 

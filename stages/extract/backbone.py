@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ...errors import ModelError
+from .compiled import compile_blocks
 from .images import pad_to_multiple, shrink_to_stride
 from .models import ModelFolder
 from .noise import add_noise, scheduler_noise
@@ -49,7 +50,7 @@ class DiffusionBackbone:
         layout = torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
         self.vae = load_vae_encoder(model, self.dtype).to(device=device, memory_format=layout)
         self.unet = load_unet(model, self.dtype).to(device=device, memory_format=layout)
-        if device.type == "cpu" and self.dtype != torch.float32 and is_fast(name, device):
+        if device.type == "cpu" and self.dtype != torch.float32 and is_fast(name, device) and not settings.compile:
             for module in (self.vae, self.unet):
                 pack_convolutions(module)
         if self._text.shape[-1] != self.unet.config.cross_attention_dim:
@@ -59,6 +60,9 @@ class DiffusionBackbone:
             )
         self.vae_factor = vae_factor(self.vae.config)
         self.taps = find_taps(self.unet, settings.diffusion_taps)
+        if settings.compile:
+            for module in (self.vae, self.unet):
+                compile_blocks(module, [tap.module for tap in self.taps], device)
         self.specs = tap_specs(model, settings)
 
     @torch.inference_mode()

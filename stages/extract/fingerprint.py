@@ -1,7 +1,7 @@
 """The fingerprint of features: everything that changes the bytes stage one stores, and nothing else.
 
-Batch size, device and shard size are left out: they change results by rounding at most. The precision is in it; where
-it is left to the machine, more than one fingerprint will do.
+Batch size, compilation, device and shard size are left out: they change results by rounding at most. The precision is
+in it; where it is left to the machine, more than one fingerprint will do.
 """
 
 from typing import Any

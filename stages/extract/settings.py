@@ -103,6 +103,10 @@ class ExtractSettings(Settings):
         description="Images that pass the model together; null: as many as a GPU has room for, and 1 on the CPU, where"
         " an image then has the same bits whichever images come before it.",
     )
+    compile: bool = Field(
+        default=False,
+        description="Compile the model's blocks first: minutes at the start, features equal to within rounding.",
+    )
     shard_mb: int = Field(default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes of float16.")
     profile: Literal["exact", "compact"] = Field(
         default="exact", description="How the cache keeps values: 'exact' float16, 'compact' 8 bits (half the bytes)."

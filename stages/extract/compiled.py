@@ -1,0 +1,51 @@
+"""The model's repeated blocks through ``torch.compile``: slow to start, then fewer passes over memory.
+
+Blocks are compiled one by one, not the model as a whole, because a pass ends at its last tap in the middle of the UNet.
+"""
+
+from collections.abc import Collection
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import BackendError
+
+__all__ = ["compile_blocks"]
+
+VARIANTS = 128  #: blocks of one kind that may differ in weights and shapes; torch gives up compiling after eight
+
+
+def compile_blocks(model: nn.Module, tapped: Collection[nn.Module], device: torch.device) -> None:
+    """Compile every ResNet and transformer within ``model`` but those with a module of ``tapped`` inside.
+
+    Raises:
+        BackendError: there is no compiler that torch can use for ``device``.
+    """
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.transformers.transformer_2d import Transformer2DModel
+
+    _check_compiler(device)
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)
+    inside = set(tapped)
+    for block in model.modules():
+        if isinstance(block, ResnetBlock2D | Transformer2DModel) and not inside.intersection(list(block.modules())[1:]):
+            block.forward = torch.compile(block.forward, dynamic=False)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Find the compiler now: torch would miss it in the middle of the first image."""
+    missing = None
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except RuntimeError as error:
+            missing = f"a C++ compiler ({error})"
+    elif find_spec("triton") is None:
+        missing = "the package triton"
+    if missing:
+        raise BackendError(f"extract.compile lacks {missing}; install it, or set extract.compile=false")
