@@ -34,6 +34,7 @@ from xd3d.cache.schema import ImageFeatures, TapSpec
 from xd3d.cache.writer import CacheWriter
 from xd3d.pipeline import jobs
 from xd3d.pipeline.runs import TrainedRun
+from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.settings import ExtractSettings
@@ -275,7 +276,7 @@ def trained(folder: Path, frames: int, steps: int) -> dict[str, Any]:
         workspace = Workspace(home=folder / profile)
         jobs.prepare(workspace, "nuscenes", city, version=None, cameras="CAM_FRONT")
         extracted = jobs.extract(
-            workspace, "nuscenes", "demo", [f"extract.profile={profile}"], None, retry_failed=False
+            workspace, "nuscenes", "demo", [f"extract.profile={profile}"], None, retry_failed=False, sharing=Sharing()
         )
         sizes[profile] = sum(
             file.stat().st_size for file in Path(extracted.result["cache"]).rglob("c/**/*") if file.is_file()

@@ -7,6 +7,7 @@ import pytest
 from xd3d.cache.layout import PROFILES
 from xd3d.errors import CacheMismatchError
 from xd3d.pipeline import jobs
+from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.log import read_log
 
@@ -27,7 +28,7 @@ def test_losses_of_20_steps_are_equal_when_features_come_from_the_cache_or_from_
 ):
     workspace, settings = Workspace(home=tmp_path / "work"), (*SMALL, f"extract.profile={profile}")
     jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
-    jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False)
+    jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False, sharing=Sharing())
     other = next(each for each in PROFILES if each != profile)
     with pytest.raises(CacheMismatchError, match=rf'profile: expected "{other}", found "{profile}"'):
         jobs.train(workspace, "default", [*SMALL, f"extract.profile={other}"], cached=True, run=tmp_path / "refused")

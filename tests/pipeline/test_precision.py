@@ -5,6 +5,7 @@ from xd3d.errors import CacheMismatchError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
+from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.settings import DomainSettings
 from xd3d.stages.extract import precision
@@ -23,7 +24,9 @@ def workspace(tiny_nuscenes_root, tmp_path, monkeypatch):
 
 
 def extract(workspace, *overrides):
-    return jobs.extract(workspace, "nuscenes", "default", (*SMALL, *overrides), None, retry_failed=False).result
+    return jobs.extract(
+        workspace, "nuscenes", "default", (*SMALL, *overrides), None, retry_failed=False, sharing=Sharing()
+    ).result
 
 
 def features(workspace, *overrides):
