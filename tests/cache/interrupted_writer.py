@@ -74,10 +74,11 @@ def write_pending(writer):
 
 
 def tree(path):
+    """Every file but those of locks, which the next writer tidies up where their removal failed."""
     return {
         str(file.relative_to(path)): file.read_bytes()
         for file in path.rglob("*")
-        if file.is_file() and file.name != "writer.lock"
+        if file.is_file() and file.name != "writer.lock" and file.parent.name != "locks"
     }
 
 
