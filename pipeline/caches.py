@@ -45,14 +45,12 @@ def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) ->
 
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}
-    for place in [path] if path else sorted(workspace.home.glob("cache/*")):
-        if isinstance(place, Path) and (place.is_symlink() or not place.is_dir()):
-            continue
+    for place in [path] if path else _places(workspace):
         try:
-            removed = None if isinstance(place, str) else remove_unused(place, dry_run=dry_run)
-            found = removed or collect_litter(place, dry_run=dry_run)
+            unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
+            found = unused or collect_litter(place, dry_run=dry_run)
         except CacheError as error:
-            if isinstance(place, str):
+            if path:
                 raise
             busy[str(place)] = str(error)
             continue
@@ -66,6 +64,20 @@ def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) ->
         text="\n".join([*lines, f"{len(files)} files with {total:,} bytes {verb}"]),
         exit_code=1 if busy else 0,
     )
+
+
+def _places(workspace: Workspace) -> list[Path | str]:
+    """Every cache of the workspace; links are left out, for they may lead out of it."""
+    from ..cache.metadata import MANIFEST
+    from ..cache.stores import open_store
+
+    place = workspace.place_of_caches()
+    if isinstance(place, Path):
+        return [
+            folder for folder in sorted(place.glob("*")) if (folder / MANIFEST).is_file() and not folder.is_symlink()
+        ]
+    caches = [f"{place}/{name}" for name in sorted(open_store(place).listing(""))]
+    return [cache for cache in caches if open_store(cache).exists(MANIFEST)]
 
 
 def export_part(

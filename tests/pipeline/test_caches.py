@@ -1,0 +1,56 @@
+"""Looking after a cache from the command line: damage is refused by training, named, mended; parts are exported."""
+
+import json
+
+import pytest
+from xd3d.cache.diff import diff_caches
+from xd3d.cache.verify import verify_cache
+
+SMALL = ("--set", "extract.image_size=[64,112]", "--set", "extract.taps=[up1,up2,rgb]", "--set", "extract.shard_mb=1")
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    """A synthetic nuScenes root of 24 frames."""
+    from xd3d.stages.datasets.synthetic.synthesize import synthesize
+
+    return synthesize(tmp_path_factory.mktemp("city") / "root", frames=24, seed=7, image_size=(400, 225))
+
+
+def told(done, code=0):
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_damage_is_refused_by_training_and_mended_by_a_bare_repair_and_parts_are_exported(xd3d, city, tmp_path):
+    told(xd3d("prepare", "--root", str(city), "--json"))
+    path = tmp_path / told(xd3d("extract-features", *SMALL, "--json"))["cache"]
+    shards = sorted((path / "features/up1/c").glob("*/*/*/*"))
+    sound = {shard: shard.read_bytes() for shard in shards}
+    manifest = (path / "zarr.json").read_bytes()
+    for shard, data in sound.items():
+        shard.write_bytes(data[:7] + bytes([data[7] ^ 2]) + data[8:])
+    done = xd3d("train", "--cached", *SMALL, "--set", "train.steps=1")
+    assert done.returncode == 1
+    assert f"xd3d cache verify {path}" in done.stderr
+    named = verify_cache(path)["damaged"]
+    assert {fault["file"] for fault in named} == {str(shard.relative_to(path)) for shard in shards}
+    (path / "zarr.json").unlink()
+    mended = told(xd3d("cache", "repair", str(path), "--json"))
+    assert mended == {"ok": True, "repaired": len(shards), "metadata": ["zarr.json"], "failed": 0}
+    assert {shard: shard.read_bytes() for shard in shards} == sound
+    assert (path / "zarr.json").read_bytes() == manifest
+
+    part = told(xd3d("cache", "export", str(path), "part", "--split", "source-train", "--json"))
+    assert 0 < part["images"] < 24
+    differ = diff_caches(path, tmp_path / "part")
+    assert len(differ["images"]["only_first"]) == 24 - part["images"]
+    assert not any(differ["rows"].values())
+    (path / "staging/left.partial").write_bytes(bytes(10))
+    assert told(xd3d("cache", "gc", "--json"))["bytes"] == 10
+    assert not (path / "staging/left.partial").exists()
+
+    (path / "recipe.jsonl").unlink()
+    done = xd3d("cache", "repair", str(path))
+    assert done.returncode == 1
+    assert "--dataset NAME" in done.stderr
