@@ -1,12 +1,11 @@
 """Object agent queries without training: soft k-means groups the pixels of an image, and each group is summarised.
 
-A pixel's vector joins its taps (each scaled to unit length), its position and, if asked for, its colour; the
-similarity of two pixels is the weighted mean of their cosines. Position and colour enter as points on circles (sine and
-cosine of an angle), so that they too have unit length. Everything is a batched matrix product in float32 on the model's
-device.
+A pixel's vector joins its taps (each channel normalised over the image, then each pixel scaled to unit length), its
+position and its colour; the similarity of two pixels is the weighted mean of their cosines. Position and colour enter
+as points on circles (sine and cosine of an angle), so that they too have unit length. Everything is a batched matrix
+product in float32 on the model's device. ``docs/agents.md`` says what the settings were chosen by.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,12 +17,13 @@ from torch.nn.functional import normalize
 
 from ...cache.schema import TapSpec
 from . import grids
+from .pixels import PixelVectors, colour_vectors, position_vectors, tap_vectors
 from .settings import AgentSettings
 
 __all__ = ["EMPTY_MASS", "AgentMaker", "Agents", "grid_tap"]
 
+SEED_CHOICE = 4  #: points that each of the distinct seeds is chosen from
 EMPTY_MASS = 2.0**-24  #: an agent with less than this share of the image is empty (a hundredth of a pixel)
-GRID_STRIDE = 16  #: pixels a cell of the default grouping grid spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,13 @@ class Agents:
     assignment: Float[Tensor, "batch agents height width"]
 
 
-def grid_tap(settings: AgentSettings, specs: Mapping[str, TapSpec], image_size: tuple[int, int]) -> str:
-    """Name the tap whose grid the grouping runs on: the chosen one, else the stride nearest 16 (first of equals)."""
+def grid_tap(settings: AgentSettings, specs: Mapping[str, TapSpec]) -> str:
+    """Name the tap whose grid the grouping runs on: the chosen one, else the finest (the first of equals)."""
 
-    def distance(name: str) -> float:
-        return abs(math.log2(image_size[0] / specs[name].extent[0] / GRID_STRIDE))
+    def cells(name: str) -> float:
+        return specs[name].extent[0] * specs[name].extent[1]
 
-    return settings.grid or min((name for name, spec in specs.items() if spec.dtype != "uint8"), key=distance)
+    return settings.grid or max((name for name, spec in specs.items() if spec.dtype != "uint8"), key=cells)
 
 
 class AgentMaker:
@@ -66,19 +66,22 @@ class AgentMaker:
         self.settings = settings
         self.device = device
         self.specs = {name: spec for name, spec in specs.items() if spec.dtype != "uint8"}
-        self.grid = grid = self.specs[grid_tap(settings, specs, image_size)]
-        rows, columns = grids.cell_bounds(grid.height, grid.extent[0]), grids.cell_bounds(grid.width, grid.extent[1])
-        self._area = self._tensor(np.outer(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0])).flatten()
+        self.grid = grid = self.specs[grid_tap(settings, specs)]
+        rows, columns = _bounds(grid)
+        self._areas = {name: self._tensor(_cell_areas(spec)) for name, spec in self.specs.items()}
+        self._area = self._tensor(_cell_areas(grid)).flatten()
         self._places = self._tensor(_cell_moments(rows, columns))
-        self._position = self._tensor(_position_vectors(rows.mean(1), columns.mean(1), image_size))
-        points = grids.seed_points(settings.count, *image_size)
+        self._position = self._tensor(position_vectors(rows.mean(1), columns.mean(1), image_size))
+        distinct = settings.seeds == "distinct"
+        points = grids.seed_points(settings.count * (SEED_CHOICE if distinct else 1), *image_size)
         down = grids.sample_matrix(points[:, 1], grid.height, grid.extent[0])
         across = grids.sample_matrix(points[:, 0], grid.width, grid.extent[1])
-        self._seeds = self._tensor(down[:, :, None] * across[:, None, :]).flatten(1)
-        self._shrink = [
+        self._seeds = self._tensor(down[:, :, None] * across[:, None, :]).flatten(1).unsqueeze(0)
+        shrink = (
             self._tensor(grids.resize_matrix(cells, extent, side, float(side)))
             for cells, extent, side in zip((grid.height, grid.width), grid.extent, image_size, strict=True)
-        ]
+        )
+        self._shrink = (next(shrink), next(shrink))
         self._resize = {name: self._pair(grids.resize_matrix, grid, spec) for name, spec in self.specs.items()}
         self._pool = {name: self._pair(grids.overlap_matrix, spec, grid) for name, spec in self.specs.items()}
 
@@ -101,33 +104,36 @@ class AgentMaker:
         self,
         maps: Mapping[str, Float[Tensor, "batch _channels _height _width"]],
         pictures: UInt8[Tensor, "batch 3 image_height image_width"],
-    ) -> Float[Tensor, "batch cells joint"]:
+    ) -> PixelVectors:
         """Join what each cell of the grid is grouped by into one vector of unit length."""
         settings = self.settings
-        parts: list[tuple[float, Tensor]] = []
+        parts: list[tuple[float, Tensor, tuple[Tensor, Tensor] | None]] = []
         if settings.assign != "rgb":
             weight = {name: settings.tap_weights.get(name, 1.0) for name in self.specs}
             total = sum(weight.values())
             parts += [
-                (weight[name] / total, _resized(normalize(maps[name], dim=1), *self._resize[name]))
-                for name in self.specs
+                (
+                    weight[name] / total,
+                    tap_vectors(maps[name], self._areas[name]),
+                    None if spec.extent == self.grid.extent else self._resize[name],
+                )
+                for name, spec in self.specs.items()
                 if weight[name] > 0
             ]
         if settings.assign != "features":
-            colours = _resized(pictures.to(torch.float32) / 255.0, *self._shrink)
-            parts.append((1.0 if settings.assign == "rgb" else settings.rgb_weight, _on_circles(colours)))
-        position = self._position.expand(len(pictures), -1, -1, -1)
-        parts.append((settings.position_weight, position))
-        joint = torch.cat([math.sqrt(weight) * part.flatten(2) for weight, part in parts], dim=1)
-        return normalize(joint, dim=1).transpose(1, 2).contiguous()
+            colour_weight = 1.0 if settings.assign == "rgb" else settings.rgb_weight
+            parts.append((colour_weight, colour_vectors(pictures, self._shrink), None))
+        parts.append((settings.position_weight, self._position.expand(len(pictures), -1, -1, -1), None))
+        return PixelVectors(parts)
 
-    def assign(self, pixels: Float[Tensor, "batch cells joint"]) -> Float[Tensor, "batch agents cells"]:
+    def assign(self, pixels: PixelVectors) -> Float[Tensor, "batch agents cells"]:
         """Run soft k-means by cosine similarity from the seeds; an agent left without pixels keeps its centre."""
-        centres = normalize(self._seeds @ pixels, dim=2)
+        centres = normalize(pixels.sums(self._seeds), dim=2)
+        if self.settings.seeds == "distinct":
+            centres = _distinct(centres, self.settings.count)
         for _ in range(self.settings.rounds):
-            similarity = centres @ pixels.transpose(1, 2)
-            assignment = torch.softmax(similarity / self.settings.temperature, dim=1)
-            means = (assignment * self._area) @ pixels
+            assignment = torch.softmax(pixels.similarity(centres) / self.settings.temperature, dim=1)
+            means = pixels.sums(assignment * self._area)
             length = means.norm(dim=2, keepdim=True)
             centres = torch.where(length >= EMPTY_MASS, means / length.clamp_min(EMPTY_MASS), centres)
         return assignment
@@ -156,14 +162,27 @@ class AgentMaker:
         return torch.from_numpy(values).to(self.device, torch.float32)
 
 
-def _resized(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return rows @ maps @ columns.T
+def _distinct(vectors: Float[Tensor, "batch points joint"], count: int) -> Float[Tensor, "batch agents joint"]:
+    """Choose ``count`` points: the one most like all others, then always the one least like those chosen; in order."""
+    similarity = vectors @ vectors.transpose(1, 2)
+    rows = torch.arange(len(vectors), device=vectors.device)
+    chosen = [similarity.sum(dim=2).argmax(dim=1)]
+    nearest = similarity[rows, chosen[0]]
+    for _ in range(count - 1):
+        chosen.append(nearest.argmin(dim=1))
+        nearest = torch.maximum(nearest, similarity[rows, chosen[-1]])
+    places = torch.stack(chosen, dim=1).sort(dim=1).values
+    return vectors[rows[:, None], places]
 
 
-def _on_circles(values: Tensor) -> Tensor:
-    """Map [B, 3, h, w] in [0, 1] to vectors [B, 6, h, w] of unit length; values further apart have a smaller cosine."""
-    angles = math.pi * values
-    return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(values.shape[1])
+def _bounds(spec: TapSpec) -> tuple[np.ndarray, np.ndarray]:
+    return grids.cell_bounds(spec.height, spec.extent[0]), grids.cell_bounds(spec.width, spec.extent[1])
+
+
+def _cell_areas(spec: TapSpec) -> np.ndarray:
+    """Share of the image that each cell of a tap covers: [h, w]."""
+    rows, columns = _bounds(spec)
+    return np.outer(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0])
 
 
 def _cell_moments(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -171,10 +190,3 @@ def _cell_moments(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     v, u = np.meshgrid(rows.mean(1), columns.mean(1), indexing="ij")
     tall, wide = np.meshgrid(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0], indexing="ij")
     return np.stack([u, v, wide**2 / 12, tall**2 / 12], axis=-1).reshape(-1, 4)
-
-
-def _position_vectors(v: np.ndarray, u: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Vectors [4, h, w] of unit length; the image's longer side is half a turn."""
-    height, width = (side / max(image_size) for side in image_size)
-    down, across = np.meshgrid(math.pi * height * v, math.pi * width * u, indexing="ij")
-    return np.stack([np.cos(across), np.sin(across), np.cos(down), np.sin(down)]) / math.sqrt(2)

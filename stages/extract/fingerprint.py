@@ -15,7 +15,7 @@ from .settings import ExtractSettings
 
 __all__ = ["FEATURE_FORMAT", "feature_fingerprint", "feature_fingerprints"]
 
-FEATURE_FORMAT = 1  #: raised whenever the same settings would give other features
+FEATURE_FORMAT = 2  #: raised whenever the same settings would give other features
 
 
 def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[str, Any]:

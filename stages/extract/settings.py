@@ -19,6 +19,10 @@ class AgentSettings(Settings):
     """How the pixels of an image are grouped into object agent queries (training-free soft k-means)."""
 
     count: int = Field(default=100, ge=1, le=4096, description="Agents an image (N).")
+    seeds: Literal["distinct", "grid"] = Field(
+        default="distinct",
+        description="Where agents begin: on a regular grid, or on those points of a finer one that differ most.",
+    )
     rounds: int = Field(default=10, ge=1, le=1000, description="Rounds of soft k-means (T).")
     temperature: float = Field(
         default=0.02, gt=0, le=10, description="Softmax temperature of the assignment; 0.01-0.03 works, 0.3 collapses."
@@ -27,9 +31,7 @@ class AgentSettings(Settings):
         default="features",
         description="What pixels are grouped by: features form better groups, colours draw better borders.",
     )
-    grid: str | None = Field(
-        default=None, description="Tap whose grid the grouping runs on; by default the one with a stride nearest 16."
-    )
+    grid: str | None = Field(default=None, description="Tap whose grid the grouping runs on; by default the finest.")
     tap_weights: dict[str, float] = Field(
         default_factory=dict, description="Weight of a tap in the similarity; 1 where a tap is not named."
     )

@@ -16,48 +16,18 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from matplotlib import pyplot
 from PIL import Image
+from streets import DOMAINS, MODELS, TAPS, backbone, city_picture, fit, miou
 from torch import Tensor
 from torch.nn import functional
 from xd3d.files import read_json, write_json
 from xd3d.stages.datasets.labels import IGNORE, get_merge
-from xd3d.stages.datasets.synthetic.camera import CameraModel, Picture, camera_pose, render
-from xd3d.stages.datasets.synthetic.styles import city_style
-from xd3d.stages.datasets.synthetic.world import World
-from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import resolve_model
-from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.extract.tiny_pipeline.vae import reconstruct
 
-SUPERSAMPLING = 2  # the synthetic data root is rendered at 800 x 450 and shrunk by stage one
 PICTURES = {"train": 60, "test": 30}
 PIXELS = 400
-TAPS = ("up0", "up1", "up2", "up3")
 SEEDS = (0, 1, 2)
 QUALITY = 85  # of JPEG
-DOMAINS = {
-    "boston day": ("boston", False, False),
-    "singapore day": ("singapore", False, False),
-    "boston night": ("boston", True, False),
-    "boston fog": ("boston", False, True),
-    "singapore night": ("singapore", True, False),
-}
-
-
-def city_picture(domain: str, number: int) -> Picture:
-    """Render one street of a domain at 225 x 400; every number is a world of its own."""
-    location, night, fog = DOMAINS[domain]
-    rng = np.random.default_rng((99, list(DOMAINS).index(domain), number))
-    style = city_style(location, night=night, fog=fog, rng=rng)
-    world = World(style, 5_000_000 + number, length=200.0)
-    distance = rng.uniform(0.0, 200.0)
-    x, y, yaw = world.lane_pose(distance)
-    camera = CameraModel.from_field_of_view(
-        width=400 * SUPERSAMPLING, height=225 * SUPERSAMPLING, degrees=style.imaging.field_of_view
-    )
-    pose = camera_pose(x, y, yaw, height=1.5, pitch=0.01)
-    picture = render(world, camera, pose, distance / world.cruise_speed, rng)
-    image = np.asarray(Image.fromarray(picture.image).resize((400, 225), Image.Resampling.BILINEAR))
-    return Picture(image, picture.labels[1::2, 1::2], picture.depth[1::2, 1::2])
 
 
 class Scenes:
@@ -96,60 +66,27 @@ def per_image(features: Tensor) -> Tensor:
     return (features - features.mean(2, keepdim=True)) / (features.std(2, keepdim=True) + 1e-4)
 
 
-def tap_features(model: str, scenes: Scenes, *, weights: str = "pretrained") -> Tensor:
+def tap_features(model: str, scenes: Scenes) -> Tensor:
     """Features of all taps at the probed pixels: [images, C, pixels]."""
-    settings = ExtractSettings(model=model, weights=weights, taps=TAPS, dtype="float32")
-    backbone = DiffusionBackbone(
-        model=resolve_model(model, weights=weights, seed=0), settings=settings, device=torch.device("cpu")
-    )
     found: list[Tensor] = []
     for row in range(len(scenes.images)):
         image = torch.from_numpy(scenes.images[row : row + 1]).permute(0, 3, 1, 2)
-        maps = backbone(image, [str(row)])
+        maps = backbone(model)(image, [str(row)])
         one = Scenes.__new__(Scenes)
         one.pixels = scenes.pixels[row : row + 1]
-        found.append(torch.cat([one.sample(maps[tap], backbone.specs[tap].extent) for tap in TAPS], 1).T)
+        found.append(torch.cat([one.sample(maps[tap], backbone(model).specs[tap].extent) for tap in TAPS], 1).T)
     return torch.stack(found)
-
-
-def fit(features: Tensor, labels: Tensor, seed: int) -> tuple[torch.nn.Linear, Tensor, Tensor]:
-    """Fit a linear classifier to features [n, C]; returns it with the mean and deviation it expects to be taken off."""
-    torch.manual_seed(seed)
-    mean, deviation = features.mean(0), features.std(0) + 1e-5
-    inputs = ((features - mean) / deviation).clamp(-8, 8)
-    probe = torch.nn.Linear(features.shape[1], 6)
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=300)
-    for _ in range(300):
-        rows = torch.randint(len(inputs), (2048,))
-        loss = functional.cross_entropy(probe(inputs[rows]), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return probe, mean, deviation
-
-
-@torch.no_grad()
-def miou(probe: torch.nn.Linear, mean: Tensor, deviation: Tensor, features: Tensor, labels: Tensor) -> float:
-    """Mean IoU in percent over the classes that occur."""
-    guesses = probe(((features - mean) / deviation).clamp(-8, 8)).argmax(1)
-    confusion = torch.bincount(labels * 6 + guesses, minlength=36).view(6, 6).double()
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
-    return 100 * float((confusion.diag() / union)[union > 0].mean())
 
 
 def probe_table() -> dict[str, dict[str, list[float]]]:
     """Score every kind of features on every domain: mean and deviation over seeds of the probe."""
     train = Scenes("boston day", range(PICTURES["train"]))
     tests = {domain: Scenes(domain, range(1000, 1000 + PICTURES["test"])) for domain in DOMAINS}
-    taps = {"trained": ("tiny-street", "pretrained"), "day-only": ("tiny-street-day", "pretrained"),
-            "random": ("tiny-street", "random")}  # fmt: skip
     everything = [train, *tests.values()]
     rgb = [scenes.rgb() for scenes in everything]
     kinds: dict[str, list[Tensor]] = {"RGB": rgb, "RGB, normalised": [per_image(part) for part in rgb]}
-    for name, (model, weights) in taps.items():
-        found = [tap_features(model, scenes, weights=weights) for scenes in everything]
+    for name in MODELS:
+        found = [tap_features(name, scenes) for scenes in everything]
         normal = [per_image(part) for part in found]
         kinds[f"{name} taps"] = found
         kinds[f"{name} taps, normalised"] = normal
@@ -161,7 +98,7 @@ def probe_table() -> dict[str, dict[str, list[float]]]:
         probes = [fit(flat[0], train.labels, seed) for seed in SEEDS]
         table[kind] = {}
         for (domain, scenes), features in zip(tests.items(), flat[1:], strict=True):
-            scores = [miou(*probe, features, scenes.labels) for probe in probes]
+            scores = [miou(probe.classes(features), scenes.labels) for probe in probes]
             table[kind][domain] = [round(float(np.mean(scores)), 1), round(float(np.std(scores)), 1)]
     return table
 

@@ -66,13 +66,33 @@ def circle(values):
     return np.concatenate([np.cos(math.pi * values), np.sin(math.pi * values)]) / math.sqrt(len(values))
 
 
+def standardised(tap, extent):
+    """Each channel less its mean over the part of its cells that lies on the image, over its deviation."""
+    sizes = [
+        [hi - lo for lo, hi in (bounds(i, e) for i in range(n))] for n, e in zip(tap.shape[1:], extent, strict=True)
+    ]
+    area = np.array([[tall * wide for wide in sizes[1]] for tall in sizes[0]])
+    mean = [(channel * area).sum() for channel in tap]
+    deviation = [math.sqrt(((channel - m) ** 2 * area).sum()) for channel, m in zip(tap, mean, strict=True)]
+    return np.array([(channel - m) / d for channel, m, d in zip(tap, mean, deviation, strict=True)])
+
+
+def relative_colours(picture):
+    """Colours less their mean, 0 to 1 from two deviations (of all values together) below it to two above."""
+    colours = picture / 255.0
+    centred = np.array([channel - channel.mean() for channel in colours])
+    return np.clip(0.5 + centred / math.sqrt((centred**2).mean()) / 4, 0, 1)
+
+
 def reference(maps, picture, specs, settings, image=IMAGE):
-    grid = specs[settings.grid or "up1"]
+    grid = specs[settings.grid or "up2"]
     cells = [(i, j) for i in range(grid.height) for j in range(grid.width)]
     boxes = [(*bounds(i, grid.extent[0]), *bounds(j, grid.extent[1])) for i, j in cells]
     area = np.array([(v1 - v0) * (u1 - u0) for v0, v1, u0, u1 in boxes])
     centre = np.array([((u0 + u1) / 2, (v0 + v1) / 2) for v0, v1, u0, u1 in boxes])
-    unit = {name: maps[name] / np.linalg.norm(maps[name], axis=0) for name in specs}
+    normal = {name: standardised(maps[name], specs[name].extent) for name in specs}
+    unit = {name: values / np.linalg.norm(values, axis=0) for name, values in normal.items()}
+    colours = relative_colours(picture)
     weights = {name: settings.tap_weights.get(name, 1.0) for name in specs}
     vectors = []
     for (i, j), (u, v) in zip(cells, centre, strict=True):
@@ -82,7 +102,7 @@ def reference(maps, picture, specs, settings, image=IMAGE):
                 vector = resized_vector(unit[name], spec.extent, grid.extent, i, j)
                 parts.append(math.sqrt(weights[name] / sum(weights.values())) * vector)
         if settings.assign != "features":
-            colour = resized_vector(picture / 255.0, image, grid.extent, i, j)
+            colour = resized_vector(colours, image, grid.extent, i, j)
             parts.append(math.sqrt(1.0 if settings.assign == "rgb" else settings.rgb_weight) * circle(colour))
         place = np.array([u * image[1], v * image[0]]) / max(image)
         parts.append(math.sqrt(settings.position_weight) * circle(place))
@@ -91,15 +111,21 @@ def reference(maps, picture, specs, settings, image=IMAGE):
     pixels = np.array(vectors)
 
     count = settings.count
-    rows = min(count, max(1, round(math.sqrt(count * image[0] / image[1]))))
+    points = count * (4 if settings.seeds == "distinct" else 1)
+    rows = min(points, max(1, round(math.sqrt(points * image[0] / image[1]))))
     centres = []
     for row in range(rows):
-        columns = (row + 1) * count // rows - row * count // rows
+        columns = (row + 1) * points // rows - row * points // rows
         for column in range(columns):
             y, x = (row + 0.5) / rows * grid.extent[0], (column + 0.5) / columns * grid.extent[1]
             image_of = pixels.T.reshape(-1, grid.height, grid.width)
             seed = [filtered([filtered(r, 0, x, 1.0) for r in channel], 0, y, 1.0) for channel in image_of]
             centres.append(np.array(seed) / np.linalg.norm(seed))
+    if settings.seeds == "distinct":
+        chosen = [int(np.argmax([sum(a @ b for b in centres) for a in centres]))]
+        while len(chosen) < count:
+            chosen.append(int(np.argmin([max(a @ centres[i] for i in chosen) for a in centres])))
+        centres = [centres[i] for i in sorted(chosen)]
     for _ in range(settings.rounds):
         similarity = np.array([[c @ p for p in pixels] for c in centres]) / settings.temperature
         weight = np.exp(similarity - similarity.max(0))
@@ -133,8 +159,9 @@ def reference(maps, picture, specs, settings, image=IMAGE):
     "changes",
     [
         {},
+        {"seeds": "grid"},
         {"assign": "rgb", "count": 5},
-        {"assign": "features+rgb", "rgb_weight": 0.5, "grid": "up2", "count": 6},
+        {"assign": "features+rgb", "rgb_weight": 0.5, "grid": "up1", "count": 6},
         {"tap_weights": {"up0": 0.0, "up2": 3.0}, "position_weight": 0.0, "temperature": 0.3, "grid": "up0"},
     ],
 )
@@ -168,7 +195,7 @@ def test_agents_find_two_halves():
         half = values.shape[-1] // 2
         values[:, 0, :, :half] = 1.0
         values[:, 1, :, half:] = 2.0
-    made = make(specs, (64, 128), count=2)(maps, pictures)
+    made = make(specs, (64, 128), count=2, assign="features", seeds="grid")(maps, pictures)
     np.testing.assert_allclose(made.geometry[0, :, :3], [[0.5, 0.25, 0.5], [0.5, 0.75, 0.5]], atol=0.02)
     np.testing.assert_allclose(made.geometry[0, :, 3:], [[0.5 / 12**0.5, 1 / 12**0.5]] * 2, atol=0.02)
     np.testing.assert_allclose(made.queries["up2"][0, :, :2], [[1, 0], [0, 2]], atol=0.05)
@@ -211,8 +238,17 @@ def test_the_same_maps_give_the_same_bits():
     assert torch.equal(first.queries["up1"], second.queries["up1"])
 
 
-def test_the_grid_is_the_tap_nearest_to_stride_16():
+def test_the_grid_is_that_of_the_finest_tap():
     specs = specs_for()
-    assert grid_tap(AgentSettings(), specs, IMAGE) == "up1"
-    assert grid_tap(AgentSettings(), {"up0": specs["up0"], "up2": specs["up2"]}, IMAGE) == "up0"
-    assert grid_tap(AgentSettings(grid="up2"), specs, IMAGE) == "up2"
+    assert grid_tap(AgentSettings(), specs) == "up2"
+    assert grid_tap(AgentSettings(), {"up0": specs["up0"], "up1": specs["up1"]}) == "up1"
+    assert grid_tap(AgentSettings(grid="up0"), specs) == "up0"
+
+
+@pytest.mark.parametrize("assign", ["features", "rgb", "features+rgb"])
+def test_brightness_and_contrast_of_an_image_move_no_agent(assign):
+    specs = specs_for()
+    maps, pictures = random_inputs(specs, batch=1)
+    dim = {name: 0.3 * values + 2.0 for name, values in maps.items()}
+    bright, dark = make(specs, assign=assign)(maps, pictures // 5 * 5), make(specs, assign=assign)(dim, pictures // 5)
+    torch.testing.assert_close(dark.geometry, bright.geometry, atol=1e-3, rtol=0)

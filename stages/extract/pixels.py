@@ -1,0 +1,101 @@
+"""The vectors that pixels are grouped by: taps, position and colour, each part kept on the grid it came from.
+
+A coarse tap enters every product at its own size; what is carried to the grouping grid are the similarities, not its
+channels. The values are those of one joint map on the grouping grid, up to rounding, for a fraction of its cost.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import normalize
+
+__all__ = ["PixelVectors", "colour_vectors", "position_vectors", "resized", "tap_vectors"]
+
+#: A channel that varies less than this over an image is constant up to float16 rounding, and says nothing.
+FLAT = 1e-4
+COLOUR_SPAN = 2.0  #: deviations either side of the mean colour that the half turn of a colour spans
+
+Matrices = tuple[Float[Tensor, "rows _"], Float[Tensor, "columns _"]]
+
+
+class PixelVectors:
+    """Vectors of unit length, one a cell of the grouping grid, made of parts of given weights.
+
+    Each part is (weight, map [B, C, h, w], matrices that resize it to the grid, or None where it lies on the grid). A
+    centre is a vector over the channels of all parts: [B, N, sum of C].
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, Tensor, Matrices | None]]) -> None:
+        self._parts = [(math.sqrt(weight) * values, matrices) for weight, values, matrices in parts]
+        self._channels = [values.shape[1] for values, _ in self._parts]
+        squares = [_to_grid(values, matrices).square().sum(1) for values, matrices in self._parts]
+        self._grid = squares[0].shape[1:]
+        self._length = torch.stack(squares).sum(0).sqrt().clamp_min(1e-12).flatten(1).unsqueeze(1)
+
+    def similarity(self, centres: Float[Tensor, "batch agents joint"]) -> Float[Tensor, "batch agents cells"]:
+        """Inner product of each centre with each cell's vector."""
+        products = [
+            _to_grid((part @ values.flatten(2)).unflatten(2, values.shape[2:]), matrices).flatten(2)
+            for part, (values, matrices) in zip(centres.split(self._channels, dim=2), self._parts, strict=True)
+        ]
+        return torch.stack(products).sum(0) / self._length
+
+    def sums(self, weights: Float[Tensor, "#batch agents cells"]) -> Float[Tensor, "batch agents joint"]:
+        """Sum of the cells' vectors, weighted for each agent."""
+        scaled = (weights / self._length).unflatten(2, self._grid)
+        return torch.cat(
+            [
+                (scaled if m is None else m[0].T @ scaled @ m[1]).flatten(2) @ values.flatten(2).transpose(1, 2)
+                for values, m in self._parts
+            ],
+            dim=2,
+        )
+
+
+def tap_vectors(
+    values: Float[Tensor, "batch channels height width"], area: Float[Tensor, "height width"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Vectors of unit length, or 0: each channel less its mean over the image, over its deviation; then each pixel.
+
+    ``area``: share of the image that each cell covers; sums to 1.
+    """
+    centred = values - (values * area).sum((2, 3), keepdim=True)
+    deviation = (centred.square() * area).sum((2, 3), keepdim=True).sqrt()
+    return normalize(torch.where(deviation > FLAT, centred / deviation.clamp_min(FLAT), 0.0), dim=1)
+
+
+def colour_vectors(pictures: UInt8[Tensor, "batch 3 height width"], shrink: Matrices) -> Float[Tensor, "batch 6 _h _w"]:
+    """Colours on circles, on the grid that ``shrink`` leads to, whatever a picture's brightness and contrast.
+
+    Colours are taken relative to the picture's mean, in deviations of all its values from it.
+    """
+    colours = pictures.to(torch.float32) / 255.0
+    centred = colours - colours.mean((2, 3), keepdim=True)
+    deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1.0 / 255.0)
+    return _on_circles(resized((centred / deviation / (2 * COLOUR_SPAN) + 0.5).clamp(0.0, 1.0), *shrink))
+
+
+def position_vectors(v: np.ndarray, u: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Vectors [4, h, w] of unit length; the image's longer side is half a turn."""
+    height, width = (side / max(image_size) for side in image_size)
+    down, across = np.meshgrid(math.pi * height * v, math.pi * width * u, indexing="ij")
+    return np.stack([np.cos(across), np.sin(across), np.cos(down), np.sin(down)]) / math.sqrt(2)
+
+
+def resized(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Carry maps [..., h, w] to another grid by a matrix for rows and one for columns."""
+    return rows @ maps @ columns.T
+
+
+def _to_grid(maps: Tensor, matrices: Matrices | None) -> Tensor:
+    return maps if matrices is None else resized(maps, *matrices)
+
+
+def _on_circles(values: Tensor) -> Tensor:
+    """Map [B, 3, h, w] in [0, 1] to vectors [B, 6, h, w] of unit length; values further apart have a smaller cosine."""
+    angles = math.pi * values
+    return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(values.shape[1])
