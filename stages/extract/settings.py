@@ -28,7 +28,7 @@ class AgentSettings(Settings):
         default=0.02, gt=0, le=10, description="Softmax temperature of the assignment; 0.01-0.03 works, 0.3 collapses."
     )
     assign: Literal["features", "rgb", "features+rgb"] = Field(
-        default="features",
+        default="features+rgb",
         description="What pixels are grouped by: features form better groups, colours draw better borders.",
     )
     grid: str | None = Field(default=None, description="Tap whose grid the grouping runs on; by default the finest.")
@@ -39,7 +39,7 @@ class AgentSettings(Settings):
         default=0.2, ge=0, le=10, description="Weight of the pixel's position, where all features together weigh 1."
     )
     rgb_weight: float = Field(
-        default=1.0, gt=0, le=10, description="Weight of the colours in 'features+rgb', where all features weigh 1."
+        default=2.0, gt=0, le=10, description="Weight of the colours in 'features+rgb', where all features weigh 1."
     )
 
     @model_validator(mode="after")

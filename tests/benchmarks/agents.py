@@ -49,7 +49,20 @@ KINDS = {
     "equal cells, trained": ("trained", "equal cells"),
 }
 #: What was tried on the development shifts, beside the defaults: changes of ``AgentSettings``.
-CANDIDATES: tuple[tuple[str, dict[str, object]], ...] = (("agents", {}),)
+CANDIDATES: tuple[tuple[str, dict[str, object]], ...] = (
+    ("agents", {}),
+    ("agents", {"temperature": 0.005}),
+    ("agents", {"temperature": 0.01}),
+    ("agents", {"temperature": 0.03}),
+    ("agents", {"seeds": "grid"}),
+    ("agents", {"assign": "features"}),
+    ("agents", {"assign": "rgb"}),
+    ("agents", {"rgb_weight": 1.0}),
+    ("agents", {"rgb_weight": 4.0}),
+    ("agents", {"position_weight": 0.5}),
+    ("agents", {"tap_weights": {"up0": 0.0}}),
+    ("agents", {"grid": "up2"}),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

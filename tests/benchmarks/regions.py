@@ -52,11 +52,13 @@ def colour_regions(image: np.ndarray, count: int, position_weight: float) -> np.
     v, u = np.meshgrid((np.arange(height) + 0.5) / width, (np.arange(width) + 0.5) / width, indexing="ij")
     pixels = np.concatenate([image / 255.0, position_weight * np.stack([u, v], -1)], 2).reshape(-1, 5)
     pixels = torch.from_numpy(pixels).float()
+    blocks = pixels.split(4096)  # products of this many pixels stay in the processor's cache
     seeds = seed_points(count, *SIZE)
     rows, columns = (seeds[:, 1] * height).astype(int), (seeds[:, 0] * width).astype(int)
     centres = pixels[rows * width + columns]
     for _ in range(ROUNDS):
-        nearest = (pixels @ centres.T - centres.square().sum(1) / 2).argmax(1)
+        half = centres.square().sum(1) / 2
+        nearest = torch.cat([(block @ centres.T - half).argmax(1) for block in blocks])
         sums = torch.zeros_like(centres).index_add_(0, nearest, pixels)
         sizes = torch.bincount(nearest, minlength=count)[:, None]
         centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
