@@ -39,14 +39,15 @@ class PixelVectors:
     def similarity(self, centres: Float[Tensor, "batch agents joint"]) -> Float[Tensor, "batch agents cells"]:
         """Inner product of each centre with each cell's vector."""
         products = [
-            _to_grid((part @ values.flatten(2)).unflatten(2, values.shape[2:]), matrices).flatten(2)
-            for part, (values, matrices) in zip(centres.split(self._channels, dim=2), self._parts, strict=True)
+            _to_grid((part @ values.flatten(2)).reshape(*part.shape[:2], *values.shape[2:]), matrices).flatten(2)
+            for part, (values, matrices) in zip(torch.split(centres, self._channels, dim=2), self._parts, strict=True)
         ]
         return torch.stack(products).sum(0) / self._length
 
     def sums(self, weights: Float[Tensor, "#batch agents cells"]) -> Float[Tensor, "batch agents joint"]:
         """Sum of the cells' vectors, weighted for each agent."""
-        scaled = (weights / self._length).unflatten(2, self._grid)
+        scaled = weights / self._length
+        scaled = scaled.reshape(*scaled.shape[:2], *self._grid)
         return torch.cat(
             [
                 (scaled if m is None else m[0].T @ scaled @ m[1]).flatten(2) @ values.flatten(2).transpose(1, 2)
