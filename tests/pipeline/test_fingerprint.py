@@ -37,7 +37,8 @@ SETTINGS = {
     "agents.count": ({}, {"agents.count": 9}),
     "agents.rounds": ({}, {"agents.rounds": 3}),
     "agents.temperature": ({}, {"agents.temperature": 0.03}),
-    "agents.assign": ({}, {"agents.assign": "features+rgb"}),
+    "agents.seeds": ({}, {"agents.seeds": "grid"}),
+    "agents.assign": ({}, {"agents.assign": "features"}),
     "agents.grid": (SEARCHED, {"agents.grid": "up1"}),
     "agents.tap_weights.up1": (SEARCHED, {"agents.tap_weights": "{up1: 2.0}"}),
     "agents.position_weight": ({}, {"agents.position_weight": 0.25}),
@@ -100,7 +101,7 @@ def test_a_setting_that_differs_is_named_alone(workspace, field):
 @pytest.mark.parametrize("field", CONSTANTS)
 def test_another_version_of_stage_one_is_named_alone(workspace, monkeypatch, field):
     make_cache(workspace, {})
-    monkeypatch.setattr(module, CONSTANTS[field], 2 if field == "format" else "other")
+    monkeypatch.setattr(module, CONSTANTS[field], module.FEATURE_FORMAT + 1 if field == "format" else "other")
     (line,) = refusal(workspace, {})
     assert line.startswith(f"{field}: expected ")
 
