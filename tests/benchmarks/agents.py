@@ -62,6 +62,10 @@ CANDIDATES: tuple[tuple[str, dict[str, object]], ...] = (
     ("agents", {"position_weight": 0.5}),
     ("agents", {"tap_weights": {"up0": 0.0}}),
     ("agents", {"grid": "up2"}),
+    ("agents", {"rounds": 5}),
+    ("agents", {"rounds": 20}),
+    ("agents", {"count": 64}),
+    ("agents", {"count": 144}),
 )
 
 
@@ -253,7 +257,7 @@ def choose(bench: Bench) -> dict[str, object]:
     """Score every candidate on the development shifts."""
     found: dict[str, object] = {}
     for method, changes in [*CANDIDATES, ("SLIC", {}), ("k-means", {}), ("equal cells", {})]:
-        settings = AgentSettings(count=bench.size.count, **changes)
+        settings = AgentSettings.model_validate({"count": bench.size.count, **changes})
         table = bench.score("trained", method, DEVELOPMENT, settings)
         name = ", ".join([method, *(f"{key}: {value}" for key, value in changes.items())])
         found[name] = {m: spread(shift_means(rows, DEVELOPMENT)) for m, rows in table.items()}
