@@ -7,6 +7,7 @@ hundreds of thousands do not belong in attributes). What is read back is checked
 import hashlib
 import json
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from ..errors import CacheError
@@ -209,5 +210,6 @@ def _encode(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
+@lru_cache(maxsize=1)  # opening a cache asks for it several times
 def _encode_keys(keys: tuple[str, ...]) -> bytes:
     return (json.dumps(keys, indent=0) + "\n").encode()
