@@ -12,11 +12,12 @@ from ...errors import DataError, MissingDataError
 from ...progress import track
 from .index import FrameIndex
 from .labels import IGNORE, LabelMerge
+from .sweeps import COLUMNS, finite_rows, read_points
 
 __all__ = ["SWEEP_COLUMNS", "Frame", "count_labels", "load_frame", "project"]
 
 #: A nuScenes sweep is rows of five float32: x, y, z (metres, LiDAR frame), intensity (0 to 255), ring.
-SWEEP_COLUMNS = 5
+SWEEP_COLUMNS = COLUMNS[".pcd.bin"]
 
 #: The largest float32 below one: a point strictly inside an image stays inside it when its place is rounded.
 _BELOW_ONE = np.float32(1 - 2**-24)
@@ -112,25 +113,9 @@ def _view(
     return inside, np.clip(uv, np.finfo(np.float32).tiny, _BELOW_ONE)
 
 
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingDataError(
-            f"The {what} {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
-        ) from error
-
-
 def _read_sweep(path: Path) -> Float32[np.ndarray, "points 3"]:
-    content = _read(path, "sweep")
-    row = SWEEP_COLUMNS * np.dtype(np.float32).itemsize
-    if not content or len(content) % row:
-        raise DataError(
-            f"The sweep {path} is truncated: it has {len(content)} bytes, not a multiple of {row}"
-            f" ({SWEEP_COLUMNS} float32 a point); copy it again"
-        )
-    points = np.frombuffer(content, "<f4").reshape(-1, SWEEP_COLUMNS)[:, :3]
-    bad = int((~np.isfinite(points).all(axis=1)).sum())
+    points = read_points(path, columns=SWEEP_COLUMNS)
+    bad = int((~finite_rows(points)).sum())
     if bad:
         raise DataError(f"The sweep {path} holds {bad} points with a NaN or infinite coordinate; copy it again")
     return points
@@ -140,7 +125,7 @@ def _read_labels(index: FrameIndex, row: int, merge: LabelMerge, points: int) ->
     if not str(index.frames.labels[row]):
         return np.full(points, IGNORE, np.int64)
     path = index.root / str(index.frames.labels[row])
-    raw: UInt8[np.ndarray, labels] = np.frombuffer(_read(path, "label file"), np.uint8)
+    raw: UInt8[np.ndarray, labels] = np.frombuffer(_label_bytes(path), np.uint8)
     if len(raw) != points:
         raise DataError(
             f"The label file {path} has {len(raw)} labels, but its sweep {index.frames.sweep[row]} has {points} points;"
@@ -150,3 +135,12 @@ def _read_labels(index: FrameIndex, row: int, merge: LabelMerge, points: int) ->
         return merge.apply(raw)
     except DataError as error:
         raise DataError(f"The label file {path} is damaged: {error}; copy it again") from error
+
+
+def _label_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"The label file {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
+        ) from error

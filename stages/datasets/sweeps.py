@@ -1,0 +1,93 @@
+"""Sweeps: the points of a LiDAR's turn, read from the file formats that they are kept in.
+
+| file | what it holds |
+|---|---|
+| ``.bin`` | rows of four float32: x, y, z, intensity (KITTI, SynLiDAR) |
+| ``.pcd.bin`` | rows of five float32: x, y, z, intensity, ring (nuScenes) |
+| ``.npy`` | an array [points, 3 or more] of numbers, x, y and z first |
+| ``.ply`` | vertices with x, y and z, ASCII or binary |
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from ...errors import DataError, MissingDataError
+from .ply import parse_ply
+
+__all__ = ["COLUMNS", "SWEEP_SUFFIXES", "finite_rows", "read_points", "sweep_suffix"]
+
+#: Suffix of a raw file -> float32 numbers a point, where nobody says otherwise.
+COLUMNS = {".pcd.bin": 5, ".bin": 4}
+
+#: Suffixes of the files that ``read_points`` reads, longer ones first.
+SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply")
+
+
+def sweep_suffix(path: Path) -> str:
+    """The suffix of ``path`` that is one of ``SWEEP_SUFFIXES``, or "" for a file of another kind."""
+    return next((suffix for suffix in SWEEP_SUFFIXES if path.name.lower().endswith(suffix)), "")
+
+
+def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray, "points 3"]:
+    """Every point of the sweep in ``path``, at least one, in the file's order: metres, LiDAR frame.
+
+    ``columns``: float32 numbers a point of a raw file, where its suffix does not say it (SemanticSTF: 5 in ``.bin``).
+    Coordinates come as they are stored, NaN among them: see ``finite_rows``.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is of an unknown kind, truncated or damaged, or holds no point.
+    """
+    suffix = sweep_suffix(path)
+    if not suffix:
+        raise DataError(f"{path} is no sweep that can be read; its name must end in {', '.join(SWEEP_SUFFIXES)}")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"The sweep {path} is gone; put it back (and run 'xd3d prepare' again, if it belongs to a data set)"
+        ) from error
+    if suffix in COLUMNS:
+        points = _raw(content, path, columns or COLUMNS[suffix])
+    else:
+        parse: Callable[[bytes, Path], np.ndarray] = parse_ply if suffix == ".ply" else _npy
+        points = parse(content, path)
+    if not len(points):
+        raise DataError(f"The sweep {path} holds no point; copy it again, or leave it out")
+    return points
+
+
+def finite_rows(points: Float32[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
+    """Which points have three finite coordinates; some sensors write NaN for a ray that came back from nowhere."""
+    return np.isfinite(points).all(axis=1)
+
+
+def _raw(content: bytes, path: Path, columns: int) -> np.ndarray:
+    row = columns * np.dtype(np.float32).itemsize
+    if not content or len(content) % row:
+        raise DataError(
+            f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of {row}"
+            f" ({columns} float32 a point); copy it again"
+        )
+    return np.frombuffer(content, "<f4").reshape(-1, columns)[:, :3]
+
+
+def _npy(content: bytes, path: Path) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"The sweep {path} cannot be read as a plain array ({error}); write it again") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"The sweep {path} is an archive of arrays; write one array with numpy.save")
+    if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
+        raise DataError(
+            f"The sweep {path} holds an array {list(array.shape)} of {array.dtype}; it needs numbers of shape"
+            " [points, 3 or more], x, y and z first"
+        )
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and finite_rows tells
+        return array[:, :3].astype(np.float32)

@@ -1,0 +1,74 @@
+"""PLY files as the field's tools write them: three encodings, further properties and elements, and damage."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from xd3d.errors import DataError
+from xd3d.stages.datasets.ply import parse_ply
+
+ROWS = [(1.5, -2.25, 0.5, 200), (3.0, 4.0, -5.0, 7), (0.1, 0.2, 0.3, 0)]
+EXPECTED = np.array([row[:3] for row in ROWS], np.float32)
+VERTEX = "element vertex 3\nproperty {kind} x\nproperty {kind} y\nproperty {kind} z\nproperty uchar red\n"
+
+
+def ply(encoding: str, *, kind: str = "float", before: str = "", rows=ROWS) -> bytes:
+    """A file of three vertices; ``before`` puts an element of one row of two int16 ahead of them."""
+    head = f"ply\nformat {encoding} 1.0\ncomment made by hand\n{before}{VERTEX.format(kind=kind)}"
+    head += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    if encoding == "ascii":
+        lines = ["5 6"] * bool(before) + [" ".join(map(str, row)) for row in rows] + ["3 0 1 2"]
+        return (head + "\n".join(lines) + "\n").encode()
+    order = "<" if encoding.endswith("little_endian") else ">"
+    number = {"float": "f4", "double": "f8"}[kind]
+    table = np.array(rows, [("x", order + number), ("y", order + number), ("z", order + number), ("red", "u1")])
+    lead = np.array([5, 6], f"{order}i2").tobytes() if before else b""
+    return head.encode() + lead + table.tobytes() + b"\x03" + np.arange(3, dtype=f"{order}i4").tobytes()
+
+
+AHEAD = "element camera 1\nproperty short a\nproperty int16 b\n"
+
+
+@pytest.mark.parametrize("before", ["", AHEAD])
+@pytest.mark.parametrize("kind", ["float", "double"])
+@pytest.mark.parametrize("encoding", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_points_are_read_from_every_encoding(encoding, kind, before):
+    points = parse_ply(ply(encoding, kind=kind, before=before), Path("a.ply"))
+    assert points.dtype == np.float32
+    np.testing.assert_array_equal(points, EXPECTED)
+
+
+def test_an_ascii_file_may_have_windows_line_ends_and_nan():
+    content = ply("ascii", rows=[("nan", 1, 2, 3), *ROWS[1:]]).replace(b"\n", b"\r\n")
+    points = parse_ply(content, Path("a.ply"))
+    assert np.isnan(points[0, 0])
+    np.testing.assert_array_equal(points[1:], EXPECTED[1:])
+
+
+def test_the_last_byte_of_a_binary_cloud_is_needed():
+    whole = ply("binary_little_endian").partition(b"\x03\0\0\0\0")[0]
+    np.testing.assert_array_equal(parse_ply(whole, Path("a.ply")), EXPECTED)
+    with pytest.raises(DataError, match=r"promises 3 vertices, 2 are there"):
+        parse_ply(whole[:-1], Path("a.ply"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no PLY file"),
+        (b"ply\nformat ascii 1.0\n", "no PLY file"),
+        (b"ply\nelement vertex 1\nend_header\n", "no format"),
+        (b"ply\nformat ascii 1.0\nproperty float x\nend_header\n", "header of a.ply is damaged"),
+        (b"ply\nformat ascii 1.0\nelement vertex many\nend_header\n", "header of a.ply is damaged"),
+        (b"ply\nformat zip 1.0\nend_header\n", "header of a.ply is damaged"),
+        (b"ply\nformat ascii 1.0\nend_header\n", "no vertices with x, y and z; its elements are: none"),
+        (ply("ascii").replace(b"property float z\n", b""), "no vertices with x, y and z"),
+        (ply("ascii").replace(b"uchar red", b"list uchar int red"), "lists in or before"),
+        (ply("ascii").replace(b"-2.25", b"two"), "no number"),
+        (ply("ascii").replace(b"vertex 3", b"vertex 9"), "promises 9 vertices, 4 are there"),
+        (ply("binary_little_endian", before=AHEAD).replace(b"camera 1", b"camera 99"), "promises 3 vertices, 0 are"),
+    ],
+)
+def test_damage_is_named(content, message):
+    with pytest.raises(DataError, match=message):
+        parse_ply(content, Path("a.ply"))

@@ -1,0 +1,91 @@
+"""Point files of every kind give the same points; damaged ones are named with what was found."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from xd3d.errors import DataError, MissingDataError
+from xd3d.stages.datasets.sweeps import finite_rows, read_points, sweep_suffix
+
+POINTS = np.random.default_rng(4).normal(0, 30, (20, 5)).astype(np.float32)
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "kitti.bin": lambda path: POINTS[:, :4].tofile(path),
+    "nuscenes.pcd.bin": lambda path: POINTS.tofile(path),
+    "upper.PCD.BIN": lambda path: POINTS.tofile(path),
+    "array.npy": lambda path: np.save(path, POINTS[:, :3].astype(np.float64)),
+    "wide.npy": lambda path: np.save(path, POINTS),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file_gives_the_same_points(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    points = read_points(tmp_path / name)
+    assert points.dtype == np.float32
+    np.testing.assert_array_equal(points, POINTS[:, :3])
+
+
+def test_columns_win_over_the_suffix(tmp_path):
+    POINTS.tofile(tmp_path / "stf.bin")
+    np.testing.assert_array_equal(read_points(tmp_path / "stf.bin", columns=5), POINTS[:, :3])
+
+
+def test_coordinates_come_as_stored_and_the_finite_ones_are_told(tmp_path):
+    points = POINTS[:, :3].astype(np.float64)
+    points[2, 1], points[5, 0], points[7, 2] = np.nan, -np.inf, 1e300
+    np.save(tmp_path / "a.npy", points)
+    finite = finite_rows(read_points(tmp_path / "a.npy"))
+    assert np.flatnonzero(~finite).tolist() == [2, 5, 7]
+
+
+def test_an_unknown_kind_names_those_that_are_known(tmp_path):
+    assert sweep_suffix(Path("cloud.las")) == ""
+    with pytest.raises(DataError, match=r"cloud\.las .*\.pcd\.bin, \.bin, \.npy, \.ply"):
+        read_points(tmp_path / "cloud.las")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MissingDataError, match=r"a\.bin is gone"):
+        read_points(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.bin", b"", "0 bytes, not a multiple of 16"),
+        ("a.bin", b"\0" * 17, "17 bytes, not a multiple of 16"),
+        ("a.pcd.bin", b"\0" * 16, "16 bytes, not a multiple of 20"),
+        ("a.npy", b"", "cannot be read as a plain array"),
+        ("a.npy", b"PK\x03\x04 something else", "cannot be read as a plain array"),
+    ],
+)
+def test_damage_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_points(tmp_path / name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 2), np.float32), r"\[4, 2\] of float32"),
+        (np.zeros(12, np.float32), r"\[12\] of float32"),
+        (np.zeros((4, 3), "U2"), r"\[4, 3\] of <U2"),
+        (np.array([[{}, {}, {}]], object), "cannot be read as a plain array"),
+        (np.zeros((0, 3), np.float32), "holds no point"),
+    ],
+)
+def test_arrays_that_are_no_points_are_refused(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(DataError, match=message):
+        read_points(tmp_path / "a.npy")
+
+
+def test_an_archive_of_arrays_is_no_sweep(tmp_path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.savez(file, points=POINTS)
+    with pytest.raises(DataError, match="archive of arrays"):
+        read_points(tmp_path / "a.npy")
