@@ -68,6 +68,7 @@ def synthesize(
     frames: Annotated[int, typer.Option(help="LiDAR keyframes in all scenes together.")] = 120,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal bytes.")] = 0,
     cameras: CameraNames = "CAM_FRONT",
+    plan: Annotated[Literal["city", "benchmark"], typer.Option(help="Two cities, or six domains to compare.")] = "city",
     as_json: Json = False,
 ) -> None:
     """Write the synthetic city as a real nuScenes data root.
@@ -76,7 +77,7 @@ def synthesize(
     """
     from . import jobs
 
-    conclude(jobs.synthesize_city(out, frames=frames, seed=seed, cameras=cameras), as_json)
+    conclude(jobs.synthesize_city(out, frames=frames, seed=seed, cameras=cameras, plan=plan), as_json)
 
 
 @app.command()

@@ -74,6 +74,9 @@ class DomainOpener:
         from ..stages.datasets.splits import validation_domain
 
         source, target = self.config.data.source, self.config.data.target
+        chosen = self.config.data.validate_on
+        if chosen != "auto":
+            return source if chosen == "source" else target
         return target if validation_domain(source.domain, target.domain) == target.domain else source
 
     def open(self, side: DomainSettings, split: str, *, validated_on: str | None = None) -> "Domain":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..stages.evaluate.settings import AbsentRule
 from .config import DEFAULT_PRESET, load_config
@@ -12,14 +13,17 @@ from .runs import TrainedRun, run_facts, run_name
 from .sharing import ALONE, Sharing
 from .workspace import Workspace
 
+if TYPE_CHECKING:
+    from ..stages.datasets.synthetic.synthesize import Plan
+
 __all__ = ["evaluate", "extract", "forecast_extraction", "prepare", "synthesize_city", "train", "write_report"]
 
 
-def synthesize_city(out: Path, *, frames: int, seed: int, cameras: str) -> Outcome:
+def synthesize_city(out: Path, *, frames: int, seed: int, cameras: str, plan: "Plan" = "city") -> Outcome:
     """Write the synthetic city to ``out`` as a nuScenes data root."""
     from ..stages.datasets.synthetic.synthesize import synthesize
 
-    root = synthesize(out, frames=frames, seed=seed, cameras=cameras)
+    root = synthesize(out, frames=frames, seed=seed, cameras=cameras, plan=plan)
     return Outcome(
         result={"root": str(root), "frames": frames, "seed": seed},
         text=f"The synthetic city is in {root}. Next: xd3d prepare --dataset nuscenes --root {root}",

@@ -7,10 +7,13 @@ from pydantic import Field
 
 from ...settings import Settings
 
-__all__ = ["DataSettings", "DatasetName", "DomainName", "DomainSettings", "MergeName", "SplitName"]
+__all__ = ["BenchmarkDomain", "DataSettings", "DatasetName", "DomainName", "DomainSettings", "MergeName", "SplitName"]
 
 DatasetName = Literal["nuscenes"]
-DomainName = Literal["usa", "singapore", "day", "night", "all"]
+BenchmarkDomain = Literal[
+    "streets", "streets-city", "streets-night", "streets-fog", "streets-sensor", "streets-development"
+]
+DomainName = Literal["usa", "singapore", "day", "night", "all"] | BenchmarkDomain
 SplitName = Literal["train", "val", "test"]
 MergeName = Literal["nuscenes-6"]
 
@@ -20,7 +23,9 @@ class DomainSettings(Settings):
 
     dataset: DatasetName = Field(default="nuscenes", description="Data set, as named by 'xd3d prepare --dataset'")
     domain: DomainName = Field(
-        default="all", description="Part of it: usa and singapore by log location, day and night by scene description"
+        default="all",
+        description="Part of it: usa and singapore by log location, day and night by scene description; streets-...:"
+        " the domains of 'xd3d synthesize --plan benchmark'",
     )
 
 
@@ -32,6 +37,11 @@ class DataSettings(Settings):
     )
     target: DomainSettings = Field(
         default=DomainSettings(domain="singapore"), description="Domain on which it is validated and tested"
+    )
+    validate_on: Literal["auto", "source", "target"] = Field(
+        default="auto",
+        description="Side whose val split chooses the checkpoint; auto: the target, or the source where the target"
+        " holds out no scene",
     )
     roots: dict[DatasetName, Path] = Field(
         default_factory=dict, description="Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"

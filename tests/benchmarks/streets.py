@@ -20,7 +20,7 @@ from xd3d.progress import progress
 from xd3d.stages.datasets.labels import get_merge
 from xd3d.stages.datasets.synthetic.camera import CameraModel, Picture, camera_pose, render
 from xd3d.stages.datasets.synthetic.draws import draw_light
-from xd3d.stages.datasets.synthetic.styles import Style, city_style, random_style
+from xd3d.stages.datasets.synthetic.styles import Hour, Style, Weather, city_style, random_style
 from xd3d.stages.datasets.synthetic.world import World
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
@@ -31,12 +31,12 @@ SIZE = (225, 400)
 SUPERSAMPLING = 2  # the synthetic data root is rendered at 800 x 450 and shrunk by stage one
 CLASSES = 6
 TAPS = ("up0", "up1", "up2", "up3")
-DOMAINS = {
-    "boston day": ("boston", False, False),
-    "singapore day": ("singapore", False, False),
-    "boston night": ("boston", True, False),
-    "boston fog": ("boston", False, True),
-    "singapore night": ("singapore", True, False),
+DOMAINS: dict[str, tuple[str, Hour, Weather]] = {
+    "boston day": ("boston", "day", "clear"),
+    "singapore day": ("singapore", "day", "clear"),
+    "boston night": ("boston", "night", "clear"),
+    "boston fog": ("boston", "day", "fog"),
+    "singapore night": ("singapore", "night", "clear"),
 }
 #: Shifts on which settings are chosen and nothing is reported: rain at dusk, and towns of neither city by day.
 DEVELOPMENT = ("boston rain at dusk", "other towns")
@@ -53,8 +53,8 @@ def domain_style(domain: str, rng: np.random.Generator) -> Style:
         return random_style(rng, day_only=True)
     if domain == "boston rain at dusk":
         return replace(city_style("boston", rng=rng), light=draw_light(rng, "dusk", "rain"))
-    location, night, fog = DOMAINS[domain]
-    return city_style(location, night=night, fog=fog, rng=rng)
+    location, hour, weather = DOMAINS[domain]
+    return city_style(location, hour=hour, weather=weather, rng=rng)
 
 
 def city_picture(domain: str, number: int) -> Picture:

@@ -2,11 +2,10 @@
 
 import colorsys
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from .knobs import Colour, LightStyle, Range
+from .knobs import Colour, Hour, LightStyle, Range, Weather
 
 __all__ = ["draw", "draw_hsv", "draw_light", "draw_near", "triple"]
 
@@ -102,8 +101,8 @@ _EXTINCTION = {"clear": (0.0005, 0.004), "fog": (0.018, 0.055), "rain": (0.006, 
 
 def draw_light(
     rng: np.random.Generator,
-    time_of_day: Literal["day", "overcast", "dusk", "night"],
-    weather: Literal["clear", "fog", "rain"],
+    time_of_day: Hour,
+    weather: Weather,
 ) -> LightStyle:
     """Draw sun, sky, lamps and air of a time of day in some weather."""
     hour, night = _HOURS[time_of_day], time_of_day == "night"

@@ -5,6 +5,7 @@ from typing import Literal
 
 __all__ = [
     "Colour",
+    "Hour",
     "ImagingStyle",
     "LayoutStyle",
     "LightStyle",
@@ -13,10 +14,15 @@ __all__ = [
     "Style",
     "TrafficStyle",
     "VegetationStyle",
+    "Weather",
 ]
 
 Colour = tuple[float, float, float]
 """Linear red, green and blue in [0, 1]."""
+
+Hour = Literal["day", "overcast", "dusk", "night"]
+
+Weather = Literal["clear", "fog", "rain"]
 
 Range = tuple[float, float]
 """Smallest and largest value of a quantity that is drawn for each object."""
@@ -112,8 +118,8 @@ class TrafficStyle:
 class LightStyle:
     """Sun, sky, lamps and air."""
 
-    time_of_day: Literal["day", "overcast", "dusk", "night"]
-    weather: Literal["clear", "fog", "rain"]
+    time_of_day: Hour
+    weather: Weather
     sun_azimuth: float  # radians from east, anticlockwise
     sun_elevation: float  # radians
     sun: Colour  # strength times colour

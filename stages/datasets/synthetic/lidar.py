@@ -14,7 +14,7 @@ from .primitives import Solids
 from .trace import GROUND, Hits, cast, surface
 from .world import World
 
-__all__ = ["LidarModel", "Sweep", "boston_lidar", "scan", "singapore_lidar"]
+__all__ = ["LidarModel", "Sweep", "boston_lidar", "dense_lidar", "scan", "singapore_lidar"]
 
 _NEAREST = 1.0  # metres: nearer returns are the car's own and are left out
 _MATERIALS = max(REFLECTIVITY) + 1
@@ -94,6 +94,22 @@ def singapore_lidar() -> LidarModel:
         dropout=0.06,
         gain=1.0,
         mount_height=2.05,
+        spin_seconds=0.05,
+        start_azimuth=np.pi,
+    )
+
+
+def dense_lidar() -> LidarModel:
+    """Return the sensor of the third car: 64 beams that look down more than up, as a Velodyne HDL-64E's, on a rack."""
+    upper, lower = np.linspace(-8.33, 2.0, 32), np.linspace(-24.33, -8.83, 32)
+    return LidarModel(
+        elevations=tuple(np.radians(np.concatenate([lower, upper])).tolist()),
+        azimuth_steps=1440,
+        max_range=100.0,
+        range_noise=0.02,
+        dropout=0.05,
+        gain=1.1,
+        mount_height=2.45,
         spin_seconds=0.05,
         start_azimuth=np.pi,
     )

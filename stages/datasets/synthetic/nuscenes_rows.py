@@ -150,8 +150,10 @@ class SceneRows:
 
     def _description(self) -> str:
         """Say what a person would: the light, the weather, and what stands along the street."""
-        words = {"night": "night"} if self._plan.group.night else {}
-        words |= {"fog": "fog"} if self._plan.fog else {}
+        group, weather = self._plan.group, self._plan.weather
+        words = {"domain": f"domain {group.domain}"} if group.domain else {}
+        words |= {"hour": group.hour} if group.hour != "day" else {}
+        words |= {"weather": weather} if weather != "clear" else {}
         for start, fewest, phrase in _PHRASES:
             if sum(name.startswith(start) for name in self._categories.values()) >= fewest:
                 words.setdefault(start, phrase)

@@ -76,7 +76,7 @@ class _Recorder:
     def __init__(self, job: SceneJob) -> None:
         group = job.plan.group
         city: Literal["boston", "singapore"] = "boston" if group.location.startswith("boston") else "singapore"
-        style = city_style(city, night=group.night, fog=job.plan.fog, rng=job.rng("style"))
+        style = city_style(city, hour=group.hour, weather=job.plan.weather, rng=job.rng("style"))
         street = int(job.rng("street").integers(2**31))
         self._job = job
         self._rig = rig(group.vehicle, cameras=job.cameras, image_size=job.image_size)

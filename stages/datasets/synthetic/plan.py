@@ -1,8 +1,9 @@
-"""Which scenes the synthetic city holds: how a number of frames becomes scenes of every domain and split.
+"""Which scenes a synthetic root holds: how a number of frames becomes scenes of every domain and split.
 
 Scenes carry names of the official nuScenes split lists, so the official train/val rule holds for the synthetic root as
-it does for the real one. There are six groups; a group is one location, one split and one light, driven by one vehicle
-in one log, and all night scenes lie in Singapore, as in the real data:
+it does for the real one. A group is one location, one split and one light, driven by one vehicle in one log. The
+benchmark has the groups of ``benchmark_plan``; the city has six, and all its night scenes lie in Singapore, as in the
+real data:
 
     group                 split  share  used as
     boston, day           train   30 %  source (USA), day
@@ -12,25 +13,27 @@ in one log, and all night scenes lie in Singapore, as in the real data:
     singapore, day        val      9 %  test of Singapore and day
     singapore, night      val      9 %  test of Night and Singapore
 
-Every group has a frame at least, so six frames are the fewest; whatever is above is shared out by largest remainder. A
+Every group has a frame at least, so its six are the fewest; whatever is above is shared out by largest remainder. A
 scene has about six keyframes: frames beyond that open new scenes (new streets), and a train group has two scenes as
 soon as it has two frames, so one of them can be held out as the target's val split. Only when a group's names are used
 up do its scenes grow, to 40 keyframes, the length of a real scene (20 s at 2 Hz).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 
 from ....errors import ConfigError
+from .knobs import Hour, Weather
 
-__all__ = ["GROUPS", "MAXIMUM_FRAMES", "MINIMUM_FRAMES", "SceneGroup", "ScenePlan", "plan_scenes"]
+__all__ = ["BOSTON", "GROUPS", "MAXIMUM_FRAMES", "SINGAPORE", "SceneGroup", "ScenePlan", "plan_scenes", "scene_names"]
 
 KEYFRAMES_PER_SCENE = 6
 FOG_EVERY = 6
 SCENE_SPACING = timedelta(seconds=30)
 
 
-def _names(*ranges: tuple[int, int]) -> tuple[str, ...]:
+def scene_names(*ranges: tuple[int, int]) -> tuple[str, ...]:
     """Scene names of inclusive number ranges."""
     return tuple(f"scene-{number:04d}" for first, last in ranges for number in range(first, last + 1))
 
@@ -41,11 +44,13 @@ class SceneGroup:
 
     location: str  #: as in the nuScenes log table
     split: str  #: "train" or "val", the official list that the names stand in
-    night: bool
     share: int  #: per cent of all frames
-    vehicle: str  #: "n008" drives in Boston, "n015" in Singapore
+    vehicle: str  #: names the car, see ``rigs``
     start: datetime  #: local time at which the log begins
     names: tuple[str, ...]
+    hour: Hour = "day"
+    weather: Weather = "clear"
+    domain: str = ""  #: benchmark domain, named in the descriptions of its scenes
 
     @property
     def logfile(self) -> str:
@@ -60,7 +65,7 @@ class ScenePlan:
     group: SceneGroup
     name: str
     keyframes: int
-    fog: bool
+    weather: Weather
     start: int  #: microseconds since 1970, UTC
     slot: int  #: counts the scenes of a location; the scene's place on the location's map
 
@@ -71,77 +76,73 @@ GROUPS = (
     SceneGroup(
         location="boston-seaport",
         split="train",
-        night=False,
         share=30,
         vehicle="n008",
         start=datetime(2018, 8, 27, 11, 48, 51, tzinfo=BOSTON),
-        names=_names((161, 168), (170, 176), (190, 196), (206, 214), (224, 253)),
+        names=scene_names((161, 168), (170, 176), (190, 196), (206, 214), (224, 253)),
     ),
     SceneGroup(
         location="singapore-onenorth",
         split="train",
-        night=False,
         share=25,
         vehicle="n015",
         start=datetime(2018, 9, 25, 13, 17, 43, tzinfo=SINGAPORE),
-        names=_names((1, 2), (4, 11), (19, 34), (41, 76)),
+        names=scene_names((1, 2), (4, 11), (19, 34), (41, 76)),
     ),
     SceneGroup(
         location="singapore-hollandvillage",
         split="train",
-        night=True,
+        hour="night",
         share=21,
         vehicle="n015",
         start=datetime(2018, 11, 14, 19, 9, 14, tzinfo=SINGAPORE),
-        names=_names((994, 1025), (1044, 1058)),
+        names=scene_names((994, 1025), (1044, 1058)),
     ),
     SceneGroup(
         location="boston-seaport",
         split="val",
-        night=False,
         share=6,
         vehicle="n008",
         start=datetime(2018, 9, 18, 14, 35, 12, tzinfo=BOSTON),
-        names=_names((92, 110)),
+        names=scene_names((92, 110)),
     ),
     SceneGroup(
         location="singapore-onenorth",
         split="val",
-        night=False,
         share=9,
         vehicle="n015",
         start=datetime(2018, 10, 2, 10, 50, 40, tzinfo=SINGAPORE),
-        names=_names((12, 18), (35, 36), (38, 39), (268, 278)),
+        names=scene_names((12, 18), (35, 36), (38, 39), (268, 278)),
     ),
     SceneGroup(
         location="singapore-hollandvillage",
         split="val",
-        night=True,
+        hour="night",
         share=9,
         vehicle="n015",
         start=datetime(2018, 11, 21, 19, 21, 35, tzinfo=SINGAPORE),
-        names=_names((1059, 1073)),
+        names=scene_names((1059, 1073)),
     ),
 )
 
-MINIMUM_FRAMES = len(GROUPS)
+#: No group of either plan has more keyframes than its scene names can hold.
 MAXIMUM_FRAMES = 6000
 
 
-def plan_scenes(frames: int) -> tuple[ScenePlan, ...]:
+def plan_scenes(frames: int, groups: Sequence[SceneGroup] = GROUPS) -> tuple[ScenePlan, ...]:
     """Share ``frames`` keyframes out over scenes, group by group; the same number always gives the same plan.
 
     Raises:
-        ConfigError: ``frames`` lies outside ``MINIMUM_FRAMES``..``MAXIMUM_FRAMES``.
+        ConfigError: fewer frames than groups, or more than ``MAXIMUM_FRAMES``.
     """
-    if not MINIMUM_FRAMES <= frames <= MAXIMUM_FRAMES:
+    if not len(groups) <= frames <= MAXIMUM_FRAMES:
         raise ConfigError(
             f"The synthetic city cannot have {frames} frames: every domain and split needs one, and the scene names "
-            f"reach no further; choose --frames between {MINIMUM_FRAMES} and {MAXIMUM_FRAMES}"
+            f"reach no further; choose --frames between {len(groups)} and {MAXIMUM_FRAMES}"
         )
     plans: list[ScenePlan] = []
     slots: dict[str, int] = {}
-    for group, share in zip(GROUPS, _share_out(frames), strict=True):
+    for group, share in zip(groups, _share_out(frames, groups), strict=True):
         for order, keyframes in enumerate(_scene_lengths(group, share)):
             slot = slots.get(group.location, 0)
             slots[group.location] = slot + 1
@@ -151,7 +152,7 @@ def plan_scenes(frames: int) -> tuple[ScenePlan, ...]:
                     group=group,
                     name=group.names[order],
                     keyframes=keyframes,
-                    fog=not group.night and order % FOG_EVERY == FOG_EVERY - 1,
+                    weather=_weather(group, order),
                     start=(start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1),
                     slot=slot,
                 )
@@ -159,12 +160,18 @@ def plan_scenes(frames: int) -> tuple[ScenePlan, ...]:
     return tuple(plans)
 
 
-def _share_out(frames: int) -> list[int]:
+def _weather(group: SceneGroup, order: int) -> Weather:
+    """The weather of a benchmark domain; in the city every sixth day scene lies in fog."""
+    foggy = not group.domain and group.hour == "day" and order % FOG_EVERY == FOG_EVERY - 1
+    return "fog" if foggy else group.weather
+
+
+def _share_out(frames: int, groups: Sequence[SceneGroup]) -> list[int]:
     """Frames per group: one each, the rest by share, rounded by largest remainder."""
-    rest = frames - len(GROUPS)
-    counts = [1 + rest * group.share // 100 for group in GROUPS]
-    remainders = [rest * group.share % 100 for group in GROUPS]
-    by_remainder = sorted(range(len(GROUPS)), key=lambda place: -remainders[place])
+    rest = frames - len(groups)
+    counts = [1 + rest * group.share // 100 for group in groups]
+    remainders = [rest * group.share % 100 for group in groups]
+    by_remainder = sorted(range(len(groups)), key=lambda place: -remainders[place])
     for place in by_remainder[: frames - sum(counts)]:
         counts[place] += 1
     return counts

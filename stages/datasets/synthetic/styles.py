@@ -6,8 +6,6 @@ its seed stream: a ``World`` draws its geometry from (stream, seed), so a world 
 share no random number for any pair of seeds, and neither do two worlds of different cities.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from ....errors import ConfigError, nearest
@@ -15,6 +13,7 @@ from . import cities
 from .draws import draw, draw_hsv, draw_light, triple
 from .knobs import (
     Colour,
+    Hour,
     ImagingStyle,
     LayoutStyle,
     LightStyle,
@@ -23,10 +22,12 @@ from .knobs import (
     Style,
     TrafficStyle,
     VegetationStyle,
+    Weather,
 )
 
 __all__ = [
     "Colour",
+    "Hour",
     "ImagingStyle",
     "LayoutStyle",
     "LightStyle",
@@ -35,6 +36,7 @@ __all__ = [
     "Style",
     "TrafficStyle",
     "VegetationStyle",
+    "Weather",
     "city_style",
     "random_style",
 ]
@@ -66,8 +68,8 @@ def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
     )
 
 
-def city_style(location: str, *, night: bool = False, fog: bool = False, rng: np.random.Generator) -> Style:
-    """Draw a style of one of the two evaluation cities, at day or ``night``, clear or in ``fog``.
+def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear", rng: np.random.Generator) -> Style:
+    """Draw a style of one of the two evaluation cities, at an ``hour`` and in a ``weather``.
 
     Raises:
         ConfigError: ``location`` is neither city.
@@ -76,21 +78,21 @@ def city_style(location: str, *, night: bool = False, fog: bool = False, rng: np
         raise ConfigError(f"there is no synthetic city '{location}': {nearest(location, _CITY_STREAMS)}")
     boston = location == "boston"
     return Style(
-        name=f"{location}-{'night' if night else 'day'}{'-fog' if fog else ''}",
+        name=f"{location}-{hour}{'' if weather == 'clear' else f'-{weather}'}",
         stream=_CITY_STREAMS[location],
         layout=cities.boston_layout(rng) if boston else cities.singapore_layout(rng),
         materials=cities.boston_materials(rng) if boston else cities.singapore_materials(rng),
         vegetation=cities.boston_vegetation(rng) if boston else cities.singapore_vegetation(rng),
         traffic=cities.boston_traffic(rng) if boston else cities.singapore_traffic(rng),
-        light=draw_light(rng, "night" if night else "day", "fog" if fog else "clear"),
+        light=draw_light(rng, hour, weather),
         imaging=ImagingStyle(
             field_of_view=70.0,
             camera_height=1.5,
             camera_pitch=0.5,
             white_balance=triple((1.0, 1.0, 1.03) if boston else (1.04, 1.0, 0.95)),
-            gamma=draw(rng, 0.8, 0.88) + (0.14 if night else 0.0),
+            gamma=draw(rng, 0.8, 0.88) + (0.14 if hour == "night" else 0.0),
             blur=draw(rng, 0.2, 0.45),
-            noise=0.022 if night else 0.008,
+            noise=0.022 if hour == "night" else 0.008,
         ),
     )
 
@@ -176,8 +178,8 @@ def _random_traffic(rng: np.random.Generator) -> TrafficStyle:
 
 
 def _random_light(rng: np.random.Generator, day_only: bool) -> LightStyle:
-    hours: tuple[Literal["day", "overcast", "dusk", "night"], ...] = ("day", "overcast", "dusk", "night")
-    weathers: tuple[Literal["clear", "fog", "rain"], ...] = ("clear", "fog", "rain")
+    hours: tuple[Hour, ...] = ("day", "overcast", "dusk", "night")
+    weathers: tuple[Weather, ...] = ("clear", "fog", "rain")
     hour = hours[int(rng.choice(4, p=[0.45, 0.2, 0.12, 0.23]))]
     weather = weathers[int(rng.choice(3, p=[0.66, 0.2, 0.14]))]
     return draw_light(rng, "day", "clear") if day_only else draw_light(rng, hour, weather)

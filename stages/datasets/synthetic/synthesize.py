@@ -15,19 +15,23 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ....errors import ConfigError, DiskSpaceError, RunError
 from ....files import fsync_folder, read_json, write_json
 from ....progress import progress
 from ..nuscenes import choose_cameras
+from .benchmark_plan import BENCHMARK_GROUPS
 from .nuscenes_maps import write_map
 from .nuscenes_tables import VERSION, Tokens, assemble_tables
 from .nuscenes_writer import PARTS, SceneJob, write_scene
-from .plan import plan_scenes
+from .plan import GROUPS, plan_scenes
 from .rigs import LIDAR
 
-__all__ = ["synthesize"]
+__all__ = ["PLANS", "Plan", "synthesize"]
+
+Plan = Literal["city", "benchmark"]
+PLANS = {"city": GROUPS, "benchmark": BENCHMARK_GROUPS}
 
 FACTS = "synthetic.json"
 FORMAT = 1  # rises whenever the same arguments give other bytes
@@ -44,6 +48,7 @@ def synthesize(
     cameras: str | Sequence[str] = ("CAM_FRONT",),
     image_size: tuple[int, int] = (800, 450),
     workers: int | None = None,
+    plan: Plan = "city",
 ) -> Path:
     """Write the synthetic city to ``out`` as a nuScenes root of version ``v1.0-trainval`` with lidarseg labels.
 
@@ -54,6 +59,7 @@ def synthesize(
         cameras: channels to render, such as ``CAM_FRONT``, or ``all``; the tables know only these and the LiDAR.
         image_size: width and height of the pictures, pixels.
         workers: processes; by default one for each processor this process may use.
+        plan: the scenes to drive: two cities, or the six domains of the generalisation benchmark.
 
     Returns:
         The root.
@@ -63,8 +69,8 @@ def synthesize(
         DiskSpaceError: the disk has less room than the root needs.
         RunError: a worker process was killed.
     """
-    plans = plan_scenes(frames)
-    facts = _facts(frames, seed, cameras, image_size)
+    plans = plan_scenes(frames, PLANS[plan])
+    facts = _facts(frames, seed, cameras, image_size) | ({"plan": plan} if plan != "city" else {})
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; give 1 or more, or leave it out for one a processor")
     out = Path(out).absolute()

@@ -79,7 +79,7 @@ def test_pictures_show_every_class_family():
 def test_nights_are_darker_than_days_yet_not_black():
     ratios = []
     for name, seed in (("boston", 0), ("boston", 1), ("singapore", 2), ("singapore", 3)):
-        day, night = city_picture(name, seed), city_picture(name, seed, night=True)
+        day, night = city_picture(name, seed), city_picture(name, seed, hour="night")
         np.testing.assert_array_equal(day.labels, night.labels)
         ratios.append(night.image.mean() / day.image.mean())
         assert night.image.mean() > 10
@@ -89,7 +89,7 @@ def test_nights_are_darker_than_days_yet_not_black():
 
 
 def test_fog_hides_what_is_far_and_spares_what_is_near():
-    clear, fog = city_picture(seed=1), city_picture(seed=1, fog=True)
+    clear, fog = city_picture(seed=1), city_picture(seed=1, weather="fog")
     far = (clear.depth > 60) & np.isfinite(clear.depth)
     near = (clear.depth < 12) & (clear.labels != DRIVEABLE)
     assert fog.image[far].std(axis=0).mean() < 0.6 * clear.image[far].std(axis=0).mean()

@@ -169,7 +169,7 @@ def test_paint_on_the_road_shines():
 
 def test_fog_takes_far_points_and_adds_near_ones_of_no_class():
     lidar = SENSORS["singapore"]
-    clear, fog = (sweep_of(street("singapore", 6, fog=fog), lidar) for fog in (False, True))
+    clear, fog = (sweep_of(street("singapore", 6, weather=weather), lidar) for weather in ("clear", "fog"))
     reach = [np.linalg.norm(sweep.points[:, :3], axis=1) for sweep in (clear, fog)]
     assert (clear.labels != NOISE).all()
     assert (reach[1][fog.labels != NOISE] > 40).sum() < 0.6 * (reach[0] > 40).sum()

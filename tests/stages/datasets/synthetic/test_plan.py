@@ -3,10 +3,11 @@ from itertools import pairwise
 
 import pytest
 from xd3d.errors import ConfigError
-from xd3d.stages.datasets.synthetic.plan import GROUPS, MAXIMUM_FRAMES, MINIMUM_FRAMES, plan_scenes
+from xd3d.stages.datasets.synthetic.benchmark_plan import BENCHMARK_GROUPS
+from xd3d.stages.datasets.synthetic.plan import GROUPS, MAXIMUM_FRAMES, plan_scenes
 
 
-@pytest.mark.parametrize("frames", [MINIMUM_FRAMES, 7, 9, 24, 61, 250, 1000, MAXIMUM_FRAMES])
+@pytest.mark.parametrize("frames", [6, 7, 9, 24, 61, 250, 1000, MAXIMUM_FRAMES])
 def test_every_group_gets_frames_and_none_is_lost(frames):
     plans = plan_scenes(frames)
     assert sum(plan.keyframes for plan in plans) == frames
@@ -26,15 +27,15 @@ def test_names_stand_in_the_official_list_of_their_split():
     from nuscenes.utils import splits
 
     official = {"train": set(splits.train), "val": set(splits.val)}
-    for group in GROUPS:
+    for group in (*GROUPS, *BENCHMARK_GROUPS):
         assert set(group.names) <= official[group.split]
 
 
 def test_night_is_only_in_singapore_and_fog_only_by_day():
     plans = plan_scenes(400)
-    assert {plan.group.location.split("-")[0] for plan in plans if plan.group.night} == {"singapore"}
-    assert any(plan.fog for plan in plans)
-    assert not any(plan.fog and plan.group.night for plan in plans)
+    assert {plan.group.location.split("-")[0] for plan in plans if plan.group.hour == "night"} == {"singapore"}
+    assert any(plan.weather == "fog" for plan in plans)
+    assert not any(plan.weather == "fog" and plan.group.hour == "night" for plan in plans)
 
 
 def test_scenes_of_a_log_do_not_overlap_in_time():
@@ -44,7 +45,18 @@ def test_scenes_of_a_log_do_not_overlap_in_time():
         assert all(end < start for (_, end), (start, _) in pairwise(spans))
 
 
-@pytest.mark.parametrize("frames", [-1, 0, MINIMUM_FRAMES - 1, MAXIMUM_FRAMES + 1])
+@pytest.mark.parametrize("frames", [len(BENCHMARK_GROUPS), 100, 1600, MAXIMUM_FRAMES])
+def test_the_benchmark_drives_every_domain_and_no_street_twice(frames):
+    plans = plan_scenes(frames, BENCHMARK_GROUPS)
+    assert sum(plan.keyframes for plan in plans) == frames
+    assert {(p.group.domain, p.group.split) for p in plans} == {(g.domain, g.split) for g in BENCHMARK_GROUPS}
+    assert all(1 <= plan.keyframes <= 40 for plan in plans)
+    assert len({plan.name for plan in plans}) == len(plans)
+    assert all(plan.weather == plan.group.weather for plan in plans)
+    assert len({plan.group.logfile for plan in plans}) == len(BENCHMARK_GROUPS)
+
+
+@pytest.mark.parametrize("frames", [-1, 0, 5, MAXIMUM_FRAMES + 1])
 def test_numbers_out_of_range_are_refused_with_the_range(frames):
-    with pytest.raises(ConfigError, match=f"{MINIMUM_FRAMES} and {MAXIMUM_FRAMES}"):
+    with pytest.raises(ConfigError, match=f"6 and {MAXIMUM_FRAMES}"):
         plan_scenes(frames)

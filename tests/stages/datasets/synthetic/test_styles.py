@@ -25,7 +25,7 @@ def test_day_only_styles_are_clear_days_that_differ_otherwise():
 
 def test_equal_generators_draw_equal_styles():
     assert random_style(np.random.default_rng(5)) == random_style(np.random.default_rng(5))
-    first, second = (city_style("boston", night=True, rng=np.random.default_rng(5)) for _ in range(2))
+    first, second = (city_style("boston", hour="night", rng=np.random.default_rng(5)) for _ in range(2))
     assert first == second
 
 
@@ -51,10 +51,10 @@ def test_night_and_fog_change_the_light_only():
     def day(**hour):
         return city_style("singapore", rng=np.random.default_rng(2), **hour)
 
-    assert day(night=True).layout == day().layout
-    assert day(night=True).light.lamps > 0 == day().light.lamps
-    assert day(fog=True).light.extinction > 4 * day().light.extinction
-    assert day(night=True, fog=True).name == "singapore-night-fog"
+    assert day(hour="night").layout == day().layout
+    assert day(hour="night").light.lamps > 0 == day().light.lamps
+    assert day(weather="fog").light.extinction > 4 * day().light.extinction
+    assert day(hour="night", weather="fog").name == "singapore-night-fog"
 
 
 def test_unknown_city_is_refused_with_the_nearest_name():

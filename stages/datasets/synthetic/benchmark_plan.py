@@ -1,0 +1,104 @@
+"""The scenes of the generalisation benchmark: one source domain and five others, each shifted in one way.
+
+    domain               streets    hour, weather  car                        share  used as
+    streets              Boston     day, clear     n008, 32 beams              26 %  source
+    streets-city         Singapore  day, clear     n015, other 32 beams        16 %  target
+    streets-night        Singapore  night, clear   n015                        16 %  target
+    streets-fog          Boston     day, fog       n008                        16 %  target
+    streets-sensor       Boston     day, clear     n108, 64 beams, higher up   16 %  target
+    streets-development  Singapore  dusk, rain     n015                        10 %  for choices, never reported
+
+As in nuScenes the nights were driven in the other city, so that shift changes the streets too. Each domain has scenes
+of both official splits; the train scenes of a target serve adaptation and the oracle. Scene names stand in the official
+lists, and each scene's description names its domain.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from .knobs import Hour, Weather
+from .plan import BOSTON, SINGAPORE, SceneGroup, scene_names
+
+__all__ = ["BENCHMARK_GROUPS"]
+
+
+@dataclass(frozen=True)
+class _Domain:
+    name: str
+    location: str
+    vehicle: str
+    train: tuple[int, tuple[str, ...]]  # share of all frames in per cent, scene names
+    test: tuple[int, tuple[str, ...]]
+    hour: Hour = "day"
+    weather: Weather = "clear"
+
+    def groups(self, day: int) -> tuple[SceneGroup, SceneGroup]:
+        """The scenes of its two splits, driven on ``day`` and the next, counted from 1 September 2018."""
+        zone = BOSTON if self.location.startswith("boston") else SINGAPORE
+        train, test = (
+            SceneGroup(
+                location=self.location,
+                split=split,
+                hour=self.hour,
+                weather=self.weather,
+                domain=self.name,
+                share=share,
+                vehicle=self.vehicle,
+                start=datetime(2018, 9, day + later, 21 if self.hour == "night" else 13, 5, 30, tzinfo=zone),
+                names=names,
+            )
+            for later, (split, (share, names)) in enumerate((("train", self.train), ("val", self.test)))
+        )
+        return train, test
+
+
+_DOMAINS = (
+    _Domain(
+        name="streets",
+        location="boston-seaport",
+        vehicle="n008",
+        train=(22, scene_names((347, 386), (410, 459))),
+        test=(4, scene_names((92, 110))),
+    ),
+    _Domain(
+        name="streets-city",
+        location="singapore-onenorth",
+        vehicle="n015",
+        train=(10, scene_names((639, 679))),
+        test=(6, scene_names((12, 18), (268, 278))),
+    ),
+    _Domain(
+        name="streets-night",
+        location="singapore-hollandvillage",
+        vehicle="n015",
+        hour="night",
+        train=(10, scene_names((994, 1025), (1044, 1058))),
+        test=(6, scene_names((962, 963), (1059, 1073))),
+    ),
+    _Domain(
+        name="streets-fog",
+        location="boston-seaport",
+        vehicle="n008",
+        weather="fog",
+        train=(10, scene_names((224, 264))),
+        test=(6, scene_names((519, 524), (552, 565))),
+    ),
+    _Domain(
+        name="streets-sensor",
+        location="boston-seaport",
+        vehicle="n108",
+        train=(10, scene_names((582, 600), (683, 689), (703, 719))),
+        test=(6, scene_names((904, 917), (919, 931))),
+    ),
+    _Domain(
+        name="streets-development",
+        location="singapore-queenstown",
+        vehicle="n015",
+        hour="dusk",
+        weather="rain",
+        train=(4, scene_names((525, 539), (541, 546))),
+        test=(6, scene_names((625, 627), (632, 638), (780, 784))),
+    ),
+)
+
+BENCHMARK_GROUPS = tuple(group for order, domain in enumerate(_DOMAINS) for group in domain.groups(1 + 2 * order))
