@@ -56,11 +56,20 @@ class DomainOpener:
         self.fingerprint = lru_cache(self._make_fingerprint)
         self._features = lru_cache(self._open_features)
 
-    def training(self) -> "Domain":
-        """What the run trains on: the source's train frames, none of which it is validated on."""
-        data = self.config.data
-        shared = data.source.dataset == self._validated().dataset
-        return self.open(data.source, "train", validated_on=self._validated().domain if shared else None)
+    def source(self) -> "Domain":
+        """The labelled frames that the run trains on: the source's train split, none of which it is validated on."""
+        return self._training(self.config.data.source)
+
+    def target(self) -> "Domain | None":
+        """The unlabelled frames that it also trains on: the target's train split; None where no loss asks for it."""
+        if not self.config.train.uses_target:
+            return None
+        return self._training(self.config.data.target).unlabelled()
+
+    def _training(self, side: DomainSettings) -> "Domain":
+        validated = self._validated()
+        shared = side.dataset == validated.dataset
+        return self.open(side, "train", validated_on=validated.domain if shared else None)
 
     def validation(self) -> "Domain | None":
         """The held-out frames that the best checkpoint is chosen on; None, with a warning, where none are held out."""

@@ -127,11 +127,12 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
     resolved = load_config(config, overrides)
     settings = resolved.config
     domains = DomainOpener(workspace, settings, cached=cached)
-    source, validation = domains.training(), domains.validation()
+    source, target, validation = domains.source(), domains.target(), domains.validation()
     folder = workspace.find_run(run) if run else workspace.run(run_name(resolved, domains, cached=cached))
     done = train_network(
         run=folder,
         source=source,
+        target=target,
         validation=validation,
         model=settings.model,
         fusion=settings.fusion,

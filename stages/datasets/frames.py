@@ -40,8 +40,10 @@ class Frame:
     projection_uv: Float32[np.ndarray, "projections 2"]  #: (u, v) as fractions of width and height, inside (0, 1)
 
 
-def load_frame(index: FrameIndex, row: SupportsIndex, merge: LabelMerge) -> Frame:
+def load_frame(index: FrameIndex, row: SupportsIndex, merge: LabelMerge | None) -> Frame:
     """Read the frame in ``row`` of the index's frame table. A frame without a label file is ``IGNORE`` throughout.
+
+    Without ``merge`` every frame is, and no label file is opened.
 
     Raises:
         MissingDataError: the sweep or the label file is gone.
@@ -121,8 +123,8 @@ def _read_sweep(path: Path) -> Float32[np.ndarray, "points 3"]:
     return points
 
 
-def _read_labels(index: FrameIndex, row: int, merge: LabelMerge, points: int) -> Int64[np.ndarray, "points"]:
-    if not str(index.frames.labels[row]):
+def _read_labels(index: FrameIndex, row: int, merge: LabelMerge | None, points: int) -> Int64[np.ndarray, "points"]:
+    if merge is None or not str(index.frames.labels[row]):
         return np.full(points, IGNORE, np.int64)
     path = index.root / str(index.frames.labels[row])
     raw: UInt8[np.ndarray, labels] = np.frombuffer(_label_bytes(path), np.uint8)

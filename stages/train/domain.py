@@ -1,6 +1,6 @@
 """A domain as training and inference see it: frames of an index, a label merge, and the images' features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -18,20 +18,26 @@ __all__ = ["Domain"]
 class Domain:
     """Frames (rows of the index's frame table), in order, and where their features come from.
 
-    ``features`` is None where no image is used.
+    ``features`` is None where no image is used. ``labelled`` says whether label files are read; where they are not,
+    every point has the label that does not count.
     """
 
     index: FrameIndex
     frames: Int[np.ndarray, "chosen"]
     merge: LabelMerge
     features: FeatureSource | None = None
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def load(self, position: int) -> Frame:
         """Points, labels and projections of the frame at ``position`` in ``frames``."""
-        return load_frame(self.index, int(self.frames[position]), self.merge)
+        return load_frame(self.index, int(self.frames[position]), self.merge if self.labelled else None)
+
+    def unlabelled(self) -> "Domain":
+        """The same frames, whose label files are never opened."""
+        return replace(self, labelled=False)
 
     def key(self, position: int) -> str:
         """Unique name of the frame at ``position``."""

@@ -13,6 +13,7 @@ from ...progress import progress
 from ..evaluate.scores import FramePrediction
 from .batch import Batch, BatchPlan
 from .buffers import domain_of_each_slot
+from .checks import check_taps
 from .domain import Domain
 from .loader import evaluation_batch
 from .network import Network
@@ -51,14 +52,7 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
                 "This network needs image features (fusion.head=refine), and the domain has none; extract them first"
             )
         return replace(network.plan, taps=())
-    for tap, channels in network.tap_channels.items():
-        spec = domain.features.taps.get(tap)
-        if spec is None or spec.channels != channels:
-            found = f"{spec.channels} channels" if spec else f"only {', '.join(domain.features.taps)}"
-            raise RunError(
-                f"The network was trained on tap {tap} with {channels} channels, and these features have {found};"
-                " extract them with the settings of the run"
-            )
+    check_taps(network.tap_channels, domain.features)
     if len(domain.index.cameras) > network.cameras and network.fusion.interface:
         raise RunError(
             f"The network was trained with {network.cameras} camera(s), and this index has {len(domain.index.cameras)};"

@@ -1,7 +1,8 @@
 """Batches in a fixed order, whoever makes them and when.
 
 The order is a function of (seed, step): epoch after epoch of seeded permutations, the last incomplete batch of each
-dropped. So any number of threads gives the same batches, and a resumed run goes on where it was.
+dropped. So any number of threads gives the same batches, and a resumed run goes on where it was. Source and target draw
+from streams of their own, so that neither's order and augmentation follow from the other's.
 """
 
 from functools import lru_cache
@@ -21,14 +22,14 @@ __all__ = ["epoch_order", "evaluation_batch", "step_positions", "training_batch"
 WINDOW = 8  #: blocks that are shuffled together; their features are read from the disk about once and then kept by it
 
 
-@lru_cache(maxsize=4)
-def epoch_order(frames: int, seed: int, epoch: int, block: int | None) -> Int[np.ndarray, "frames"]:
+@lru_cache(maxsize=8)
+def epoch_order(frames: int, seed: int, epoch: int, block: int | None, stream: int = 0) -> Int[np.ndarray, "frames"]:
     """Positions 0 to ``frames - 1``, each once, in the order of ``epoch`` (read only).
 
     With ``block``, blocks of so many consecutive positions come in random order, and the positions of each ``WINDOW``
     blocks that follow each other are shuffled among themselves: as random as the disk allows.
     """
-    rng = np.random.default_rng([seed, epoch])
+    rng = np.random.default_rng([seed, epoch, 0, stream])
     if block is None or block >= frames:
         order = rng.permutation(frames)
     else:
@@ -41,7 +42,9 @@ def epoch_order(frames: int, seed: int, epoch: int, block: int | None) -> Int[np
     return order
 
 
-def step_positions(frames: int, batch_size: int, seed: int, step: int, block: int | None = None) -> list[int]:
+def step_positions(
+    frames: int, batch_size: int, seed: int, step: int, block: int | None = None, stream: int = 0
+) -> list[int]:
     """Positions of the frames in the batch of ``step`` (from 0), as ``epoch_order`` has them.
 
     Raises:
@@ -50,11 +53,11 @@ def step_positions(frames: int, batch_size: int, seed: int, step: int, block: in
     batches = frames // batch_size
     if not batches:
         raise ConfigError(
-            f"A batch takes {batch_size} frames and the source domain has {frames};"
+            f"A batch takes {batch_size} frames and a domain that is trained on has {frames};"
             f" set train.batch_size to {frames} or less"
         )
     epoch, batch = divmod(step, batches)
-    order = epoch_order(frames, seed, epoch, block)
+    order = epoch_order(frames, seed, epoch, block, stream)
     return [int(position) for position in order[batch * batch_size : (batch + 1) * batch_size]]
 
 
@@ -67,11 +70,12 @@ def training_batch(
     seed: int,
     step: int,
     block: int | None = None,
+    stream: int = 0,
 ) -> Batch:
     """The augmented batch of ``step``, one view drawn for each image; points that leave the voxel cube are dropped."""
     placed = []
-    for place, position in enumerate(step_positions(len(domain), batch_size, seed, step, block)):
-        rng, frame = sample_generator(seed, step, place), domain.load(position)
+    for place, position in enumerate(step_positions(len(domain), batch_size, seed, step, block, stream)):
+        rng, frame = sample_generator(seed, step, place, stream), domain.load(position)
         points = augment_points(frame.points, augment, plan.cube, rng)
         frame, views = draw_views(frame, domain.features, rng)
         moved = PlacedFrame(

@@ -11,25 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...cache.loader import made_ahead, ring_slots
-from ...errors import ConfigError, RunError
+from ...cache.loader import made_ahead
+from ...errors import RunError
 from ...progress import progress
 from ..datasets.frames import count_labels
 from ..datasets.labels import class_weights
 from ..evaluate.card import Modality
 from ..evaluate.scores import score_frames
-from .batch import Batch
-from .buffers import domain_of_each_slot
 from .checkpoint import Best, TrainState, checkpoint_steps, load_state, read_best, save_checkpoint
+from .checks import check_domains, check_taps
 from .domain import Domain
 from .inference import predict_frames
-from .loader import training_batch
 from .log import RunLog
-from .losses import Losses, source_losses
+from .losses import Losses
 from .network import Network, choose_taps
 from .norms import norm_momentum, set_norm_momentum
 from .record import build_network, choose_device, make_record, open_record, write_record
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
+from .shift import StepBatch, StepMaker, step_losses
 
 __all__ = ["TrainSummary", "learning_rate", "train"]
 
@@ -54,10 +53,12 @@ def train(
     fusion: FusionSettings,
     augment: AugmentSettings,
     settings: TrainSettings,
+    target: Domain | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> TrainSummary:
     """Train on ``source`` into the folder ``run``, validate on ``validation``; call it again to go on after a stop.
 
+    Each step also takes a batch of ``target`` where it is given; its label files are not read.
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are kept in
     ``run.json`` and must be the same when the run is resumed. The number of threads and the device may change.
 
@@ -65,14 +66,18 @@ def train(
         RunError: the folder belongs to a run with other settings, features are missing, or the loss is not finite.
         ConfigError: settings that contradict the data: an unknown tap, a batch larger than the domain.
     """
-    _check(source, validation, fusion)
+    target = target.unlabelled() if target is not None else None
+    check_domains(source=source, target=target, validation=validation, fusion=fusion, settings=settings)
     taps = choose_taps(fusion, source.features.taps if source.features else {})
+    if target is not None and target.features is not None:
+        check_taps({name: spec.channels for name, spec in taps.items()}, target.features)
     record = make_record(
         model=model,
         fusion=fusion,
         augment=augment,
         settings=settings,
         source=source,
+        target=target,
         validation=validation,
         taps=taps,
         facts=facts or {},
@@ -89,7 +94,10 @@ def train(
     with _seeded(settings.seed, device):
         network = build_network(stored, device)
         weights = torch.tensor(class_weights(np.array(stored["class_counts"])), dtype=torch.float32, device=device)
-        trainer = _Trainer(run, network, source, validation, augment, settings, weights)
+        make = StepMaker(
+            source=source, target=target, plan=network.plan, augment=augment, settings=settings, device=device
+        )
+        trainer = _Trainer(run, network, make, validation, settings, weights)
         return trainer.go_on(done[-1] if done else 0)
 
 
@@ -106,17 +114,13 @@ class _Trainer:
         self,
         run: Path,
         network: Network,
-        source: Domain,
+        make: StepMaker,
         validation: Domain | None,
-        augment: AugmentSettings,
         settings: TrainSettings,
         weights: torch.Tensor,
     ) -> None:
         self.run, self.network, self.settings, self.weights = run, network, settings, weights
-        self.validation, self.augment = validation, augment
-        self.slots = domain_of_each_slot(
-            source, ring_slots(settings.workers), taps=network.plan.taps, device=network.device
-        )
+        self.make, self.validation = make, validation
         self.best: Best | None = None
         optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr)
         self.state = TrainState(network=network, optimiser=optimiser, device=network.device)
@@ -131,7 +135,7 @@ class _Trainer:
         with (
             RunLog(self.run, step=done, tensorboard=settings.tensorboard) as records,
             progress("train", settings.steps, "step", done) as bar,
-            closing(made_ahead(self._make, range(done, settings.steps), settings.workers)) as batches,
+            closing(made_ahead(self.make, range(done, settings.steps), settings.workers)) as batches,
         ):
             begin = time.perf_counter()
             for batch, waited in batches:
@@ -148,18 +152,7 @@ class _Trainer:
                 done = step
         return TrainSummary(run=self.run, steps=done, best=self.best)
 
-    def _make(self, step: int, slot: int) -> Batch:
-        return training_batch(
-            self.slots[slot],
-            self.network.plan,
-            self.augment,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            step=step,
-            block=self.settings.shuffle_block,
-        )
-
-    def _step(self, batch: Batch, step: int) -> dict[str, float]:
+    def _step(self, batch: StepBatch, step: int) -> dict[str, float]:
         """One update; returns every loss by name, ``loss`` being their weighted sum.
 
         Reading the losses waits for the device, so the batch's memory may be used again afterwards.
@@ -167,8 +160,7 @@ class _Trainer:
         for group in self.state.optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step - 1)
         set_norm_momentum(self.network, norm_momentum(step - 1))
-        batch = batch.to(self.network.device)
-        losses = source_losses(self.network(batch), batch.labels, self.weights, self.settings)
+        losses = step_losses(self.network, batch.to(self.network.device), self.weights, self.settings)
         values = _values(losses)
         if not np.isfinite(values["loss"]):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -206,23 +198,6 @@ class _Trainer:
 
 def _values(losses: Losses) -> dict[str, float]:
     return {"loss": losses.total.item(), **{name: value.item() for name, value in losses.terms.items()}}
-
-
-def _check(source: Domain, validation: Domain | None, fusion: FusionSettings) -> None:
-    source.require_frames("source")
-    if fusion.image and source.features is None:
-        raise RunError(
-            f"fusion.variant={fusion.variant} uses images, and the source has no features; extract them, or set"
-            " fusion.variant=3d-only"
-        )
-    if validation is None:
-        return
-    validation.require_frames("validation")
-    if validation.merge.classes != source.merge.classes:
-        raise ConfigError(
-            f"The source is labelled with merge {source.merge.name} and the validation with {validation.merge.name};"
-            " both need the same classes"
-        )
 
 
 @contextmanager

@@ -13,7 +13,16 @@ from .decoupling import decoupling_loss
 from .network import NetworkOutput
 from .settings import TrainSettings
 
-__all__ = ["Losses", "agreement_loss", "cross_modal_loss", "source_losses", "weighted_cross_entropy"]
+__all__ = [
+    "Losses",
+    "agreement_loss",
+    "cross_modal_loss",
+    "source_losses",
+    "target_losses",
+    "weighted_cross_entropy",
+]
+
+Terms = dict[str, tuple[float, Tensor]]  # by name: weight and value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,6 +31,15 @@ class Losses:
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
+
+    @classmethod
+    def weighted(cls, terms: Terms) -> "Losses":
+        """The sum of ``terms``; one whose weight is 0 is named and not summed."""
+        total = torch.stack([weight * value for weight, value in terms.values() if weight]).sum()
+        return cls(total=total, terms={name: value for name, (_, value) in terms.items()})
+
+    def __add__(self, other: "Losses") -> "Losses":
+        return Losses(total=self.total + other.total, terms={**self.terms, **other.terms})
 
 
 def weighted_cross_entropy(
@@ -56,7 +74,7 @@ def source_losses(
     settings: TrainSettings,
 ) -> Losses:
     """Every loss that the labelled source gives the network's ``output``, and their weighted sum."""
-    terms = {"ce_3d": (1.0, weighted_cross_entropy(output.logits_3d, labels, weights))}
+    terms: Terms = {"ce_3d": (1.0, weighted_cross_entropy(output.logits_3d, labels, weights))}
     if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
         terms["ce_2d"] = (1.0, weighted_cross_entropy(output.logits_2d, labels, weights))
         terms["xm_2d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_2d, output.logits_3d))
@@ -68,5 +86,13 @@ def source_losses(
         terms["agreement"] = (settings.lam_sup, agreement)
     if output.teacher is not None:
         terms["ce_teacher"] = (settings.lam_teacher, weighted_cross_entropy(output.teacher, labels, weights))
-    total = torch.stack([weight * value for weight, value in terms.values() if weight]).sum()
-    return Losses(total=total, terms={name: value for name, (_, value) in terms.items()})
+    return Losses.weighted(terms)
+
+
+def target_losses(output: NetworkOutput, settings: TrainSettings) -> Losses:
+    """Every loss that the unlabelled target gives the network's ``output``, and their weighted sum."""
+    terms: Terms = {}
+    if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
+        terms["xm_2d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_2d, output.logits_3d))
+        terms["xm_3d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_3d, output.logits_2d))
+    return Losses.weighted(terms)

@@ -105,6 +105,7 @@ def make_record(
     augment: AugmentSettings,
     settings: TrainSettings,
     source: Domain,
+    target: Domain | None,
     validation: Domain | None,
     taps: Mapping[str, TapSpec],
     facts: Mapping[str, Any],
@@ -119,6 +120,7 @@ def make_record(
         "classes": list(source.merge.classes),
         "taps": {name: asdict(spec) for name, spec in taps.items()},
         "source": _describe(source),
+        "target": _describe(target) if target is not None else None,
         "validation": _describe(validation) if validation is not None else None,
         "facts": dict(facts),
     }

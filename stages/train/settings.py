@@ -101,6 +101,11 @@ class TrainSettings(Settings):
         default=(40_000, 50_000), description="Steps after which the rate drops to a tenth."
     )
     lam_src: float = Field(default=1.0, ge=0, description="Weight of the cross-modal losses on the source.")
+    lam_trg: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the cross-modal losses on the unlabelled target; 0 trains without it (DG), more is UDA.",
+    )
     lam_dec: float = Field(default=1.0, ge=0, description="Weight of the decoupling loss; 0 switches it off.")
     lam_sup: float = Field(default=1.0, ge=0, description="Weight of the agreement of plain and refined 3D features.")
     lam_teacher: float = Field(
@@ -120,6 +125,11 @@ class TrainSettings(Settings):
     tensorboard: bool = Field(
         default=False, description="Write TensorBoard logs too (pip install 'xd3d[tensorboard]')."
     )
+
+    @property
+    def uses_target(self) -> bool:
+        """Whether a step also takes a batch of the target."""
+        return self.lam_trg > 0
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSettings":

@@ -39,18 +39,21 @@ def deadly(path, value):
     real(path, value)
 checkpoint.write_json = deadly
 domain = worlds.open_domain(Path(sys.argv[2]), frames=4)
-train(run=Path(sys.argv[3]), source=domain, validation=domain, model=ModelSettings(preset="slim", backend="torch"),
-      fusion=FusionSettings(**json.loads(sys.argv[4])), augment=AugmentSettings(),
-      settings=TrainSettings(**json.loads(sys.argv[5])))
+settings = TrainSettings(**json.loads(sys.argv[5]))
+target = domain if settings.uses_target else None
+train(run=Path(sys.argv[3]), source=domain, target=target, validation=domain, augment=AugmentSettings(),
+      model=ModelSettings(preset="slim", backend="torch"), fusion=FusionSettings(**json.loads(sys.argv[4])),
+      settings=settings)
 """
 
 
 @pytest.fixture
 def run_training(small_fusion, train_settings):
-    def run(folder, domain, *, validation=None, fusion=None, augment=None, facts=None, **values):
+    def run(folder, domain, *, target=None, validation=None, fusion=None, augment=None, facts=None, **values):
         return train(
             run=folder,
             source=domain,
+            target=target,
             validation=validation,
             model=MODEL,
             fusion=fusion or small_fusion(),
@@ -71,17 +74,26 @@ def timeless(run: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in record.items() if k not in ("seconds", "wait")} for record in read_log(run)]
 
 
-@pytest.mark.parametrize("block", [None, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("block", "lam_trg"),
+    [
+        (None, 0.5),
+        pytest.param(None, 0.0, marks=pytest.mark.slow),
+        pytest.param(1, 0.5, marks=pytest.mark.slow),
+    ],
+)
 def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
-    make_domain, run_training, small_fusion, train_settings, tmp_path, block
+    make_domain, run_training, small_fusion, train_settings, tmp_path, block, lam_trg
 ):
     domain = make_domain(frames=4, points=100)
-    unbroken = run_training(tmp_path / "unbroken", domain, validation=domain, shuffle_block=block)
+    options = {"shuffle_block": block, "lam_trg": lam_trg}
+    target = domain if lam_trg else None
+    unbroken = run_training(tmp_path / "unbroken", domain, target=target, validation=domain, **options)
     killed = subprocess.run(
         [
             *(sys.executable, "-c", KILLED, str(Path(__file__).with_name("worlds.py"))),
             *(str(domain.index.root), str(tmp_path / "killed")),
-            *(small_fusion().model_dump_json(), train_settings(shuffle_block=block).model_dump_json()),
+            *(small_fusion().model_dump_json(), train_settings(**options).model_dump_json()),
         ],
         capture_output=True,
         text=True,
@@ -89,7 +101,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "killed/checkpoints/step-00000003.partial").is_dir(), "the kill should hit a half-written one"
     assert len(read_log(tmp_path / "killed")) > 2
-    resumed = run_training(tmp_path / "killed", domain, validation=domain, workers=2, shuffle_block=block)
+    resumed = run_training(tmp_path / "killed", domain, target=target, validation=domain, workers=2, **options)
     assert (resumed.steps, resumed.best) == (unbroken.steps, unbroken.best)
     ours, theirs = stored_tensors(tmp_path / "unbroken"), stored_tensors(tmp_path / "killed")
     assert ours.keys() == theirs.keys()

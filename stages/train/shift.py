@@ -1,0 +1,97 @@
+"""The two sides of a shift in one step: a batch of the labelled source, and one of the unlabelled target.
+
+Both are made in the same way, from streams of random numbers of their own, and the losses of both are one sum.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...cache.loader import ring_slots
+from .batch import Batch, BatchPlan
+from .buffers import domain_of_each_slot
+from .domain import Domain
+from .loader import training_batch
+from .losses import Losses, source_losses, target_losses
+from .network import Network
+from .settings import AugmentSettings, TrainSettings
+
+__all__ = ["StepBatch", "StepMaker", "step_losses"]
+
+SOURCE_STREAM, TARGET_STREAM = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepBatch:
+    """What a step learns from; a side that is not trained on is None."""
+
+    source: Batch | None
+    target: Batch | None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The frames of both sides."""
+        return tuple(key for side in (self.source, self.target) if side for key in side.keys)
+
+    def to(self, device: torch.device) -> "StepBatch":
+        """The same batches on ``device``."""
+        return StepBatch(
+            source=self.source.to(device) if self.source else None,
+            target=self.target.to(device) if self.target else None,
+        )
+
+
+class StepMaker:
+    """Makes the batches of a step, wherever it is called and whenever."""
+
+    def __init__(
+        self,
+        *,
+        source: Domain | None,
+        target: Domain | None,
+        plan: BatchPlan,
+        augment: AugmentSettings,
+        settings: TrainSettings,
+        device: torch.device,
+    ) -> None:
+        slots = ring_slots(settings.workers)
+        self._plan, self._augment, self._settings = plan, augment, settings
+        self._sides = [
+            domain_of_each_slot(side, slots, taps=plan.taps, device=device) if side else None
+            for side in (source, target)
+        ]
+
+    def __call__(self, step: int, slot: int) -> StepBatch:
+        """The batches of ``step`` (from 0), in the memory of ``slot`` of a loader's ring."""
+        source, target = self._sides
+        return StepBatch(
+            source=self._batch(source[slot], step, SOURCE_STREAM) if source else None,
+            target=self._batch(target[slot], step, TARGET_STREAM) if target else None,
+        )
+
+    def _batch(self, domain: Domain, step: int, stream: int) -> Batch:
+        settings = self._settings
+        return training_batch(
+            domain,
+            self._plan,
+            self._augment,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            step=step,
+            block=settings.shuffle_block,
+            stream=stream,
+        )
+
+
+def step_losses(
+    network: Network, batch: StepBatch, weights: Float[Tensor, "classes"], settings: TrainSettings
+) -> Losses:
+    """Run the network on each side of ``batch``, which lies on its device; every loss, and the sum to go back from."""
+    parts = []
+    if batch.source is not None:
+        parts.append(source_losses(network(batch.source), batch.source.labels, weights, settings))
+    if batch.target is not None:
+        parts.append(target_losses(network(batch.target), settings))
+    return sum(parts[1:], parts[0])

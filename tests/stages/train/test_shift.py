@@ -1,0 +1,135 @@
+"""Training on source and target together: what the target gives, and what is never taken from it."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from xd3d.errors import ConfigError, DataError, RunError
+from xd3d.stages.train.log import read_log
+from xd3d.stages.train.loop import train
+from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
+from xd3d.stages.train.shift import StepMaker, step_losses
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+MODEL = ModelSettings(preset="slim", backend="torch")
+
+
+@pytest.fixture
+def adapt(small_fusion, train_settings):
+    """Train two steps on a source and a target; keyword arguments replace settings or, as ``fusion``, the variant."""
+
+    def run(folder, source, target, *, fusion=None, **values):
+        settings = train_settings(**{"steps": 2, "lam_trg": 0.5, **values})
+        train(
+            run=folder,
+            source=source,
+            target=target,
+            validation=None,
+            model=MODEL,
+            fusion=fusion or small_fusion(),
+            augment=AugmentSettings(),
+            settings=settings,
+        )
+        return load_file(folder / f"checkpoints/step-{settings.steps:08d}/model.safetensors")
+
+    return run
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_labels_of_the_target_are_never_read(make_domain, adapt, tmp_path):
+    source, target = make_domain(frames=3, points=80), make_domain(frames=3, points=80, seed=9)
+    clean = adapt(tmp_path / "clean", source, target)
+    for frame in range(3):
+        np.full(80, 200, np.uint8).tofile(target.index.root / f"{frame}.label")
+    with pytest.raises(DataError, match="Label 200"):
+        target.load(0)
+    assert equal(clean, adapt(tmp_path / "poisoned", source, target))
+    for frame in range(3):
+        (target.index.root / f"{frame}.label").unlink()
+    assert equal(clean, adapt(tmp_path / "gone", source, target))
+    alone = adapt(tmp_path / "alone", source, None, lam_trg=0.0)
+    assert not equal(clean, alone), "the target should have taught something"
+
+
+def test_the_log_names_the_losses_of_both_sides(make_domain, adapt, tmp_path):
+    adapt(tmp_path / "run", make_domain(frames=2, points=80), make_domain(frames=2, points=80, seed=9))
+    record = read_log(tmp_path / "run")[0]
+    assert {"ce_2d", "ce_3d", "xm_2d", "xm_3d", "xm_2d_target", "xm_3d_target"} <= record.keys()
+
+
+def test_one_step_adds_the_losses_of_both_sides_and_gives_their_gradients(
+    make_domain, make_network, train_settings, worlds
+):
+    source, target = make_domain(frames=2, points=80), make_domain(frames=2, points=80, seed=9)
+    network = make_network(source, drop_path=0.0)
+    settings = train_settings(lam_trg=0.25)
+    make = StepMaker(
+        source=source,
+        target=target.unlabelled(),
+        plan=network.plan,
+        augment=AugmentSettings(),
+        settings=settings,
+        device=network.device,
+    )
+    batch = make(0, 0)
+    assert (batch.target.labels == -100).all()
+    assert batch.keys == batch.source.keys + batch.target.keys
+    both = step_losses(network, batch, torch.ones(6), settings)
+    alone = step_losses(network, type(batch)(source=batch.source, target=None), torch.ones(6), settings)
+    added = 0.25 * (both.terms["xm_2d_target"] + both.terms["xm_3d_target"])
+    assert both.total.item() == pytest.approx(alone.total.item() + added.item(), rel=1e-5)
+    torch.autograd.backward(added)
+    for name in ("auxiliary_2d", "auxiliary_3d"):
+        assert getattr(network, name).weight.grad.any(), name
+    for name in ("head_2d", "head_3d"):
+        assert getattr(network, name).weight.grad is None, f"{name} teaches here, and is not taught"
+
+
+def test_source_and_target_are_drawn_independently(make_domain, make_network, train_settings):
+    domain = make_domain(frames=6, points=80)
+    plan = make_network(domain).plan
+    settings = train_settings(lam_trg=1.0, batch_size=3)
+    make = StepMaker(
+        source=domain,
+        target=domain,
+        plan=plan,
+        augment=AugmentSettings(),
+        settings=settings,
+        device=torch.device("cpu"),
+    )
+    steps = [make(step, 0) for step in range(4)]
+    assert [step.source.keys for step in steps] != [step.target.keys for step in steps]
+    for half in (steps[:2], steps[2:]):
+        assert len({key for step in half for key in step.target.keys}) == 6, "an epoch sees each frame of the target"
+    again = make(1, 0)
+    assert again.target.keys == steps[1].target.keys
+    assert torch.equal(again.target.voxels.indices, steps[1].target.voxels.indices)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "named"),
+    [
+        ({"lam_trg": 0.0}, ConfigError, r"train\.lam_trg"),
+        ({"fusion": FusionSettings(variant="3d-only")}, ConfigError, r"fusion\.variant=3d-only"),
+    ],
+    ids=str,
+)
+def test_a_target_that_teaches_nothing_is_refused(make_domain, adapt, tmp_path, values, error, named):
+    domain = make_domain(frames=2, points=80)
+    with pytest.raises(error, match=named):
+        adapt(tmp_path / "run", domain, domain, **values)
+
+
+def test_a_target_that_does_not_fit_the_source_is_refused(make_domain, adapt, tmp_path, worlds):
+    source = make_domain(frames=2, points=80)
+    with pytest.raises(ConfigError, match=r"train\.lam_trg is above 0"):
+        adapt(tmp_path / "run", source, None)
+    with pytest.raises(RunError, match=r"1 camera.*target 2"):
+        adapt(tmp_path / "run", source, make_domain(frames=2, points=80, cameras=2))
+    with pytest.raises(RunError, match="no features"):
+        adapt(tmp_path / "run", source, worlds.open_domain(source.index.root, frames=2, lidar_only=True))
+    with pytest.raises(ConfigError, match="has 1"):
+        adapt(tmp_path / "run", source, make_domain(frames=1, points=80))
