@@ -1,5 +1,6 @@
 """From frames to one batch: points into voxels with their kernel maps, images with their features."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,14 +12,17 @@ from torch import Tensor
 from ...cache.schema import TapSpec
 from ...errors import DataError
 from ..datasets.frames import Frame
+from ..datasets.labels import IGNORE
 from .domain import Domain
 from .images import ImageBatch
-from .settings import ModelSettings
+from .settings import MAX_SCALE, ModelSettings
 from .sparse import SparseTensor, build_kernel_maps
 from .unet3d import LEVELS, STEM_KERNEL
 from .voxels import voxelise
 
-__all__ = ["Batch", "BatchPlan", "PlacedFrame", "collate"]
+__all__ = ["Batch", "BatchPlan", "PlacedFrame", "cloud_batch", "collate", "to_corner"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,25 +107,76 @@ class Batch:
 def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> Batch:
     """Voxelise the samples together, build the kernel maps, and read the images' features in one call.
 
+    A frame without a point is left out, with a warning.
+
     Raises:
-        DataError: a frame has no point left; the message names it.
+        DataError: no frame has a point left, or a cloud is too large to be in metres; the message names the frames.
         CacheError: an image's features are missing.
     """
-    empty = [each.key for each in placed if not len(each.points)]
-    if empty:
+    keys = tuple(each.key for each in placed)
+    placed = [each for each in placed if len(each.points)]
+    if not placed:
         raise DataError(
-            f"No point of frame {', '.join(empty)} is seen by a camera and inside the voxel cube of {plan.cube:g} m;"
+            f"No point of frame {', '.join(keys)} is seen by a camera and inside the voxel cube of {plan.cube:g} m;"
             " check its calibration, or raise model.full_scale"
         )
+    kept = tuple(each.key for each in placed)
+    if len(kept) < len(keys):
+        left_out = ", ".join(key for key in keys if key not in kept)
+        log.warning("No point of frame %s is seen by a camera; the batch goes without it", left_out)
     sample = torch.cat([torch.full((len(each.points),), place) for place, each in enumerate(placed)])
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
-    voxels = voxelise(
-        points,
-        torch.ones(len(points), 1),
-        sample,
-        voxel_size=plan.model.voxel_size,
-        full_scale=plan.model.full_scale,
+    voxels, point_to_voxel = _voxels(points, sample, plan, kept)
+    return Batch(
+        keys=kept,
+        voxels=voxels,
+        point_to_voxel=point_to_voxel,
+        sample=sample,
+        labels=torch.from_numpy(np.concatenate([each.frame.labels for each in placed])),
+        images=_images(placed, domain, plan.taps) if plan.taps else None,
     )
+
+
+def cloud_batch(points: Float32[np.ndarray, "points 3"], key: str, plan: BatchPlan) -> Batch:
+    """One cloud by itself, without labels and images; ``points`` are metres, at least one, wherever their origin is.
+
+    Raises:
+        DataError: no points, NaN among them, or a cloud too large to be in metres.
+    """
+    sample = torch.zeros(len(points), dtype=torch.int64)
+    voxels, point_to_voxel = _voxels(torch.from_numpy(to_corner(points)), sample, plan, (key,))
+    return Batch(
+        keys=(key,),
+        voxels=voxels,
+        point_to_voxel=point_to_voxel,
+        sample=sample,
+        labels=torch.full_like(sample, IGNORE),
+        images=None,
+    )
+
+
+def to_corner(points: Float32[np.ndarray, "points 3"]) -> Float32[np.ndarray, "points 3"]:
+    """``points`` moved so that their smallest x, y and z are 0: their place in the voxel grid without augmentation."""
+    return points - points.min(0) if len(points) else points
+
+
+def _voxels(
+    points: Float32[Tensor, "points 3"], sample: Int64[Tensor, "points"], plan: BatchPlan, keys: tuple[str, ...]
+) -> tuple[SparseTensor, Int64[Tensor, "points"]]:
+    """The voxels of the clouds, with their kernel maps where the plan wants them, and the voxel of each point.
+
+    The grid is as wide as the cube, or as the clouds where they are wider: nothing the network computes depends on it.
+    """
+    size, cells = plan.model.voxel_size, plan.model.full_scale
+    last = torch.floor(points.max() / size) if len(points) else torch.zeros(())
+    if last.isfinite():  # else voxelise names the points
+        if last >= MAX_SCALE:
+            raise DataError(
+                f"The cloud of {', '.join(keys)} is {float(points.max()):.4g} m wide, more than {MAX_SCALE} voxels of"
+                f" {size} m; look for points that are far off, or for coordinates that are not in metres"
+            )
+        cells = max(cells, int(last) + 1)
+    voxels = voxelise(points, torch.ones(len(points), 1), sample, voxel_size=size, full_scale=cells)
     maps = None
     if plan.kernel_maps:
         maps = build_kernel_maps(
@@ -131,20 +186,14 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
             levels=LEVELS,
             stem_kernel=STEM_KERNEL,
         )
-    return Batch(
-        keys=tuple(each.key for each in placed),
-        voxels=SparseTensor.create(
-            features=voxels.features,
-            indices=voxels.indices,
-            spatial_shape=voxels.spatial_shape,
-            batch_size=voxels.batch_size,
-            maps=maps,
-        ),
-        point_to_voxel=voxels.point_to_voxel,
-        sample=sample,
-        labels=torch.from_numpy(np.concatenate([each.frame.labels for each in placed])),
-        images=_images(placed, domain, plan.taps) if plan.taps else None,
+    tensor = SparseTensor.create(
+        features=voxels.features,
+        indices=voxels.indices,
+        spatial_shape=voxels.spatial_shape,
+        batch_size=voxels.batch_size,
+        maps=maps,
     )
+    return tensor, voxels.point_to_voxel
 
 
 def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]) -> ImageBatch:

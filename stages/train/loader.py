@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from ...errors import ConfigError
 from .augment import augment_points, sample_generator
-from .batch import Batch, BatchPlan, PlacedFrame, collate
+from .batch import Batch, BatchPlan, PlacedFrame, collate, to_corner
 from .domain import Domain
 from .settings import AugmentSettings
 from .views import draw_views, identity_views
@@ -88,15 +88,17 @@ def training_batch(
 def evaluation_batch(domain: Domain, plan: BatchPlan, position: int) -> Batch | None:
     """The frame at ``position`` as it is, every point kept; None where no camera sees a point of it.
 
-    A point beyond the voxel cube joins the cube's last voxel.
+    Where the cloud is wider than the voxel cube, so is its grid.
     """
     frame = domain.load(position)
     if not len(frame.points):
         return None
-    far_end = np.float32(plan.cube - plan.model.voxel_size / 2)
-    points = np.minimum(frame.points - frame.points.min(0), far_end)
     views = identity_views(frame, domain.features)
     placed = PlacedFrame(
-        key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame), views=views
+        key=domain.key(position),
+        frame=frame,
+        points=to_corner(frame.points),
+        cameras=domain.cameras(frame),
+        views=views,
     )
     return collate([placed], domain, plan)

@@ -6,7 +6,10 @@ from pydantic import Field, model_validator
 
 from ...settings import Settings
 
-__all__ = ["AugmentSettings", "FusionSettings", "ModelSettings", "TrainSettings", "Variant"]
+__all__ = ["MAX_SCALE", "AugmentSettings", "FusionSettings", "ModelSettings", "TrainSettings", "Variant"]
+
+#: The widest voxel grid: the keys of a batch of 64 such grids still fit in 64 bits.
+MAX_SCALE = 2**19
 
 Variant = Literal["3d-only", "image", "no-interface", "full"]
 
@@ -22,7 +25,9 @@ class ModelSettings(Settings):
         description="Sparse convolution: 'torch' runs everywhere, 'spconv' wants a CUDA GPU, 'auto' chooses.",
     )
     voxel_size: float = Field(default=0.05, gt=0, description="Edge of a voxel in metres.")
-    full_scale: int = Field(default=4096, ge=16, description="Edge of the cube that holds a cloud, in voxels.")
+    full_scale: int = Field(
+        default=4096, ge=16, le=MAX_SCALE, description="Edge of the cube that holds a cloud in training, in voxels."
+    )
 
 
 class FusionSettings(Settings):

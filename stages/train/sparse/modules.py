@@ -6,6 +6,7 @@ None has a bias: a BatchNorm follows each. A 1 x 1 x 1 convolution is ``torch.nn
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm as batch_norm_function
 
 from ....errors import BackendError
 from .backend import Backend
@@ -74,6 +75,15 @@ class InverseConv3d(_SparseConv3d):
         return self.backend.inverse(x, self.checked_weight(x))
 
 
+class _VoxelNorm(nn.BatchNorm1d):
+    """BatchNorm over voxels; a single one, which has no deviation, is normalised by the running statistics."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1 or not self.training:
+            return super().forward(x)
+        return batch_norm_function(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 def batch_norm(channels: int) -> nn.BatchNorm1d:
     """BatchNorm over voxels with SpUNet's constants (Pointcept): eps 1e-3, momentum 0.01."""
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+    return _VoxelNorm(channels, eps=1e-3, momentum=0.01)

@@ -68,17 +68,22 @@ def test_points_outside_the_cube_leave_with_their_labels_and_projections(make_do
 
 def test_a_frame_without_a_point_is_named(make_domain):
     domain = make_domain(frames=2)
+    empty = placed(domain, 1, shift=1000.0).inside(204.8)
     with pytest.raises(DataError, match=r"frame-1"):
-        collate([placed(domain, 0), placed(domain, 1, shift=1000.0).inside(204.8)], domain, PLAN)
+        collate([empty], domain, PLAN)
+    assert collate([placed(domain, 0), empty], domain, PLAN).keys == ("frame-0",)
 
 
-def test_evaluation_keeps_every_point_even_beyond_the_cube(make_domain):
+def test_evaluation_voxelises_every_point_alike_whether_or_not_the_cube_is_wide_enough(make_domain):
     domain = make_domain(frames=1)
-    plan = BatchPlan(model=ModelSettings(full_scale=64), taps=())
-    batch = evaluation_batch(domain, plan, 0)
-    assert len(batch.labels) == len(domain.load(0).points)
-    assert batch.voxels.indices[:, 1:].max() == 63
-    assert batch.images is None
+    narrow, wide = (
+        evaluation_batch(domain, BatchPlan(model=ModelSettings(full_scale=scale), taps=()), 0) for scale in (64, 4096)
+    )
+    assert len(narrow.labels) == len(domain.load(0).points)
+    assert narrow.voxels.indices[:, 1:].max() > 64
+    assert torch.equal(narrow.voxels.indices, wide.voxels.indices)
+    assert torch.equal(narrow.point_to_voxel, wide.point_to_voxel)
+    assert narrow.images is None
 
 
 def test_moving_to_the_device_it_is_on_changes_nothing(make_domain):
