@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from .parallel import total
+
 __all__ = ["decoupling_loss", "low_rank"]
 
 
@@ -28,10 +30,11 @@ def decoupling_loss(
     """KL(softmax(Q_b) || softmax(Q_a)) with Q_b held, plus its mirror KL(softmax(Q_a) || softmax(Q_b)) with Q_a held.
 
     The first is the method's L_dec: it moves Q_a. The second moves Q_b, so that its few directions come to hold what
-    Q_a says; without it nothing would ever train the tokens of b. Both are means over queries.
+    Q_a says; without it nothing would ever train the tokens of b. Both are means over
+    queries, those of all processes.
     """
     a, b = log_softmax(semantic, -1), log_softmax(projected, -1)
-    queries = semantic.shape[0] * semantic.shape[1]
+    queries = total(semantic.new_tensor(semantic.shape[0] * semantic.shape[1]))
     held_b = kl_div(a, b.detach(), reduction="sum", log_target=True)
     held_a = kl_div(b, a.detach(), reduction="sum", log_target=True)
     return (held_b + held_a) / queries

@@ -58,7 +58,7 @@ def sample_points(
     cells, weights = _corners(images, height, width, extent)
     seen = torch.bincount(images.projection_point, minlength=points).clamp(min=1)
     weights = weights / seen[images.projection_point].unsqueeze(1)
-    table = maps.permute(0, 2, 3, 1).reshape(views * height * width, channels)
+    table = maps.float().permute(0, 2, 3, 1).reshape(views * height * width, channels)
     values = embedding_bag(cells, table, per_sample_weights=weights, mode="sum")
     return values.new_zeros(points, channels).index_add(0, images.projection_point, values)
 

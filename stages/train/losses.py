@@ -1,4 +1,7 @@
-"""The losses of stage two (method, section 3), each a mean that is zero, never NaN, where it has nothing to count."""
+"""The losses of stage two (method, section 3), each a mean that is zero, never NaN, where it has nothing to count.
+
+The count is that of all processes (``parallel``), the sum this process's own: so the processes' losses add up.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_lo
 from ..datasets.labels import IGNORE
 from .decoupling import decoupling_loss
 from .network import NetworkOutput
+from .parallel import total
 from .settings import TrainSettings
 
 __all__ = [
@@ -48,22 +52,25 @@ def weighted_cross_entropy(
     weights: Float[Tensor, "classes"],
 ) -> Float[Tensor, ""]:
     """Cross entropy, each point weighted by its label's weight, over the sum of those weights; -100 does not count."""
-    total = cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
-    counted = labels != IGNORE
-    return total / weights[labels.clamp(min=0)].mul(counted).sum().clamp(min=torch.finfo(logits.dtype).tiny)
+    loss = cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
+    counted = weights[labels.clamp(min=0)].mul(labels != IGNORE).sum()
+    return loss / total(counted).clamp(min=torch.finfo(logits.dtype).tiny)
 
 
 def cross_modal_loss(
     student: Float[Tensor, "points classes"], teacher: Float[Tensor, "points classes"]
 ) -> Float[Tensor, ""]:
     """KL(softmax(teacher), held || softmax(student)), mean over points, labelled or not."""
-    total = kl_div(log_softmax(student, 1), log_softmax(teacher.detach(), 1), reduction="sum", log_target=True)
-    return total / max(len(student), 1)
+    loss = kl_div(log_softmax(student, 1), log_softmax(teacher.detach(), 1), reduction="sum", log_target=True)
+    return loss / _count(student, len(student))
 
 
 def agreement_loss(pairs: Sequence[tuple[Tensor, Tensor]], *, hold_refined: bool) -> Float[Tensor, ""]:
     """SmoothL1 between plain and refined features: mean over a stage's elements, then over the stages."""
-    stages = [smooth_l1_loss(own, met.detach() if hold_refined else met) for own, met in pairs]
+    stages = [
+        smooth_l1_loss(own, met.detach() if hold_refined else met, reduction="sum") / _count(own, own.numel())
+        for own, met in pairs
+    ]
     return torch.stack(stages).mean()
 
 
@@ -96,3 +103,8 @@ def target_losses(output: NetworkOutput, settings: TrainSettings) -> Losses:
         terms["xm_2d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_2d, output.logits_3d))
         terms["xm_3d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_3d, output.logits_2d))
     return Losses.weighted(terms)
+
+
+def _count(like: Tensor, own: int) -> Float[Tensor, ""]:
+    """How many all processes have together, at least 1."""
+    return total(like.new_tensor(own)).clamp(min=1)

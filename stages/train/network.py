@@ -1,11 +1,12 @@
 """The whole network of stage two: 2D branch, sparse U-Net, object agent queries and the interface between them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ...cache.schema import TapSpec
 from ...errors import ConfigError, RunError, nearest
@@ -42,6 +43,11 @@ class NetworkOutput:
     teacher: Float[Tensor, "points classes"] | None
     queries: tuple[Tensor, Tensor] | None
 
+    def in_float32(self) -> "NetworkOutput":
+        """The same in float32, as losses and scores want it."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return NetworkOutput(**tree_map_only(Tensor, Tensor.float, parts))
+
 
 def choose_taps(fusion: FusionSettings, available: Mapping[str, TapSpec]) -> dict[str, TapSpec]:
     """The taps that ``fusion`` asks for, in its order.
@@ -67,7 +73,8 @@ class Network(nn.Module):
     """Points and images to class logits a point, as the settings say.
 
     ``taps`` are the chosen ones with their channels (map sizes may differ from source to source), ``cameras`` the
-    number of cameras of the index it is trained on.
+    number of cameras of the index it is trained on. ``precision`` is that of products in training, and may be set;
+    weights and outputs are in float32, and so is everything in evaluation.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class Network(nn.Module):
         super().__init__()
         if fusion.image != bool(taps):
             raise ConfigError(f"fusion.variant={fusion.variant} does not fit {len(taps)} taps of image features")
+        self.precision = torch.float32
         self.model, self.fusion, self.classes, self.cameras = model, fusion, classes, cameras
         self.tap_channels = {name: spec.channels for name, spec in taps.items()}
         backend = make_backend(model.backend, device)
@@ -144,6 +152,12 @@ class Network(nn.Module):
                 "This network's 3D head reads features refined by the image's agents (fusion.head=refine), and the"
                 " batch has no images; hand in their features, or train with fusion.head=distil"
             )
+        if not self.training or self.precision == torch.float32:
+            return self._run(batch, images)
+        with torch.autocast(self.device.type, self.precision):
+            return self._run(batch, images).in_float32()
+
+    def _run(self, batch: Batch, images: ImageBatch | None) -> NetworkOutput:
         encoded = self.unet.encode(batch.voxels)
         decoder = _Decoder(self, encoded, images)
         voxels = self.unet.decode(encoded, decoder.refine if self.fusion.queries else None).features

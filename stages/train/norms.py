@@ -1,16 +1,56 @@
-"""How fast BatchNorm's running statistics follow the batches, step by step.
+"""BatchNorm over voxels: over those of all processes, and how fast its running statistics follow the batches.
 
 SpUNet's momentum of 0.01 forgets the statistics it starts from (mean 0, variance 1) only after some thousand steps;
 the features' true variance is far smaller, so a network of a few hundred steps would be evaluated with statistics that
 are mostly the start's. Here the first batch sets them, and the window then widens with the training.
 """
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
-__all__ = ["norm_momentum", "set_norm_momentum"]
+from .parallel import number_of_processes, total, total_with_gradient
+
+__all__ = ["VoxelNorm", "norm_momentum", "set_norm_momentum"]
 
 FINAL = 0.01  # Pointcept's SpUNet-v1m1
 WINDOW = 0.1  # the statistics look back over this share of the steps so far, until FINAL is reached
+
+
+class VoxelNorm(nn.BatchNorm1d):
+    """BatchNorm with SpUNet's constants (Pointcept); in training the statistics are those of all processes' voxels.
+
+    PyTorch's SyncBatchNorm does the same on GPUs alone. A single voxel, which has no deviation, is normalised by the
+    running statistics.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3, momentum=FINAL)
+
+    def forward(self, voxels: Float[Tensor, "voxels channels"]) -> Float[Tensor, "voxels channels"]:
+        """Normalise each channel."""
+        if self.training and number_of_processes() > 1:
+            return self._over_all_processes(voxels)
+        if self.training and len(voxels) == 1:
+            return batch_norm(voxels, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(voxels)
+
+    def _over_all_processes(self, voxels: Float[Tensor, "voxels channels"]) -> Float[Tensor, "voxels channels"]:
+        values = voxels.float()
+        count = total(values.new_tensor(len(values)))
+        mean = total_with_gradient(values.sum(0)) / count
+        centred = values - mean
+        variance = total_with_gradient(centred.square().sum(0)) / count
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(voxels.dtype)
 
 
 def norm_momentum(step: int) -> float:

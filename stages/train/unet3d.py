@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from ...errors import BackendError
-from .sparse import Backend, DownConv3d, InverseConv3d, SparseTensor, SubMConv3d, batch_norm
+from .norms import VoxelNorm
+from .sparse import Backend, DownConv3d, InverseConv3d, SparseTensor, SubMConv3d
 
 __all__ = ["LEVELS", "STEM_KERNEL", "Refine", "SpUNet"]
 
@@ -58,7 +59,7 @@ class ConvNormRelu(nn.Module):
     def __init__(self, conv: SubMConv3d | DownConv3d | InverseConv3d) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = batch_norm(conv.weight.shape[0])
+        self.norm = VoxelNorm(conv.weight.shape[0])
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """[N, in] to [M, out]; the convolution decides on which voxels."""
@@ -72,12 +73,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = ConvNormRelu(SubMConv3d(in_channels=in_channels, out_channels=out_channels, backend=backend))
         self.second = SubMConv3d(in_channels=out_channels, out_channels=out_channels, backend=backend)
-        self.norm = batch_norm(out_channels)
+        self.norm = VoxelNorm(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
             linear = nn.Linear(in_channels, out_channels, bias=False)
             nn.init.trunc_normal_(linear.weight, std=0.02)
-            self.shortcut = nn.Sequential(linear, batch_norm(out_channels))
+            self.shortcut = nn.Sequential(linear, VoxelNorm(out_channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """[N, in] to [N, out] on the same voxels."""

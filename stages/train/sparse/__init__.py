@@ -2,7 +2,7 @@
 
 from .backend import Backend, BackendChoice, choose_backend, make_backend
 from .maps import KernelMap, KernelMaps, build_kernel_maps
-from .modules import DownConv3d, InverseConv3d, SubMConv3d, batch_norm
+from .modules import DownConv3d, InverseConv3d, SubMConv3d
 from .tensor import SparseTensor
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "KernelMaps",
     "SparseTensor",
     "SubMConv3d",
-    "batch_norm",
     "build_kernel_maps",
     "choose_backend",
     "make_backend",

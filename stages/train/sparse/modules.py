@@ -6,13 +6,12 @@ None has a bias: a BatchNorm follows each. A 1 x 1 x 1 convolution is ``torch.nn
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm as batch_norm_function
 
 from ....errors import BackendError
 from .backend import Backend
 from .tensor import SparseTensor
 
-__all__ = ["DownConv3d", "InverseConv3d", "SubMConv3d", "batch_norm"]
+__all__ = ["DownConv3d", "InverseConv3d", "SubMConv3d"]
 
 
 class _SparseConv3d(nn.Module):
@@ -26,13 +25,26 @@ class _SparseConv3d(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, kernel, kernel, kernel, in_channels))
         nn.init.trunc_normal_(self.weight, std=0.02)  # as Pointcept's SpUNet-v1m1 initialises
 
-    def checked_weight(self, x: SparseTensor) -> Float[Tensor, "out k k k in"]:
-        """The weight in the type of the features, once their width is known to fit."""
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Convolve [N, in] to [M, out]; under autocast in float16 or float32, never in bfloat16.
+
+        spconv has no bfloat16, and eight bits are few for sums over 27 cells and more.
+        """
         if x.features.shape[1] != self.weight.shape[-1]:
             raise BackendError(
                 f"A convolution of {self.weight.shape[-1]} input channels was given {x.features.shape[1]}"
             )
-        return self.weight.to(x.features.dtype)
+        device = x.features.device.type
+        if not torch.is_autocast_enabled(device):
+            return self.convolve(x, self.weight.to(x.features.dtype))
+        half = torch.get_autocast_dtype(device) == torch.float16
+        dtype = torch.float16 if half else torch.float32
+        with torch.autocast(device, enabled=False):  # or spconv would turn everything to float16 by itself
+            return self.convolve(x.replace(x.features.to(dtype)), self.weight.to(dtype))
+
+    def convolve(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
+        """What the kind of convolution asks of the backend."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Widths, kernel and backend, for ``print(model)``."""
@@ -48,9 +60,9 @@ class SubMConv3d(_SparseConv3d):
             raise BackendError(f"A submanifold kernel is odd and at least 3, found {kernel}; use Linear for 1")
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=kernel, backend=backend)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """Convolve [N, in] to [N, out] on the same voxels."""
-        return self.backend.submanifold(x, self.checked_weight(x))
+    def convolve(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
+        """[N, in] to [N, out] on the same voxels."""
+        return self.backend.submanifold(x, weight)
 
 
 class DownConv3d(_SparseConv3d):
@@ -59,9 +71,9 @@ class DownConv3d(_SparseConv3d):
     def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=2, backend=backend)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """Convolve [N, in] to [M, out] on the voxels of the next level."""
-        return self.backend.down(x, self.checked_weight(x))
+    def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
+        """[N, in] to [M, out] on the voxels of the next level."""
+        return self.backend.down(x, weight)
 
 
 class InverseConv3d(_SparseConv3d):
@@ -70,20 +82,6 @@ class InverseConv3d(_SparseConv3d):
     def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=2, backend=backend)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """Convolve [M, in] to [N, out] on the voxels that the matching ``DownConv3d`` read, in their order."""
-        return self.backend.inverse(x, self.checked_weight(x))
-
-
-class _VoxelNorm(nn.BatchNorm1d):
-    """BatchNorm over voxels; a single one, which has no deviation, is normalised by the running statistics."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1 or not self.training:
-            return super().forward(x)
-        return batch_norm_function(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-
-
-def batch_norm(channels: int) -> nn.BatchNorm1d:
-    """BatchNorm over voxels with SpUNet's constants (Pointcept): eps 1e-3, momentum 0.01."""
-    return _VoxelNorm(channels, eps=1e-3, momentum=0.01)
+    def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
+        """[M, in] to [N, out] on the voxels that the matching ``DownConv3d`` read, in their order."""
+        return self.backend.inverse(x, weight)

@@ -10,8 +10,8 @@ from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSet
 STILL = AugmentSettings(rotation_noise=0.0, flip="none", rotate=False, translate=False)
 
 
-def load_worlds() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("worlds", Path(__file__).with_name("worlds.py"))
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -29,7 +29,19 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def worlds() -> ModuleType:
     """The module that makes tiny domains."""
-    return load_worlds()
+    return load("worlds")
+
+
+@pytest.fixture(scope="session")
+def together() -> ModuleType:
+    """The module that starts several processes."""
+    return load("together")
+
+
+@pytest.fixture(scope="session")
+def load_module() -> Callable[[str], ModuleType]:
+    """Call it with the name of a file beside the tests."""
+    return load
 
 
 @pytest.fixture

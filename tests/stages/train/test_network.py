@@ -6,6 +6,7 @@ from xd3d.errors import ConfigError, RunError
 from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.network import choose_taps
 from xd3d.stages.train.settings import FusionSettings, TrainSettings
+from xd3d.stages.train.sparse import DownConv3d, InverseConv3d, SubMConv3d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -165,3 +166,29 @@ def test_unknown_and_useless_taps_are_named(worlds):
         choose_taps(FusionSettings(taps=("rgb",)), worlds.SPECS)
     assert list(choose_taps(FusionSettings(taps=("rgb",), variant="image"), worlds.SPECS)) == ["rgb"]
     assert choose_taps(FusionSettings(variant="3d-only"), worlds.SPECS) == {}
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("values", [{"head": "distil"}, {"keys": "features"}], ids=str)
+def test_low_precision_is_for_products_in_training_alone(make_domain, make_network, make_batch, precision, values):
+    domain = make_domain(points=200)
+    network = make_network(domain, drop_path=0.0, **values)
+    network.model = network.model.model_copy(update={"voxel_size": 0.5})  # neighbours: nothing but noise without
+    batch, seen = make_batch(domain, network), set()
+    for module in network.modules():
+        if isinstance(module, SubMConv3d | DownConv3d | InverseConv3d):
+            module.register_forward_hook(lambda _, __, output: seen.add(output.features.dtype))
+    exact = network(batch)
+    network.precision = precision
+    seen.clear()
+    low = network(batch)
+    assert seen == {torch.float16 if precision == torch.float16 else torch.float32}
+    assert {low.logits_3d.dtype, low.auxiliary_2d.dtype, low.queries[0].dtype, low.refined[0][0].dtype} == {
+        torch.float32
+    }
+    assert 1e-6 < (low.logits_3d - exact.logits_3d).abs().max() < 0.1
+    source_losses(low, batch.labels, torch.ones(6), TrainSettings()).total.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+    seen.clear()
+    network.eval()(batch)
+    assert seen == {torch.float32}

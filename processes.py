@@ -1,0 +1,20 @@
+"""Which of the processes that ``torchrun`` started this is; importing this module imports nothing heavy."""
+
+import os
+
+__all__ = ["is_first_process", "local_rank", "process_count"]
+
+
+def process_count() -> int:
+    """How many processes do one job together; 1 without ``torchrun``."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all: it alone prints, and writes to the run's folder."""
+    return process_count() == 1 or int(os.environ.get("RANK", "0")) == 0
+
+
+def local_rank() -> int:
+    """The number of this process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

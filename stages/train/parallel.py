@@ -1,0 +1,129 @@
+"""Several processes, started by ``torchrun``, that train one network as one process with the whole batch would.
+
+Each has its part of every batch. A mean is each process's sum over the count of all, so that losses and gradients of
+the processes add up to those of the whole batch. Every process must call these functions in the same order.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from ...errors import RunError
+from ...processes import local_rank, process_count
+
+__all__ = [
+    "distributed",
+    "from_first",
+    "number_of_processes",
+    "own_part",
+    "rank",
+    "sum_gradients",
+    "total",
+    "total_with_gradient",
+]
+
+Value = TypeVar("Value")
+#: How long a process waits for one that lives and does not answer; the first counts labels and saves meanwhile.
+PATIENCE = timedelta(minutes=30)
+
+
+@contextmanager
+def distributed(device: torch.device) -> Iterator[None]:
+    """Join the processes that ``torchrun`` started, for the time of the block; nothing to do for one alone.
+
+    Raises:
+        RunError: another process cannot be reached, here or in the block.
+    """
+    if process_count() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with _all_alive():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    yield
+    dist.destroy_process_group()  # not after an error: the others may be gone, and NCCL would wait for them
+
+
+def number_of_processes() -> int:
+    """How many processes share each batch."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def own_part(values: Shaped[Tensor, "all *rest"]) -> Shaped[Tensor, "own *rest"]:
+    """This process's share of values that all have alike, such as random numbers for every sample of the batch."""
+    return values.chunk(number_of_processes())[rank()]
+
+
+def from_first(value: Value) -> Value:
+    """The first process's ``value``, in every process."""
+    if number_of_processes() == 1:
+        return value
+    held: list[Any] = [value]
+    with _all_alive():
+        dist.broadcast_object_list(held)
+    return held[0]
+
+
+@torch.no_grad()
+def total(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """The sum over all processes, as a constant, the same bits in each."""
+    return _sum(values) if number_of_processes() > 1 else values.detach()
+
+
+def total_with_gradient(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """The sum over all processes; each gets back the gradient of what all of them made of it."""
+    return _Total.apply(values) if number_of_processes() > 1 else values  # type: ignore[no-untyped-call]
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up the gradients of all processes; None stays where no process has one."""
+    if number_of_processes() == 1:
+        return
+    every = list(parameters)
+    there = every[0].new_tensor([parameter.grad is not None for parameter in every])
+    grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in every]
+    summed = total(torch.cat([there, *(grad.flatten() for grad in grads)]))
+    having, *parts = torch.split(summed, [len(every), *(each.numel() for each in every)])
+    for parameter, count, part in zip(every, having.tolist(), parts, strict=True):
+        parameter.grad = part.view_as(parameter) if count else None
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _sum(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _sum(grads[0])
+
+
+def _sum(values: Tensor) -> Tensor:
+    summed = values.detach().clone(memory_format=torch.contiguous_format)
+    with _all_alive():
+        dist.all_reduce(summed)
+    return summed
+
+
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """Say what it means when the others do not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunError(
+            f"Process {local_rank()} of {process_count()} lost another process of this run, whose own message, if it"
+            " left one, says why it ended. Give the same command again to go on from the last checkpoint"
+        ) from error

@@ -1,0 +1,48 @@
+"""Two processes compute, forwards and backwards, what one computes over both their parts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("shared_batch.py")
+# The second process waits for a sum that the first never joins.
+LEFT_ALONE = """
+import sys, torch
+from xd3d.stages.train.parallel import distributed, rank, total
+with distributed(torch.device("cpu")):
+    total(torch.ones(2))
+    print("together", flush=True)
+    if rank() == 0:
+        sys.stdin.read()
+    total(torch.ones(2))
+"""
+
+
+def test_norms_losses_and_gradients_of_two_processes_are_those_of_one(load_module, together):
+    started = together.start(SCRIPT.read_text())
+    with torch.random.fork_rng():
+        one = load_module("shared_batch").compute()
+    first, second = (json.loads(printed) for printed in together.outputs(started))
+    for name in ("loss", "norm", "buffers"):
+        assert first[name] == second[name], "the processes must stay equal bit for bit"
+    close = pytest.approx
+    assert first["loss"] == close(one["loss"], rel=1e-6)
+    torch.testing.assert_close(torch.tensor(first["gradient"] + second["gradient"]), torch.tensor(one["gradient"]))
+    torch.testing.assert_close(first["norm"], one["norm"], rtol=1e-5, atol=1e-5)  # voxels lie around 50
+    for name, values in one["buffers"].items():
+        assert first["buffers"][name] == close(values, rel=1e-6)
+    assert first["kept"] + second["kept"] == one["kept"], "a branch must be dropped for the same samples"
+    assert (first["unused"], second["unused"]) == (None, None)
+    assert second["alone"] == one["alone"] == [2.0] * 3
+
+
+def test_a_process_that_lost_another_says_so_at_once(together):
+    first, second = together.start(LEFT_ALONE, stdin=True)
+    assert first.stdout.readline() == "together\n"
+    first.kill()
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "RunError: Process 1 of 2 lost another process of this run" in errors
+    first.communicate()
