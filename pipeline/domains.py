@@ -56,9 +56,12 @@ class DomainOpener:
         self.fingerprint = lru_cache(self._make_fingerprint)
         self._features = lru_cache(self._open_features)
 
-    def source(self) -> "Domain":
-        """The labelled frames that the run trains on: the source's train split, none of which it is validated on."""
-        return self._training(self.config.data.source)
+    def source(self) -> "Domain | None":
+        """The labelled frames that the run trains on: the source's train split, none of which it is validated on.
+
+        None where only the target is trained on.
+        """
+        return None if self.config.train.source_free else self._training(self.config.data.source)
 
     def target(self) -> "Domain | None":
         """The unlabelled frames that it also trains on: the target's train split; None where no loss asks for it."""
@@ -71,8 +74,24 @@ class DomainOpener:
         shared = side.dataset == validated.dataset
         return self.open(side, "train", validated_on=validated.domain if shared else None)
 
+    def init(self) -> Path | None:
+        """The run whose weights the run begins with."""
+        name = self.config.train.init
+        return None if name is None else self._workspace.find_run(Path(name))
+
+    def sides(self) -> list[DomainSettings]:
+        """The sides of the shift that the run opens."""
+        data = self.config.data
+        return [data.target] if self.config.train.source_free else [data.source, data.target]
+
     def validation(self) -> "Domain | None":
         """The held-out frames that the best checkpoint is chosen on; None, with a warning, where none are held out."""
+        if self._validated() not in self.sides():
+            log.warning(
+                "Training goes without validation, and the last checkpoint counts as the best: the run would be"
+                " validated on its source, and train.source_free opens none of it"
+            )
+            return None
         try:
             return self.open(self._validated(), "val")
         except DataError as error:

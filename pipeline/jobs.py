@@ -133,6 +133,7 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         run=folder,
         source=source,
         target=target,
+        init=domains.init(),
         validation=validation,
         model=settings.model,
         fusion=settings.fusion,

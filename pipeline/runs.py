@@ -26,7 +26,7 @@ __all__ = ["TrainedRun", "run_facts", "run_name"]
 FREE = {
     "data": {"roots"},
     "extract": {"batch_size", "caches", "compile", "device", "offline", "shard_mb"},
-    "train": {"workers", "device", "tensorboard"},
+    "train": {"init", "workers", "device", "tensorboard"},
 }
 
 
@@ -41,11 +41,14 @@ def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
 
 def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -> str:
     """A name that is the same for the same settings on the same data, so that a stopped run is found again."""
-    data = resolved.config.data
+    from ..stages.train.start import Start
+
+    init = domains.init()
     identity = {
         "settings": resolved.config.model_dump(mode="json", exclude=FREE),
         "cached": cached,
-        "indexes": [domains.index(side.dataset).digest for side in (data.source, data.target)],
+        "indexes": [domains.index(side.dataset).digest for side in domains.sides()],
+        "init": Start.open(init).identity() if init else None,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"{resolved.name.replace('/', '-')}-{digest[:8]}"

@@ -4,6 +4,7 @@ A checkpoint is written into ``step-N.partial``, flushed, and renamed to ``step-
 So ``kill -9`` at any moment leaves the last whole checkpoint, and a run resumed from it repeats what was lost exactly.
 """
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,16 @@ from torch.optim import Optimizer
 from ...errors import RunError
 from ...files import fsync_folder, read_json, write_atomic, write_json
 
-__all__ = ["Best", "TrainState", "checkpoint_steps", "load_state", "load_weights", "read_best", "save_checkpoint"]
+__all__ = [
+    "Best",
+    "TrainState",
+    "checkpoint_digest",
+    "checkpoint_steps",
+    "load_state",
+    "load_weights",
+    "read_best",
+    "save_checkpoint",
+]
 
 FOLDER = "checkpoints"
 PARTIAL = ".partial"
@@ -97,6 +107,15 @@ def load_weights(run: Path, network: nn.Module, step: int) -> None:
         network.load_state_dict(_read_tensors(path))
     except RuntimeError as error:
         raise RunError(f"The weights in {path} do not fit the network of the run's settings: {error}") from error
+
+
+def checkpoint_digest(run: Path, step: int) -> str:
+    """sha256 of the file of weights of the checkpoint of ``step``."""
+    path = _folder(run, step) / "model.safetensors"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise _damaged(path, error) from error
 
 
 def read_best(run: Path, step: int) -> Best | None:

@@ -2,44 +2,50 @@
 
 from collections.abc import Mapping
 
+from ...cache.schema import TapSpec
 from ...errors import ConfigError, RunError
 from .domain import Domain
+from .network import choose_taps
 from .settings import FusionSettings, TrainSettings
 from .source import FeatureSource
+from .start import Start
 
 __all__ = ["check_domains", "check_taps"]
 
 
 def check_domains(
     *,
-    source: Domain,
+    source: Domain | None,
     target: Domain | None,
     validation: Domain | None,
+    start: Start | None,
     fusion: FusionSettings,
     settings: TrainSettings,
-) -> None:
-    """Refuse what cannot be trained, or would be trained without the reader's knowing.
+) -> dict[str, TapSpec]:
+    """Refuse what cannot be trained, or what the settings do not say; the taps that are trained on.
 
     Raises:
-        RunError: a domain has no frames, or no features where the settings use images.
+        RunError: a domain has no frames, or no features where the settings use images, or they have other taps.
         ConfigError: settings that contradict each other or the domains.
     """
-    source.require_frames("source")
-    if fusion.image and source.features is None:
-        raise RunError(
-            f"fusion.variant={fusion.variant} uses images, and the source has no features; extract them, or set"
-            " fusion.variant=3d-only"
-        )
+    _check_settings(source, target, start, fusion, settings)
+    trained = {role: domain for role, domain in (("source", source), ("target", target)) if domain is not None}
+    for role, domain in trained.items():
+        domain.require_frames(role)
+        if fusion.image and domain.features is None:
+            raise RunError(
+                f"fusion.variant={fusion.variant} uses images, and the {role} has no features; extract them, or set"
+                " fusion.variant=3d-only"
+            )
     if validation is not None:
         validation.require_frames("validation")
-        _same_classes(source, validation, "validation")
-    if (target is not None) != settings.uses_target:
-        found = "none is given" if target is None else "one is given"
-        raise ConfigError(
-            f"A target is trained on where train.lam_trg is above 0; it is {settings.lam_trg:g}, and {found}"
-        )
-    if target is not None:
-        _check_target(source, target, fusion, settings)
+    first = next(iter(trained))
+    features = trained[first].features
+    taps = choose_taps(fusion, features.taps if features else {})
+    for role, other in (("target", target), ("validation", validation)):
+        if other is not None and role != first:
+            _check_pair(first, trained[first], role, other, taps)
+    return taps
 
 
 def check_taps(tap_channels: Mapping[str, int], features: FeatureSource) -> None:
@@ -58,26 +64,43 @@ def check_taps(tap_channels: Mapping[str, int], features: FeatureSource) -> None
             )
 
 
-def _check_target(source: Domain, target: Domain, fusion: FusionSettings, settings: TrainSettings) -> None:
-    target.require_frames("target")
-    _same_classes(source, target, "target")
-    if not fusion.image:
+def _check_settings(
+    source: Domain | None,
+    target: Domain | None,
+    start: Start | None,
+    fusion: FusionSettings,
+    settings: TrainSettings,
+) -> None:
+    for role, domain, wanted, when in (
+        ("source", source, not settings.source_free, "unless train.source_free is set"),
+        ("target", target, settings.uses_target, "where train.lam_trg is above 0"),
+    ):
+        if wanted == (domain is None):
+            found, asked = ("none", "one") if domain is None else ("one", "none")
+            raise ConfigError(f"A {role} is trained on {when}: these settings ask for {asked}, and {found} is given")
+    if settings.source_free and start is None:
+        raise ConfigError(
+            "train.source_free adapts a trained network, and train.init names none; add --set train.init=RUN"
+        )
+    if settings.lam_trg and not fusion.image:
         raise ConfigError(
             f"train.lam_trg={settings.lam_trg:g} compares the image's prediction with the cloud's, and"
             f" fusion.variant={fusion.variant} has no image branch; set fusion.variant=image or train.lam_trg=0"
         )
-    if target.features is None:
-        raise RunError("The losses on the target compare images with clouds, and it has no features; extract them")
-    if fusion.interface and len(target.index.cameras) > len(source.index.cameras):
-        raise RunError(
-            f"The source has {len(source.index.cameras)} camera(s) and the target {len(target.index.cameras)}; prepare"
-            " the target with as many as the source"
-        )
 
 
-def _same_classes(source: Domain, other: Domain, role: str) -> None:
-    if other.merge.classes != source.merge.classes:
+def _check_pair(role: str, domain: Domain, other_role: str, other: Domain, taps: Mapping[str, TapSpec]) -> None:
+    """Check that one network serves ``domain`` and ``other``."""
+    if other.merge.classes != domain.merge.classes:
         raise ConfigError(
-            f"The source is labelled with merge {source.merge.name} and the {role} with {other.merge.name};"
+            f"The {role} is labelled with merge {domain.merge.name} and the {other_role} with {other.merge.name};"
             " both need the same classes"
+        )
+    if other.features is None:
+        return
+    check_taps({name: spec.channels for name, spec in taps.items()}, other.features)
+    cameras, found = len(domain.index.cameras), len(other.index.cameras)
+    if taps and found > cameras:
+        raise RunError(
+            f"The {role} has {cameras} camera(s) and the {other_role} {found}; prepare the {other_role} with as many"
         )

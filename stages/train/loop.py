@@ -19,16 +19,17 @@ from ..datasets.labels import class_weights
 from ..evaluate.card import Modality
 from ..evaluate.scores import score_frames
 from .checkpoint import Best, TrainState, checkpoint_steps, load_state, read_best, save_checkpoint
-from .checks import check_domains, check_taps
+from .checks import check_domains
 from .domain import Domain
 from .inference import predict_frames
 from .log import RunLog
 from .losses import Losses
-from .network import Network, choose_taps
-from .norms import norm_momentum, set_norm_momentum
+from .network import Network
+from .norms import hold_statistics, norm_momentum, set_norm_momentum
 from .record import build_network, choose_device, make_record, open_record, write_record
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from .shift import StepBatch, StepMaker, step_losses
+from .start import Start
 
 __all__ = ["TrainSummary", "learning_rate", "train"]
 
@@ -47,30 +48,33 @@ class TrainSummary:
 def train(
     *,
     run: Path,
-    source: Domain,
+    source: Domain | None,
     validation: Domain | None,
     model: ModelSettings,
     fusion: FusionSettings,
     augment: AugmentSettings,
     settings: TrainSettings,
     target: Domain | None = None,
+    init: Path | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> TrainSummary:
     """Train on ``source`` into the folder ``run``, validate on ``validation``; call it again to go on after a stop.
 
-    Each step also takes a batch of ``target`` where it is given; its label files are not read.
+    Each step also takes a batch of ``target`` where it is given; its label files are not read. The run begins with the
+    best weights of the run in the folder ``init``, where that is given, and with its class weights if it has no source.
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are kept in
     ``run.json`` and must be the same when the run is resumed. The number of threads and the device may change.
 
     Raises:
-        RunError: the folder belongs to a run with other settings, features are missing, or the loss is not finite.
+        RunError: the folder belongs to a run with other settings, ``init`` to a run with another network; features
+            are missing; or the loss is not finite.
         ConfigError: settings that contradict the data: an unknown tap, a batch larger than the domain.
     """
     target = target.unlabelled() if target is not None else None
-    check_domains(source=source, target=target, validation=validation, fusion=fusion, settings=settings)
-    taps = choose_taps(fusion, source.features.taps if source.features else {})
-    if target is not None and target.features is not None:
-        check_taps({name: spec.channels for name, spec in taps.items()}, target.features)
+    start = Start.open(init) if init is not None else None
+    taps = check_domains(
+        source=source, target=target, validation=validation, start=start, fusion=fusion, settings=settings
+    )
     record = make_record(
         model=model,
         fusion=fusion,
@@ -79,6 +83,7 @@ def train(
         source=source,
         target=target,
         validation=validation,
+        init=start.identity() if start is not None else None,
         taps=taps,
         facts=facts or {},
     )
@@ -87,18 +92,29 @@ def train(
     done = checkpoint_steps(run)
     if done and done[-1] >= settings.steps:
         return TrainSummary(run=run, steps=done[-1], best=read_best(run, done[-1]))
+    if start is not None:
+        start.require_same_network(record)
     if stored is None:
-        counts = count_labels(source.index, [int(row) for row in source.frames], source.merge)
-        stored = {**record, "class_counts": [int(count) for count in counts]}
+        stored = {**record, "class_counts": _class_counts(source, start)}
         write_record(run, stored)
     with _seeded(settings.seed, device):
         network = build_network(stored, device)
+        if start is not None and not done:
+            start.load(network)
         weights = torch.tensor(class_weights(np.array(stored["class_counts"])), dtype=torch.float32, device=device)
         make = StepMaker(
             source=source, target=target, plan=network.plan, augment=augment, settings=settings, device=device
         )
         trainer = _Trainer(run, network, make, validation, settings, weights)
         return trainer.go_on(done[-1] if done else 0)
+
+
+def _class_counts(source: Domain | None, start: Start | None) -> list[int]:
+    """Points of each class in the source, or in that of the run that was started from."""
+    if source is not None:
+        counts = count_labels(source.index, [int(row) for row in source.frames], source.merge)
+        return [int(count) for count in counts]
+    return list(start.record["class_counts"]) if start is not None else []
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -160,6 +176,8 @@ class _Trainer:
         for group in self.state.optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step - 1)
         set_norm_momentum(self.network, norm_momentum(step - 1))
+        if self.settings.freeze_norms:
+            hold_statistics(self.network)
         losses = step_losses(self.network, batch.to(self.network.device), self.weights, self.settings)
         values = _values(losses)
         if not np.isfinite(values["loss"]):

@@ -12,7 +12,7 @@ from torch.nn.functional import batch_norm
 
 from .parallel import number_of_processes, total, total_with_gradient
 
-__all__ = ["VoxelNorm", "norm_momentum", "set_norm_momentum"]
+__all__ = ["VoxelNorm", "hold_statistics", "norm_momentum", "set_norm_momentum"]
 
 FINAL = 0.01  # Pointcept's SpUNet-v1m1
 WINDOW = 0.1  # the statistics look back over this share of the steps so far, until FINAL is reached
@@ -56,6 +56,13 @@ class VoxelNorm(nn.BatchNorm1d):
 def norm_momentum(step: int) -> float:
     """Momentum of the running statistics in ``step`` (from 0): 1 at first, 0.01 from step 990 on."""
     return max(FINAL, 1 / (1 + WINDOW * step))
+
+
+def hold_statistics(network: nn.Module) -> None:
+    """Let every BatchNorm of ``network`` keep its running statistics and normalise with them, in training too."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
 
 
 def set_norm_momentum(network: nn.Module, momentum: float) -> None:

@@ -22,6 +22,7 @@ from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSetti
 
 __all__ = [
     "build_network",
+    "camera_count",
     "choose_device",
     "load_network",
     "make_record",
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 NAME = "run.json"
 FORMAT = 1
 #: What may change between a start and a resume: it moves work, not results.
-FREE = ("code", "class_counts", "facts.caches", "train.workers", "train.device", "train.tensorboard")
+FREE = ("code", "class_counts", "facts.caches", "train.init", "train.workers", "train.device", "train.tensorboard")
 
 
 def choose_device(name: str) -> torch.device:
@@ -104,24 +105,28 @@ def make_record(
     fusion: FusionSettings,
     augment: AugmentSettings,
     settings: TrainSettings,
-    source: Domain,
+    source: Domain | None,
     target: Domain | None,
     validation: Domain | None,
+    init: Mapping[str, Any] | None,
     taps: Mapping[str, TapSpec],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything a run depends on, as JSON."""
+    """Everything a run depends on, as JSON; there is a source or a target."""
+    sides = [side for side in (source, target) if side is not None]
     return {
         "code": code_version(),
         "model": model.model_dump(mode="json"),
         "fusion": fusion.model_dump(mode="json"),
         "augment": augment.model_dump(mode="json"),
         "train": settings.model_dump(mode="json"),
-        "classes": list(source.merge.classes),
+        "classes": list(sides[0].merge.classes),
         "taps": {name: asdict(spec) for name, spec in taps.items()},
-        "source": _describe(source),
-        "target": _describe(target) if target is not None else None,
-        "validation": _describe(validation) if validation is not None else None,
+        "init": init,
+        **{
+            name: _describe(domain) if domain is not None else None
+            for name, domain in (("source", source), ("target", target), ("validation", validation))
+        },
         "facts": dict(facts),
     }
 
@@ -150,9 +155,14 @@ def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
         fusion=FusionSettings.model_validate(record["fusion"]),
         classes=tuple(record["classes"]),
         taps={name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()},
-        cameras=len(record["source"]["cameras"]),
+        cameras=camera_count(record),
         device=device,
     )
+
+
+def camera_count(record: Mapping[str, Any]) -> int:
+    """How many cameras the network of ``record`` tells apart."""
+    return len((record["source"] or record["target"])["cameras"])
 
 
 def _describe(domain: Domain) -> dict[str, Any]:

@@ -111,6 +111,16 @@ class TrainSettings(Settings):
         ge=0,
         description="Weight of the cross-modal losses on the unlabelled target; 0 trains without it (DG), more is UDA.",
     )
+    source_free: bool = Field(
+        default=False, description="Adapt to the target alone, from train.init; no data of the source are opened."
+    )
+    init: str | None = Field(
+        default=None, description="The run, a name or a folder, whose best weights this one begins with."
+    )
+    freeze_norms: bool = Field(
+        default=False,
+        description="Keep BatchNorm's statistics as train.init has them; else they follow the new batches.",
+    )
     lam_dec: float = Field(default=1.0, ge=0, description="Weight of the decoupling loss; 0 switches it off.")
     lam_sup: float = Field(default=1.0, ge=0, description="Weight of the agreement of plain and refined 3D features.")
     lam_teacher: float = Field(
@@ -140,4 +150,8 @@ class TrainSettings(Settings):
     def _check(self) -> "TrainSettings":
         if list(self.milestones) != sorted(set(self.milestones)) or any(step < 1 for step in self.milestones):
             raise ValueError(f"milestones must be positive and rise, found {list(self.milestones)}")
+        if self.source_free and not self.uses_target:
+            raise ValueError("source_free trains on the target alone, and no loss is on it: set lam_trg above 0")
+        if self.freeze_norms and self.init is None:
+            raise ValueError("freeze_norms keeps the statistics of another run: name it with init, or leave it false")
         return self

@@ -1,4 +1,7 @@
-"""Training on source and target together: what the target gives, and what is never taken from it."""
+"""Training on source and target together, and on the target alone: what each gives, and what is never taken."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -18,13 +21,15 @@ MODEL = ModelSettings(preset="slim", backend="torch")
 def adapt(small_fusion, train_settings):
     """Train two steps on a source and a target; keyword arguments replace settings or, as ``fusion``, the variant."""
 
-    def run(folder, source, target, *, fusion=None, **values):
-        settings = train_settings(**{"steps": 2, "lam_trg": 0.5, **values})
+    def run(folder, source, target, *, init=None, fusion=None, **values):
+        values = {"steps": 2, "lam_trg": 0.5, "source_free": source is None, **values}
+        settings = train_settings(**values, init=str(init) if init else None)
         train(
             run=folder,
             source=source,
             target=target,
             validation=None,
+            init=init,
             model=MODEL,
             fusion=fusion or small_fusion(),
             augment=AugmentSettings(),
@@ -133,3 +138,75 @@ def test_a_target_that_does_not_fit_the_source_is_refused(make_domain, adapt, tm
         adapt(tmp_path / "run", source, worlds.open_domain(source.index.root, frames=2, lidar_only=True))
     with pytest.raises(ConfigError, match="has 1"):
         adapt(tmp_path / "run", source, make_domain(frames=1, points=80))
+
+
+@pytest.fixture
+def trained(make_domain, adapt, tmp_path):
+    """A run on a source that is gone since."""
+    source = make_domain(frames=3, points=80)
+    adapt(tmp_path / "trained", source, None, lam_trg=0.0)
+    shutil.rmtree(source.index.root)
+    return tmp_path / "trained"
+
+
+def norms(tensors):
+    return {name: value for name, value in tensors.items() if name.rpartition(".")[2].startswith("running")}
+
+
+def test_a_trained_network_adapts_to_the_target_alone(make_domain, adapt, trained, tmp_path):
+    target = make_domain(frames=3, points=80, seed=9)
+    for frame in range(3):
+        (target.index.root / f"{frame}.label").unlink()
+    before = load_file(trained / "checkpoints/step-00000002/model.safetensors")
+    # a rate too small to move a weight shows where the run begins
+    still = adapt(tmp_path / "still", None, target, init=trained, lr=1e-30)
+    assert all(
+        torch.equal(still[name], before[name]) for name in before if "running" not in name and "num_" not in name
+    )
+    assert not equal(norms(still), norms(before)), "the statistics should follow the target"
+    adapted = adapt(tmp_path / "adapted", None, target, init=trained, freeze_norms=True)
+    assert equal(norms(adapted), norms(before))
+    assert not torch.equal(adapted["auxiliary_3d.weight"], before["auxiliary_3d.weight"])
+    assert {"xm_2d_target", "xm_3d_target"} == {name for name in read_log(tmp_path / "adapted")[0] if "xm" in name}
+    records = [json.loads((run / "run.json").read_text()) for run in (trained, tmp_path / "adapted")]
+    assert records[1]["source"] is None
+    assert records[1]["class_counts"] == records[0]["class_counts"]
+    assert records[1]["init"]["run"] == "trained"
+
+
+def test_source_free_training_goes_on_where_it_stopped(make_domain, adapt, trained, tmp_path):
+    target = make_domain(frames=3, points=80, seed=9)
+    options = {"init": trained, "steps": 4, "checkpoint_every": 2}
+    unbroken = adapt(tmp_path / "unbroken", None, target, **options)
+    read, calls = target.features.read, []
+
+    def tired(rows):
+        calls.append(rows)
+        if len(calls) > 3:
+            raise OSError("the disk went away")
+        return read(rows)
+
+    target.features.read = tired
+    with pytest.raises(OSError, match="went away"):
+        adapt(tmp_path / "stopped", None, target, **options)
+    target.features.read = read
+    assert equal(unbroken, adapt(tmp_path / "stopped", None, target, **options, workers=2))
+
+
+def test_weights_of_another_network_are_refused_by_name(make_domain, adapt, trained, small_fusion, tmp_path):
+    target = make_domain(frames=2, points=80)
+    with pytest.raises(RunError, match=r"(?s)trained.*fusion\.query_channels: expected 16, found 24"):
+        adapt(tmp_path / "run", None, target, init=trained, fusion=small_fusion(query_channels=24, rank=2))
+    with pytest.raises(RunError, match="is not a run"):
+        adapt(tmp_path / "run", None, target, init=tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"train\.init=RUN"):
+        adapt(tmp_path / "run", None, target)
+
+
+def test_a_run_begun_from_other_weights_is_not_gone_on_with(make_domain, adapt, trained, tmp_path):
+    target = make_domain(frames=2, points=80)
+    adapt(tmp_path / "run", None, target, init=trained)
+    other = adapt(tmp_path / "other", None, target, init=trained)
+    assert other
+    with pytest.raises(RunError, match=r"init\.checkpoint.*(?s:.*)init\.run"):
+        adapt(tmp_path / "run", None, target, init=tmp_path / "other")
