@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import cli_tools
+from . import cli_ablate, cli_tools
 from .console import conclude, run_command_line, set_up_logging
 from .options import (
     CameraNames,
@@ -35,9 +35,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 cli_tools.register(app)
+app.command()(cli_ablate.ablate)
 
 Split = Literal["train", "val", "test"]
-Side = Literal["source", "target"]
+Tested = Annotated[str, typer.Option(help="What to score: source, target, or another domain of the target's data set.")]
 Absent = Literal["exclude", "zero", "one"]
 
 
@@ -165,7 +166,7 @@ def train(
 def evaluate(
     run: RunFolder = None,
     split: Annotated[Split | None, typer.Option(help="The split to score; the default is the config's.")] = None,
-    domain: Annotated[Side, typer.Option(help="Which side of the shift to score.")] = "target",
+    domain: Tested = "target",
     absent: Annotated[Absent | None, typer.Option(help="How a class that is absent everywhere counts.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -97,10 +97,18 @@ class TrainedRun:
         return load_network(self.folder)
 
     def side(self, name: str) -> "DomainSettings":
-        """The source or the target of its shift."""
-        sides = {"source": self.config.data.source, "target": self.config.data.target}
+        """The source or the target of its shift, or another domain of the target's data set.
+
+        Raises:
+            ConfigError: there is no such domain.
+        """
+        from ..stages.datasets.splits import DOMAINS
+
+        target = self.config.data.target
+        others = {domain: target.model_copy(update={"domain": domain}) for domain in DOMAINS}
+        sides = {"source": self.config.data.source, "target": target, **others}
         if name not in sides:
-            raise ConfigError(f"There is no domain '{name}' in a run; {nearest(name, sides)}")
+            raise ConfigError(f"There is no domain '{name}'; {nearest(name, sides)}")
         return sides[name]
 
     def scores_path(self, side: str, split: str) -> Path:
@@ -117,7 +125,7 @@ class TrainedRun:
         """Predict and count every point of a split, and keep the score with its protocol.
 
         Raises:
-            ConfigError: unknown side or split.
+            ConfigError: unknown domain or split.
             DataError: the split has no frames.
             RunError: the run has no checkpoint yet.
         """

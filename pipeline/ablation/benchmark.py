@@ -1,0 +1,73 @@
+"""The generalisation benchmark: one source domain, and the domains that each differ from it in one way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...errors import ConfigError, DataError, nearest
+from .. import jobs
+from ..workspace import Workspace
+
+__all__ = ["STREETS", "Benchmark"]
+
+CAMERAS = "CAM_FRONT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Domains of one data root, by what shifts in them.
+
+    ``shifts`` are reported; choices may be made on ``development``, which is not. Without a ``root`` the data are
+    synthesised beside the runs, ``frames`` of them.
+    """
+
+    source: str
+    shifts: Mapping[str, str]
+    development: Mapping[str, str]
+    dataset: str = "nuscenes"
+    root: Path | None = None
+    frames: int = 1000
+    overrides: Sequence[str] = field(default_factory=tuple)  #: settings of every run, as KEY=VALUE
+
+    @property
+    def domains(self) -> dict[str, str]:
+        """Every shift's domain, the reported ones first."""
+        return {**self.shifts, **self.development}
+
+    def choose(self, names: Sequence[str]) -> list[str]:
+        """The shifts called ``names``, in the benchmark's order; with no name those that are reported.
+
+        Raises:
+            ConfigError: a name is not known.
+        """
+        for name in names:
+            if name not in self.domains:
+                raise ConfigError(f"There is no shift '{name}' in the benchmark; {nearest(name, self.domains)}")
+        return [name for name in self.domains if name in names] if names else list(self.shifts)
+
+    def prepare(self, out: Path, workspace: Workspace) -> str:
+        """Make the data under ``out`` where they are not there yet, index them, and return the index's digest.
+
+        Raises:
+            DataError: files of the root are missing or damaged.
+        """
+        from ...stages.datasets.index import FrameIndex
+
+        root = self.root or out / "root"
+        if self.root is None:
+            jobs.synthesize_city(root, frames=self.frames, seed=0, cameras=CAMERAS, plan="benchmark")
+        folder = workspace.index(self.dataset)
+        if not (folder / "index.json").exists():
+            done = jobs.prepare(workspace, self.dataset, root, version=None, cameras=CAMERAS)
+            if done.exit_code:
+                raise DataError(
+                    f"The benchmark's data in {root} have faults; delete that folder and go on:\n{done.text}"
+                )
+        return FrameIndex.load(folder).digest
+
+
+STREETS = Benchmark(
+    source="streets",
+    shifts={name: f"streets-{name}" for name in ("city", "night", "fog", "sensor")},
+    development={"development": "streets-development"},
+)

@@ -1,0 +1,102 @@
+"""One training of the ablation and its tests, in a process of its own: ``python -m xd3d.pipeline.ablation.child``.
+
+The task comes as one line of JSON on stdin, which stays open: when it closes, the parent is gone, and this process ends
+too, however the parent died. The result is written to the file that the task names.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...files import write_json
+from .. import jobs
+from ..console import run_command_line, set_up_logging
+from ..runs import TrainedRun
+from ..workspace import Workspace
+
+if TYPE_CHECKING:
+    from ...stages.evaluate.card import ScoreCard
+
+__all__ = ["Task", "main", "perform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A preset with its settings, the run folder's name, and the domains that the run is tested on, by name."""
+
+    preset: str
+    overrides: list[str]
+    run: str
+    domains: Mapping[str, str]
+    result: str
+
+
+def main() -> None:
+    """Read the task from stdin, perform it and write its result."""
+    set_up_logging(verbose=False)
+    task = Task(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    run_command_line(lambda: write_json(Path(task.result), perform(Workspace.current(), task)))
+
+
+def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
+    """Train, or go on with, the run of ``task`` and test it; the scores by the name of the domain, and the run's facts.
+
+    Raises:
+        Xd3dError: training or scoring failed.
+    """
+    from ...stages.evaluate.protocol import code_version
+
+    begin = time.monotonic()
+    done = jobs.train(workspace, task.preset, task.overrides, cached=True, run=Path(task.run)).result
+    run = TrainedRun.open(workspace, Path(task.run))
+    scores = {name: _scores(run, domain) for name, domain in task.domains.items()}
+    return {
+        "scores": scores,
+        "steps": done["steps"],
+        "best": done["best"],
+        "seconds": round(time.monotonic() - begin, 1),
+        "code": code_version(),
+        "features": next(iter(scores.values()))["features"],
+    }
+
+
+def _scores(run: TrainedRun, domain: str) -> dict[str, Any]:
+    """Scores of ``run`` on the test split of ``domain``, once as it is and once without any image."""
+    card = run.score(split="test", side=domain)
+    return {
+        "miou": {**card.miou, "3d_lidar_only": _without_images(run, domain, card)},
+        "iou": card.iou,
+        "points": card.points,
+        "features": card.protocol.features if card.protocol else "none",
+    }
+
+
+def _without_images(run: TrainedRun, domain: str, card: "ScoreCard") -> float | None:
+    """The 3D score where no image is handed in; None for a network that cannot do without."""
+    from ...stages.evaluate.scores import score_frames
+    from ...stages.train.inference import predict_frames
+
+    if not run.config.fusion.image:
+        return card.miou["3d"]
+    if run.network.needs_images:
+        return None
+    bare = dataclasses.replace(run.domain(domain, "test"), features=None)
+    predictions = predict_frames(run.network, bare, description=f"evaluate {domain} test, LiDAR only")
+    return score_frames(predictions, run.network.classes, absent=card.absent).miou["3d"]
+
+
+def _leave_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Which trainings an ablation needs: one a variant and seed, tested on every shift, or one for each shift."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ..config import ResolvedConfig, load_config
+from ..runs import FREE
+from .benchmark import Benchmark
+from .variants import PLACES, Variant
+
+__all__ = ["SHORT", "Request", "Training", "plan_trainings", "variant_digest"]
+
+#: What the short form changes: enough steps to rank what differs much, and no more.
+SHORT = ("train.steps=120", "train.milestones=[80, 110]", "train.validate_every=60", "train.checkpoint_every=60")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for: variants, shifts and seeds, in full or in the short form, with settings changed."""
+
+    variants: Sequence[Variant]
+    shifts: Sequence[str]
+    seeds: Sequence[int]
+    short: bool = False
+    overrides: Sequence[str] = ()
+
+    def settings(self, benchmark: Benchmark) -> tuple[str, ...]:
+        """The settings that hold for every run, as KEY=VALUE."""
+        return (*benchmark.overrides, *(SHORT if self.short else ()), *self.overrides)
+
+    def command(self, variant: str, shift: str, seed: int) -> str:
+        """The command line that makes one row."""
+        options = [f"--only {variant} --shifts {shift} --seeds {seed}", *(["--short"] if self.short else [])]
+        options += [f"--set {shlex.quote(text)}" for text in self.overrides]
+        return " ".join(["xd3d ablate", *options])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training run and the shifts it is tested on; ``target`` is the shift it is trained for, if it is for one."""
+
+    variant: Variant
+    seed: int
+    target: str | None
+    shifts: tuple[str, ...]
+    digest: str
+    overrides: tuple[str, ...]
+
+    @property
+    def run(self) -> str:
+        """Name of its run folder."""
+        parts = [self.variant.name, *([self.target] if self.target else []), f"seed{self.seed}", self.digest[:8]]
+        return "-".join(parts)
+
+    @property
+    def title(self) -> str:
+        """What a person reads of it."""
+        return f"{self.variant.name}{f' for {self.target}' if self.target else ''}, seed {self.seed}"
+
+    def resolve(self) -> ResolvedConfig:
+        """Its settings."""
+        return load_config(self.variant.preset, self.overrides)
+
+
+def plan_trainings(
+    benchmark: Benchmark, request: Request, index: str, done: Collection[tuple[str, str, int, str]]
+) -> list[Training]:
+    """The trainings whose rows are not among ``done`` (keys of rows), in the order of their worth to the tables.
+
+    ``index`` is the digest of the data set's index. Groups come one after the other, and in each the first seed of
+    every variant before the second, so that an unfinished ablation can be read.
+    """
+    settings = request.settings(benchmark)
+    trainings = []
+    for variant in request.variants:
+        digest = variant_digest(benchmark, variant, settings, index)
+        for seed in request.seeds:
+            left = [shift for shift in request.shifts if (shift, variant.name, seed, digest) not in done]
+            parts = [(None, tuple(left))] if variant.trained == "once" else [(shift, (shift,)) for shift in left]
+            trainings += [
+                Training(
+                    variant=variant,
+                    seed=seed,
+                    target=target,
+                    shifts=shifts,
+                    digest=digest,
+                    overrides=(*settings, *_domains(benchmark, variant, target), f"train.seed={seed}"),
+                )
+                for target, shifts in parts
+                if shifts
+            ]
+    return sorted(trainings, key=lambda training: (PLACES[training.variant.name], training.seed))
+
+
+def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[str], index: str) -> str:
+    """What identifies a variant's rows beside shift and seed: every setting that changes a result, and the data."""
+    values = load_config(variant.preset, settings).config.model_dump(mode="json", exclude=FREE)
+    del values["train"]["seed"]
+    values["data"] |= {"source": benchmark.source, "target": None}
+    identity = json.dumps([values, variant.trained, index], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _domains(benchmark: Benchmark, variant: Variant, target: str | None) -> tuple[str, str]:
+    """Where a training gets its labels, and which side it is meant for: the development shift, where it is for all."""
+    domain = benchmark.domains[target] if target else next(iter(benchmark.development.values()))
+    source = domain if variant.trained == "on target" else benchmark.source
+    return f"data.source.domain={source}", f"data.target.domain={domain}"

@@ -1,0 +1,82 @@
+"""The plots beside the tables: scores by shift, and what each sweep changes; PNG bytes from a board."""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from .board import MEAN, Board, Summary
+from .variants import BASELINE, GROUPS, REFERENCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["PLOTS"]
+
+READINGS = {"3d": "3D", "xm": "xM"}
+
+
+def _scores(board: Board) -> bytes:
+    """Bars a shift for each main variant, in 3D and in xM, with the deviation over the seeds."""
+    figure = _figure(13.2, 7.4)
+    names = [v.name for group in GROUPS if group.tabled for v in group.variants if v.name in board.variants]
+    for row, (reading, title) in enumerate(READINGS.items()):
+        axes = figure.add_subplot(2, 1, row + 1)
+        width = 0.84 / max(len(names), 1)
+        for place, name in enumerate(names):
+            summaries = [Summary.of(board.scores(name, reading, column)) for column in board.columns]
+            centres = [at + (place - (len(names) - 1) / 2) * width for at in range(len(summaries))]
+            _bars(axes, centres, summaries, width, name)
+        axes.set_xticks(range(len(board.columns)), board.columns)
+        axes.set_xlim(-0.6, len(board.columns) - 0.4)
+        axes.set_ylabel(f"{title} mIoU, %")
+        if row == 0:
+            axes.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.22))
+    return _png(figure)
+
+
+def _sweeps(board: Board) -> bytes:
+    """What each variant of a sweep gains over the full method, mean over the shifts, in 3D and in xM."""
+    names = [v.name for group in GROUPS if not group.tabled for v in group.variants if v.name in board.variants]
+    figure = _figure(13.2, 1.4 + 0.3 * max(len(names), 1))
+    axes = figure.add_subplot(1, 1, 1)
+    for place, (reading, title) in enumerate(READINGS.items()):
+        found = {name: Summary.of(board.gains(name, reading, MEAN, over=REFERENCE)) for name in names}
+        at = [number + (place - 0.5) * 0.4 for number, name in enumerate(names) if found[name]]
+        known = [summary for summary in found.values() if summary]
+        errors = [summary.deviation or 0.0 for summary in known]
+        axes.barh(at, [summary.mean for summary in known], 0.36, xerr=errors, label=title, error_kw={"linewidth": 0.8})
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"points of mIoU above {REFERENCE}, mean over the shifts")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def _bars(axes: "Axes", centres: list[float], summaries: "list[Summary | None]", width: float, name: str) -> None:
+    known = [(at, summary) for at, summary in zip(centres, summaries, strict=True) if summary]
+    axes.bar(
+        [at for at, _ in known],
+        [summary.mean for _, summary in known],
+        0.92 * width,
+        yerr=[summary.deviation or 0.0 for _, summary in known],
+        label=name,
+        color="0.6" if name == BASELINE else None,
+        error_kw={"linewidth": 0.8},
+    )
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+PLOTS: Mapping[str, Callable[[Board], bytes]] = {"scores": _scores, "sweeps": _sweeps}

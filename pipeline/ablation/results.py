@@ -1,0 +1,146 @@
+"""The results as files: ``results.json``, and ``results.md``, whose generated parts stand between markers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...files import write_atomic, write_json
+from . import tables
+from .benchmark import Benchmark
+from .board import Board
+from .plan import Request, variant_digest
+from .plots import PLOTS
+from .rows import Row
+from .variants import VARIANTS
+
+__all__ = ["Results", "replace_blocks", "write_results"]
+
+IMAGES = "images"  #: folder of the plots, beside results.md
+
+PAGE = """# Results of the ablation
+
+How well the variants of the method do on the shifts of the generalisation benchmark; mIoU in per cent on each target's
+test split, mean and sample deviation over the seeds. Made by `xd3d ablate`.
+"""
+
+HEADINGS = {
+    "facts": "How it was run",
+    "claims": "What was asked",
+    "loss": "What each shift costs",
+    "main": "Scores",
+    "gains": "Gains",
+    "classes": "Classes",
+    "sweeps": "Sweeps",
+    "commands": "Every row and its command",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The rows that the settings and data in force made: those of reported shifts, and those of development ones."""
+
+    benchmark: Benchmark
+    request: Request
+    rows: Sequence[Row]
+    development: Sequence[Row]
+    failed: Mapping[str, str]
+
+    @classmethod
+    def select(
+        cls, benchmark: Benchmark, request: Request, index: str, rows: Sequence[Row], failed: Mapping[str, str]
+    ) -> "Results":
+        """Choose from ``rows`` those whose settings and data are still in force."""
+        settings = request.settings(benchmark)
+        found = {row.variant for row in rows} & set(VARIANTS)
+        digests = {name: variant_digest(benchmark, VARIANTS[name], settings, index) for name in found}
+        current = [row for row in rows if digests.get(row.variant) == row.digest]
+        order = list(VARIANTS)
+        current.sort(key=lambda row: (order.index(row.variant), row.shift, row.seed))
+        return cls(
+            benchmark=benchmark,
+            request=request,
+            rows=[row for row in current if row.shift in benchmark.shifts],
+            development=[row for row in current if row.shift in benchmark.development],
+            failed=failed,
+        )
+
+    @property
+    def board(self) -> Board:
+        """The reported rows, to compare."""
+        return Board(self.rows, list(self.benchmark.shifts))
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``results.json`` holds; ``rows`` are of the reported shifts only."""
+        return {
+            "short": self.request.short,
+            "source": self.benchmark.source,
+            "rows": [asdict(row) for row in self.rows],
+            "development": [asdict(row) for row in self.development],
+            "failed": dict(self.failed),
+        }
+
+    def blocks(self) -> dict[str, str]:
+        """The generated parts of ``results.md``, by name."""
+        board = self.board
+        return {
+            "facts": self._facts(),
+            "claims": tables.claims_table(board),
+            "loss": tables.loss_table(board),
+            "main": tables.main_tables(board) + _pictured("scores"),
+            "gains": tables.gain_tables(board),
+            "classes": tables.class_table(board),
+            "sweeps": tables.sweep_tables(board) + _pictured("sweeps"),
+            "commands": tables.command_table(self.rows),
+        }
+
+    def _facts(self) -> str:
+        codes = sorted({row.code for row in self.rows})
+        steps = sorted({row.steps for row in self.rows})
+        hours = sum({row.run: row.seconds for row in (*self.rows, *self.development)}.values()) / 3600
+        facts = [
+            ["form", "short" if self.request.short else "full"],
+            ["source", self.benchmark.source],
+            ["seeds", ", ".join(map(str, self.board.seeds))],
+            ["steps", ", ".join(map(str, steps))],
+            ["process hours of training and tests", f"{hours:.1f}"],
+            ["code", ", ".join(codes)],
+            ["failed runs", ", ".join(self.failed) or "none"],
+        ]
+        return tables.markdown(["", ""], facts)
+
+
+def write_results(results: Results, out: Path, docs: Path | None) -> None:
+    """Write tables, plots and rows to ``out``, and to ``docs`` where it is given; hand-written text there stays."""
+    board, blocks = results.board, results.blocks()
+    plots = {name: draw(board) for name, draw in PLOTS.items()}
+    for folder in (out, docs) if docs else (out,):
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        for name, png in plots.items():
+            _write(folder / IMAGES / f"ablation-{name}.png", png)
+        write_json(folder / "results.json", results.to_json())
+        page = folder / "results.md"
+        text = page.read_text(encoding="utf-8") if page.exists() else PAGE
+        _write(page, replace_blocks(text, blocks).encode())
+
+
+def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
+    """Put each block between its markers in ``text``, and those that have no markers there at the end."""
+    for name, content in blocks.items():
+        begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+        marked = f"{begin}\n{content}\n{end}"
+        before, begun, rest = text.partition(begin)
+        _, ended, after = rest.partition(end)
+        if begun and ended:
+            text = f"{before}{marked}{after}"
+        else:
+            text = f"{text.rstrip()}\n\n## {HEADINGS.get(name, name)}\n\n{marked}\n"
+    return text
+
+
+def _pictured(name: str) -> str:
+    return f"\n\n![{name}]({IMAGES}/ablation-{name}.png)"
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomic(path, lambda file: file.write(content))

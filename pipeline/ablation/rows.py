@@ -1,0 +1,64 @@
+"""The rows of the ablation: one JSON object a line for each (variant, shift, seed), kept through any stop."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["READINGS", "Row", "RowFile", "Scores"]
+
+Scores = Mapping[str, float | None]
+READINGS = ("2d", "3d", "3d_lidar_only", "xm")  #: keys of a row's ``miou``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Scores of one trained network on the test split of one shift's target.
+
+    ``miou`` and ``source_miou`` (the same network on the source's test split) have the keys of ``READINGS``, 0 to 1,
+    null where a reading does not exist; ``iou`` maps each class to its scores in 2D, 3D and xM. ``digest`` stands for
+    every setting and the data, apart from shift and seed; ``best`` is the validation that chose the checkpoint.
+    """
+
+    shift: str
+    variant: str
+    seed: int
+    miou: Scores
+    source_miou: Scores
+    iou: Mapping[str, Scores]
+    points: int
+    steps: int
+    best: Mapping[str, Any] | None
+    seconds: float
+    digest: str
+    code: str
+    features: str
+    run: str
+    command: str
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What no two rows share: shift, variant, seed and digest."""
+        return self.shift, self.variant, self.seed, self.digest
+
+
+class RowFile:
+    """The file of finished rows. A line that a kill cut short is dropped when the file is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+        self.rows = [Row(**json.loads(line)) for line in whole.splitlines()]
+
+    def append(self, row: Row) -> None:
+        """Add ``row`` and bring it to disk."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(row), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.append(row)

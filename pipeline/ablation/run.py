@@ -1,0 +1,143 @@
+"""The ablation from data to tables: what is there is kept, what is missing is made, what fails is named."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...cache.lock import FileLock
+from ...errors import RunError, Xd3dError
+from ...files import write_json
+from .. import jobs
+from ..console import Outcome
+from ..domains import DomainOpener
+from ..workspace import Workspace
+from .benchmark import Benchmark
+from .crew import SOURCE, Crew, Finished
+from .plan import Request, Training, plan_trainings
+from .results import Results, write_results
+from .rows import Row, RowFile
+
+__all__ = ["run_ablation"]
+
+log = logging.getLogger(__name__)
+
+
+def run_ablation(
+    out: Path, benchmark: Benchmark, request: Request, *, processes: int, docs: Path | None = None
+) -> Outcome:
+    """Make every row of ``request`` that is not in ``out`` yet, then write the results of all rows there.
+
+    It may be stopped at any time: the same call goes on, finished rows are kept and begun runs go on from their
+    checkpoints. ``docs`` is a folder whose ``results.md`` and ``results.json`` are brought up to date too.
+
+    Raises:
+        RunError: another process works in ``out``.
+    """
+    out = out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    lock = _lock(out)
+    try:
+        workspace = Workspace(home=out / "work")
+        index = benchmark.prepare(out, workspace)
+        rows = RowFile(out / "rows.jsonl")
+        trainings = plan_trainings(benchmark, request, index, {row.key for row in rows.rows})
+        failed = _extract(workspace, benchmark, trainings)
+        able = [training for training in trainings if training.run not in failed]
+        log.info("%d runs to do, %d rows are there", len(able), len(rows.rows))
+        crew = Crew(size=processes, folder=out / "logs", workspace=workspace, benchmark=benchmark)
+        for finished in crew.run(able):
+            failed |= _keep(finished, rows, request)
+        write_json(out / "failed.json", failed)
+        results = Results.select(benchmark, request, index, rows.rows, failed)
+        write_results(results, out, docs)
+    finally:
+        lock.release()
+    return _outcome(out, results, failed)
+
+
+def _lock(out: Path) -> FileLock:
+    try:
+        return FileLock(out / "lock")
+    except BlockingIOError as error:
+        raise RunError(f"Another 'xd3d ablate' works in {out}; wait for its end, or choose another --out") from error
+
+
+def _extract(workspace: Workspace, benchmark: Benchmark, trainings: Sequence[Training]) -> dict[str, str]:
+    """Bring every cache that ``trainings`` read up to date; the reason for each run whose cache cannot be made."""
+    failed: dict[str, str] = {}
+    known: dict[str, str] = {}
+    for training in trainings:
+        config = training.resolve().config
+        if not config.fusion.image:
+            continue
+        try:
+            path = str(DomainOpener(workspace, config, cached=True).cache_path(benchmark.dataset))
+            if path not in known:
+                known[path] = _extract_one(workspace, benchmark, training)
+        except Xd3dError as error:
+            log.warning("%s: no features: %s", training.title, error)
+            failed[training.run] = str(error)
+            continue
+        if known[path]:
+            failed[training.run] = known[path]
+    return failed
+
+
+def _extract_one(workspace: Workspace, benchmark: Benchmark, training: Training) -> str:
+    """Extract the features of one training; what went wrong, or nothing."""
+    log.info("Features of %s", training.variant.name)
+    done = jobs.extract(
+        workspace, benchmark.dataset, training.variant.preset, training.overrides, None, retry_failed=True
+    )
+    return f"its features are incomplete: {done.text}" if done.exit_code else ""
+
+
+def _keep(finished: Finished, rows: RowFile, request: Request) -> dict[str, str]:
+    """Append the rows of a training that ended well; else its name and reason."""
+    training, result = finished.training, finished.result
+    if result is None:
+        log.warning("%s failed: %s", training.title, finished.reason)
+        return {training.run: finished.reason}
+    for shift in training.shifts:
+        row = _row(training, shift, result, request)
+        rows.append(row)
+        log.info("%s on %s: %s", training.title, shift, _said(row))
+    return {}
+
+
+def _row(training: Training, shift: str, result: Any, request: Request) -> Row:
+    scores = result["scores"][shift]
+    return Row(
+        shift=shift,
+        variant=training.variant.name,
+        seed=training.seed,
+        miou=scores["miou"],
+        source_miou=result["scores"][SOURCE]["miou"],
+        iou=scores["iou"],
+        points=scores["points"],
+        digest=training.digest,
+        run=training.run,
+        command=request.command(training.variant.name, shift, training.seed),
+        **{name: result[name] for name in ("steps", "best", "seconds", "code", "features")},
+    )
+
+
+def _said(row: Row) -> str:
+    return ", ".join(f"{name} {100 * value:.1f}" for name, value in row.miou.items() if value is not None)
+
+
+def _outcome(out: Path, results: Results, failed: dict[str, str]) -> Outcome:
+    missing = [f"  {run}: {reason}" for run, reason in failed.items()]
+    text = [f"{len(results.rows)} rows are in {out / 'results.json'}, the tables in {out / 'results.md'}."]
+    return Outcome(
+        result={
+            "out": str(out),
+            "rows": len(results.rows),
+            "failed": failed,
+            "results": str(out / "results.json"),
+            "tables": str(out / "results.md"),
+        },
+        text="\n".join([*text, *([f"{len(failed)} runs failed:", *missing] if failed else [])]),
+        exit_code=1 if failed else 0,
+    )

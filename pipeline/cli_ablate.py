@@ -1,0 +1,68 @@
+"""The command that runs the ablation; beside the others because of its options."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+from .console import conclude
+from .options import Json, Overrides
+
+__all__ = ["ablate"]
+
+Names = list[str] | None
+Short = Annotated[bool, typer.Option("--short", help="Main variants, one seed, few steps: half an hour on two cores.")]
+Only = Annotated[Names, typer.Option("--only", help="Variants, separated by commas; all by default.")]
+Shifts = Annotated[Names, typer.Option("--shifts", help="Shifts, separated by commas; by default those reported.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas; 1,2,3, in the short form 1.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; the threads are dealt out among them.")]
+Docs = Annotated[Path | None, typer.Option(help="Bring results.md and results.json in this folder up to date too.")]
+
+
+def ablate(
+    out: Annotated[Path, typer.Option(help="Folder of the ablation: data, runs, rows and tables.")] = Path(
+        "xd3d-ablation"
+    ),
+    short: Short = False,
+    only: Only = None,
+    shifts: Shifts = None,
+    seeds: Seeds = None,
+    jobs: Jobs = 2,
+    overrides: Overrides = None,
+    docs: Docs = None,
+    as_json: Json = False,
+) -> None:
+    """Train every variant of the method on one domain, test it on shifted ones, and write the tables.
+
+    It can be stopped at any time; the same command goes on where it stopped. The data are synthesised.
+
+    Example: `xd3d ablate --short --out my-ablation`
+    """
+    from .ablation.benchmark import STREETS
+    from .ablation.plan import Request
+    from .ablation.run import run_ablation
+    from .ablation.variants import choose_variants
+
+    request = Request(
+        variants=choose_variants(_names(only), short=short),
+        shifts=STREETS.choose(_names(shifts)),
+        seeds=_numbers(seeds or ("1" if short else "1,2,3")),
+        short=short,
+        overrides=overrides or [],
+    )
+    conclude(run_ablation(out, STREETS, request, processes=jobs, docs=docs), as_json)
+
+
+def _names(given: Names) -> list[str]:
+    return [name.strip() for text in given or [] for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"--seeds takes different whole numbers separated by commas, such as 1,2,3; found {text!r}")
+    return numbers

@@ -1,0 +1,70 @@
+import pytest
+from xd3d.errors import ConfigError
+from xd3d.pipeline.ablation.benchmark import STREETS
+from xd3d.pipeline.ablation.plan import Request, plan_trainings, variant_digest
+from xd3d.pipeline.ablation.variants import VARIANTS, choose_variants
+from xd3d.pipeline.config import preset_names
+
+
+def request(*names, shifts=("city", "fog"), seeds=(1, 2), **options):
+    return Request(variants=[VARIANTS[name] for name in names], shifts=shifts, seeds=seeds, **options)
+
+
+def test_every_preset_of_the_ablation_is_a_variant_and_the_other_way_round():
+    presets = {name for name in preset_names() if name.startswith("ablation/")}
+    assert presets == {variant.preset for variant in VARIANTS.values()} | {"ablation/base"}
+
+
+def test_one_training_a_seed_serves_all_shifts_and_the_oracle_needs_one_for_each():
+    planned = plan_trainings(STREETS, request("full", "oracle"), "index", ())
+    assert [(p.variant.name, p.seed, p.target, p.shifts) for p in planned] == [
+        ("full", 1, None, ("city", "fog")),
+        ("oracle", 1, "city", ("city",)),
+        ("oracle", 1, "fog", ("fog",)),
+        ("full", 2, None, ("city", "fog")),
+        ("oracle", 2, "city", ("city",)),
+        ("oracle", 2, "fog", ("fog",)),
+    ]
+    assert len({p.run for p in planned}) == len(planned)
+
+
+def test_only_the_oracle_gets_labels_of_the_target():
+    trainings = plan_trainings(STREETS, Request(variants=list(VARIANTS.values()), shifts=["fog"], seeds=[1]), "i", ())
+    for training in trainings:
+        data = training.resolve().config.data
+        source = "streets-fog" if training.variant.name == "oracle" else "streets"
+        assert data.source.domain == source, training.title
+        assert data.validate_on == "source"
+
+
+def test_reported_targets_choose_nothing_of_a_training_that_serves_all():
+    for training in plan_trainings(STREETS, request("full"), "index", ()):
+        assert training.resolve().config.data.target.domain == "streets-development"
+
+
+def test_rows_that_are_there_are_not_made_again():
+    (first, _) = plan_trainings(STREETS, request("full"), "index", ())
+    done = {("city", "full", 1, first.digest), ("city", "full", 2, first.digest), ("fog", "full", 2, first.digest)}
+    (left,) = plan_trainings(STREETS, request("full"), "index", done)
+    assert (left.seed, left.shifts, left.run) == (1, ("fog",), first.run)
+
+
+def test_the_digest_stands_for_settings_and_data_and_not_for_what_moves_work():
+    def digest(*overrides, index="index", name="full"):
+        return variant_digest(STREETS, VARIANTS[name], overrides, index)
+
+    assert digest() == digest("train.workers=1") == digest("train.seed=5")
+    assert len({digest(), digest("train.lr=0.1"), digest(index="other"), digest(name="rank-4")}) == 4
+
+
+def test_a_command_names_just_one_row_and_the_changed_settings():
+    asked = request("full", short=True, overrides=("train.milestones=[2, 3]",))
+    command = asked.command("full", "fog", 2)
+    assert command == "xd3d ablate --only full --shifts fog --seeds 2 --short --set 'train.milestones=[2, 3]'"
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="full-refine"):
+        choose_variants(["full-refin"], short=False)
+    with pytest.raises(ConfigError, match="night"):
+        STREETS.choose(["nigth"])

@@ -1,0 +1,93 @@
+"""The ablation as processes: killed, damaged and taken up again, it ends with the rows of an unbroken one."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from xd3d.pipeline.ablation.benchmark import Benchmark
+from xd3d.pipeline.ablation.plan import Request
+from xd3d.pipeline.ablation.run import run_ablation
+from xd3d.pipeline.ablation.variants import VARIANTS
+
+QUICK = (
+    "extract.image_size=[90,160]",
+    "extract.taps=[up1]",
+    "extract.agents.count=4",
+    "extract.agents.rounds=1",
+    "train.steps=3",
+    "train.batch_size=1",
+    "train.validate_every=3",
+    "train.checkpoint_every=1",
+    "fusion.tokens=8",
+    "fusion.query_channels=16",
+    "data.validate_on=target",
+)
+
+
+def benchmark(root: Path) -> Benchmark:
+    shifts = {"city": "singapore", "night": "night"}
+    return Benchmark(source="usa", shifts=shifts, development={"all": "all"}, root=root, overrides=QUICK)
+
+
+def ablate(out: Path, root: Path):
+    request = Request(variants=[VARIANTS["3d-only"]], shifts=["city", "night"], seeds=[1, 2])
+    return run_ablation(out, benchmark(root), request, processes=2)
+
+
+def rows_of(out: Path) -> list[dict]:
+    """The finished rows in a fixed order, without what two runs differ in."""
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return sorted(kept, key=lambda row: (row["seed"], row["shift"]))
+
+
+def start_and_kill(out: Path, root: Path) -> None:
+    """Start the ablation in a process and kill it with SIGKILL as soon as both runs began and one has a checkpoint."""
+    code = (
+        "import sys, importlib.util, pathlib;"
+        f"spec = importlib.util.spec_from_file_location('again', {__file__!r});"
+        "again = importlib.util.module_from_spec(spec); spec.loader.exec_module(again);"
+        "again.ablate(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(out), str(root)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (list(out.glob("work/runs/*/checkpoints/step-*")) and len(list(out.glob("work/runs/*/run.json"))) == 2):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.timeout(240)
+def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp_path, tiny_nuscenes_root):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert ablate(unbroken, tiny_nuscenes_root).exit_code == 0
+    start_and_kill(broken, tiny_nuscenes_root)
+    (record,) = broken.glob("work/runs/3d-only-seed2-*/run.json")
+    whole = record.read_bytes()
+    record.write_bytes(whole[:-40])
+
+    partly = ablate(broken, tiny_nuscenes_root)
+    assert partly.exit_code == 1
+    ((name, reason),) = partly.result["failed"].items()
+    assert (name, "damaged" in reason) == (record.parent.name, True)
+    assert [row["seed"] for row in rows_of(broken)] == [1, 1]
+    assert name in (broken / "results.md").read_text()
+
+    record.write_bytes(whole)
+    assert ablate(broken, tiny_nuscenes_root).exit_code == 0
+    assert rows_of(broken) == rows_of(unbroken)
+    assert [(row["seed"], row["shift"]) for row in rows_of(broken)] == [
+        (1, "city"),
+        (1, "night"),
+        (2, "city"),
+        (2, "night"),
+    ]
+    before = (broken / "rows.jsonl").read_bytes()
+    assert ablate(broken, tiny_nuscenes_root).exit_code == 0
+    assert (broken / "rows.jsonl").read_bytes() == before

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from xd3d.pipeline.ablation import tables
+from xd3d.pipeline.ablation.board import Board
+
+
+@pytest.fixture
+def board(drawn):
+    return Board(drawn, ["fog", "night"])
+
+
+def cells(table, first):
+    """The cells of the row whose first cell begins with ``first``, in the last table of ``table`` that has it."""
+    lines = [line for line in table.splitlines() if line.startswith(f"| {first}")]
+    return [cell.strip() for cell in lines[-1].strip("|").split("|")][1:]
+
+
+def test_the_loss_across_a_shift_is_source_less_target(board, drawn):
+    rows = [row for row in drawn if (row.variant, row.shift) == ("3d-only", "night")]
+    lost = np.array([100 * (row.source_miou["3d"] - row.miou["3d"]) for row in rows])
+    assert cells(tables.loss_table(board), "3d-only, 3D")[-1].endswith(f"({lost.mean():.1f} ± {lost.std(ddof=1):.1f})")
+
+
+def test_a_claim_holds_on_the_shifts_where_the_gain_is_large_enough(make_row):
+    rows = [
+        make_row(shift, variant, 1, three=three, xm=three)
+        for shift, gain in (("fog", 3.0), ("night", 2.9))
+        for variant, three in (("3d-only", 40.0), ("full", 40.0 + gain))
+    ]
+    table = tables.claims_table(Board(rows, ["fog", "night"]))
+    assert cells(table, "full above 3d-only by 3 in 3D") == ["+3.0 yes", "+2.9 no", "1 of 2"]
+    assert cells(table, "xM of full") == ["+3.0 no", "+2.9 no", "0 of 2"]
+
+
+def test_a_sweep_is_compared_with_the_full_method(board, drawn):
+    def mean(variant):
+        scores = {(row.shift, row.seed): 100 * row.miou["3d"] for row in drawn if row.variant == variant}
+        return np.array([(scores["fog", seed] + scores["night", seed]) / 2 for seed in (1, 2)])
+
+    gain = mean("rank-4") - mean("full")
+    assert cells(tables.sweep_tables(board), "`rank-4`")[4] == f"{gain.mean():+.1f} ± {gain.std(ddof=1):.1f}"
+
+
+def test_every_row_has_its_command(board, drawn):
+    table = tables.command_table(drawn)
+    assert all(f"`{row.command}`" in table for row in drawn)
+
+
+def test_variants_that_did_not_run_have_no_line(board):
+    assert "oracle" not in tables.main_tables(board)
+    assert "full-random-weights" in tables.main_tables(board)
