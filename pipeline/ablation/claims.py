@@ -51,4 +51,6 @@ CLAIMS = (
     ),
     _above("trained above random diffusion weights, xM", REFERENCE, "full-random-weights", "xm"),
     _above("trained above random diffusion weights, 3D", REFERENCE, "full-random-weights", "3d"),
+    _above(f"UDA above {REFERENCE}, xM", "uda", REFERENCE, "xm"),
+    _above(f"UDA above {REFERENCE}, 3D", "uda", REFERENCE, "3d"),
 )

@@ -56,6 +56,13 @@ GROUPS: tuple[Group, ...] = (
             Variant(name="full", says="+ decoupling; heads read `distil`"),
             Variant(name="full-refine", says="the same; heads read `refine`"),
             Variant(name="full-random-weights", says="the same as full, features of random diffusion weights"),
+        ),
+    ),
+    Group(
+        title="With the target in training",
+        tabled=True,
+        variants=(
+            Variant(name="uda", says="full, and the target's unlabelled frames", trained="per shift"),
             Variant(name="oracle", says="full, trained on the target's labels", trained="on target"),
         ),
     ),
