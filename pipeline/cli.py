@@ -168,6 +168,7 @@ def evaluate(
     split: Annotated[Split | None, typer.Option(help="The split to score; the default is the config's.")] = None,
     domain: Tested = "target",
     absent: Annotated[Absent | None, typer.Option(help="How a class that is absent everywhere counts.")] = None,
+    lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head; open no image feature.")] = False,
     as_json: Json = False,
 ) -> None:
     """Score a run: IoU per class and their mean, for 2D, 3D and both together (xM).
@@ -176,7 +177,32 @@ def evaluate(
     """
     from . import jobs
 
-    conclude(jobs.evaluate(Workspace.current(), run, split=split, side=domain, absent=absent), as_json)
+    workspace = Workspace.current()
+    done = jobs.evaluate(workspace, run, split=split, side=domain, absent=absent, lidar_only=lidar_only)
+    conclude(done, as_json)
+
+
+@app.command()
+def predict(
+    points: Annotated[Path, typer.Argument(help="A sweep, or a folder of them: .bin, .pcd.bin, .npy or .ply.")],
+    run: RunFolder = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of labels; the default is in the workspace.")] = None,
+    columns: Annotated[
+        int | None, typer.Option(min=3, help="float32 a point in raw files; the default is 4 in .bin, 5 in .pcd.bin.")
+    ] = None,
+    picture: Annotated[bool, typer.Option("--picture", help="Draw the first sweep and its labels from above.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Label LiDAR sweeps with a run's 3D head: no camera, no cache; one .label file a sweep, and classes.json.
+
+    It can be stopped at any time; the same command goes on where it stopped.
+
+    Example: `xd3d predict /data/velodyne --picture`
+    """
+    from .predict import predict as predict_sweeps
+
+    done = predict_sweeps(Workspace.current(), run, points, out=out, columns=columns, picture=picture)
+    conclude(done, as_json)
 
 
 @app.command()

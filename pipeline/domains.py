@@ -107,8 +107,10 @@ class DomainOpener:
             return source if chosen == "source" else target
         return target if validation_domain(source.domain, target.domain) == target.domain else source
 
-    def open(self, side: DomainSettings, split: str, *, validated_on: str | None = None) -> "Domain":
-        """The frames of one side of the shift in ``split``, with their features.
+    def open(
+        self, side: DomainSettings, split: str, *, validated_on: str | None = None, images: bool = True
+    ) -> "Domain":
+        """The frames of one side of the shift in ``split``, with their features where ``images`` are wanted.
 
         Raises:
             MissingDataError: no index, no cache, or no such frames.
@@ -123,7 +125,7 @@ class DomainOpener:
             index=index,
             frames=domain_frames(index, side.domain, split, validated_on=validated_on),
             merge=get_merge(self.config.data.merge),
-            features=self._features(side.dataset),
+            features=self._features(side.dataset) if images else None,
         )
 
     def _make_fingerprint(self, dataset: str) -> Mapping[str, object]:

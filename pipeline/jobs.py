@@ -151,13 +151,19 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
 
 
 def evaluate(
-    workspace: Workspace, run: Path | None, *, split: str | None, side: str, absent: AbsentRule | None
+    workspace: Workspace,
+    run: Path | None,
+    *,
+    split: str | None,
+    side: str,
+    absent: AbsentRule | None,
+    lidar_only: bool = False,
 ) -> Outcome:
     """Score a run on a split of its target or source, and keep the score, with its protocol, in the run's folder."""
     from ..stages.evaluate.scores import score_table
 
     trained = TrainedRun.open(workspace, run)
-    card = trained.score(split=split, side=side, absent=absent)
+    card = trained.score(split=split, side=side, absent=absent, lidar_only=lidar_only)
     return Outcome(result=card.to_json(), text=score_table(card))
 
 

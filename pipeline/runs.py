@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, RunError, nearest
 from .config import Config, ResolvedConfig
 from .domains import DomainOpener
 from .workspace import Workspace
@@ -111,29 +111,62 @@ class TrainedRun:
             raise ConfigError(f"There is no domain '{name}'; {nearest(name, sides)}")
         return sides[name]
 
-    def scores_path(self, side: str, split: str) -> Path:
-        """Where the score of one side and split is kept."""
-        return self.folder / "scores" / f"{side}-{split}.json"
+    @cached_property
+    def step(self) -> int:
+        """Training steps behind its best network.
 
-    def domain(self, side: str, split: str) -> "Domain":
-        """The frames of one side and split, with their features."""
-        return self.domains.open(self.side(side), split)
+        Raises:
+            RunError: it has no checkpoint yet.
+        """
+        from ..stages.train.checkpoint import best_step
+
+        return best_step(self.folder)
+
+    def require_lidar_only(self) -> None:
+        """Make sure that the run's 3D head predicts without a camera.
+
+        Raises:
+            RunError: it reads features that the image's agents refined.
+        """
+        fusion = self.config.fusion
+        if fusion.interface and fusion.head == "refine":
+            raise RunError(
+                f"The 3D head of {self.folder} reads features that the image's agents refined (fusion.head=refine), and"
+                " so needs a camera; train one that does not: xd3d train --cached --set fusion.head=distil"
+            )
+
+    def scores_path(self, side: str, split: str, *, lidar_only: bool = False) -> Path:
+        """Where the score of one side and split is kept."""
+        return self.folder / "scores" / f"{side}-{split}{'-lidar-only' if lidar_only else ''}.json"
+
+    def domain(self, side: str, split: str, *, lidar_only: bool = False) -> "Domain":
+        """The frames of one side and split, with their features, or with ``lidar_only`` without."""
+        return self.domains.open(self.side(side), split, images=not lidar_only)
 
     def score(
-        self, *, split: str | None = None, side: str = "target", absent: "AbsentRule | None" = None
+        self,
+        *,
+        split: str | None = None,
+        side: str = "target",
+        absent: "AbsentRule | None" = None,
+        lidar_only: bool = False,
     ) -> "ScoreCard":
         """Predict and count every point of a split, and keep the score with its protocol.
+
+        With ``lidar_only`` the 3D head alone is scored, on the same points, and no image feature is opened.
 
         Raises:
             ConfigError: unknown domain or split.
             DataError: the split has no frames.
-            RunError: the run has no checkpoint yet.
+            RunError: the run has no checkpoint yet, or its 3D head needs images and is to go without.
         """
         from ..stages.evaluate.scores import score_frames
         from ..stages.train.inference import predict_frames
 
+        if lidar_only:
+            self.require_lidar_only()
         split = split or self.config.evaluate.split
-        domain = self.domain(side, split)
+        domain = self.domain(side, split, lidar_only=lidar_only)
         predictions = predict_frames(self.network, domain, description=f"evaluate {side} {split}")
         card = score_frames(
             predictions,
@@ -141,7 +174,7 @@ class TrainedRun:
             absent=absent or self.config.evaluate.absent,
             protocol=self._protocol(side, split, domain),
         )
-        path = self.scores_path(side, split)
+        path = self.scores_path(side, split, lidar_only=lidar_only)
         path.parent.mkdir(exist_ok=True)
         card.save(path)
         return card
@@ -158,12 +191,8 @@ class TrainedRun:
     def _protocol(self, side: str, split: str, domain: "Domain") -> Any:
         from ..cache.fingerprint import fingerprint_digest
         from ..stages.evaluate.protocol import ScoreProtocol
-        from ..stages.train.checkpoint import checkpoint_steps, read_best
 
-        last = checkpoint_steps(self.folder)[-1]
-        best = read_best(self.folder, last)
         settings, dataset = self.config, self.side(side).dataset
-        uses_images = settings.fusion.image
         return ScoreProtocol(
             dataset=dataset,
             index=domain.index.digest,
@@ -172,8 +201,8 @@ class TrainedRun:
             split=split,
             merge=settings.data.merge,
             checkpoint=str(self.folder),
-            step=best.step if best else last,
+            step=self.step,
             seed=settings.train.seed,
-            features=fingerprint_digest(self.domains.fingerprint(dataset)) if uses_images else "none",
+            features=fingerprint_digest(self.domains.fingerprint(dataset)) if domain.features else "none",
             head=settings.fusion.head,
         )

@@ -21,6 +21,7 @@ __all__ = [
     "feature_colours",
     "image_row",
     "iou_bars",
+    "labels_from_above",
     "loss_curves",
     "points_over_image",
 ]
@@ -97,6 +98,29 @@ def birds_eye_view(
         axes.tick_params(labelsize=7)
         axes.set_xlabel("metres to the right", fontsize=8)
         axes.set_ylabel("metres ahead", fontsize=8)
+    return _png(figure)
+
+
+def labels_from_above(
+    points: Float[np.ndarray, "points 3"], labels: Int[np.ndarray, " points"], classes: Sequence[str]
+) -> bytes:
+    """A whole sweep from above, the sensor in the middle; label 0 is none, and class ``c`` has label ``c + 1``."""
+    palette = np.vstack([UNLABELLED, class_colours(classes)])
+    figure = _figure(9.0, 8.0)
+    axes = figure.add_subplot(1, 1, 1)
+    finite = np.isfinite(points).all(1)
+    axes.scatter(points[finite, 0], points[finite, 1], c=palette[labels[finite]], s=1.0, linewidths=0)
+    axes.plot(0, 0, marker="^", color="black", markersize=7)
+    reach = float(np.percentile(np.abs(points[finite, :2]).max(1), 99)) if finite.any() else 10.0
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(-reach, reach)
+    axes.set_aspect("equal")
+    axes.set_xlabel("x, metres")
+    axes.set_ylabel("y, metres")
+    for label in np.unique(labels[finite]):
+        name = classes[label - 1] if label else "unlabelled"
+        axes.scatter([], [], color=palette[label], label=f"{name} ({100 * (labels == label).mean():.0f} %)")
+    axes.legend(fontsize=8, loc="upper right")
     return _png(figure)
 
 

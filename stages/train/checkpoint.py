@@ -22,6 +22,7 @@ from ...files import fsync_folder, read_json, write_atomic, write_json
 __all__ = [
     "Best",
     "TrainState",
+    "best_step",
     "checkpoint_digest",
     "checkpoint_steps",
     "load_state",
@@ -128,6 +129,19 @@ def read_best(run: Path, step: int) -> Best | None:
         raise RunError(
             f"The checkpoint {path.parent} is damaged ({error}); delete that folder and train again"
         ) from error
+
+
+def best_step(run: Path) -> int:
+    """The step of the checkpoint to predict with: the best one known, or the last where nothing was validated.
+
+    Raises:
+        RunError: there is no checkpoint yet, or the last one is damaged.
+    """
+    steps = checkpoint_steps(run)
+    if not steps:
+        raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' go on")
+    best = read_best(run, steps[-1])
+    return best.step if best else steps[-1]
 
 
 def _folder(run: Path, step: int) -> Path:

@@ -15,7 +15,7 @@ from ...cache.schema import TapSpec
 from ...errors import RunError
 from ...files import read_json, write_json
 from ..evaluate.protocol import code_version
-from .checkpoint import checkpoint_steps, load_weights, read_best
+from .checkpoint import best_step, checkpoint_steps, load_weights
 from .domain import Domain
 from .network import Network
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
@@ -139,12 +139,9 @@ def load_network(
     Raises:
         RunError: no run, no checkpoint yet, or a damaged one.
     """
-    record, steps = read_record(run), checkpoint_steps(run)
-    if not steps:
-        raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' go on")
-    best = read_best(run, steps[-1]) if which == "best" else None
+    record, best = read_record(run), best_step(run)
     network = build_network(record, choose_device(device))
-    load_weights(run, network, best.step if best else steps[-1])
+    load_weights(run, network, best if which == "best" else checkpoint_steps(run)[-1])
     return network.eval()
 
 

@@ -1,0 +1,120 @@
+"""Labels for sweeps from a trained run: the folder they go to, what it says of itself, and a picture."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, DataError
+from ..files import read_json, write_atomic, write_json
+from .console import Outcome
+from .runs import TrainedRun
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..stages.train.network import Network
+
+__all__ = ["predict"]
+
+FACTS = "classes.json"
+#: What must be the same when a folder of labels is gone on with.
+IDENTITY = ("sweeps", "columns", "weights", "classes")
+
+
+def predict(
+    workspace: Workspace, run: Path | None, points: Path, *, out: Path | None, columns: int | None, picture: bool
+) -> Outcome:
+    """Label the sweep or the folder of sweeps ``points`` with a run's 3D head; the exit code is 1 when one failed.
+
+    Raises:
+        MissingDataError: no run, or no sweep.
+        ConfigError: ``out`` holds labels of other sweeps or of another network.
+        RunError: the run's 3D head needs images.
+    """
+    from ..stages.train.sweeps import find_sweeps, label_sweeps
+
+    begin = time.perf_counter()
+    sweeps = find_sweeps(points)
+    trained = TrainedRun.open(workspace, run)
+    trained.require_lidar_only()
+    network = trained.network
+    out = (out or workspace.home / "labels" / trained.folder.name / points.absolute().name).absolute()
+    _claim(out, _facts(trained, network, points, columns))
+    done = label_sweeps(network, sweeps, out, columns=columns)
+    shown = _picture(out, sweeps, columns, network.classes) if picture else None
+    faults = [f"  {fault}" for fault in done.failed]
+    summary = f"{done.labelled} sweeps labelled, {done.kept} had labels, {len(faults)} failed. The labels are in {out}"
+    return Outcome(
+        result={
+            "out": str(out),
+            "sweeps": len(sweeps),
+            "labelled": done.labelled,
+            "kept": done.kept,
+            "failed": [{"file": str(fault.path), "reason": fault.reason} for fault in done.failed],
+            "points": done.points,
+            "classes": list(network.classes),
+            "picture": str(shown) if shown else None,
+            "seconds": round(time.perf_counter() - begin, 3),
+        },
+        text="\n".join([*faults, summary]),
+        exit_code=1 if faults else 0,
+    )
+
+
+def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int | None) -> dict[str, Any]:
+    """What a folder of labels says of itself: what the numbers mean, and where they come from."""
+    from ..stages.evaluate.protocol import code_version
+    from ..stages.train.checkpoint import checkpoint_digest
+    from ..stages.train.sweeps import LABEL_SUFFIX
+    from .report.palette import UNLABELLED, class_colours
+
+    colours = [UNLABELLED, *class_colours(network.classes)]
+    return {
+        "files": f"NAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points",
+        "classes": [
+            {"label": label, "name": name, "colour": [round(255 * float(part)) for part in colour]}
+            for label, (name, colour) in enumerate(zip(["unlabelled", *network.classes], colours, strict=True))
+        ],
+        "sweeps": str(points.absolute()),
+        "columns": columns,
+        "run": str(trained.folder),
+        "step": trained.step,
+        "weights": checkpoint_digest(trained.folder, trained.step),
+        "code": code_version(),
+    }
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    """Begin the folder of labels, or make sure that it was begun for the same sweeps and network."""
+    path = out / FACTS
+    try:
+        stored = read_json(path)
+        other = [key for key in IDENTITY if stored[key] != facts[key]]
+    except FileNotFoundError:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, facts)
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}); delete {out}, or choose another folder with --out") from error
+    if other:
+        listed = "; ".join(f"{key}: {stored[key]} there, {facts[key]} now" for key in other if key != "classes")
+        raise ConfigError(
+            f"{out} holds labels of other sweeps or another network ({listed or 'other classes'});"
+            " choose another folder with --out, or delete this one"
+        )
+
+
+def _picture(out: Path, sweeps: Sequence[Path], columns: int | None, classes: Sequence[str]) -> Path | None:
+    """Draw the first sweep that has labels, from above."""
+    from ..stages.datasets.sweeps import read_points
+    from ..stages.train.sweeps import label_path, read_labels
+    from .report.figures import labels_from_above
+
+    shown = next((sweep for sweep in sweeps if label_path(out, sweep).exists()), None)
+    if shown is None:
+        return None
+    labels = label_path(out, shown)
+    png = labels_from_above(read_points(shown, columns=columns), read_labels(labels), classes)
+    path = labels.with_suffix(".png")
+    write_atomic(path, lambda file: file.write(png))
+    return path

@@ -1,0 +1,164 @@
+"""A run whose 3D head needs no camera, used on a machine that has LiDAR sweeps and nothing of stage one."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from xd3d.pipeline.config import load_config
+from xd3d.pipeline.runs import run_facts
+from xd3d.pipeline.workspace import Workspace
+
+WITHOUT_STAGE_ONE = """
+import sys
+
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"diffusers", "transformers", "huggingface_hub", "zarr", "numcodecs", "nuscenes"}:
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Forbidden())
+from xd3d.pipeline.cli import main
+main()
+"""
+
+SETTINGS = (
+    *("model.preset=slim", "fusion.head=distil", "fusion.tokens=6", "fusion.query_channels=16", "fusion.rank=3"),
+    *("train.steps=2", "train.batch_size=2", "train.workers=0", "train.device=cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A workspace with an index and a trained run ``distil``, and a run ``refine`` that was only begun."""
+    from xd3d.stages.train.loop import train
+    from xd3d.stages.train.record import read_record, write_record
+
+    path = Path(__file__).parents[1] / "stages" / "train" / "worlds.py"
+    spec = importlib.util.spec_from_file_location("worlds", path)
+    worlds = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worlds)
+
+    folder = tmp_path_factory.mktemp("lidar only")
+    workspace = Workspace(home=folder / "home")
+    domain = worlds.write_domain(folder / "data", frames=6)
+    domain.index.save(workspace.index("nuscenes"))
+    resolved = load_config("default", SETTINGS)
+    config = resolved.config
+    train(
+        run=workspace.run("distil"),
+        source=domain,
+        validation=None,
+        model=config.model,
+        fusion=config.fusion,
+        augment=config.augment,
+        settings=config.train,
+        facts=run_facts(resolved, cached=True),
+    )
+    workspace.remember_run(workspace.run("distil"))
+    record = read_record(workspace.run("distil"))
+    write_record(workspace.run("refine"), {**record, "fusion": {**record["fusion"], "head": "refine"}})
+    return workspace.home
+
+
+@pytest.fixture
+def lidar_only(home, tmp_path):
+    """Run ``xd3d ARGS`` where nothing of stage one can be imported; the finished process."""
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", WITHOUT_STAGE_ONE, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "XD3D_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def facts_of(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_evaluation_needs_nothing_of_stage_one_and_scores_the_3d_head(lidar_only, home):
+    card = facts_of(lidar_only("evaluate", "--lidar-only", "--domain", "source", "--split", "train", "--json"))
+    assert card["points"] > 1000
+    assert card["miou"]["2d"] is card["miou"]["xm"] is None
+    assert 0 <= card["miou"]["3d"] <= 1
+    assert card["protocol"]["features"] == "none"
+    kept = home / "runs" / "distil" / "scores" / "source-train-lidar-only.json"
+    assert json.loads(kept.read_text())["miou"] == card["miou"]
+
+
+def test_prediction_needs_nothing_of_stage_one_and_says_what_its_labels_mean(lidar_only, home):
+    sweeps = home.parent / "data"
+    facts = facts_of(lidar_only("predict", str(sweeps), "--columns", "5", "--json"))
+    out = Path(facts["out"])
+    assert out == home / "labels" / "distil" / "data"
+    assert (facts["sweeps"], facts["labelled"], facts["kept"], facts["points"]) == (6, 6, 0, 1800)
+    labels = np.fromfile(out / "3.label", "<u4")
+    assert len(labels) == len(np.fromfile(sweeps / "3.bin", np.float32)) // 5
+    described = json.loads((out / "classes.json").read_text())
+    assert [one["label"] for one in described["classes"]] == list(range(7))
+    assert [one["name"] for one in described["classes"]] == ["unlabelled", *facts["classes"]]
+    assert all(0 <= part <= 255 for one in described["classes"] for part in one["colour"])
+    again = facts_of(lidar_only("predict", str(sweeps), "--columns", "5", "--json"))
+    assert (again["labelled"], again["kept"]) == (0, 6)
+    other = lidar_only("predict", str(sweeps / "0.bin"), "--columns", "5", "--out", str(out))
+    assert other.returncode == 2
+    assert "labels of other sweeps" in other.stderr
+
+
+def test_a_refine_run_is_refused_with_the_remedy(lidar_only, home):
+    for command in (("predict", str(home.parent / "data" / "0.bin")), ("evaluate", "--lidar-only")):
+        done = lidar_only(*command, "--run", "refine")
+        assert done.returncode == 1
+        assert "--set fusion.head=distil" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_sweep_is_named_and_the_picture_shows_a_whole_one(xd3d, home, tmp_path):
+    sweeps = tmp_path / "sweeps"
+    sweeps.mkdir()
+    (sweeps / "a.bin").write_bytes(b"\0" * 7)
+    np.save(sweeps / "b.npy", np.random.default_rng(0).normal(0, 9, (500, 3)))
+    done = xd3d("predict", "sweeps", "--out", "labels", "--picture", "--json", XD3D_HOME=str(home))
+    assert done.returncode == 1, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert [Path(fault["file"]).name for fault in facts["failed"]] == ["a.bin"]
+    with Image.open(facts["picture"]) as picture:
+        assert Path(facts["picture"]) == tmp_path / "labels" / "b.png"
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_prediction_that_was_killed_goes_on_and_ends_with_the_same_bytes(home, tmp_path, lidar_only):
+    sweeps, out = tmp_path / "sweeps", tmp_path / "labels"
+    sweeps.mkdir()
+    for number in range(30):
+        np.save(sweeps / f"{number:02d}.npy", np.random.default_rng(number).normal(0, 20, (2000, 3)))
+    command = ("predict", str(sweeps), "--out", str(out), "--json")
+    environment = {**os.environ, "XD3D_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", WITHOUT_STAGE_ONE, *command], env=environment, stderr=-3)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("*.label"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path: path.read_bytes() for path in out.glob("*.label")}
+    assert 3 <= len(before) < 30
+    facts = facts_of(lidar_only(*command))
+    assert facts["kept"] >= 3
+    assert facts["kept"] + facts["labelled"] == len(list(out.glob("*.label"))) == 30
+    assert all(path.read_bytes() == content for path, content in before.items())

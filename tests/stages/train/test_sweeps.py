@@ -1,0 +1,153 @@
+"""Label files for sweeps: the network's own answer at every point, whatever the file's format, and what is refused."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from xd3d.errors import ConfigError, MissingDataError, RunError
+from xd3d.stages.train.inference import predict_frames
+from xd3d.stages.train.sweeps import find_sweeps, label_path, label_sweeps, read_labels
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def network(make_domain, make_network):
+    """A network with a camera branch whose 3D head does not need it."""
+    return make_network(make_domain(frames=1), head="distil").eval()
+
+
+@pytest.fixture
+def write_sweeps(tmp_path):
+    """Write clouds as ``.bin`` files of one folder; the folder."""
+
+    def write(*clouds):
+        folder = tmp_path / "sweeps"
+        folder.mkdir(exist_ok=True)
+        for number, cloud in enumerate(clouds):
+            np.column_stack([cloud, np.zeros(len(cloud))]).astype(np.float32).tofile(folder / f"{number:06d}.bin")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    return folder
+
+
+def cloud(seed, points=200):
+    """All around the sensor, behind it too."""
+    return np.random.default_rng(seed).uniform([-9, -9, -1.5], [9, 9, 1.5], (points, 3)).astype(np.float32)
+
+
+def test_labels_are_those_that_evaluation_predicts(make_domain, make_network, out):
+    domain = make_domain(frames=2)  # its camera sees every point
+    network = make_network(domain, head="distil").eval()
+    sweeps = [domain.index.root / f"{number}.bin" for number in range(2)]
+    done = label_sweeps(network, sweeps, out, columns=5)
+    assert (done.labelled, done.kept, done.points, done.failed) == (2, 0, 600, ())
+    for sweep, expected in zip(sweeps, predict_frames(network, domain), strict=True):
+        content = label_path(out, sweep).read_bytes()
+        np.testing.assert_array_equal(np.frombuffer(content, "<u4"), expected.probabilities_3d.argmax(1) + 1)
+
+
+def test_every_point_around_the_sensor_has_a_label_in_the_order_of_the_file(network, write_sweeps, out):
+    points = cloud(0)
+    order = np.random.default_rng(1).permutation(len(points))
+    folder = write_sweeps(points, points[order])
+    label_sweeps(network, find_sweeps(folder), out)
+    first, second = (read_labels(out / f"{number:06d}.label") for number in range(2))
+    assert len(first) == len(points)
+    assert set(first.tolist()) <= set(range(1, 7))
+    assert (first[order] == second).mean() > 0.99  # sums in another order may tip a point between two classes
+
+
+@pytest.mark.parametrize("name", ["a.pcd.bin", "a.npy", "a.ply"])
+def test_the_format_of_the_file_makes_no_difference(network, write_sweeps, out, tmp_path, name):
+    points = cloud(2)
+    sweep = tmp_path / name
+    if name == "a.ply":
+        head = "ply\nformat binary_little_endian 1.0\nelement vertex 200\n"
+        sweep.write_bytes((head + "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n").encode())
+        sweep.write_bytes(sweep.read_bytes() + points.tobytes())
+    elif name == "a.npy":
+        np.save(sweep, points)
+    else:
+        np.column_stack([points, np.ones((200, 2), np.float32)]).tofile(sweep)
+    label_sweeps(network, [*find_sweeps(write_sweeps(points)), *find_sweeps(sweep)], out)
+    assert (out / "a.label").read_bytes() == (out / "000000.label").read_bytes()
+
+
+def test_a_point_without_coordinates_has_label_0_and_the_others_do_not_notice(network, write_sweeps, out):
+    points = cloud(3)
+    holes = np.insert(points, [5, 60, 200], [[np.nan, 0, 0], [np.inf, 1, 1], [0, -np.inf, np.nan]], axis=0)
+    label_sweeps(network, find_sweeps(write_sweeps(points, holes)), out)
+    plain, holed = read_labels(out / "000000.label"), read_labels(out / "000001.label")
+    assert np.flatnonzero(holed == 0).tolist() == [5, 61, 202]
+    np.testing.assert_array_equal(holed[holed > 0], plain)
+
+
+def test_a_point_beyond_the_training_cube_is_labelled_where_it_is(make_domain, make_network, write_sweeps, out):
+    domain = make_domain(frames=1)
+    network = make_network(domain, variant="3d-only").eval()
+    points = cloud(4)
+    near = np.concatenate([points, cloud(5, 50) + np.float32([120, 0, 0])])
+    far = np.concatenate([points, cloud(5, 50) + np.float32([2000, 0, 0])])
+    label_sweeps(network, find_sweeps(write_sweeps(near, far)), out)
+    first, second = read_labels(out / "000000.label"), read_labels(out / "000001.label")
+    assert (first == second).mean() > 0.95
+
+
+def test_finished_files_are_kept_and_those_older_than_their_sweep_are_not(network, write_sweeps, out):
+    folder = write_sweeps(cloud(6), cloud(7), cloud(8))
+    sweeps = find_sweeps(folder)
+    label_sweeps(network, sweeps[:2], out)
+    kept = label_path(out, sweeps[0]).stat()
+    later = label_path(out, sweeps[1]).stat().st_mtime_ns + 1
+    os.utime(sweeps[1], ns=(later, later))
+    done = label_sweeps(network, sweeps, out)
+    assert (done.labelled, done.kept) == (2, 1)
+    assert label_path(out, sweeps[0]).stat() == kept
+
+
+def test_a_sweep_that_cannot_be_read_is_reported_and_the_others_are_done(network, write_sweeps, out):
+    folder = write_sweeps(cloud(9), cloud(10), np.full((4, 3), np.nan))
+    (folder / "000000.bin").write_bytes(b"\0" * 19)
+    done = label_sweeps(network, find_sweeps(folder), out)
+    assert done.labelled == 1
+    assert [fault.path.name for fault in done.failed] == ["000000.bin", "000002.bin"]
+    assert "19 bytes" in done.failed[0].reason
+    assert "not one of its 4 points" in done.failed[1].reason
+    assert [path.name for path in out.iterdir()] == ["000001.label"]
+
+
+def test_a_network_that_needs_images_is_refused_with_the_remedy(make_domain, make_network, write_sweeps, out):
+    with pytest.raises(RunError, match=r"--set fusion\.head=distil"):
+        label_sweeps(make_network(make_domain(frames=1), head="refine"), find_sweeps(write_sweeps(cloud(0))), out)
+
+
+def test_a_diverged_network_writes_nothing(network, write_sweeps, out):
+    with torch.no_grad():
+        network.head_3d.bias[0] = torch.nan
+    with pytest.raises(RunError, match=r"000000\.bin; it has diverged"):
+        label_sweeps(network, find_sweeps(write_sweeps(cloud(0))), out)
+    assert not list(out.iterdir())
+
+
+def test_two_sweeps_that_would_share_a_label_file_are_named(tmp_path):
+    for name in ("a.bin", "a.ply", "b.bin", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"a\.bin and a\.ply"):
+        find_sweeps(tmp_path)
+
+
+def test_nothing_to_label_is_an_error(tmp_path):
+    with pytest.raises(MissingDataError, match="no sweep and no folder"):
+        find_sweeps(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(MissingDataError, match=r"names end in \.pcd\.bin"):
+        find_sweeps(tmp_path)
