@@ -4,7 +4,7 @@
     streets              Boston     day, clear     n008, 32 beams              26 %  source
     streets-city         Singapore  day, clear     n015, other 32 beams        16 %  target
     streets-night        Singapore  night, clear   n015                        16 %  target
-    streets-fog          Boston     day, fog       n008                        16 %  target
+    streets-fog          Boston     day, dense fog n008                        16 %  target
     streets-sensor       Boston     day, clear     n108, 64 beams, higher up   16 %  target
     streets-development  Singapore  dusk, rain     n015                        10 %  for choices, never reported
 
@@ -79,7 +79,7 @@ _DOMAINS = (
         name="streets-fog",
         location="boston-seaport",
         vehicle="n008",
-        weather="fog",
+        weather="dense fog",
         train=(10, scene_names((224, 264))),
         test=(6, scene_names((519, 524), (552, 565))),
     ),

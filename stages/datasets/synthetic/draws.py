@@ -96,7 +96,7 @@ _HOURS = {
         clouds=0.5,
     ),
 }
-_EXTINCTION = {"clear": (0.0005, 0.004), "fog": (0.018, 0.055), "rain": (0.006, 0.02)}
+_EXTINCTION = {"clear": (0.0005, 0.004), "fog": (0.018, 0.055), "dense fog": (0.08, 0.16), "rain": (0.006, 0.02)}
 
 
 def draw_light(

@@ -221,9 +221,10 @@ def _scatter(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Let droplets in the air answer before the surface does: some beams end there, near the sensor."""
-    extinction = world.style.light.extinction
-    chance = 0.5 * (1 - np.exp(-extinction * np.minimum(distance, 15.0)))
-    depth = 1.5 + rng.exponential(4.0, len(distance))
+    light = world.style.light
+    most, mean_depth = (0.9, 5.0) if light.weather == "dense fog" else (0.5, 4.0)
+    chance = most * (1 - np.exp(-light.extinction * np.minimum(distance, 15.0)))
+    depth = 1.5 + rng.exponential(mean_depth, len(distance))
     droplet = (rng.random(len(distance)) < chance) & (depth < distance)
     return (
         np.where(droplet, depth, distance),

@@ -174,6 +174,8 @@ def test_fog_takes_far_points_and_adds_near_ones_of_no_class():
     assert (clear.labels != NOISE).all()
     assert (reach[1][fog.labels != NOISE] > 40).sum() < 0.6 * (reach[0] > 40).sum()
     droplets = fog.labels == NOISE
+    dense = sweep_of(street("singapore", 6, weather="dense fog"), lidar)
+    assert (dense.labels == NOISE).mean() > 2 * droplets.mean()
     assert 0.005 < droplets.mean() < 0.35
     assert np.median(reach[1][droplets]) < 10
     assert fog.points[droplets, 3].max() < 10
