@@ -147,3 +147,22 @@ def make_index(tmp_path: Path) -> Callable[..., FrameIndex]:
         )
 
     return make
+
+
+@pytest.fixture
+def forked_workers() -> Iterator[None]:
+    """Start dask workers from a server that has imported what they need."""
+    import dask
+    from distributed.utils import get_mp_context
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(
+            [
+                "distributed",
+                "xd3d.stages.extract.worker",
+                "diffusers.models.autoencoders.autoencoder_kl",
+                "diffusers.models.unets.unet_2d_condition",
+                "transformers.models.clip.modeling_clip",
+            ]
+        )
+        yield

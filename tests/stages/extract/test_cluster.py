@@ -2,10 +2,8 @@
 
 from functools import partial
 
-import dask
 import pytest
 from distributed import Client
-from distributed.utils import get_mp_context
 from xd3d.cache.layout import CacheLayout
 from xd3d.errors import ClusterError, ConfigError
 from xd3d.stages.extract import cluster, crew
@@ -13,27 +11,13 @@ from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.worker import fill_shard
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Shards of two images; workers find them in the cache."""
     monkeypatch.setattr(CacheLayout, "shard_images", staticmethod(lambda _t, _a, images, _f, _b: min(2, images)))
-
-
-@pytest.fixture(autouse=True)
-def forked_workers():
-    """Start workers from a server that has imported what they need."""
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        get_mp_context().set_forkserver_preload(
-            [
-                "distributed",
-                "xd3d.stages.extract.worker",
-                "diffusers.models.autoencoders.autoencoder_kl",
-                "diffusers.models.unets.unet_2d_condition",
-                "transformers.models.clip.modeling_clip",
-            ]
-        )
-        yield
 
 
 def tree(folder):

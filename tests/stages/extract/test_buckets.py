@@ -1,0 +1,123 @@
+"""Stage one with its cache in a bucket: workers fill it and damage to it is mended, to the bytes that a folder has."""
+
+import os
+
+import pytest
+from xd3d.cache.layout import PROFILES, CacheLayout
+from xd3d.cache.reader import FeatureReader
+from xd3d.cache.stores import open_store
+from xd3d.cache.verify import verify_cache
+from xd3d.errors import CacheError, CacheMismatchError, StoreError
+from xd3d.stages.extract import cluster
+from xd3d.stages.extract.cluster import extract_with_workers
+from xd3d.stages.extract.extractor import PictureSource
+from xd3d.stages.extract.job import extract_features
+from xd3d.stages.extract.repair import repair_features
+from xd3d.stages.extract.worker import fill_shard
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Shards of two images; workers find them in the cache."""
+    monkeypatch.setattr(CacheLayout, "shard_images", staticmethod(lambda _t, _a, images, _f, _b: min(2, images)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def index(make_index):
+    """Five pictures, the second of which is none."""
+    made = make_index(5)
+    (made.root / str(made.images.path[1])).write_bytes(b"no picture")
+    return made
+
+
+def objects(url):
+    """Every object of a cache in a bucket."""
+    store = open_store(url)
+    return {key: store.read(key) for key, _ in store.files()}
+
+
+def files(folder):
+    """Every file of a cache in a folder, but its lock."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != "writer.lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def replace(url, key, data):
+    stage = open_store(url).stage("damage")
+    stage.write(key, lambda file: file.write(data))
+    stage.publish()
+
+
+def flipped(data, place):
+    changed = bytearray(data)
+    changed[place] ^= 4
+    return bytes(changed)
+
+
+def deadly(name, shard):
+    """In a worker: the task, but the first worker that comes to shard 1 is killed over it."""
+    if shard == 1:
+        try:
+            os.mkdir(os.environ["XD3D_TEST_DEATHS"])  # noqa: PTH102
+        except FileExistsError:
+            return fill_shard(name, shard)
+        os.kill(os.getpid(), 9)
+    return fill_shard(name, shard)
+
+
+@pytest.mark.usefixtures("forked_workers")
+def test_workers_fill_a_bucket_like_a_folder_though_one_is_killed(settings, index, new_bucket, tmp_path, monkeypatch):
+    plain = extract_features(index, settings(), tmp_path / "plain")
+    monkeypatch.setenv("XD3D_TEST_DEATHS", str(tmp_path / "a worker died"))
+    monkeypatch.setattr(cluster, "fill_shard", deadly)
+    url = new_bucket()
+    shared = extract_with_workers(index, settings(), url, workers=2)
+    assert (tmp_path / "a worker died").exists()
+    assert (shared.images, shared.done, shared.failed) == (5, 4, 1)
+    assert shared.fingerprint == plain.fingerprint
+    assert objects(url) == files(tmp_path / "plain")
+
+
+def test_a_bucket_that_is_not_there_is_named_before_a_worker_starts(settings, index, s3):
+    with pytest.raises(StoreError, match="there is no bucket 'nowhere'"):
+        extract_with_workers(index, settings(), "s3://nowhere/cache", workers=1)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_kind_of_damage_in_a_bucket_is_mended_to_the_bytes_there_were(settings, index, new_bucket, profile):
+    chosen, url = settings(profile=profile), new_bucket()
+    extract_features(index, chosen, url)
+    sound = objects(url)
+    for key in ("zarr.json", "images.json", "features/up1/zarr.json", "done/2.json"):
+        replace(url, key, flipped(sound[key], len(sound[key]) // 2))
+    first, second, third = (f"features/up{tap}/c/{shard}/0/0/0" for tap, shard in ((0, 0), (1, 1), (2, 0)))
+    open_store(url).delete(first)
+    replace(url, second, sound[second][:-30])
+    replace(url, third, flipped(sound[third], 40))
+    assert not verify_cache(url)["ok"]
+    with pytest.raises(CacheError):
+        FeatureReader(url)
+    done = repair_features(index, chosen, url)
+    assert (done.ok, done.repaired, done.failed) == (True, 4, 1)
+    assert sorted(done.metadata) == ["features/up1/zarr.json", "images.json", "zarr.json"]
+    assert objects(url) == sound
+    assert verify_cache(url)["ok"]
+
+
+def test_a_repair_in_a_bucket_computes_the_damaged_images_alone_and_refuses_other_settings(
+    settings, index, new_bucket, monkeypatch
+):
+    url = new_bucket()
+    extract_features(index, settings(), url)
+    sound = objects(url)
+    key = "features/up1/c/2/0/0/0"
+    replace(url, key, flipped(sound[key], 40))
+    with pytest.raises(CacheMismatchError, match=r"agents\.rounds: expected 4, found 3"):
+        repair_features(index, settings(agents={"count": 12, "rounds": 4}), url)
+    computed = []
+    read = PictureSource.read
+    monkeypatch.setattr(PictureSource, "read", lambda self, rows: computed.extend(rows) or read(self, rows))
+    assert repair_features(index, settings(), url).repaired == 1
+    assert computed == [4]
+    assert objects(url) == sound
