@@ -1,15 +1,14 @@
 """The plots beside the tables: scores by shift, and what each sweep changes; PNG bytes from a board."""
 
-import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ..report.figures import new_figure, png_bytes
 from .board import MEAN, Board, Summary
 from .variants import BASELINE, GROUPS, REFERENCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["PLOTS"]
 
@@ -18,7 +17,7 @@ READINGS = {"3d": "3D", "xm": "xM"}
 
 def _scores(board: Board) -> bytes:
     """Bars a shift for each main variant, in 3D and in xM, with the deviation over the seeds."""
-    figure = _figure(13.2, 7.4)
+    figure = new_figure(13.2, 7.4)
     names = [v.name for group in GROUPS if group.tabled for v in group.variants if v.name in board.variants]
     for row, (reading, title) in enumerate(READINGS.items()):
         axes = figure.add_subplot(2, 1, row + 1)
@@ -32,13 +31,13 @@ def _scores(board: Board) -> bytes:
         axes.set_ylabel(f"{title} mIoU, %")
         if row == 0:
             axes.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.22))
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _sweeps(board: Board) -> bytes:
     """What each variant of a sweep gains over the full method, mean over the shifts, in 3D and in xM."""
     names = [v.name for group in GROUPS if not group.tabled for v in group.variants if v.name in board.variants]
-    figure = _figure(13.2, 1.4 + 0.3 * max(len(names), 1))
+    figure = new_figure(13.2, 1.4 + 0.3 * max(len(names), 1))
     axes = figure.add_subplot(1, 1, 1)
     for place, (reading, title) in enumerate(READINGS.items()):
         found = {name: Summary.of(board.gains(name, reading, MEAN, over=REFERENCE)) for name in names}
@@ -51,7 +50,7 @@ def _sweeps(board: Board) -> bytes:
     axes.invert_yaxis()
     axes.set_xlabel(f"points of mIoU above {REFERENCE}, mean over the shifts")
     axes.legend(fontsize=8)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _bars(axes: "Axes", centres: list[float], summaries: "list[Summary | None]", width: float, name: str) -> None:
@@ -65,18 +64,6 @@ def _bars(axes: "Axes", centres: list[float], summaries: "list[Summary | None]",
         color="0.6" if name == BASELINE else None,
         error_kw={"linewidth": 0.8},
     )
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
 
 
 PLOTS: Mapping[str, Callable[[Board], bytes]] = {"scores": _scores, "sweeps": _sweeps}

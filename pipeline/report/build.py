@@ -11,13 +11,13 @@ from ...files import write_atomic
 from ...stages.evaluate.card import Modality, ScoreCard
 from ..runs import TrainedRun
 from . import figures
+from .agents import see_images
+from .insight import insight_sections
 from .page import Picture, Section, Table, facts_table, legend, render_page
 
 if TYPE_CHECKING:
-    from ...cache.schema import ImageFeatures
     from ...stages.datasets.frames import Frame
     from ...stages.evaluate.scores import FramePrediction
-    from ...stages.extract.settings import ExtractSettings
     from ...stages.train.domain import Domain
     from ...stages.train.source import FeatureSource
 
@@ -43,6 +43,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     sections = [
         _scores(run, card),
         *_frames(run),
+        *insight_sections(run),
         _training(run),
         _confusion(card),
         _protocol(run, card),
@@ -111,36 +112,17 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
 
 def _seen(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "Frame") -> list[Picture]:
     """The image of the first view, two feature maps of it, and its agents."""
-    from ...stages.extract.extractor import PictureSource
-    from ...stages.train.views import identity_views
-
     settings = run.config.extract
-    row = int(frame.image_rows[0])
-    stored = features.read([row * len(features.views) + int(identity_views(frame, features)[0])])
-    pictures, _ = PictureSource(index=domain.index, image_size=settings.image_size).read([row])
-    shown: dict[str, np.ndarray] = {"image, as the model saw it": pictures[0].transpose(1, 2, 0)}
+    seen = see_images(settings, domain, features, frame)
+    shown: dict[str, np.ndarray] = {"image, as the model saw it": seen.pictures[0]}
     for tap in [tap for tap in settings.diffusion_taps if tap in ("up1", "up2")] or list(settings.diffusion_taps)[:2]:
-        shown[f"features of {tap}: first three components"] = figures.feature_colours(stored.maps[tap][0])
-    shown[f"the {features.agents} agents"] = figures.agent_colours(_assignment(settings, features, stored, pictures))
+        shown[f"features of {tap}: first three components"] = figures.feature_colours(seen.stored.maps[tap][0])
+    shown[f"the {features.agents} agents"] = figures.agent_colours(seen.assignment[0])
     caption = (
         "What stage one kept of this image. Equal colours in a feature picture mean equal features; in the agent"
         " picture each agent, a group of pixels that the diffusion model finds alike, has a colour of its own."
     )
     return [Picture(png=figures.image_row(shown), caption=caption)]
-
-
-def _assignment(
-    settings: "ExtractSettings", features: "FeatureSource", stored: "ImageFeatures", pictures: np.ndarray
-) -> np.ndarray:
-    """Which agent claims each cell of the first picture, from its stored features: [N, h, w], sums to 1 over agents."""
-    import torch
-
-    from ...stages.extract.agents import AgentMaker
-
-    device = torch.device("cpu")
-    maker = AgentMaker(settings=settings.agents, specs=features.taps, image_size=settings.image_size, device=device)
-    maps = {tap: torch.from_numpy(stored.maps[tap].astype(np.float32)) for tap in settings.diffusion_taps}
-    return maker(maps, torch.from_numpy(pictures)).assignment[0].numpy()
 
 
 def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.ndarray) -> list[Picture]:

@@ -23,6 +23,8 @@ __all__ = [
     "iou_bars",
     "labels_from_above",
     "loss_curves",
+    "new_figure",
+    "png_bytes",
     "points_over_image",
 ]
 
@@ -48,12 +50,12 @@ def agent_colours(assignment: Float[np.ndarray, "agents height width"]) -> Float
 
 def image_row(pictures: Mapping[str, np.ndarray]) -> bytes:
     """Titled pictures side by side, each [H, W, 3], cells shown as they are."""
-    figure = _figure(4.4 * len(pictures), 2.9)
+    figure = new_figure(4.4 * len(pictures), 2.9)
     for number, (title, picture) in enumerate(pictures.items()):
         axes = figure.add_subplot(1, len(pictures), number + 1)
         axes.imshow(picture, interpolation="nearest", aspect="auto")
         _bare(axes, title)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def points_over_image(
@@ -65,7 +67,7 @@ def points_over_image(
 ) -> bytes:
     """LiDAR points on the image, coloured by truth, by prediction, and by right or wrong; ``uv`` in image fractions."""
     height, width = image.shape[:2]
-    figure = _figure(13.2, 3.0)
+    figure = new_figure(13.2, 3.0)
     for number, (title, colours, shown) in enumerate(_views(labels, predicted, classes)):
         axes = figure.add_subplot(1, 3, number + 1)
         axes.imshow(image, alpha=0.55)
@@ -73,7 +75,7 @@ def points_over_image(
         axes.set_xlim(0, width)
         axes.set_ylim(height, 0)
         _bare(axes, title)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def birds_eye_view(
@@ -86,7 +88,7 @@ def birds_eye_view(
     side = float(np.percentile(np.abs(points[:, 0]), 98)) + 2 if len(points) else 10.0
     low, high = np.percentile(points[:, 1], [1, 98]) if len(points) else (0.0, 10.0)
     low, high = min(float(low), 0.0) - 2, max(float(high), 0.0) + 2
-    figure = _figure(13.2, min(max(4.2 * (high - low) / (2 * side), 2.5), 6.0) + 0.8)
+    figure = new_figure(13.2, min(max(4.2 * (high - low) / (2 * side), 2.5), 6.0) + 0.8)
     for number, (title, colours, shown) in enumerate(_views(labels, predicted, classes)):
         axes = figure.add_subplot(1, 3, number + 1)
         axes.scatter(points[shown, 0], points[shown, 1], c=colours[shown], s=4.0, linewidths=0)
@@ -98,7 +100,7 @@ def birds_eye_view(
         axes.tick_params(labelsize=7)
         axes.set_xlabel("metres to the right", fontsize=8)
         axes.set_ylabel("metres ahead", fontsize=8)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def labels_from_above(
@@ -126,7 +128,7 @@ def labels_from_above(
 
 def loss_curves(steps: Sequence[int], losses: Mapping[str, Sequence[float]], validation: Mapping[int, float]) -> bytes:
     """Each loss over the steps (smoothed over 2 % of them), and the validation mIoU where it was measured."""
-    figure = _figure(13.2, 3.6)
+    figure = new_figure(13.2, 3.6)
     axes = figure.add_subplot(1, 2, 1)
     window = max(1, len(steps) // 50)
     for name, values in losses.items():
@@ -142,12 +144,12 @@ def loss_curves(steps: Sequence[int], losses: Mapping[str, Sequence[float]], val
     axes.set_ylabel("mIoU, %")
     axes.set_ylim(0, 100)
     axes.set_title("Validation split: xM mIoU", fontsize=10)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def iou_bars(iou: Mapping[str, Mapping[str, float | None]], classes: Sequence[str]) -> bytes:
     """IoU in per cent per class, one bar a reading (2D, 3D, xM); classes that are absent have no bar."""
-    figure = _figure(13.2, 3.4)
+    figure = new_figure(13.2, 3.4)
     axes = figure.add_subplot(1, 1, 1)
     width = 0.8 / max(len(iou), 1)
     for number, (reading, values) in enumerate(iou.items()):
@@ -159,13 +161,13 @@ def iou_bars(iou: Mapping[str, Mapping[str, float | None]], classes: Sequence[st
     axes.set_ylim(0, 108)
     axes.set_ylabel("IoU, %")
     axes.legend(fontsize=8)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def confusion_picture(matrix: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> bytes:
     """Rows: true class; columns: predicted class; each cell is the share of its row in per cent."""
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    figure = _figure(6.4, 5.0)
+    figure = new_figure(6.4, 5.0)
     axes = figure.add_subplot(1, 1, 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(shares.shape):
@@ -176,7 +178,7 @@ def confusion_picture(matrix: Int[np.ndarray, "classes classes"], classes: Seque
     axes.set_yticks(range(len(classes)), classes, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _views(
@@ -196,7 +198,8 @@ def _views(
     ]
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -208,7 +211,8 @@ def _bare(axes: "Axes", title: str) -> None:
     axes.set_yticks([])
 
 
-def _png(figure: "Figure") -> bytes:
+def png_bytes(figure: "Figure") -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

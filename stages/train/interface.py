@@ -31,9 +31,16 @@ class QueryInterface(nn.Module):
         queries_2d: Float[Tensor, "samples tokens2d channels"],
     ) -> Float[Tensor, "samples tokens channels"]:
         """The 3D queries of each sample after they met its 2D queries."""
-        attention = _attend(queries_3d, queries_2d)
-        met = attention[..., 1:] @ self.value(queries_2d[:, 1:])
+        met = self.attention(queries_3d, queries_2d)[..., 1:] @ self.value(queries_2d[:, 1:])
         return queries_3d + self.scale * self.out(met + queries_3d)
+
+    def attention(
+        self,
+        queries_3d: Float[Tensor, "samples tokens channels"],
+        queries_2d: Float[Tensor, "samples tokens2d channels"],
+    ) -> Float[Tensor, "samples tokens tokens2d"]:
+        """How much each 3D query looks at each 2D query, the sink first; rows sum to 1."""
+        return _attend(queries_3d, queries_2d)
 
 
 class StageRefiner(nn.Module):
@@ -57,9 +64,17 @@ class StageRefiner(nn.Module):
         queries: Float[Tensor, "samples tokens query_channels"],
     ) -> Float[Tensor, "voxels channels"]:
         """Refined features; ``layout`` says which sample, and so which queries, a voxel belongs to."""
-        attention = _attend(layout.pad(voxels), self.key(queries))
+        attention = self.attention(layout.pad(voxels), queries)
         delta = layout.unpad(attention[..., 1:] @ self.value(queries[:, 1:]))
         return self.out(delta + voxels)
+
+    def attention(
+        self,
+        voxels: Float[Tensor, "samples longest channels"],
+        queries: Float[Tensor, "samples tokens query_channels"],
+    ) -> Float[Tensor, "samples longest tokens"]:
+        """How much each voxel looks at each query of its sample, the sink first; rows sum to 1."""
+        return _attend(voxels, self.key(queries))
 
 
 def _attend(

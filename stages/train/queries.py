@@ -5,6 +5,7 @@ back (the released XDiff3D code overwrites its parameters in forward, which leak
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf, sqrt
 
 import torch
 from jaxtyping import Bool, Float
@@ -69,6 +70,17 @@ class QueryBlock(nn.Module):
         gathered = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
         x = tokens + self.drop_path(self.out(gathered.transpose(1, 2).reshape(samples, -1, channels)))
         return x + self.drop_path(self.mlp(self.norm_mlp(x)))
+
+    def attention(
+        self,
+        tokens: Float[Tensor, "tokens channels"],
+        keys: Float[Tensor, "samples keys channels"],
+        mask: Bool[Tensor, "samples keys"],
+    ) -> Float[Tensor, "samples tokens keys"]:
+        """How much each token looks at each key in ``forward``, mean over the heads; rows sum to 1."""
+        query, key = _heads(self.query(self.norm_tokens(tokens)).unsqueeze(0)), _heads(self.key(keys))
+        logits = query @ key.transpose(2, 3) / sqrt(key.shape[3])
+        return logits.masked_fill(~mask[:, None, None, :], -inf).softmax(-1).mean(1)
 
 
 class StageMerge(nn.Module):

@@ -1,0 +1,93 @@
+"""Where the target's errors lie: the share of wrong points by class and by distance from the sensor."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from ...stages.datasets.labels import IGNORE
+from .figures import new_figure, png_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ...stages.train.domain import Domain
+    from ...stages.train.network import Network
+
+__all__ = ["DISTANCES", "ErrorTally", "errors_picture", "tally_errors"]
+
+DISTANCES = (0.0, 10.0, 20.0, 30.0, 40.0, np.inf)  #: edges of the bins in metres
+MOST_FRAMES = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ErrorTally:
+    """Labelled points, and wrong ones among them, by class and bin of distance."""
+
+    classes: tuple[str, ...]
+    points: Int64[np.ndarray, "classes bins"]
+    wrong: Int64[np.ndarray, "classes bins"]
+
+    @property
+    def shares(self) -> Float[np.ndarray, "rows bins"]:
+        """Per cent wrong, a row a class and one for all classes; NaN where there is no point."""
+        wrong, points = np.vstack([self.wrong, self.wrong.sum(0)]), np.vstack([self.points, self.points.sum(0)])
+        return np.divide(100.0 * wrong, points, out=np.full(points.shape, np.nan), where=points > 0)
+
+
+def tally_errors(network: "Network", domain: "Domain", reading: Literal["3d", "xm"]) -> ErrorTally:
+    """Predict frames of ``domain``, at most ``MOST_FRAMES`` spread over it, and count right and wrong."""
+    from ...stages.train.inference import predict_frames
+
+    spread = np.unique(np.linspace(0, len(domain) - 1, min(MOST_FRAMES, len(domain))).round().astype(int))
+    few = dataclasses.replace(domain, frames=domain.frames[spread])
+    shape = (len(network.classes), len(DISTANCES) - 1)
+    points, wrong = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for position, prediction in enumerate(predict_frames(network, few, description="errors by distance")):
+        chances = prediction.probabilities_3d
+        if reading == "xm" and prediction.probabilities_2d is not None:
+            chances = chances + prediction.probabilities_2d
+        labels, distance = prediction.labels, np.linalg.norm(few.load(position).points[:, :2], axis=1)
+        counted = labels != IGNORE
+        cells = labels[counted], np.digitize(distance, DISTANCES[1:-1])[counted]
+        np.add.at(points, cells, 1)
+        np.add.at(wrong, cells, chances.argmax(1)[counted] != labels[counted])
+    return ErrorTally(classes=network.classes, points=points, wrong=wrong)
+
+
+def errors_picture(
+    panels: Mapping[str, Sequence[tuple[str, Float[np.ndarray, "rows bins"]]]], names: Sequence[str]
+) -> bytes:
+    """Heat maps in rows by name: each row's titled tables of per cent; differences, which have signs, in two colours.
+
+    ``names`` are those of the classes; the last line of each table is over all of them.
+    """
+    rows, columns = len(panels), max(len(row) for row in panels.values())
+    figure = new_figure(1.6 + 3.2 * columns, 0.6 + 2.6 * rows)
+    for row, (name, tables) in enumerate(panels.items()):
+        for column, (title, values) in enumerate(tables):
+            axes = figure.add_subplot(rows, columns, row * columns + column + 1)
+            _heat(axes, values, [*names, "all"] if column == 0 else None)
+            axes.set_title(f"{name}: {title}" if title else name, fontsize=9)
+    return png_bytes(figure)
+
+
+def _heat(axes: "Axes", values: Float[np.ndarray, "rows bins"], names: Sequence[str] | None) -> None:
+    signed = bool((values < 0).any())
+    most = max(float(np.nanmax(np.abs(values), initial=0.0)), 1.0) if signed else 100.0
+    axes.imshow(values, cmap="RdBu_r" if signed else "Reds", vmin=-most if signed else 0, vmax=most, aspect="auto")
+    for row, column in np.ndindex(values.shape):
+        if not np.isnan(values[row, column]):
+            text = f"{values[row, column]:+.0f}" if signed else f"{values[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7)
+    bins = [f"{low:.0f}-{high:.0f}" if np.isfinite(high) else f"{low:.0f}+" for low, high in _bins()]
+    axes.set_xticks(range(len(bins)), bins, fontsize=7)
+    axes.set_yticks(range(len(values)), names if names else [""] * len(values), fontsize=8)
+    axes.set_xlabel("metres", fontsize=8)
+
+
+def _bins() -> list[tuple[float, float]]:
+    return list(itertools.pairwise(DISTANCES))

@@ -1,0 +1,62 @@
+"""What decoupling leaves: the singular values of the queries, and the energy that their projection drops."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from .figures import new_figure, png_bytes
+
+if TYPE_CHECKING:
+    from ...stages.train.insight import Insight
+
+__all__ = ["dropped_energy", "query_spectra", "spectrum_picture", "spectrum_rows"]
+
+
+def singular_values(queries: Sequence[Float[np.ndarray, "tokens channels"]]) -> Float[np.ndarray, "values"]:
+    """Singular values of the query matrix, largest first: root mean square over frames, over the root of its energy."""
+    values = np.array([np.linalg.svd(each.astype(np.float64), compute_uv=False) for each in queries])
+    energy = (values**2).mean(0)
+    return np.sqrt(energy / max(float(energy.sum()), np.finfo(np.float64).tiny))
+
+
+def dropped_energy(values: Float[np.ndarray, "values"], rank: int) -> float:
+    """Share of the energy (squared singular values) beyond the first ``rank``."""
+    return float((values[rank:] ** 2).sum() / max(float((values**2).sum()), np.finfo(np.float64).tiny))
+
+
+def query_spectra(insights: Sequence["Insight"]) -> dict[str, Float[np.ndarray, "values"]]:
+    """The spectra of Q_a, and of Q_b before and after its projection, over the frames of ``insights``."""
+    return {
+        "Q_a": singular_values([each.semantic for each in insights]),
+        "Q_b before the projection": singular_values([each.other for each in insights]),
+        "Q_b after it": singular_values([each.projected for each in insights]),
+    }
+
+
+def spectrum_rows(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: int) -> list[list[str]]:
+    """A table row for each spectrum: its name, the energy beyond ``rank``, and the directions that hold 99 %."""
+    return [
+        [name, f"{100 * dropped_energy(values, rank):.2f} %", str(_directions(values, 0.99))]
+        for name, values in spectra.items()
+    ]
+
+
+def spectrum_picture(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: int) -> bytes:
+    """Singular values of each set of queries on a log scale, and where the projection cuts."""
+    figure = new_figure(9.0, 3.6)
+    axes = figure.add_subplot(1, 1, 1)
+    for name, values in spectra.items():
+        axes.plot(np.arange(1, len(values) + 1), np.maximum(values, 1e-6), marker=".", label=name)
+    axes.axvline(rank + 0.5, color="black", linewidth=0.8, linestyle="--", label=f"the first {rank} are kept")
+    axes.set_yscale("log")
+    axes.set_xlabel("direction")
+    axes.set_ylabel("singular value / root of all energy")
+    axes.legend(fontsize=8)
+    return png_bytes(figure)
+
+
+def _directions(values: Float[np.ndarray, "values"], share: float) -> int:
+    """How many of the strongest directions hold ``share`` of the energy."""
+    return int(np.searchsorted(np.cumsum(values**2) / (values**2).sum(), share)) + 1
