@@ -4,7 +4,6 @@ The task comes as one line of JSON on stdin, which stays open: when it closes, t
 too, however the parent died. The result is written to the file that the task names.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -81,16 +80,11 @@ def _scores(run: TrainedRun, domain: str) -> dict[str, Any]:
 
 def _without_images(run: TrainedRun, domain: str, card: "ScoreCard") -> float | None:
     """The 3D score where no image is handed in; None for a network that cannot do without."""
-    from ...stages.evaluate.scores import score_frames
-    from ...stages.train.inference import predict_frames
-
     if not run.config.fusion.image:
         return card.miou["3d"]
     if run.network.needs_images:
         return None
-    bare = dataclasses.replace(run.domain(domain, "test"), features=None)
-    predictions = predict_frames(run.network, bare, description=f"evaluate {domain} test, LiDAR only")
-    return score_frames(predictions, run.network.classes, absent=card.absent).miou["3d"]
+    return run.score(split="test", side=domain, absent=card.absent, lidar_only=True).miou["3d"]
 
 
 def _leave_with_parent() -> None:

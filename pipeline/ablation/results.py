@@ -9,6 +9,7 @@ from ...files import write_atomic, write_json
 from . import tables
 from .benchmark import Benchmark
 from .board import Board
+from .learned import Learned
 from .plan import Request, variant_digest
 from .plots import PLOTS
 from .rows import Row
@@ -32,6 +33,9 @@ HEADINGS = {
     "gains": "Gains",
     "classes": "Classes",
     "sweeps": "Sweeps",
+    "attention": "What the queries look at",
+    "spectrum": "What decoupling leaves",
+    "errors": "Errors by distance and class",
     "commands": "Every row and its command",
 }
 
@@ -45,6 +49,7 @@ class Results:
     rows: Sequence[Row]
     development: Sequence[Row]
     failed: Mapping[str, str]
+    learned: Learned | None = None
 
     @classmethod
     def select(
@@ -78,6 +83,7 @@ class Results:
             "rows": [asdict(row) for row in self.rows],
             "development": [asdict(row) for row in self.development],
             "failed": dict(self.failed),
+            "learned": vars(self.learned) if self.learned else None,
         }
 
     def blocks(self) -> dict[str, str]:
@@ -91,6 +97,7 @@ class Results:
             "gains": tables.gain_tables(board),
             "classes": tables.class_table(board),
             "sweeps": tables.sweep_tables(board) + _pictured("sweeps"),
+            **(self.learned.blocks(IMAGES) if self.learned else {}),
             "commands": tables.command_table(self.rows),
         }
 
@@ -113,11 +120,13 @@ class Results:
 def write_results(results: Results, out: Path, docs: Path | None) -> None:
     """Write tables, plots and rows to ``out``, and to ``docs`` where it is given; hand-written text there stays."""
     board, blocks = results.board, results.blocks()
-    plots = {name: draw(board) for name, draw in PLOTS.items()}
+    plots = {f"ablation-{name}": draw(board) for name, draw in PLOTS.items()}
+    if results.learned:
+        plots |= {name: (out / IMAGES / f"{name}.png").read_bytes() for name in results.learned.pictures}
     for folder in (out, docs) if docs else (out,):
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         for name, png in plots.items():
-            _write(folder / IMAGES / f"ablation-{name}.png", png)
+            _write(folder / IMAGES / f"{name}.png", png)
         write_json(folder / "results.json", results.to_json())
         page = folder / "results.md"
         text = page.read_text(encoding="utf-8") if page.exists() else PAGE

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..domains import DomainOpener
 from ..workspace import Workspace
 from .benchmark import Benchmark
 from .crew import SOURCE, Crew, Finished
+from .learned import show_learned
 from .plan import Request, Training, plan_trainings
 from .results import Results, write_results
 from .rows import Row, RowFile
@@ -50,7 +52,8 @@ def run_ablation(
             failed |= _keep(finished, rows, request)
         write_json(out / "failed.json", failed)
         results = Results.select(benchmark, request, index, rows.rows, failed)
-        write_results(results, out, docs)
+        learned = show_learned(workspace, benchmark, list(results.rows), out)
+        write_results(replace(results, learned=learned), out, docs)
     finally:
         lock.release()
     return _outcome(out, results, failed)

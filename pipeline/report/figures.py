@@ -108,7 +108,7 @@ def labels_from_above(
 ) -> bytes:
     """A whole sweep from above, the sensor in the middle; label 0 is none, and class ``c`` has label ``c + 1``."""
     palette = np.vstack([UNLABELLED, class_colours(classes)])
-    figure = _figure(9.0, 8.0)
+    figure = new_figure(9.0, 8.0)
     axes = figure.add_subplot(1, 1, 1)
     finite = np.isfinite(points).all(1)
     axes.scatter(points[finite, 0], points[finite, 1], c=palette[labels[finite]], s=1.0, linewidths=0)
@@ -123,7 +123,7 @@ def labels_from_above(
         name = classes[label - 1] if label else "unlabelled"
         axes.scatter([], [], color=palette[label], label=f"{name} ({100 * (labels == label).mean():.0f} %)")
     axes.legend(fontsize=8, loc="upper right")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def loss_curves(steps: Sequence[int], losses: Mapping[str, Sequence[float]], validation: Mapping[int, float]) -> bytes:

@@ -1,0 +1,161 @@
+"""Pictures of what the networks of the ablation learned: attention by shift, the spectrum of queries, and errors."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import Xd3dError
+from ...files import read_json, write_atomic, write_json
+from ..runs import TrainedRun
+from ..workspace import Workspace
+from . import tables
+from .benchmark import Benchmark
+from .rows import Row
+from .variants import BASELINE, REFERENCE
+
+if TYPE_CHECKING:
+    from ...stages.train.insight import Insight
+
+__all__ = ["Learned", "show_learned"]
+
+log = logging.getLogger(__name__)
+
+WITHOUT_DECOUPLING = "agents"
+FACTS = "learned.json"
+FRAMES = 4  #: looked at for each shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """Names of the pictures that were drawn into ``images``, and the figures that stand beside them, as JSON values.
+
+    ``agreement`` has for each shift the share of attention on agents of the point's class, and that of chance;
+    ``spectrum`` rows of a table.
+    """
+
+    runs: Mapping[str, str]
+    agreement: Mapping[str, list[float]]
+    spectrum: list[list[str]]
+    pictures: list[str]
+
+    def blocks(self, images: str) -> dict[str, str]:
+        """The parts of ``results.md``; ``images`` is the folder beside it."""
+        shares = [
+            [shift, f"{100 * own:.0f} %", f"{100 * alike:.0f} %"] for shift, (own, alike) in self.agreement.items()
+        ]
+        shown = {
+            kind: "\n\n".join(f"![{name}]({images}/{name}.png)" for name in self.pictures if name.startswith(kind))
+            for kind in ("attention", "spectrum", "errors")
+        }
+        looked = tables.markdown(
+            ["shift", "attention on agents of the point's class", "if all were looked at alike"], shares
+        )
+        directions = tables.markdown(["queries", "energy beyond k directions", "directions with 99 %"], self.spectrum)
+        return {
+            "attention": f"{looked}\n\n{shown['attention']}",
+            "spectrum": f"{directions}\n\n{shown['spectrum']}",
+            "errors": shown["errors"],
+        }
+
+
+def show_learned(workspace: Workspace, benchmark: Benchmark, rows: list[Row], out: Path) -> Learned | None:
+    """Draw the pictures into ``out/images`` from the first seed of the full method, unless they are there already.
+
+    None where the full method was not trained, or its run is gone.
+    """
+    runs = _first_runs(rows)
+    if REFERENCE not in runs:
+        return None
+    try:
+        stored = Learned(**read_json(out / FACTS))
+    except (FileNotFoundError, ValueError, TypeError):
+        stored = None
+    if stored is not None and stored.runs == runs:
+        return stored
+    try:
+        made = _draw(workspace, benchmark, rows, runs, out / "images")
+    except Xd3dError as error:
+        log.warning("There are no pictures of what was learned: %s", error)
+        return None
+    write_json(out / FACTS, vars(made))
+    return made
+
+
+def _first_runs(rows: list[Row]) -> dict[str, str]:
+    """The run of the lowest seed of each variant that is shown."""
+    shown = (BASELINE, WITHOUT_DECOUPLING, REFERENCE)
+    found = sorted((row for row in rows if row.variant in shown), key=lambda row: -row.seed)
+    return {row.variant: row.run for row in found}
+
+
+def _draw(
+    workspace: Workspace, benchmark: Benchmark, rows: list[Row], runs: Mapping[str, str], images: Path
+) -> Learned:
+    from ..report.insight import looks_over
+    from ..report.spectrum import spectrum_picture, spectrum_rows
+
+    opened = {variant: TrainedRun.open(workspace, Path(name)) for variant, name in runs.items()}
+    full = opened[REFERENCE]
+    shifts = [shift for shift in benchmark.shifts if any(row.shift == shift for row in rows)]
+    pictures: dict[str, bytes] = {}
+    agreement: dict[str, list[float]] = {}
+    for shift in shifts:
+        looks = looks_over(full, full.domain(benchmark.shifts[shift], "test"), FRAMES)
+        if looks:
+            pictures[f"attention-{shift}"] = looks[0].picture()
+        found = [pair for look in looks if (pair := look.agreement())]
+        if found:
+            agreement[shift] = [float(value) for value in np.mean(found, axis=0)]
+    spectra = _spectra(opened, benchmark.source)
+    rank = full.config.fusion.rank
+    if spectra:
+        pictures["spectrum"] = spectrum_picture(spectra, rank)
+    pictures["errors"] = _errors(opened, benchmark, shifts)
+    images.mkdir(parents=True, exist_ok=True)
+    for name, png in pictures.items():
+        _write(images / f"{name}.png", png)
+    return Learned(runs=runs, agreement=agreement, spectrum=spectrum_rows(spectra, rank), pictures=sorted(pictures))
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomic(path, lambda file: file.write(content))
+
+
+def _spectra(opened: Mapping[str, TrainedRun], source: str) -> dict[str, Any]:
+    """The queries of the full method, and Q_a where decoupling was left out, on the source's test split."""
+    from ..report.insight import looks_over
+    from ..report.spectrum import query_spectra
+
+    def insights(variant: str) -> "list[Insight]":
+        run = opened[variant]
+        return [look.insight for look in looks_over(run, run.domain(source, "test"), FRAMES)]
+
+    spectra = {f"{name}, {REFERENCE}": values for name, values in query_spectra(insights(REFERENCE)).items()}
+    if WITHOUT_DECOUPLING in opened:
+        spectra["Q_a, trained without decoupling"] = query_spectra(insights(WITHOUT_DECOUPLING))["Q_a"]
+    return spectra
+
+
+def _errors(opened: Mapping[str, TrainedRun], benchmark: Benchmark, shifts: list[str]) -> bytes:
+    """Errors of the full method in 3D, and what they differ from the baseline's, shift by shift."""
+    from ..report.errors import errors_picture, tally_errors
+
+    tallies = {
+        variant: [
+            tally_errors(
+                run.network, run.domain(benchmark.shifts[shift], "test", lidar_only=not run.network.needs_images), "3d"
+            )
+            for shift in shifts
+        ]
+        for variant, run in opened.items()
+        if variant in (BASELINE, REFERENCE)
+    }
+    panels = {f"{REFERENCE}, wrong in 3D, %": [(s, t.shares) for s, t in zip(shifts, tallies[REFERENCE], strict=True)]}
+    if BASELINE in tallies:
+        pairs = zip(shifts, tallies[REFERENCE], tallies[BASELINE], strict=True)
+        panels[f"less that of {BASELINE}"] = [(shift, ours.shares - theirs.shares) for shift, ours, theirs in pairs]
+    return errors_picture(panels, tallies[REFERENCE][0].classes)
