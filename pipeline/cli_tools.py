@@ -1,4 +1,4 @@
-"""The commands beside the main way: doctor, config and models, and where those of the cache are."""
+"""The commands beside the main way: doctor, pseudo-label, config and models, and where those of the cache are."""
 
 from typing import Annotated
 
@@ -7,7 +7,8 @@ import typer
 from . import cli_cache
 from .cli_models import models_app
 from .console import Outcome, conclude
-from .options import Json, Overrides
+from .options import Json, Overrides, RunFolder
+from .workspace import Workspace
 
 __all__ = ["register"]
 
@@ -19,6 +20,7 @@ config_app = typer.Typer(help="Presets and settings: list, show, validate.", no_
 def register(app: typer.Typer) -> None:
     """Add these commands to the main one."""
     app.command()(doctor)
+    app.command("pseudo-label")(pseudo_label)
     app.add_typer(config_app, name="config")
     app.add_typer(cli_cache.app, name="cache")
     app.add_typer(models_app, name="models")
@@ -32,6 +34,18 @@ def doctor(as_json: Json = False) -> None:
     from .doctor import examine
 
     conclude(examine(), as_json)
+
+
+def pseudo_label(run: RunFolder = None, as_json: Json = False) -> None:
+    """Label the target's train split with a run's best network, keeping what it is sure of, to train on.
+
+    It can be stopped at any time; the same command goes on where it stopped.
+
+    Example: `xd3d pseudo-label && xd3d train --cached --config nuscenes_usa_singapore/uda_pl`
+    """
+    from .pseudo import pseudo_labels
+
+    conclude(pseudo_labels(Workspace.current(), run), as_json)
 
 
 @config_app.command("list")

@@ -14,6 +14,7 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
+    from ..stages.evaluate.pseudo_labels import PseudoLabels
     from ..stages.extract.settings import ExtractSettings
     from ..stages.train.domain import Domain
     from ..stages.train.source import FeatureSource
@@ -67,7 +68,23 @@ class DomainOpener:
         """The unlabelled frames that it also trains on: the target's train split; None where no loss asks for it."""
         if not self.config.train.uses_target:
             return None
+        return dataclasses.replace(self.unlabelled_target(), pseudo=self.pseudo_labels())
+
+    def unlabelled_target(self) -> "Domain":
+        """The target's train split, whose labels are never read."""
         return self._training(self.config.data.target).unlabelled()
+
+    def pseudo_labels(self) -> "PseudoLabels | None":
+        """The pseudo labels that the run learns from, where it does.
+
+        Raises:
+            MissingDataError: there are none, or they are not finished.
+        """
+        from ..stages.evaluate.pseudo_labels import PseudoLabels
+
+        if not self.config.train.lam_pl:
+            return None
+        return PseudoLabels.open(self._workspace.find_pseudo_labels(self.config.data.pseudo_labels))
 
     def _training(self, side: DomainSettings) -> "Domain":
         validated = self._validated()

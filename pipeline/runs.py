@@ -24,7 +24,7 @@ __all__ = ["TrainedRun", "run_facts", "run_name"]
 
 #: Settings that move work and change no result: a run may go on with others.
 FREE = {
-    "data": {"roots"},
+    "data": {"pseudo_labels", "roots"},
     "extract": {"batch_size", "caches", "compile", "device", "offline", "shard_mb"},
     "train": {"init", "workers", "device", "tensorboard"},
 }
@@ -43,12 +43,13 @@ def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -
     """A name that is the same for the same settings on the same data, so that a stopped run is found again."""
     from ..stages.train.start import Start
 
-    init = domains.init()
+    init, pseudo = domains.init(), domains.pseudo_labels()
     identity = {
         "settings": resolved.config.model_dump(mode="json", exclude=FREE),
         "cached": cached,
         "indexes": [domains.index(side.dataset).digest for side in domains.sides()],
         "init": Start.open(init).identity() if init else None,
+        "pseudo_labels": pseudo.provenance() if pseudo else None,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"{resolved.name.replace('/', '-')}-{digest[:8]}"

@@ -13,7 +13,10 @@ __all__ = ["Workspace"]
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """A folder with ``index/``, ``cache/``, ``runs/`` and ``workspace.json`` (remembered data roots, the last run)."""
+    """A folder with ``index/``, ``cache/``, ``runs/``, ``pseudo-labels/`` and ``workspace.json``.
+
+    The last remembers data roots, the last run and the last pseudo labels.
+    """
 
     home: Path
 
@@ -55,6 +58,28 @@ class Workspace:
     def find_run(self, run: Path) -> Path:
         """The folder that ``run`` means: a bare name is a run of this workspace, anything else a path."""
         return self.run(str(run)) if run.parts == (run.name,) and not run.is_dir() else run.absolute()
+
+    def pseudo_labels(self, name: str) -> Path:
+        """Folder of the pseudo labels called ``name``."""
+        return self.home / "pseudo-labels" / name
+
+    def find_pseudo_labels(self, given: str | None) -> Path:
+        """The folder of the pseudo labels that ``given`` names as a run is named; None means those made last.
+
+        Raises:
+            MissingDataError: none were made in this workspace.
+        """
+        name = given or self._memory().get("pseudo_labels")
+        if not name:
+            raise MissingDataError(
+                f"There are no pseudo labels in {self.home}; make some with: xd3d pseudo-label (after xd3d train)"
+            )
+        path = Path(name)
+        return self.pseudo_labels(name) if path.parts == (path.name,) and not path.is_dir() else path.absolute()
+
+    def remember_pseudo_labels(self, folder: Path) -> None:
+        """Keep ``folder`` as the one that training takes by default."""
+        self._remember(pseudo_labels=folder.name)
 
     def root(self, dataset: str, given: Path | None = None, *, configured: Path | None = None) -> Path:
         """The data root of ``dataset``: the one given, ``XD3D_<DATASET>_ROOT``, the configured or the remembered one.

@@ -46,6 +46,11 @@ class DataSettings(Settings):
     roots: dict[DatasetName, Path] = Field(
         default_factory=dict, description="Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"
     )
+    pseudo_labels: str | None = Field(
+        default=None,
+        description="Pseudo labels to learn where train.lam_pl is above 0: a name in the workspace or a folder;"
+        " null takes those that were made last",
+    )
     merge: MergeName = Field(
         default="nuscenes-6", description="How the data set's raw labels become the classes of the network"
     )

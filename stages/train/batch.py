@@ -46,7 +46,8 @@ class BatchPlan:
 class PlacedFrame:
     """A frame whose points were moved: ``points`` [P, 3] are metres in the voxel cube, row by row ``frame.points``.
 
-    ``views`` numbers the view of each of its images, as the feature source holds them.
+    ``views`` numbers the view of each of its images, as the feature source holds them; ``pseudo`` are pseudo labels of
+    the points for the 2D and the 3D head, where there are some.
     """
 
     key: str
@@ -54,6 +55,7 @@ class PlacedFrame:
     points: Float32[np.ndarray, "points 3"]
     cameras: Int64[np.ndarray, "views"]
     views: Int64[np.ndarray, "views"]
+    pseudo: Int64[np.ndarray, "points 2"] | None = None
 
     def inside(self, cube: float) -> "PlacedFrame":
         """Without the points that lie outside the cube, nor their labels and projections."""
@@ -71,14 +73,16 @@ class PlacedFrame:
             projection_view=frame.projection_view[shown],
             projection_uv=frame.projection_uv[shown],
         )
-        return replace(self, frame=fewer, points=self.points[kept])
+        pseudo = self.pseudo[kept] if self.pseudo is not None else None
+        return replace(self, frame=fewer, points=self.points[kept], pseudo=pseudo)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """B samples of P points in all. Point ``p`` lies in voxel ``point_to_voxel[p]`` of ``voxels``.
 
-    ``labels`` are class ids or -100; ``sample`` numbers each point's sample; ``images`` is None where none are used.
+    ``labels`` are class ids or -100; ``pseudo_labels`` the same for the 2D and the 3D head, or None; ``sample`` numbers
+    each point's sample; ``images`` is None where none are used.
     """
 
     keys: tuple[str, ...]
@@ -87,6 +91,7 @@ class Batch:
     sample: Int64[Tensor, "points"]
     labels: Int64[Tensor, "points"]
     images: ImageBatch | None
+    pseudo_labels: Int64[Tensor, "points 2"] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
@@ -101,6 +106,7 @@ class Batch:
             sample=self.sample.to(device),
             labels=self.labels.to(device),
             images=self.images.to(device) if self.images else None,
+            pseudo_labels=self.pseudo_labels.to(device) if self.pseudo_labels is not None else None,
         )
 
 
@@ -127,6 +133,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
     sample = torch.cat([torch.full((len(each.points),), place) for place, each in enumerate(placed)])
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
     voxels, point_to_voxel = _voxels(points, sample, plan, kept)
+    pseudo = [each.pseudo for each in placed if each.pseudo is not None]
     return Batch(
         keys=kept,
         voxels=voxels,
@@ -134,6 +141,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
         sample=sample,
         labels=torch.from_numpy(np.concatenate([each.frame.labels for each in placed])),
         images=_images(placed, domain, plan.taps) if plan.taps else None,
+        pseudo_labels=torch.from_numpy(np.concatenate(pseudo)) if pseudo else None,
     )
 
 

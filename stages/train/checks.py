@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from ...cache.schema import TapSpec
 from ...errors import ConfigError, RunError
+from ..evaluate.pseudo_labels import HEADS
 from .domain import Domain
 from .network import choose_taps
+from .record import describe_domain
 from .settings import FusionSettings, TrainSettings
 from .source import FeatureSource
 from .start import Start
@@ -37,6 +39,8 @@ def check_domains(
                 f"fusion.variant={fusion.variant} uses images, and the {role} has no features; extract them, or set"
                 " fusion.variant=3d-only"
             )
+        if domain.pseudo is not None:
+            domain.pseudo.require(describe_domain(domain), heads=HEADS if fusion.image else HEADS[1:])
     if validation is not None:
         validation.require_frames("validation")
     first = next(iter(trained))
@@ -73,7 +77,7 @@ def _check_settings(
 ) -> None:
     for role, domain, wanted, when in (
         ("source", source, not settings.source_free, "unless train.source_free is set"),
-        ("target", target, settings.uses_target, "where train.lam_trg is above 0"),
+        ("target", target, settings.uses_target, "where train.lam_trg or train.lam_pl is above 0"),
     ):
         if wanted == (domain is None):
             found, asked = ("none", "one") if domain is None else ("one", "none")
@@ -81,6 +85,11 @@ def _check_settings(
     if settings.source_free and start is None:
         raise ConfigError(
             "train.source_free adapts a trained network, and train.init names none; add --set train.init=RUN"
+        )
+    if target is not None and (target.pseudo is not None) != (settings.lam_pl > 0):
+        found = "none are given" if target.pseudo is None else "some are given"
+        raise ConfigError(
+            f"Pseudo labels are learned where train.lam_pl is above 0; it is {settings.lam_pl:g}, and {found}"
         )
     if settings.lam_trg and not fusion.image:
         raise ConfigError(

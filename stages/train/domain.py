@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 
 from ...errors import RunError
 from ..datasets.frames import Frame, load_frame
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
+from ..evaluate.pseudo_labels import PseudoLabels
 from .source import FeatureSource
 
 __all__ = ["Domain"]
@@ -19,7 +20,7 @@ class Domain:
     """Frames (rows of the index's frame table), in order, and where their features come from.
 
     ``features`` is None where no image is used. ``labelled`` says whether label files are read; where they are not,
-    every point has the label that does not count.
+    every point has the label that does not count. ``pseudo`` are labels predicted for these frames, to learn from.
     """
 
     index: FrameIndex
@@ -27,6 +28,7 @@ class Domain:
     merge: LabelMerge
     features: FeatureSource | None = None
     labelled: bool = True
+    pseudo: PseudoLabels | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -34,6 +36,14 @@ class Domain:
     def load(self, position: int) -> Frame:
         """Points, labels and projections of the frame at ``position`` in ``frames``."""
         return load_frame(self.index, int(self.frames[position]), self.merge if self.labelled else None)
+
+    def pseudo_labels(self, position: int, frame: Frame) -> Int64[np.ndarray, "points 2"] | None:
+        """The pseudo labels, for the 2D and the 3D head, of ``frame``, which is the one at ``position``.
+
+        Raises:
+            DataError: they are damaged, or the frame has changed since.
+        """
+        return self.pseudo.read(position, len(frame.points)) if self.pseudo is not None else None
 
     def unlabelled(self) -> "Domain":
         """The same frames, whose label files are never opened."""

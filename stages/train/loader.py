@@ -77,9 +77,15 @@ def training_batch(
     for place, position in enumerate(step_positions(len(domain), batch_size, seed, step, block, stream)):
         rng, frame = sample_generator(seed, step, place, stream), domain.load(position)
         points = augment_points(frame.points, augment, plan.cube, rng)
+        pseudo = domain.pseudo_labels(position, frame)
         frame, views = draw_views(frame, domain.features, rng)
         moved = PlacedFrame(
-            key=domain.key(position), frame=frame, points=points, cameras=domain.cameras(frame), views=views
+            key=domain.key(position),
+            frame=frame,
+            points=points,
+            cameras=domain.cameras(frame),
+            views=views,
+            pseudo=pseudo,
         )
         placed.append(moved.inside(plan.cube))
     return collate(placed, domain, plan)

@@ -96,9 +96,21 @@ def source_losses(
     return Losses.weighted(terms)
 
 
-def target_losses(output: NetworkOutput, settings: TrainSettings) -> Losses:
-    """Every loss that the unlabelled target gives the network's ``output``, and their weighted sum."""
+def target_losses(
+    output: NetworkOutput, pseudo_labels: Int64[Tensor, "points 2"] | None, settings: TrainSettings
+) -> Losses:
+    """Every loss that the unlabelled target gives the network's ``output``, and their weighted sum.
+
+    Each head learns its own column of ``pseudo_labels``, 2D and 3D; as in xMUDA, no class weighs more than another.
+    """
     terms: Terms = {}
+    if pseudo_labels is not None:
+        for name, logits, labels in zip(
+            ("pl_2d", "pl_3d"), (output.logits_2d, output.logits_3d), pseudo_labels.unbind(1), strict=True
+        ):
+            if logits is not None:
+                equal = logits.new_ones(logits.shape[1])
+                terms[name] = (settings.lam_pl, weighted_cross_entropy(logits, labels, equal))
     if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
         terms["xm_2d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_2d, output.logits_3d))
         terms["xm_3d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_3d, output.logits_2d))

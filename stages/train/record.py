@@ -23,6 +23,7 @@ from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSetti
 __all__ = [
     "build_network",
     "camera_count",
+    "describe_domain",
     "choose_device",
     "load_network",
     "make_record",
@@ -123,8 +124,9 @@ def make_record(
         "classes": list(sides[0].merge.classes),
         "taps": {name: asdict(spec) for name, spec in taps.items()},
         "init": init,
+        "pseudo_labels": target.pseudo.provenance() if target is not None and target.pseudo is not None else None,
         **{
-            name: _describe(domain) if domain is not None else None
+            name: describe_domain(domain) if domain is not None else None
             for name, domain in (("source", source), ("target", target), ("validation", validation))
         },
         "facts": dict(facts),
@@ -162,7 +164,7 @@ def camera_count(record: Mapping[str, Any]) -> int:
     return len((record["source"] or record["target"])["cameras"])
 
 
-def _describe(domain: Domain) -> dict[str, Any]:
+def describe_domain(domain: Domain) -> dict[str, Any]:
     """What a record keeps of a domain: which index and which frames, by digest."""
     rows = np.ascontiguousarray(domain.frames, dtype="<i8")
     return {

@@ -111,6 +111,9 @@ class TrainSettings(Settings):
         ge=0,
         description="Weight of the cross-modal losses on the unlabelled target; 0 trains without it (DG), more is UDA.",
     )
+    lam_pl: float = Field(
+        default=0.0, ge=0, description="Weight of the cross entropy with pseudo labels of the target; 0 uses none."
+    )
     source_free: bool = Field(
         default=False, description="Adapt to the target alone, from train.init; no data of the source are opened."
     )
@@ -144,14 +147,16 @@ class TrainSettings(Settings):
     @property
     def uses_target(self) -> bool:
         """Whether a step also takes a batch of the target."""
-        return self.lam_trg > 0
+        return self.lam_trg > 0 or self.lam_pl > 0
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSettings":
         if list(self.milestones) != sorted(set(self.milestones)) or any(step < 1 for step in self.milestones):
             raise ValueError(f"milestones must be positive and rise, found {list(self.milestones)}")
         if self.source_free and not self.uses_target:
-            raise ValueError("source_free trains on the target alone, and no loss is on it: set lam_trg above 0")
+            raise ValueError(
+                "source_free trains on the target alone: set one of its weights, lam_trg and lam_pl, above 0"
+            )
         if self.freeze_norms and self.init is None:
             raise ValueError("freeze_norms keeps the statistics of another run: name it with init, or leave it false")
         return self

@@ -93,5 +93,5 @@ def step_losses(
     if batch.source is not None:
         parts.append(source_losses(network(batch.source), batch.source.labels, weights, settings))
     if batch.target is not None:
-        parts.append(target_losses(network(batch.target), settings))
+        parts.append(target_losses(network(batch.target), batch.target.pseudo_labels, settings))
     return sum(parts[1:], parts[0])

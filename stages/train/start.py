@@ -7,7 +7,7 @@ from typing import Any
 
 from ...cache.fingerprint import differences
 from ...errors import RunError
-from .checkpoint import checkpoint_digest, checkpoint_steps, load_weights, read_best
+from .checkpoint import best_step, checkpoint_digest, load_weights
 from .network import Network
 from .record import camera_count, read_record
 
@@ -32,11 +32,7 @@ class Start:
         Raises:
             RunError: there is no such run, or it has no checkpoint yet.
         """
-        record, steps = read_record(run), checkpoint_steps(run)
-        if not steps:
-            raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' go on with it")
-        best = read_best(run, steps[-1])
-        return cls(run=run, step=best.step if best else steps[-1], record=record)
+        return cls(run=run, record=read_record(run), step=best_step(run))
 
     def identity(self) -> dict[str, Any]:
         """The run's name and the step and digest of its weights, as JSON."""

@@ -1,5 +1,6 @@
 """Training on source and target together, and on the target alone: what each gives, and what is never taken."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,8 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import ConfigError, DataError, RunError
+from xd3d.stages.evaluate.labelling import make_pseudo_labels
+from xd3d.stages.evaluate.scores import FramePrediction
+from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
+from xd3d.stages.train.losses import target_losses
+from xd3d.stages.train.record import describe_domain
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
 from xd3d.stages.train.shift import StepMaker, step_losses
 
@@ -130,7 +136,7 @@ def test_a_target_that_teaches_nothing_is_refused(make_domain, adapt, tmp_path, 
 
 def test_a_target_that_does_not_fit_the_source_is_refused(make_domain, adapt, tmp_path, worlds):
     source = make_domain(frames=2, points=80)
-    with pytest.raises(ConfigError, match=r"train\.lam_trg is above 0"):
+    with pytest.raises(ConfigError, match=r"train\.lam_trg or"):
         adapt(tmp_path / "run", source, None)
     with pytest.raises(RunError, match=r"1 camera.*target 2"):
         adapt(tmp_path / "run", source, make_domain(frames=2, points=80, cameras=2))
@@ -210,3 +216,100 @@ def test_a_run_begun_from_other_weights_is_not_gone_on_with(make_domain, adapt, 
     assert other
     with pytest.raises(RunError, match=r"init\.checkpoint.*(?s:.*)init\.run"):
         adapt(tmp_path / "run", None, target, init=tmp_path / "other")
+
+
+@pytest.fixture
+def with_pseudo_labels(tmp_path):
+    """The domain with pseudo labels that say class 1 to the 2D head and class 2 to the 3D head, surely."""
+
+    def add(domain, *, heads=2, name="pl"):
+        def predict(first):
+            for position in range(first, len(domain)):
+                points = len(domain.load(position).points)
+                yield FramePrediction(
+                    labels=np.full(points, -100),
+                    probabilities_2d=np.eye(6)[np.full(points, 1)] if heads == 2 else None,
+                    probabilities_3d=np.eye(6)[np.full(points, 2)],
+                )
+
+        made = make_pseudo_labels(
+            tmp_path / name,
+            identity={"run": "one", "target": describe_domain(domain)},
+            frames=len(domain),
+            classes=domain.merge.classes,
+            predict=predict,
+        )
+        return dataclasses.replace(domain, pseudo=made)
+
+    return add
+
+
+def test_each_head_learns_its_own_pseudo_labels(make_domain, make_network, train_settings, with_pseudo_labels):
+    domain = make_domain(frames=2, points=80)
+    network = make_network(domain, drop_path=0.0)
+    settings = train_settings(lam_pl=0.5)
+    make = StepMaker(
+        source=None,
+        target=with_pseudo_labels(domain).unlabelled(),
+        plan=network.plan,
+        augment=AugmentSettings(),
+        settings=settings,
+        device=network.device,
+    )
+    batch = make(0, 0).target
+    assert batch.pseudo_labels.shape == (len(batch.labels), 2)
+    assert (batch.pseudo_labels == torch.tensor([1, 2])).all()
+    batch.pseudo_labels[: len(batch.labels) // 2, 0] = -100
+    output = network(batch)
+    losses = target_losses(output, batch.pseudo_labels, settings)
+    for column, (name, logits) in enumerate((("pl_2d", output.logits_2d), ("pl_3d", output.logits_3d))):
+        kept = batch.pseudo_labels[:, column] != -100
+        by_hand = -logits.double().log_softmax(1)[kept, column + 1].mean()
+        assert losses.terms[name].item() == pytest.approx(by_hand.item(), rel=1e-5), (
+            "the mean over points that are kept"
+        )
+    assert losses.total.item() == pytest.approx(0.5 * (losses.terms["pl_2d"] + losses.terms["pl_3d"]).item(), rel=1e-5)
+    losses.total.backward()
+    assert all(head.weight.grad.any() for head in (network.head_2d, network.head_3d))
+
+
+def test_pseudo_labels_follow_their_points_through_augmentation(make_domain, make_network, tmp_path):
+    """Labels of the true classes, given as pseudo labels, must stay with their points when some are dropped."""
+    domain = make_domain(frames=2, points=300)
+    made = make_pseudo_labels(
+        tmp_path / "true",
+        identity={"target": describe_domain(domain)},
+        frames=2,
+        classes=domain.merge.classes,
+        predict=lambda first: (
+            FramePrediction(labels=truth, probabilities_2d=None, probabilities_3d=np.eye(6)[truth.clip(0)])
+            for truth in (domain.load(position).labels for position in range(first, 2))
+        ),
+    )
+    plan = make_network(domain).plan
+    small = dataclasses.replace(plan, model=plan.model.model_copy(update={"full_scale": 100}))
+    batch = training_batch(
+        dataclasses.replace(domain, pseudo=made), small, AugmentSettings(), batch_size=2, seed=1, step=0
+    )
+    assert len(batch.labels) < 2 * 300 * 0.9, "the cube should be too small for all points"
+    assert torch.equal(batch.pseudo_labels[:, 1], batch.labels.clamp(min=0))
+
+
+def test_training_with_pseudo_labels_is_recorded_and_others_are_refused(
+    make_domain, adapt, with_pseudo_labels, trained, small_fusion, tmp_path
+):
+    target = make_domain(frames=2, points=80)
+    labelled = with_pseudo_labels(target)
+    options = {"init": trained, "lam_trg": 0.0, "lam_pl": 1.0}
+    adapt(tmp_path / "run", None, labelled, **options)
+    assert json.loads((tmp_path / "run/run.json").read_text())["pseudo_labels"]["run"] == "one"
+    assert {"pl_2d", "pl_3d"} <= read_log(tmp_path / "run")[0].keys()
+    other = with_pseudo_labels(target, name="other", heads=1)
+    with pytest.raises(RunError, match="found no 2d"):
+        adapt(tmp_path / "run", None, other, **options)
+    with pytest.raises(RunError, match=r"(?s)target\.frames: expected 3, found 2.*target\.index"):
+        adapt(tmp_path / "run", None, dataclasses.replace(make_domain(frames=3), pseudo=labelled.pseudo), **options)
+    with pytest.raises(ConfigError, match=r"lam_pl.*none are given"):
+        adapt(tmp_path / "run", None, target, **options)
+    with pytest.raises(ConfigError, match=r"lam_pl.*some are given"):
+        adapt(tmp_path / "run", None, labelled, **{**options, "lam_pl": 0.0, "lam_trg": 0.1})

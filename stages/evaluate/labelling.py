@@ -1,0 +1,195 @@
+"""Making pseudo labels: predict all frames, part by part, then keep per class what is sure (``refine``).
+
+A part that was written is not predicted again after a stop; the refined labels appear whole or not at all.
+"""
+
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Int64, UInt8, UInt16
+
+from ...cache.fingerprint import fingerprint_digest
+from ...errors import DataError, MissingDataError
+from ...files import write_atomic, write_json
+from .pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
+from .refine import Confidences, confidence_codes, sure
+from .scores import FramePrediction
+
+__all__ = ["make_pseudo_labels"]
+
+PART = 64  #: frames
+PREDICTED = "predicted"
+
+
+def make_pseudo_labels(
+    folder: Path,
+    *,
+    identity: Mapping[str, Any],
+    frames: int,
+    classes: Sequence[str],
+    predict: Callable[[int], Iterable[FramePrediction]],
+) -> PseudoLabels:
+    """Make the pseudo labels of ``frames`` frames in ``folder``, or go on; sound ones that are there are returned.
+
+    ``predict`` gives the predictions from a frame on, in order; their labels are not looked at.
+
+    Raises:
+        DataError: a prediction is not finite.
+    """
+    try:
+        there = PseudoLabels.open(folder)
+        there.verify()
+    except (DataError, MissingDataError):
+        (folder / MANIFEST).unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder / PREDICTED, ignore_errors=True)
+        return there
+    (folder / PREDICTED).mkdir(parents=True, exist_ok=True)
+    for left_over in folder.rglob("*.partial"):
+        left_over.unlink()
+    parts = -(-frames // PART)
+    done = _whole_parts(folder, parts)
+    if done < parts:
+        predictions = iter(predict(done * PART))
+        for number, part in enumerate(iter(lambda: list(islice(predictions, PART)), []), start=done):
+            _write_part(_part(folder, number), part, number * PART)
+    _refine(folder, identity, classes, parts)
+    shutil.rmtree(folder / PREDICTED)
+    return PseudoLabels.open(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Predictions of consecutive frames: points a frame, and label and confidence of each point by head."""
+
+    lengths: Int64[np.ndarray, "frames"]
+    labels: UInt8[np.ndarray, "points 2"]
+    codes: UInt16[np.ndarray, "points 2"]
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / PREDICTED / f"{number:06d}.npz"
+
+
+def _whole_parts(folder: Path, parts: int) -> int:
+    """How many parts from the first on are written and sound."""
+    for number in range(parts):
+        try:
+            _read_part(_part(folder, number))
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return number
+    return parts
+
+
+def _read_part(path: Path) -> _Part:
+    """Read a part; its zip archive checks the crc32 of every array."""
+    with np.load(path, allow_pickle=False) as stored:
+        return _Part(lengths=stored["lengths"], labels=stored["labels"], codes=stored["codes"])
+
+
+def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int) -> None:
+    heads = [_decided(frame, first + place) for place, frame in enumerate(predictions)]
+    arrays = {
+        "lengths": np.array([len(labels) for labels, _ in heads], np.int64),
+        "labels": np.concatenate([labels for labels, _ in heads]),
+        "codes": np.concatenate([codes for _, codes in heads]),
+    }
+    write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def _decided(
+    frame: FramePrediction, number: int
+) -> tuple[UInt8[np.ndarray, "points 2"], UInt16[np.ndarray, "points 2"]]:
+    """The likeliest class of each point by each head, and its confidence; ``UNSURE`` for a head that is not there."""
+    labels = np.full((len(frame.probabilities_3d), len(HEADS)), UNSURE, np.uint8)
+    codes = np.zeros(labels.shape, np.uint16)
+    for column, values in enumerate((frame.probabilities_2d, frame.probabilities_3d)):
+        if values is None:
+            continue
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"The {HEADS[column]} prediction of frame {number} is not finite; the network has diverged: lower"
+                " train.lr and train again"
+            )
+        labels[:, column] = values.argmax(axis=1)
+        codes[:, column] = confidence_codes(values.max(axis=1))
+    return labels, codes
+
+
+def _refine(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], parts: int) -> None:
+    """Write the labels that are sure, the table of frames, and last what they are."""
+    found = [Confidences(len(classes)) for _ in HEADS]
+    for part in _parts(folder, parts):
+        for column, confidences in enumerate(found):
+            there = part.labels[:, column] != UNSURE
+            confidences.add(part.labels[there, column], part.codes[there, column])
+    thresholds = [each.thresholds() for each in found]
+    kept = np.zeros((len(HEADS), len(classes)), np.int64)
+    frames = _write_labels(folder, parts, thresholds, kept)
+    write_atomic(folder / FRAMES, lambda file: np.save(file, frames, allow_pickle=False))
+    columns = ("predicted", "kept", "threshold")
+    facts = {
+        "format": FORMAT,
+        "identity": dict(identity),
+        "frames": len(frames),
+        "heads": [head for head, each in zip(HEADS, found, strict=True) if each.counts.any()],
+        "classes": {
+            head: {
+                name: dict(zip(columns, values, strict=True))
+                for name, *values in zip(
+                    classes,
+                    each.counts.sum(axis=1).tolist(),
+                    kept[column].tolist(),
+                    thresholds[column].tolist(),
+                    strict=True,
+                )
+            }
+            for column, (head, each) in enumerate(zip(HEADS, found, strict=True))
+        },
+        "crc32": zlib.crc32(frames.tobytes()),
+    }
+    write_json(folder / MANIFEST, {**facts, "digest": fingerprint_digest(facts)})
+
+
+def _write_labels(
+    folder: Path, parts: int, thresholds: Sequence[np.ndarray], kept: Int64[np.ndarray, "heads classes"]
+) -> Int64[np.ndarray, "frames 2"]:
+    """Write the refined labels of every part, count those that are kept, and return the table of frames."""
+    table: list[tuple[int, int]] = []
+    points = int(sum(part.lengths.sum() for part in _parts(folder, parts)))
+
+    def write(file: BinaryIO) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (points, len(HEADS))}
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]  # numpy leaves it untyped
+        end = 0
+        for part in _parts(folder, parts):
+            labels = _kept(part, thresholds)
+            for row, column in zip(kept, labels.T, strict=True):
+                row += np.bincount(column[column != UNSURE], minlength=len(row))
+            for frame in np.split(labels, part.lengths.cumsum()[:-1]):
+                end += len(frame)
+                table.append((end, zlib.crc32(frame.tobytes())))
+                file.write(frame.tobytes())
+
+    write_atomic(folder / LABELS, write)
+    return np.array(table, np.int64).reshape(-1, 2)
+
+
+def _parts(folder: Path, parts: int) -> Iterator[_Part]:
+    return (_read_part(_part(folder, number)) for number in range(parts))
+
+
+def _kept(part: _Part, thresholds: Sequence[np.ndarray]) -> UInt8[np.ndarray, "points 2"]:
+    labels = part.labels.copy()
+    for column, least in enumerate(thresholds):
+        there = np.flatnonzero(labels[:, column] != UNSURE)
+        unsure = ~sure(labels[there, column], part.codes[there, column], least)
+        labels[there[unsure], column] = UNSURE
+    return labels

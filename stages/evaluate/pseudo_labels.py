@@ -1,0 +1,146 @@
+"""Pseudo labels: what a trained network is sure of on frames without labels, for another training to learn from.
+
+A folder: ``labels.npy`` [points, 2] (the 2D head's label and the 3D head's; 255 where it was not sure), ``frames.npy``
+[frames, 2] (where each frame's points end, and their crc32), and ``pseudo_labels.json``, written last, which says what
+they are. Nothing in it is a pickle, and a reader maps the labels, so that 25,000 frames cost no memory.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from ...cache.fingerprint import differences, fingerprint_digest
+from ...errors import DataError, MissingDataError, RunError
+from ...files import read_json
+from ..datasets.labels import IGNORE
+
+__all__ = ["HEADS", "PseudoLabels"]
+
+FORMAT = 1
+MANIFEST, LABELS, FRAMES = "pseudo_labels.json", "labels.npy", "frames.npy"
+HEADS = ("2d", "3d")  #: the columns
+UNSURE = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabels:
+    """Finished pseudo labels in ``folder``; safe to read from several threads.
+
+    ``identity`` is all they depend on: run, checkpoint and features they were predicted with, and the frames.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "PseudoLabels":
+        """Open the pseudo labels in ``folder``.
+
+        Raises:
+            MissingDataError: there are none, or they are not finished.
+            DataError: they are of another format, or the table of frames is damaged.
+        """
+        try:
+            facts = read_json(folder / MANIFEST)
+        except FileNotFoundError as error:
+            raise MissingDataError(
+                f"There are no finished pseudo labels in {folder}; make them, or go on, with: xd3d pseudo-label"
+            ) from error
+        except ValueError as error:
+            raise DataError(f"{folder / MANIFEST} is damaged ({error}); {_REMEDY}") from error
+        digest = facts.pop("digest", None) if isinstance(facts, dict) else None
+        if digest is None or digest != fingerprint_digest(facts):
+            raise DataError(f"{folder / MANIFEST} is damaged: it does not match its digest; {_REMEDY}")
+        if facts["format"] != FORMAT:
+            raise DataError(f"{folder} has format {facts['format']}, this version reads {FORMAT}; {_REMEDY}")
+        found = cls(folder=folder, identity=facts["identity"], facts=facts)
+        if zlib.crc32(found._frames.tobytes()) != facts["crc32"] or len(found._labels) != found.points:
+            raise DataError(f"The pseudo labels in {folder} do not belong together; {_REMEDY}")
+        return found
+
+    @property
+    def frames(self) -> int:
+        """How many frames there are."""
+        return int(self.facts["frames"])
+
+    @property
+    def points(self) -> int:
+        """Points of all frames."""
+        return int(self._frames[-1, 0]) if self.frames else 0
+
+    @property
+    def heads(self) -> Sequence[str]:
+        """The heads that predicted: "2d" and "3d", or "3d" alone."""
+        return tuple(self.facts["heads"])
+
+    def provenance(self) -> dict[str, Any]:
+        """What they depend on, and a sum of the labels themselves: a run that learned from others differs in it."""
+        return {**self.identity, "crc32": self.facts["crc32"]}
+
+    def read(self, frame: int, points: int) -> Int64[np.ndarray, "points heads"]:
+        """The labels of ``frame``, which has so many points; -100 where a head was not sure.
+
+        Raises:
+            DataError: they are damaged, or the frame has other points.
+        """
+        first = int(self._frames[frame - 1, 0]) if frame else 0
+        last, expected = (int(value) for value in self._frames[frame])
+        stored = np.array(self._labels[first:last])
+        if zlib.crc32(stored.tobytes()) != expected:
+            raise DataError(f"The pseudo labels of frame {frame} in {self.folder / LABELS} are damaged; {_REMEDY}")
+        if len(stored) != points:
+            raise DataError(
+                f"The pseudo labels of frame {frame} in {self.folder} are for {len(stored)} points, and the frame has"
+                f" {points}: its files have changed; delete that folder and run 'xd3d pseudo-label' again"
+            )
+        return np.where(stored == UNSURE, IGNORE, stored.astype(np.int64))
+
+    def verify(self) -> None:
+        """Read everything once.
+
+        Raises:
+            DataError: a frame is damaged.
+        """
+        ends = self._frames[:, 0]
+        for frame, points in enumerate(np.diff(ends, prepend=0)):
+            self.read(frame, int(points))
+
+    def require(self, target: Mapping[str, Any], *, heads: Sequence[str]) -> None:
+        """Check that they are for the domain that ``target`` describes, and by all ``heads``.
+
+        Raises:
+            RunError: they are not; the message names each field that differs.
+        """
+        lines = differences({"target": target}, {"target": self.identity["target"]})
+        if missing := [head for head in heads if head not in self.heads]:
+            lines.append(f"heads: expected {', '.join(heads)}, found no {', '.join(missing)}")
+        if lines:
+            listed = "\n".join(f"  {line[:300]}" for line in lines)
+            raise RunError(
+                f"The pseudo labels in {self.folder} are for other frames or heads:\n{listed}\n"
+                "Make some for this training with 'xd3d pseudo-label', or name others with data.pseudo_labels"
+            )
+
+    @cached_property
+    def _frames(self) -> Int64[np.ndarray, "frames 2"]:
+        return self._load(FRAMES, None)
+
+    @cached_property
+    def _labels(self) -> UInt8[np.ndarray, "points 2"]:
+        return self._load(LABELS, "r")
+
+    def _load(self, name: str, mode: Any) -> np.ndarray:
+        try:
+            return np.asarray(np.load(self.folder / name, mmap_mode=mode, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{self.folder / name} cannot be read ({error}); {_REMEDY}") from error
+
+
+_REMEDY = "make them again with: xd3d pseudo-label"
