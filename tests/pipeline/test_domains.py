@@ -13,11 +13,15 @@ def test_the_side_that_was_asked_for_validates_and_lends_no_frame_to_training(
 ):
     workspace = Workspace(home=tmp_path)
     prepare_dataset("nuscenes", tiny_nuscenes_root, workspace.index("nuscenes"))
-    shift = ["data.source.domain=singapore", "data.target.domain=night", "fusion.variant=3d-only"]
+    shift = ["data.source.domain=singapore", "data.target.domain=night", "fusion.variant=3d-only", "train.lam_trg=0.1"]
     config = load_config("default", [*shift, f"data.validate_on={side}"]).config
     domains = DomainOpener(workspace, config, cached=True)
     validation = domains.validation()
     assert validation is not None
     expected = domains.open(config.data.source.model_copy(update={"domain": validated}), "val")
     assert validation.frames.tolist() == expected.frames.tolist()
-    assert not set(validation.frames) & set(domains.training().frames)
+    source, target = domains.source(), domains.target()
+    assert source is not None
+    assert target is not None
+    assert not target.labelled
+    assert not set(validation.frames) & {*source.frames, *target.frames}
