@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from .processes import is_first_process
+
 __all__ = ["progress", "track"]
 
 Item = TypeVar("Item")
@@ -16,7 +18,14 @@ Item = TypeVar("Item")
 def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterator[tqdm[Any]]":
     """Open a bar of ``total`` units, ``done`` of them already; call ``bar.update(n)`` inside."""
     with tqdm(
-        total=total, initial=done, desc=description, unit=unit, file=sys.stderr, mininterval=0.5, dynamic_ncols=True
+        total=total,
+        initial=done,
+        desc=description,
+        unit=unit,
+        file=sys.stderr,
+        mininterval=0.5,
+        dynamic_ncols=True,
+        disable=not is_first_process(),
     ) as bar:
         yield bar
 

@@ -12,14 +12,19 @@ from typing import Any, NoReturn
 import typer
 
 from ..errors import Xd3dError
+from ..processes import is_first_process
 
 __all__ = ["Outcome", "conclude", "run_command_line", "set_up_logging"]
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Send the log of xd3d to stderr: warnings and news, with ``verbose`` the details too."""
+    """Send the log of xd3d to stderr: warnings and news, with ``verbose`` the details too.
+
+    Of several processes the first tells the news.
+    """
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
-    logging.getLogger("xd3d").setLevel(logging.DEBUG if verbose else logging.INFO)
+    news = logging.INFO if is_first_process() else logging.WARNING
+    logging.getLogger("xd3d").setLevel(logging.DEBUG if verbose else news)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +37,14 @@ class Outcome:
 
 
 def conclude(outcome: Outcome, as_json: bool) -> None:
-    """Print ``outcome`` on stdout, as text or as one line of JSON, and end the command with its exit code."""
-    text = json.dumps(outcome.result, allow_nan=False) if as_json else outcome.text.rstrip()
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Print ``outcome`` on stdout, as text or as one line of JSON, and end the command with its exit code.
+
+    Of several processes the first prints.
+    """
+    if is_first_process():
+        text = json.dumps(outcome.result, allow_nan=False) if as_json else outcome.text.rstrip()
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
     raise typer.Exit(outcome.exit_code)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..processes import is_first_process
 from ..stages.evaluate.settings import AbsentRule
 from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
@@ -141,7 +142,8 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         settings=settings.train,
         facts=run_facts(resolved, cached=cached),
     )
-    workspace.remember_run(folder)
+    if is_first_process():
+        workspace.remember_run(folder)
     best = None if done.best is None else {"step": done.best.step, done.best.metric: done.best.miou}
     score = f", best validation mIoU {100 * done.best.miou:.1f} % at step {done.best.step}" if done.best else ""
     return Outcome(

@@ -26,7 +26,7 @@ __all__ = ["TrainedRun", "run_facts", "run_name"]
 FREE = {
     "data": {"pseudo_labels", "roots"},
     "extract": {"batch_size", "caches", "compile", "device", "offline", "shard_mb"},
-    "train": {"init", "workers", "device", "tensorboard"},
+    "train": {"init", "workers", "device", "tensorboard", "wandb"},
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...files import write_atomic
 from ...stages.evaluate.card import Modality, ScoreCard
+from ...stages.train.pace import PACE_NAMES
 from ..runs import TrainedRun
 from . import figures
 from .agents import see_images
@@ -25,7 +26,7 @@ __all__ = ["build_report"]
 
 SHOWN_FRAMES = 3
 READINGS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM"}
-LOSS_NAMES_LEFT_OUT = {"step", "lr", "seconds", "wait", "validation"}
+LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *PACE_NAMES}
 
 
 def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Path:

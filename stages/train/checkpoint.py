@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from ...errors import RunError
@@ -46,11 +46,11 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainState:
-    """All that a step changes: the network, Adam, and the place in the run (steps done, the best so far)."""
+    """All that a step changes: the network, Adam, and the scale of the loss in float16."""
 
     network: nn.Module
     optimiser: Optimizer
-    device: torch.device
+    scaler: GradScaler
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -68,10 +68,12 @@ def save_checkpoint(run: Path, state: TrainState, *, step: int, best: Best | Non
     for name, tensors in (
         ("model", state.network.state_dict()),
         ("optimiser", _optimiser_tensors(state)),
-        ("random", _random_tensors(state.device)),
     ):
         _write_tensors(partial / f"{name}.safetensors", tensors)
-    write_json(partial / "state.json", {"step": step, "best": vars(best) if best else None})
+    write_json(
+        partial / "state.json",
+        {"step": step, "best": vars(best) if best else None, "scaler": state.scaler.state_dict()},
+    )
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     fsync_folder(final.parent)
@@ -82,7 +84,7 @@ def save_checkpoint(run: Path, state: TrainState, *, step: int, best: Best | Non
 
 
 def load_state(run: Path, state: TrainState, step: int) -> Best | None:
-    """Put the checkpoint of ``step`` into ``state`` and the random generators; return the best known then."""
+    """Put the checkpoint of ``step`` into ``state``; return the best known then."""
     load_weights(run, state.network, step)
     stored = _read_tensors(_folder(run, step) / "optimiser.safetensors")
     parameters = dict(state.network.named_parameters())
@@ -90,11 +92,9 @@ def load_state(run: Path, state: TrainState, step: int) -> Best | None:
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
         state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
-    random = _read_tensors(_folder(run, step) / "random.safetensors")
-    torch.set_rng_state(random["cpu"])
-    if state.device.type == "cuda" and "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"], state.device)
-    return read_best(run, step)
+    best, scaler = _read_state(run, step)
+    state.scaler.load_state_dict(scaler)
+    return best
 
 
 def load_weights(run: Path, network: nn.Module, step: int) -> None:
@@ -121,10 +121,15 @@ def checkpoint_digest(run: Path, step: int) -> str:
 
 def read_best(run: Path, step: int) -> Best | None:
     """The best validation known at the checkpoint of ``step``."""
+    return _read_state(run, step)[0]
+
+
+def _read_state(run: Path, step: int) -> tuple[Best | None, dict[str, Any]]:
+    """The best validation, and the state of the loss's scale."""
     path = _folder(run, step) / "state.json"
     try:
-        stored: Mapping[str, Any] | None = read_json(path)["best"]
-        return Best(**stored) if stored else None
+        stored = read_json(path)
+        return Best(**stored["best"]) if stored["best"] else None, stored["scaler"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"The checkpoint {path.parent} is damaged ({error}); delete that folder and train again"
@@ -154,13 +159,6 @@ def _optimiser_tensors(state: TrainState) -> dict[str, Tensor]:
         for name, parameter in state.network.named_parameters()
         for key, value in state.optimiser.state.get(parameter, {}).items()
     }
-
-
-def _random_tensors(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -54,7 +54,7 @@ def step_positions(
     if not batches:
         raise ConfigError(
             f"A batch takes {batch_size} frames and a domain that is trained on has {frames};"
-            f" set train.batch_size to {frames} or less"
+            f" set train.batch_size to {frames} or less (all processes together)"
         )
     epoch, batch = divmod(step, batches)
     order = epoch_order(frames, seed, epoch, block, stream)
@@ -71,10 +71,17 @@ def training_batch(
     step: int,
     block: int | None = None,
     stream: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Batch:
-    """The augmented batch of ``step``, one view drawn for each image; points that leave the voxel cube are dropped."""
+    """The augmented batch of ``step``, one view drawn for each image; points that leave the voxel cube are dropped.
+
+    With ``share`` (i, n), part i of n of a batch n times as large.
+    """
     placed = []
-    for place, position in enumerate(step_positions(len(domain), batch_size, seed, step, block, stream)):
+    rank, shares = share
+    positions = step_positions(len(domain), shares * batch_size, seed, step, block, stream)
+    for place in range(rank * batch_size, (rank + 1) * batch_size):
+        position = positions[place]
         rng, frame = sample_generator(seed, step, place, stream), domain.load(position)
         points = augment_points(frame.points, augment, plan.cube, rng)
         pseudo = domain.pseudo_labels(position, frame)

@@ -1,16 +1,20 @@
-"""The log of a run: one JSON object a line in ``log.jsonl``, and TensorBoard beside it where asked for."""
+"""The log of a run: one JSON object a line in ``log.jsonl``, and boards beside it where asked for.
+
+Of several processes the first keeps it.
+"""
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
-from ...errors import RunError
 from ...files import write_atomic
+from ...processes import is_first_process
+from .boards import Board, open_boards
 
-__all__ = ["NAME", "RunLog", "read_log"]
+__all__ = ["NAME", "RunLog", "past_losses", "read_log"]
 
 NAME = "log.jsonl"
 
@@ -19,27 +23,34 @@ class RunLog:
     """Appends records to the log of ``run``, after dropping those beyond ``step``, which a resumed run writes again.
 
     Raises:
-        RunError: TensorBoard was asked for and is not installed.
+        RunError: a board was asked for and is not installed.
     """
 
-    def __init__(self, run: Path, *, step: int, tensorboard: bool) -> None:
-        self._board = _open_board(run, step) if tensorboard else None
+    def __init__(self, run: Path, *, step: int, tensorboard: bool, wandb: bool = False) -> None:
+        self._file: TextIO | None = None
+        self._boards: list[Board] = []
+        if not is_first_process():
+            return
+        self._boards = open_boards(run, step=step, tensorboard=tensorboard, wandb=wandb)
         path = run / NAME
         kept = "".join(json.dumps(record) + "\n" for record in read_log(run) if record["step"] <= step)
         write_atomic(path, lambda file: file.write(kept.encode()))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append ``record``, which has the key ``step``; numbers in it are drawn by TensorBoard too."""
+        """Append ``record``, which has the key ``step``; numbers in it are drawn by the boards too."""
+        if self._file is None:
+            return
         self._file.write(json.dumps(record) + "\n")
-        if self._board is not None:
-            for key, value in _numbers(record, ""):
-                self._board.add_scalar(key, value, record["step"])
+        numbers = dict(_numbers(record, ""))
+        for board in self._boards:
+            board.write(record["step"], numbers)
 
     def flush(self) -> None:
         """Bring everything written so far to disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "RunLog":
         return self
@@ -47,9 +58,10 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._file is not None:
+            self._file.close()
+        for board in self._boards:
+            board.close()
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -59,6 +71,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return list(_parsed(lines))
+
+
+def past_losses(run: Path, step: int) -> list[float]:
+    """The loss of each step of ``run`` up to ``step``."""
+    return [record["loss"] for record in read_log(run) if record["step"] <= step and "loss" in record]
 
 
 def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
@@ -75,14 +92,3 @@ def _numbers(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, floa
             yield from _numbers(value, f"{prefix}{key}/")
         elif isinstance(value, int | float) and key != "step":
             yield prefix + key, value
-
-
-def _open_board(run: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise RunError(
-            "train.tensorboard is on, and TensorBoard is not installed; pip install 'xd3d[tensorboard]', or switch it"
-            " off"
-        ) from error
-    return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)

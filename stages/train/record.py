@@ -14,6 +14,7 @@ from ...cache.fingerprint import differences
 from ...cache.schema import TapSpec
 from ...errors import RunError
 from ...files import read_json, write_json
+from ...processes import local_rank, process_count
 from ..evaluate.protocol import code_version
 from .checkpoint import best_step, checkpoint_steps, load_weights
 from .domain import Domain
@@ -37,18 +38,34 @@ log = logging.getLogger(__name__)
 NAME = "run.json"
 FORMAT = 1
 #: What may change between a start and a resume: it moves work, not results.
-FREE = ("code", "class_counts", "facts.caches", "train.init", "train.workers", "train.device", "train.tensorboard")
+FREE = (
+    "code",
+    "class_counts",
+    "facts.caches",
+    "train.init",
+    "train.workers",
+    "train.device",
+    "train.tensorboard",
+    "train.wandb",
+)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that "auto", "cpu" or "cuda" means here.
+    """The device that "auto", "cpu" or "cuda" means here; each process of a machine has a GPU of its own.
 
     Raises:
-        RunError: "cuda" was asked for and there is none.
+        RunError: "cuda" was asked for and there is none, or there are more processes than GPUs.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError("train.device is cuda, and PyTorch sees no CUDA device here; set train.device to cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank() >= torch.cuda.device_count():
+        raise RunError(
+            f"Process {local_rank()} of this machine has no GPU: PyTorch sees {torch.cuda.device_count()};"
+            " start as many processes as there are GPUs (torchrun --nproc-per-node)"
+        )
+    return torch.device("cuda", local_rank()) if process_count() > 1 else torch.device("cuda")
 
 
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -121,6 +138,7 @@ def make_record(
         "fusion": fusion.model_dump(mode="json"),
         "augment": augment.model_dump(mode="json"),
         "train": settings.model_dump(mode="json"),
+        "processes": process_count(),
         "classes": list(sides[0].merge.classes),
         "taps": {name: asdict(spec) for name, spec in taps.items()},
         "init": init,

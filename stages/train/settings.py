@@ -97,10 +97,17 @@ class AugmentSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """Optimiser, loss weights and the loop; a step is one batch."""
+    """Optimiser, loss weights and the loop; a step is one update of the weights."""
 
     steps: int = Field(default=60_000, ge=1, description="Steps of training.")
-    batch_size: int = Field(default=8, ge=1, description="Frames a step.")
+    batch_size: int = Field(
+        default=8, ge=1, description="Frames a batch; several processes (torchrun) take as many each."
+    )
+    accumulate: int = Field(default=1, ge=1, description="Batches a step, whose gradients add up before the update.")
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="Type of the products in training; sparse convolutions stay in float32 where it is bfloat16.",
+    )
     lr: float = Field(default=1e-3, gt=0, description="Learning rate of Adam.")
     milestones: tuple[int, ...] = Field(
         default=(40_000, 50_000), description="Steps after which the rate drops to a tenth."
@@ -142,6 +149,10 @@ class TrainSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the network runs.")
     tensorboard: bool = Field(
         default=False, description="Write TensorBoard logs too (pip install 'xd3d[tensorboard]')."
+    )
+    wandb: bool = Field(
+        default=False,
+        description="Send the log to Weights & Biases too (pip install 'xd3d[wandb]'; offline: WANDB_MODE=offline).",
     )
 
     @property

@@ -16,6 +16,7 @@ from .domain import Domain
 from .loader import training_batch
 from .losses import Losses, source_losses, target_losses
 from .network import Network
+from .parallel import number_of_processes, rank
 from .settings import AugmentSettings, TrainSettings
 
 __all__ = ["StepBatch", "StepMaker", "step_losses"]
@@ -34,6 +35,11 @@ class StepBatch:
     def keys(self) -> tuple[str, ...]:
         """The frames of both sides."""
         return tuple(key for side in (self.source, self.target) if side for key in side.keys)
+
+    @property
+    def points(self) -> int:
+        """The points of both sides."""
+        return sum(len(side.labels) for side in (self.source, self.target) if side)
 
     def to(self, device: torch.device) -> "StepBatch":
         """The same batches on ``device``."""
@@ -64,7 +70,7 @@ class StepMaker:
         ]
 
     def __call__(self, step: int, slot: int) -> StepBatch:
-        """The batches of ``step`` (from 0), in the memory of ``slot`` of a loader's ring."""
+        """The batches of turn ``step`` (from 0), in the memory of ``slot`` of a loader's ring."""
         source, target = self._sides
         return StepBatch(
             source=self._batch(source[slot], step, SOURCE_STREAM) if source else None,
@@ -82,6 +88,7 @@ class StepMaker:
             step=step,
             block=settings.shuffle_block,
             stream=stream,
+            share=(rank(), number_of_processes()),
         )
 
 

@@ -1,0 +1,112 @@
+"""One step of training: its batches go backward one after another, then Adam moves once.
+
+Gradients of all batches and all processes add up first. Random numbers of a step are seeded by its number, so a resumed
+run draws what an unbroken one would have drawn, in every process alike.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...errors import RunError
+from .losses import Losses
+from .network import Network
+from .norms import hold_statistics, norm_momentum, set_norm_momentum
+from .parallel import sum_gradients, total
+from .settings import TrainSettings
+from .shift import StepBatch, step_losses
+
+__all__ = ["StepResult", "Stepper", "learning_rate"]
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """The rate of ``step`` (from 0): ``lr``, a tenth of it after each milestone passed."""
+    passed = sum(step >= milestone for milestone in settings.milestones)
+    return settings.lr * 0.1**passed
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step did, over all processes: the mean of each loss over its batches, ``loss`` being their weighted sum.
+
+    ``frames`` and ``points`` are those it learnt from, ``waited`` the seconds without a batch.
+    """
+
+    losses: Mapping[str, float]
+    frames: int
+    points: int
+    waited: float
+
+
+class Stepper:
+    """Adam over the parameters of ``network``, which it sets to the precision of ``settings``.
+
+    In float16 the loss is scaled so that small gradients stay above zero, and a step whose gradients overflow is left
+    out while the scale comes down; ``scaler`` holds the scale.
+    """
+
+    def __init__(self, network: Network, weights: Float[Tensor, "classes"], settings: TrainSettings) -> None:
+        network.precision = getattr(torch, settings.precision)
+        self.network, self._weights, self._settings = network, weights, settings
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr)
+        self.scaler = torch.amp.GradScaler(network.device.type, enabled=settings.precision == "float16")
+
+    def step(self, number: int, batches: Iterable[tuple[StepBatch, float]]) -> StepResult:
+        """Do step ``number`` (from 0) over its ``train.accumulate`` batches, each with the seconds it was waited for.
+
+        Reading the losses waits for the device, so the memory of a batch may be used again once the next is asked for.
+
+        Raises:
+            RunError: the loss is not finite; the message names the frames.
+        """
+        settings = self._settings
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(settings, number)
+        self.optimiser.zero_grad(set_to_none=True)
+        told, waited = [], 0.0
+        for part, (batch, seconds) in enumerate(batches):
+            told.append(self._backward(number, part, batch))
+            waited += seconds
+        sum_gradients(self.network.parameters())
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return StepResult(
+            losses={name: fmean(each.losses[name] for each in told) for name in told[0].losses},
+            frames=sum(each.frames for each in told),
+            points=sum(each.points for each in told),
+            waited=waited,
+        )
+
+    def _backward(self, number: int, part: int, batch: StepBatch) -> StepResult:
+        settings = self._settings
+        turn = number * settings.accumulate + part
+        torch.manual_seed(int(np.random.default_rng([settings.seed, turn]).integers(2**63)))
+        set_norm_momentum(self.network, norm_momentum(turn))
+        if settings.freeze_norms:
+            hold_statistics(self.network)
+        losses = step_losses(self.network, batch.to(self.network.device), self._weights, settings)
+        result = _over_all_processes(losses, batch)
+        if not np.isfinite(result.losses["loss"]):
+            raise _not_finite(number, result.losses, batch.keys)
+        torch.autograd.backward(self.scaler.scale(losses.total / settings.accumulate))
+        return result
+
+
+def _over_all_processes(losses: Losses, batch: StepBatch) -> StepResult:
+    every = {"loss": losses.total, **losses.terms}
+    own = torch.stack(list(every.values())).detach().double()
+    *values, frames, points = total(torch.cat([own, own.new_tensor([len(batch.keys), batch.points])])).tolist()
+    return StepResult(losses=dict(zip(every, values, strict=True)), frames=int(frames), points=int(points), waited=0.0)
+
+
+def _not_finite(number: int, values: Mapping[str, float], keys: Iterable[str]) -> RunError:
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return RunError(
+        f"The loss is not finite at step {number + 1} ({terms}); the batch held the frames {', '.join(keys)}."
+        " Lower train.lr, set train.precision=float32, or look at these frames; the run's last checkpoint is whole"
+    )
