@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 from ...errors import RunError
@@ -13,6 +13,7 @@ __all__ = ["Board", "open_boards"]
 WANDB_FILE = "wandb.json"
 
 
+@runtime_checkable
 class Board(Protocol):
     """Takes the numbers of a step."""
 
