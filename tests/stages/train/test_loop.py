@@ -15,7 +15,7 @@ from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.pace import PACE_NAMES
 from xd3d.stages.train.record import load_network
-from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
+from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = ModelSettings(preset="slim", backend="torch")
