@@ -12,18 +12,22 @@ from .options import Json, Overrides
 __all__ = ["ablate"]
 
 Names = list[str] | None
-Short = Annotated[bool, typer.Option("--short", help="Main variants, one seed, few steps: half an hour on two cores.")]
+Short = Annotated[
+    bool, typer.Option("--short", help="Main variants, one seed, few frames and steps: half an hour on two cores.")
+]
 Only = Annotated[Names, typer.Option("--only", help="Variants, separated by commas; all by default.")]
 Shifts = Annotated[Names, typer.Option("--shifts", help="Shifts, separated by commas; by default those reported.")]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas; 1,2,3, in the short form 1.")]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; the threads are dealt out among them.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of data, runs, rows and tables; xd3d-ablation, in the short form xd3d-ablation-short."),
+]
 Docs = Annotated[Path | None, typer.Option(help="Bring results.md and results.json in this folder up to date too.")]
 
 
 def ablate(
-    out: Annotated[Path, typer.Option(help="Folder of the ablation: data, runs, rows and tables.")] = Path(
-        "xd3d-ablation"
-    ),
+    out: Out = None,
     short: Short = False,
     only: Only = None,
     shifts: Shifts = None,
@@ -39,19 +43,21 @@ def ablate(
 
     Example: `xd3d ablate --short --out my-ablation`
     """
-    from .ablation.benchmark import STREETS
+    from .ablation.benchmark import FEW_STREETS, STREETS
     from .ablation.plan import Request
     from .ablation.run import run_ablation
     from .ablation.variants import choose_variants
 
+    benchmark = FEW_STREETS if short else STREETS
     request = Request(
         variants=choose_variants(_names(only), short=short),
-        shifts=STREETS.choose(_names(shifts)),
+        shifts=benchmark.choose(_names(shifts)),
         seeds=_numbers(seeds or ("1" if short else "1,2,3")),
         short=short,
         overrides=overrides or [],
     )
-    conclude(run_ablation(out, STREETS, request, processes=jobs, docs=docs), as_json)
+    folder = out or Path("xd3d-ablation-short" if short else "xd3d-ablation")
+    conclude(run_ablation(folder, benchmark, request, processes=jobs, docs=docs), as_json)
 
 
 def _names(given: Names) -> list[str]:

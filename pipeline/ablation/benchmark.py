@@ -1,14 +1,14 @@
 """The generalisation benchmark: one source domain, and the domains that each differ from it in one way."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...errors import ConfigError, DataError, nearest
 from .. import jobs
 from ..workspace import Workspace
 
-__all__ = ["STREETS", "Benchmark"]
+__all__ = ["FEW_STREETS", "STREETS", "Benchmark"]
 
 CAMERAS = "CAM_FRONT"
 
@@ -71,3 +71,6 @@ STREETS = Benchmark(
     shifts={name: f"streets-{name}" for name in ("city", "night", "fog", "sensor")},
     development={"development": "streets-development"},
 )
+
+#: The same with few frames, for the short form.
+FEW_STREETS = replace(STREETS, frames=240)

@@ -66,7 +66,8 @@ class Crew:
                         done[each.training.run] = steps[each.training.run]
                         yield _conclude(each)
                     done |= {each.training.run: self._steps_done(each.training) for each in active}
-                    bar.update(max(sum(done.values()) - bar.n, 0))
+                    if (more := sum(done.values()) - bar.n) > 0:
+                        bar.update(more)
         finally:
             _end(active)
 

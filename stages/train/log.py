@@ -35,7 +35,7 @@ class RunLog:
         path = run / NAME
         kept = "".join(json.dumps(record) + "\n" for record in read_log(run) if record["step"] <= step)
         write_atomic(path, lambda file: file.write(kept.encode()))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line is there as soon as its step is done
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append ``record``, which has the key ``step``; numbers in it are drawn by the boards too."""

@@ -3,6 +3,7 @@ from xd3d.errors import ConfigError
 from xd3d.pipeline.ablation.benchmark import STREETS
 from xd3d.pipeline.ablation.plan import Request, plan_trainings, variant_digest
 from xd3d.pipeline.ablation.variants import VARIANTS, choose_variants
+from xd3d.pipeline.cli_ablate import ablate
 from xd3d.pipeline.config import preset_names
 
 
@@ -68,3 +69,16 @@ def test_unknown_names_are_refused_with_the_nearest():
         choose_variants(["full-refin"], short=False)
     with pytest.raises(ConfigError, match="night"):
         STREETS.choose(["nigth"])
+
+
+def test_the_short_form_has_the_variants_of_the_tables_and_no_sweep():
+    names = {variant.name for variant in choose_variants([], short=True)}
+    assert {"3d-only", "image", "agents", "full", "full-refine", "full-random-weights", "uda", "oracle"} <= names
+    assert not names & {"rank-4", "t-100", "paper"}
+    assert {variant.name for variant in choose_variants([], short=False)} == set(VARIANTS)
+
+
+@pytest.mark.parametrize("seeds", ["1,1", "one", "-1", ","])
+def test_seeds_that_are_no_different_whole_numbers_are_refused(seeds):
+    with pytest.raises(ConfigError, match="--seeds"):
+        ablate(seeds=seeds)
