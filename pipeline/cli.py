@@ -68,17 +68,19 @@ def synthesize(
     out: Annotated[Path, typer.Argument(help="The folder to make; it must be empty or not there.")],
     frames: Annotated[int, typer.Option(help="LiDAR keyframes in all scenes together.")] = 120,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal bytes.")] = 0,
-    cameras: CameraNames = "CAM_FRONT",
+    cameras: CameraNames = None,
     plan: Annotated[Literal["city", "benchmark"], typer.Option(help="Two cities, or six domains to compare.")] = "city",
+    dataset: Annotated[str, typer.Option("--format", help="The data set whose format is written.")] = "nuscenes",
     as_json: Json = False,
 ) -> None:
-    """Write the synthetic city as a real nuScenes data root.
+    """Write the synthetic city as a data root of nuScenes, or in the format of another data set.
 
     Example: `xd3d synthesize city --frames 200 && xd3d prepare --dataset nuscenes --root city`
     """
     from . import jobs
 
-    conclude(jobs.synthesize_city(out, frames=frames, seed=seed, cameras=cameras, plan=plan), as_json)
+    done = jobs.synthesize_city(out, dataset=dataset, frames=frames, seed=seed, cameras=cameras, plan=plan)
+    conclude(done, as_json)
 
 
 @app.command()
@@ -86,7 +88,7 @@ def prepare(
     dataset: DatasetName = "nuscenes",
     root: Root = None,
     version: Annotated[str | None, typer.Option(help="Version folder, such as v1.0-mini; found by itself.")] = None,
-    cameras: CameraNames = "CAM_FRONT",
+    cameras: CameraNames = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
     as_json: Json = False,

@@ -97,7 +97,7 @@ def _backends() -> Iterator[Finding]:
 
 
 def _roots(workspace: Workspace) -> Iterator[Finding]:
-    from ..stages.datasets.prepare import READERS
+    from ..stages.datasets.readers import READERS
 
     for dataset in sorted(READERS):
         try:

@@ -116,13 +116,13 @@ class DomainOpener:
             return None
 
     def _validated(self) -> DomainSettings:
-        from ..stages.datasets.splits import validation_domain
+        from ..stages.datasets.splits import validation_side
 
         source, target = self.config.data.source, self.config.data.target
         chosen = self.config.data.validate_on
-        if chosen != "auto":
-            return source if chosen == "source" else target
-        return target if validation_domain(source.domain, target.domain) == target.domain else source
+        if chosen == "auto":
+            chosen = validation_side(source, target)
+        return source if chosen == "source" else target
 
     def open(
         self, side: DomainSettings, split: str, *, validated_on: str | None = None, images: bool = True
@@ -141,8 +141,9 @@ class DomainOpener:
         return Domain(
             index=index,
             frames=domain_frames(index, side.domain, split, validated_on=validated_on),
-            merge=get_merge(self.config.data.merge),
+            merge=get_merge(self.config.data.merge, side.dataset),
             features=self._features(side.dataset) if images else None,
+            every_point=self.config.data.points == "all",
         )
 
     def _make_fingerprint(self, dataset: str) -> Mapping[str, object]:
@@ -176,7 +177,7 @@ class DomainOpener:
         return self._workspace.cache(dataset, fingerprint_digest(fingerprint), self.config.extract.caches)
 
     def _open_features(self, dataset: str) -> "FeatureSource | None":
-        if not self.config.fusion.image:
+        if not self.config.fusion.image or not self.index(dataset).cameras:
             return None
         if not self._cached:
             from ..stages.extract.online import OnlineExtractor

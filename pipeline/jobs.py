@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigError
 from ..processes import is_first_process
 from ..stages.evaluate.settings import AbsentRule
 from .config import DEFAULT_PRESET, load_config
@@ -20,14 +21,23 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "extract", "forecast_extraction", "prepare", "synthesize_city", "train", "write_report"]
 
 
-def synthesize_city(out: Path, *, frames: int, seed: int, cameras: str, plan: "Plan" = "city") -> Outcome:
-    """Write the synthetic city to ``out`` as a nuScenes data root."""
-    from ..stages.datasets.synthetic.synthesize import synthesize
+def synthesize_city(
+    out: Path, *, dataset: str = "nuscenes", frames: int, seed: int, cameras: str | None, plan: "Plan" = "city"
+) -> Outcome:
+    """Write the synthetic city to ``out`` as a data root of ``dataset``."""
+    if dataset == "nuscenes":
+        from ..stages.datasets.synthetic.synthesize import synthesize
 
-    root = synthesize(out, frames=frames, seed=seed, cameras=cameras, plan=plan)
+        root = synthesize(out, frames=frames, seed=seed, cameras=cameras or "CAM_FRONT", plan=plan)
+    else:
+        from ..stages.datasets.synthetic.twins import synthesize_twin
+
+        if cameras or plan != "city":
+            raise ConfigError(f"--cameras and --plan belong to --format nuscenes; leave them out for {dataset}")
+        root = synthesize_twin(out, dataset=dataset, frames=frames, seed=seed)
     return Outcome(
-        result={"root": str(root), "frames": frames, "seed": seed},
-        text=f"The synthetic city is in {root}. Next: xd3d prepare --dataset nuscenes --root {root}",
+        result={"root": str(root), "dataset": dataset, "frames": frames, "seed": seed},
+        text=f"The synthetic city is in {root}. Next: xd3d prepare --dataset {dataset} --root {root}",
     )
 
 
@@ -37,7 +47,7 @@ def prepare(
     root: Path | None,
     *,
     version: str | None,
-    cameras: str,
+    cameras: str | None,
     config: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
 ) -> Outcome:

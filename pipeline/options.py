@@ -29,4 +29,7 @@ Scheduler = Annotated[
     str | None, typer.Option(help="Share the work among the workers of a dask scheduler: its address.")
 ]
 ShardPart = Annotated[str | None, typer.Option("--shard", help="Do part I of N, such as 2/8, beside other processes.")]
-CameraNames = Annotated[str, typer.Option("--cameras", help="Cameras, separated by commas, or 'all'.")]
+CameraNames = Annotated[
+    str | None,
+    typer.Option("--cameras", help="Cameras, separated by commas, 'all' or 'none'; the default is the published ones."),
+]

@@ -103,10 +103,10 @@ class TrainedRun:
         Raises:
             ConfigError: there is no such domain.
         """
-        from ..stages.datasets.splits import DOMAINS
+        from ..stages.datasets.settings import DOMAINS
 
         target = self.config.data.target
-        others = {domain: target.model_copy(update={"domain": domain}) for domain in DOMAINS}
+        others = {domain: target.model_copy(update={"domain": domain}) for domain in DOMAINS[target.dataset]}
         sides = {"source": self.config.data.source, "target": target, **others}
         if name not in sides:
             raise ConfigError(f"There is no domain '{name}'; {nearest(name, sides)}")

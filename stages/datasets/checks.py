@@ -1,16 +1,17 @@
 """Checks of single files that every reader uses: what is missing or truncated is found before hours of work."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from ...errors import DataError
 from ...progress import track
 
-__all__ = ["Check", "FileFault", "binary_fault", "image_fault", "run_checks"]
+__all__ = ["Check", "FileFault", "binary_fault", "common_size", "image_fault", "run_checks"]
 
 #: Bytes at the end of an image in which its end marker must stand; some writers pad files with zeros.
 _TAIL = 64
@@ -34,6 +35,22 @@ class FileFault:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def common_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """Width and height of images that should all have one size: those of the first that can be opened.
+
+    Raises:
+        DataError: none can be opened.
+    """
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except (UnidentifiedImageError, OSError, SyntaxError):
+            continue
+    where = paths[0].parent if paths else "an empty folder"
+    raise DataError(f"None of the {len(paths)} images in {where} can be opened; unpack the download again")
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str | None:

@@ -8,17 +8,19 @@ import hashlib
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_atomic, write_json
+from .lens import Lens
 
-__all__ = ["FrameIndex", "FrameTable", "ImageTable"]
+__all__ = ["FrameIndex", "FrameTable", "ImageRow", "ImageTable"]
 
 INDEX_FORMAT = 1
 
@@ -30,9 +32,9 @@ class FrameTable:
     key: np.ndarray  #: unique name of the frame (nuScenes: the sample token)
     scene: np.ndarray
     location: np.ndarray
-    description: np.ndarray
+    description: np.ndarray  #: words about the scene (nuScenes), or its weather
     split: np.ndarray  #: the official split: "train", "val" (the test set of the settings) or "test" (no labels)
-    sweep: np.ndarray  #: path of the point file, relative to the root
+    sweep: np.ndarray  #: path of the file that the points come from, relative to the root
     labels: np.ndarray  #: path of the label file, relative to the root; "" where the frame has none
 
 
@@ -40,9 +42,12 @@ class FrameTable:
 class ImageTable:
     """One row a camera image; every column has length I. The images of a frame are consecutive, frames in order.
 
+    A data set without images has no row. Several images of one camera in a frame show the same in other weather
+    (VirtualKITTI): training draws one of them, evaluation takes the first.
+
     ``camera_from_lidar`` maps homogeneous points of the sweep (metres, LiDAR frame) to the camera frame (z forward, x
     right, y down), ego motion between the two stamps included. ``intrinsics`` maps camera coordinates to pixels of the
-    stored image.
+    stored image, or of the undistorted one where the camera has a lens in the index.
     """
 
     frame: Int64[np.ndarray, "images"]  #: row of the frame table
@@ -52,6 +57,31 @@ class ImageTable:
     size: Int64[np.ndarray, "images 2"]  #: width, height in pixels
     intrinsics: Float64[np.ndarray, "images 3 3"]
     camera_from_lidar: Float64[np.ndarray, "images 4 4"]
+
+    @classmethod
+    def of(cls, rows: Sequence["ImageRow"]) -> "ImageTable":
+        """The table of these rows."""
+        return cls(
+            frame=np.array([row.frame for row in rows], np.int64),
+            key=np.array([row.key for row in rows], str),
+            camera=np.array([row.camera for row in rows], str),
+            path=np.array([row.path for row in rows], str),
+            size=np.array([row.size for row in rows], np.int64).reshape(-1, 2),
+            intrinsics=np.array([row.intrinsics for row in rows], np.float64).reshape(-1, 3, 3),
+            camera_from_lidar=np.array([row.camera_from_lidar for row in rows], np.float64).reshape(-1, 4, 4),
+        )
+
+
+class ImageRow(NamedTuple):
+    """One row of the image table, with its columns' names."""
+
+    frame: int
+    key: str
+    camera: str
+    path: str
+    size: tuple[int, int]
+    intrinsics: Float64[np.ndarray, "3 3"]
+    camera_from_lidar: Float64[np.ndarray, "4 4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +94,7 @@ class FrameIndex:
     cameras: tuple[str, ...]
     frames: FrameTable
     images: ImageTable
+    lenses: Mapping[str, Lens] = field(default_factory=dict)  #: camera -> lens, where its images are stored distorted
 
     def __post_init__(self) -> None:
         for name, column in self._columns().items():
@@ -76,7 +107,10 @@ class FrameIndex:
     @property
     def digest(self) -> str:
         """sha256 over every fact and column but the root: two equal digests mean the same frames and images."""
-        digest = hashlib.sha256(json.dumps([INDEX_FORMAT, self.dataset, self.version, self.cameras]).encode())
+        facts: list[Any] = [INDEX_FORMAT, self.dataset, self.version, self.cameras]
+        if self.lenses:
+            facts.append(self._plain_lenses())
+        digest = hashlib.sha256(json.dumps(facts).encode())
         for name, column in sorted(self._columns().items()):
             digest.update(f"{name}{column.dtype.str}{column.shape}".encode())
             digest.update(np.ascontiguousarray(column).tobytes())
@@ -107,6 +141,7 @@ class FrameIndex:
                 "frames": len(self.frames.key),
                 "images": len(self.images.key),
                 "digest": self.digest,
+                **({"lenses": self._plain_lenses()} if self.lenses else {}),
             },
         )
 
@@ -132,6 +167,7 @@ class FrameIndex:
                 cameras=tuple(facts["cameras"]),
                 frames=FrameTable(**{f.name: columns[f"frames.{f.name}"] for f in fields(FrameTable)}),
                 images=ImageTable(**{f.name: columns[f"images.{f.name}"] for f in fields(ImageTable)}),
+                lenses={name: Lens.from_json(lens) for name, lens in facts.get("lenses", {}).items()},
             )
             expected = facts["digest"]
         except KeyError as error:
@@ -141,6 +177,9 @@ class FrameIndex:
                 f"The index in {folder} is damaged: its columns do not match its digest; run 'xd3d prepare' again"
             )
         return index
+
+    def _plain_lenses(self) -> dict[str, Any]:
+        return {name: lens.to_json() for name, lens in sorted(self.lenses.items())}
 
     def _columns(self) -> dict[str, np.ndarray]:
         tables: dict[str, FrameTable | ImageTable] = {"frames": self.frames, "images": self.images}

@@ -1,103 +1,38 @@
 """Labels: from a data set's raw ids to the classes of a setting, by a lookup table with a name.
 
-nuScenes-lidarseg stores 32 fine ids. The official challenge first maps them to 16 classes (and 0, ignored); a setting
-then merges those. A merge is one entry of ``_MERGES``; its lookup table is built from the names.
+A merge is one entry of ``merges.MERGES``; the lookup table of each of its data sets is built from the names of
+``raw_classes``.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Int64, Integer
 
 from ...errors import ConfigError, DataError, nearest
+from .merges import MERGES, datasets_of
+from .raw_classes import RAW_NAMES
 
-__all__ = ["IGNORE", "NUSCENES_32", "NUSCENES_32_TO_16", "LabelMerge", "class_weights", "get_merge", "merge_names"]
+__all__ = ["IGNORE", "LabelMerge", "class_weights", "get_merge", "merge_names"]
 
 #: Label of a point that no loss and no score counts.
 IGNORE = -100
 
-#: Names of the raw ids 0 to 31 of nuScenes-lidarseg, as in the ``category`` table of its download.
-NUSCENES_32 = (
-    "noise",
-    "animal",
-    "human.pedestrian.adult",
-    "human.pedestrian.child",
-    "human.pedestrian.construction_worker",
-    "human.pedestrian.personal_mobility",
-    "human.pedestrian.police_officer",
-    "human.pedestrian.stroller",
-    "human.pedestrian.wheelchair",
-    "movable_object.barrier",
-    "movable_object.debris",
-    "movable_object.pushable_pullable",
-    "movable_object.trafficcone",
-    "static_object.bicycle_rack",
-    "vehicle.bicycle",
-    "vehicle.bus.bendy",
-    "vehicle.bus.rigid",
-    "vehicle.car",
-    "vehicle.construction",
-    "vehicle.emergency.ambulance",
-    "vehicle.emergency.police",
-    "vehicle.motorcycle",
-    "vehicle.trailer",
-    "vehicle.truck",
-    "flat.driveable_surface",
-    "flat.other",
-    "flat.sidewalk",
-    "flat.terrain",
-    "static.manmade",
-    "static.other",
-    "static.vegetation",
-    "vehicle.ego",
-)
-
-#: Fine name -> class of the lidarseg challenge; fine names that are not here are ignored there.
-#: Source: ``LidarsegClassMapper`` of the nuScenes devkit.
-NUSCENES_32_TO_16: Mapping[str, str] = {
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-    "movable_object.barrier": "barrier",
-    "movable_object.trafficcone": "traffic_cone",
-    "vehicle.bicycle": "bicycle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.car": "car",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.motorcycle": "motorcycle",
-    "vehicle.trailer": "trailer",
-    "vehicle.truck": "truck",
-    "flat.driveable_surface": "driveable_surface",
-    "flat.other": "other_flat",
-    "flat.sidewalk": "sidewalk",
-    "flat.terrain": "terrain",
-    "static.manmade": "manmade",
-    "static.vegetation": "vegetation",
-}
-
-#: Merge -> class -> the classes of the lidarseg challenge that it takes; the others are ignored.
-_MERGES: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "nuscenes-6": {
-        "vehicle": ("bicycle", "bus", "car", "construction_vehicle", "motorcycle", "trailer", "truck"),
-        "driveable_surface": ("driveable_surface",),
-        "sidewalk": ("sidewalk",),
-        "terrain": ("terrain",),
-        "manmade": ("manmade",),
-        "vegetation": ("vegetation",),
-    },
-}
+#: What a lookup table holds for numbers that are no raw id of the data set.
+_NO_ID = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMerge:
-    """Classes of a setting and the way to them: ``lut[raw id]`` is a class id, or ``IGNORE``."""
+    """Classes of a setting and the way to them: ``lut[raw id]`` is a class id, ``IGNORE``, or -1 for no raw id.
+
+    ``raw_ids`` are the way back: the raw id under which each class is written (the inverse of a learning map).
+    """
 
     name: str
     classes: tuple[str, ...]
     lut: Int64[np.ndarray, "raw"]
+    raw_ids: Int64[np.ndarray, "classes"]
 
     def apply(self, raw: Integer[np.ndarray, "points"]) -> Int64[np.ndarray, "points"]:
         """Class id, 0 to C - 1 or ``IGNORE``, of each raw label.
@@ -110,26 +45,44 @@ class LabelMerge:
             raise DataError(
                 f"Label {worst} is not an id of merge '{self.name}': raw labels go from 0 to {len(self.lut) - 1}"
             )
-        return self.lut[raw]
+        labels = self.lut[raw]
+        if (labels == _NO_ID).any():
+            known = ", ".join(map(str, np.flatnonzero(self.lut != _NO_ID)))
+            raise DataError(
+                f"Label {int(raw[labels == _NO_ID][0])} is not an id of merge '{self.name}'; raw labels are {known}"
+            )
+        return labels
 
 
 def merge_names() -> list[str]:
     """Names that ``get_merge`` knows."""
-    return sorted(_MERGES)
+    return sorted(MERGES)
 
 
-def get_merge(name: str) -> LabelMerge:
-    """The label merge called ``name``.
+def get_merge(name: str, dataset: str | None = None) -> LabelMerge:
+    """The label merge called ``name``, for the raw labels of ``dataset``: needed where the merge has several.
 
     Raises:
-        ConfigError: there is no such merge; the message names the nearest.
+        ConfigError: there is no such merge (the message names the nearest), or it says nothing of the data set.
     """
-    if name not in _MERGES:
+    if name not in MERGES:
         raise ConfigError(f"There is no label merge '{name}'; {nearest(name, merge_names())} (setting data.merge)")
-    groups = _MERGES[name]
-    class_of = {member: number for number, members in enumerate(groups.values()) for member in members}
-    lut = [class_of.get(NUSCENES_32_TO_16.get(fine, ""), IGNORE) for fine in NUSCENES_32]
-    return LabelMerge(name=name, classes=tuple(groups), lut=np.array(lut, np.int64))
+    known = datasets_of(name)
+    chosen = dataset or (known[0] if len(known) == 1 else "")
+    if chosen not in known:
+        raise ConfigError(
+            f"The label merge '{name}' is for the labels of {', '.join(known)}, not of '{chosen}'; choose another:"
+            f" {', '.join(other for other in merge_names() if chosen in datasets_of(other)) or 'none fits'}"
+            " (setting data.merge)"
+        )
+    groups = [members[chosen] for members in MERGES[name].values()]
+    class_of = {member: number for number, members in enumerate(groups) for member in members}
+    names = RAW_NAMES[chosen]
+    lut = np.full(max(names) + 1, _NO_ID, np.int64)
+    lut[list(names)] = [class_of.get(raw, IGNORE) for raw in names.values()]
+    first_id = {raw: number for number, raw in sorted(names.items(), reverse=True)}
+    raw_ids = np.array([first_id[members[0]] for members in groups], np.int64)
+    return LabelMerge(name=name, classes=tuple(MERGES[name]), lut=lut, raw_ids=raw_ids)
 
 
 def class_weights(counts: Int[np.ndarray, "classes"]) -> Float[np.ndarray, "classes"]:

@@ -3,47 +3,40 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt
 
-from ...errors import ConfigError, DataError, nearest
+from ...errors import DataError
+from .cameras import choose_cameras
 from .checks import Check, FileFault, binary_fault, image_fault, run_checks
-from .frames import SWEEP_COLUMNS
-from .index import FrameIndex, FrameTable, ImageTable
+from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, open_devkit, safe_path
+from .projection import image_pixels as pixels
+from .raw_labels import read_raw_labels
+from .sweeps import COLUMNS, Sweep, read_points
 
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
 
-__all__ = ["CAMERAS", "build_index", "camera_from_lidar", "check_files", "choose_cameras"]
+__all__ = ["CAMERAS", "build_index", "camera_from_lidar", "check_files", "pixels", "read_labels", "read_sweep"]
 
 #: The cameras of nuScenes, clockwise from the front; an index lists those chosen in this order.
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
 
+_PUBLISHED = ("CAM_FRONT",)
 _LIDAR = "LIDAR_TOP"
-_SWEEP_ROW = SWEEP_COLUMNS * np.dtype(np.float32).itemsize
+_SWEEP_ROW = COLUMNS[".pcd.bin"] * np.dtype(np.float32).itemsize
 
 Record = dict[str, Any]
 
 
-class _ImageRow(NamedTuple):
-    """One row of the image table."""
-
-    frame: int
-    key: str
-    camera: str
-    path: str
-    size: tuple[int, int]
-    intrinsics: Float64[np.ndarray, "3 3"]
-    camera_from_lidar: Float64[np.ndarray, "4 4"]
-
-
-def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] = ("CAM_FRONT",)) -> FrameIndex:
+def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
     """Index the keyframes of a nuScenes data root, sorted by scene and time.
 
-    ``cameras``: names, in one string with commas or as a sequence; "all" takes every one that the root has.
+    ``cameras``: names, in one string with commas or as a sequence; "all" takes every one that the root has. The
+    published settings use ``CAM_FRONT``, which is what None takes.
     ``frames.split`` is the official split of the scene: "train", "val", or "test" (without labels).
 
     Raises:
@@ -57,7 +50,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     labels = label_paths(root, version)
     devkit = open_devkit(root, version)
     present = {sensor["channel"] for sensor in devkit.sensor}
-    chosen = choose_cameras(cameras, [name for name in CAMERAS if name in present])
+    chosen = choose_cameras(_PUBLISHED if cameras is None else cameras, [name for name in CAMERAS if name in present])
     try:
         samples = sorted(devkit.sample, key=lambda s: (devkit.get("scene", s["scene_token"])["name"], s["timestamp"]))
         frames = _frame_table(root, devkit, samples, labels)
@@ -69,30 +62,11 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
             f"The tables in {root / version} do not fit together ({error!r} is missing or of a wrong kind);"
             " unpack the metadata of one version again"
         ) from error
-    if not rows:
+    if not samples:
         raise DataError(f"The tables in {root / version} hold no keyframe; unpack the metadata again")
     return FrameIndex(
-        dataset="nuscenes", version=version, root=root, cameras=chosen, frames=frames, images=_image_table(rows)
+        dataset="nuscenes", version=version, root=root, cameras=chosen, frames=frames, images=ImageTable.of(rows)
     )
-
-
-def choose_cameras(cameras: str | Sequence[str], present: Sequence[str] = CAMERAS) -> tuple[str, ...]:
-    """Camera names without repeats, in the order of ``present``; "all" stands for every one.
-
-    Raises:
-        ConfigError: a name is not among ``present`` (the nearest is named), or none is given.
-    """
-    names = cameras.split(",") if isinstance(cameras, str) else cameras
-    wanted = {name.strip() for name in names if name.strip()}
-    if wanted == {"all"}:
-        return tuple(present)
-    unknown = sorted(wanted - set(present))
-    if unknown:
-        hint = nearest(unknown[0], [*present, "all"])
-        raise ConfigError(f"The data set has no camera '{unknown[0]}'; {hint} (option --cameras)")
-    if not wanted:
-        raise ConfigError(f"No camera is chosen; choose some of {', '.join(present)}, or all (option --cameras)")
-    return tuple(name for name in present if name in wanted)
 
 
 def camera_from_lidar(devkit: "NuScenes", lidar: Record, camera: Record) -> Float64[np.ndarray, "4 4"]:
@@ -115,6 +89,16 @@ def check_files(index: FrameIndex) -> list[FileFault]:
     sweep. Nothing is decoded, so 34,000 images take minutes and not hours.
     """
     return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
+
+
+def read_sweep(index: FrameIndex, row: int) -> Sweep:
+    """The points of a keyframe: x right, y forward, z up."""
+    return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=COLUMNS[".pcd.bin"]))
+
+
+def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
+    """The lidarseg ids of a keyframe, 0 to 31."""
+    return read_raw_labels(index.root / str(index.frames.labels[row]), "u1")
 
 
 def _checks(index: FrameIndex) -> Iterator[Check]:
@@ -175,7 +159,7 @@ def _record(devkit: "NuScenes", sample: Record, channel: str) -> Record:
     return devkit.get("sample_data", sample["data"][channel])
 
 
-def _image_row(root: Path, devkit: "NuScenes", sample: Record, frame: int, camera: str) -> _ImageRow:
+def _image_row(root: Path, devkit: "NuScenes", sample: Record, frame: int, camera: str) -> ImageRow:
     record = _record(devkit, sample, camera)
     sensor = devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
     intrinsics = np.array(sensor["camera_intrinsic"], np.float64)
@@ -192,19 +176,7 @@ def _image_row(root: Path, devkit: "NuScenes", sample: Record, frame: int, camer
         )
     path = safe_path(root, record["filename"], "sample_data")
     size = (int(record["width"]), int(record["height"]))
-    return _ImageRow(frame, record["token"], camera, path, size, intrinsics, transform)
-
-
-def _image_table(rows: Sequence[_ImageRow]) -> ImageTable:
-    return ImageTable(
-        frame=np.array([row.frame for row in rows], np.int64),
-        key=np.array([row.key for row in rows], str),
-        camera=np.array([row.camera for row in rows], str),
-        path=np.array([row.path for row in rows], str),
-        size=np.array([row.size for row in rows], np.int64),
-        intrinsics=np.stack([row.intrinsics for row in rows]),
-        camera_from_lidar=np.stack([row.camera_from_lidar for row in rows]),
-    )
+    return ImageRow(frame, record["token"], camera, path, size, intrinsics, transform)
 
 
 def _transform(record: Record, *, inverse: bool = False) -> Float64[np.ndarray, "4 4"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError, MissingDataError
 from ...files import read_json
-from .labels import NUSCENES_32
+from .raw_classes import NUSCENES_32
 
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes

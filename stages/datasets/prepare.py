@@ -1,33 +1,15 @@
 """Stage zero as one call: index a data set, check every file of it, and keep the index when nothing is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from ...errors import ConfigError, nearest
-from . import nuscenes
 from .checks import FileFault
-from .index import FrameIndex
+from .readers import READERS
 
-__all__ = ["READERS", "PrepareSummary", "Reader", "prepare_dataset"]
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """What a data set brings, as functions of its module."""
-
-    def build_index(self, root: Path, *, version: str | None, cameras: str | Sequence[str]) -> FrameIndex:
-        """Make the index of a data root from tables and calibration; no image and no sweep is read."""
-        ...
-
-    def check_files(self, index: FrameIndex) -> list[FileFault]:
-        """Look at every file that the index names."""
-        ...
-
-
-#: Data set name -> the module that reads it.
-READERS: Mapping[str, Reader] = {"nuscenes": nuscenes}
+__all__ = ["PrepareSummary", "prepare_dataset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +39,7 @@ def prepare_dataset(
     index_folder: Path,
     *,
     version: str | None = None,
-    cameras: str | Sequence[str] = ("CAM_FRONT",),
+    cameras: str | Sequence[str] | None = None,
 ) -> PrepareSummary:
     """Index ``dataset`` at ``root`` and check every file; write the index to ``index_folder`` if none has a fault.
 

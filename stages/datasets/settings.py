@@ -1,32 +1,52 @@
 """Settings of the data: which domain is the source, which the target, and how labels are merged."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ...errors import nearest
 from ...settings import Settings
+from .merges import MERGES, datasets_of
 
-__all__ = ["BenchmarkDomain", "DataSettings", "DatasetName", "DomainName", "DomainSettings", "MergeName", "SplitName"]
+__all__ = ["DOMAINS", "BenchmarkDomain", "DataSettings", "DatasetName", "DomainSettings", "MergeName", "SplitName"]
 
-DatasetName = Literal["nuscenes"]
+DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar"]
 BenchmarkDomain = Literal[
     "streets", "streets-city", "streets-night", "streets-fog", "streets-sensor", "streets-development"
 ]
-DomainName = Literal["usa", "singapore", "day", "night", "all"] | BenchmarkDomain
 SplitName = Literal["train", "val", "test"]
-MergeName = Literal["nuscenes-6"]
+MergeName = Literal[
+    "nuscenes-6", "a2d2-nuscenes-8", "a2d2-semantickitti-10", "virtualkitti-semantickitti-6", "semantickitti-19"
+]
+
+#: Data set -> the domains that it has; ``splits`` says which frames they are.
+DOMAINS: Mapping[str, tuple[str, ...]] = {
+    "nuscenes": ("usa", "singapore", "day", "night", "all", *get_args(BenchmarkDomain)),
+    "semantickitti": ("all", "official"),
+    "semanticstf": ("all", "dense_fog", "light_fog", "rain", "snow"),
+    "synlidar": ("all",),
+}
 
 
 class DomainSettings(Settings):
     """One side of a shift: a part of a data set."""
 
     dataset: DatasetName = Field(default="nuscenes", description="Data set, as named by 'xd3d prepare --dataset'")
-    domain: DomainName = Field(
+    domain: str = Field(
         default="all",
-        description="Part of it: usa and singapore by log location, day and night by scene description; streets-...:"
-        " the domains of 'xd3d synthesize --plan benchmark'",
+        description="Part of it: all; of nuScenes usa and singapore by log location, day and night by scene"
+        " description, streets-...: the domains of 'xd3d synthesize --plan benchmark'; of SemanticKITTI official; of"
+        " SemanticSTF a weather",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "DomainSettings":
+        known = DOMAINS[self.dataset]
+        if self.domain not in known:
+            raise ValueError(f"{self.dataset} has no domain '{self.domain}'; {nearest(self.domain, known)}")
+        return self
 
 
 class DataSettings(Settings):
@@ -52,5 +72,21 @@ class DataSettings(Settings):
         " null takes those that were made last",
     )
     merge: MergeName = Field(
-        default="nuscenes-6", description="How the data set's raw labels become the classes of the network"
+        default="nuscenes-6", description="How the data sets' raw labels become the classes of the network"
     )
+    points: Literal["seen", "all"] = Field(
+        default="seen",
+        description="Which points of a sweep count: those that an image shows, or all (for networks without images)",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataSettings":
+        known = datasets_of(self.merge)
+        for side in (self.source, self.target):
+            if side.dataset not in known:
+                fitting = [name for name in MERGES if side.dataset in datasets_of(name)]
+                raise ValueError(
+                    f"merge {self.merge} is for {', '.join(known)}, not for {side.dataset}; choose one of:"
+                    f" {', '.join(fitting)}"
+                )
+        return self

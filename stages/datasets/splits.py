@@ -1,21 +1,28 @@
 """Domains and splits: which frames of an index a run trains on, is validated on and is tested on.
 
-A *domain* is a part of nuScenes: ``usa`` (log location contains "boston"), ``singapore`` (it does not), ``night``
-("night" in the scene's description, in any case), ``day`` (it is not), ``all``. The domains of the generalisation
-benchmark (``streets`` and what begins so) are parts of its synthetic root, whose scene descriptions begin with them; a
-fifth of their train scenes is held out.
+A *domain* is a part of a data set. Every data set has ``all``; nuScenes has ``usa`` (log location contains "boston"),
+``singapore`` (it does not), ``night`` ("night" in the scene's description, in any case) and ``day`` (it is not). The
+domains of the generalisation benchmark (``streets`` and what begins so) are parts of its synthetic root, whose scene
+descriptions begin with them; a fifth of their train scenes is held out. SemanticSTF has a domain for each weather.
 
-The rule called ``xd3d``. The published settings hold scenes of the official train split out as val of the target: 15 of
-84 night scenes, 69 of 310 Singapore scenes, 70 of all 700 (84 and 310 follow from the published frame counts, at 40
-keyframes a scene). Which scenes are held out is our own rule here, with the same counts: per domain, the scenes of the
-official train split are sorted by the sha256 of their name, and the first ``k = round(share * scenes)`` are held out
-(at least one, and at least one is left for training), where ``share`` is the published count over the number of scenes.
-A smaller data set keeps the shares, and may have scenes of any name.
+The rule called ``xd3d``. The published nuScenes settings hold scenes of the official train split out as val of the
+target: 15 of 84 night scenes, 69 of 310 Singapore scenes, 70 of all 700 (84 and 310 follow from the published frame
+counts, at 40 keyframes a scene). Which scenes are held out is our own rule here, with the same counts: per domain, the
+scenes of the official train split are sorted by the sha256 of their name, and the first ``k = round(share * scenes)``
+are held out (at least one, and at least one is left for training), where ``share`` is the published count over the
+number of scenes. A smaller data set keeps the shares, and may have scenes of any name.
 
 - ``train``: scenes of the official train split that the domain does not hold out;
 - ``val``: the scenes held out. ``usa`` and ``day`` hold out none, as published: a run with such a target is validated
-  on its source (`validation_domain`);
+  on its source (`validation_side`);
 - ``test``: the official val scenes of the domain.
+
+| data set, domain | train | val | test |
+|---|---|---|---|
+| semantickitti ``all`` | sequences 00 to 06, 09, 10 | 07, as xMUDA holds it out | 08 |
+| semantickitti ``official`` | 00 to 07, 09, 10 | 08 | none: 11 to 21 have no labels |
+| semanticstf ``all`` and weathers | official train | none | official val |
+| synlidar ``all`` | 12 of its 13 sequences | one, by the sha256 of its name | none |
 
 No training frame may come from a scene that the run is validated on. In the published shifts source and target share
 no scene, and the rule has nothing to add; for other pairs (``all`` to ``night``) the training frames of the source are
@@ -23,31 +30,45 @@ asked for with ``validated_on``, which takes those scenes out.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from ...errors import ConfigError, DataError, nearest
 from .index import FrameIndex
-from .settings import BenchmarkDomain
+from .settings import DOMAINS, BenchmarkDomain, DomainSettings
 
-__all__ = ["DOMAINS", "SPLITS", "SPLIT_RULE", "domain_frames", "validation_domain"]
+__all__ = ["SPLITS", "SPLIT_RULE", "domain_frames", "validation_side"]
 
 #: Name of the rule, stored with every score.
 SPLIT_RULE = "xd3d"
 
 SPLITS = ("train", "val", "test")
 
-#: Published target val scenes over the scenes of the domain in the official train split.
-_HELD_OUT_SHARE = {
-    "night": 15 / 84,
-    "singapore": 69 / 310,
-    "all": 70 / 700,
-    **dict.fromkeys(get_args(BenchmarkDomain), 1 / 5),
-}
+Members = Callable[[FrameIndex], Bool[np.ndarray, "frames"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Domain:
+    """Which frames belong to a domain, and which of its official train scenes are held out for validation."""
+
+    members: Members
+    share: float = 0.0  #: of the train scenes, by the sha256 of their names
+    scenes: tuple[str, ...] = ()  #: by name
+    official: bool = False  #: the official val split is val, and there is no test split
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there is a val split."""
+        return bool(self.share or self.scenes or self.official)
+
+
+def _every(index: FrameIndex) -> Bool[np.ndarray, "frames"]:
+    return np.ones(len(index.frames.key), bool)
 
 
 def _contains(column: np.ndarray, word: str) -> Bool[np.ndarray, "frames"]:
@@ -55,19 +76,37 @@ def _contains(column: np.ndarray, word: str) -> Bool[np.ndarray, "frames"]:
 
 
 def _named(domain: str, index: FrameIndex) -> Bool[np.ndarray, "frames"]:
-    return np.char.partition(index.frames.description.astype(str), ",")[:, 0] == f"Domain {domain}"
+    return np.char.startswith(np.char.add(index.frames.description.astype(str), ","), f"Domain {domain},")
 
 
-_MEMBERS: dict[str, Callable[[FrameIndex], Bool[np.ndarray, "frames"]]] = {
-    "usa": lambda index: _contains(index.frames.location, "boston"),
-    "singapore": lambda index: ~_contains(index.frames.location, "boston"),
-    "day": lambda index: ~_contains(index.frames.description, "night"),
-    "night": lambda index: _contains(index.frames.description, "night"),
-    "all": lambda index: np.ones(len(index.frames.key), bool),
-    **{name: partial(_named, name) for name in get_args(BenchmarkDomain)},
+def _described(weather: str, index: FrameIndex) -> Bool[np.ndarray, "frames"]:
+    return index.frames.description == weather
+
+
+#: Shares: published target val scenes over the scenes of the domain in the official train split.
+_DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
+    "nuscenes": {
+        "usa": _Domain(members=lambda index: _contains(index.frames.location, "boston")),
+        "singapore": _Domain(members=lambda index: ~_contains(index.frames.location, "boston"), share=69 / 310),
+        "day": _Domain(members=lambda index: ~_contains(index.frames.description, "night")),
+        "night": _Domain(members=lambda index: _contains(index.frames.description, "night"), share=15 / 84),
+        "all": _Domain(members=_every, share=70 / 700),
+        **{name: _Domain(members=partial(_named, name), share=1 / 5) for name in get_args(BenchmarkDomain)},
+    },
+    "semantickitti": {
+        "all": _Domain(members=_every, scenes=("07",)),
+        "official": _Domain(members=_every, official=True),
+    },
+    "semanticstf": {
+        "all": _Domain(members=_every),
+        **{
+            weather: _Domain(members=partial(_described, weather))
+            for weather in DOMAINS["semanticstf"]
+            if weather != "all"
+        },
+    },
+    "synlidar": {"all": _Domain(members=_every, share=1 / 13)},
 }
-
-DOMAINS = tuple(_MEMBERS)
 
 
 def domain_frames(
@@ -82,12 +121,10 @@ def domain_frames(
         ConfigError: unknown domain or split.
         DataError: no frame is left; the message counts the frames of every domain and split of the index.
     """
-    _check("domain", domain, DOMAINS)
     _check("split", split, SPLITS)
-    _check("domain", validated_on or domain, DOMAINS)
     chosen = _select(index, domain, split)
     if split == "train" and validated_on is not None:
-        chosen &= ~_held_out(index, validated_on)
+        chosen &= ~_select(index, validated_on, "val")
     rows = index.frames_where(chosen)
     if not len(rows):
         raise DataError(
@@ -97,48 +134,56 @@ def domain_frames(
     return rows
 
 
-def validation_domain(source: str, target: str) -> str:
-    """The domain on whose val split a run is validated: the target, or the source where the target holds out none.
+def validation_side(source: DomainSettings, target: DomainSettings) -> Literal["source", "target"]:
+    """The side on whose val split a run is validated: the target, or the source where the target holds out none.
 
     Raises:
         ConfigError: neither holds scenes out.
     """
-    for domain in (target, source):
-        _check("domain", domain, DOMAINS)
-        if domain in _HELD_OUT_SHARE:
-            return domain
+    if _domain(target.dataset, target.domain).holds_out:
+        return "target"
+    if _domain(source.dataset, source.domain).holds_out:
+        return "source"
+    known = {side.dataset: _DOMAINS[side.dataset] for side in (source, target)}
+    ways = [f"{data} {name}" for data, domains in known.items() for name, domain in domains.items() if domain.holds_out]
     raise ConfigError(
-        f"Neither '{source}' nor '{target}' holds out scenes for validation; "
-        f"one of source and target must be: {', '.join(sorted(_HELD_OUT_SHARE))}"
+        f"Neither '{source.domain}' of {source.dataset} nor '{target.domain}' of {target.dataset} holds out scenes for"
+        f" validation; one of source and target must be: {', '.join(sorted(ways)) or 'of another data set'}"
     )
 
 
-def _check(kind: str, name: str, known: tuple[str, ...]) -> None:
+def _check(kind: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise ConfigError(f"There is no {kind} '{name}'; {nearest(name, known)}")
 
 
-def _select(index: FrameIndex, domain: str, split: str) -> Bool[np.ndarray, "frames"]:
-    if split == "test":
-        return _MEMBERS[domain](index) & (index.frames.split == "val")
-    held_out = _held_out(index, domain)
-    return held_out if split == "val" else _training(index, domain) & ~held_out
+def _domain(dataset: str, name: str) -> _Domain:
+    _check("domain", name, _DOMAINS[dataset])
+    return _DOMAINS[dataset][name]
 
 
-def _training(index: FrameIndex, domain: str) -> Bool[np.ndarray, "frames"]:
-    return _MEMBERS[domain](index) & (index.frames.split == "train")
+def _select(index: FrameIndex, name: str, split: str) -> Bool[np.ndarray, "frames"]:
+    domain = _domain(index.dataset, name)
+    members = domain.members(index)
+    training, official = members & (index.frames.split == "train"), members & (index.frames.split == "val")
+    if domain.official:
+        return {"train": training, "val": official, "test": np.zeros_like(official)}[split]
+    held_out = training & np.isin(index.frames.scene, _held_out(domain, index.frames.scene[training]))
+    return {"train": training & ~held_out, "val": held_out, "test": official}[split]
 
 
-def _held_out(index: FrameIndex, domain: str) -> Bool[np.ndarray, "frames"]:
-    training = _training(index, domain)
-    scenes = {str(name) for name in index.frames.scene[training]}
-    if domain not in _HELD_OUT_SHARE or len(scenes) < 2:
-        return np.zeros(len(training), bool)
-    count = min(max(1, round(_HELD_OUT_SHARE[domain] * len(scenes))), len(scenes) - 1)
-    by_digest = sorted(scenes, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return training & np.isin(index.frames.scene, by_digest[:count])
+def _held_out(domain: _Domain, column: np.ndarray) -> list[str]:
+    """The scenes of a domain's train split that it holds out."""
+    scenes = {str(name) for name in column}
+    if domain.scenes:
+        return [scene for scene in domain.scenes if scene in scenes]
+    if not domain.share or len(scenes) < 2:
+        return []
+    count = min(max(1, round(domain.share * len(scenes))), len(scenes) - 1)
+    return sorted(scenes, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:count]
 
 
 def _inventory(index: FrameIndex) -> str:
-    counts = {domain: [int(_select(index, domain, split).sum()) for split in SPLITS] for domain in DOMAINS}
-    return ", ".join(f"{domain} {'/'.join(map(str, numbers))}" for domain, numbers in counts.items())
+    domains = _DOMAINS[index.dataset]
+    counts = {name: [int(_select(index, name, split).sum()) for split in SPLITS] for name in domains}
+    return ", ".join(f"{name} {'/'.join(map(str, numbers))}" for name, numbers in counts.items())

@@ -10,22 +10,31 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 
 from ...errors import DataError, MissingDataError
 from .ply import parse_ply
 
-__all__ = ["COLUMNS", "SWEEP_SUFFIXES", "finite_rows", "read_points", "sweep_suffix"]
+__all__ = ["COLUMNS", "SWEEP_SUFFIXES", "Sweep", "finite_rows", "read_points", "sweep_suffix"]
 
 #: Suffix of a raw file -> float32 numbers a point, where nobody says otherwise.
 COLUMNS = {".pcd.bin": 5, ".bin": 4}
 
 #: Suffixes of the files that ``read_points`` reads, longer ones first.
 SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The points of one turn; where the data set itself says where they lie in its image, their pixels too."""
+
+    points: Float32[np.ndarray, "points 3"]  #: metres, LiDAR frame
+    pixels: Float64[np.ndarray, "points 2"] | None = None  #: x, y; pixel (0, 0) covers 0 to 1
 
 
 def sweep_suffix(path: Path) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from ...cache.layout import CacheLayout, Shard
 from ...cache.schema import TapSpec
 from ...cache.views import view_keys
+from ...errors import DataError
 from ..datasets.index import FrameIndex
 from .settings import ExtractSettings
 
@@ -17,7 +18,16 @@ INDEX_ENTRY, INDEX_CHECKSUM = 16, 4  #: bytes of a Zarr shard index: one entry a
 
 
 def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
-    """Rows that belong together in a shard: the views of a frame's images, or of one where frames differ in number."""
+    """Rows that belong together in a shard: the views of a frame's images, or of one where frames differ in number.
+
+    Raises:
+        DataError: the index has no image.
+    """
+    if not len(index.images.key):
+        raise DataError(
+            f"The index of {index.dataset} has no images, so there are no features to extract: train on it with"
+            " fusion.variant=3d-only, or prepare it with cameras if the data set has them"
+        )
     counts = np.unique(np.bincount(index.images.frame, minlength=len(index.frames.key)))
     return len(settings.views) * (int(counts[0]) if len(counts) == 1 and counts[0] > 0 else 1)
 

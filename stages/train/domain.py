@@ -21,6 +21,7 @@ class Domain:
 
     ``features`` is None where no image is used. ``labelled`` says whether label files are read; where they are not,
     every point has the label that does not count. ``pseudo`` are labels predicted for these frames, to learn from.
+    ``every_point`` keeps the points that no image shows.
     """
 
     index: FrameIndex
@@ -29,13 +30,18 @@ class Domain:
     features: FeatureSource | None = None
     labelled: bool = True
     pseudo: PseudoLabels | None = None
+    every_point: bool = False
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def load(self, position: int) -> Frame:
-        """Points, labels and projections of the frame at ``position`` in ``frames``."""
-        return load_frame(self.index, int(self.frames[position]), self.merge if self.labelled else None)
+    def load(self, position: int, rng: np.random.Generator | None = None) -> Frame:
+        """Points, labels and projections of the frame at ``position`` in ``frames``.
+
+        ``rng`` draws one of several images of the same view, where a data set has them; without it, it is the first.
+        """
+        merge = self.merge if self.labelled else None
+        return load_frame(self.index, int(self.frames[position]), merge, every_point=self.every_point, rng=rng)
 
     def pseudo_labels(self, position: int, frame: Frame) -> Int64[np.ndarray, "points 2"] | None:
         """The pseudo labels, for the 2D and the 3D head, of ``frame``, which is the one at ``position``.

@@ -82,7 +82,8 @@ def training_batch(
     positions = step_positions(len(domain), shares * batch_size, seed, step, block, stream)
     for place in range(rank * batch_size, (rank + 1) * batch_size):
         position = positions[place]
-        rng, frame = sample_generator(seed, step, place, stream), domain.load(position)
+        rng = sample_generator(seed, step, place, stream)
+        frame = domain.load(position, rng)
         points = augment_points(frame.points, augment, plan.cube, rng)
         pseudo = domain.pseudo_labels(position, frame)
         frame, views = draw_views(frame, domain.features, rng)

@@ -121,7 +121,7 @@ def _begin(
 def _class_counts(source: Domain | None, start: Start | None) -> list[int]:
     """Points of each class in the source, or in that of the run that was started from."""
     if source is not None:
-        counts = count_labels(source.index, [int(row) for row in source.frames], source.merge)
+        counts = count_labels(source.index, source.frames, source.merge, every_point=source.every_point)
         return [int(count) for count in counts]
     return list(start.record["class_counts"]) if start is not None else []
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..labels import NUSCENES_32
+from ..raw_classes import NUSCENES_32
 from .plan import ScenePlan
 from .rigs import LIDAR, rig
 

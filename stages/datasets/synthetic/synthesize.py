@@ -6,27 +6,23 @@ again by the same call; finished scenes are kept. Every byte depends on the argu
 processes nor on interruptions.
 """
 
-import os
 import shutil
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ....errors import ConfigError, DiskSpaceError, RunError
+from ....errors import ConfigError, DiskSpaceError
 from ....files import fsync_folder, read_json, write_json
 from ....progress import progress
-from ..nuscenes import choose_cameras
+from ..cameras import choose_cameras
+from ..nuscenes import CAMERAS
 from .benchmark_plan import BENCHMARK_GROUPS
 from .nuscenes_maps import write_map
 from .nuscenes_tables import VERSION, Tokens, assemble_tables
 from .nuscenes_writer import PARTS, SceneJob, write_scene
 from .plan import GROUPS, plan_scenes
 from .rigs import LIDAR
+from .workers import check_workers, in_processes
 
 __all__ = ["PLANS", "Plan", "synthesize"]
 
@@ -71,8 +67,7 @@ def synthesize(
     """
     plans = plan_scenes(frames, PLANS[plan])
     facts = _facts(frames, seed, cameras, image_size) | ({"plan": plan} if plan != "city" else {})
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {workers}; give 1 or more, or leave it out for one a processor")
+    check_workers(workers)
     out = Path(out).absolute()
     _claim(out, facts)
     if (out / VERSION).is_dir():
@@ -84,7 +79,7 @@ def synthesize(
     _check_disk(out, frames=sum(job.plan.keyframes for job in pending), cameras=len(chosen), image_size=image_size)
     _make_folders(out, chosen)
     with progress("Synthesising", frames, "frame", frames - sum(job.plan.keyframes for job in pending)) as bar:
-        for done in _run(pending, workers or _processors()):
+        for done in in_processes(write_scene, pending, workers):
             bar.update(done)
     _finish(out, jobs)
     return out
@@ -100,7 +95,7 @@ def _facts(frames: int, seed: int, cameras: str | Sequence[str], image_size: tup
         "format": FORMAT,
         "frames": frames,
         "seed": seed,
-        "cameras": list(choose_cameras(cameras)),
+        "cameras": list(choose_cameras(cameras, CAMERAS)),
         "image_size": list(image_size),
     }
 
@@ -147,43 +142,6 @@ def _make_folders(out: Path, cameras: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for partial in folder.glob("*.partial"):
             partial.unlink()
-
-
-def _run(jobs: Sequence[SceneJob], workers: int) -> Iterator[int]:
-    """Write the scenes, in this process or in several; yield the keyframes of each as it is done."""
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        yield from map(write_scene, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_with_parent) as pool:
-        try:
-            for future in as_completed([pool.submit(write_scene, job) for job in jobs]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise RunError(
-                "A process that renders scenes was killed, perhaps for want of memory; finished scenes are kept, so "
-                "run the same command again, with fewer workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _processors() -> int:
-    """Return how many processors this process may use; some systems tell only how many there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _leave_with_parent() -> None:
-    """Let this worker end when the process that started it does, even if that one was killed."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _finish(out: Path, jobs: Sequence[SceneJob]) -> None:

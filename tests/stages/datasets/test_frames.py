@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from xd3d.errors import DataError, MissingDataError
-from xd3d.stages.datasets.frames import count_labels, load_frame, project
+from xd3d.stages.datasets.frames import count_labels, load_frame
 from xd3d.stages.datasets.labels import IGNORE, get_merge
 from xd3d.stages.datasets.nuscenes import CAMERAS, build_index
+from xd3d.stages.datasets.projection import project
 
 MERGE = get_merge("nuscenes-6")
 

@@ -9,7 +9,8 @@ from PIL import Image
 from xd3d.errors import ConfigError
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.datasets.nuscenes import build_index
-from xd3d.stages.datasets.prepare import READERS, prepare_dataset
+from xd3d.stages.datasets.prepare import prepare_dataset
+from xd3d.stages.datasets.readers import READERS
 
 
 def prepare(root, tmp_path, **options):

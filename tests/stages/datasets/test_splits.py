@@ -1,16 +1,18 @@
 """The split rule `xd3d`: published counts on a data set of the real size, and no frame in two splits of a run."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from xd3d.errors import ConfigError, DataError
 from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
-from xd3d.stages.datasets.splits import DOMAINS, domain_frames, validation_domain
+from xd3d.stages.datasets.settings import DOMAINS, DomainSettings
+from xd3d.stages.datasets.splits import domain_frames, validation_side
 
 #: The published shifts between parts of nuScenes.
 #: The domains of real data; those of the benchmark exist in its own root alone.
-CITY_DOMAINS = [name for name in DOMAINS if not name.startswith("streets")]
+CITY_DOMAINS = [name for name in DOMAINS["nuscenes"] if not name.startswith("streets")]
 
 SHIFTS = [("usa", "singapore"), ("singapore", "usa"), ("day", "night")]
 
@@ -52,6 +54,11 @@ def full_size():
 
 def scenes_of(index, rows):
     return {str(name) for name in index.frames.scene[rows]}
+
+
+def validation_domain(source: str, target: str) -> str:
+    side = validation_side(DomainSettings(domain=source), DomainSettings(domain=target))
+    return source if side == "source" else target
 
 
 @pytest.mark.parametrize(
@@ -162,3 +169,32 @@ def test_the_tiny_root_has_frames_in_every_published_shift(tiny_nuscenes_root):
         assert len(domain_frames(index, source, "train"))
         assert len(domain_frames(index, validation_domain(source, target), "val"))
         assert len(domain_frames(index, target, "test"))
+
+
+def other_index(dataset: str, scenes: list[tuple[str, str, str, str]]) -> FrameIndex:
+    return dataclasses.replace(make_index(scenes, 1), dataset=dataset)
+
+
+def test_semantickitti_is_split_as_the_papers_have_it():
+    splits = {number: "train" if number < 11 else "test" for number in range(22)} | {8: "val"}
+    index = other_index("semantickitti", [(f"{number:02d}", "", "", split) for number, split in splits.items()])
+    found = {split: scenes_of(index, domain_frames(index, "all", split)) for split in ("train", "val", "test")}
+    assert found == {"train": {"00", "01", "02", "03", "04", "05", "06", "09", "10"}, "val": {"07"}, "test": {"08"}}
+    assert len(domain_frames(index, "official", "train")) == 10
+    assert scenes_of(index, domain_frames(index, "official", "val")) == {"08"}
+    with pytest.raises(DataError, match="official 10/1/0"):
+        domain_frames(index, "official", "test")
+
+
+def test_semanticstf_has_a_domain_for_each_weather_and_is_validated_on_its_source():
+    index = other_index("semanticstf", [("val", "", "rain", "val"), ("val", "", "snow", "val")])
+    assert domain_frames(index, "snow", "test").tolist() == [1]
+    assert domain_frames(index, "all", "test").tolist() == [0, 1]
+    source = DomainSettings(dataset="semantickitti", domain="official")
+    assert validation_side(source, DomainSettings(dataset="semanticstf")) == "source"
+
+
+def test_synlidar_holds_one_of_its_13_sequences_out():
+    index = other_index("synlidar", [(f"{number:02d}", "", "", "train") for number in range(13)])
+    assert len(domain_frames(index, "all", "val")) == 1
+    assert len(domain_frames(index, "all", "train")) == 12

@@ -1,0 +1,33 @@
+"""Where points of a sweep lie in an image: by the calibration of an index."""
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from .index import FrameIndex
+from .sweeps import Sweep
+
+__all__ = ["image_pixels", "project"]
+
+
+def project(
+    points: Float[np.ndarray, "points 3"],
+    camera_from_lidar: Float64[np.ndarray, "4 4"],
+    intrinsics: Float64[np.ndarray, "3 3"],
+) -> tuple[Float64[np.ndarray, "points 2"], Float64[np.ndarray, "points"]]:
+    """Pixel coordinates (x, y) and depth (metres along the camera's z) of points given in the LiDAR frame.
+
+    Computed in float64. The pixels of points with depth <= 0 have no meaning and are NaN.
+    """
+    in_camera = points.astype(np.float64) @ camera_from_lidar[:3, :3].T + camera_from_lidar[:3, 3]
+    depth = in_camera[:, 2]
+    homogeneous = in_camera @ intrinsics.T
+    pixels = np.full((len(points), 2), np.nan)
+    ahead = depth > 0
+    pixels[ahead] = homogeneous[ahead, :2] / homogeneous[ahead, 2:]
+    return pixels, depth
+
+
+def image_pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
+    """Pixels (x, y) of every point in the image of row ``image``, by its calibration; NaN behind the camera."""
+    images = index.images
+    return project(sweep.points, images.camera_from_lidar[image], images.intrinsics[image])[0]

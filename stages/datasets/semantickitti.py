@@ -1,0 +1,149 @@
+"""SemanticKITTI: sweeps and labels of KITTI odometry, its calibration, and the images of its colour cameras.
+
+The root is the folder that holds ``dataset/sequences`` (or ``sequences``), as the downloads unpack.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, UInt
+
+from .cameras import choose_cameras
+from .checks import FileFault, common_size
+from .index import FrameIndex, ImageRow, ImageTable
+from .kitti_calibration import read_calibration
+from .projection import image_pixels
+from .roots import check_level, refuse_version
+from .sweeps import Sweep
+from .velodyne import (
+    LABELS,
+    VELODYNE,
+    Recording,
+    check_velodyne,
+    frame_table,
+    read_semantic,
+    read_velodyne,
+    require_folders,
+    stems,
+)
+
+__all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
+
+#: The left and the right colour camera.
+CAMERAS = ("image_2", "image_3")
+
+_PUBLISHED = ("image_2",)
+_COLUMNS = 4  # x, y, z, reflectance
+
+#: The official split of the benchmark; sequences after 10 come without labels.
+_VALIDATION, _LABELLED = "08", 11
+
+_KITTI = "https://www.cvlibs.net/datasets/kitti/eval_odometry.php"
+_COLOUR = f"unpack data_odometry_color.zip ({_KITTI}), or index without images: --cameras none"
+_DOWNLOADS = {
+    VELODYNE: f"unpack data_odometry_velodyne.zip ({_KITTI})",
+    LABELS: "unpack data_odometry_labels.zip (https://semantic-kitti.org/dataset.html)",
+    **dict.fromkeys(CAMERAS, _COLOUR),
+}
+
+
+def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+    """Index every frame of the sequences that are there; calibration is read, and the size of one image a sequence.
+
+    ``cameras``: ``image_2`` (None, the published one), ``image_3``, both ("all"), or "none".
+
+    Raises:
+        MissingDataError: no such root, or a sequence lacks its sweeps, labels, images or calibration.
+        DataError: a calibration is damaged.
+        ConfigError: unknown camera, or a version.
+    """
+    refuse_version("SemanticKITTI", version)
+    root = check_level(
+        root,
+        dataset="SemanticKITTI",
+        holds="dataset/sequences/00 or sequences/00 with velodyne and labels in it",
+        is_root=lambda folder: bool(_sequences(folder)),
+        download="https://semantic-kitti.org/dataset.html",
+    )
+    chosen = choose_cameras(_PUBLISHED if cameras is None else cameras, CAMERAS)
+    recordings = [_recording(folder, chosen) for folder in _sequences(root)]
+    images: list[ImageRow] = []
+    frame = 0
+    for recording in recordings:
+        images += _image_rows(root, recording, chosen, frame)
+        frame += len(recording.stems)
+    return FrameIndex(
+        dataset="semantickitti",
+        version="",
+        root=root,
+        cameras=chosen,
+        frames=frame_table(root, recordings),
+        images=ImageTable.of(images),
+    )
+
+
+def check_files(index: FrameIndex) -> list[FileFault]:
+    """Look at every file: sweeps of 16 bytes a point, a label of 4 bytes a point, images of their sequence's size."""
+    return check_velodyne(index, _COLUMNS)
+
+
+def read_sweep(index: FrameIndex, row: int) -> Sweep:
+    """The points of a frame: x forward, y left, z up."""
+    return read_velodyne(index, row, _COLUMNS)
+
+
+def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
+    """The raw semantic ids of a frame, 0 to 259."""
+    return read_semantic(index, row)
+
+
+def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
+    """Pixels by the sequence's calibration; NaN behind the camera and behind the LiDAR (x <= 0), as published."""
+    found = image_pixels(index, image, sweep)
+    found[sweep.points[:, 0] <= 0] = np.nan
+    return found
+
+
+def _sequences(root: Path) -> list[Path]:
+    """Folders of the sequences of a root, none where it is no root."""
+    for parent in (root / "dataset" / "sequences", root / "sequences"):
+        found = sorted(
+            folder for folder in parent.glob("[0-9][0-9]") if any((folder / kind).is_dir() for kind in _DOWNLOADS)
+        )
+        if found:
+            return found
+    return []
+
+
+def _recording(folder: Path, cameras: Sequence[str]) -> Recording:
+    labelled = int(folder.name) < _LABELLED
+    kinds = (VELODYNE, *((LABELS,) if labelled else ()), *cameras)
+    require_folders(folder, [(kind, _DOWNLOADS[kind]) for kind in kinds])
+    names = stems(folder / VELODYNE, ".bin").union(*(stems(folder / camera, ".png") for camera in cameras))
+    if labelled:
+        names |= stems(folder / LABELS, ".label")
+    split = "test" if not labelled else "val" if folder.name == _VALIDATION else "train"
+    return Recording(folder=folder, scene=folder.name, split=split, stems=tuple(sorted(names)), labelled=labelled)
+
+
+def _image_rows(root: Path, recording: Recording, cameras: Sequence[str], first: int) -> list[ImageRow]:
+    if not cameras:
+        return []
+    calibration = read_calibration(recording.folder / "calib.txt")
+    paths = {camera: sorted((recording.folder / camera).glob("*.png")) for camera in cameras}
+    views = [(camera, calibration[camera], common_size(paths[camera])) for camera in cameras]
+    folder = recording.folder.relative_to(root).as_posix()
+    return [
+        ImageRow(
+            frame=first + place,
+            key=f"{recording.scene}/{camera}/{stem}",
+            camera=camera,
+            path=f"{folder}/{camera}/{stem}.png",
+            size=size,
+            intrinsics=lens.intrinsics,
+            camera_from_lidar=lens.camera_from_lidar,
+        )
+        for place, stem in enumerate(recording.stems)
+        for camera, lens, size in views
+    ]

@@ -1,0 +1,121 @@
+"""SemanticSTF: sweeps in fog, rain and snow with SemanticKITTI's 19 classes; the release has no images.
+
+The root holds ``train``, ``val`` and ``test``, each with ``velodyne`` and ``labels``; ``val/val.txt`` names the weather
+of each frame.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import UInt
+
+from ...errors import DataError, MissingDataError
+from .cameras import refuse_cameras
+from .checks import FileFault
+from .index import FrameIndex, ImageTable
+from .projection import image_pixels as pixels
+from .roots import check_level, name_some, refuse_version
+from .settings import DOMAINS
+from .sweeps import Sweep
+from .velodyne import (
+    LABELS,
+    VELODYNE,
+    Recording,
+    check_velodyne,
+    frame_table,
+    read_semantic,
+    read_velodyne,
+    require_folders,
+    stems,
+)
+
+__all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
+
+SPLITS = ("train", "val", "test")
+WEATHERS = DOMAINS["semanticstf"][1:]
+
+_COLUMNS = 5  # x, y, z, intensity (0 to 255), ring
+_DOWNLOAD = "https://github.com/xiaoaoran/SemanticSTF"
+
+
+def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+    """Index every frame of the splits that are there; ``frames.description`` is the weather, "" where none is named.
+
+    Raises:
+        MissingDataError: no such root, a split lacks its sweeps or labels, or ``val`` its list of weathers.
+        DataError: a list names an unknown weather, or leaves frames out.
+        ConfigError: a camera or a version is asked for.
+    """
+    refuse_version("SemanticSTF", version)
+    refuse_cameras("SemanticSTF", cameras)
+    root = check_level(
+        root,
+        dataset="SemanticSTF",
+        holds="train, val and test, each with velodyne and labels in it",
+        is_root=lambda folder: any((folder / split / VELODYNE).is_dir() for split in SPLITS),
+        download=_DOWNLOAD,
+    )
+    recordings = [_recording(root, split) for split in SPLITS if (root / split).is_dir()]
+    return FrameIndex(
+        dataset="semanticstf",
+        version="",
+        root=root,
+        cameras=(),
+        frames=frame_table(root, recordings),
+        images=ImageTable.of([]),
+    )
+
+
+def check_files(index: FrameIndex) -> list[FileFault]:
+    """Look at every file: sweeps of 20 bytes a point, a label of 4 bytes a point."""
+    return check_velodyne(index, _COLUMNS)
+
+
+def read_sweep(index: FrameIndex, row: int) -> Sweep:
+    """The points of a frame: x forward, y left, z up."""
+    return read_velodyne(index, row, _COLUMNS)
+
+
+def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
+    """The raw ids of a frame, 0 to 20."""
+    return read_semantic(index, row)
+
+
+def _recording(root: Path, split: str) -> Recording:
+    folder = root / split
+    labelled = split != "test" or (folder / LABELS).is_dir()
+    remedy = f"unpack the download again ({_DOWNLOAD})"
+    require_folders(folder, [(kind, remedy) for kind in (VELODYNE, *((LABELS,) if labelled else ()))])
+    names = sorted(stems(folder / VELODYNE, ".bin") | stems(folder / LABELS, ".label"))
+    weather = _read_weather(folder / f"{split}.txt", required=split == "val")
+    missing = [name for name in names if name not in weather]
+    if weather and missing:
+        raise DataError(
+            f"{folder / f'{split}.txt'} names no weather for {len(missing)} of {len(names)} frames"
+            f" ({name_some(missing)}); {remedy}"
+        )
+    words = tuple(weather.get(name, "") for name in names)
+    return Recording(folder=folder, scene=split, split=split, stems=tuple(names), labelled=labelled, words=words)
+
+
+def _read_weather(path: Path, *, required: bool) -> Mapping[str, str]:
+    """Weather by frame, from lines such as ``2018-02-03_20-51-45_00400,snow``."""
+    if not path.is_file():
+        if required:
+            raise MissingDataError(
+                f"The list {path} is missing, which names the weather of each frame; get it from {_DOWNLOAD}"
+            )
+        return {}
+    weather: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        name, comma, word = line.strip().partition(",")
+        if not line.strip():
+            continue
+        if not comma or word.strip() not in WEATHERS:
+            raise DataError(
+                f"Line {number} of {path} is '{line.strip()[:60]}'; it must be a frame, a comma and one of"
+                f" {', '.join(WEATHERS)}; get it again from {_DOWNLOAD}"
+            )
+        weather[PurePosixPath(name.strip()).name.removesuffix(".bin")] = word.strip()
+    return weather

@@ -1,0 +1,160 @@
+"""Twins of the data sets in SemanticKITTI's layout: SemanticKITTI itself, SemanticSTF and SynLiDAR."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt32
+from PIL import Image
+
+from ....files import write_atomic
+from .camera import CameraModel
+from .lidar import Sweep, dense_lidar
+from .passage import City, Passage, TwinScene
+from .poses import EGO_FROM_CAMERA, rigid
+from .twin_classes import raw_ids
+from .twin_job import TwinJob, share_out
+
+__all__ = ["finish_stf", "kitti_scenes", "stf_scenes", "synlidar_scenes", "write_kitti", "write_stf", "write_synlidar"]
+
+_PERIOD = 0.5
+_CAMERA_0 = rigid(EGO_FROM_CAMERA, (0.27, 0.0, 1.65))
+#: Metres that cameras 0 to 3 stand right of camera 0 (the third is the left colour camera).
+_BASELINES = (0.0, 0.537, -0.06, 0.473)
+_THINGS = 1 << 16  # instance 1
+
+
+def kitti_scenes(frames: int) -> list[TwinScene]:
+    """Sequences of every split: two of Boston to train on, and 07, 08 and one without labels in Singapore."""
+    cities: dict[str, City] = {"00": "boston", "01": "boston", "07": "singapore", "08": "singapore", "11": "singapore"}
+    return _sequences(cities, share_out(frames, (30, 20, 20, 25, 5)))
+
+
+def stf_scenes(frames: int) -> list[TwinScene]:
+    """A street of Boston in each weather to be tested on; two of them to train on, and one of the official test."""
+    extinctions = {"dense_fog": 0.055, "light_fog": 0.02, "rain": 0.012, "snow": 0.03}
+    names = [("train", "light_fog"), ("train", "snow"), *(("val", word) for word in extinctions), ("test", "rain")]
+    counts = share_out(frames, (25, 25, 10, 10, 10, 10, 10))
+    return [
+        TwinScene(
+            name=f"{split}/{word}",
+            city="boston",
+            weather="fog" if word.endswith("fog") else "rain",
+            extinction=extinctions[word],
+            word=word,
+            frames=count,
+        )
+        for (split, word), count in zip(names, counts, strict=True)
+    ]
+
+
+def synlidar_scenes(frames: int) -> list[TwinScene]:
+    """Three of its sequences."""
+    return _sequences({"00": "boston", "01": "singapore", "02": "boston"}, share_out(frames, (40, 30, 30)))
+
+
+def write_kitti(job: TwinJob) -> int:
+    """Write a sequence of SemanticKITTI: velodyne, labels (up to 10), image_2, calib.txt, poses.txt, times.txt."""
+    folder = job.out / "dataset" / "sequences" / job.scene.name
+    passage, labelled = _passage(job), int(job.scene.name) < 11
+    camera = _camera(job.image_size)
+    ego_from_camera = _CAMERA_0 @ rigid(np.eye(3), (_BASELINES[2], 0.0, 0.0))
+    for order in range(job.scene.frames):
+        _write_frame(folder, f"{order:06d}", passage.sweep(order), job, labelled=labelled)
+        picture = Image.fromarray(passage.picture(order, camera, ego_from_camera).image)
+        path = folder / "image_2" / f"{order:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, lambda file, picture=picture: picture.save(file, format="PNG"))  # type: ignore[misc]
+    _write_calibration(folder, camera)
+    orders = range(job.scene.frames)
+    poses = [passage.world_from_ego(order) @ _CAMERA_0 for order in orders]
+    first = np.linalg.inv(poses[0])
+    _write_text(folder / "poses.txt", [_numbers((first @ pose)[:3], ".6e") for pose in poses])
+    _write_text(folder / "times.txt", [f"{order * _PERIOD:.6e}" for order in orders])
+    return job.scene.frames
+
+
+def write_stf(job: TwinJob) -> int:
+    """Write the frames of SemanticSTF in one weather of one split, and add them to the split's list."""
+    split, _ = job.scene.name.split("/")
+    passage, day = _passage(job), 3 + job.place
+    stems = [f"2018-02-{day:02d}_20-51-45_{10 * order:05d}" for order in range(job.scene.frames)]
+    for order, stem in enumerate(stems):
+        _write_frame(job.out / split, stem, passage.sweep(order), job, labelled=True, ring=True)
+    return job.scene.frames
+
+
+def write_synlidar(job: TwinJob) -> int:
+    """Write a sequence of SynLiDAR: velodyne and labels."""
+    passage = _passage(job)
+    for order in range(job.scene.frames):
+        _write_frame(job.out / job.scene.name, f"{order:06d}", passage.sweep(order), job, labelled=True)
+    return job.scene.frames
+
+
+def finish_stf(jobs: Sequence[TwinJob]) -> None:
+    """Write the list of each split: a frame and its weather a line."""
+    for split in ("train", "val", "test"):
+        lines = [
+            f"2018-02-{3 + job.place:02d}_20-51-45_{10 * order:05d},{job.scene.word}"
+            for job in jobs
+            for order in range(job.scene.frames)
+            if job.scene.name.startswith(f"{split}/")
+        ]
+        _write_text(jobs[0].out / split / f"{split}.txt", sorted(lines))
+
+
+def _sequences(cities: Mapping[str, City], counts: Sequence[int]) -> list[TwinScene]:
+    return [
+        TwinScene(name=name, city=city, frames=count)
+        for (name, city), count in zip(cities.items(), counts, strict=True)
+    ]
+
+
+def _passage(job: TwinJob) -> Passage:
+    lidar = replace(dense_lidar(), spin_seconds=0.1, mount_height=1.73, azimuth_steps=job.azimuth_steps)
+    return Passage(job.scene, seed=job.seed, lidar=lidar, period=_PERIOD)
+
+
+def _write_frame(folder: Path, stem: str, sweep: Sweep, job: TwinJob, *, labelled: bool, ring: bool = False) -> None:
+    right, forward, up, intensity, beam = sweep.points.T
+    columns: list[Float32[np.ndarray, " P"]] = [forward, -right, up]
+    columns += [intensity, beam] if ring else [intensity / 255]
+    _write(folder / "velodyne" / f"{stem}.bin", np.stack(columns, axis=1).astype("<f4").tobytes())
+    if labelled:
+        labels: UInt32[np.ndarray, " P"] = raw_ids(job.format)[sweep.labels].astype("<u4")
+        if job.format == "semantickitti":
+            labels[(labels >= 10) & (labels < 40)] |= _THINGS
+        _write(folder / "labels" / f"{stem}.label", labels.tobytes())
+
+
+def _camera(size: tuple[int, int]) -> CameraModel:
+    """A colour camera of KITTI's field of view."""
+    width, height = size
+    focal = 721.5377 / 1242 * width
+    intrinsics = np.array([[focal, 0, 0.4908 * width], [0, focal, 0.461 * height], [0, 0, 1]])
+    return CameraModel(width, height, intrinsics)
+
+
+def _write_calibration(folder: Path, camera: CameraModel) -> None:
+    lines = []
+    for number, right in enumerate(_BASELINES):
+        matrix = camera.intrinsics @ np.concatenate([np.eye(3), [[-right], [0], [0]]], axis=1)
+        lines.append(f"P{number}: {_numbers(matrix, '.12e')}")
+    ego_from_lidar = rigid(np.eye(3), (0.0, 0.0, 1.73))
+    lines.append(f"Tr: {_numbers((np.linalg.inv(_CAMERA_0) @ ego_from_lidar)[:3], '.12e')}")
+    _write_text(folder / "calib.txt", lines)
+
+
+def _numbers(matrix: Float64[np.ndarray, "rows columns"], form: str) -> str:
+    return " ".join(format(float(value), form) for value in matrix.ravel())
+
+
+def _write_text(path: Path, lines: Sequence[str]) -> None:
+    _write(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda file: file.write(content))

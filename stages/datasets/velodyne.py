@@ -1,0 +1,113 @@
+"""What data sets in the layout of SemanticKITTI share: folders with ``velodyne/*.bin`` and ``labels/*.label``."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt
+
+from ...errors import MissingDataError
+from .checks import Check, FileFault, binary_fault, image_fault, run_checks
+from .index import FrameIndex, FrameTable
+from .raw_labels import read_raw_labels
+from .sweeps import Sweep, read_points
+
+__all__ = [
+    "LABELS",
+    "VELODYNE",
+    "Recording",
+    "check_velodyne",
+    "frame_table",
+    "read_semantic",
+    "read_velodyne",
+    "require_folders",
+    "stems",
+]
+
+VELODYNE, LABELS = "velodyne", "labels"
+
+_LABEL_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A folder of frames: its scene name, official split, frame names, and a word for each frame (its weather)."""
+
+    folder: Path
+    scene: str
+    split: str
+    stems: tuple[str, ...]
+    labelled: bool
+    words: tuple[str, ...] = ()
+
+
+def stems(folder: Path, suffix: str) -> set[str]:
+    """Names, without ``suffix``, of the files in ``folder``; none where it is not there."""
+    return {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")} if folder.is_dir() else set()
+
+
+def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
+    """The frames of all sequences, in order; their keys are scene and name."""
+    rows = [(part, stem, place) for part in sequences for place, stem in enumerate(part.stems)]
+
+    def path(part: Recording, kind: str, name: str) -> str:
+        return (part.folder.relative_to(root) / kind / name).as_posix()
+
+    return FrameTable(
+        key=np.array([f"{part.scene}/{stem}" for part, stem, _ in rows], str),
+        scene=np.array([part.scene for part, _, _ in rows], str),
+        location=np.array(["" for _ in rows], str),
+        description=np.array([part.words[place] if part.words else "" for part, _, place in rows], str),
+        split=np.array([part.split for part, _, _ in rows], str),
+        sweep=np.array([path(part, VELODYNE, f"{stem}.bin") for part, stem, _ in rows], str),
+        labels=np.array([path(part, LABELS, f"{stem}.label") if part.labelled else "" for part, stem, _ in rows], str),
+    )
+
+
+def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
+    """Check that the folders of a sequence are there; each comes with the download that brings it.
+
+    Raises:
+        MissingDataError: one is not, or is empty.
+    """
+    for kind, download in kinds:
+        folder = part / kind
+        if not folder.is_dir() or not any(folder.iterdir()):
+            what = "is empty" if folder.is_dir() else "is missing"
+            raise MissingDataError(f"The folder {folder} {what}: {download}")
+
+
+def read_velodyne(index: FrameIndex, row: int, columns: int) -> Sweep:
+    """The points of a frame: x forward, y left, z up."""
+    return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=columns))
+
+
+def read_semantic(index: FrameIndex, row: int) -> UInt[np.ndarray, "labels"]:
+    """The semantic ids of a frame: the lower 16 bits of each label (the upper ones number instances)."""
+    return read_raw_labels(index.root / str(index.frames.labels[row]), "<u4") & 0xFFFF
+
+
+def check_velodyne(index: FrameIndex, columns: int) -> list[FileFault]:
+    """Look at every file: whole sweeps of ``columns`` float32 a point, a label a point, images of the indexed size."""
+    return run_checks(_checks(index, 4 * columns), 2 * len(index.frames.key) + len(index.images.key))
+
+
+def _checks(index: FrameIndex, row_bytes: int) -> Iterator[Check]:
+    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
+        path = index.root / str(sweep)
+        yield path, partial(binary_fault, path, "sweep", row_bytes)
+        yield index.root / str(labels), partial(_label_fault, index.root, str(labels), path, row_bytes)
+        for image in index.images_of(row):
+            width, height = index.images.size[image]
+            path = index.root / str(index.images.path[image])
+            yield path, partial(image_fault, path, (int(width), int(height)))
+
+
+def _label_fault(root: Path, labels: str, sweep: Path, row_bytes: int) -> str | None:
+    if not labels:
+        return None
+    whole = binary_fault(sweep, "sweep", row_bytes) is None
+    points = sweep.stat().st_size // row_bytes if whole else None
+    return binary_fault(root / labels, "label file", _LABEL_BYTES, points)

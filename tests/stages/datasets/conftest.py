@@ -1,0 +1,63 @@
+"""Small data roots of every data set, each written once when first asked for."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+#: Frames of each twin, and the size of its images.
+FRAMES = {"semantickitti": 7, "semanticstf": 8, "synlidar": 4}
+SIZE = (248, 76)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the contract must know of a data set."""
+
+    dataset: str
+    merge: str
+    camera: str | None  #: None: the data set has no images
+    download: str  #: where the message about an empty root sends one
+    inner: str  #: a folder of the root that is easily taken for it
+
+
+CASES = (
+    Case("nuscenes", "nuscenes-6", "CAM_FRONT", "nuscenes.org", "samples"),
+    Case("semantickitti", "semantickitti-19", "image_2", "semantic-kitti.org", "dataset/sequences"),
+    Case("semanticstf", "semantickitti-19", None, "xiaoaoran/SemanticSTF", "train"),
+    Case("synlidar", "semantickitti-19", None, "xiaoaoran/SynLiDAR", "00"),
+)
+
+
+@pytest.fixture(scope="session")
+def root_of(tiny_nuscenes_root, tmp_path_factory) -> Callable[[str], Path]:
+    """Call it with a data set's name for a small root of it. Read only."""
+    from xd3d.stages.datasets.synthetic.twins import TWINS, synthesize_twin
+
+    assert set(FRAMES) == set(TWINS)
+
+    @cache
+    def make(dataset: str) -> Path:
+        if dataset == "nuscenes":
+            return tiny_nuscenes_root
+        out = tmp_path_factory.mktemp(f"twin of {dataset}") / "root"
+        return synthesize_twin(
+            out, dataset=dataset, frames=FRAMES[dataset], image_size=SIZE, azimuth_steps=180, workers=1
+        )
+
+    return make
+
+
+@pytest.fixture
+def copy_of(root_of, tmp_path) -> Callable[[str], Path]:
+    """Call it with a data set's name for a root of it to damage."""
+    return lambda dataset: Path(shutil.copytree(root_of(dataset), tmp_path / f"copy of {dataset}"))
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.dataset)
+def case(request) -> Case:
+    """Each data set in turn."""
+    return request.param
