@@ -1,0 +1,65 @@
+"""The three ways to adapt, as a user goes them, on a target whose labels cannot be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from xd3d.errors import MissingDataError, RunError
+from xd3d.pipeline import jobs
+from xd3d.pipeline.config import load_config
+from xd3d.pipeline.domains import open_index
+from xd3d.pipeline.pseudo import pseudo_labels
+from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.datasets.splits import domain_frames
+from xd3d.stages.train.log import read_log
+
+SMALL = (
+    "extract.image_size=[90,160]",
+    "extract.agents.count=16",
+    "train.steps=2",
+    "train.batch_size=2",
+    "train.milestones=[1]",
+    "train.validate_every=2",
+)
+SHIFTS = ("nuscenes_usa_singapore", "nuscenes_singapore_usa", "nuscenes_day_night")
+
+
+def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels_cannot_be_read(broken_root, tmp_path):
+    root, workspace = broken_root(), Workspace(home=tmp_path / "work")
+    jobs.prepare(workspace, "nuscenes", root, version=None, cameras="CAM_FRONT")
+    jobs.extract(workspace, "nuscenes", "default", SMALL, None, retry_failed=False)
+    index = open_index(workspace, "nuscenes")
+    for row in domain_frames(index, "singapore", "train"):
+        path = root / str(index.frames.labels[row])
+        np.full(path.stat().st_size, 200, np.uint8).tofile(path)
+
+    def train(*changes):
+        return Path(jobs.train(workspace, "default", [*SMALL, *changes], cached=True, run=None).result["run"])
+
+    with pytest.raises(MissingDataError, match="xd3d pseudo-label"):
+        train("train.lam_pl=1")
+    uda = train("train.lam_trg=0.1")
+    made = pseudo_labels(workspace).result
+    assert made["frames"] == len(domain_frames(index, "singapore", "train"))
+    assert set(made["kept"]) == {"2d", "3d"}
+    assert all(0.4 < share <= 1 for share in made["kept"].values())
+    assert pseudo_labels(workspace, None).result == made, "what is there is found again"
+    with pytest.raises(RunError, match=r"target\.frame_rows"):
+        train("train.lam_trg=0.1", "train.lam_pl=1", "data.target.domain=night")
+    for row in domain_frames(index, "usa", "train"):
+        (root / str(index.frames.sweep[row])).unlink()
+    free = train(f"train.init={uda.name}", "train.source_free=true", "train.lam_trg=0.1", "train.lam_pl=1")
+    assert free != uda
+    assert {"xm_2d_target", "xm_3d_target", "pl_2d", "pl_3d"} <= read_log(free)[0].keys()
+    scored = jobs.evaluate(workspace, None, split="val", side="target", absent=None).result
+    assert scored["protocol"]["checkpoint"] == str(free)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_the_presets_of_adaptation_differ_from_generalisation_by_what_adapts(shift):
+    ways = {way: load_config(f"{shift}/{way}").config for way in ("dg", "uda", "uda_pl", "sfda")}
+    weights = {way: (config.train.lam_src, config.train.lam_trg, config.train.lam_pl) for way, config in ways.items()}
+    assert weights == {"dg": (1, 0, 0), "uda": (1, 0.1, 0), "uda_pl": (1, 0.1, 1), "sfda": (1, 0.1, 1)}
+    for way in ("uda", "uda_pl"):
+        assert ways[way].train.model_copy(update={"lam_trg": 0.0, "lam_pl": 0.0}) == ways["dg"].train
+    assert [way for way, config in ways.items() if config.train.source_free] == ["sfda"]
