@@ -55,6 +55,16 @@ def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels
     assert scored["protocol"]["checkpoint"] == str(free)
 
 
+def test_every_command_of_the_guide_has_a_preset_and_settings_that_are_there():
+    guide = (Path(__file__).resolve().parents[2] / "docs/adaptation.md").read_text(encoding="utf-8")
+    commands = [line.split() for line in guide.splitlines() if line.startswith("xd3d ")]
+    assert [command[1] for command in commands] == ["train", "pseudo-label", "train", "pseudo-label", "train"]
+    for command in commands:
+        options = dict(zip(command, command[1:], strict=False))
+        if command[1] == "train":
+            load_config(options["--config"], [options["--set"]] if "--set" in options else [])
+
+
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_the_presets_of_adaptation_differ_from_generalisation_by_what_adapts(shift):
     ways = {way: load_config(f"{shift}/{way}").config for way in ("dg", "uda", "uda_pl", "sfda")}
