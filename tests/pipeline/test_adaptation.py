@@ -1,5 +1,6 @@
 """The three ways to adapt, as a user goes them, on a target whose labels cannot be read."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_every_command_of_the_guide_has_a_preset_and_settings_that_are_there():
     commands = [line.split() for line in guide.splitlines() if line.startswith("xd3d ")]
     assert [command[1] for command in commands] == ["train", "pseudo-label", "train", "pseudo-label", "train"]
     for command in commands:
-        options = dict(zip(command, command[1:], strict=False))
+        options = dict(itertools.pairwise(command))
         if command[1] == "train":
             load_config(options["--config"], [options["--set"]] if "--set" in options else [])
 
