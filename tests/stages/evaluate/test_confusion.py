@@ -63,6 +63,27 @@ def test_iou_equals_the_devkits_evaluation(drawn):
     assert mean_iou(found) == pytest.approx(devkit.get_mean_iou(), rel=1e-6)
 
 
+counts = st.lists(st.sampled_from([0, 0, 0, 1, 2, 1000, 3 * 10**9]), min_size=16, max_size=16).filter(any)
+
+
+@settings(max_examples=50, deadline=None)
+@given(counts)
+def test_iou_of_any_confusion_is_that_of_sklearn_and_of_the_devkit(drawn_counts):
+    """Classes that are absent, only labelled or only predicted, alone, rare beside billions, or never right."""
+    from nuscenes.eval.lidarseg.utils import ConfusionMatrix
+
+    confusion = np.array(drawn_counts, np.int64).reshape(4, 4)
+    found = class_iou(np.pad(confusion, ((0, 0), (0, 1))))
+    devkit = ConfusionMatrix(5, ignore_idx=0)
+    devkit.global_cm = np.pad(confusion, ((1, 0), (1, 0)))
+    np.testing.assert_allclose(found, devkit.get_per_class_iou()[1:], rtol=1e-6)  # it divides by a float32
+    assert mean_iou(found) == pytest.approx(devkit.get_mean_iou(), rel=1e-6)
+    labels, predictions = np.indices((4, 4)).reshape(2, -1)
+    weights = confusion.ravel()
+    expected = jaccard_score(labels, predictions, labels=range(4), average=None, sample_weight=weights, zero_division=0)
+    np.testing.assert_allclose(np.nan_to_num(found), expected, rtol=1e-12)
+
+
 points = st.lists(st.tuples(st.sampled_from([IGNORE, 0, 1, 2]), st.integers(-2, 4)), max_size=30)
 
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from xd3d.cache.schema import TapSpec
 from xd3d.stages.train.images import ImageBatch
-from xd3d.stages.train.queries import HEADS, ImageQueries, QueryBlock, StageMerge
+from xd3d.stages.train.queries import HEADS, ImageQueries, QueryBlock, StageMerge, VoxelQueries
 from xd3d.stages.train.ragged import Ragged
+from xd3d.stages.train.sparse import SparseTensor
 
 SPEC = TapSpec(name="up1", channels=6, height=3, width=5, extent=(2.0, 4.5))
 
@@ -57,6 +58,38 @@ def test_ragged_attention_equals_a_loop_over_samples_forward_and_backward():
     torch.testing.assert_close(found[[0, 2]], loop)
     torch.testing.assert_close(gradient, expected)
     assert torch.isfinite(found[1]).all(), "a sample without keys must stay finite"
+
+
+def voxels(counts, channels):
+    """A stage of the encoder: so many voxels a sample, none of them sorted by sample."""
+    sample = torch.tensor([sample for sample, count in enumerate(counts) for _ in range(count)])
+    sample = sample[torch.randperm(len(sample))]
+    indices = torch.stack([sample, torch.arange(len(sample)), *torch.zeros(2, len(sample), dtype=torch.int64)], 1)
+    return SparseTensor.create(
+        features=torch.randn(len(sample), channels, dtype=torch.float64).requires_grad_(),
+        indices=indices.int(),
+        spatial_shape=(32, 4, 4),
+        batch_size=len(counts),
+    )
+
+
+def test_3d_queries_equal_a_loop_over_samples_and_stages_forward_and_backward():
+    torch.manual_seed(0)
+    queries = VoxelQueries(stage_channels=[3, 5], tokens=4, channels=16, drop_path=0.0).double()
+    stages = [voxels([7, 1, 12], 3), voxels([3, 1, 5], 5)]
+    features = [stage.features for stage in stages]
+    found = queries(stages)
+    gradients = torch.autograd.grad(found.square().sum(), features)
+    loop = []
+    for sample in range(3):
+        parts = []
+        for place, stage in enumerate(stages):
+            keys = queries.norm_keys[place](queries.lift[place](features[place][stage.sample == sample]))
+            parts.append(naive_block(queries.blocks[place], queries.tokens[place], keys))
+        loop.append(queries.merge([part.unsqueeze(0) for part in parts])[0])
+    loop = torch.stack(loop)
+    torch.testing.assert_close(found, loop)
+    torch.testing.assert_close(gradients, torch.autograd.grad(loop.square().sum(), features))
 
 
 def test_merge_is_max_mean_and_last_in_this_order():
