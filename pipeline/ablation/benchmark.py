@@ -26,7 +26,7 @@ class Benchmark:
     development: Mapping[str, str]
     dataset: str = "nuscenes"
     root: Path | None = None
-    frames: int = 1000
+    frames: int = 1200
     overrides: Sequence[str] = field(default_factory=tuple)  #: settings of every run, as KEY=VALUE
 
     @property

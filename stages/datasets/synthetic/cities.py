@@ -4,14 +4,17 @@ They differ as the real ones do, in everything but the classes: side of the road
 buildings stand, materials and colours, plants, and who drives. (Their sensors differ too, see ``lidar``.)
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from .draws import draw, draw_near
-from .knobs import LayoutStyle, MaterialStyle, TrafficStyle, VegetationStyle
+from .knobs import LayoutStyle, MaterialStyle, Style, TrafficStyle, VegetationStyle
 
 __all__ = [
     "boston_layout",
     "boston_materials",
+    "boston_suburbs",
     "boston_traffic",
     "boston_vegetation",
     "singapore_layout",
@@ -101,6 +104,17 @@ def boston_traffic(rng: np.random.Generator) -> TrafficStyle:
         works=0.5,
         paint_saturation=0.7,
     )
+
+
+def boston_suburbs(style: Style, rng: np.random.Generator) -> Style:
+    """Give half of Boston's streets a strip of grass before the sidewalk, and half of them walks of red brick."""
+    layout, materials = style.layout, style.materials
+    if rng.random() < 0.5:
+        layout = replace(layout, verge_width=draw(rng, 0.8, 2.0))
+    if rng.random() < 0.5:
+        brick = draw_near(rng, (0.55, 0.38, 0.32))
+        materials = replace(materials, sidewalk=brick, sidewalk_contrast=0.14, tile=0.4)
+    return replace(style, layout=layout, materials=materials)
 
 
 def singapore_layout(rng: np.random.Generator) -> LayoutStyle:
