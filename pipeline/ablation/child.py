@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...files import write_json
 from .. import jobs
 from ..console import run_command_line, set_up_logging
+from ..pseudo import pseudo_labels
 from ..runs import TrainedRun
 from ..workspace import Workspace
 
@@ -28,11 +29,15 @@ __all__ = ["Task", "main", "perform"]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A preset with its settings, the run folder's name, and the domains that the run is tested on, by name."""
+    """A preset with its settings, the run folder's name, and the domains that the run is tested on, by name.
+
+    ``teacher`` holds the same three of the run that makes its pseudo labels.
+    """
 
     preset: str
     overrides: list[str]
     run: str
+    teacher: Mapping[str, Any] | None
     domains: Mapping[str, str]
     result: str
 
@@ -54,7 +59,8 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
     from ...stages.evaluate.protocol import code_version
 
     begin = time.monotonic()
-    done = jobs.train(workspace, task.preset, task.overrides, cached=True, run=Path(task.run)).result
+    overrides = [*task.overrides, *(_taught(workspace, **task.teacher) if task.teacher else [])]
+    done = jobs.train(workspace, task.preset, overrides, cached=True, run=Path(task.run)).result
     run = TrainedRun.open(workspace, Path(task.run))
     scores = {name: _scores(run, domain) for name, domain in task.domains.items()}
     return {
@@ -65,6 +71,13 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
         "code": code_version(),
         "features": next(iter(scores.values()))["features"],
     }
+
+
+def _taught(workspace: Workspace, *, preset: str, overrides: list[str], run: str) -> list[str]:
+    """Train the teacher where it is not trained yet, and let it label the target; the setting that names the labels."""
+    jobs.train(workspace, preset, overrides, cached=True, run=Path(run))
+    made = pseudo_labels(workspace, Path(run)).result
+    return [f"data.pseudo_labels={json.dumps(made['pseudo_labels'])}"]
 
 
 def _scores(run: TrainedRun, domain: str) -> dict[str, Any]:

@@ -53,4 +53,6 @@ CLAIMS = (
     _above("trained above random diffusion weights, 3D", REFERENCE, "full-random-weights", "3d"),
     _above(f"UDA above {REFERENCE}, xM", "uda", REFERENCE, "xm"),
     _above(f"UDA above {REFERENCE}, 3D", "uda", REFERENCE, "3d"),
+    _above("UDA with pseudo labels above UDA, xM", "uda-pl", "uda", "xm"),
+    _above("UDA with pseudo labels above UDA, 3D", "uda-pl", "uda", "3d"),
 )

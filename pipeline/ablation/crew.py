@@ -58,8 +58,9 @@ class Crew:
         try:
             with progress("ablate", sum(steps.values()), "step", sum(done.values())) as bar:
                 while waiting or active:
-                    while waiting and len(active) < self.size:
-                        active.append(self._start(waiting.pop(0)))
+                    while len(active) < self.size and (ready := _ready(waiting, active)):
+                        waiting.remove(ready)
+                        active.append(self._start(ready))
                     time.sleep(POLL_SECONDS)
                     for each in [each for each in active if each.process.poll() is not None]:
                         active.remove(each)
@@ -75,9 +76,8 @@ class Crew:
         result, log = (self.folder / f"{training.run}.{kind}" for kind in ("json", "log"))
         result.unlink(missing_ok=True)
         task = Task(
-            preset=training.variant.preset,
-            overrides=list(training.overrides),
-            run=training.run,
+            **_order(training),
+            teacher=_order(training.teacher) if training.teacher else None,
             domains={
                 **{shift: self.benchmark.domains[shift] for shift in training.shifts},
                 SOURCE: self.benchmark.source,
@@ -100,6 +100,17 @@ class Crew:
     def _steps_done(self, training: Training) -> int:
         records = read_log(self.workspace.run(training.run))
         return int(records[-1]["step"]) if records else 0
+
+
+def _order(training: Training) -> dict[str, Any]:
+    return {"preset": training.variant.preset, "overrides": list(training.overrides), "run": training.run}
+
+
+def _ready(waiting: Sequence[Training], active: Sequence[_Active]) -> Training | None:
+    """The first of ``waiting`` that neither is, nor learns from, a run that is being trained."""
+    trained = [each.training for each in active]
+    busy = {each.run for each in (*trained, *(each.teacher for each in trained if each.teacher))}
+    return next((each for each in waiting if not busy & {each.run, each.teacher.run if each.teacher else ""}), None)
 
 
 def _tell(process: "subprocess.Popen[str]", line: str) -> None:

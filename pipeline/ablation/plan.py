@@ -5,11 +5,12 @@ import json
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ..config import ResolvedConfig, load_config
 from ..runs import FREE
 from .benchmark import Benchmark
-from .variants import PLACES, Variant
+from .variants import PLACES, VARIANTS, Variant
 
 __all__ = ["SHORT", "Request", "Training", "plan_trainings", "variant_digest"]
 
@@ -40,7 +41,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training run and the shifts it is tested on; ``target`` is the shift it is trained for, if it is for one."""
+    """One training run and the shifts it is tested on; ``target`` is the shift it is trained for, if it is for one.
+
+    ``teacher`` is the training whose run gives its pseudo labels.
+    """
 
     variant: Variant
     seed: int
@@ -48,6 +52,7 @@ class Training:
     shifts: tuple[str, ...]
     digest: str
     overrides: tuple[str, ...]
+    teacher: "Training | None" = None
 
     @property
     def run(self) -> str:
@@ -76,23 +81,36 @@ def plan_trainings(
     settings = request.settings(benchmark)
     trainings = []
     for variant in request.variants:
-        digest = variant_digest(benchmark, variant, settings, index)
+        make = partial(_training, benchmark, variant, settings, index)
         for seed in request.seeds:
+            digest = variant_digest(benchmark, variant, settings, index)
             left = [shift for shift in request.shifts if (shift, variant.name, seed, digest) not in done]
-            parts = [(None, tuple(left))] if variant.trained == "once" else [(shift, (shift,)) for shift in left]
-            trainings += [
-                Training(
-                    variant=variant,
-                    seed=seed,
-                    target=target,
-                    shifts=shifts,
-                    digest=digest,
-                    overrides=(*settings, *_domains(benchmark, variant, target), f"train.seed={seed}"),
-                )
-                for target, shifts in parts
-                if shifts
-            ]
+            if variant.trained == "once":
+                trainings += [make(seed, None, tuple(left))] if left else []
+            else:
+                trainings += [make(seed, shift, (shift,)) for shift in left]
     return sorted(trainings, key=lambda training: (PLACES[training.variant.name], training.seed))
+
+
+def _training(
+    benchmark: Benchmark,
+    variant: Variant,
+    settings: tuple[str, ...],
+    index: str,
+    seed: int,
+    target: str | None,
+    shifts: tuple[str, ...],
+) -> Training:
+    teacher = VARIANTS[variant.teacher] if variant.teacher else None
+    return Training(
+        variant=variant,
+        seed=seed,
+        target=target,
+        shifts=shifts,
+        digest=variant_digest(benchmark, variant, settings, index),
+        overrides=(*settings, *_domains(benchmark, variant, target), f"train.seed={seed}"),
+        teacher=_training(benchmark, teacher, settings, index, seed, target, shifts) if teacher else None,
+    )
 
 
 def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[str], index: str) -> str:

@@ -17,13 +17,14 @@ class Variant:
     """One form of the method: its preset's name and what the tables say of it.
 
     ``trained`` says how often: "once" a seed for all shifts, "per shift" because training sees the target's unlabelled
-    frames, or "on target", per shift too, with the target's labels. ``short``: whether the short form has it, where its
-    group is ``tabled``.
+    frames, or "on target", per shift too, with the target's labels. ``teacher``: the variant whose run gives the pseudo
+    labels that this one learns from. ``short``: whether the short form has it, where its group is ``tabled``.
     """
 
     name: str
     says: str
     trained: Literal["once", "per shift", "on target"] = "once"
+    teacher: str | None = None
     short: bool = True
 
     @property
@@ -63,6 +64,7 @@ GROUPS: tuple[Group, ...] = (
         tabled=True,
         variants=(
             Variant(name="uda", says="full, and the target's unlabelled frames", trained="per shift"),
+            Variant(name="uda-pl", says="+ pseudo labels made by uda", trained="per shift", teacher="uda", short=False),
             Variant(name="oracle", says="full, trained on the target's labels", trained="on target"),
         ),
     ),

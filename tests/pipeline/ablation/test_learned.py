@@ -23,6 +23,7 @@ QUICK = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_results_show_what_was_learned_and_are_not_drawn_again(tmp_path, tiny_nuscenes_root):
     benchmark = Benchmark(
         source="usa",
@@ -31,7 +32,7 @@ def test_the_results_show_what_was_learned_and_are_not_drawn_again(tmp_path, tin
         root=tiny_nuscenes_root,
         overrides=QUICK,
     )
-    variants = [VARIANTS[name] for name in ("3d-only", "agents", "full", "uda")]
+    variants = [VARIANTS[name] for name in ("3d-only", "agents", "full", "uda", "uda-pl")]
     request = Request(variants=variants, shifts=["city", "night"], seeds=[1])
     done = run_ablation(tmp_path / "out", benchmark, request, processes=2, docs=tmp_path / "docs")
     assert done.exit_code == 0

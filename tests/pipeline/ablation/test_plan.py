@@ -43,6 +43,17 @@ def test_reported_targets_choose_nothing_of_a_training_that_serves_all():
         assert training.resolve().config.data.target.domain == "streets-development"
 
 
+def test_pseudo_labels_come_from_the_uda_run_of_the_same_seed_and_target():
+    planned = plan_trainings(STREETS, request("uda", "uda-pl"), "index", ())
+    runs = {training.run for training in planned if training.variant.name == "uda"}
+    taught = [training for training in planned if training.variant.name == "uda-pl"]
+    assert {training.teacher.run for training in taught} == runs
+    assert all(training.teacher.resolve().config.train.lam_pl == 0 for training in taught)
+    assert all(training.resolve().config.train.lam_pl > 0 for training in taught)
+    places = {training.run: place for place, training in enumerate(planned)}
+    assert all(places[training.teacher.run] < places[training.run] for training in taught)
+
+
 def test_rows_that_are_there_are_not_made_again():
     (first, _) = plan_trainings(STREETS, request("full"), "index", ())
     done = {("city", "full", 1, first.digest), ("city", "full", 2, first.digest), ("fog", "full", 2, first.digest)}

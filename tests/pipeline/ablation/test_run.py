@@ -63,7 +63,7 @@ def start_and_kill(out: Path, root: Path) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp_path, tiny_nuscenes_root):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert ablate(unbroken, tiny_nuscenes_root).exit_code == 0
