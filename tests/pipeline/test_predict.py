@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from PIL import Image
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.runs import run_facts
 from xd3d.pipeline.workspace import Workspace
+
+GUIDE = Path(__file__).parents[2] / "docs" / "predict.md"
 
 WITHOUT_STAGE_ONE = """
 import sys
@@ -127,18 +130,25 @@ def test_a_refine_run_is_refused_with_the_remedy(lidar_only, home):
         assert "Traceback" not in done.stderr
 
 
-def test_a_damaged_sweep_is_named_and_the_picture_shows_a_whole_one(xd3d, home, tmp_path):
+def test_a_damaged_sweep_is_named_and_the_whole_one_is_drawn_and_read_as_the_guide_says(
+    xd3d, home, tmp_path, monkeypatch
+):
     sweeps = tmp_path / "sweeps"
     sweeps.mkdir()
     (sweeps / "a.bin").write_bytes(b"\0" * 7)
-    np.save(sweeps / "b.npy", np.random.default_rng(0).normal(0, 9, (500, 3)))
+    np.save(sweeps / "000000.npy", np.random.default_rng(0).normal(0, 9, (500, 3)))
     done = xd3d("predict", "sweeps", "--out", "labels", "--picture", "--json", XD3D_HOME=str(home))
     assert done.returncode == 1, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert [Path(fault["file"]).name for fault in facts["failed"]] == ["a.bin"]
     with Image.open(facts["picture"]) as picture:
-        assert Path(facts["picture"]) == tmp_path / "labels" / "b.png"
+        assert Path(facts["picture"]) == tmp_path / "labels" / "000000.png"
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+    (recipe,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(recipe, str(GUIDE), "exec"), names)
+    assert names["colours"].shape == (500, 3)
 
 
 def test_a_prediction_that_was_killed_goes_on_and_ends_with_the_same_bytes(home, tmp_path, lidar_only):
