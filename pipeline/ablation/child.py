@@ -24,7 +24,9 @@ from ..workspace import Workspace
 if TYPE_CHECKING:
     from ...stages.evaluate.card import ScoreCard
 
-__all__ = ["Task", "main", "perform"]
+__all__ = ["SOURCE", "Task", "main", "perform"]
+
+SOURCE = "source"  #: the name that the source domain's own test scores go by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
     overrides = [*task.overrides, *(_taught(workspace, **task.teacher) if task.teacher else [])]
     done = jobs.train(workspace, task.preset, overrides, cached=True, run=Path(task.run)).result
     run = TrainedRun.open(workspace, Path(task.run))
-    scores = {name: _scores(run, domain) for name, domain in task.domains.items()}
+    scores = {name: _scores(run, domain, bare=name != SOURCE) for name, domain in task.domains.items()}
     return {
         "scores": scores,
         "steps": done["steps"],
@@ -80,11 +82,11 @@ def _taught(workspace: Workspace, *, preset: str, overrides: list[str], run: str
     return [f"data.pseudo_labels={json.dumps(made['pseudo_labels'])}"]
 
 
-def _scores(run: TrainedRun, domain: str) -> dict[str, Any]:
-    """Scores of ``run`` on the test split of ``domain``, once as it is and once without any image."""
+def _scores(run: TrainedRun, domain: str, *, bare: bool) -> dict[str, Any]:
+    """Scores of ``run`` on the test split of ``domain``, and where ``bare`` once more without any image."""
     card = run.score(split="test", side=domain)
     return {
-        "miou": {**card.miou, "3d_lidar_only": _without_images(run, domain, card)},
+        "miou": {**card.miou, "3d_lidar_only": _without_images(run, domain, card) if bare else None},
         "iou": card.iou,
         "points": card.points,
         "features": card.protocol.features if card.protocol else "none",

@@ -16,13 +16,12 @@ from ...progress import progress
 from ...stages.train.log import read_log
 from ..workspace import Workspace
 from .benchmark import Benchmark
-from .child import Task
+from .child import SOURCE, Task
 from .plan import Training
 
-__all__ = ["SOURCE", "Crew", "Finished"]
+__all__ = ["Crew", "Finished"]
 
 POLL_SECONDS = 0.5
-SOURCE = "source"  #: the name that the source domain's own test scores go by
 
 
 @dataclass(frozen=True, kw_only=True)

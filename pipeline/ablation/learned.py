@@ -38,6 +38,7 @@ class Learned:
     """
 
     runs: Mapping[str, str]
+    shifts: list[str]
     agreement: Mapping[str, list[float]]
     spectrum: list[list[str]]
     pictures: list[str]
@@ -68,16 +69,19 @@ def show_learned(workspace: Workspace, benchmark: Benchmark, rows: list[Row], ou
     None where the full method was not trained, or its run is gone.
     """
     runs = _first_runs(rows)
-    if REFERENCE not in runs:
+    shifts = [
+        shift for shift in benchmark.shifts if any((row.shift, row.variant) == (shift, REFERENCE) for row in rows)
+    ]
+    if not shifts:
         return None
     try:
         stored = Learned(**read_json(out / FACTS))
     except (FileNotFoundError, ValueError, TypeError):
         stored = None
-    if stored is not None and stored.runs == runs:
+    if stored is not None and (stored.runs, stored.shifts) == (runs, shifts):
         return stored
     try:
-        made = _draw(workspace, benchmark, rows, runs, out / "images")
+        made = _draw(workspace, benchmark, shifts, runs, out / "images")
     except Xd3dError as error:
         log.warning("There are no pictures of what was learned: %s", error)
         return None
@@ -93,14 +97,13 @@ def _first_runs(rows: list[Row]) -> dict[str, str]:
 
 
 def _draw(
-    workspace: Workspace, benchmark: Benchmark, rows: list[Row], runs: Mapping[str, str], images: Path
+    workspace: Workspace, benchmark: Benchmark, shifts: list[str], runs: Mapping[str, str], images: Path
 ) -> Learned:
     from ..report.insight import looks_over
     from ..report.spectrum import spectrum_picture, spectrum_rows
 
     opened = {variant: TrainedRun.open(workspace, Path(name)) for variant, name in runs.items()}
     full = opened[REFERENCE]
-    shifts = [shift for shift in benchmark.shifts if any(row.shift == shift for row in rows)]
     pictures: dict[str, bytes] = {}
     agreement: dict[str, list[float]] = {}
     for shift in shifts:
@@ -118,7 +121,9 @@ def _draw(
     images.mkdir(parents=True, exist_ok=True)
     for name, png in pictures.items():
         _write(images / f"{name}.png", png)
-    return Learned(runs=runs, agreement=agreement, spectrum=spectrum_rows(spectra, rank), pictures=sorted(pictures))
+    return Learned(
+        runs=runs, shifts=shifts, agreement=agreement, spectrum=spectrum_rows(spectra, rank), pictures=sorted(pictures)
+    )
 
 
 def _write(path: Path, content: bytes) -> None:

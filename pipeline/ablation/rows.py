@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import DataError
+
 __all__ = ["READINGS", "Row", "RowFile", "Scores"]
 
 Scores = Mapping[str, float | None]
@@ -20,6 +22,7 @@ class Row:
     ``miou`` and ``source_miou`` (the same network on the source's test split) have the keys of ``READINGS``, 0 to 1,
     null where a reading does not exist; ``iou`` maps each class to its scores in 2D, 3D and xM. ``digest`` stands for
     every setting and the data, apart from shift and seed; ``best`` is the validation that chose the checkpoint.
+    ``3d_lidar_only`` is measured on the target alone.
     """
 
     shift: str
@@ -45,7 +48,11 @@ class Row:
 
 
 class RowFile:
-    """The file of finished rows. A line that a kill cut short is dropped when the file is opened."""
+    """The file of finished rows. A line that a kill cut short is dropped when the file is opened.
+
+    Raises:
+        DataError: the file holds something else.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,7 +60,13 @@ class RowFile:
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             os.truncate(path, len(whole))
-        self.rows = [Row(**json.loads(line)) for line in whole.splitlines()]
+        try:
+            self.rows = [Row(**json.loads(line)) for line in whole.splitlines()]
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{path} does not hold rows of this version ({error}); move it away, and the rows are made again from"
+                " the runs beside it"
+            ) from error
 
     def append(self, row: Row) -> None:
         """Add ``row`` and bring it to disk."""

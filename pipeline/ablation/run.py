@@ -14,7 +14,8 @@ from ..console import Outcome
 from ..domains import DomainOpener
 from ..workspace import Workspace
 from .benchmark import Benchmark
-from .crew import SOURCE, Crew, Finished
+from .child import SOURCE
+from .crew import Crew, Finished
 from .learned import show_learned
 from .plan import Request, Training, plan_trainings
 from .results import Results, write_results

@@ -1,3 +1,5 @@
+import pytest
+from xd3d.errors import DataError
 from xd3d.pipeline.ablation.rows import RowFile
 
 
@@ -17,3 +19,9 @@ def test_a_line_cut_short_is_dropped_and_the_next_row_follows_the_last_whole_one
     assert file.rows == drawn[:1]
     file.append(drawn[2])
     assert RowFile(path).rows == [drawn[0], drawn[2]]
+
+
+def test_rows_of_another_version_are_refused_with_the_way_out(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"shift": "fog", "variant": "full"}\n')
+    with pytest.raises(DataError, match="move it away"):
+        RowFile(tmp_path / "rows.jsonl")
