@@ -39,7 +39,7 @@ def predict_frames(
         made = made_ahead(lambda place, slot: evaluation_batch(slots[slot], plan, place), range(len(domain)), workers)
         with closing(made), progress(description, len(domain), "frame") as bar:
             for batch, _ in made:
-                yield _predict(network, batch)
+                yield _predict(network, batch, with_images=bool(plan.taps))
                 bar.update(1)
     finally:
         network.train(was_training)
@@ -62,10 +62,9 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
 
 
 @torch.no_grad()
-def _predict(network: Network, batch: Batch | None) -> FramePrediction:
+def _predict(network: Network, batch: Batch | None, *, with_images: bool) -> FramePrediction:
     if batch is None:
         none = np.zeros((0, len(network.classes)), np.float32)
-        with_images = bool(network.tap_channels)
         return FramePrediction(
             labels=np.zeros(0, np.int64), probabilities_2d=none if with_images else None, probabilities_3d=none
         )

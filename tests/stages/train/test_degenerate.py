@@ -77,6 +77,17 @@ def test_an_empty_frame_leaves_its_batch_with_a_warning(make_domain, write_frame
     assert card.frames == 3
 
 
+def test_a_frame_that_no_camera_sees_is_scored_without_cameras_like_the_others(
+    make_domain, write_frame, make_network, worlds
+):
+    domain = make_domain(frames=2)
+    write_frame(domain, 1, [[0.0, -8, 0]])
+    network = make_network(domain, head="distil")
+    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    card = score_frames(predict_frames(network, blind, workers=0), network.classes)
+    assert (card.frames, card.miou["2d"]) == (2, None)
+
+
 def test_a_batch_of_empty_frames_names_them(make_domain, write_frame, make_network, make_batch):
     domain = make_domain(frames=2)
     for position in range(2):
