@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Integer
 
-from . import nuscenes, semantickitti, semanticstf, synlidar
+from . import a2d2, nuscenes, semantickitti, semanticstf, synlidar
 from .checks import FileFault
 from .index import FrameIndex
 from .sweeps import Sweep
@@ -52,4 +52,5 @@ READERS: Mapping[str, Reader] = {
     "semantickitti": semantickitti,
     "semanticstf": semanticstf,
     "synlidar": synlidar,
+    "a2d2": a2d2,
 }

@@ -12,7 +12,7 @@ from .merges import MERGES, datasets_of
 
 __all__ = ["DOMAINS", "BenchmarkDomain", "DataSettings", "DatasetName", "DomainSettings", "MergeName", "SplitName"]
 
-DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar"]
+DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar", "a2d2"]
 BenchmarkDomain = Literal[
     "streets", "streets-city", "streets-night", "streets-fog", "streets-sensor", "streets-development"
 ]
@@ -27,6 +27,7 @@ DOMAINS: Mapping[str, tuple[str, ...]] = {
     "semantickitti": ("all", "official"),
     "semanticstf": ("all", "dense_fog", "light_fog", "rain", "snow"),
     "synlidar": ("all",),
+    "a2d2": ("all",),
 }
 
 

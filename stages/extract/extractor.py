@@ -196,6 +196,7 @@ class PictureSource:
             self.root / str(self.index.images.path[image]),
             image_size=self.image_size,
             stored_size=(int(width), int(height)),
+            lens=self.index.lenses.get(str(self.index.images.camera[image])),
         )
 
 

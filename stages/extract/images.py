@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from ...errors import DataError
+from ..datasets.lens import Lens
 
 __all__ = ["IMAGE_METHOD", "RGB_STRIDE", "load_image", "pad_to_multiple", "shrink_to_stride"]
 
@@ -25,12 +26,16 @@ EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "
 
 
 def load_image(
-    path: Path, *, image_size: tuple[int, int], stored_size: tuple[int, int] | None = None
+    path: Path,
+    *,
+    image_size: tuple[int, int],
+    stored_size: tuple[int, int] | None = None,
+    lens: Lens | None = None,
 ) -> UInt8[np.ndarray, "3 height width"]:
     """Decode an image file to RGB and resize it to ``image_size`` (height, width).
 
     Greyscale, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped. ``stored_size`` (width,
-    height) is what the index says of the file.
+    height) is what the index says of the file; ``lens`` straightens the picture first.
 
     Raises:
         DataError: the file is missing, truncated, no image, of a pixel type without a range, or of another size.
@@ -46,6 +51,8 @@ def load_image(
     if stored_size is not None and picture.size != stored_size:
         found, expected = ("x".join(map(str, size)) for size in (picture.size, stored_size))
         raise DataError(f"{path}: is {found} pixels, the index says {expected}; copy it again or rerun 'xd3d prepare'")
+    if lens is not None:
+        picture = Image.fromarray(lens.undistort(np.asarray(picture)))
     height, width = image_size
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))

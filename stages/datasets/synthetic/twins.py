@@ -12,6 +12,7 @@ from ....errors import ConfigError, nearest
 from ....files import fsync_folder, write_json
 from ....progress import progress
 from .passage import TwinScene
+from .twin_a2d2 import a2d2_scenes, finish_a2d2, write_a2d2
 from .twin_job import TwinJob
 from .twin_lidar import finish_stf, kitti_scenes, stf_scenes, synlidar_scenes, write_kitti, write_stf, write_synlidar
 from .workers import check_workers, in_processes
@@ -34,6 +35,7 @@ TWINS: Mapping[str, _Format] = {
     "semantickitti": _Format(scenes=kitti_scenes, write=write_kitti),
     "semanticstf": _Format(scenes=stf_scenes, write=write_stf, finish=finish_stf),
     "synlidar": _Format(scenes=synlidar_scenes, write=write_synlidar),
+    "a2d2": _Format(scenes=a2d2_scenes, write=write_a2d2, finish=finish_a2d2, image_size=(1920, 1208)),
 }
 
 

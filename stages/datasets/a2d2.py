@@ -1,0 +1,226 @@
+"""A2D2, the semantic segmentation set: front-centre LiDAR views with a row and a column a point, and label images.
+
+Images and label images are stored as the lens drew them; ``cams_lidars.json`` says how to straighten them, and rows and
+columns refer to the straight ones. A point's class is the colour of the straightened label image at its pixel.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from ...errors import DataError, MissingDataError
+from .a2d2_calibration import View, check_class_list, read_view
+from .cameras import choose_cameras
+from .checks import Check, FileFault, image_fault, run_checks
+from .colours import ColourTable, read_colours
+from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .raw_classes import A2D2_COLOURS
+from .roots import check_level, name_some, refuse_version
+from .sweeps import Sweep
+
+__all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
+
+log = logging.getLogger(__name__)
+
+CAMERAS = ("cam_front_center",)
+
+_CAMERA = CAMERAS[0]
+_TEST = "20180807_145028"  # the scene that xMUDA tests on
+_WITHOUT_LIDAR = ("20181016_095036", "20181204_191844")
+_DOWNLOAD = "https://www.a2d2.audi/a2d2/en/download.html (camera_lidar_semantic.tar and cams_lidars.json)"
+_SUFFIXES = {"camera": ".png", "lidar": ".npz", "label": ".png"}
+_ARRAYS = ("points", "row", "col")
+_COLOURS = ColourTable.of([tuple(bytes.fromhex(colour[1:])) for colour in A2D2_COLOURS])
+
+#: The view's points (x forward, y left, z up) in the camera's axes.
+_CAMERA_FROM_VIEW = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+
+
+class _Name(NamedTuple):
+    """A frame: its scene, and what its files have in common, such as ("20180807145028", "000001617")."""
+
+    scene: str
+    stamp: str
+    number: str
+
+    def path(self, kind: str) -> str:
+        return f"{self.scene}/{kind}/{_CAMERA}/{self.stamp}_{kind}_frontcenter_{self.number}{_SUFFIXES[kind]}"
+
+
+def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+    """Index the front-centre view of every scene; frames whose LiDAR file has no rows are left out, as published.
+
+    Raises:
+        MissingDataError: no such root, a scene lacks a folder, or the calibration is missing.
+        DataError: the calibration is damaged, or the classes are other ones.
+        ConfigError: unknown camera, or a version.
+    """
+    refuse_version("A2D2", version)
+    root = check_level(
+        root,
+        dataset="A2D2",
+        holds="scenes such as 20180807_145028 with camera, lidar and label in them",
+        is_root=lambda folder: bool(_scenes(folder)),
+        download=_DOWNLOAD,
+    )
+    chosen = choose_cameras(CAMERAS if cameras is None else cameras, CAMERAS)
+    view = read_view(root / "cams_lidars.json", "front_center")
+    check_class_list(root / "class_list.json")
+    names = [name for scene in _scenes(root) for name in _names(root, scene, with_images=bool(chosen))]
+    names = _with_rows(root, names)
+    rows = [_image_row(place, name, view) for place, name in enumerate(names) if chosen]
+    return FrameIndex(
+        dataset="a2d2",
+        version="",
+        root=root,
+        cameras=chosen,
+        frames=FrameTable(
+            key=np.array(["/".join(name) for name in names], str),
+            scene=np.array([name.scene for name in names], str),
+            location=np.array(["" for _ in names], str),
+            description=np.array(["" for _ in names], str),
+            split=np.array(["val" if name.scene == _TEST else "train" for name in names], str),
+            sweep=np.array([name.path("lidar") for name in names], str),
+            labels=np.array([name.path("label") for name in names], str),
+        ),
+        images=ImageTable.of(rows),
+        lenses={} if view.lens is None else {_CAMERA: view.lens},
+    )
+
+
+def check_files(index: FrameIndex) -> list[FileFault]:
+    """Look at every file: LiDAR archives whole and with a row and a column a point, images of the calibrated size."""
+    return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
+
+
+def read_sweep(index: FrameIndex, row: int) -> Sweep:
+    """The points of a frame (x forward, y left, z up) and their pixels in the straightened image."""
+    path = index.root / str(index.frames.sweep[row])
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            points, rows, columns = (arrays[name] for name in _ARRAYS)
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"The sweep {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
+        ) from error
+    except (BadZipFile, ValueError, EOFError, KeyError, OSError, TypeError) as error:
+        raise DataError(
+            f"The sweep {path} is no archive with the arrays {', '.join(_ARRAYS)} ({error}); copy it again"
+        ) from error
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points) == len(rows) == len(columns):
+        raise DataError(
+            f"The sweep {path} holds points {list(points.shape)} with {len(rows)} rows and {len(columns)} columns;"
+            " it must be [points, 3] and one of each a point; copy it again"
+        )
+    found = np.stack([columns, rows], axis=1).astype(np.float64)
+    found[found == 0] = np.finfo(np.float32).tiny  # the first row and column belong to the image
+    return Sweep(points=points.astype(np.float32), pixels=found)
+
+
+def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
+    """The class of each point, by ``RAW_NAMES["a2d2"]``; the id after the last where the colour is unknown."""
+    image = read_colours(index.root / str(index.frames.labels[row]))
+    lens = index.lenses.get(_CAMERA)
+    if lens is not None:
+        image = lens.undistort(image)
+    classes = np.full(len(sweep.points), len(A2D2_COLOURS), np.int64)
+    pixel = pixels(index, 0, sweep)
+    with np.errstate(invalid="ignore"):
+        inside = ((pixel > 0) & (pixel < image.shape[1::-1])).all(axis=1)
+    columns, rows = pixel[inside].astype(np.int64).T
+    found = _COLOURS.find(image[rows, columns])
+    classes[inside] = np.where(found >= 0, found, len(A2D2_COLOURS))
+    return classes
+
+
+def pixels(_: FrameIndex, __: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
+    """The pixels that the data set gives, which are those of its only camera."""
+    assert sweep.pixels is not None  # noqa: S101 - read_sweep sets them
+    return sweep.pixels
+
+
+def _scenes(root: Path) -> list[str]:
+    """Names of the scenes of a root, none where it is no root."""
+    found = root.glob("[0-9]" * 8 + "_" + "[0-9]" * 6)
+    return sorted(
+        folder.name
+        for folder in found
+        if folder.name not in _WITHOUT_LIDAR and any((folder / kind).is_dir() for kind in _SUFFIXES)
+    )
+
+
+def _names(root: Path, scene: str, *, with_images: bool) -> list[_Name]:
+    """The frames of a scene: whatever has any of its files."""
+    names = set()
+    for kind, suffix in _SUFFIXES.items():
+        if kind == "camera" and not with_images:
+            continue
+        folder = root / scene / kind / _CAMERA
+        if not folder.is_dir():
+            raise MissingDataError(
+                f"The folder {folder} is missing; unpack the whole of {_DOWNLOAD} again"
+                + (", or index without images: --cameras none" if kind == "camera" else "")
+            )
+        for path in folder.glob(f"*_{kind}_frontcenter_*{suffix}"):
+            stamp, number = path.name.removesuffix(suffix).split(f"_{kind}_frontcenter_")
+            names.add(_Name(scene, stamp, number))
+    return sorted(names)
+
+
+def _with_rows(root: Path, names: list[_Name]) -> list[_Name]:
+    """The frames without those whose LiDAR archive is whole and yet names no row a point (an error of the data set)."""
+    arrays = [_arrays_of(root / name.path("lidar")) for name in names]
+    kept = [name for name, found in zip(names, arrays, strict=True) if found is None or "row" in found]
+    if len(kept) < len(names):
+        dropped = ["/".join(name) for name in names if name not in set(kept)]
+        some = name_some(dropped)
+        log.warning("%d frames are left out, for their LiDAR file gives no pixels: %s", len(dropped), some)
+    return kept
+
+
+def _arrays_of(path: Path) -> list[str] | None:
+    """Names of the arrays in an archive; None where it cannot be opened."""
+    try:
+        with ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (BadZipFile, OSError):
+        return None
+
+
+def _image_row(place: int, name: _Name, view: View) -> ImageRow:
+    return ImageRow(
+        frame=place,
+        key="/".join(name),
+        camera=_CAMERA,
+        path=name.path("camera"),
+        size=view.size,
+        intrinsics=view.intrinsics,
+        camera_from_lidar=_CAMERA_FROM_VIEW,
+    )
+
+
+def _checks(index: FrameIndex) -> Iterator[Check]:
+    size = read_view(index.root / "cams_lidars.json", "front_center").size
+    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
+        path, label = index.root / str(sweep), index.root / str(labels)
+        yield path, partial(_archive_fault, path)
+        yield label, partial(image_fault, label, size)
+        for image in index.images_of(row):
+            picture = index.root / str(index.images.path[image])
+            yield picture, partial(image_fault, picture, size)
+
+
+def _archive_fault(path: Path) -> str | None:
+    if not path.is_file():
+        return "the LiDAR file is missing; unpack the download again"
+    arrays = _arrays_of(path)
+    if arrays is None:
+        return "the LiDAR file is truncated: it is no whole npz archive; unpack the download again"
+    missing = [name for name in _ARRAYS if name not in arrays]
+    return f"the LiDAR file lacks the arrays {', '.join(missing)}; unpack the download again" if missing else None

@@ -1,0 +1,79 @@
+"""``cams_lidars.json`` and ``class_list.json`` of A2D2."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from ...errors import DataError, MissingDataError
+from ...files import read_json
+from .lens import Lens
+from .raw_classes import A2D2_COLOURS
+
+__all__ = ["View", "check_class_list", "read_view"]
+
+_DOWNLOAD = "download cams_lidars.json again (https://www.a2d2.audi/a2d2/en/download.html) into the root"
+_KINDS: dict[str, tuple[Literal["fisheye", "telecam"], int]] = {"Fisheye": ("fisheye", 4), "Telecam": ("telecam", 5)}
+
+
+class View(NamedTuple):
+    """A camera: the size of its images, the intrinsics of the straightened ones, and its lens."""
+
+    size: tuple[int, int]
+    intrinsics: Float64[np.ndarray, "3 3"]
+    lens: Lens | None
+
+
+def read_view(path: Path, camera: str) -> View:
+    """The calibration of ``camera``; without a lens where the file names another kind than the two that bend.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: the camera or a value of it is missing, of another shape, or not finite.
+    """
+    try:
+        values: dict[str, Any] = read_json(path)["cameras"][camera]
+        width, height = (int(side) for side in values["Resolution"])
+        straight, stored = (_numbers(values, name, 9) for name in ("CamMatrix", "CamMatrixOriginal"))
+        kind = _KINDS.get(str(values["Lens"]))
+        distortion = _numbers(values, "Distortion", kind[1]) if kind else np.zeros(0)
+    except FileNotFoundError as error:
+        raise MissingDataError(f"The calibration {path} is missing; {_DOWNLOAD}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"The calibration of {camera} in {path} is damaged ({error}); {_DOWNLOAD}") from error
+    if width <= 0 or height <= 0:
+        raise DataError(f"The calibration in {path} says images of {width}x{height} pixels; {_DOWNLOAD}")
+    lens = None
+    if kind is not None:
+        plain = {"stored": stored.reshape(3, 3).tolist(), "straight": straight.reshape(3, 3).tolist()}
+        lens = Lens.from_json({"kind": kind[0], **plain, "distortion": distortion.tolist()})
+    return View((width, height), straight.reshape(3, 3), lens)
+
+
+def check_class_list(path: Path) -> None:
+    """Refuse a list of other classes or colours than those of the release; without a list, the release's are meant.
+
+    Raises:
+        DataError: it differs, or is damaged.
+    """
+    if not path.is_file():
+        return
+    try:
+        found = {str(colour).lower(): str(name) for colour, name in read_json(path).items()}
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}); unpack camera_lidar_semantic.tar again") from error
+    strange = sorted(set(found.items()) ^ set(A2D2_COLOURS.items()))
+    if strange:
+        colour, name = strange[0]
+        raise DataError(
+            f"{path} is not the list of A2D2's 55 classes: {len(strange)} entries differ, '{colour}: {name}' among"
+            " them; unpack camera_lidar_semantic.tar again"
+        )
+
+
+def _numbers(values: dict[str, Any], name: str, count: int) -> Float64[np.ndarray, "count"]:
+    numbers = np.array(values[name], np.float64).ravel()
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise ValueError(f"{name} must be {count} finite numbers, it is {values[name]}")
+    return numbers
