@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Integer
 
-from . import a2d2, nuscenes, semantickitti, semanticstf, synlidar
+from . import a2d2, nuscenes, semantickitti, semanticstf, synlidar, virtualkitti
 from .checks import FileFault
 from .index import FrameIndex
 from .sweeps import Sweep
@@ -53,4 +53,5 @@ READERS: Mapping[str, Reader] = {
     "semanticstf": semanticstf,
     "synlidar": synlidar,
     "a2d2": a2d2,
+    "virtualkitti": virtualkitti,
 }

@@ -12,7 +12,7 @@ from .merges import MERGES, datasets_of
 
 __all__ = ["DOMAINS", "BenchmarkDomain", "DataSettings", "DatasetName", "DomainSettings", "MergeName", "SplitName"]
 
-DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar", "a2d2"]
+DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar", "a2d2", "virtualkitti"]
 BenchmarkDomain = Literal[
     "streets", "streets-city", "streets-night", "streets-fog", "streets-sensor", "streets-development"
 ]
@@ -28,6 +28,7 @@ DOMAINS: Mapping[str, tuple[str, ...]] = {
     "semanticstf": ("all", "dense_fog", "light_fog", "rain", "snow"),
     "synlidar": ("all",),
     "a2d2": ("all",),
+    "virtualkitti": ("all",),
 }
 
 

@@ -24,6 +24,7 @@ number of scenes. A smaller data set keeps the shares, and may have scenes of an
 | semanticstf ``all`` and weathers | official train | none | official val |
 | synlidar ``all`` | 12 of its 13 sequences | one, by the sha256 of its name | none |
 | a2d2 ``all`` | all scenes but one | none | 20180807_145028, as xMUDA has it |
+| virtualkitti ``all`` | all five worlds | none | none |
 
 No training frame may come from a scene that the run is validated on. In the published shifts source and target share
 no scene, and the rule has nothing to add; for other pairs (``all`` to ``night``) the training frames of the source are
@@ -108,6 +109,7 @@ _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
     },
     "synlidar": {"all": _Domain(members=_every, share=1 / 13)},
     "a2d2": {"all": _Domain(members=_every)},
+    "virtualkitti": {"all": _Domain(members=_every)},
 }
 
 

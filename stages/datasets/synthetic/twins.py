@@ -15,6 +15,7 @@ from .passage import TwinScene
 from .twin_a2d2 import a2d2_scenes, finish_a2d2, write_a2d2
 from .twin_job import TwinJob
 from .twin_lidar import finish_stf, kitti_scenes, stf_scenes, synlidar_scenes, write_kitti, write_stf, write_synlidar
+from .twin_virtualkitti import virtualkitti_scenes, write_virtualkitti
 from .workers import check_workers, in_processes
 
 __all__ = ["TWINS", "synthesize_twin"]
@@ -36,6 +37,7 @@ TWINS: Mapping[str, _Format] = {
     "semanticstf": _Format(scenes=stf_scenes, write=write_stf, finish=finish_stf),
     "synlidar": _Format(scenes=synlidar_scenes, write=write_synlidar),
     "a2d2": _Format(scenes=a2d2_scenes, write=write_a2d2, finish=finish_a2d2, image_size=(1920, 1208)),
+    "virtualkitti": _Format(scenes=virtualkitti_scenes, write=write_virtualkitti),
 }
 
 

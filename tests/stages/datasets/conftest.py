@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 #: Frames of each twin, and the size of its images.
-FRAMES = {"semantickitti": 7, "semanticstf": 8, "synlidar": 4, "a2d2": 3}
+FRAMES = {"semantickitti": 7, "semanticstf": 8, "synlidar": 4, "a2d2": 3, "virtualkitti": 2}
 SIZE = (248, 76)
 
 
@@ -29,6 +29,7 @@ CASES = (
     Case("semantickitti", "semantickitti-19", "image_2", "semantic-kitti.org", "dataset/sequences"),
     Case("semanticstf", "semantickitti-19", None, "xiaoaoran/SemanticSTF", "train"),
     Case("a2d2", "a2d2-semantickitti-10", "cam_front_center", "a2d2.audi", "20180807_145028"),
+    Case("virtualkitti", "virtualkitti-semantickitti-6", "front", "vkitti3D-dataset", "vkitti_1.3.1_rgb"),
     Case("synlidar", "semantickitti-19", None, "xiaoaoran/SynLiDAR", "00"),
 )
 

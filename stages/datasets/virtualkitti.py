@@ -1,0 +1,203 @@
+"""VirtualKITTI 1.3.1: points of the depth images of the ``clone`` renders, and images in six weathers.
+
+Two versions: ``npy``, the point clouds that the tools of vkitti3D-dataset (their first version) make of the raw data,
+and ``depth``, the same points made here from the depth and class images.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from ...errors import ConfigError, MissingDataError, nearest
+from .cameras import choose_cameras
+from .checks import Check, FileFault, common_size, image_fault, run_checks
+from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .projection import image_pixels
+from .roots import check_level
+from .sweeps import Sweep
+from .velodyne import stems
+from .virtualkitti_clouds import class_file, cloud_fault, cloud_of_depth, read_classes, read_cloud
+
+__all__ = ["VERSIONS", "WEATHERS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
+
+VERSIONS = ("npy", "depth")
+WEATHERS = ("clone", "fog", "morning", "overcast", "rain", "sunset")
+
+_CAMERA = "front"
+_RGB, _DEPTH, _CLASSES = (f"vkitti_1.3.1_{kind}" for kind in ("rgb", "depthgt", "scenegt"))
+_CLOUDS = ("vkitti3d_npy", "vkitti_npy")
+_SOURCE = "clone"  #: the render that points and classes come from
+_DOWNLOAD = "https://github.com/VisualComputingInstitute/vkitti3D-dataset (tools/download_raw_vkitti.sh)"
+_FOCAL, _WIDTH = 725.0, 1242  #: focal length in pixels of images of this width
+
+#: Points of the clouds (x forward, y left, z up) in the camera's axes.
+_CAMERA_FROM_CLOUD = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+
+
+def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+    """Index every frame of every world; all are train frames.
+
+    ``version``: "npy" or "depth"; None takes the point clouds where they are there. ``cameras`` chooses weathers, "all"
+    (None) or some of ``WEATHERS``; of those of a frame, training draws one and evaluation takes the first.
+
+    Raises:
+        MissingDataError: no such root, or a world lacks a folder.
+        ConfigError: unknown version or weather.
+        DataError: none of a world's images can be opened.
+    """
+    root = check_level(
+        root,
+        dataset="VirtualKITTI",
+        holds=f"{_RGB}, and {_CLOUDS[0]} or {_DEPTH} and {_CLASSES}",
+        is_root=lambda folder: bool(_versions(folder)),
+        download=_DOWNLOAD,
+    )
+    weathers = choose_cameras("all" if cameras is None else cameras, WEATHERS)
+    chosen = _choose_version(root, version)
+    worlds = _worlds(root, chosen)
+    names = [(world, stem) for world in worlds for stem in _stems(root, chosen, world, weathers)]
+    sizes = {world: _size(*(root / _RGB / world / weather for weather in weathers)) for world in worlds if weathers}
+    images = [row for place, name in enumerate(names) for row in _image_rows(place, name, weathers, sizes)]
+    sweeps = [_sweep_path(root, chosen, *name) for name in names]
+    classes = [f"{_CLASSES}/{world}/{_SOURCE}/{stem}.png" for world, stem in names]
+    return FrameIndex(
+        dataset="virtualkitti",
+        version=chosen,
+        root=root,
+        cameras=(_CAMERA,) if weathers else (),
+        frames=FrameTable(
+            key=np.array(["/".join(name) for name in names], str),
+            scene=np.array([world for world, _ in names], str),
+            location=np.array(["" for _ in names], str),
+            description=np.array(["" for _ in names], str),
+            split=np.array(["train" for _ in names], str),
+            sweep=np.array(sweeps, str),
+            labels=np.array(sweeps if chosen == "npy" else classes, str),
+        ),
+        images=ImageTable.of(images),
+    )
+
+
+def check_files(index: FrameIndex) -> list[FileFault]:
+    """Look at every file: point clouds whole, depth, class and weather images of one size and not truncated."""
+    a_frame = 1 if index.version == "npy" else 2
+    return run_checks(_checks(index), a_frame * len(index.frames.key) + len(index.images.key))
+
+
+def read_sweep(index: FrameIndex, row: int) -> Sweep:
+    """The points of a frame nearer than 100 m: x forward, y left, z up, from the camera."""
+    path = index.root / str(index.frames.sweep[row])
+    return Sweep(points=read_cloud(path)[:, :3].astype(np.float32)) if index.version == "npy" else cloud_of_depth(path)
+
+
+def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
+    """The class of each point, by ``VIRTUALKITTI``."""
+    path = index.root / str(index.frames.labels[row])
+    if index.version == "npy":
+        return read_cloud(path)[:, 6].astype(np.int64)
+    return read_classes(path, class_file(index.root / _CLASSES, str(index.frames.scene[row])), sweep)
+
+
+def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
+    """The pixel that a point was made from: by the depth image itself, or by the focal length for a point cloud."""
+    return image_pixels(index, image, sweep) if sweep.pixels is None else sweep.pixels
+
+
+def _versions(root: Path) -> list[str]:
+    """Versions that a root holds, preferred first; none where it is no root."""
+    clouds = any((root / folder).is_dir() for folder in _CLOUDS)
+    depths = (root / _DEPTH).is_dir() or (root / _CLASSES).is_dir()
+    return [version for version, there in zip(VERSIONS, (clouds, depths), strict=True) if there]
+
+
+def _choose_version(root: Path, version: str | None) -> str:
+    found = _versions(root)
+    if version is None:
+        return found[0]
+    if version not in VERSIONS:
+        raise ConfigError(f"VirtualKITTI has no version '{version}'; {nearest(version, VERSIONS)} (option --version)")
+    if version not in found:
+        raise MissingDataError(f"{root} holds only the version {found[0]}; get the other from {_DOWNLOAD}")
+    return version
+
+
+def _cloud_folder(root: Path) -> str:
+    return next(folder for folder in _CLOUDS if (root / folder).is_dir())
+
+
+def _worlds(root: Path, version: str) -> list[str]:
+    """Names of the worlds that have images or sweeps."""
+    folders = [root / _RGB, root / (_cloud_folder(root) if version == "npy" else _DEPTH)]
+    worlds = {path.name for folder in folders for path in folder.glob("[0-9]" * 4) if path.is_dir()}
+    if not worlds:
+        raise MissingDataError(f"{' and '.join(map(str, folders))} hold no world such as 0001; get it from {_DOWNLOAD}")
+    return sorted(worlds)
+
+
+def _stems(root: Path, version: str, world: str, weathers: Sequence[str]) -> list[str]:
+    """The frames of a world: whatever has a sweep, a class image or an image."""
+    kinds = [(root / _RGB / world / weather, ".png") for weather in weathers]
+    if version == "depth":
+        kinds += [(root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, _CLASSES)]
+        class_file(root / _CLASSES, world)
+    else:
+        kinds.append((root / _cloud_folder(root) / world, ".npy"))
+    for folder, _ in kinds:
+        if not folder.is_dir():
+            images = _RGB in folder.parts
+            hint = f", or choose the weathers that are there: --cameras {_SOURCE}" if images else ""
+            raise MissingDataError(f"The folder {folder} is missing; get it from {_DOWNLOAD}{hint}")
+    return sorted(set[str]().union(*(stems(folder, suffix) for folder, suffix in kinds)))
+
+
+def _sweep_path(root: Path, version: str, world: str, stem: str) -> str:
+    if version == "npy":
+        return f"{_cloud_folder(root)}/{world}/{stem}.npy"
+    return f"{_DEPTH}/{world}/{_SOURCE}/{stem}.png"
+
+
+def _image_rows(
+    place: int, name: tuple[str, str], weathers: Sequence[str], sizes: Mapping[str, tuple[int, int]]
+) -> Iterator[ImageRow]:
+    world, stem = name
+    for weather in weathers:
+        yield ImageRow(
+            frame=place,
+            key=f"{world}/{weather}/{stem}",
+            camera=_CAMERA,
+            path=f"{_RGB}/{world}/{weather}/{stem}.png",
+            size=sizes[world],
+            intrinsics=_intrinsics(sizes[world]),
+            camera_from_lidar=_CAMERA_FROM_CLOUD,
+        )
+
+
+def _size(*folders: Path) -> tuple[int, int]:
+    return common_size([path for folder in folders for path in sorted(folder.glob("*.png"))])
+
+
+def _intrinsics(size: tuple[int, int]) -> Float64[np.ndarray, "3 3"]:
+    """The published camera, c = (620.5, 187) at pixel centres, whatever the size of the renders."""
+    width, height = size
+    focal = _FOCAL * width / _WIDTH
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def _checks(index: FrameIndex) -> Iterator[Check]:
+    worlds = sorted(set(index.frames.scene.tolist())) if index.version == "depth" else []
+    sizes = {world: _size(index.root / _DEPTH / world / _SOURCE) for world in worlds}
+    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
+        path, classes = index.root / str(sweep), index.root / str(labels)
+        if index.version == "npy":
+            yield path, partial(cloud_fault, path)
+        else:
+            size = sizes[str(index.frames.scene[row])]
+            yield path, partial(image_fault, path, size)
+            yield classes, partial(image_fault, classes, size)
+        for image in index.images_of(row):
+            width, height = index.images.size[image]
+            picture = index.root / str(index.images.path[image])
+            yield picture, partial(image_fault, picture, (int(width), int(height)))

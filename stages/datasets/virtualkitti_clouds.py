@@ -1,0 +1,145 @@
+"""Point clouds of VirtualKITTI: the arrays of the vkitti3D tools, or the same points from depth and class images."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from PIL import Image, UnidentifiedImageError
+
+from ...errors import DataError, MissingDataError
+from .colours import ColourTable, read_colours
+from .raw_classes import VIRTUALKITTI
+from .sweeps import Sweep
+
+__all__ = ["class_file", "cloud_fault", "cloud_of_depth", "read_classes", "read_cloud"]
+
+_COLUMNS = 7  # x, y, z (metres), red, green, blue, label
+_CUTOFF = 100.0  # metres from the camera; beyond is sky
+_FOCAL, _WIDTH = 725.0, 1242
+_SKY = "Sky"
+
+
+def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
+    """A point cloud of the tools: x forward, y left, z up, red, green, blue, label.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is truncated, or no array [points, 7] of numbers.
+    """
+    try:
+        cloud = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"The point cloud {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
+        ) from error
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"The point cloud {path} cannot be read ({error}); make it again with create_npy.py") from error
+    shape: tuple[int, ...] = getattr(cloud, "shape", ())
+    if len(shape) != 2 or shape[1] != _COLUMNS or cloud.dtype.kind not in "fiu":
+        raise DataError(
+            f"The point cloud {path} has shape {list(shape)}, not [points, 7]; make it again with create_npy.py"
+        )
+    return cloud.astype(np.float64)
+
+
+def cloud_fault(path: Path) -> str | None:
+    """What is wrong with the point cloud in ``path``, by its header and length; None if nothing."""
+    if not path.is_file():
+        return "the point cloud is missing; make it again with create_npy.py"
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (ValueError, EOFError, OSError, AttributeError) as error:
+        return f"the point cloud is truncated or no array ({error}); make it again with create_npy.py"
+    if len(shape) != 2 or shape[1] != _COLUMNS:
+        return f"the point cloud has shape {list(shape)}, not [points, 7]; make it again with create_npy.py"
+    return None
+
+
+def cloud_of_depth(path: Path) -> Sweep:
+    """Points of a depth image (16 bits, centimetres) nearer than 100 m, and the centres of their pixels.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it cannot be decoded, or has no 16 bits a pixel.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, depth = image.mode, np.asarray(image)
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"The depth image {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"The depth image {path} cannot be decoded ({error}); copy it again") from error
+    if depth.ndim != 2 or not mode.startswith("I"):
+        raise DataError(f"The depth image {path} has pixels of type {mode}, not 16 bits; unpack the depth images again")
+    metres = depth.astype(np.float64) / 100
+    height, width = depth.shape
+    focal = _FOCAL * width / _WIDTH
+    rows, columns = np.mgrid[:height, :width].astype(np.float64) + 0.5
+    points = np.stack(
+        [metres, -(columns - width / 2) / focal * metres, -(rows - height / 2) / focal * metres], axis=-1
+    ).reshape(-1, 3)
+    near = np.sqrt(np.square(points).sum(axis=1)) < _CUTOFF
+    pixels = np.stack([columns.ravel(), rows.ravel()], axis=1)
+    return Sweep(points=points[near].astype(np.float32), pixels=pixels[near])
+
+
+def class_file(folder: Path, world: str) -> Path:
+    """The file that names the colours of a world's class images.
+
+    Raises:
+        MissingDataError: it is not there.
+    """
+    path = folder / f"{world}_clone_scenegt_rgb_encoding.txt"
+    if not path.is_file():
+        raise MissingDataError(
+            f"{path} is missing, which names the classes by colour; unpack vkitti_1.3.1_scenegt again"
+        )
+    return path
+
+
+def read_classes(path: Path, encoding: Path, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
+    """The class of each point of ``sweep``: the colour of its pixel in the class image.
+
+    Raises:
+        MissingDataError: there is no such image.
+        DataError: it is damaged, of another size than the depth image, or has a colour without a class.
+    """
+    image, table = read_colours(path), _read_encoding(encoding)
+    pixels = sweep.pixels
+    if pixels is None or (len(pixels) and (pixels.max(axis=0) > image.shape[1::-1]).any()):
+        raise DataError(f"The class image {path} is smaller than its depth image; unpack both again")
+    columns, rows = pixels.astype(np.int64).T
+    colours = image[rows, columns]
+    classes = table.find(colours)
+    if (classes < 0).any():
+        strange = colours[classes < 0][0].tolist()
+        raise DataError(
+            f"The class image {path} has the colour {strange}, which {encoding.name} does not name; unpack"
+            " vkitti_1.3.1_scenegt again"
+        )
+    return classes
+
+
+def _read_encoding(path: Path) -> ColourTable:
+    """Colours and classes, from lines such as ``Car:12 200 20 128``; sky counts as don't care."""
+    numbers = {name: number for number, name in VIRTUALKITTI.items()}
+    numbers[_SKY] = numbers["Don't care"]
+    colours: list[tuple[int, ...]] = []
+    classes: list[int] = []
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        name, *colour = line.split() or [""]
+        name = name.partition(":")[0]
+        whole = len(colour) == 3 and all(word.isdecimal() and int(word) < 256 for word in colour)
+        if name and (not whole or name not in numbers):
+            raise DataError(
+                f"The line '{line[:60]}' of {path} is no class with red, green and blue; unpack vkitti_1.3.1_scenegt"
+                " again"
+            )
+        if name:
+            colours.append(tuple(map(int, colour)))
+            classes.append(numbers[name])
+    if not colours:
+        raise DataError(f"{path} names no colour; unpack vkitti_1.3.1_scenegt again")
+    return ColourTable.of(colours, classes)
