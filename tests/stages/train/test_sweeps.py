@@ -1,6 +1,8 @@
 """Label files for sweeps: the network's own answer at every point, whatever the file's format, and what is refused."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,3 +153,39 @@ def test_nothing_to_label_is_an_error(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(MissingDataError, match=r"names end in \.pcd\.bin"):
         find_sweeps(tmp_path)
+
+
+LABEL_300K = """
+import resource, sys
+from pathlib import Path
+import torch
+from xd3d.cache.schema import TapSpec
+from xd3d.stages.train.network import Network
+from xd3d.stages.train.settings import FusionSettings, ModelSettings
+from xd3d.stages.train.sweeps import label_sweeps
+network = Network(
+    model=ModelSettings(preset="full", backend="torch"),
+    fusion=FusionSettings(head="distil"),
+    classes=tuple("abcdef"),
+    taps={"up1": TapSpec(name="up1", channels=8, height=6, width=10, extent=(6.0, 10.0))},
+    cameras=1,
+    device=torch.device("cpu"),
+).eval()
+done = label_sweeps(network, [Path(sys.argv[1])], Path(sys.argv[2]))
+print(done.points, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_sweep_of_300k_points_is_labelled_within_4_gb(tmp_path, out):
+    rng = np.random.default_rng(0)
+    reach, angle = np.repeat(np.geomspace(2, 80, 128), 2344), np.tile(np.linspace(0, 2 * np.pi, 2344), 128)
+    rings = np.stack([reach * np.cos(angle), reach * np.sin(angle), np.full(len(reach), -1.8)], 1)
+    np.save(tmp_path / "large.npy", (rings + rng.normal(0, 0.02, rings.shape)).astype(np.float32))
+    command = [sys.executable, "-c", LABEL_300K, str(tmp_path / "large.npy"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    points, kilobytes = map(int, done.stdout.split())
+    assert points == len(read_labels(out / "large.label")) == 300_032
+    assert kilobytes < 4_000_000
