@@ -162,5 +162,5 @@ def _errors(opened: Mapping[str, TrainedRun], benchmark: Benchmark, shifts: list
     panels = {f"{REFERENCE}, wrong in 3D, %": [(s, t.shares) for s, t in zip(shifts, tallies[REFERENCE], strict=True)]}
     if BASELINE in tallies:
         pairs = zip(shifts, tallies[REFERENCE], tallies[BASELINE], strict=True)
-        panels[f"less that of {BASELINE}"] = [(shift, ours.shares - theirs.shares) for shift, ours, theirs in pairs]
+        panels[f"{REFERENCE} less {BASELINE}"] = [(shift, ours.shares - theirs.shares) for shift, ours, theirs in pairs]
     return errors_picture(panels, tallies[REFERENCE][0].classes)

@@ -82,7 +82,8 @@ def _heat(axes: "Axes", values: Float[np.ndarray, "rows bins"], names: Sequence[
     for row, column in np.ndindex(values.shape):
         if not np.isnan(values[row, column]):
             text = f"{values[row, column]:+.0f}" if signed else f"{values[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7)
+            dark = abs(values[row, column]) > 0.6 * most
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
     bins = [f"{low:.0f}-{high:.0f}" if np.isfinite(high) else f"{low:.0f}+" for low, high in _bins()]
     axes.set_xticks(range(len(bins)), bins, fontsize=7)
     axes.set_yticks(range(len(values)), names if names else [""] * len(values), fontsize=8)

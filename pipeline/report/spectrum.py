@@ -51,6 +51,7 @@ def spectrum_picture(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: i
         axes.plot(np.arange(1, len(values) + 1), np.maximum(values, 1e-6), marker=".", label=name)
     axes.axvline(rank + 0.5, color="black", linewidth=0.8, linestyle="--", label=f"the first {rank} are kept")
     axes.set_yscale("log")
+    axes.set_ylim(1e-4, 2)
     axes.set_xlabel("direction")
     axes.set_ylabel("singular value / root of all energy")
     axes.legend(fontsize=8)
