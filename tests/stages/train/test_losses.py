@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from xd3d.stages.train.losses import agreement_loss, cross_modal_loss, source_losses, weighted_cross_entropy
+from xd3d.stages.train.losses import (
+    agreement_loss,
+    cross_modal_loss,
+    source_losses,
+    target_losses,
+    weighted_cross_entropy,
+)
 from xd3d.stages.train.network import NetworkOutput
 from xd3d.stages.train.settings import TrainSettings
 
@@ -104,6 +110,28 @@ def test_the_sum_of_every_term_with_its_weight():
         + 0.75 * terms["ce_teacher"]
     )
     assert losses.total.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("lam_trg", "lam_pl"), [(0.1, 0.0), (0.3, 2.0), (0.0, 1.0)])
+def test_the_losses_of_the_target_by_hand(lam_trg, lam_pl):
+    whole = output(auxiliary_3d=logits(1), logits_2d=logits(2), auxiliary_2d=logits(3))
+    labels = torch.tensor([[0, 1], [-100, 2], [1, -100], [2, 2], [-100, -100]])
+    pseudo = labels if lam_pl else None
+    losses = target_losses(whole, pseudo, TrainSettings(lam_trg=lam_trg, lam_pl=lam_pl))
+    expected = {"xm_2d_target": kl(logits(3), logits(0)), "xm_3d_target": kl(logits(1), logits(2))}
+    if lam_pl:
+        for column, (name, seed) in enumerate((("pl_2d", 2), ("pl_3d", 0))):
+            mine = labels[:, column].numpy()
+            kept = mine >= 0
+            expected[name] = -log_softmax(logits(seed))[kept, mine[kept]].mean()
+    assert {name: value.item() for name, value in losses.terms.items()} == pytest.approx(expected, rel=1e-12)
+    total = sum((lam_trg if name.startswith("xm") else lam_pl) * value for name, value in expected.items())
+    assert losses.total.item() == pytest.approx(total, rel=1e-12)
+    losses.total.backward()
+    taught = {"auxiliary_2d": lam_trg, "auxiliary_3d": lam_trg, "logits_2d": lam_pl, "logits_3d": lam_pl}
+    for name, weight in taught.items():
+        gradient = getattr(whole, name).grad
+        assert (gradient is not None and bool(gradient.any())) == (weight > 0), name
 
 
 def test_a_lidar_only_network_has_one_loss():

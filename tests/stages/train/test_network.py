@@ -1,10 +1,13 @@
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError, RunError
 from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.network import choose_taps
+from xd3d.stages.train.norms import hold_statistics
 from xd3d.stages.train.settings import FusionSettings, TrainSettings
 from xd3d.stages.train.sparse import DownConv3d, InverseConv3d, SubMConv3d
 
@@ -62,47 +65,82 @@ def test_outputs_have_a_row_a_point(make_domain, make_network, make_batch):
     assert [part.shape for part in output.queries] == [(2, 6, 16), (2, 6, 16)]
 
 
-def test_forward_writes_to_no_parameter_and_to_no_buffer_outside_batch_norm(make_domain, make_network, make_batch):
-    domain = make_domain(frames=2)
-    network = make_network(domain)
+@pytest.mark.parametrize("values", VARIANTS, ids=str)
+def test_forward_writes_to_no_parameter_no_buffer_outside_batch_norm_and_not_to_its_batch(
+    make_domain, make_network, make_batch, values
+):
+    domain = make_domain(frames=2, points=150)
+    network = make_network(domain, **values)
+    batch = make_batch(domain, network)
+    given = [value.clone() for value in tensors_of(batch)]
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    network(make_batch(domain, network))
+    network(batch)
     changed = [name for name, value in network.state_dict().items() if not torch.equal(value, before[name])]
     assert changed, "BatchNorm should have counted the batch"
     assert all(name.rsplit(".", 1)[1] in {"running_mean", "running_var", "num_batches_tracked"} for name in changed)
     network.eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    network(make_batch(domain, network))
+    network(batch)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(map(torch.equal, given, tensors_of(batch)))
 
 
-@pytest.mark.parametrize("values", [{"head": "refine"}, {"head": "distil"}, {"keys": "features"}], ids=str)
-def test_in_evaluation_no_sample_sees_another(make_domain, make_network, make_batch, values):
-    domain = make_domain(frames=3, cameras=2)
+def tensors_of(batch):
+    images = [] if batch.images is None else [batch.images.geometry, *batch.images.maps.values()]
+    agents = [] if batch.images is None else [*batch.images.agents.values(), batch.images.projection_uv]
+    return [batch.voxels.features, batch.voxels.indices, batch.point_to_voxel, batch.labels, *images, *agents]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("values", VARIANTS[:6], ids=str)
+def test_no_sample_sees_another(make_domain, make_network, make_batch, values, training):
+    """Another cloud with other images takes the place of one; in training only BatchNorm may notice, so it is held."""
+    domain = make_domain(frames=4, cameras=2, points=150)
+    network = make_network(domain, drop_path=0.0, **values).train(training)
+    hold_statistics(network)
+    batches = [
+        make_batch(dataclasses.replace(domain, frames=np.array(frames)), network, frames=3)
+        for frames in ([0, 1, 2], [0, 3, 2])
+    ]
+    place = next(place for place, pair in enumerate(zip(*(b.keys for b in batches), strict=True)) if len(set(pair)) > 1)
+    outputs = [network(batch) for batch in batches]
+    for name in ("logits_3d", "auxiliary_3d", "logits_2d", "auxiliary_2d", "teacher"):
+        one, other = (getattr(output, name) for output in outputs)
+        if one is None:
+            continue
+        kept = [values[batch.sample != place] for values, batch in zip((one, other), batches, strict=True)]
+        torch.testing.assert_close(*kept, rtol=1e-4, atol=1e-5, msg=name)
+        changed = [values[batch.sample == place] for values, batch in zip((one, other), batches, strict=True)]
+        assert changed[0].shape != changed[1].shape or not torch.allclose(*changed), name
+    if outputs[0].queries is not None:
+        others = [number for number in range(3) if number != place]
+        for one, other in zip(outputs[0].queries, outputs[1].queries, strict=True):
+            torch.testing.assert_close(one[others], other[others], rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(one[place], other[place])
+
+
+@pytest.mark.parametrize("values", VARIANTS[:6], ids=str)
+def test_in_evaluation_a_frame_scores_the_same_alone_in_a_batch_and_in_any_order(
+    make_domain, make_network, make_batch, values
+):
+    domain = make_domain(frames=3, cameras=2, points=150)
     network = make_network(domain, **values).eval()
-    batch = make_batch(domain, network, frames=3)
-    before = network(batch)
-    images = batch.images
-    for values in (*images.maps.values(), *images.agents.values()):
-        values[images.sample == 1] = values[images.sample == 1].flip(1)
-    batch.voxels.features[batch.voxels.sample == 1] *= 3
-    after = network(batch)
-    others = batch.sample != 1
-    for name in ("logits_3d", "auxiliary_3d", "logits_2d", "auxiliary_2d"):
-        assert torch.equal(getattr(before, name)[others], getattr(after, name)[others]), name
-        assert not torch.allclose(getattr(before, name)[~others], getattr(after, name)[~others]), name
 
+    def logits(*frames):
+        batch = make_batch(dataclasses.replace(domain, frames=np.array(frames)), network, frames=len(frames))
+        output = network(batch)
+        parts = {"2d": output.logits_2d, "3d": output.logits_3d}
+        return {
+            (key, head): values[batch.sample == place]
+            for place, key in enumerate(batch.keys)
+            for head, values in parts.items()
+            if values is not None
+        }
 
-def test_in_evaluation_a_sample_scores_the_same_alone_and_in_a_batch(make_domain, make_network, make_batch):
-    domain = make_domain(frames=3)
-    network = make_network(domain).eval()
-    together = make_batch(domain, network, frames=3)
-    key = together.keys[1]
-    position = int(key.removeprefix("frame-"))
-    alone = make_batch(type(domain)(**{**vars(domain), "frames": domain.frames[[position]]}), network, frames=1)
-    torch.testing.assert_close(
-        network(together).logits_3d[together.sample == 1], network(alone).logits_3d, rtol=1e-4, atol=1e-5
-    )
+    together = logits(0, 1, 2)
+    for others in (logits(1), logits(2, 0, 1)):
+        for name, found in others.items():
+            torch.testing.assert_close(found, together[name], rtol=1e-4, atol=1e-5, msg=str(name))
 
 
 def test_distil_predicts_without_a_camera_exactly_what_it_predicts_with_one(make_domain, make_network, make_batch):
