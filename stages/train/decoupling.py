@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
+from torch.nn.functional import kl_div, layer_norm, log_softmax
 
 from .parallel import total
 
@@ -25,14 +25,20 @@ def low_rank(queries: Float[Tensor, "samples tokens channels"], rank: int) -> Fl
 
 
 def decoupling_loss(
-    semantic: Float[Tensor, "samples tokens channels"], projected: Float[Tensor, "samples tokens channels"]
+    semantic: Float[Tensor, "samples tokens channels"],
+    projected: Float[Tensor, "samples tokens channels"],
+    *,
+    standardise: bool,
 ) -> Float[Tensor, ""]:
     """KL(softmax(Q_b) || softmax(Q_a)) with Q_b held, plus its mirror KL(softmax(Q_a) || softmax(Q_b)) with Q_a held.
 
     The first is the method's L_dec: it moves Q_a. The second moves Q_b, so that its few directions come to hold what
     Q_a says; without it nothing would ever train the tokens of b. Both are means over
-    queries, those of all processes.
+    queries, those of all processes. ``standardise`` gives each query mean 0 and variance 1 first: as they are, queries
+    may become so small that every softmax is flat, and the loss vanishes with nothing decoupled.
     """
+    if standardise:
+        semantic, projected = (layer_norm(each, each.shape[-1:]) for each in (semantic, projected))
     a, b = log_softmax(semantic, -1), log_softmax(projected, -1)
     queries = total(semantic.new_tensor(semantic.shape[0] * semantic.shape[1]))
     held_b = kl_div(a, b.detach(), reduction="sum", log_target=True)

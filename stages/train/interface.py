@@ -8,22 +8,25 @@ from math import sqrt
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from .ragged import Ragged
 
 __all__ = ["QueryInterface", "StageRefiner"]
 
-SCALE_INIT = 1e-3
-
 
 class QueryInterface(nn.Module):
-    """Q3' = Q3 + s f2(softmax(Q3 Q_a^T / sqrt(d))[:, 1:] f1(Q_a[1:]) + Q3), s learned from 1e-3."""
+    """Q3' = Q3 + s f2(softmax(n(Q3) n(Q_a)^T / sqrt(d))[:, 1:] f1(Q_a[1:]) + Q3), s learned from ``scale``.
 
-    def __init__(self, *, channels: int) -> None:
+    n gives a query mean 0 and variance 1. As they are, queries are so small that the attention starts uniform and stays
+    so: each 3D query would meet the mean of all agents.
+    """
+
+    def __init__(self, *, channels: int, scale: float) -> None:
         super().__init__()
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
-        self.scale = nn.Parameter(torch.tensor(SCALE_INIT))
+        self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(
         self,
@@ -40,7 +43,7 @@ class QueryInterface(nn.Module):
         queries_2d: Float[Tensor, "samples tokens2d channels"],
     ) -> Float[Tensor, "samples tokens tokens2d"]:
         """How much each 3D query looks at each 2D query, the sink first; rows sum to 1."""
-        return _attend(queries_3d, queries_2d)
+        return _attend(*(layer_norm(each, each.shape[-1:]) for each in (queries_3d, queries_2d)))
 
 
 class StageRefiner(nn.Module):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_loss
+from torch.nn.functional import cross_entropy, kl_div, layer_norm, log_softmax, smooth_l1_loss
 
 from ..datasets.labels import IGNORE
 from .decoupling import decoupling_loss
@@ -65,8 +65,16 @@ def cross_modal_loss(
     return loss / _count(student, len(student))
 
 
-def agreement_loss(pairs: Sequence[tuple[Tensor, Tensor]], *, hold_refined: bool) -> Float[Tensor, ""]:
-    """SmoothL1 between plain and refined features: mean over a stage's elements, then over the stages."""
+def agreement_loss(
+    pairs: Sequence[tuple[Tensor, Tensor]], *, hold_refined: bool, standardise: bool
+) -> Float[Tensor, ""]:
+    """SmoothL1 between plain and refined features: mean over a stage's elements, then over the stages.
+
+    ``standardise`` gives each voxel's features mean 0 and variance 1 first. Both sides come from the same layers, so
+    plain features that follow held, larger ones drive those ahead of them; as they are, both grow without end.
+    """
+    if standardise:
+        pairs = [(layer_norm(own, own.shape[-1:]), layer_norm(met, met.shape[-1:])) for own, met in pairs]
     stages = [
         smooth_l1_loss(own, met.detach() if hold_refined else met, reduction="sum") / _count(own, own.numel())
         for own, met in pairs
@@ -87,9 +95,11 @@ def source_losses(
         terms["xm_2d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_2d, output.logits_3d))
         terms["xm_3d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_3d, output.logits_2d))
     if output.queries is not None:
-        terms["decoupling"] = (settings.lam_dec, decoupling_loss(*output.queries))
+        terms["decoupling"] = (settings.lam_dec, decoupling_loss(*output.queries, standardise=settings.standardise))
     if output.refined:
-        agreement = agreement_loss(output.refined, hold_refined=output.teacher is not None)
+        agreement = agreement_loss(
+            output.refined, hold_refined=output.teacher is not None, standardise=settings.standardise
+        )
         terms["agreement"] = (settings.lam_sup, agreement)
     if output.teacher is not None:
         terms["ce_teacher"] = (settings.lam_teacher, weighted_cross_entropy(output.teacher, labels, weights))

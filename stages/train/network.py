@@ -123,7 +123,7 @@ class Network(nn.Module):
                 from_agents=fusion.keys == "agents",
                 drop_path=fusion.drop_path,
             )
-            self.interface = QueryInterface(channels=width)
+            self.interface = QueryInterface(channels=width, scale=fusion.interface_scale)
 
     @property
     def plan(self) -> BatchPlan:

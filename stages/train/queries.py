@@ -23,6 +23,9 @@ HEADS = 8
 MLP_RATIO = 4
 TOKEN_STD = 1.0  # distinct from the start, as DETR's; small ones all attend alike and collapse to one query
 CAMERA_STD = 0.02
+SELECTIVE = (
+    1.5  # logits begin with a deviation of 2; near 0 each token gets the keys' mean, which normalisation makes 0
+)
 
 
 class DropPath(nn.Module):
@@ -56,6 +59,8 @@ class QueryBlock(nn.Module):
             nn.Linear(channels, MLP_RATIO * channels), nn.GELU(), nn.Linear(MLP_RATIO * channels, channels)
         )
         self.drop_path = DropPath(drop_path)
+        for layer, gain in ((self.query, SELECTIVE), (self.key, SELECTIVE), (self.value, 1.0), (self.out, 1.0)):
+            nn.init.orthogonal_(layer.weight, gain)
 
     def forward(
         self,

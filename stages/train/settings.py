@@ -56,6 +56,11 @@ class FusionSettings(Settings):
     rank: int = Field(
         default=16, ge=1, description="Directions that decoupling keeps (k); as large as min(tokens, width) keeps all."
     )
+    interface_scale: float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight s, at first, of what 3D queries take from the image's (the paper: 0.001).",
+    )
     image_channels: int = Field(default=64, ge=1, le=4096, description="Width of the 2D branch (D2).")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="Chance to skip a query block's branch in training.")
 
@@ -132,6 +137,11 @@ class TrainSettings(Settings):
         description="Keep BatchNorm's statistics as train.init has them; else they follow the new batches.",
     )
     lam_dec: float = Field(default=1.0, ge=0, description="Weight of the decoupling loss; 0 switches it off.")
+    standardise: bool = Field(
+        default=True,
+        description="Give queries and voxel features mean 0 and variance 1 before decoupling and agreement compare them"
+        " (the paper: false).",
+    )
     lam_sup: float = Field(default=1.0, ge=0, description="Weight of the agreement of plain and refined 3D features.")
     lam_teacher: float = Field(
         default=1.0, ge=0, description="Weight of the refined features' own cross entropy; only with head 'distil'."

@@ -15,14 +15,13 @@ def linear(layer, x):
 
 def test_interface_follows_its_formula_in_float64():
     torch.manual_seed(0)
-    interface = QueryInterface(channels=6).double()
-    assert interface.scale.item() == np.float32(1e-3)
+    interface = QueryInterface(channels=6, scale=0.25).double()
     q3, qa = torch.randn(2, 4, 6).double(), torch.randn(2, 5, 6).double()
     found = interface(q3, qa).detach().numpy()
     for sample in range(2):
         own, other = q3[sample].numpy(), qa[sample].numpy()
         attention = softmax(own @ other.T / np.sqrt(6))[:, 1:]
-        expected = own + 1e-3 * linear(interface.out, attention @ linear(interface.value, other[1:]) + own)
+        expected = own + 0.25 * linear(interface.out, attention @ linear(interface.value, other[1:]) + own)
         np.testing.assert_allclose(found[sample], expected, atol=1e-9)
 
 
