@@ -38,7 +38,7 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise _not_installed("TensorBoard", "tensorboard") from error
+            raise _not_installed("TensorBoard", "tensorboard", error) from error
         self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -56,7 +56,7 @@ class _WeightsAndBiases:
         try:
             import wandb
         except ImportError as error:
-            raise _not_installed("Weights & Biases", "wandb") from error
+            raise _not_installed("Weights & Biases", "wandb", error) from error
         path = run / WANDB_FILE
         if not path.exists():
             write_json(path, {"id": uuid4().hex})
@@ -72,5 +72,7 @@ class _WeightsAndBiases:
         self._run.finish()
 
 
-def _not_installed(name: str, extra: str) -> RunError:
-    return RunError(f"train.{extra} is on, and {name} is not installed; pip install 'xd3d[{extra}]', or switch it off")
+def _not_installed(name: str, extra: str, error: ImportError) -> RunError:
+    return RunError(
+        f"train.{extra} is on, and {name} does not import ({error}); pip install 'xd3d[{extra}]', or switch it off"
+    )

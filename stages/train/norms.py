@@ -5,12 +5,14 @@ the features' true variance is far smaller, so a network of a few hundred steps 
 are mostly the start's. Here the first batch sets them, and the window then widens with the training.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from .parallel import number_of_processes, total, total_with_gradient
+from .parallel import gathered, number_of_processes, total
 
 __all__ = ["VoxelNorm", "hold_statistics", "norm_momentum", "set_norm_momentum"]
 
@@ -43,14 +45,41 @@ class VoxelNorm(nn.BatchNorm1d):
 
     def _over_all_processes(self, voxels: Float[Tensor, "voxels channels"]) -> Float[Tensor, "voxels channels"]:
         values = voxels.float()
-        count = total(values.new_tensor(len(values)))
-        mean = total_with_gradient(values.sum(0)) / count
-        centred = values - mean
-        variance = total_with_gradient(centred.square().sum(0)) / count
+        normalised, mean, variance, count = _Normalise.apply(values, self.eps)  # type: ignore[no-untyped-call]
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.detach(), self.momentum)
-        self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
-        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(voxels.dtype)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        return (normalised * self.weight + self.bias).to(voxels.dtype)
+
+
+class _Normalise(torch.autograd.Function):
+    """Less the mean of all processes' voxels, over their deviation; the processes meet once each way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, voxels: Float[Tensor, "voxels channels"], eps: float
+    ) -> tuple[
+        Float[Tensor, "voxels channels"], Float[Tensor, "channels"], Float[Tensor, "channels"], Float[Tensor, ""]
+    ]:
+        own_mean = voxels.mean(0)
+        own_squares = (voxels - own_mean).square().sum(0)
+        own_count = torch.full_like(own_mean, len(voxels))
+        counts, means, squares = gathered(torch.stack([own_count, own_mean, own_squares])).unbind(1)
+        count = counts.sum(0)
+        mean = (counts * means).sum(0) / count
+        variance = (squares + counts * (means - mean).square()).sum(0) / count
+        scale = torch.rsqrt(variance + eps)
+        normalised = (voxels - mean) * scale
+        ctx.save_for_backward(normalised, scale, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return normalised, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        normalised, scale, count = ctx.saved_tensors
+        grad = grads[0]
+        along, slope = total(torch.stack([grad.sum(0), (grad * normalised).sum(0)])) / count
+        return scale * (grad - along - normalised * slope), None
 
 
 def norm_momentum(step: int) -> float:

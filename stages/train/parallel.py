@@ -20,12 +20,12 @@ from ...processes import local_rank, process_count
 __all__ = [
     "distributed",
     "from_first",
+    "gathered",
     "number_of_processes",
     "own_part",
     "rank",
     "sum_gradients",
     "total",
-    "total_with_gradient",
 ]
 
 Value = TypeVar("Value")
@@ -76,15 +76,22 @@ def from_first(value: Value) -> Value:
     return held[0]
 
 
-@torch.no_grad()
 def total(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """The sum over all processes, as a constant, the same bits in each."""
-    return _sum(values) if number_of_processes() > 1 else values.detach()
+    if number_of_processes() == 1:
+        return values.detach()
+    summed = values.detach().clone(memory_format=torch.contiguous_format)
+    with _all_alive():
+        dist.all_reduce(summed)
+    return summed
 
 
-def total_with_gradient(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """The sum over all processes; each gets back the gradient of what all of them made of it."""
-    return _Total.apply(values) if number_of_processes() > 1 else values  # type: ignore[no-untyped-call]
+def gathered(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "processes *shape"]:
+    """The values of all processes, as constants, in the order of their ranks."""
+    parts = [torch.empty_like(values) for _ in range(number_of_processes())]
+    with _all_alive():
+        dist.all_gather(parts, values.detach().contiguous())
+    return torch.stack(parts)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -98,23 +105,6 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     having, *parts = torch.split(summed, [len(every), *(each.numel() for each in every)])
     for parameter, count, part in zip(every, having.tolist(), parts, strict=True):
         parameter.grad = part.view_as(parameter) if count else None
-
-
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return _sum(values)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _sum(grads[0])
-
-
-def _sum(values: Tensor) -> Tensor:
-    summed = values.detach().clone(memory_format=torch.contiguous_format)
-    with _all_alive():
-        dist.all_reduce(summed)
-    return summed
 
 
 @contextmanager

@@ -40,3 +40,12 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert sorted(events.Tags()["scalars"]) == ["loss", "validation/miou/3d"]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0)]
+
+
+def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with RunLog(tmp_path, step=0, tensorboard=True) as records:
+        records.write({"step": 1, "loss": 1.0})
+        records.flush()
+    assert list(tmp_path.iterdir()) == []

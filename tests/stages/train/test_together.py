@@ -1,0 +1,118 @@
+"""Training by two processes: what one does with twice the batch, through kills and restarts, and with a clear end."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from xd3d.errors import RunError
+from xd3d.stages.train.log import read_log
+from xd3d.stages.train.loop import train
+from xd3d.stages.train.pace import PACE_NAMES
+from xd3d.stages.train.settings import AugmentSettings, ModelSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+MODEL = ModelSettings(preset="slim", backend="torch", voxel_size=0.5)
+# A process of the run in a folder; the second one kills itself, hard, before the step that is named last.
+SCRIPT = """
+import importlib.util, json, os, signal, sys
+import torch
+from pathlib import Path
+from xd3d.stages.train.loop import train
+from xd3d.stages.train.optimise import Stepper
+from xd3d.stages.train.settings import *
+worlds_file, data, run, model, fusion, settings, last = sys.argv[1:]
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("worlds", worlds_file)
+worlds = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(worlds)
+do_step = Stepper.step
+def step(self, number, batches):
+    if os.environ["RANK"] == "1" and number == int(last):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return do_step(self, number, batches)
+Stepper.step = step
+domain = worlds.open_domain(Path(data), frames=5)
+settings = TrainSettings(**json.loads(settings))
+train(run=Path(run), source=domain, target=domain if settings.uses_target else None, validation=domain,
+      augment=AugmentSettings(), model=ModelSettings(**json.loads(model)), fusion=FusionSettings(**json.loads(fusion)),
+      settings=settings)
+"""
+
+
+@pytest.fixture
+def start_two(together, small_fusion, train_settings):
+    def start(domain, run, *, last=-1, **values):
+        return together.start(
+            SCRIPT,
+            *(str(Path(__file__).with_name("worlds.py")), str(domain.index.root), str(run), MODEL.model_dump_json()),
+            *(small_fusion(head="distil").model_dump_json(), train_settings(**values).model_dump_json(), str(last)),
+        )
+
+    return start
+
+
+@pytest.fixture
+def train_alone(small_fusion, train_settings):
+    def train_one(domain, run, **values):
+        return train(
+            run=run,
+            source=domain,
+            target=domain if "lam_trg" in values else None,
+            validation=domain,
+            augment=AugmentSettings(),
+            model=MODEL,
+            fusion=small_fusion(head="distil"),
+            settings=train_settings(**values),
+        )
+
+    return train_one
+
+
+def stored(run: Path) -> dict[str, torch.Tensor]:
+    last = sorted((run / "checkpoints").iterdir())[-1]
+    return {f"{path.stem}/{k}": v for path in last.glob("*.safetensors") for k, v in load_file(path).items()}
+
+
+def timeless(run: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in record.items() if k not in PACE_NAMES} for record in read_log(run)]
+
+
+@pytest.mark.parametrize("more", [{}, pytest.param({"lam_trg": 0.5, "steps": 5}, marks=pytest.mark.slow)], ids=str)
+def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_of_one(
+    make_domain, start_two, train_alone, together, tmp_path, more
+):
+    domain = make_domain(frames=5, points=80)
+    options = {"batch_size": 1, "accumulate": 2, "steps": 3, "validate_every": 9, "checkpoint_every": 1, **more}
+    unbroken = start_two(domain, tmp_path / "unbroken", **options)
+    broken = start_two(domain, tmp_path / "broken", last=1, **options)
+    done = train_alone(domain, tmp_path / "one", **{**options, "batch_size": 2})
+    together.outputs(unbroken)
+    one, two = timeless(tmp_path / "one"), timeless(tmp_path / "unbroken")
+    assert [record["step"] for record in one] == [record["step"] for record in two]
+    # Adam turns the rounding of the smallest gradients into whole steps, so the two drift apart later on.
+    for record, other, precision in zip(one, two, (1e-6, 1e-5, 1e-3), strict=False):
+        assert {name: pytest.approx(value, rel=precision, abs=1e-7) for name, value in record.items()} == other
+    scores = two[-1]["validation"]["miou"]
+    assert scores == {name: pytest.approx(value, abs=0.05) for name, value in one[-1]["validation"]["miou"].items()}
+    assert done.best.metric == "xm"
+
+    assert broken[1].wait(60) == -signal.SIGKILL
+    _, errors = broken[0].communicate(timeout=60)
+    assert broken[0].returncode == 1
+    assert "Process 0 of 2 lost another process of this run" in errors
+    broken[1].communicate()
+    assert len(timeless(tmp_path / "broken")) < len(two)
+    together.outputs(start_two(domain, tmp_path / "broken", **options))
+    ours, theirs = stored(tmp_path / "unbroken"), stored(tmp_path / "broken")
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert timeless(tmp_path / "broken") == two
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(make_domain, train_alone, tmp_path, monkeypatch):
+    domain = make_domain(frames=3, points=60)
+    train_alone(domain, tmp_path / "run", steps=1)
+    monkeypatch.setattr("xd3d.stages.train.record.process_count", lambda: 2)
+    with pytest.raises(RunError, match="processes: expected 1, found 2"):
+        train_alone(domain, tmp_path / "run", steps=1)
