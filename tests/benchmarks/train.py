@@ -45,7 +45,7 @@ SMALL_CUBE = 1000
 def main() -> None:
     given = parse()
     torch.set_num_threads(given.threads)
-    if given.only_memory:
+    if given.memory_of:
         print(json.dumps(memory(given)))
         return
     facts: dict[str, Any] = {
@@ -61,11 +61,18 @@ def main() -> None:
         street = write_street(Path(folder), given.batch_size * 2, given.points, tuple(given.size))
         facts |= cached_against_online(given, street, Path(folder))
         facts |= torch_against_spconv(given, street)
-        facts |= against_points(given, Path(folder))
+        street = replace(street, features=FeatureReader(Path(folder) / "cache"))
+        facts |= against_points(given, street, Path(folder))
         facts |= against_tokens(given, street)
-    command = [sys.executable, __file__, *sys.argv[1:], "--only-memory"]
-    facts |= json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+        facts["peak_bytes"] = {name: peak_of(name, Path(folder) / "cache") for name in ("3d-only", "full")}
     print(json.dumps(facts))
+
+
+def peak_of(variant: str, cache: Path) -> int:
+    """Peak memory of a process of its own that does a few steps."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", variant, "--cache", str(cache)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
 
 
 def parse() -> argparse.Namespace:
@@ -81,7 +88,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--online-steps", type=int, default=2, help="with the model in the loop, the first as well")
     parser.add_argument("--repeat", type=int, default=2, help="of each pass of the network, the best counts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only-memory", action="store_true", help="measure peak memory and nothing else")
+    parser.add_argument("--memory-of", choices=("3d-only", "full"), help="measure peak memory and nothing else")
+    parser.add_argument("--cache", type=Path, help="features for --memory-of full")
     return parser.parse_args()
 
 
@@ -135,13 +143,14 @@ def torch_against_spconv(given: argparse.Namespace, street: Domain) -> dict[str,
     }
 
 
-def against_points(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """A step of the whole network, without images, on ever more points."""
+def against_points(given: argparse.Namespace, street: Domain, folder: Path) -> dict[str, Any]:
+    """A step of the whole network on ever more points of as many frames."""
     counts = [given.points // 4, given.points // 2, given.points]
     seconds = []
     for points in counts:
-        street = write_street(folder / f"street-{points}", given.batch_size, points, tuple(given.size))
-        seconds.append(timed_step(given, street, ModelSettings(preset=given.preset), no_images(100)))
+        other = write_street(folder / f"street-{points}", given.batch_size, points, tuple(given.size))
+        other = replace(other, features=street.features)
+        seconds.append(timed_step(given, other, ModelSettings(preset=given.preset), FusionSettings()))
     return {
         "points": counts,
         "cpu_seconds_by_points": seconds,
@@ -150,9 +159,9 @@ def against_points(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def against_tokens(given: argparse.Namespace, street: Domain) -> dict[str, Any]:
-    """A step of the whole network, without images, with ever more tokens a query set."""
+    """A step of the whole network with ever more tokens a query set."""
     model = ModelSettings(preset=given.preset)
-    seconds = [timed_step(given, street, model, no_images(tokens)) for tokens in given.tokens]
+    seconds = [timed_step(given, street, model, FusionSettings(tokens=tokens)) for tokens in given.tokens]
     return {
         "tokens": list(given.tokens),
         "cpu_seconds_by_tokens": seconds,
@@ -161,14 +170,15 @@ def against_tokens(given: argparse.Namespace, street: Domain) -> dict[str, Any]:
 
 
 def memory(given: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of three steps of the 3D network and its queries, above what the libraries take."""
-    before = peak_bytes()
+    """Peak memory of three steps, the libraries included."""
     with tempfile.TemporaryDirectory() as folder:
         street = write_street(Path(folder), given.batch_size, given.points, tuple(given.size))
-        stepper, batch = made(given, street, ModelSettings(preset=given.preset), no_images(100))
+        street = replace(street, features=FeatureReader(given.cache) if given.cache else None)
+        fusion = FusionSettings(variant=given.memory_of)
+        stepper, batch = made(given, street, ModelSettings(preset=given.preset), fusion)
         for step in range(3):
             stepper.step(step, [(batch, 0.0)])
-    return {"peak_bytes": peak_bytes(), "peak_bytes_before": before, "voxels": len(batch_voxels(batch))}
+    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def timed_step(given: argparse.Namespace, street: Domain, model: ModelSettings, fusion: FusionSettings) -> float:
@@ -193,7 +203,7 @@ def made(
         model=model,
         fusion=fusion,
         classes=street.merge.classes,
-        taps=choose_taps(fusion, {}),
+        taps=choose_taps(fusion, street.features.taps if street.features else {}),
         cameras=1,
         device=torch.device("cpu"),
     )
@@ -204,27 +214,11 @@ def made(
     return Stepper(network.train(), torch.ones(len(street.merge.classes)), settings), make(0, 0)
 
 
-def no_images(tokens: int) -> FusionSettings:
-    """3D queries and refinement, which grow with the points and the tokens; the image side grows with neither."""
-    return FusionSettings(variant="no-interface", tokens=tokens)
-
-
-def batch_voxels(batch: StepBatch) -> torch.Tensor:
-    """The voxels of the source's side."""
-    assert batch.source is not None
-    return batch.source.voxels.indices
-
-
 def processor_seconds(work: Callable[[], object]) -> float:
     """What ``work`` takes of this process's processors."""
     begin = time.process_time()
     work()
     return time.process_time() - begin
-
-
-def peak_bytes() -> int:
-    """The most memory this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_street(folder: Path, frames: int, points: int, size: tuple[int, int]) -> Domain:
