@@ -4,13 +4,18 @@ The online source rounds or codes its features as the cache does, so on the CPU 
 """
 
 import pytest
+import torch
 from xd3d.cache.layout import PROFILES
 from xd3d.errors import CacheMismatchError
 from xd3d.pipeline import jobs
+from xd3d.pipeline.config import load_config
+from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.log import read_log
+from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.pace import PACE_NAMES
+from xd3d.stages.train.shift import StepMaker, step_losses
 
 SMALL = (
     "extract.image_size=[90,160]",
@@ -21,10 +26,18 @@ SMALL = (
     "train.milestones=[15]",
     "train.validate_every=20",
 )
+MODES = (
+    {},
+    {"head": "distil"},
+    {"keys": "features"},
+    {"keys": "features", "head": "distil", "normalise": False},
+    {"variant": "no-interface"},
+    {"variant": "image", "taps": ("rgb", "up1")},
+)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_losses_of_20_steps_are_equal_when_features_come_from_the_cache_or_from_the_model(
+def test_losses_of_20_steps_and_in_every_mode_are_equal_when_features_come_from_the_cache_or_from_the_model(
     tiny_nuscenes_root, tmp_path, profile
 ):
     workspace, settings = Workspace(home=tmp_path / "work"), (*SMALL, f"extract.profile={profile}")
@@ -44,3 +57,43 @@ def test_losses_of_20_steps_are_equal_when_features_come_from_the_cache_or_from_
         for name in terms:
             assert stored[name] == live[name], (stored["step"], name)
     assert logs[True][0]["loss"] != logs[True][-1]["loss"]
+    assert in_every_mode(workspace, settings, cached=True) == in_every_mode(workspace, settings, cached=False)
+
+
+def in_every_mode(workspace, settings, *, cached):
+    """Losses of source and target in the first step of networks in ``MODES``, and a sum of their gradients."""
+    config = load_config("default", [*settings, "train.lam_trg=0.1"]).config
+    domains = DomainOpener(workspace, config, cached=cached)
+    source, found = domains.source(), []
+    batch = None
+    for values in MODES:
+        torch.manual_seed(1)
+        fusion = config.fusion.model_copy(update=values)
+        network = Network(
+            model=config.model,
+            fusion=fusion,
+            classes=source.merge.classes,
+            taps=choose_taps(fusion, source.features.taps),
+            cameras=1,
+            device=torch.device("cpu"),
+        )
+        if batch is None:
+            make = StepMaker(
+                source=source,
+                target=domains.target(),
+                plan=network.plan,
+                augment=config.augment,
+                settings=config.train,
+                device=network.device,
+            )
+            batch = make(0, 0)
+        losses = step_losses(network, batch, torch.ones(6), config.train)
+        torch.autograd.backward(losses.total)
+        assert {"ce_2d", "xm_3d", "xm_3d_target"} <= losses.terms.keys()
+        gradient = sum(parameter.grad.double().abs().sum().item() for parameter in network.parameters())
+        found.append((gradient, {name: value.item() for name, value in losses.terms.items()}))
+    if not cached:
+        backbone = source.features._extractor.backbone
+        frozen = [*backbone.unet.parameters(), *backbone.vae.parameters()]
+        assert all(parameter.grad is None for parameter in frozen)
+    return found
