@@ -33,7 +33,7 @@ def step(self, number, batches):
         os.kill(os.getpid(), signal.SIGKILL)
     return do_step(self, number, batches)
 Stepper.step = step
-domain = worlds.open_domain(Path(data), frames=5)
+domain = worlds.open_domain(Path(data), frames=4)
 settings = TrainSettings(**json.loads(settings))
 train(run=Path(run), source=domain, target=domain if settings.uses_target else None, validation=domain,
       augment=AugmentSettings(), model=ModelSettings(**json.loads(model)), fusion=FusionSettings(**json.loads(fusion)),
@@ -83,7 +83,7 @@ def timeless(run: Path) -> list[dict[str, object]]:
 def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_of_one(
     make_domain, start_two, train_alone, together, tmp_path, more
 ):
-    domain = make_domain(frames=5, points=80)
+    domain = make_domain(frames=4, points=80)
     options = {"batch_size": 1, "accumulate": 2, "steps": 3, "validate_every": 9, "checkpoint_every": 1, **more}
     unbroken = start_two(domain, tmp_path / "unbroken", **options)
     broken = start_two(domain, tmp_path / "broken", last=1, **options)
@@ -92,8 +92,8 @@ def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_o
     one, two = timeless(tmp_path / "one"), timeless(tmp_path / "unbroken")
     assert [record["step"] for record in one] == [record["step"] for record in two]
     # Adam turns the rounding of the smallest gradients into whole steps, so the two drift apart later on.
-    for record, other, precision in zip(one, two, (1e-6, 1e-5, 1e-3), strict=False):
-        assert {name: pytest.approx(value, rel=precision, abs=1e-7) for name, value in record.items()} == other
+    for record, other, precision in zip(one, two, (1e-6, 1e-3, 1e-2), strict=False):
+        assert {name: pytest.approx(value, rel=precision, abs=1e-6) for name, value in record.items()} == other
     scores = two[-1]["validation"]["miou"]
     assert scores == {name: pytest.approx(value, abs=0.05) for name, value in one[-1]["validation"]["miou"].items()}
     assert done.best.metric == "xm"
