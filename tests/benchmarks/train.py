@@ -8,7 +8,6 @@ in a process of its own. Progress goes to stderr; the last line of stdout is one
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -127,6 +126,7 @@ def cached_against_online(given: argparse.Namespace, street: Domain, folder: Pat
             each["seconds"] for each in records
         )
     facts["ratio_online_to_cached"] = facts["seconds_a_step_online"] / facts["seconds_a_step_cached"]
+    tell(json.dumps(facts))
     return facts
 
 
@@ -178,7 +178,8 @@ def memory(given: argparse.Namespace) -> dict[str, Any]:
         stepper, batch = made(given, street, ModelSettings(preset=given.preset), fusion)
         for step in range(3):
             stepper.step(step, [(batch, 0.0)])
-    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return {"peak_bytes": 1024 * int(peak.split()[1])}  # getrusage would count what the parent had when it forked
 
 
 def timed_step(given: argparse.Namespace, street: Domain, model: ModelSettings, fusion: FusionSettings) -> float:
