@@ -50,11 +50,10 @@ def pseudo_label(run: RunFolder = None, as_json: Json = False) -> None:
 
 @config_app.command("list")
 def config_list(as_json: Json = False) -> None:
-    """List the presets. Example: `xd3d config list`."""
-    from .config import preset_names
+    """List the presets, and which published settings have their data prepared here. Example: `xd3d config list`."""
+    from .presets import list_presets
 
-    names = preset_names()
-    conclude(Outcome(result={"presets": names}, text="\n".join(names)), as_json)
+    conclude(list_presets(Workspace.current()), as_json)
 
 
 @config_app.command("show")

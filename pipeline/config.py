@@ -20,6 +20,7 @@ from ..stages.train.settings import AugmentSettings, FusionSettings, ModelSettin
 __all__ = ["DEFAULT_PRESET", "Config", "ResolvedConfig", "dotted_values", "load_config", "preset_names"]
 
 DEFAULT_PRESET = "default"
+_OPTION = "--set"
 
 
 class Config(Settings):
@@ -57,6 +58,7 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Re
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in [*_layers(name, ()), *(_override(text) for text in overrides)]:
+        _forget_domains(values, layer, origins)
         _merge(values, layer, origin, origins, "")
     try:
         config = Config.model_validate(values)
@@ -123,7 +125,21 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"The value in --set {text} is not valid YAML: {error}") from error
     for part in reversed(key.strip().split(".")):
         layer = {part: layer}
-    return f"--set {text}", layer
+    return f"{_OPTION} {text}", layer
+
+
+def _forget_domains(values: dict[str, Any], layer: Mapping[str, Any], origins: dict[str, str]) -> None:
+    """Drop the domain that presets gave to a side of the shift whose data set ``layer`` changes."""
+    data = layer.get("data")
+    for side in ("source", "target"):
+        change = data.get(side) if isinstance(data, Mapping) else None
+        there = values.get("data", {}).get(side) if isinstance(values.get("data"), Mapping) else None
+        if not isinstance(change, Mapping) or not isinstance(there, dict) or "dataset" not in change:
+            continue
+        key = f"data.{side}.domain"
+        if change["dataset"] != there.get("dataset", "nuscenes") and not origins.get(key, "").startswith(_OPTION):
+            there.pop("domain", None)
+            origins.pop(key, None)
 
 
 def _merge(values: dict[str, Any], layer: Mapping[str, Any], origin: str, origins: dict[str, str], prefix: str) -> None:

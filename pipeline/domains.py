@@ -144,6 +144,7 @@ class DomainOpener:
             merge=get_merge(self.config.data.merge, side.dataset),
             features=self._features(side.dataset) if images else None,
             every_point=self.config.data.points == "all",
+            image_size=self.config.extract.for_dataset(side.dataset).image_size,
         )
 
     def _make_fingerprint(self, dataset: str) -> Mapping[str, object]:
@@ -155,7 +156,7 @@ class DomainOpener:
         from ..cache.stores import open_store
         from ..stages.extract.fingerprint import feature_fingerprints
 
-        allowed = feature_fingerprints(self.config.extract, self.index(dataset))
+        allowed = feature_fingerprints(self.config.extract.for_dataset(dataset), self.index(dataset))
         if not self._cached:
             return allowed[0]
         there = [found for found in allowed if open_store(self._cache_of(dataset, found)).exists(MANIFEST)]
@@ -165,7 +166,8 @@ class DomainOpener:
 
     def extract_settings(self, dataset: str) -> "ExtractSettings":
         """The settings of stage one for ``dataset``, their precision fixed."""
-        return self.config.extract.model_copy(update={"dtype": self.fingerprint(dataset)["dtype"]})
+        settings = self.config.extract.for_dataset(dataset)
+        return settings.model_copy(update={"dtype": self.fingerprint(dataset)["dtype"]})
 
     def cache_path(self, dataset: str) -> Path | str:
         """Where the cache of ``dataset`` is, or will be."""

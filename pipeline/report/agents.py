@@ -43,6 +43,7 @@ def see_images(settings: "ExtractSettings", domain: "Domain", features: "Feature
     from ...stages.extract.extractor import PictureSource
     from ...stages.train.views import identity_views
 
+    settings = settings.for_dataset(domain.index.dataset)
     rows = [int(row) for row in frame.image_rows]
     views = identity_views(frame, features)
     stored = features.read([row * len(features.views) + int(view) for row, view in zip(rows, views, strict=True)])

@@ -129,7 +129,8 @@ def _seen(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "
 def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.ndarray) -> list[Picture]:
     from ...stages.extract.extractor import PictureSource
 
-    source = PictureSource(index=domain.index, image_size=run.config.extract.image_size)
+    settings = run.config.extract.for_dataset(domain.index.dataset)
+    source = PictureSource(index=domain.index, image_size=settings.image_size)
     pictures, _ = source.read([int(row) for row in frame.image_rows])
     shown = []
     for view, picture in enumerate(pictures):

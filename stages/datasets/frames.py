@@ -1,7 +1,7 @@
 """One frame in memory: the points that a camera sees, their labels, and where each lies in each image."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
 import numpy as np
@@ -36,6 +36,19 @@ class Frame:
     projection_point: Int64[np.ndarray, "projections"]  #: row of ``points``
     projection_view: Int64[np.ndarray, "projections"]  #: row of ``image_rows``
     projection_uv: Float32[np.ndarray, "projections 2"]  #: (u, v) as fractions of width and height, inside (0, 1)
+
+    def choose(self, kept: Bool[np.ndarray, "points"]) -> "Frame":
+        """The frame with the points where ``kept`` holds alone, and their projections."""
+        new_row, shown = np.cumsum(kept) - 1, kept[self.projection_point]
+        return replace(
+            self,
+            points=self.points[kept],
+            labels=self.labels[kept],
+            source_rows=self.source_rows[kept],
+            projection_point=new_row[self.projection_point[shown]],
+            projection_view=self.projection_view[shown],
+            projection_uv=self.projection_uv[shown],
+        )
 
 
 def load_frame(

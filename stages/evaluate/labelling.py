@@ -107,7 +107,7 @@ def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int) 
 def _decided(
     frame: FramePrediction, number: int
 ) -> tuple[UInt8[np.ndarray, "points 2"], UInt16[np.ndarray, "points 2"]]:
-    """The likeliest class of each point by each head, and its confidence; ``UNSURE`` for a head that is not there."""
+    """The likeliest class of each point by each head, and its confidence; ``UNSURE`` where a head does not see it."""
     labels = np.full((len(frame.probabilities_3d), len(HEADS)), UNSURE, np.uint8)
     codes = np.zeros(labels.shape, np.uint16)
     for column, values in enumerate((frame.probabilities_2d, frame.probabilities_3d)):
@@ -118,8 +118,9 @@ def _decided(
                 f"The {HEADS[column]} prediction of frame {number} is not finite; the network has diverged: lower"
                 " train.lr and train again"
             )
-        labels[:, column] = values.argmax(axis=1)
-        codes[:, column] = confidence_codes(values.max(axis=1))
+        shown = values.any(axis=1)
+        labels[shown, column] = values[shown].argmax(axis=1)
+        codes[shown, column] = confidence_codes(values[shown].max(axis=1))
     return labels, codes
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer
 
 from ...errors import DataError
+from ..datasets.labels import IGNORE
 from .card import Modality, ScoreCard, score_table
 from .confusion import class_iou, confusion_matrix, mean_iou
 from .protocol import ScoreProtocol
@@ -20,7 +21,8 @@ class FramePrediction:
     """Labels and predictions of the P points of one frame.
 
     Probabilities are the softmax over K columns; columns beyond the scored classes are classes outside the list, and
-    predicting one counts as an error. ``probabilities_2d`` is None where the frame has no image.
+    predicting one counts as an error. ``probabilities_2d`` is None where the frame has no image, and 0 throughout for a
+    point that no image shows.
     """
 
     labels: Int64[np.ndarray, "points"]  #: class ids, or ``IGNORE``
@@ -35,7 +37,7 @@ def score_frames(
     absent: AbsentRule = "exclude",
     protocol: ScoreProtocol | None = None,
 ) -> ScoreCard:
-    """Count every point of every frame. xM is the argmax of the sum of both softmaxes.
+    """Count every point of every frame; in 2D those that an image shows. xM is the argmax of the sum of both softmaxes.
 
     Raises:
         DataError: no frame, probabilities that do not fit the labels or the classes, NaN among them, or only some
@@ -50,7 +52,7 @@ def score_frames(
                 f"Frame {frames} has predictions {sorted(guesses)}, the ones before have {sorted(confusion)}"
             )
         for modality, guess in guesses.items():
-            counts = confusion_matrix(frame.labels, guess, len(classes))
+            counts = confusion_matrix(_counted(frame, modality), guess, len(classes))
             confusion[modality] = confusion.get(modality, 0) + counts
         frames += 1
     if not frames:
@@ -77,6 +79,13 @@ def majority_miou(
     confusion = np.zeros((len(target_counts), len(target_counts) + 1), np.int64)
     confusion[:, source_counts.argmax()] = target_counts
     return mean_iou(class_iou(confusion), absent)
+
+
+def _counted(frame: FramePrediction, modality: Modality) -> Int64[np.ndarray, "points"]:
+    """The labels of the points that ``modality`` predicts."""
+    if modality != "2d" or frame.probabilities_2d is None:
+        return frame.labels
+    return np.where(frame.probabilities_2d.any(axis=1), frame.labels, IGNORE)
 
 
 def _guesses(frame: FramePrediction, classes: int, number: int) -> dict[Modality, np.ndarray]:

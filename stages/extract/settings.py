@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from ...cache.views import HFLIP, IDENTITY
 from ...settings import Settings
+from ..datasets.settings import DatasetName
 
 __all__ = ["RGB", "AgentSettings", "ExtractSettings"]
 
@@ -92,6 +93,9 @@ class ExtractSettings(Settings):
         description="What is kept of each image, training draws one: identity, hflip, jitter:K (K-th colour jitter).",
     )
     image_size: tuple[int, int] = Field(default=(225, 400), description="Height and width the model sees, in pixels.")
+    image_sizes: dict[DatasetName, tuple[int, int]] = Field(
+        default_factory=dict, description="Height and width for the images of some data sets, where they differ."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="Arithmetic of the model; auto: bfloat16 for a full-size UNet where the device has units for it,"
@@ -130,11 +134,21 @@ class ExtractSettings(Settings):
         """The taps that are feature maps of the UNet: all but ``rgb``."""
         return tuple(tap for tap in self.taps if tap != RGB)
 
+    def for_dataset(self, dataset: str) -> "ExtractSettings":
+        """These settings as they hold for the images of ``dataset``: with one ``image_size``."""
+        sizes = {str(name): size for name, size in self.image_sizes.items()}
+        return self.model_copy(update={"image_size": sizes.get(dataset, self.image_size), "image_sizes": {}})
+
     @model_validator(mode="after")
     def _check(self) -> "ExtractSettings":
         faults = [*self._tap_faults(), *self._noise_faults(), *self._view_faults(), *self._agent_faults()]
-        if not all(32 <= side <= 8192 for side in self.image_size):
-            faults.append(f"image_size (height, width) must lie within 32..8192, found {list(self.image_size)}")
+        sizes = {
+            "image_size": self.image_size,
+            **{f"image_sizes.{name}": size for name, size in self.image_sizes.items()},
+        }
+        for name, size in sizes.items():
+            if not all(32 <= side <= 8192 for side in size):
+                faults.append(f"{name} (height, width) must lie within 32..8192, found {list(size)}")
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -5,11 +5,12 @@ in the batch) and the side of the shift, so a batch is the same whichever thread
 """
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 
+from ..datasets.frames import Frame
 from .settings import AugmentSettings
 
-__all__ = ["augment_points", "augmentation_matrix", "sample_generator"]
+__all__ = ["augment_points", "augmentation_matrix", "crop_points", "sample_generator"]
 
 
 def sample_generator(seed: int, step: int, place: int, stream: int = 0) -> np.random.Generator:
@@ -46,3 +47,20 @@ def augment_points(
         room = cube * (1 - 1e-6) - moved.max(0)
         moved += np.clip(room, 0, None) * share
     return moved.astype(np.float32)
+
+
+def crop_points(
+    frame: Frame, crop: tuple[int, int], image_size: tuple[int, int], rng: np.random.Generator
+) -> Bool[np.ndarray, "points"]:
+    """Draw a window of ``crop`` pixels (height, width) of each image; the points in one, or in no image, are kept.
+
+    The window stands at the bottom of the image, which has ``image_size`` pixels, and anywhere across it.
+    """
+    height, width = np.minimum(1, np.divide(crop, image_size))
+    left = (rng.random(len(frame.image_rows)) * (1 - width))[frame.projection_view]
+    u, v = frame.projection_uv.T
+    inside = (v >= 1 - height) & (u >= left) & (u < left + width)
+    kept = np.ones(len(frame.points), bool)
+    kept[frame.projection_point] = False
+    kept[frame.projection_point[inside]] = True
+    return kept

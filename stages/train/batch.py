@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from ...cache.schema import TapSpec
@@ -62,19 +62,8 @@ class PlacedFrame:
         kept = ((self.points >= 0) & (self.points < cube)).all(1)
         if kept.all():
             return self
-        frame, new_row = self.frame, np.cumsum(kept) - 1
-        shown = kept[frame.projection_point]
-        fewer = replace(
-            frame,
-            points=frame.points[kept],
-            labels=frame.labels[kept],
-            source_rows=frame.source_rows[kept],
-            projection_point=new_row[frame.projection_point[shown]],
-            projection_view=frame.projection_view[shown],
-            projection_uv=frame.projection_uv[shown],
-        )
         pseudo = self.pseudo[kept] if self.pseudo is not None else None
-        return replace(self, frame=fewer, points=self.points[kept], pseudo=pseudo)
+        return replace(self, frame=self.frame.choose(kept), points=self.points[kept], pseudo=pseudo)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,7 +71,8 @@ class Batch:
     """B samples of P points in all. Point ``p`` lies in voxel ``point_to_voxel[p]`` of ``voxels``.
 
     ``labels`` are class ids or -100; ``pseudo_labels`` the same for the 2D and the 3D head, or None; ``sample`` numbers
-    each point's sample; ``images`` is None where none are used.
+    each point's sample; ``images`` is None where none are used. ``shown`` tells the points that an image shows, and is
+    None where all are shown or no image is used.
     """
 
     keys: tuple[str, ...]
@@ -92,6 +82,7 @@ class Batch:
     labels: Int64[Tensor, "points"]
     images: ImageBatch | None
     pseudo_labels: Int64[Tensor, "points 2"] | None = None
+    shown: Bool[Tensor, "points"] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
@@ -107,6 +98,7 @@ class Batch:
             labels=self.labels.to(device),
             images=self.images.to(device) if self.images else None,
             pseudo_labels=self.pseudo_labels.to(device) if self.pseudo_labels is not None else None,
+            shown=self.shown.to(device) if self.shown is not None else None,
         )
 
 
@@ -134,14 +126,16 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
     voxels, point_to_voxel = _voxels(points, sample, plan, kept)
     pseudo = [each.pseudo for each in placed if each.pseudo is not None]
+    images = _images(placed, domain, plan.taps) if plan.taps else None
     return Batch(
         keys=kept,
         voxels=voxels,
         point_to_voxel=point_to_voxel,
         sample=sample,
         labels=torch.from_numpy(np.concatenate([each.frame.labels for each in placed])),
-        images=_images(placed, domain, plan.taps) if plan.taps else None,
+        images=images,
         pseudo_labels=torch.from_numpy(np.concatenate(pseudo)) if pseudo else None,
+        shown=_shown(images, len(points)) if images is not None else None,
     )
 
 
@@ -225,6 +219,11 @@ def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]
         projection_view=_tensor(_joined([each.frame.projection_view for each in placed], first_view)),
         projection_uv=_tensor(np.concatenate([each.frame.projection_uv for each in placed])),
     )
+
+
+def _shown(images: ImageBatch, points: int) -> Bool[Tensor, "points"] | None:
+    shown = torch.bincount(images.projection_point, minlength=points) > 0
+    return None if shown.all() else shown
 
 
 def _offsets(lengths: Sequence[int]) -> list[int]:

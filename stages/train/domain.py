@@ -21,7 +21,8 @@ class Domain:
 
     ``features`` is None where no image is used. ``labelled`` says whether label files are read; where they are not,
     every point has the label that does not count. ``pseudo`` are labels predicted for these frames, to learn from.
-    ``every_point`` keeps the points that no image shows.
+    ``every_point`` keeps the points that no image shows. ``image_size`` is the height and width in pixels that images
+    have for the diffusion model; crops are measured in them.
     """
 
     index: FrameIndex
@@ -31,6 +32,7 @@ class Domain:
     labelled: bool = True
     pseudo: PseudoLabels | None = None
     every_point: bool = False
+    image_size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.frames)

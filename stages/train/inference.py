@@ -69,8 +69,11 @@ def _predict(network: Network, batch: Batch | None, *, with_images: bool) -> Fra
             labels=np.zeros(0, np.int64), probabilities_2d=none if with_images else None, probabilities_3d=none
         )
     output = network(batch.to(network.device))
+    seen = None if output.logits_2d is None else output.logits_2d.softmax(1).cpu().numpy()
+    if seen is not None and batch.shown is not None:
+        seen[~batch.shown.numpy()] = 0
     return FramePrediction(
         labels=batch.labels.cpu().numpy(),
-        probabilities_2d=None if output.logits_2d is None else output.logits_2d.softmax(1).cpu().numpy(),
+        probabilities_2d=seen,
         probabilities_3d=output.logits_3d.softmax(1).cpu().numpy(),
     )

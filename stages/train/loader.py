@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ...errors import ConfigError
-from .augment import augment_points, sample_generator
+from .augment import augment_points, crop_points, sample_generator
 from .batch import Batch, BatchPlan, PlacedFrame, collate, to_corner
 from .domain import Domain
 from .settings import AugmentSettings
@@ -84,8 +84,11 @@ def training_batch(
         position = positions[place]
         rng = sample_generator(seed, step, place, stream)
         frame = domain.load(position, rng)
-        points = augment_points(frame.points, augment, plan.cube, rng)
         pseudo = domain.pseudo_labels(position, frame)
+        if augment.crop is not None and domain.image_size is not None:
+            kept = crop_points(frame, augment.crop, domain.image_size, rng)
+            frame, pseudo = frame.choose(kept), pseudo[kept] if pseudo is not None else None
+        points = augment_points(frame.points, augment, plan.cube, rng)
         frame, views = draw_views(frame, domain.features, rng)
         moved = PlacedFrame(
             key=domain.key(position),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, layer_norm, log_softmax, smooth_l1_loss
 
@@ -87,13 +87,18 @@ def source_losses(
     labels: Int64[Tensor, "points"],
     weights: Float[Tensor, "classes"],
     settings: TrainSettings,
+    shown: Bool[Tensor, "points"] | None = None,
 ) -> Losses:
-    """Every loss that the labelled source gives the network's ``output``, and their weighted sum."""
+    """Every loss that the labelled source gives the network's ``output``, and their weighted sum.
+
+    Those of the 2D head take the points that an image shows: all, or those where ``shown`` holds.
+    """
     terms: Terms = {"ce_3d": (1.0, weighted_cross_entropy(output.logits_3d, labels, weights))}
     if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
-        terms["ce_2d"] = (1.0, weighted_cross_entropy(output.logits_2d, labels, weights))
-        terms["xm_2d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_2d, output.logits_3d))
-        terms["xm_3d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_3d, output.logits_2d))
+        rows = slice(None) if shown is None else shown
+        terms["ce_2d"] = (1.0, weighted_cross_entropy(output.logits_2d[rows], labels[rows], weights))
+        terms["xm_2d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_2d[rows], output.logits_3d[rows]))
+        terms["xm_3d"] = (settings.lam_src, cross_modal_loss(output.auxiliary_3d[rows], output.logits_2d[rows]))
     if output.queries is not None:
         terms["decoupling"] = (settings.lam_dec, decoupling_loss(*output.queries, standardise=settings.standardise))
     if output.refined:
@@ -107,13 +112,18 @@ def source_losses(
 
 
 def target_losses(
-    output: NetworkOutput, pseudo_labels: Int64[Tensor, "points 2"] | None, settings: TrainSettings
+    output: NetworkOutput,
+    pseudo_labels: Int64[Tensor, "points 2"] | None,
+    settings: TrainSettings,
+    shown: Bool[Tensor, "points"] | None = None,
 ) -> Losses:
     """Every loss that the unlabelled target gives the network's ``output``, and their weighted sum.
 
     Each head learns its own column of ``pseudo_labels``, 2D and 3D; as in xMUDA, no class weighs more than another.
+    ``shown`` is as in ``source_losses``; no pseudo label of the 2D head stands where it does not hold.
     """
     terms: Terms = {}
+    rows = slice(None) if shown is None else shown
     if pseudo_labels is not None:
         for name, logits, labels in zip(
             ("pl_2d", "pl_3d"), (output.logits_2d, output.logits_3d), pseudo_labels.unbind(1), strict=True
@@ -122,8 +132,8 @@ def target_losses(
                 equal = logits.new_ones(logits.shape[1])
                 terms[name] = (settings.lam_pl, weighted_cross_entropy(logits, labels, equal))
     if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
-        terms["xm_2d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_2d, output.logits_3d))
-        terms["xm_3d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_3d, output.logits_2d))
+        terms["xm_2d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_2d[rows], output.logits_3d[rows]))
+        terms["xm_3d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_3d[rows], output.logits_2d[rows]))
     return Losses.weighted(terms)
 
 

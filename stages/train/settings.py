@@ -95,10 +95,21 @@ class AugmentSettings(Settings):
         default=0.1, ge=0, description="Deviation of the noise on each element of the rotation."
     )
     flip: Literal["x", "y", "none"] = Field(default="x", description="Axis mirrored with chance one half (KITTI: y).")
+    crop: tuple[int, int] | None = Field(
+        default=None,
+        description="Train on the points in a window of this height and width, in pixels of extract.image_size, at the"
+        " bottom of each image and anywhere across; null takes the whole image.",
+    )
     rotate: bool = Field(default=True, description="Turn about z by an angle drawn from the whole circle.")
     translate: bool = Field(
         default=True, description="Place the cloud anywhere in the voxel cube (else at its corner)."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "AugmentSettings":
+        if self.crop is not None and min(self.crop) < 1:
+            raise ValueError(f"crop (height, width) must be positive, found {list(self.crop)}")
+        return self
 
 
 class TrainSettings(Settings):

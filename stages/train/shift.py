@@ -98,7 +98,9 @@ def step_losses(
     """Run the network on each side of ``batch``, which lies on its device; every loss, and the sum to go back from."""
     parts = []
     if batch.source is not None:
-        parts.append(source_losses(network(batch.source), batch.source.labels, weights, settings))
+        side = batch.source
+        parts.append(source_losses(network(side), side.labels, weights, settings, side.shown))
     if batch.target is not None:
-        parts.append(target_losses(network(batch.target), batch.target.pseudo_labels, settings))
+        side = batch.target
+        parts.append(target_losses(network(side), side.pseudo_labels, settings, side.shown))
     return sum(parts[1:], parts[0])

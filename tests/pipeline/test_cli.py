@@ -48,9 +48,26 @@ def test_a_mistyped_option_is_a_usage_error_with_code_2(xd3d):
     assert "--cached" in done.stderr
 
 
-def test_json_is_the_last_line_of_stdout(xd3d):
-    done = xd3d("config", "list", "--json")
-    assert "default" in json.loads(done.stdout.splitlines()[-1])["presets"]
+def test_config_list_names_every_setting_and_task_on_the_last_line_of_stdout_and_what_is_prepared(xd3d, tmp_path):
+    index = tmp_path / "xd3d-work/index/semantickitti/index.json"
+    index.parent.mkdir(parents=True)
+    index.write_text("{}")
+    done = json.loads(xd3d("config", "list", "--json").stdout.splitlines()[-1])
+    assert "default" in done["presets"]
+    settings = {setting["name"]: setting for setting in done["settings"]}
+    assert settings.keys() < set(done["presets"])
+    assert {setting["setting"] for setting in settings.values()} == {
+        "nuscenes_usa_singapore",
+        "nuscenes_singapore_usa",
+        "nuscenes_day_night",
+        "virtual_kitti_semantic_kitti",
+        "a2d2_semantic_kitti",
+        "a2d2_nuscenes",
+        "semantic_kitti_semantic_stf",
+        "synlidar_semantic_stf",
+    }
+    assert settings["virtual_kitti_semantic_kitti/uda"]["task"] == "uda"
+    assert settings["a2d2_semantic_kitti/uda_pl"]["prepared"] == {"a2d2": False, "semantickitti": True}
 
 
 def test_without_a_root_the_error_names_every_way_to_give_one(xd3d):

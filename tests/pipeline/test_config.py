@@ -103,3 +103,56 @@ def test_validate_ends_with_code_2_and_no_traceback_on_a_fault(xd3d):
     assert done.returncode == 2
     assert "nonsense" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_another_data_set_does_not_inherit_a_domain_that_a_preset_named(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "extends: default\ndata: {merge: semantickitti-19, source: {dataset: semantickitti, domain: official}}\n"
+    )
+    data = load_config(str(mine), ["data.target.dataset=semanticstf"]).config.data
+    assert (data.target.dataset, data.target.domain) == ("semanticstf", "all")
+    for order in (1, -1):
+        changes = ["data.target.domain=rain", "data.target.dataset=semanticstf"][::order]
+        assert load_config(str(mine), changes).config.data.target.domain == "rain"
+    assert load_config("default", ["data.target.dataset=nuscenes"]).config.data.target.domain == "singapore"
+
+
+SETTINGS = {
+    "nuscenes_usa_singapore": (60_000, (40_000, 50_000), 1.0, 0.1),
+    "nuscenes_singapore_usa": (60_000, (40_000, 50_000), 1.0, 0.1),
+    "nuscenes_day_night": (100_000, (80_000, 90_000), 1.0, 0.1),
+    "a2d2_semantic_kitti": (100_000, (80_000, 90_000), 0.1, 0.01),
+    "a2d2_nuscenes": (100_000, (80_000, 90_000), 0.1, 0.01),
+    "virtual_kitti_semantic_kitti": (30_000, (25_000, 28_000), 0.1, 0.01),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_schedules_and_weights_are_the_published_ones(setting):
+    for task in ("dg", "uda", "uda_pl"):
+        train = load_config(f"{setting}/{task}").config.train
+        lam_trg = 0.0 if task == "dg" else train.lam_trg
+        assert (train.steps, train.milestones, train.lam_src, lam_trg or SETTINGS[setting][3]) == SETTINGS[setting]
+        assert (train.batch_size, train.lr, train.lam_pl) == (8, 1e-3, 1.0 if task == "uda_pl" else 0.0)
+
+
+def test_image_sizes_and_crops_are_the_published_ones():
+    sizes = {
+        "nuscenes_day_night": {"nuscenes": (225, 400)},
+        "a2d2_nuscenes": {"a2d2": (302, 480), "nuscenes": (302, 480)},
+        "a2d2_semantic_kitti": {"a2d2": (302, 480), "semantickitti": (375, 1242)},
+        "virtual_kitti_semantic_kitti": {"virtualkitti": (375, 1242), "semantickitti": (375, 1242)},
+    }
+    for setting, expected in sizes.items():
+        config = load_config(f"{setting}/uda").config
+        assert {name: config.extract.for_dataset(name).image_size for name in expected} == expected
+        assert config.augment.crop == ((302, 480) if "kitti" in setting else None)
+        assert config.augment.flip == ("x" if setting == "nuscenes_day_night" else "y")
+
+
+def test_settings_without_images_at_test_need_none():
+    for setting in ("semantic_kitti_semantic_stf", "synlidar_semantic_stf"):
+        config = load_config(f"{setting}/dg").config
+        assert config.fusion.head == "distil" or not config.fusion.image
+        assert config.data.points == "all"

@@ -118,3 +118,15 @@ def test_majority_of_unlike_classes_or_of_nothing_is_refused():
         majority_miou(np.array([9, 1, 0]), np.array([0, 5]))
     with pytest.raises(DataError, match="no labelled point"):
         majority_miou(np.array([9, 1]), np.array([0, 0]))
+
+
+def test_a_point_that_no_image_shows_is_left_out_of_2d_and_is_the_clouds_alone_in_xm():
+    frame = FramePrediction(
+        labels=np.array([1, 1, 2]),
+        probabilities_2d=np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0]], np.float32),
+        probabilities_3d=np.array([[0.6, 0.4, 0], [0.2, 0.8, 0], [0.2, 0.1, 0.7]], np.float32),
+    )
+    card = score_frames([frame], NAMES)
+    assert card.confusion["2d"].sum() == 1
+    assert card.miou["2d"] == card.miou["xm"] == 1
+    assert card.points == card.confusion["3d"].sum() == 3

@@ -23,6 +23,7 @@ def test_the_defaults_are_those_of_the_method():
         ({"taps": ("up1", "up2", "up1")}, "names up1 more than once"),
         ({"taps": ("rgb",)}, "at least one feature map"),
         ({"image_size": (225, 20)}, r"32\.\.8192"),
+        ({"image_sizes": {"a2d2": (9000, 480)}}, r"image_sizes\.a2d2 .* found \[9000, 480\]"),
         ({"agents": {"grid": "up3"}, "taps": ("up1", "up2")}, "agents.grid names 'up3'"),
         ({"agents": {"tap_weights": {"rgb": 1.0}}}, "agents.tap_weights names 'rgb'"),
         ({"agents": {"tap_weights": {"up1": 0.0}}, "taps": ("up1",)}, "leave one above 0"),
@@ -60,3 +61,9 @@ def test_settings_load_without_heavy_modules():
     heavy = "[name for name in ('torch', 'diffusers', 'numpy') if name in sys.modules]"
     code = f"import sys, xd3d.stages.extract.settings; print({heavy})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_data_set_has_the_image_size_that_is_named_for_it():
+    settings = ExtractSettings(image_size=(375, 1242), image_sizes={"a2d2": (302, 480)})
+    assert settings.for_dataset("a2d2") == ExtractSettings(image_size=(302, 480))
+    assert settings.for_dataset("semantickitti") == ExtractSettings(image_size=(375, 1242))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xd3d.stages.train.augment import augment_points, augmentation_matrix, sample_generator
+from xd3d.stages.datasets.frames import Frame
+from xd3d.stages.train.augment import augment_points, augmentation_matrix, crop_points, sample_generator
 from xd3d.stages.train.settings import AugmentSettings
 
 CUBE = 204.8
@@ -84,3 +85,43 @@ def test_an_empty_cloud_stays_empty():
         0,
         3,
     )
+
+
+def seen_frame(uv, views=None, points=None):
+    count = len(uv) if points is None else points
+    views = np.zeros(len(uv), np.int64) if views is None else np.array(views)
+    return Frame(
+        points=np.arange(3.0 * count, dtype=np.float32).reshape(count, 3),
+        labels=np.arange(count),
+        source_rows=np.arange(count),
+        image_rows=np.arange(views.max() + 1),
+        projection_point=np.arange(len(uv)) % count,
+        projection_view=views,
+        projection_uv=np.array(uv, np.float32),
+    )
+
+
+def test_a_crop_keeps_what_lies_in_a_window_at_the_bottom_of_the_image():
+    rng = np.random.default_rng(0)
+    frame = seen_frame(rng.uniform(0.001, 0.999, (4000, 2)))
+    lefts = []
+    for place in range(200):
+        kept = frame.choose(crop_points(frame, (302, 480), (375, 1242), sample_generator(1, 2, place)))
+        u, v = kept.projection_uv.T
+        assert v.min() >= 1 - 302 / 375
+        assert np.ptp(u) <= 480 / 1242
+        assert len(u) == pytest.approx(4000 * 302 / 375 * 480 / 1242, rel=0.15)
+        np.testing.assert_array_equal(kept.points, frame.points[kept.source_rows])
+        np.testing.assert_array_equal(kept.projection_uv, frame.projection_uv[kept.source_rows])
+        lefts.append(u.min())
+    assert min(lefts) < 0.03
+    assert max(lefts) > 0.58
+
+
+def test_a_crop_as_large_as_the_image_keeps_every_point_and_one_of_a_camera_that_the_other_shows_too():
+    frame = seen_frame([[0.1, 0.9], [0.9, 0.9]])
+    assert crop_points(frame, (302, 480), (302, 480), sample_generator(0, 0, 0)).all()
+    twice = seen_frame([[0.1, 0.1], [0.5, 0.9]], views=[0, 1], points=1)
+    assert crop_points(twice, (50, 100), (100, 100), sample_generator(0, 0, 0)).all()
+    unseen = seen_frame([[0.1, 0.1]], points=3)
+    assert crop_points(unseen, (50, 100), (100, 100), sample_generator(0, 0, 0)).tolist() == [False, True, True]

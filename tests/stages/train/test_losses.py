@@ -155,3 +155,19 @@ def test_a_weight_of_zero_leaves_a_term_out_of_the_gradient_and_in_the_log():
     losses.total.backward()
     assert queries[0].grad is None
     assert losses.terms["decoupling"].item() > 0
+
+
+def test_points_that_no_image_shows_count_in_the_losses_of_the_cloud_alone():
+    shown = torch.tensor([True, False, True, True, False])
+    parts = {"auxiliary_3d": logits(1), "logits_2d": logits(2), "auxiliary_2d": logits(3)}
+    some = output(**{name: value[shown] for name, value in parts.items()}, logits_3d=logits(0)[shown])
+    part = source_losses(some, LABELS[shown], WEIGHTS, TrainSettings()).terms
+    whole = source_losses(output(**parts), LABELS, WEIGHTS, TrainSettings(), shown).terms
+    assert whole["ce_3d"].item() == pytest.approx(cross_entropy(logits(0)))
+    for name in ("ce_2d", "xm_2d", "xm_3d"):
+        assert whole[name].item() == pytest.approx(part[name].item())
+    settings = TrainSettings(lam_trg=0.1)
+    target = target_losses(output(**parts), None, settings, shown).terms
+    assert {k: v.item() for k, v in target.items()} == pytest.approx(
+        {k: v.item() for k, v in target_losses(some, None, settings).terms.items()}
+    )
