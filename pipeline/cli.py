@@ -171,6 +171,9 @@ def evaluate(
     domain: Tested = "target",
     absent: Annotated[Absent | None, typer.Option(help="How a class that is absent everywhere counts.")] = None,
     lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head; open no image feature.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the predictions to a folder, as the official evaluators read them.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a run: IoU per class and their mean, for 2D, 3D and both together (xM).
@@ -180,7 +183,7 @@ def evaluate(
     from . import jobs
 
     workspace = Workspace.current()
-    done = jobs.evaluate(workspace, run, split=split, side=domain, absent=absent, lidar_only=lidar_only)
+    done = jobs.evaluate(workspace, run, split=split, side=domain, absent=absent, lidar_only=lidar_only, export=export)
     conclude(done, as_json)
 
 

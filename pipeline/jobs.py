@@ -170,13 +170,15 @@ def evaluate(
     side: str,
     absent: AbsentRule | None,
     lidar_only: bool = False,
+    export: Path | None = None,
 ) -> Outcome:
     """Score a run on a split of its target or source, and keep the score, with its protocol, in the run's folder."""
     from ..stages.evaluate.scores import score_table
 
     trained = TrainedRun.open(workspace, run)
-    card = trained.score(split=split, side=side, absent=absent, lidar_only=lidar_only)
-    return Outcome(result=card.to_json(), text=score_table(card))
+    card = trained.score(split=split, side=side, absent=absent, lidar_only=lidar_only, export=export)
+    written = {} if export is None else {"export": str(export)}
+    return Outcome(result={**card.to_json(), **written}, text=score_table(card))
 
 
 def write_report(workspace: Workspace, run: Path | None, out: Path | None) -> Outcome:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError
-from ..files import read_json, write_atomic, write_json
+from ..files import write_atomic
+from .claims import claim_folder
 from .console import Outcome
 from .runs import TrainedRun
 from .workspace import Workspace
@@ -39,7 +39,13 @@ def predict(
     trained.require_lidar_only()
     network = trained.network
     out = (out or workspace.home / "labels" / trained.folder.name / points.absolute().name).absolute()
-    _claim(out, _facts(trained, network, points, columns))
+    claim_folder(
+        out / FACTS,
+        _facts(trained, network, points, columns),
+        IDENTITY,
+        what="labels of other sweeps or another network",
+        option="--out",
+    )
     done = label_sweeps(network, sweeps, out, columns=columns)
     shown = _picture(out, sweeps, columns, network.classes) if picture else None
     faults = [f"  {fault}" for fault in done.failed]
@@ -82,26 +88,6 @@ def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int |
         "weights": checkpoint_digest(trained.folder, trained.step),
         "code": code_version(),
     }
-
-
-def _claim(out: Path, facts: dict[str, Any]) -> None:
-    """Begin the folder of labels, or make sure that it was begun for the same sweeps and network."""
-    path = out / FACTS
-    try:
-        stored = read_json(path)
-        other = [key for key in IDENTITY if stored[key] != facts[key]]
-    except FileNotFoundError:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, facts)
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error!r}); delete {out}, or choose another folder with --out") from error
-    if other:
-        listed = "; ".join(f"{key}: {stored[key]} there, {facts[key]} now" for key in other if key != "classes")
-        raise ConfigError(
-            f"{out} holds labels of other sweeps or another network ({listed or 'other classes'});"
-            " choose another folder with --out, or delete this one"
-        )
 
 
 def _picture(out: Path, sweeps: Sequence[Path], columns: int | None, classes: Sequence[str]) -> Path | None:

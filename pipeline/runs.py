@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, RunError, nearest
 from .config import Config, ResolvedConfig
 from .domains import DomainOpener
+from .export import exported
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -151,13 +152,15 @@ class TrainedRun:
         side: str = "target",
         absent: "AbsentRule | None" = None,
         lidar_only: bool = False,
+        export: Path | None = None,
     ) -> "ScoreCard":
         """Predict and count every point of a split, and keep the score with its protocol.
 
-        With ``lidar_only`` the 3D head alone is scored, on the same points, and no image feature is opened.
+        With ``lidar_only`` the 3D head alone is scored, on the same points, and no image feature is opened. With
+        ``export`` the predictions are written there in the data set's official format.
 
         Raises:
-            ConfigError: unknown domain or split.
+            ConfigError: unknown domain or split, or ``export`` cannot take these predictions.
             DataError: the split has no frames.
             RunError: the run has no checkpoint yet, or its 3D head needs images and is to go without.
         """
@@ -169,6 +172,8 @@ class TrainedRun:
         split = split or self.config.evaluate.split
         domain = self.domain(side, split, lidar_only=lidar_only)
         predictions = predict_frames(self.network, domain, description=f"evaluate {side} {split}")
+        if export is not None:
+            predictions = exported(self, domain, predictions, export)
         card = score_frames(
             predictions,
             self.network.classes,

@@ -205,8 +205,10 @@ def tiny_scene(
     samples = []
     for number in range(TINY_FRAMES):
         stamp = 1_532_402_927_000_000 + 1_000_000 * int(name[-4:]) + 500_000 * number
-        samples.append(tables.add("sample", timestamp=stamp, prev="", next="", scene_token=scene))
+        samples.append(tables.add("sample", timestamp=stamp, prev=samples[-1] if samples else "", scene_token=scene))
         tiny_keyframe(root, version, tables, sensors, rng, samples[-1], stamp, night="night" in description.lower())
+    for row, following in zip(tables.rows["sample"][-TINY_FRAMES:], [*samples[1:], ""], strict=True):
+        row["next"] = following
     tables.rows["scene"][-1] |= {"first_sample_token": samples[0], "last_sample_token": samples[-1]}
     return log
 

@@ -90,10 +90,7 @@ def _frames(run: TrainedRun) -> list[Section]:
 def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePrediction") -> Section:
     frame, row = domain.load(number), domain.frames[number]
     classes = run.network.classes
-    both = prediction.probabilities_3d
-    if prediction.probabilities_2d is not None:
-        both = both + prediction.probabilities_2d
-    predicted = both.argmax(axis=1)
+    predicted = prediction.decided
     parts = [
         *(_seen(run, domain, domain.features, frame) if domain.features is not None else []),
         *_on_image(run, domain, frame, predicted),

@@ -6,6 +6,8 @@ ignored. The first name of a class is the one that predictions are written under
 
 from collections.abc import Mapping, Sequence
 
+from .raw_classes import NUSCENES_16
+
 __all__ = ["MERGES", "datasets_of"]
 
 _A2D2_BIKE = (
@@ -59,9 +61,10 @@ def _nineteen(name: str, kitti: Sequence[str] = (), synlidar: Sequence[str] = ()
 #: Merge -> class -> data set -> raw names. Sources: xMUDA's data classes, the learning maps of semantic-kitti-api and
 #: PointDR.
 MERGES: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
+    "nuscenes-16": {name: {"nuscenes": (name,)} for name in NUSCENES_16},
     "nuscenes-6": {
         "vehicle": {
-            "nuscenes": ("bicycle", "bus", "car", "construction_vehicle", "motorcycle", "trailer", "truck"),
+            "nuscenes": ("car", "bicycle", "bus", "construction_vehicle", "motorcycle", "trailer", "truck"),
         },
         "driveable_surface": {"nuscenes": ("driveable_surface",)},
         "sidewalk": {"nuscenes": ("sidewalk",)},

@@ -1,7 +1,7 @@
 """nuScenes with lidarseg labels: the official devkit's tables become an index, and the files behind it are checked."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,16 @@ from .sweeps import COLUMNS, Sweep, read_points
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
 
-__all__ = ["CAMERAS", "build_index", "camera_from_lidar", "check_files", "pixels", "read_labels", "read_sweep"]
+__all__ = [
+    "CAMERAS",
+    "build_index",
+    "camera_from_lidar",
+    "check_files",
+    "evaluation_set",
+    "pixels",
+    "read_labels",
+    "read_sweep",
+]
 
 #: The cameras of nuScenes, clockwise from the front; an index lists those chosen in this order.
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
@@ -101,6 +110,13 @@ def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labe
     return read_raw_labels(index.root / str(index.frames.labels[row]), "u1")
 
 
+def evaluation_set(index: FrameIndex, row: int) -> str:
+    """The devkit's name of the set that a keyframe is evaluated in: its official split, or that of the mini version."""
+    if index.version.endswith("mini"):
+        return _official_splits("mini_train", "mini_val")[str(index.frames.scene[row])]
+    return str(index.frames.split[row])
+
+
 def _checks(index: FrameIndex) -> Iterator[Check]:
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path = index.root / str(sweep)
@@ -121,7 +137,7 @@ def _label_fault(root: Path, labels: str, sweep: Path) -> str | None:
 
 def _frame_table(root: Path, devkit: "NuScenes", samples: Sequence[Record], labels: dict[str, str]) -> FrameTable:
     scenes = [devkit.get("scene", sample["scene_token"]) for sample in samples]
-    split_of = _official_splits()
+    split_of = _official_splits("train", "val", "test")
     strangers = sorted({str(scene["name"]) for scene in scenes} - split_of.keys())
     if strangers:
         raise DataError(
@@ -141,11 +157,12 @@ def _frame_table(root: Path, devkit: "NuScenes", samples: Sequence[Record], labe
     )
 
 
-def _official_splits() -> dict[str, str]:
+@cache
+def _official_splits(*names: str) -> dict[str, str]:
     from nuscenes.utils.splits import create_splits_scenes
 
     splits = create_splits_scenes()
-    return {scene: split for split in ("train", "val", "test") for scene in splits[split]}
+    return {scene: split for split in names for scene in splits[split]}
 
 
 def _record(devkit: "NuScenes", sample: Record, channel: str) -> Record:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 __all__ = [
     "A2D2_COLOURS",
+    "NUSCENES_16",
     "NUSCENES_32",
     "NUSCENES_32_TO_16",
     "RAW_NAMES",
@@ -76,6 +77,26 @@ NUSCENES_32_TO_16: Mapping[str, str] = {
     "static.manmade": "manmade",
     "static.vegetation": "vegetation",
 }
+
+#: Classes 1 to 16 of the lidarseg challenge; 0 is ignored. Source: ``LidarsegClassMapper`` of the nuScenes devkit.
+NUSCENES_16 = (
+    "barrier",
+    "bicycle",
+    "bus",
+    "car",
+    "construction_vehicle",
+    "motorcycle",
+    "pedestrian",
+    "traffic_cone",
+    "trailer",
+    "truck",
+    "driveable_surface",
+    "other_flat",
+    "sidewalk",
+    "terrain",
+    "manmade",
+    "vegetation",
+)
 
 #: Raw id -> name of SemanticKITTI, the lower 16 bits of a label. Source: ``semantic-kitti.yaml`` of semantic-kitti-api.
 SEMANTICKITTI: Mapping[int, str] = {

@@ -18,7 +18,12 @@ BenchmarkDomain = Literal[
 ]
 SplitName = Literal["train", "val", "test"]
 MergeName = Literal[
-    "nuscenes-6", "a2d2-nuscenes-8", "a2d2-semantickitti-10", "virtualkitti-semantickitti-6", "semantickitti-19"
+    "nuscenes-16",
+    "nuscenes-6",
+    "a2d2-nuscenes-8",
+    "a2d2-semantickitti-10",
+    "virtualkitti-semantickitti-6",
+    "semantickitti-19",
 ]
 
 #: Data set -> the domains that it has; ``splits`` says which frames they are.

@@ -29,6 +29,12 @@ class FramePrediction:
     probabilities_2d: Float[np.ndarray, "points columns"] | None
     probabilities_3d: Float[np.ndarray, "points columns"]
 
+    @property
+    def decided(self) -> Int64[np.ndarray, "points"]:
+        """The class of each point by all that predicts it: xM, or the 3D head where the frame has no image."""
+        both = self.probabilities_3d
+        return (both if self.probabilities_2d is None else both + self.probabilities_2d).argmax(axis=1)
+
 
 def score_frames(
     predictions: Iterable[FramePrediction],

@@ -1,4 +1,4 @@
-"""Prediction: every kept point of every frame of a domain, one frame at a time, without augmentation."""
+"""Prediction without augmentation, a frame at a time: the kept points of a domain, or every point of a sweep."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -6,19 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from ...cache.loader import made_ahead, ring_slots
 from ...errors import RunError
 from ...progress import progress
+from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction
-from .batch import Batch, BatchPlan
+from .batch import Batch, BatchPlan, cloud_batch
 from .buffers import domain_of_each_slot
 from .checks import check_taps
 from .domain import Domain
 from .loader import evaluation_batch
 from .network import Network
 
-__all__ = ["predict_frames"]
+__all__ = ["cloud_classes", "predict_frames", "sweep_classes"]
 
 
 def predict_frames(
@@ -43,6 +45,41 @@ def predict_frames(
                 bar.update(1)
     finally:
         network.train(was_training)
+
+
+def sweep_classes(
+    network: Network, domain: Domain, position: int, prediction: FramePrediction
+) -> Int64[np.ndarray, "sweep"]:
+    """The class of every point of a whole sweep, of which ``prediction`` knows those that the domain keeps.
+
+    The others, which no camera sees, get theirs from the 3D head, which is given the whole sweep; from a network whose
+    3D head needs images they get ``NO_CLASS``. The network must be in evaluation mode.
+    """
+    whole = replace(domain, labelled=False, every_point=True).load(position)
+    kept = np.full(len(whole.points), domain.every_point or not domain.index.cameras)
+    kept[whole.projection_point] = True
+    classes = np.full(len(kept), NO_CLASS, np.int64)
+    if not (kept.all() or network.needs_images):
+        plan = replace(network.plan, taps=())
+        classes = cloud_classes(network, cloud_batch(whole.points, domain.key(position), plan))
+    classes[kept] = prediction.decided
+    return classes
+
+
+@torch.no_grad()
+def cloud_classes(network: Network, batch: Batch) -> Int64[np.ndarray, "points"]:
+    """The class of every point of a batch without images, by the 3D head.
+
+    Raises:
+        RunError: the network computed NaN: it has diverged.
+    """
+    logits = network(batch.to(network.device)).logits_3d
+    if not logits.isfinite().all():
+        raise RunError(
+            f"The network computes NaN or infinite values for {', '.join(batch.keys)}; it has diverged: lower train.lr"
+            " and train again"
+        )
+    return logits.argmax(1).cpu().numpy()
 
 
 def _plan(network: Network, domain: Domain) -> BatchPlan:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Bool, UInt32
 
 from ...cache.loader import made_ahead
@@ -21,6 +20,7 @@ from ...progress import progress
 from ..datasets.checks import FileFault
 from ..datasets.sweeps import SWEEP_SUFFIXES, finite_rows, read_points, sweep_suffix
 from .batch import Batch, BatchPlan, cloud_batch
+from .inference import cloud_classes
 from .network import Network
 
 __all__ = ["LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
@@ -140,16 +140,9 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
         return FileFault(path=sweep, reason=str(error))
 
 
-@torch.inference_mode()
 def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
-    logits = network(cloud.batch.to(network.device)).logits_3d
-    if not logits.isfinite().all():
-        raise RunError(
-            f"The network computes NaN or infinite values for {cloud.path}; it has diverged: lower train.lr and train"
-            " again"
-        )
     labels = np.zeros(len(cloud.finite), "<u4")
-    labels[cloud.finite] = logits.argmax(1).cpu().numpy() + 1
+    labels[cloud.finite] = cloud_classes(network, cloud.batch) + 1
     return labels
 
 

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from xd3d.cache.schema import TapSpec
 from xd3d.errors import RunError
-from xd3d.stages.train.inference import predict_frames
+from xd3d.stages.evaluate.official import NO_CLASS
+from xd3d.stages.train.batch import cloud_batch
+from xd3d.stages.train.inference import cloud_classes, predict_frames, sweep_classes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,3 +62,22 @@ def test_more_cameras_than_it_was_trained_with_are_refused(make_domain, make_net
     network = make_network(make_domain(frames=1))
     with pytest.raises(RunError, match=r"trained with 1 camera.*has 2"):
         next(predict_frames(network, make_domain(frames=1, cameras=2)))
+
+
+def test_points_that_no_camera_sees_get_the_class_of_the_3d_head_where_it_needs_no_image(make_domain, make_network):
+    domain = make_domain(frames=1)
+    domain.index.images.intrinsics[:, 0, 0] *= 4  # a narrow view: some points lie beside the image
+    network = make_network(domain, head="distil").eval()
+    prediction = next(predict_frames(network, domain))
+    seen = domain.load(0).source_rows
+    classes = sweep_classes(network, domain, 0, prediction)
+    assert 0 < len(seen) < len(classes) == 300
+    np.testing.assert_array_equal(classes[seen], prediction.decided)
+    whole = cloud_batch(replace(domain, every_point=True).load(0).points, "", replace(network.plan, taps=()))
+    expected = cloud_classes(network, whole)
+    expected[seen] = prediction.decided
+    np.testing.assert_array_equal(classes, expected)
+    refine = make_network(domain).eval()
+    classes = sweep_classes(refine, domain, 0, prediction)
+    assert (np.delete(classes, seen) == NO_CLASS).all()
+    np.testing.assert_array_equal(classes[seen], prediction.decided)

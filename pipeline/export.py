@@ -1,0 +1,78 @@
+"""Predictions of a run in the official formats, written while the run is scored."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .claims import claim_folder
+
+if TYPE_CHECKING:
+    from ..stages.evaluate.scores import FramePrediction
+    from ..stages.train.domain import Domain
+    from .runs import TrainedRun
+
+__all__ = ["exported"]
+
+log = logging.getLogger(__name__)
+
+FACTS = "export.json"
+#: What must be the same when a folder of predictions is added to.
+IDENTITY = ("dataset", "merge", "weights", "images")
+
+
+def exported(
+    run: "TrainedRun", domain: "Domain", predictions: "Iterable[FramePrediction]", out: Path
+) -> "Iterator[FramePrediction]":
+    """Pass the predictions of ``domain`` on, and write the classes of all points of each sweep to ``out``.
+
+    What an official evaluator would stumble over is logged at the end.
+
+    Raises:
+        ConfigError: the data set has no official format, or ``out`` holds predictions of another network.
+        DataError: a keyframe has no label file, which names its prediction.
+    """
+    from ..stages.evaluate.official import NO_CLASS, finish_export, official_ids, require_official, write_prediction
+    from ..stages.train.inference import sweep_classes
+
+    index, merge = domain.index, domain.merge
+    require_official(index.dataset)
+    ids = official_ids(merge, index.dataset)
+    claim_folder(
+        out / FACTS,
+        _facts(run, domain, ids.tolist()),
+        IDENTITY,
+        what="predictions of another network or data set",
+        option="--export",
+    )
+    every_point = True
+    for position, prediction in enumerate(predictions):
+        classes = sweep_classes(run.network, domain, position, prediction)
+        every_point = every_point and not (classes == NO_CLASS).any()
+        write_prediction(out, index, int(domain.frames[position]), classes, ids)
+        yield prediction
+    images = domain.features is not None
+    for fault in finish_export(out, index, merge, every_point=every_point, images=images):
+        log.warning("%s: %s", out, fault)
+
+
+def _facts(run: "TrainedRun", domain: "Domain", ids: list[int]) -> dict[str, Any]:
+    """What a folder of predictions says of itself: what its numbers mean, and where they come from."""
+    from ..stages.evaluate.protocol import code_version
+    from ..stages.train.checkpoint import checkpoint_digest
+
+    rest = "none" if run.network.needs_images else "the 3D head, which is given the whole sweep"
+    return {
+        "dataset": domain.index.dataset,
+        "merge": domain.merge.name,
+        "classes": [{"number": number, "name": name} for number, name in zip(ids, domain.merge.classes, strict=True)],
+        "points": {
+            "scored": "the class of xM" if domain.features is not None else "the class of the 3D head",
+            "seen by no camera": "none are left out" if domain.every_point else rest,
+        },
+        "images": domain.features is not None,
+        "run": str(run.folder),
+        "step": run.step,
+        "weights": checkpoint_digest(run.folder, run.step),
+        "code": code_version(),
+    }

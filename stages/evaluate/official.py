@@ -1,0 +1,146 @@
+"""Predictions as files that the official evaluators read: nuScenes-lidarseg and SemanticKITTI.
+
+| data set | file of a frame | number of a point |
+|---|---|---|
+| nuScenes | ``lidarseg/<eval set>/<sample_data token>_lidarseg.bin`` | uint8, class 1 to 16 of the challenge |
+| SemanticKITTI | ``sequences/<sequence>/predictions/<frame>.label`` | uint32, raw semantic id |
+
+0 is no class in both. A class that a merge makes of several official ones is written as the first of them
+(``merges``). SemanticKITTI's evaluator takes the merge from a file, which is written beside the predictions. The
+devkit's cannot: only predictions of all 16 classes, for every point, are a submission and get a ``submission.json``.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import Int64
+
+from ...errors import ConfigError, DataError
+from ...files import write_atomic, write_json
+from ..datasets.index import FrameIndex
+from ..datasets.labels import LabelMerge
+from ..datasets.nuscenes import evaluation_set
+from ..datasets.raw_classes import NUSCENES_16, RAW_NAMES, SEMANTICKITTI
+
+__all__ = ["NO_CLASS", "finish_export", "official_ids", "prediction_path", "require_official", "write_prediction"]
+
+#: Class of a point that has none, in the arrays that ``write_prediction`` takes.
+NO_CLASS = -1
+
+_NUSCENES, _KITTI = "nuscenes", "semantickitti"
+_DTYPES = {_NUSCENES: "u1", _KITTI: "<u4"}
+_LABEL_FILE = "_lidarseg.bin"
+
+#: The benchmark's split of SemanticKITTI, as its evaluator wants it.
+_KITTI_SPLIT = {"train": [*range(8), 9, 10], "valid": [8], "test": [*range(11, 22)]}
+
+
+def require_official(dataset: str) -> None:
+    """Make sure that predictions on ``dataset`` have an official form.
+
+    Raises:
+        ConfigError: they have none.
+    """
+    if dataset not in _DTYPES:
+        raise ConfigError(
+            f"There is no official form of predictions on {dataset}; --export writes those of {', '.join(_DTYPES)}."
+            " Leave --export out, or label its sweeps with: xd3d predict"
+        )
+
+
+def official_ids(merge: LabelMerge, dataset: str) -> Int64[np.ndarray, "classes"]:
+    """The official number of each class of ``merge``: the first of those that it takes."""
+    if dataset == _KITTI:
+        return merge.raw_ids
+    return np.array([NUSCENES_16.index(RAW_NAMES[_NUSCENES][int(raw)]) + 1 for raw in merge.raw_ids], np.int64)
+
+
+def prediction_path(index: FrameIndex, row: int) -> Path:
+    """Where the prediction of the frame in ``row`` belongs, relative to the folder of predictions.
+
+    Raises:
+        DataError: a nuScenes frame has no label file, whose name gives the token of its sweep.
+    """
+    if index.dataset == _KITTI:
+        scene, _, frame = str(index.frames.key[row]).rpartition("/")
+        return Path("sequences", scene, "predictions", f"{frame}.label")
+    name = Path(str(index.frames.labels[row])).name
+    if not name.endswith(_LABEL_FILE):
+        raise DataError(
+            f"The keyframe {index.frames.key[row]} has no label file TOKEN{_LABEL_FILE}, so the name of its prediction"
+            " is not known; export a split that has labels"
+        )
+    return Path("lidarseg", evaluation_set(index, row), name)
+
+
+def write_prediction(
+    out: Path, index: FrameIndex, row: int, classes: Int64[np.ndarray, "points"], ids: Int64[np.ndarray, "classes"]
+) -> None:
+    """Write the class of each point of the sweep in ``row``, or ``NO_CLASS``, by its number in ``ids``."""
+    path = out / prediction_path(index, row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = np.append(ids, 0)[classes].astype(_DTYPES[index.dataset])
+    write_atomic(path, lambda file: file.write(numbers.tobytes()))
+
+
+def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_point: bool, images: bool) -> list[str]:
+    """Write what stands beside the predictions in ``out``; return what an official evaluator would stumble over.
+
+    ``every_point`` says whether every point has a class, ``images`` whether images were used.
+    """
+    if index.dataset == _KITTI:
+        _write_kitti_config(out / f"{merge.name}.yaml", merge)
+        config = f"evaluate with --datacfg {merge.name}.yaml"
+        merged = merge.name != "semantickitti-19"
+        return [
+            *([f"the classes of {merge.name} are not the benchmark's: {config}"] if merged else []),
+            *([] if every_point else ["points without a class are counted as errors"]),
+        ]
+    return [
+        fault for name in _sets_begun(out) for fault in _nuscenes_faults(out, index, merge, name, every_point, images)
+    ]
+
+
+def _sets_begun(out: Path) -> Iterable[str]:
+    return sorted(folder.name for folder in (out / "lidarseg").iterdir() if folder.is_dir())
+
+
+def _nuscenes_faults(
+    out: Path, index: FrameIndex, merge: LabelMerge, name: str, every_point: bool, images: bool
+) -> list[str]:
+    """Why the predictions of one evaluation set are no submission; where nothing is wrong, they get their file."""
+    rows = [row for row in range(len(index.frames.key)) if evaluation_set(index, row) == name]
+    missing = sum(not (out / prediction_path(index, row)).exists() for row in rows)
+    faults = []
+    if len(merge.classes) != len(NUSCENES_16):
+        faults.append(
+            f"{merge.name} tells {len(merge.classes)} classes apart, not 16; train with data.merge=nuscenes-16"
+        )
+    if not every_point:
+        faults.append("some points have no class: train with fusion.head=distil, or with data.points=all")
+    if missing:
+        faults.append(f"{missing} of {len(rows)} keyframes of {name} are missing; export more (--domain all)")
+    path = out / name / "submission.json"
+    if faults:
+        path.unlink(missing_ok=True)
+        return [f"{name} is no submission: {fault}" for fault in faults]
+    path.parent.mkdir(exist_ok=True)
+    used = {"camera": images, "lidar": True, "radar": False, "map": False, "external": images}
+    write_json(path, {"meta": {f"use_{what}": use for what, use in used.items()}})
+    return []
+
+
+def _write_kitti_config(path: Path, merge: LabelMerge) -> None:
+    """The merge as ``evaluate_semantics.py`` of semantic-kitti-api reads it."""
+    classes = range(len(merge.classes) + 1)
+    config = {
+        "labels": dict(SEMANTICKITTI),
+        "learning_map": {raw: max(int(merge.lut[raw]), NO_CLASS) + 1 for raw in SEMANTICKITTI},
+        "learning_map_inv": dict(zip(classes, [0, *merge.raw_ids.tolist()], strict=True)),
+        "learning_ignore": {number: number == 0 for number in classes},
+        "split": _KITTI_SPLIT,
+    }
+    text = yaml.safe_dump(config, sort_keys=False)
+    write_atomic(path, lambda file: file.write(text.encode()))

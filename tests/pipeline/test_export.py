@@ -1,0 +1,114 @@
+"""Predictions for the official evaluators: the devkit reads them and gives our score."""
+
+import json
+
+import numpy as np
+import pytest
+from xd3d.errors import ConfigError
+from xd3d.pipeline import jobs
+from xd3d.pipeline.workspace import Workspace
+
+VERSION = "v1.0-trainval"
+SETTINGS = [
+    *("fusion.variant=3d-only", "data.points=all", "model.preset=slim", "data.merge=nuscenes-16"),
+    *("train.steps=6", "train.batch_size=2", "train.workers=0", "train.device=cpu"),
+]
+
+
+def train_run(home, root, settings):
+    workspace = Workspace(home=home)
+    jobs.prepare(workspace, "nuscenes", root, version=None, cameras=None)
+    jobs.train(workspace, "default", settings, cached=True, run=None)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_nuscenes_root):
+    """A workspace whose last run tells the 16 classes apart in whole sweeps."""
+    return train_run(tmp_path_factory.mktemp("whole sweeps"), tiny_nuscenes_root, SETTINGS)
+
+
+def score(workspace, out, **options):
+    given = {"split": None, "side": "all", "absent": None, **options}
+    return jobs.evaluate(workspace, None, export=out, **given).result
+
+
+@pytest.fixture
+def official(tiny_nuscenes_root, monkeypatch):
+    """The devkit on the tiny root, its official splits cut to the scenes that are there."""
+    from nuscenes.eval.lidarseg import utils
+    from nuscenes.nuscenes import NuScenes
+
+    devkit = NuScenes(version=VERSION, dataroot=str(tiny_nuscenes_root), verbose=False)
+    there = {scene["name"] for scene in devkit.scene}
+    splits = {name: sorted(there & set(scenes)) for name, scenes in utils.create_splits_scenes().items()}
+    monkeypatch.setattr(utils, "create_splits_scenes", lambda verbose=False: splits)
+    return devkit
+
+
+def evaluate_officially(devkit, out):
+    from nuscenes.eval.lidarseg.evaluate import LidarSegEval
+
+    evaluator = LidarSegEval(devkit, str(out), eval_set="val")
+    with np.errstate(invalid="ignore"):
+        return evaluator.evaluate()
+
+
+def test_the_devkit_takes_the_submission_and_gives_our_score(trained, official, tmp_path):
+    from nuscenes.eval.lidarseg.validate_submission import validate_submission
+
+    ours = score(trained, tmp_path)
+    assert len(list((tmp_path / "lidarseg" / "val").iterdir())) == ours["frames"] == 6
+    validate_submission(official, str(tmp_path), "val")
+    assert json.loads((tmp_path / "val/submission.json").read_text())["meta"]["use_lidar"] is True
+    theirs = evaluate_officially(official, tmp_path)
+    assert theirs["miou"] == pytest.approx(ours["miou"]["3d"], abs=1e-6)  # the devkit divides in float32
+    for name, values in ours["iou"].items():
+        expected = theirs["iou_per_class"][name]
+        assert (values["3d"] is None) == np.isnan(expected)
+        assert values["3d"] is None or values["3d"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_part_of_a_split_is_no_submission_until_the_rest_is_there(trained, tmp_path, caplog):
+    score(trained, tmp_path, side="usa")
+    assert not (tmp_path / "val/submission.json").exists()
+    assert "4 of 6 keyframes of val are missing" in caplog.text
+    score(trained, tmp_path, side="singapore")
+    assert (tmp_path / "val/submission.json").exists()
+
+
+def test_predictions_of_two_networks_are_not_mixed(trained, tmp_path, tiny_nuscenes_root):
+    score(trained, tmp_path / "out")
+    other = train_run(tmp_path / "home", tiny_nuscenes_root, [*SETTINGS, "train.seed=2"])
+    with pytest.raises(ConfigError, match=r"predictions of another network.*--export"):
+        score(other, tmp_path / "out")
+
+
+def test_merged_classes_are_written_as_their_first_and_are_no_submission(
+    tmp_path, tiny_nuscenes_root, official, monkeypatch, caplog
+):
+    from nuscenes.eval.lidarseg.utils import LidarsegClassMapper
+
+    workspace = train_run(tmp_path / "home", tiny_nuscenes_root, [*SETTINGS, "data.merge=nuscenes-6"])
+    ours = score(workspace, tmp_path / "out")
+    assert "nuscenes-6 tells 6 classes apart, not 16" in caplog.text
+    assert not (tmp_path / "out/val/submission.json").exists()
+    facts = json.loads((tmp_path / "out/export.json").read_text())
+    numbers = {entry["name"]: entry["number"] for entry in facts["classes"]}
+    assert numbers["vehicle"] == 4  # car
+    assert numbers["driveable_surface"] == 11
+
+    def merged(mapper):
+        vehicles = ("bicycle", "bus", "car", "construction", "motorcycle", "trailer", "truck")
+        kept = set(numbers) | {"car"}
+        names = LidarsegClassMapper.original(mapper)
+        named = {
+            fine: "car" if fine.startswith(tuple(f"vehicle.{v}" for v in vehicles)) else names[fine] for fine in names
+        }
+        return {fine: name if name in kept else "ignore" for fine, name in named.items()}
+
+    monkeypatch.setattr(LidarsegClassMapper, "original", LidarsegClassMapper.get_fine2coarse, raising=False)
+    monkeypatch.setattr(LidarsegClassMapper, "get_fine2coarse", merged)
+    monkeypatch.setattr(LidarsegClassMapper, "check_mapping", lambda mapper: None)
+    theirs = evaluate_officially(official, tmp_path / "out")
+    assert theirs["miou"] == pytest.approx(ours["miou"]["3d"], abs=1e-6)
