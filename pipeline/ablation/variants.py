@@ -95,7 +95,7 @@ GROUPS: tuple[Group, ...] = (
         ("t-261", "t = 261"),
         ("image-112", "112x200 pixels"),
         ("image-338", "338x600 pixels"),
-        ("raw-features", "no normalisation per image"),
+        ("normalised", "normalised per image (full: as they are)"),
         ("day-only", "a diffusion model that saw clear days only"),
     ),
     _sweep("The form of the paper", ("paper", "`refine`, dense keys, no rgb tap, raw features")),
