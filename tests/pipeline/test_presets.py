@@ -1,0 +1,96 @@
+"""Every published setting and task from its data root to its score, on synthetic twins."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from xd3d.pipeline import jobs
+from xd3d.pipeline.config import load_config, preset_names
+from xd3d.pipeline.presets import TASKS
+from xd3d.pipeline.pseudo import pseudo_labels
+from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.datasets.synthetic.twins import synthesize_twin
+from xd3d.stages.train.log import read_log
+
+SETTINGS = sorted({name.partition("/")[0] for name in preset_names() if name.endswith("/dg")})
+FRAMES = {"semantickitti": 7, "semanticstf": 8, "synlidar": 4, "a2d2": 3, "virtualkitti": 2}
+TINY = (
+    "extract.model=tiny-street",
+    "extract.image_size=[64,96]",
+    "extract.image_sizes={a2d2: [64, 96]}",
+    "extract.agents.count=8",
+    "model.preset=slim",
+    "model.voxel_size=0.2",
+    "fusion.tokens=8",
+    "fusion.query_channels=16",
+    "fusion.image_channels=8",
+    "train.batch_size=1",
+    "train.workers=0",
+    "train.milestones=[1]",
+)
+
+
+class Bench:
+    """A workspace that prepares and extracts a data set when a setting first asks for it."""
+
+    def __init__(self, home: Path, roots: Callable[[str], Path], changes: tuple[str, ...]) -> None:
+        self.workspace, self._changes = Workspace(home=home), changes
+        self._roots = roots
+        self.prepare = cache(self._prepare)
+
+    def _prepare(self, dataset: str, config: str) -> None:
+        done = jobs.prepare(self.workspace, dataset, self._roots(dataset), version=None, cameras=None)
+        assert done.exit_code == 0, done.text
+        if done.result["images"]:
+            done = jobs.extract(self.workspace, dataset, config, self._changes, None, retry_failed=False)
+            assert done.exit_code == 0, done.text
+
+    def walk(self, setting: str, steps: int) -> dict[str, dict]:
+        """Every task of ``setting`` in the order in which they build on each other: its score by task."""
+        scores, runs = {}, {}
+        for task in [task for task in TASKS if f"{setting}/{task}" in preset_names()]:
+            name = f"{setting}/{task}"
+            changes = [*self._changes, f"train.steps={steps}", f"train.validate_every={steps}"]
+            config = load_config(name).config
+            if config.augment.crop:
+                changes.append("augment.crop=[51,37]")
+            for side in (config.data.source, config.data.target):
+                self.prepare(side.dataset, "kitti")
+            if task == "uda_pl":
+                pseudo_labels(self.workspace, Path(runs["uda"]))
+            if task == "sfda":
+                changes.append(f"train.init={Path(runs['uda']).name}")
+            runs[task] = jobs.train(self.workspace, name, changes, cached=True, run=None).result["run"]
+            scores[task] = jobs.evaluate(self.workspace, None, split=None, side="target", absent=None).result
+            assert scores[task]["protocol"]["checkpoint"] == runs[task]
+            terms = read_log(Path(runs[task]))[0].keys()
+            assert ("xm_2d_target" in terms, "pl_3d" in terms) == (task != "dg", task in ("uda_pl", "sfda"))
+        return scores
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_nuscenes_root, tmp_path_factory) -> Bench:
+    """Twins of a few frames."""
+    folder = tmp_path_factory.mktemp("settings")
+
+    def root(dataset: str) -> Path:
+        if dataset == "nuscenes":
+            return tiny_nuscenes_root
+        size = (248, 151) if dataset == "a2d2" else (248, 76)
+        return synthesize_twin(
+            folder / dataset, dataset=dataset, frames=FRAMES[dataset], image_size=size, azimuth_steps=120, workers=1
+        )
+
+    return Bench(folder / "work", root, TINY)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_task_of_a_setting_goes_from_its_root_to_a_score(bench, setting):
+    tested_without_a_camera = setting.endswith("semantic_stf")
+    scores = bench.walk(setting, steps=1)
+    assert set(scores) >= ({"dg"} if tested_without_a_camera else {"dg", "uda", "uda_pl"})
+    for score in scores.values():
+        assert score["points"] > 100
+        assert score["miou"]["3d"] is not None
+        assert (score["miou"]["xm"] is None) == tested_without_a_camera
