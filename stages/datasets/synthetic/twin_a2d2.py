@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, UInt8
-from PIL import Image
 
-from ....files import write_atomic
 from ..lens import Lens
 from ..projection import project
 from ..raw_classes import A2D2_COLOURS
@@ -19,6 +17,7 @@ from .camera import CameraModel, Picture
 from .lidar import Sweep, boston_lidar
 from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, rigid
+from .twin_files import write_file, write_png
 from .twin_job import TwinJob, share_out
 
 __all__ = ["a2d2_scenes", "finish_a2d2", "write_a2d2"]
@@ -73,11 +72,11 @@ def write_a2d2(job: TwinJob) -> int:
         image, labels = _bent(picture, lens, job.image_size, margin)
         stamp, number = job.scene.name.replace("_", ""), f"{1000 + 7 * order:09d}"
         for kind, pixels in (("camera", image), ("label", labels)):
-            _write_png(_path(job, kind, f"{stamp}_{kind}_frontcenter_{number}.png"), pixels)
+            write_png(_path(job, kind, f"{stamp}_{kind}_frontcenter_{number}.png"), pixels)
         arrays = _arrays(passage.sweep(order), mount, lens, job.image_size)
         content = io.BytesIO()
         np.savez(content, **arrays)
-        _write(_path(job, "lidar", f"{stamp}_lidar_frontcenter_{number}.npz"), content.getvalue())
+        write_file(_path(job, "lidar", f"{stamp}_lidar_frontcenter_{number}.npz"), content.getvalue())
     return job.scene.frames
 
 
@@ -93,8 +92,8 @@ def finish_a2d2(jobs: Sequence[TwinJob]) -> None:
         "Resolution": size,
     }
     calibration = {"cameras": {"front_center": camera}, "lidars": {}, "vehicle": {}}
-    _write(out / "cams_lidars.json", json.dumps(calibration, indent=2).encode())
-    _write(out / "class_list.json", json.dumps(A2D2_COLOURS, indent=2).encode())
+    write_file(out / "cams_lidars.json", json.dumps(calibration, indent=2).encode())
+    write_file(out / "class_list.json", json.dumps(A2D2_COLOURS, indent=2).encode())
 
 
 def twin_lens(size: tuple[int, int]) -> Lens:
@@ -169,14 +168,3 @@ def _arrays(
 
 def _path(job: TwinJob, kind: str, name: str) -> Path:
     return job.out / job.scene.name / kind / "cam_front_center" / name
-
-
-def _write_png(path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
-    _write(path, content.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda file: file.write(content))

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt32
-from PIL import Image
 
-from ....files import write_atomic
 from .camera import CameraModel
 from .lidar import Sweep, dense_lidar
 from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, rigid
 from .twin_classes import raw_ids
+from .twin_files import write_file, write_png
 from .twin_job import TwinJob, share_out
 
 __all__ = ["finish_stf", "kitti_scenes", "stf_scenes", "synlidar_scenes", "write_kitti", "write_stf", "write_synlidar"]
@@ -62,10 +61,8 @@ def write_kitti(job: TwinJob) -> int:
     ego_from_camera = _CAMERA_0 @ rigid(np.eye(3), (_BASELINES[2], 0.0, 0.0))
     for order in range(job.scene.frames):
         _write_frame(folder, f"{order:06d}", passage.sweep(order), job, labelled=labelled)
-        picture = Image.fromarray(passage.picture(order, camera, ego_from_camera).image)
-        path = folder / "image_2" / f"{order:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, lambda file, picture=picture: picture.save(file, format="PNG"))  # type: ignore[misc]
+        image = passage.picture(order, camera, ego_from_camera).image
+        write_png(folder / "image_2" / f"{order:06d}.png", image)
     _write_calibration(folder, camera)
     orders = range(job.scene.frames)
     poses = [passage.world_from_ego(order) @ _CAMERA_0 for order in orders]
@@ -121,12 +118,12 @@ def _write_frame(folder: Path, stem: str, sweep: Sweep, job: TwinJob, *, labelle
     right, forward, up, intensity, beam = sweep.points.T
     columns: list[Float32[np.ndarray, " P"]] = [forward, -right, up]
     columns += [intensity, beam] if ring else [intensity / 255]
-    _write(folder / "velodyne" / f"{stem}.bin", np.stack(columns, axis=1).astype("<f4").tobytes())
+    write_file(folder / "velodyne" / f"{stem}.bin", np.stack(columns, axis=1).astype("<f4").tobytes())
     if labelled:
         labels: UInt32[np.ndarray, " P"] = raw_ids(job.format)[sweep.labels].astype("<u4")
         if job.format == "semantickitti":
             labels[(labels >= 10) & (labels < 40)] |= _THINGS
-        _write(folder / "labels" / f"{stem}.label", labels.tobytes())
+        write_file(folder / "labels" / f"{stem}.label", labels.tobytes())
 
 
 def _camera(size: tuple[int, int]) -> CameraModel:
@@ -152,9 +149,4 @@ def _numbers(matrix: Float64[np.ndarray, "rows columns"], form: str) -> str:
 
 
 def _write_text(path: Path, lines: Sequence[str]) -> None:
-    _write(path, "".join(f"{line}\n" for line in lines).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda file: file.write(content))
+    write_file(path, "".join(f"{line}\n" for line in lines).encode())

@@ -2,13 +2,10 @@
 
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, UInt8, UInt16
-from PIL import Image
 
-from ....files import write_atomic
 from ..raw_classes import VIRTUALKITTI
 from ..virtualkitti import WEATHERS
 from . import classes
@@ -17,6 +14,7 @@ from .knobs import Hour, Weather
 from .lidar import dense_lidar
 from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, rigid
+from .twin_files import write_file, write_png
 from .twin_job import TwinJob, share_out
 
 __all__ = ["virtualkitti_scenes", "write_virtualkitti"]
@@ -72,11 +70,11 @@ def write_virtualkitti(job: TwinJob) -> int:
         for order in range(job.scene.frames):
             picture = passage.picture(order, camera, _EGO_FROM_CAMERA)
             stem = f"{job.scene.name}/{weather}/{order:05d}.png"
-            _write_png(job.out / "vkitti_1.3.1_rgb" / stem, picture.image)
+            write_png(job.out / "vkitti_1.3.1_rgb" / stem, picture.image)
             if weather == "clone":
                 _write_truth(job, stem, order, picture)
     encoding = job.out / "vkitti_1.3.1_scenegt" / f"{job.scene.name}_clone_scenegt_rgb_encoding.txt"
-    _write(encoding, _encoding().encode())
+    write_file(encoding, _encoding().encode())
     return job.scene.frames
 
 
@@ -85,11 +83,11 @@ def _write_truth(job: TwinJob, stem: str, order: int, picture: Picture) -> None:
     depth = np.minimum(np.round(metres * 100), _FARTHEST).astype(np.uint16)
     colours = _palette()[picture.labels]
     colours[~np.isfinite(picture.depth)] = _SKY_COLOUR
-    _write_png(job.out / "vkitti_1.3.1_depthgt" / stem, depth)
-    _write_png(job.out / "vkitti_1.3.1_scenegt" / stem, colours)
+    write_png(job.out / "vkitti_1.3.1_depthgt" / stem, depth)
+    write_png(job.out / "vkitti_1.3.1_scenegt" / stem, colours)
     content = io.BytesIO()
     np.save(content, _cloud(depth, picture))
-    _write(job.out / "vkitti3d_npy" / job.scene.name / f"{order:05d}.npy", content.getvalue())
+    write_file(job.out / "vkitti3d_npy" / job.scene.name / f"{order:05d}.npy", content.getvalue())
 
 
 def _cloud(depth: UInt16[np.ndarray, "H W"], picture: Picture) -> Float64[np.ndarray, "P 7"]:
@@ -135,14 +133,3 @@ def _encoding() -> str:
     for name, (red, green, blue) in colours.items():
         lines.append(f"{name}{':0' if name in ('Car', 'Van', 'Truck') else ''} {red} {green} {blue}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def _write_png(path: Path, pixels: np.ndarray) -> None:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
-    _write(path, content.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda file: file.write(content))
