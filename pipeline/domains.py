@@ -133,7 +133,7 @@ class DomainOpener:
             MissingDataError: no index, no cache, or no such frames.
             CacheMismatchError: the only caches were made with other settings.
         """
-        from ..stages.datasets.labels import get_merge
+        from ..stages.datasets.labels import index_merge
         from ..stages.datasets.splits import domain_frames
         from ..stages.train.domain import Domain
 
@@ -141,7 +141,7 @@ class DomainOpener:
         return Domain(
             index=index,
             frames=domain_frames(index, side.domain, split, validated_on=validated_on),
-            merge=get_merge(self.config.data.merge, side.dataset),
+            merge=index_merge(self.config.data.merge, index),
             features=self._features(side.dataset) if images else None,
             every_point=self.config.data.points == "all",
             image_size=self.config.extract.for_dataset(side.dataset).image_size,

@@ -95,6 +95,7 @@ class FrameIndex:
     frames: FrameTable
     images: ImageTable
     lenses: Mapping[str, Lens] = field(default_factory=dict)  #: camera -> lens, where its images are stored distorted
+    described: Mapping[str, Any] = field(default_factory=dict)  #: columns and classes of a folder of one's own, as JSON
 
     def __post_init__(self) -> None:
         for name, column in self._columns().items():
@@ -110,6 +111,8 @@ class FrameIndex:
         facts: list[Any] = [INDEX_FORMAT, self.dataset, self.version, self.cameras]
         if self.lenses:
             facts.append(self._plain_lenses())
+        if self.described:
+            facts.append(self.described)
         digest = hashlib.sha256(json.dumps(facts).encode())
         for name, column in sorted(self._columns().items()):
             digest.update(f"{name}{column.dtype.str}{column.shape}".encode())
@@ -142,6 +145,7 @@ class FrameIndex:
                 "images": len(self.images.key),
                 "digest": self.digest,
                 **({"lenses": self._plain_lenses()} if self.lenses else {}),
+                **({"described": self.described} if self.described else {}),
             },
         )
 
@@ -168,6 +172,7 @@ class FrameIndex:
                 frames=FrameTable(**{f.name: columns[f"frames.{f.name}"] for f in fields(FrameTable)}),
                 images=ImageTable(**{f.name: columns[f"images.{f.name}"] for f in fields(ImageTable)}),
                 lenses={name: Lens.from_json(lens) for name, lens in facts.get("lenses", {}).items()},
+                described=facts.get("described", {}),
             )
             expected = facts["digest"]
         except KeyError as error:

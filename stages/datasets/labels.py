@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int, Int64, Integer
 
 from ...errors import ConfigError, DataError, nearest
-from .merges import MERGES, datasets_of
+from .index import FrameIndex
+from .merges import FOLDER, MERGES, datasets_of
 from .raw_classes import RAW_NAMES
 
-__all__ = ["IGNORE", "LabelMerge", "class_weights", "get_merge", "merge_names"]
+__all__ = ["IGNORE", "LabelMerge", "class_weights", "get_merge", "index_merge", "merge_names"]
 
 #: Label of a point that no loss and no score counts.
 IGNORE = -100
@@ -83,6 +84,30 @@ def get_merge(name: str, dataset: str | None = None) -> LabelMerge:
     first_id = {raw: number for number, raw in sorted(names.items(), reverse=True)}
     raw_ids = np.array([first_id[members[0]] for members in groups], np.int64)
     return LabelMerge(name=name, classes=tuple(MERGES[name]), lut=lut, raw_ids=raw_ids)
+
+
+def index_merge(name: str, index: FrameIndex) -> LabelMerge:
+    """The label merge called ``name`` for the raw labels of ``index``.
+
+    The classes of a folder of one's own are found by their names; its ids that no class has are ignored.
+
+    Raises:
+        ConfigError: as ``get_merge`` has it; or the folder has none of the classes.
+    """
+    if index.dataset != FOLDER:
+        return get_merge(name, index.dataset)
+    own = index.described["classes"]
+    classes = tuple(own) if name == FOLDER else tuple(MERGES[name])
+    if not set(own) & set(classes):
+        raise ConfigError(
+            f"dataset.yaml in {index.root} names the classes {', '.join(own)}, and the merge '{name}' knows"
+            f" {', '.join(classes)}; name them alike, or take its own classes: --set data.merge={FOLDER}"
+        )
+    lut = np.full(1 << 16, IGNORE, np.int64)
+    for number, each in enumerate(classes):
+        lut[own.get(each, [])] = number
+    raw_ids = np.array([next(iter(own.get(each, [])), 0) for each in classes], np.int64)
+    return LabelMerge(name=name, classes=classes, lut=lut, raw_ids=raw_ids)
 
 
 def class_weights(counts: Int[np.ndarray, "classes"]) -> Float[np.ndarray, "classes"]:

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from .raw_classes import NUSCENES_16
 
-__all__ = ["MERGES", "datasets_of"]
+__all__ = ["FOLDER", "MERGES", "datasets_of"]
+
+#: The data set that brings its own classes: a merge of this name takes them, any other those that it knows by name.
+FOLDER = "folder"
 
 _A2D2_BIKE = (
     *(f"Bicycle {number}" for number in (1, 2, 3, 4)),
@@ -132,4 +135,4 @@ MERGES: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
 
 def datasets_of(merge: str) -> tuple[str, ...]:
     """The data sets whose labels ``merge`` takes."""
-    return tuple(next(iter(MERGES[merge].values())))
+    return (FOLDER,) if merge == FOLDER else tuple(next(iter(MERGES[merge].values())))

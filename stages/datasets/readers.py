@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Integer
 
-from . import a2d2, nuscenes, semantickitti, semanticstf, synlidar, virtualkitti
+from . import a2d2, folder, nuscenes, semantickitti, semanticstf, synlidar, virtualkitti
 from .checks import FileFault
 from .index import FrameIndex
 from .sweeps import Sweep
@@ -54,4 +54,5 @@ READERS: Mapping[str, Reader] = {
     "synlidar": synlidar,
     "a2d2": a2d2,
     "virtualkitti": virtualkitti,
+    "folder": folder,
 }

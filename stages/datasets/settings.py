@@ -8,11 +8,11 @@ from pydantic import Field, model_validator
 
 from ...errors import nearest
 from ...settings import Settings
-from .merges import MERGES, datasets_of
+from .merges import FOLDER, MERGES, datasets_of
 
 __all__ = ["DOMAINS", "BenchmarkDomain", "DataSettings", "DatasetName", "DomainSettings", "MergeName", "SplitName"]
 
-DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar", "a2d2", "virtualkitti"]
+DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar", "a2d2", "virtualkitti", "folder"]
 BenchmarkDomain = Literal[
     "streets", "streets-city", "streets-night", "streets-fog", "streets-sensor", "streets-development"
 ]
@@ -24,6 +24,7 @@ MergeName = Literal[
     "a2d2-semantickitti-10",
     "virtualkitti-semantickitti-6",
     "semantickitti-19",
+    "folder",
 ]
 
 #: Data set -> the domains that it has; ``splits`` says which frames they are.
@@ -34,6 +35,7 @@ DOMAINS: Mapping[str, tuple[str, ...]] = {
     "synlidar": ("all",),
     "a2d2": ("all",),
     "virtualkitti": ("all",),
+    "folder": ("all",),
 }
 
 
@@ -45,13 +47,13 @@ class DomainSettings(Settings):
         default="all",
         description="Part of it: all; of nuScenes usa and singapore by log location, day and night by scene"
         " description, streets-...: the domains of 'xd3d synthesize --plan benchmark'; of SemanticKITTI official; of"
-        " SemanticSTF a weather",
+        " SemanticSTF a weather; of a folder those of its dataset.yaml",
     )
 
     @model_validator(mode="after")
     def _check(self) -> "DomainSettings":
         known = DOMAINS[self.dataset]
-        if self.domain not in known:
+        if self.domain not in known and self.dataset != FOLDER:
             raise ValueError(f"{self.dataset} has no domain '{self.domain}'; {nearest(self.domain, known)}")
         return self
 
@@ -79,7 +81,9 @@ class DataSettings(Settings):
         " null takes those that were made last",
     )
     merge: MergeName = Field(
-        default="nuscenes-6", description="How the data sets' raw labels become the classes of the network"
+        default="nuscenes-6",
+        description="How the data sets' raw labels become the classes of the network; folder: the classes"
+        " that its dataset.yaml names",
     )
     points: Literal["seen", "all"] = Field(
         default="seen",
@@ -90,7 +94,7 @@ class DataSettings(Settings):
     def _check(self) -> "DataSettings":
         known = datasets_of(self.merge)
         for side in (self.source, self.target):
-            if side.dataset not in known:
+            if side.dataset not in known and side.dataset != FOLDER:
                 fitting = [name for name in MERGES if side.dataset in datasets_of(name)]
                 raise ValueError(
                     f"merge {self.merge} is for {', '.join(known)}, not for {side.dataset}; choose one of:"

@@ -25,6 +25,7 @@ number of scenes. A smaller data set keeps the shares, and may have scenes of an
 | synlidar ``all`` | 12 of its 13 sequences | one, by the sha256 of its name | none |
 | a2d2 ``all`` | all scenes but one | none | 20180807_145028, as xMUDA has it |
 | virtualkitti ``all`` | all five worlds | none | none |
+| folder ``all`` and its domains | what is neither val nor test | as its ``dataset.yaml`` says | as it says |
 
 No training frame may come from a scene that the run is validated on. In the published shifts source and target share
 no scene, and the rule has nothing to add; for other pairs (``all`` to ``night``) the training frames of the source are
@@ -42,6 +43,7 @@ from jaxtyping import Bool, Int64
 
 from ...errors import ConfigError, DataError, nearest
 from .index import FrameIndex
+from .merges import FOLDER
 from .settings import DOMAINS, BenchmarkDomain, DomainSettings
 
 __all__ = ["SPLITS", "SPLIT_RULE", "domain_frames", "validation_side"]
@@ -62,6 +64,7 @@ class _Domain:
     share: float = 0.0  #: of the train scenes, by the sha256 of their names
     scenes: tuple[str, ...] = ()  #: by name
     official: bool = False  #: the official val split is val, and there is no test split
+    tested: bool = False  #: where official: the official test split is test
 
     @property
     def holds_out(self) -> bool:
@@ -83,6 +86,10 @@ def _named(domain: str, index: FrameIndex) -> Bool[np.ndarray, "frames"]:
 
 def _described(weather: str, index: FrameIndex) -> Bool[np.ndarray, "frames"]:
     return index.frames.description == weather
+
+
+def _located(domain: str, index: FrameIndex) -> Bool[np.ndarray, "frames"]:
+    return index.frames.location == domain
 
 
 #: Shares: published target val scenes over the scenes of the domain in the official train split.
@@ -110,6 +117,7 @@ _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
     "synlidar": {"all": _Domain(members=_every, share=1 / 13)},
     "a2d2": {"all": _Domain(members=_every)},
     "virtualkitti": {"all": _Domain(members=_every)},
+    FOLDER: {"all": _Domain(members=_every, official=True, tested=True)},
 }
 
 
@@ -162,6 +170,8 @@ def _check(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def _domain(dataset: str, name: str) -> _Domain:
+    if dataset == FOLDER and name != "all":
+        return _Domain(members=partial(_located, name), official=True, tested=True)
     _check("domain", name, _DOMAINS[dataset])
     return _DOMAINS[dataset][name]
 
@@ -171,7 +181,8 @@ def _select(index: FrameIndex, name: str, split: str) -> Bool[np.ndarray, "frame
     members = domain.members(index)
     training, official = members & (index.frames.split == "train"), members & (index.frames.split == "val")
     if domain.official:
-        return {"train": training, "val": official, "test": np.zeros_like(official)}[split]
+        tested = members & (index.frames.split == "test") & domain.tested
+        return {"train": training, "val": official, "test": tested}[split]
     held_out = training & np.isin(index.frames.scene, _held_out(domain, index.frames.scene[training]))
     return {"train": training & ~held_out, "val": held_out, "test": official}[split]
 
@@ -188,6 +199,9 @@ def _held_out(domain: _Domain, column: np.ndarray) -> list[str]:
 
 
 def _inventory(index: FrameIndex) -> str:
-    domains = _DOMAINS[index.dataset]
+    domains = [
+        *_DOMAINS[index.dataset],
+        *(sorted(set(index.frames.location) - {""}) if index.dataset == FOLDER else []),
+    ]
     counts = {name: [int(_select(index, name, split).sum()) for split in SPLITS] for name in domains}
     return ", ".join(f"{name} {'/'.join(map(str, numbers))}" for name, numbers in counts.items())

@@ -13,6 +13,20 @@ FRAMES = {"semantickitti": 7, "semanticstf": 8, "synlidar": 4, "a2d2": 3, "virtu
 SIZE = (248, 76)
 
 
+#: A root of SemanticKITTI as a folder of one's own.
+FOLDER = """
+sweeps: dataset/sequences/{scene}/velodyne/{frame}.bin
+labels: dataset/sequences/{scene}/labels/{frame}.label
+images: {image_2: "dataset/sequences/{scene}/image_2/{frame}.png"}
+calibration: dataset/sequences/{scene}/calib.txt
+classes: {car: [10, 252], road: [40, 60], sidewalk: 48, building: 50, vegetation: 70, terrain: 72, trunk: 71, pole: 80}
+val: ["07"]
+test: ["08"]
+unlabelled: ["11"]
+domains: {boston: ["0[01]"], singapore: ["07/*", "08", "11"]}
+"""
+
+
 @dataclass(frozen=True)
 class Case:
     """What the contract must know of a data set."""
@@ -30,6 +44,7 @@ CASES = (
     Case("semanticstf", "semantickitti-19", None, "xiaoaoran/SemanticSTF", "train"),
     Case("a2d2", "a2d2-semantickitti-10", "cam_front_center", "a2d2.audi", "20180807_145028"),
     Case("virtualkitti", "virtualkitti-semantickitti-6", "front", "vkitti3D-dataset", "vkitti_1.3.1_rgb"),
+    Case("folder", "semantickitti-19", "image_2", "docs/data/folder.md", "dataset/sequences"),
     Case("synlidar", "semantickitti-19", None, "xiaoaoran/SynLiDAR", "00"),
 )
 
@@ -43,6 +58,10 @@ def root_of(tiny_nuscenes_root, tmp_path_factory) -> Callable[[str], Path]:
 
     @cache
     def make(dataset: str) -> Path:
+        if dataset == "folder":
+            out = Path(shutil.copytree(make("semantickitti"), tmp_path_factory.mktemp("folder") / "root"))
+            (out / "dataset.yaml").write_text(FOLDER)
+            return out
         if dataset == "nuscenes":
             return tiny_nuscenes_root
         out = tmp_path_factory.mktemp(f"twin of {dataset}") / "root"

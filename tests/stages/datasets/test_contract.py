@@ -9,7 +9,7 @@ from PIL import Image
 from xd3d.errors import ConfigError, DataError, MissingDataError
 from xd3d.stages.datasets.frames import count_labels, load_frame
 from xd3d.stages.datasets.index import FrameIndex
-from xd3d.stages.datasets.labels import IGNORE, get_merge
+from xd3d.stages.datasets.labels import IGNORE, index_merge
 from xd3d.stages.datasets.prepare import prepare_dataset
 from xd3d.stages.datasets.readers import READERS, Reader
 from xd3d.stages.datasets.settings import DOMAINS
@@ -20,8 +20,8 @@ def index_of(case, root: Path, **options) -> FrameIndex:
     return READERS[case.dataset].build_index(root, **options)
 
 
-def merge_of(case):
-    return get_merge(case.merge, case.dataset)
+def merge_of(case, index: FrameIndex):
+    return index_merge(case.merge, index)
 
 
 def labelled_row(index: FrameIndex) -> int:
@@ -52,7 +52,8 @@ class TestContract:
             assert (index.root / str(path)).exists()
 
     def test_every_frame_loads_with_labels_and_places_in_its_image(self, case, root_of):
-        index, merge = index_of(case, root_of(case.dataset)), merge_of(case)
+        index = index_of(case, root_of(case.dataset))
+        merge = merge_of(case, index)
         seen = set()
         for row in range(len(index.frames.key)):
             frame = load_frame(index, row, merge)
@@ -76,16 +77,16 @@ class TestContract:
     def test_every_point_and_no_image_keep_the_whole_sweep(self, case, root_of):
         index = index_of(case, root_of(case.dataset))
         points = len(READERS[case.dataset].read_sweep(index, 0).points)
-        whole = load_frame(index, 0, merge_of(case), every_point=True)
+        whole = load_frame(index, 0, merge_of(case, index), every_point=True)
         np.testing.assert_array_equal(whole.source_rows, np.arange(points))
-        seen = load_frame(index, 0, merge_of(case))
+        seen = load_frame(index, 0, merge_of(case, index))
         np.testing.assert_array_equal(
             whole.source_rows[whole.projection_point], seen.source_rows[seen.projection_point]
         )
         without = index_of(case, root_of(case.dataset), cameras="none")
         assert without.cameras == ()
         assert len(without.images.key) == 0
-        np.testing.assert_array_equal(load_frame(without, 0, merge_of(case)).points, whole.points)
+        np.testing.assert_array_equal(load_frame(without, 0, merge_of(case, index)).points, whole.points)
 
     def test_some_domain_can_be_trained_on(self, case, root_of):
         index = index_of(case, root_of(case.dataset))
@@ -133,7 +134,7 @@ class TestContract:
         assert not (tmp_path / "index").exists()
         if kind != "image":
             with pytest.raises((DataError, MissingDataError), match=path.name):
-                load_frame(index, row, merge_of(case))
+                load_frame(index, row, merge_of(case, index))
 
     def test_an_image_of_another_size_is_named_with_both_sizes(self, case, copy_of, tmp_path):
         if case.camera is None:

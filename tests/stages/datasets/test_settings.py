@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from xd3d.errors import DataError
 from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
 from xd3d.stages.datasets.labels import merge_names
+from xd3d.stages.datasets.merges import FOLDER
 from xd3d.stages.datasets.settings import DOMAINS, DatasetName, DataSettings, DomainSettings, MergeName, SplitName
 from xd3d.stages.datasets.splits import SPLITS, domain_frames
 
@@ -19,7 +20,7 @@ from xd3d.stages.datasets.splits import SPLITS, domain_frames
 def test_names_in_the_settings_are_those_of_the_code():
     assert set(get_args(DatasetName)) == set(DOMAINS)
     assert set(get_args(SplitName)) == set(SPLITS)
-    assert set(get_args(MergeName)) == set(merge_names())
+    assert set(get_args(MergeName)) == {*merge_names(), FOLDER}
 
 
 @pytest.mark.parametrize("dataset", DOMAINS)

@@ -1,0 +1,223 @@
+"""A folder of one's own as a data set: ``dataset.yaml`` in it names sweeps, labels, images and calibration."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer
+
+from ...errors import DataError, MissingDataError
+from .cameras import choose_cameras
+from .checks import Check, FileFault, binary_fault, common_size, image_fault, run_checks
+from .folder_calibration import read_cameras
+from .folder_description import NAME, FolderDescription, Key, Names, find_files, read_description
+from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .projection import image_pixels as pixels
+from .raw_labels import read_raw_labels
+from .roots import check_level, refuse_version
+from .sweeps import COLUMNS, Sweep, read_points, sweep_suffix
+
+__all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
+
+#: Suffix of a label file -> its numbers; of a ``.label`` the lower 16 bits count, as in SemanticKITTI.
+_LABELS = {".label": "<u4", ".bin": "u1"}
+
+
+def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+    """Index every frame that has a sweep, a label file or an image.
+
+    Raises:
+        MissingDataError: no ``dataset.yaml``, or no file is where it says; or a calibration is not there.
+        DataError: the description or a calibration is faulty, or a name in it fits no frame.
+        ConfigError: unknown camera, or a version.
+    """
+    refuse_version("A folder", version)
+    root = check_level(
+        root,
+        dataset="folder",
+        holds=f"{NAME}, which says what else is in it",
+        is_root=lambda folder: (folder / NAME).is_file(),
+        download="docs/data/folder.md says how to write it",
+    )
+    about = read_description(root)
+    chosen = choose_cameras("all" if cameras is None else cameras, tuple(about.images)) if about.images else ()
+    patterns = {"sweeps": about.sweeps, **({"labels": about.labels} if about.labels else {})}
+    patterns |= {f"images.{camera}": about.images[camera] for camera in chosen}
+    files = {kind: find_files(root, pattern) for kind, pattern in patterns.items()}
+    if not files["sweeps"]:
+        raise MissingDataError(f"No file of {root} is a sweep by the pattern '{about.sweeps}' of {NAME}; mend it")
+    keys = sorted(set[Key]().union(*files.values()))
+    return FrameIndex(
+        dataset="folder",
+        version="",
+        root=root,
+        cameras=chosen,
+        frames=_frames(root, about, keys, files),
+        images=ImageTable.of(list(_images(root, about, keys, files, chosen))),
+        described={"columns": about.columns, "classes": {name: list(ids) for name, ids in about.classes.items()}},
+    )
+
+
+def check_files(index: FrameIndex) -> list[FileFault]:
+    """Look at every file: sweeps whole, a label a point, images of one size a scene and not truncated."""
+    return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
+
+
+def read_sweep(index: FrameIndex, row: int) -> Sweep:
+    """The points of a frame."""
+    path = index.root / str(index.frames.sweep[row])
+    return Sweep(points=read_points(path, columns=index.described["columns"]))
+
+
+def read_labels(index: FrameIndex, row: int, _: Sweep) -> Integer[np.ndarray, "labels"]:
+    """The raw ids of a frame: of ``.label``, ``.bin`` (a byte a point) or ``.npy`` files."""
+    return _read_labels(index.root / str(index.frames.labels[row]))
+
+
+def _name(key: Key) -> str:
+    return "/".join(part for part in key if part)
+
+
+def _frames(
+    root: Path, about: FolderDescription, keys: Sequence[Key], files: Mapping[str, Mapping[Key, str]]
+) -> FrameTable:
+    split, unlabelled = np.full(len(keys), "train"), _fitting(root, keys, "unlabelled", about.unlabelled)
+    location = np.full(len(keys), "", dtype=f"<U{max(map(len, about.domains), default=1)}")
+    for name, names in (("val", about.val), ("test", about.test)):
+        _assign(split, _fitting(root, keys, name, names), name, "train", keys)
+    for name, names in about.domains.items():
+        _assign(location, _fitting(root, keys, f"domains.{name}", names), name, "", keys)
+    labels = [_path(about.labels, key, files["labels"]) if about.labels else "" for key in keys]
+    return FrameTable(
+        key=np.array([_name(key) for key in keys], str),
+        scene=np.array([scene for scene, _ in keys], str),
+        location=location,
+        description=np.array(["" for _ in keys], str),
+        split=split,
+        sweep=np.array([_path(about.sweeps, key, files["sweeps"]) for key in keys], str),
+        labels=np.where(unlabelled, "", np.array(labels, str)),
+    )
+
+
+def _assign(column: np.ndarray, chosen: np.ndarray, name: str, free: str, keys: Sequence[Key]) -> None:
+    taken = np.flatnonzero(chosen & (column != free))
+    if len(taken):
+        frame = _name(keys[int(taken[0])])
+        raise DataError(f"Frame {frame} is in '{column[taken[0]]}' and in '{name}' by {NAME}; leave it in one")
+    column[chosen] = name
+
+
+def _fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> np.ndarray:
+    """Which frames ``names`` fit, each of which must fit one."""
+    if isinstance(names, str):
+        if not (root / names).is_file():
+            raise MissingDataError(f"There is no list {root / names}, which {NAME} names under {kind}")
+        names = tuple((root / names).read_text(encoding="utf-8").split())
+    chosen = np.zeros(len(keys), bool)
+    for name in names:
+        fits = np.array([fnmatchcase(key[0], name) or fnmatchcase(_name(key), name) for key in keys])
+        if not fits.any():
+            raise DataError(f"No frame and no scene fits '{name}' under {kind} in {root / NAME}; mend or remove it")
+        chosen |= fits
+    return chosen
+
+
+def _path(pattern: str, key: Key, found: Mapping[Key, str]) -> str:
+    """The file of a frame, or where it should be."""
+    return found.get(key) or pattern.replace("{scene}", key[0]).replace("{frame}", key[1])
+
+
+def _images(
+    root: Path,
+    about: FolderDescription,
+    keys: Sequence[Key],
+    files: Mapping[str, Mapping[Key, str]],
+    cameras: Sequence[str],
+) -> Iterator[ImageRow]:
+    sizes: dict[tuple[str, str], tuple[int, int]] = {}
+    for place, key in enumerate(keys):
+        for camera in cameras:
+            found = files[f"images.{camera}"]
+            scene = (camera, key[0])
+            if scene not in sizes:
+                sizes[scene] = common_size([root / path for other, path in found.items() if other[0] == key[0]])
+            calibration = read_cameras(root / _path(str(about.calibration), key, {}))
+            if camera not in calibration:
+                known = ", ".join(calibration)
+                raise DataError(
+                    f"{about.calibration} has no camera '{camera}'; it has {known} (see docs/data/folder.md)"
+                )
+            yield ImageRow(
+                frame=place,
+                key=f"{camera}/{_name(key)}",
+                camera=camera,
+                path=_path(about.images[camera], key, found),
+                size=sizes[scene],
+                intrinsics=calibration[camera].intrinsics,
+                camera_from_lidar=calibration[camera].camera_from_lidar,
+            )
+
+
+def _read_labels(path: Path) -> Integer[np.ndarray, "labels"]:
+    if path.suffix in _LABELS:
+        return read_raw_labels(path, _LABELS[path.suffix]) & 0xFFFF
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise MissingDataError(f"The label file {path} is gone; put it back, and prepare again") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"The label file {path} cannot be read ({error}); write it again") from error
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(f"The label file {path} must hold one array of whole numbers, one a point; write it again")
+    return labels.astype(np.int64)
+
+
+def _checks(index: FrameIndex) -> Iterator[Check]:
+    columns = index.described["columns"]
+    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
+        path = index.root / str(sweep)
+        yield path, partial(_sweep_fault, path, columns)
+        yield index.root / str(labels), partial(_label_fault, index.root, str(labels), path, columns)
+        for image in index.images_of(row):
+            width, height = index.images.size[image]
+            picture = index.root / str(index.images.path[image])
+            yield picture, partial(image_fault, picture, (int(width), int(height)))
+
+
+def _row_bytes(sweep: Path, columns: int | None) -> int | None:
+    """Bytes a point of a raw sweep; None of another."""
+    suffix = sweep_suffix(sweep)
+    return 4 * (columns or COLUMNS[suffix]) if suffix in COLUMNS else None
+
+
+def _sweep_fault(sweep: Path, columns: int | None) -> str | None:
+    row_bytes = _row_bytes(sweep, columns)
+    if row_bytes is not None:
+        return binary_fault(sweep, "sweep", row_bytes)
+    try:
+        read_points(sweep)
+    except (DataError, MissingDataError) as error:
+        return str(error)
+    return None
+
+
+def _label_fault(root: Path, labels: str, sweep: Path, columns: int | None) -> str | None:
+    if not labels:
+        return None
+    if _sweep_fault(sweep, columns) is None:
+        row_bytes = _row_bytes(sweep, columns)
+        points = len(read_points(sweep)) if row_bytes is None else sweep.stat().st_size // row_bytes
+    else:
+        points = None
+    path = root / labels
+    if path.suffix in _LABELS:
+        return binary_fault(path, "label file", np.dtype(_LABELS[path.suffix]).itemsize, points)
+    try:
+        found = len(_read_labels(path))
+    except (DataError, MissingDataError) as error:
+        return str(error)
+    if points is not None and found != points:
+        return f"the label file has {found} entries, its sweep has {points} points; write both again"
+    return None

@@ -1,0 +1,74 @@
+"""The example of docs/data/folder.md, from a folder of one's own to a score."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from xd3d.pipeline import jobs
+from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.datasets.kitti_calibration import read_calibration
+from xd3d.stages.datasets.synthetic.twins import synthesize_twin
+
+GUIDE = (Path(__file__).resolve().parents[2] / "docs/data/folder.md").read_text(encoding="utf-8")
+DESCRIPTION, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.DOTALL)
+SCENES = {"00": "north-1", "01": "north-2", "07": "south-1", "08": "south-2"}
+TINY = (
+    "extract.taps=[up1,rgb]",
+    "extract.image_size=[48,64]",
+    "extract.agents.count=4",
+    "model.voxel_size=0.2",
+    "fusion.tokens=4",
+    "fusion.query_channels=16",
+    "train.batch_size=1",
+    "train.workers=0",
+    "train.steps=1",
+    "train.milestones=[1]",
+)
+
+
+@pytest.fixture
+def own_folder(tmp_path) -> Path:
+    """The files that the example describes."""
+    twin = synthesize_twin(
+        tmp_path / "twin", dataset="semantickitti", frames=5, image_size=(124, 38), azimuth_steps=90, workers=1
+    )
+    root = tmp_path / "mine"
+    for sequence, scene in SCENES.items():
+        folder = twin / "dataset/sequences" / sequence
+        for kind, name in (("velodyne", "scans"), ("labels", "labels"), ("image_2", "images")):
+            shutil.copytree(folder / kind, root / name / scene)
+    camera = read_calibration(folder / "calib.txt")["image_2"]
+    matrices = {name: np.asarray(value).tolist() for name, value in camera._asdict().items()}
+    (root / "calibration.json").write_text(json.dumps({"front": matrices}))
+    (root / "dataset.yaml").write_text(DESCRIPTION)
+    return root
+
+
+def test_the_example_of_the_guide_trains_and_evaluates(own_folder, tmp_path):
+    assert len(DESCRIPTION.splitlines()) <= 10
+    assert re.findall(r"^xd3d (\S+)", GUIDE, flags=re.MULTILINE) == ["prepare", "extract-features", "train", "evaluate"]
+    mine, workspace = tmp_path / "mine.yaml", Workspace(home=tmp_path / "work")
+    mine.write_text(CONFIG)
+    done = jobs.prepare(workspace, "folder", own_folder, version=None, cameras=None)
+    assert (done.exit_code, done.result["frames"], done.result["images"]) == (0, 4, 4)
+    assert jobs.extract(workspace, "folder", str(mine), TINY, None, retry_failed=False).exit_code == 0
+    jobs.train(workspace, str(mine), TINY, cached=True, run=None)
+    score = jobs.evaluate(workspace, None, split=None, side="target", absent=None).result
+    assert list(score["iou"]) == ["road", "sidewalk", "vehicle", "building", "nature"]
+    assert score["points"] > 100
+    assert score["miou"]["xm"] is not None
+
+
+def test_an_example_of_a_calibration_is_one_that_is_read(tmp_path):
+    from xd3d.stages.datasets.folder_calibration import read_cameras
+
+    (text,) = re.findall(r"```json\n(.*?)```", GUIDE, flags=re.DOTALL)
+    (tmp_path / "calibration.json").write_text(text)
+    assert (
+        read_cameras(tmp_path / "calibration.json")["front"].intrinsics[0, 0]
+        == yaml.safe_load(text)["front"]["intrinsics"][0][0]
+    )

@@ -1,0 +1,144 @@
+"""A folder of one's own: patterns, splits, label files, and the faults of its description."""
+
+import json
+
+import numpy as np
+import pytest
+from xd3d.errors import ConfigError, DataError, MissingDataError
+from xd3d.stages.datasets.folder import build_index, check_files
+from xd3d.stages.datasets.folder_calibration import read_cameras
+from xd3d.stages.datasets.folder_description import find_files
+from xd3d.stages.datasets.frames import load_frame
+from xd3d.stages.datasets.index import FrameIndex
+from xd3d.stages.datasets.labels import IGNORE, index_merge
+from xd3d.stages.datasets.splits import domain_frames
+
+BASE = {"sweeps": "scans/{frame}.npy", "labels": "labels/{frame}.npy", "classes": {"road": [1, 2], "car": 7}}
+RAW = np.array([1, 2, 7, 3, 7])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Call it with keys of ``dataset.yaml`` for a folder of four sweeps, a to d, with labels."""
+
+    def make(**keys):
+        for kind, values in (("scans", np.arange(15.0).reshape(5, 3)), ("labels", RAW)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            for name in "abcd":
+                np.save(tmp_path / kind / f"{name}.npy", values)
+        (tmp_path / "dataset.yaml").write_text(json.dumps({**BASE, **keys}))
+        return tmp_path
+
+    return make
+
+
+def test_patterns_find_files_by_scene_and_frame(tmp_path):
+    for path in ("one/x_1.png", "one/x_2.png", "two/y_1.png", "two/deep/z_1.png", "one/x_1.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert find_files(tmp_path, "{scene}/*_{frame}.png") == {
+        ("one", "1"): "one/x_1.png",
+        ("one", "2"): "one/x_2.png",
+        ("two", "1"): "two/y_1.png",
+    }
+    assert find_files(tmp_path, "{scene}/{scene}_{frame}.png") == {}
+
+
+def test_splits_and_domains_are_those_of_the_description(folder):
+    root = folder(val=["a"], test="tested.txt", domains={"first": ["[a-c]"]})
+    (root / "tested.txt").write_text("b\nd\n")
+    index = build_index(root)
+    found = {
+        (domain, split): [str(index.frames.key[row]) for row in domain_frames(index, domain, split)]
+        for domain in ("all", "first")
+        for split in ("train", "val", "test")
+    }
+    assert list(found.values()) == [["c"], ["a"], ["b", "d"], ["c"], ["a"], ["b"]]
+    with pytest.raises(DataError, match="all 1/1/2, first 1/1/1"):
+        domain_frames(index, "last", "train")
+
+
+def test_classes_are_its_own_or_those_of_a_merge_that_it_names(folder, tmp_path):
+    index = build_index(folder(unlabelled=["d"]))
+    index.save(tmp_path / "index")
+    index = FrameIndex.load(tmp_path / "index")
+    own = index_merge("folder", index)
+    assert own.classes == ("road", "car")
+    assert own.raw_ids.tolist() == [1, 7]
+    assert load_frame(index, 0, own).labels.tolist() == [0, 0, 1, IGNORE, 1]
+    assert set(load_frame(index, 3, own).labels.tolist()) == {IGNORE}
+    published = index_merge("semantickitti-19", index)
+    names = [published.classes[label] for label in load_frame(index, 0, published).labels if label != IGNORE]
+    assert names == ["road", "road", "car", "car"]
+    with pytest.raises(ConfigError, match=r"names the classes road, car.*data\.merge=folder"):
+        index_merge("nuscenes-6", index)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "values"), [(".label", RAW.astype("<u4") | 3 << 16), (".bin", RAW.astype("u1")), (".npy", RAW)]
+)
+def test_label_files_of_every_kind_are_read_and_counted(folder, suffix, values):
+    root = folder(labels=f"labels/{{frame}}{suffix}")
+    for name in "abcd":
+        path = root / "labels" / f"{name}{suffix}"
+        np.save(path, values) if suffix == ".npy" else values.tofile(path)
+    index = build_index(root)
+    assert load_frame(index, 1, index_merge("folder", index)).labels.tolist() == [0, 0, 1, IGNORE, 1]
+    assert check_files(index) == []
+    np.save(path, values[:4]) if suffix == ".npy" else values[:4].tofile(path)
+    (fault,) = check_files(index)
+    assert fault.path == path
+    assert "has 4 entries, its sweep has 5 points" in fault.reason
+
+
+def test_raw_sweeps_have_the_columns_of_the_description(folder):
+    root = folder(sweeps="raw/{frame}.bin", columns=6)
+    (root / "raw").mkdir()
+    for name in "abcd":
+        np.arange(30, dtype="<f4").reshape(5, 6).tofile(root / "raw" / f"{name}.bin")
+    index = build_index(root)
+    assert load_frame(index, 0, None).points[1].tolist() == [6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"sweeps": "scans/all.npy"}, r"needs \{frame\}"),
+        ({"labels": "labels/{scene}/{frame}.npy"}, "same names in braces"),
+        ({"labels": "labels/{name}.npy", "sweeps": "scans/{name}.npy"}, r"\{name\} is no name"),
+        ({"images": {"front": "{frame}.png"}}, "images need a calibration"),
+        ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class"),
+        ({"clases": {}}, "clases: Extra inputs"),
+        ({"val": ["z"]}, "No frame and no scene fits 'z' under val"),
+        ({"val": ["a"], "test": ["[ab]"]}, "Frame a is in 'val' and in 'test'"),
+        ({"domains": {"all": ["a"]}}, "stands for every frame already"),
+    ],
+)
+def test_a_faulty_description_says_what_is_wrong(folder, keys, message):
+    with pytest.raises(DataError, match=message):
+        build_index(folder(**keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [({"sweeps": "clouds/{frame}.npy", "labels": None}, "is a sweep"), ({"test": "list.txt"}, "There is no list")],
+)
+def test_files_that_are_not_where_the_description_says_are_missed(folder, keys, message):
+    with pytest.raises(MissingDataError, match=message):
+        build_index(folder(**keys))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "must name cameras"),
+        ("{", "neither JSON nor YAML"),
+        ('{"front": {"intrinsics": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}}', "front.camera_from_lidar"),
+        ('{"front": {"intrinsics": [[.nan, 0, 0], [0, 1, 0], [0, 0, 1]]}}', "front.intrinsics.*3x3 finite"),
+    ],
+)
+def test_a_faulty_calibration_is_named(tmp_path, text, message):
+    path = tmp_path / f"{abs(hash(text))}.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_cameras(path)
