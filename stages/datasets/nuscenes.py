@@ -1,9 +1,8 @@
-"""nuScenes with lidarseg labels: the official devkit's tables become an index, and the files behind it are checked."""
+"""nuScenes with lidarseg labels: the official tables become an index, and the files behind it are checked."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64, UInt
@@ -12,18 +11,15 @@ from ...errors import DataError
 from .cameras import choose_cameras
 from .checks import Check, FileFault, binary_fault, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
-from .nuscenes_root import check_root, check_tables, find_version, label_paths, open_devkit, safe_path
+from .nuscenes_root import check_root, check_tables, find_version, label_paths, safe_path
+from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels
 from .projection import image_pixels as pixels
 from .raw_labels import read_raw_labels
 from .sweeps import COLUMNS, Sweep, read_points
 
-if TYPE_CHECKING:
-    from nuscenes.nuscenes import NuScenes
-
 __all__ = [
     "CAMERAS",
     "build_index",
-    "camera_from_lidar",
     "check_files",
     "evaluation_set",
     "pixels",
@@ -37,8 +33,6 @@ CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BA
 _PUBLISHED = ("CAM_FRONT",)
 _LIDAR = "LIDAR_TOP"
 _SWEEP_ROW = COLUMNS[".pcd.bin"] * np.dtype(np.float32).itemsize
-
-Record = dict[str, Any]
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
@@ -57,14 +51,20 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     version = find_version(root, version)
     check_tables(root, version)
     labels = label_paths(root, version)
-    devkit = open_devkit(root, version)
-    present = {sensor["channel"] for sensor in devkit.sensor}
-    chosen = choose_cameras(_PUBLISHED if cameras is None else cameras, [name for name in CAMERAS if name in present])
     try:
-        samples = sorted(devkit.sample, key=lambda s: (devkit.get("scene", s["scene_token"])["name"], s["timestamp"]))
-        frames = _frame_table(root, devkit, samples, labels)
+        channels = sensor_channels(root / version)
+        present = set(channels.values())
+        chosen = choose_cameras(
+            _PUBLISHED if cameras is None else cameras, [name for name in CAMERAS if name in present]
+        )
+        tables = read_keyframes(root / version, channels, {_LIDAR, *chosen})
+        samples = sorted(tables.samples, key=lambda s: (tables.scenes[s["scene_token"]]["name"], s["timestamp"]))
+        frames = _frame_table(root, tables, samples, labels)
+        poses = _Poses(tables)
         rows = [
-            _image_row(root, devkit, sample, frame, camera) for frame, sample in enumerate(samples) for camera in chosen
+            _image_row(root, tables, poses, sample, frame, camera)
+            for frame, sample in enumerate(samples)
+            for camera in chosen
         ]
     except (KeyError, TypeError) as error:
         raise DataError(
@@ -76,19 +76,6 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     return FrameIndex(
         dataset="nuscenes", version=version, root=root, cameras=chosen, frames=frames, images=ImageTable.of(rows)
     )
-
-
-def camera_from_lidar(devkit: "NuScenes", lidar: Record, camera: Record) -> Float64[np.ndarray, "4 4"]:
-    """Transform of sweep points to a camera's frame, from the two sensors' ``sample_data`` records.
-
-    The car moves between the two stamps, so the chain passes through the global frame: LiDAR, ego at the LiDAR's stamp,
-    global, ego at the camera's stamp, camera.
-    """
-    ego_from_lidar = _transform(devkit.get("calibrated_sensor", lidar["calibrated_sensor_token"]))
-    global_from_ego = _transform(devkit.get("ego_pose", lidar["ego_pose_token"]))
-    ego_from_global = _transform(devkit.get("ego_pose", camera["ego_pose_token"]), inverse=True)
-    camera_from_ego = _transform(devkit.get("calibrated_sensor", camera["calibrated_sensor_token"]), inverse=True)
-    return camera_from_ego @ ego_from_global @ global_from_ego @ ego_from_lidar
 
 
 def check_files(index: FrameIndex) -> list[FileFault]:
@@ -135,8 +122,8 @@ def _label_fault(root: Path, labels: str, sweep: Path) -> str | None:
     return binary_fault(root / labels, "label file", 1, sweep.stat().st_size // _SWEEP_ROW if whole else None)
 
 
-def _frame_table(root: Path, devkit: "NuScenes", samples: Sequence[Record], labels: dict[str, str]) -> FrameTable:
-    scenes = [devkit.get("scene", sample["scene_token"]) for sample in samples]
+def _frame_table(root: Path, tables: KeyframeTables, samples: Sequence[Record], labels: dict[str, str]) -> FrameTable:
+    scenes = [tables.scenes[sample["scene_token"]] for sample in samples]
     split_of = _official_splits("train", "val", "test")
     strangers = sorted({str(scene["name"]) for scene in scenes} - split_of.keys())
     if strangers:
@@ -144,12 +131,12 @@ def _frame_table(root: Path, devkit: "NuScenes", samples: Sequence[Record], labe
             f"{len(strangers)} scenes are in no official nuScenes split: {', '.join(strangers[:5])};"
             " the scenes of a data root must bear official names (scene-0001 to scene-1110)"
         )
-    lidar = [_record(devkit, sample, _LIDAR) for sample in samples]
+    lidar = [_record(tables, sample, _LIDAR) for sample in samples]
     paths = [labels.get(record["token"], "") for record in lidar]
     return FrameTable(
         key=np.array([sample["token"] for sample in samples], str),
         scene=np.array([scene["name"] for scene in scenes], str),
-        location=np.array([devkit.get("log", scene["log_token"])["location"] for scene in scenes], str),
+        location=np.array([tables.logs[scene["log_token"]]["location"] for scene in scenes], str),
         description=np.array([scene["description"] for scene in scenes], str),
         split=np.array([split_of[scene["name"]] for scene in scenes], str),
         sweep=np.array([safe_path(root, record["filename"], "sample_data") for record in lidar], str),
@@ -165,22 +152,26 @@ def _official_splits(*names: str) -> dict[str, str]:
     return {scene: split for split in names for scene in splits[split]}
 
 
-def _record(devkit: "NuScenes", sample: Record, channel: str) -> Record:
+def _record(tables: KeyframeTables, sample: Record, channel: str) -> Record:
     """The sensor record of a keyframe."""
-    if channel not in sample["data"]:
-        present = ", ".join(sorted(sample["data"])) or "none"
+    records = tables.records[sample["token"]]
+    record = records.get(channel)
+    if record is None:
+        present = ", ".join(sorted(records)) or "none"
         raise DataError(
             f"Keyframe {sample['token']} has no record of {channel} in sample_data.json; it has: {present}."
             " Unpack the metadata again, or choose other cameras (--cameras)"
         )
-    return devkit.get("sample_data", sample["data"][channel])
+    return record
 
 
-def _image_row(root: Path, devkit: "NuScenes", sample: Record, frame: int, camera: str) -> ImageRow:
-    record = _record(devkit, sample, camera)
-    sensor = devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
+def _image_row(
+    root: Path, tables: KeyframeTables, poses: "_Poses", sample: Record, frame: int, camera: str
+) -> ImageRow:
+    record = _record(tables, sample, camera)
+    sensor = tables.sensors[record["calibrated_sensor_token"]]
     intrinsics = np.array(sensor["camera_intrinsic"], np.float64)
-    transform = camera_from_lidar(devkit, _record(devkit, sample, _LIDAR), record)
+    transform = poses.camera_from_lidar(_record(tables, sample, _LIDAR), record)
     if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or not np.isfinite(transform).all():
         raise DataError(
             f"The calibration of {camera} in keyframe {sample['token']} is damaged (intrinsics {intrinsics.tolist()},"
@@ -194,6 +185,26 @@ def _image_row(root: Path, devkit: "NuScenes", sample: Record, frame: int, camer
     path = safe_path(root, record["filename"], "sample_data")
     size = (int(record["width"]), int(record["height"]))
     return ImageRow(frame, record["token"], camera, path, size, intrinsics, transform)
+
+
+class _Poses:
+    """Transforms between the sensors of the tables; the mounting of each sensor is computed once."""
+
+    def __init__(self, tables: KeyframeTables) -> None:
+        self._poses, self._sensors = tables.poses, tables.sensors
+        self._mounting = cache(lambda token, inverse: _transform(self._sensors[token], inverse=inverse))
+
+    def camera_from_lidar(self, lidar: Record, camera: Record) -> Float64[np.ndarray, "4 4"]:
+        """Transform of sweep points to a camera's frame, from the two sensors' ``sample_data`` records.
+
+        The car moves between the two stamps, so the chain passes through the global frame: LiDAR, ego at the LiDAR's
+        stamp, global, ego at the camera's stamp, camera.
+        """
+        ego_from_lidar = self._mounting(lidar["calibrated_sensor_token"], False)
+        global_from_ego = _transform(self._poses[lidar["ego_pose_token"]])
+        ego_from_global = _transform(self._poses[camera["ego_pose_token"]], inverse=True)
+        camera_from_ego = self._mounting(camera["calibrated_sensor_token"], True)
+        return camera_from_ego @ ego_from_global @ global_from_ego @ ego_from_lidar
 
 
 def _transform(record: Record, *, inverse: bool = False) -> Float64[np.ndarray, "4 4"]:

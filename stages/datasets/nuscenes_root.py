@@ -1,27 +1,19 @@
-"""A nuScenes data root before the devkit reads it: the right level, the version, complete tables, safe paths.
-
-The devkit itself stops with bare assertions at the first thing it misses; here each fault has a message of its own.
-"""
+"""A nuScenes data root before its tables are read: the right level, the version, complete tables, safe paths."""
 
 import json
-import tempfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError, MissingDataError
 from ...files import read_json
 from .raw_classes import NUSCENES_32
 
-if TYPE_CHECKING:
-    from nuscenes.nuscenes import NuScenes
+__all__ = ["check_root", "check_tables", "find_version", "label_paths", "safe_path"]
 
-__all__ = ["check_root", "check_tables", "find_version", "label_paths", "open_devkit", "safe_path"]
-
-#: Tables that the index is made from, read by the devkit.
-_READ_TABLES = ("sensor", "calibrated_sensor", "ego_pose", "log", "scene", "sample", "sample_data", "category")
-
-#: Tables that belong to every download; the devkit gets them empty, for they are large and not needed.
-_OTHER_TABLES = ("attribute", "visibility", "instance", "sample_annotation", "map")
+#: Tables of the metadata archive; those of boxes and maps are not read.
+_TABLES = (
+    *("sensor", "calibrated_sensor", "ego_pose", "log", "scene", "sample", "sample_data", "category"),
+    *("attribute", "visibility", "instance", "sample_annotation", "map"),
+)
 
 _DOWNLOAD = "https://www.nuscenes.org/nuscenes#download"
 
@@ -80,46 +72,13 @@ def check_tables(root: Path, version: str) -> None:
         MissingDataError: some are not; the message names them.
     """
     tables = root / version
-    expected = sorted((*_READ_TABLES, *_OTHER_TABLES))
+    expected = sorted(_TABLES)
     missing = [f"{name}.json" for name in expected if not (tables / f"{name}.json").is_file()]
     if missing:
         raise MissingDataError(
             f"{tables} lacks {len(missing)} of {len(expected)} tables: {', '.join(missing)};"
             f" unpack the metadata archive of this version again ({_DOWNLOAD})"
         )
-
-
-def open_devkit(root: Path, version: str) -> "NuScenes":
-    """The devkit on the tables that the index needs.
-
-    It is given a folder of links that leaves the annotation, map and lidarseg tables out: they would take most of the
-    memory, and the devkit refuses to open at all where one label file is missing, without saying which.
-
-    Raises:
-        DataError: a table is not JSON, or tables refer to rows that are not there.
-    """
-    from nuscenes.nuscenes import NuScenes
-
-    tables = root / version
-    with tempfile.TemporaryDirectory(prefix="xd3d-tables-") as folder:
-        view = Path(folder) / version
-        view.mkdir()
-        for name in _READ_TABLES:
-            (view / f"{name}.json").symlink_to(tables / f"{name}.json")
-        for name in _OTHER_TABLES:
-            (view / f"{name}.json").write_text("[]", encoding="utf-8")
-        _write_map_stub(tables, view / "map.json")
-        try:
-            return NuScenes(version=version, dataroot=folder, verbose=False)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{_broken_table(tables)} is not valid JSON ({error}); unpack the metadata again"
-            ) from error
-        except (AssertionError, KeyError, TypeError, IndexError) as error:
-            raise DataError(
-                f"The tables in {tables} do not fit together (the devkit stops at {error!r});"
-                f" unpack the metadata of one version again ({_DOWNLOAD})"
-            ) from error
 
 
 def label_paths(root: Path, version: str) -> dict[str, str]:
@@ -176,22 +135,3 @@ def safe_path(root: Path, relative: str, table: str) -> str:
 
 def _versions(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("v1.0-*") if path.is_dir())
-
-
-def _write_map_stub(tables: Path, target: Path) -> None:
-    """A map table that names every log, as the devkit demands, and no picture."""
-    try:
-        logs: list[dict[str, Any]] = read_json(tables / "log.json")
-        stub = [{"token": "", "filename": "", "log_tokens": [row["token"] for row in logs]}]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{tables / 'log.json'} is damaged ({error!r}); unpack the metadata again") from error
-    target.write_text(json.dumps(stub), encoding="utf-8")
-
-
-def _broken_table(tables: Path) -> Path:
-    for name in _READ_TABLES:
-        try:
-            read_json(tables / f"{name}.json")
-        except ValueError:
-            return tables / f"{name}.json"
-    return tables
