@@ -43,6 +43,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     )
     sections = [
         _scores(run, card),
+        *_parts(card),
         *_frames(run),
         *insight_sections(run),
         _training(run),
@@ -74,6 +75,19 @@ def _scores(run: TrainedRun, card: ScoreCard) -> Section:
             Picture(png=figures.iou_bars(bars, card.classes), caption="IoU per class and reading."),
         ],
     )
+
+
+def _parts(card: ScoreCard) -> list[Section]:
+    """The score of parts of the points: by their distance, and by the weather where the frames name it."""
+    tables = []
+    for kind, parts in card.part_miou.items():
+        rows = [
+            [name, f"{int(card.parts[kind][name]['3d'].sum()):,}", *(_percent(means[key]) for key in READINGS)]
+            for name, means in parts.items()
+        ]
+        tables.append(Table(header=[kind, "points", *READINGS.values()], rows=rows))
+    text = "Mean IoU in per cent over the points of each part alone; the distance is that from the sensor."
+    return [Section(heading="Where the score comes from", text=text, parts=tables)] if tables else []
 
 
 def _frames(run: TrainedRun) -> list[Section]:

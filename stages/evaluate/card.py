@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +26,8 @@ class ScoreCard:
     """Confusion matrices of the modalities, and how they were counted.
 
     ``confusion[m]`` is int64 [C, C + 1]: points by label and prediction, the last column for predictions outside the
-    list. A LiDAR-only run has the modality ``3d`` alone.
+    list. A LiDAR-only run has the modality ``3d`` alone. ``parts`` are the same counts of parts of the points: by kind
+    ("distance", "weather"), then by name.
     """
 
     classes: tuple[str, ...]
@@ -34,6 +35,9 @@ class ScoreCard:
     absent: AbsentRule
     confusion: Mapping[Modality, Int64[np.ndarray, "classes columns"]]
     protocol: ScoreProtocol | None = None
+    parts: Mapping[str, Mapping[str, Mapping[Modality, Int64[np.ndarray, "classes columns"]]]] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         expected = (len(self.classes), len(self.classes) + 1)
@@ -77,6 +81,17 @@ class ScoreCard:
             for m, counts in self.confusion.items()
         }
 
+    @property
+    def part_miou(self) -> dict[str, dict[str, dict[Modality, float | None]]]:
+        """Mean IoU by kind of part, part and modality; None where no labelled point was scored."""
+        return {
+            kind: {name: {m: self._part_mean(counts.get(m)) for m in MODALITIES} for name, counts in parts.items()}
+            for kind, parts in self.parts.items()
+        }
+
+    def _part_mean(self, counts: Int64[np.ndarray, "classes columns"] | None) -> float | None:
+        return mean_iou(class_iou(counts), self.absent) if counts is not None and counts.sum() else None
+
     def to_json(self) -> dict[str, Any]:
         """The card as JSON values; ``from_json`` reads them back."""
         return {
@@ -88,6 +103,17 @@ class ScoreCard:
             "absent": self.absent,
             "absent_classes": {m: list(names) for m, names in self.absent_classes.items()},
             "confusion": {m: counts.tolist() for m, counts in self.confusion.items()},
+            "parts": {
+                kind: {
+                    name: {
+                        "miou": self.part_miou[kind][name],
+                        "points": int(counts["3d"].sum()),
+                        "confusion": {m: values.tolist() for m, values in counts.items()},
+                    }
+                    for name, counts in parts.items()
+                }
+                for kind, parts in self.parts.items()
+            },
             "protocol": None if self.protocol is None else asdict(self.protocol),
         }
 
@@ -106,8 +132,12 @@ class ScoreCard:
                 classes=tuple(values["classes"]),
                 frames=int(values["frames"]),
                 absent=values["absent"],
-                confusion={m: np.array(counts, np.int64) for m, counts in values["confusion"].items()},
+                confusion=_counts(values["confusion"]),
                 protocol=protocol,
+                parts={
+                    kind: {name: _counts(part["confusion"]) for name, part in parts.items()}
+                    for kind, parts in values.get("parts", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
@@ -142,18 +172,26 @@ class ScoreCard:
 
 
 def score_table(card: ScoreCard) -> str:
-    """The scores as lines of text: class, points, IoU in percent for 2D, 3D and xM; the mean last."""
+    """The scores as lines of text: class, points, IoU in percent for 2D, 3D and xM; the mean, and that of each part."""
     labelled = card.confusion["3d"].sum(axis=1)
-    width = max(len(name) for name in (*card.classes, "mean"))
+    parts = {name: counts for parts in card.parts.values() for name, counts in parts.items()}
+    width = max(len(name) for name in (*card.classes, *parts, "mean"))
     lines = [f"{'class':{width}}  {'points':>11}  {'2D':>6}  {'3D':>6}  {'xM':>6}"]
     for (name, values), points in zip(card.iou.items(), labelled, strict=True):
         lines.append(f"{name:{width}}  {int(points):>11,}  {_percents(values)}")
     lines.append(f"{'mean':{width}}  {card.points:>11,}  {_percents(card.miou)}")
+    means = {name: values for kind in card.part_miou.values() for name, values in kind.items()}
+    for name, counts in parts.items():
+        lines.append(f"{name:{width}}  {int(counts['3d'].sum()):>11,}  {_percents(means[name])}")
     absent = sorted({name for names in card.absent_classes.values() for name in names})
     if absent:
         how = {"exclude": "left out of the mean", "zero": "counted as 0", "one": "counted as 1"}[card.absent]
         lines.append(f"neither labelled nor predicted, {how}: {', '.join(absent)}")
     return "\n".join(lines)
+
+
+def _counts(values: Mapping[Modality, Any]) -> dict[Modality, np.ndarray]:
+    return {m: np.array(counts, np.int64) for m, counts in values.items()}
 
 
 def _number(value: float) -> float | None:

@@ -1,10 +1,10 @@
 """Scores of a run: frame by frame into a score card, for the 2D head, the 3D head, and both together (xM)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Bool, Float, Int64, Integer
 
 from ...errors import DataError
 from ..datasets.labels import IGNORE
@@ -15,6 +15,10 @@ from .settings import AbsentRule
 
 __all__ = ["FramePrediction", "ScoreCard", "majority_miou", "score_frames", "score_table"]
 
+#: Bounds in metres of the bins by distance.
+DISTANCES = (20.0, 40.0)
+DISTANCE_NAMES = ("0-20 m", "20-40 m", "40+ m")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FramePrediction:
@@ -22,12 +26,15 @@ class FramePrediction:
 
     Probabilities are the softmax over K columns; columns beyond the scored classes are classes outside the list, and
     predicting one counts as an error. ``probabilities_2d`` is None where the frame has no image, and 0 throughout for a
-    point that no image shows.
+    point that no image shows. ``distance`` (metres from the sensor) and ``weather`` say which parts of the score the
+    points count in, where they are known.
     """
 
     labels: Int64[np.ndarray, "points"]  #: class ids, or ``IGNORE``
     probabilities_2d: Float[np.ndarray, "points columns"] | None
     probabilities_3d: Float[np.ndarray, "points columns"]
+    distance: Float[np.ndarray, "points"] | None = None
+    weather: str = ""
 
     @property
     def decided(self) -> Int64[np.ndarray, "points"]:
@@ -43,13 +50,16 @@ def score_frames(
     absent: AbsentRule = "exclude",
     protocol: ScoreProtocol | None = None,
 ) -> ScoreCard:
-    """Count every point of every frame; in 2D those that an image shows. xM is the argmax of the sum of both softmaxes.
+    """Count every point of every frame, in 2D those that an image shows, and the same by distance and weather.
+
+    xM is the argmax of the sum of both softmaxes.
 
     Raises:
         DataError: no frame, probabilities that do not fit the labels or the classes, NaN among them, or only some
             frames with a 2D prediction.
     """
     confusion: dict[Modality, np.ndarray] = {}
+    parts: dict[str, dict[str, dict[Modality, np.ndarray]]] = {}
     frames = 0
     for frame in predictions:
         guesses = _guesses(frame, len(classes), frames)
@@ -57,13 +67,19 @@ def score_frames(
             raise DataError(
                 f"Frame {frames} has predictions {sorted(guesses)}, the ones before have {sorted(confusion)}"
             )
+        labels = {modality: _counted(frame, modality) for modality in guesses}
         for modality, guess in guesses.items():
-            counts = confusion_matrix(_counted(frame, modality), guess, len(classes))
-            confusion[modality] = confusion.get(modality, 0) + counts
+            _count(confusion, modality, confusion_matrix(labels[modality], guess, len(classes)))
+        for kind, name, rows in _parts(frame):
+            part = parts.setdefault(kind, {}).setdefault(name, {})
+            for modality, guess in guesses.items():
+                _count(part, modality, confusion_matrix(labels[modality][rows], guess[rows], len(classes)))
         frames += 1
     if not frames:
         raise DataError("There is no frame to score; check the split and the domain")
-    return ScoreCard(classes=tuple(classes), frames=frames, absent=absent, confusion=confusion, protocol=protocol)
+    return ScoreCard(
+        classes=tuple(classes), frames=frames, absent=absent, confusion=confusion, parts=parts, protocol=protocol
+    )
 
 
 def majority_miou(
@@ -92,6 +108,20 @@ def _counted(frame: FramePrediction, modality: Modality) -> Int64[np.ndarray, "p
     if modality != "2d" or frame.probabilities_2d is None:
         return frame.labels
     return np.where(frame.probabilities_2d.any(axis=1), frame.labels, IGNORE)
+
+
+def _count(confusion: dict[Modality, np.ndarray], modality: Modality, counts: np.ndarray) -> None:
+    confusion[modality] = confusion.get(modality, 0) + counts
+
+
+def _parts(frame: FramePrediction) -> Iterator[tuple[str, str, Bool[np.ndarray, "points"]]]:
+    """The parts of the score that points of the frame count in: kind, name, and which points they are."""
+    if frame.weather:
+        yield "weather", frame.weather, np.ones(len(frame.labels), bool)
+    if frame.distance is not None:
+        place = np.digitize(frame.distance, DISTANCES)
+        for number, name in enumerate(DISTANCE_NAMES):
+            yield "distance", name, place == number
 
 
 def _guesses(frame: FramePrediction, classes: int, number: int) -> dict[Modality, np.ndarray]:

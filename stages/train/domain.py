@@ -9,6 +9,7 @@ from ...errors import RunError
 from ..datasets.frames import Frame, load_frame
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
+from ..datasets.settings import DOMAINS
 from ..evaluate.pseudo_labels import PseudoLabels
 from .source import FeatureSource
 
@@ -60,6 +61,11 @@ class Domain:
     def key(self, position: int) -> str:
         """Unique name of the frame at ``position``."""
         return str(self.index.frames.key[self.frames[position]])
+
+    def weather(self, position: int) -> str:
+        """The weather of the frame at ``position``, where the data set has a domain for each; else ""."""
+        words = str(self.index.frames.description[self.frames[position]])
+        return words if words in DOMAINS[self.index.dataset] else ""
 
     def cameras(self, frame: Frame) -> Int[np.ndarray, "views"]:
         """Place of each view's camera in the index's list of cameras."""

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from ...cache.loader import made_ahead, ring_slots
 from ...errors import RunError
 from ...progress import progress
+from ..datasets.frames import Frame
 from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction
 from .batch import Batch, BatchPlan, cloud_batch
@@ -38,10 +39,17 @@ def predict_frames(
     network.eval()
     try:
         slots = domain_of_each_slot(domain, ring_slots(workers), taps=plan.taps, device=network.device)
-        made = made_ahead(lambda place, slot: evaluation_batch(slots[slot], plan, place), range(len(domain)), workers)
+
+        def make(place: int, slot: int) -> tuple[int, Frame, Batch | None]:
+            frame = slots[slot].load(place)
+            return place, frame, evaluation_batch(slots[slot], plan, place, frame)
+
+        made = made_ahead(make, range(len(domain)), workers)
         with closing(made), progress(description, len(domain), "frame") as bar:
-            for batch, _ in made:
-                yield _predict(network, batch, with_images=bool(plan.taps))
+            for (place, frame, batch), _ in made:
+                found = _predict(network, batch, with_images=bool(plan.taps))
+                distance = np.linalg.norm(frame.points, axis=1)
+                yield replace(found, distance=distance, weather=domain.weather(place))
                 bar.update(1)
     finally:
         network.train(was_training)

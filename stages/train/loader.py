@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ...errors import ConfigError
+from ..datasets.frames import Frame
 from .augment import augment_points, crop_points, sample_generator
 from .batch import Batch, BatchPlan, PlacedFrame, collate, to_corner
 from .domain import Domain
@@ -102,12 +103,12 @@ def training_batch(
     return collate(placed, domain, plan)
 
 
-def evaluation_batch(domain: Domain, plan: BatchPlan, position: int) -> Batch | None:
+def evaluation_batch(domain: Domain, plan: BatchPlan, position: int, frame: Frame | None = None) -> Batch | None:
     """The frame at ``position`` as it is, every point kept; None where no camera sees a point of it.
 
-    Where the cloud is wider than the voxel cube, so is its grid.
+    Where the cloud is wider than the voxel cube, so is its grid. ``frame`` is that frame, where it was loaded already.
     """
-    frame = domain.load(position)
+    frame = frame or domain.load(position)
     if not len(frame.points):
         return None
     views = identity_views(frame, domain.features)

@@ -26,4 +26,4 @@ def validate(network: Network, domain: Domain, *, workers: int) -> ScoreCard:
         modality: total(torch.from_numpy(counts).to(network.device)).cpu().numpy()
         for modality, counts in card.confusion.items()
     }
-    return replace(card, frames=len(domain), confusion=confusion)
+    return replace(card, frames=len(domain), confusion=confusion, parts={})

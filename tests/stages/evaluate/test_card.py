@@ -32,7 +32,8 @@ def protocol():
 @pytest.fixture
 def card(protocol):
     confusion = {"2d": COUNTS, "3d": COUNTS * 2, "xm": COUNTS}
-    return ScoreCard(classes=NAMES, frames=3, absent="exclude", confusion=confusion, protocol=protocol)
+    parts = {"weather": {"snow": confusion}}
+    return ScoreCard(classes=NAMES, frames=3, absent="exclude", confusion=confusion, protocol=protocol, parts=parts)
 
 
 def test_a_card_comes_back_equal(card, tmp_path):
@@ -40,6 +41,8 @@ def test_a_card_comes_back_equal(card, tmp_path):
     found = ScoreCard.load(tmp_path / "scores.json")
     assert found.to_json() == card.to_json()
     assert found.protocol == card.protocol
+    older = {key: value for key, value in card.to_json().items() if key != "parts"}
+    assert ScoreCard.from_json(older).parts == {}
 
 
 def test_the_file_has_the_keys_that_scripts_rely_on(card, tmp_path):
@@ -84,7 +87,8 @@ def test_the_table_shows_percent_and_names_absent_classes(card):
     assert lines[1].split() == ["vehicle", "200", "72.73", "72.73", "72.73"]
     assert lines[3].split() == ["terrain", "0", "-", "-", "-"]
     assert lines[4].split()[0] == "mean"
-    assert lines[5] == "neither labelled nor predicted, left out of the mean: terrain"
+    assert lines[5].split()[0] == "snow"
+    assert lines[6] == "neither labelled nor predicted, left out of the mean: terrain"
     assert len({len(line) for line in lines[:5]}) == 1
 
 

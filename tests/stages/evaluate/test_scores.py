@@ -1,11 +1,13 @@
 """Scores over frames: 2D, 3D and xM, the majority baseline, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 from xd3d.errors import DataError
 from xd3d.stages.datasets.labels import IGNORE
-from xd3d.stages.evaluate.scores import FramePrediction, majority_miou, score_frames
+from xd3d.stages.evaluate.scores import FramePrediction, majority_miou, score_frames, score_table
 
 NAMES = ("vehicle", "road", "terrain")
 
@@ -130,3 +132,45 @@ def test_a_point_that_no_image_shows_is_left_out_of_2d_and_is_the_clouds_alone_i
     assert card.confusion["2d"].sum() == 1
     assert card.miou["2d"] == card.miou["xm"] == 1
     assert card.points == card.confusion["3d"].sum() == 3
+
+
+def test_parts_by_distance_and_weather_are_scores_of_their_points_alone(frames):
+    rng = np.random.default_rng(8)
+    placed = [
+        replace(frame, distance=rng.uniform(0, 70, len(frame.labels)), weather=weather)
+        for frame, weather in zip(frames, ("snow", "rain", "rain", "snow"), strict=True)
+    ]
+    card = score_frames(placed, NAMES)
+    assert card.miou == score_frames(frames, NAMES).miou
+    assert list(card.parts) == ["weather", "distance"]
+    snow = score_frames([frames[0], frames[3]], NAMES)
+    assert card.part_miou["weather"]["snow"] == snow.miou
+    for name, (low, high) in {"0-20 m": (0, 20), "20-40 m": (20, 40), "40+ m": (40, np.inf)}.items():
+        near = [(frame.distance >= low) & (frame.distance < high) for frame in placed]
+        alone = [
+            FramePrediction(
+                labels=frame.labels[rows],
+                probabilities_2d=frame.probabilities_2d[rows],
+                probabilities_3d=frame.probabilities_3d[rows],
+            )
+            for frame, rows in zip(frames, near, strict=True)
+        ]
+        assert card.part_miou["distance"][name] == score_frames(alone, NAMES).miou
+    for parts in card.parts.values():
+        np.testing.assert_array_equal(sum(counts["xm"] for counts in parts.values()), card.confusion["xm"])
+    assert card.to_json()["parts"]["weather"]["snow"]["points"] == snow.points
+    assert [line.split()[0] for line in score_table(card).splitlines()[4:]] == [
+        "mean",
+        "snow",
+        "rain",
+        "0-20",
+        "20-40",
+        "40+",
+    ]
+
+
+def test_a_part_without_a_labelled_point_has_no_score(frames):
+    near = replace(frames[0], distance=np.full(len(frames[0].labels), 3.0))
+    card = score_frames([near], NAMES, absent="zero")
+    assert card.part_miou["distance"]["40+ m"] == {"2d": None, "3d": None, "xm": None}
+    assert card.part_miou["distance"]["0-20 m"] == card.miou

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from xd3d.cache.schema import TapSpec
 from xd3d.errors import RunError
+from xd3d.stages.datasets.labels import get_merge
+from xd3d.stages.datasets.readers import READERS
+from xd3d.stages.datasets.splits import domain_frames
+from xd3d.stages.datasets.synthetic.twins import synthesize_twin
 from xd3d.stages.evaluate.official import NO_CLASS
 from xd3d.stages.train.batch import cloud_batch
+from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.inference import cloud_classes, predict_frames, sweep_classes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,3 +86,14 @@ def test_points_that_no_camera_sees_get_the_class_of_the_3d_head_where_it_needs_
     classes = sweep_classes(refine, domain, 0, prediction)
     assert (np.delete(classes, seen) == NO_CLASS).all()
     np.testing.assert_array_equal(classes[seen], prediction.decided)
+
+
+def test_predictions_know_their_weather_and_how_far_their_points_are(make_network, tmp_path):
+    root = synthesize_twin(tmp_path / "stf", dataset="semanticstf", frames=8, azimuth_steps=90, workers=1)
+    index = READERS["semanticstf"].build_index(root)
+    merge, rows = get_merge("semantickitti-19", "semanticstf"), domain_frames(index, "all", "test")
+    domain = Domain(index=index, frames=rows, merge=merge, every_point=True)
+    found = list(predict_frames(make_network(domain, variant="3d-only"), domain, workers=0))
+    assert [each.weather for each in found] == index.frames.description[rows].tolist()
+    assert {each.weather for each in found} <= {"dense_fog", "light_fog", "rain", "snow"}
+    np.testing.assert_allclose(found[0].distance, np.linalg.norm(domain.load(0).points, axis=1))
