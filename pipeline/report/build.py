@@ -110,8 +110,10 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
         *_on_image(run, domain, frame, predicted),
         Picture(
             png=figures.birds_eye_view(frame.points, frame.labels, predicted, classes),
-            caption="The same points from above; the triangle is the sensor. Only points that a camera sees are kept.",
+            caption="The same points from above; the triangle is the sensor."
+            + ("" if domain.every_point else " Only points that a camera sees are kept."),
         ),
+        *(_around(domain, number) if len(domain.index.cameras) > 1 else []),
     ]
     facts = domain.index.frames
     return Section(
@@ -120,6 +122,15 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
         legend=legend(classes),
         parts=parts,
     )
+
+
+def _around(domain: "Domain", number: int) -> list[Picture]:
+    """The whole sweep all around, by how many of the frame's cameras see each point."""
+    whole = dataclasses.replace(domain, labelled=False, every_point=True).load(number)
+    cameras = np.bincount(whole.projection_point, minlength=len(whole.points))
+    names = ", ".join(domain.index.cameras)
+    caption = f"All points of the sweep from above, by how many cameras see them ({names})."
+    return [Picture(png=figures.seen_from_above(whole.points, cameras), caption=caption)]
 
 
 def _seen(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "Frame") -> list[Picture]:

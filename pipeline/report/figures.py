@@ -26,7 +26,11 @@ __all__ = [
     "new_figure",
     "png_bytes",
     "points_over_image",
+    "seen_from_above",
 ]
+
+#: Colours of points that no, one, and several cameras see.
+SEEN_BY = ("lightgrey", "tab:blue", "tab:orange")
 
 
 def feature_colours(feature_map: Float[np.ndarray, "channels height width"]) -> Float[np.ndarray, "height width 3"]:
@@ -100,6 +104,27 @@ def birds_eye_view(
         axes.tick_params(labelsize=7)
         axes.set_xlabel("metres to the right", fontsize=8)
         axes.set_ylabel("metres ahead", fontsize=8)
+    return png_bytes(figure)
+
+
+def seen_from_above(points: Float[np.ndarray, "points 3"], cameras: Int[np.ndarray, " points"]) -> bytes:
+    """A whole sweep from above, the sensor in the middle; ``cameras`` counts those that see each point."""
+    figure = new_figure(7.0, 6.0)
+    axes = figure.add_subplot(1, 1, 1)
+    reach = float(np.percentile(np.abs(points[:, :2]).max(1), 98)) + 2 if len(points) else 10.0
+    for number, colour in enumerate(SEEN_BY):
+        rows = cameras >= number if number == len(SEEN_BY) - 1 else cameras == number
+        name = ("no camera", "one camera", "two or more")[number]
+        share = 100 * float(rows.mean()) if len(rows) else 0.0
+        label = f"{name} ({share:.0f} %)"
+        axes.scatter(points[rows, 0], points[rows, 1], color=colour, s=2.0, linewidths=0, label=label)
+    axes.plot(0, 0, marker="^", color="black", markersize=7)
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(-reach, reach)
+    axes.set_aspect("equal")
+    axes.set_xlabel("x, metres", fontsize=8)
+    axes.set_ylabel("y, metres", fontsize=8)
+    axes.legend(fontsize=8, loc="upper right", markerscale=4)
     return png_bytes(figure)
 
 

@@ -11,7 +11,7 @@ from xd3d.pipeline.workspace import Workspace
 VERSION = "v1.0-trainval"
 SETTINGS = [
     *("fusion.variant=3d-only", "data.points=all", "model.preset=slim", "data.merge=nuscenes-16"),
-    *("train.steps=6", "train.batch_size=2", "train.workers=0", "train.device=cpu"),
+    *("train.steps=2", "train.batch_size=2", "train.workers=0", "train.device=cpu"),
 ]
 
 
