@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,26 @@ def xd3d(tmp_path):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def twin_of(tiny_nuscenes_root, tmp_path_factory) -> Callable[[str], Path]:
+    """Call it with a data set's name for a root of a few frames with small images. Read only."""
+    from xd3d.stages.datasets.synthetic.twins import synthesize_twin
+
+    frames = {"semantickitti": 5, "semanticstf": 7, "synlidar": 3, "a2d2": 3, "virtualkitti": 2}
+
+    @cache
+    def make(dataset: str) -> Path:
+        if dataset == "nuscenes":
+            return tiny_nuscenes_root
+        return synthesize_twin(
+            tmp_path_factory.mktemp("twin") / dataset,
+            dataset=dataset,
+            frames=frames[dataset],
+            image_size=(124, 78) if dataset == "a2d2" else (124, 38),
+            azimuth_steps=90,
+            workers=1,
+        )
+
+    return make

@@ -11,7 +11,6 @@ import yaml
 from xd3d.pipeline import jobs
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.kitti_calibration import read_calibration
-from xd3d.stages.datasets.synthetic.twins import synthesize_twin
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs/data/folder.md").read_text(encoding="utf-8")
 DESCRIPTION, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.DOTALL)
@@ -31,12 +30,9 @@ TINY = (
 
 
 @pytest.fixture
-def own_folder(tmp_path) -> Path:
+def own_folder(twin_of, tmp_path) -> Path:
     """The files that the example describes."""
-    twin = synthesize_twin(
-        tmp_path / "twin", dataset="semantickitti", frames=5, image_size=(124, 38), azimuth_steps=90, workers=1
-    )
-    root = tmp_path / "mine"
+    twin, root = twin_of("semantickitti"), tmp_path / "mine"
     for sequence, scene in SCENES.items():
         folder = twin / "dataset/sequences" / sequence
         for kind, name in (("velodyne", "scans"), ("labels", "labels"), ("image_2", "images")):

@@ -15,7 +15,6 @@ from xd3d.stages.datasets.synthetic.twins import synthesize_twin
 from xd3d.stages.train.log import read_log
 
 SETTINGS = sorted({name.partition("/")[0] for name in preset_names() if name.endswith("/dg")})
-FRAMES = {"semantickitti": 5, "semanticstf": 7, "synlidar": 3, "a2d2": 3, "virtualkitti": 2}
 TINY = (
     "extract.model=tiny-street",
     "extract.taps=[up1,rgb]",
@@ -72,19 +71,9 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_nuscenes_root, tmp_path_factory) -> Bench:
+def bench(twin_of, tmp_path_factory) -> Bench:
     """Twins of a few frames."""
-    folder = tmp_path_factory.mktemp("settings")
-
-    def root(dataset: str) -> Path:
-        if dataset == "nuscenes":
-            return tiny_nuscenes_root
-        size = (124, 78) if dataset == "a2d2" else (124, 38)
-        return synthesize_twin(
-            folder / dataset, dataset=dataset, frames=FRAMES[dataset], image_size=size, azimuth_steps=90, workers=1
-        )
-
-    return Bench(folder / "work", root, TINY)
+    return Bench(tmp_path_factory.mktemp("settings"), twin_of, TINY)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
