@@ -31,6 +31,13 @@ def test_an_index_comes_back_equal(index, tmp_path):
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_text_beyond_ascii_comes_back_equal(index, tmp_path):
+    words = np.array(["Straße, 雨"] + [""] * (len(index.frames.key) - 1))
+    other = dataclasses.replace(index, frames=dataclasses.replace(index.frames, description=words))
+    other.save(tmp_path)
+    assert FrameIndex.load(tmp_path).frames.description.tolist() == words.tolist()
+
+
 def test_the_images_of_a_frame_are_one_of_each_camera(index):
     for row, key in enumerate(index.frames.key):
         images = index.images_of(row)
