@@ -104,7 +104,7 @@ def quiet() -> Iterator[None]:
 
 
 def worker_environments(workers: int, settings: ExtractSettings) -> list[dict[str, str]]:
-    """A GPU for each worker, or its share of the threads.
+    """The environment of each worker: that of this process as it is now, with a GPU or its share of the threads.
 
     Raises:
         ConfigError: there are fewer GPUs than workers.
@@ -118,7 +118,7 @@ def worker_environments(workers: int, settings: ExtractSettings) -> list[dict[st
         )
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, torch.get_num_threads() // workers))
     return [
-        {"CUDA_VISIBLE_DEVICES": gpus[number] if gpus else "", "OMP_NUM_THREADS": str(threads)}
+        {**os.environ, "CUDA_VISIBLE_DEVICES": gpus[number] if gpus else "", "OMP_NUM_THREADS": str(threads)}
         for number in range(workers)
     ]
 
