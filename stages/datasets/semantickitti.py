@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, UInt
+from jaxtyping import Float64
 
 from .cameras import choose_cameras
-from .checks import FileFault, common_size
+from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
 from .kitti_calibration import read_calibration
 from .projection import image_pixels
@@ -20,10 +20,10 @@ from .velodyne import (
     LABELS,
     VELODYNE,
     Recording,
-    check_velodyne,
+    check_files,
     frame_table,
-    read_semantic,
-    read_velodyne,
+    read_labels,
+    read_sweep,
     require_folders,
     stems,
 )
@@ -34,7 +34,6 @@ __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "re
 CAMERAS = ("image_2", "image_3")
 
 _PUBLISHED = ("image_2",)
-_COLUMNS = 4  # x, y, z, reflectance
 
 #: The official split of the benchmark; sequences after 10 come without labels.
 _VALIDATION, _LABELLED = "08", 11
@@ -81,21 +80,6 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         frames=frame_table(root, recordings),
         images=ImageTable.of(images),
     )
-
-
-def check_files(index: FrameIndex) -> list[FileFault]:
-    """Look at every file: sweeps of 16 bytes a point, a label of 4 bytes a point, images of their sequence's size."""
-    return check_velodyne(index, _COLUMNS)
-
-
-def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """The points of a frame: x forward, y left, z up."""
-    return read_velodyne(index, row, _COLUMNS)
-
-
-def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
-    """The raw semantic ids of a frame, 0 to 259."""
-    return read_semantic(index, row)
 
 
 def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:

@@ -7,25 +7,20 @@ of each frame.
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from jaxtyping import UInt
-
 from ...errors import DataError, MissingDataError
 from .cameras import refuse_cameras
-from .checks import FileFault
-from .index import FrameIndex, ImageTable
+from .index import FrameIndex
 from .projection import image_pixels as pixels
 from .roots import check_level, name_some, refuse_version
 from .settings import DOMAINS
-from .sweeps import Sweep
 from .velodyne import (
     LABELS,
     VELODYNE,
     Recording,
-    check_velodyne,
-    frame_table,
-    read_semantic,
-    read_velodyne,
+    check_files,
+    lidar_index,
+    read_labels,
+    read_sweep,
     require_folders,
     stems,
 )
@@ -35,7 +30,6 @@ __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 SPLITS = ("train", "val", "test")
 WEATHERS = DOMAINS["semanticstf"][1:]
 
-_COLUMNS = 5  # x, y, z, intensity (0 to 255), ring
 _DOWNLOAD = "https://github.com/xiaoaoran/SemanticSTF"
 
 
@@ -57,29 +51,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         download=_DOWNLOAD,
     )
     recordings = [_recording(root, split) for split in SPLITS if (root / split).is_dir()]
-    return FrameIndex(
-        dataset="semanticstf",
-        version="",
-        root=root,
-        cameras=(),
-        frames=frame_table(root, recordings),
-        images=ImageTable.of([]),
-    )
-
-
-def check_files(index: FrameIndex) -> list[FileFault]:
-    """Look at every file: sweeps of 20 bytes a point, a label of 4 bytes a point."""
-    return check_velodyne(index, _COLUMNS)
-
-
-def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """The points of a frame: x forward, y left, z up."""
-    return read_velodyne(index, row, _COLUMNS)
-
-
-def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
-    """The raw ids of a frame, 0 to 20."""
-    return read_semantic(index, row)
+    return lidar_index("semanticstf", root, recordings)
 
 
 def _recording(root: Path, split: str) -> Recording:

@@ -3,30 +3,24 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt
-
 from .cameras import refuse_cameras
-from .checks import FileFault
-from .index import FrameIndex, ImageTable
+from .index import FrameIndex
 from .projection import image_pixels as pixels
 from .roots import check_level, refuse_version
-from .sweeps import Sweep
 from .velodyne import (
     LABELS,
     VELODYNE,
     Recording,
-    check_velodyne,
-    frame_table,
-    read_semantic,
-    read_velodyne,
+    check_files,
+    lidar_index,
+    read_labels,
+    read_sweep,
     require_folders,
     stems,
 )
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
-_COLUMNS = 4  # x, y, z, intensity
 _DOWNLOAD = "https://github.com/xiaoaoran/SynLiDAR"
 
 
@@ -47,29 +41,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         download=_DOWNLOAD,
     )
     recordings = [_recording(folder) for folder in _sequences(root)]
-    return FrameIndex(
-        dataset="synlidar",
-        version="",
-        root=root,
-        cameras=(),
-        frames=frame_table(root, recordings),
-        images=ImageTable.of([]),
-    )
-
-
-def check_files(index: FrameIndex) -> list[FileFault]:
-    """Look at every file: sweeps of 16 bytes a point, a label of 4 bytes a point."""
-    return check_velodyne(index, _COLUMNS)
-
-
-def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """The points of a frame: x forward, y left, z up."""
-    return read_velodyne(index, row, _COLUMNS)
-
-
-def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
-    """The raw ids of a frame, 0 to 32."""
-    return read_semantic(index, row)
+    return lidar_index("synlidar", root, recordings)
 
 
 def _sequences(root: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from jaxtyping import UInt
 
 from ...errors import MissingDataError
 from .checks import Check, FileFault, binary_fault, image_fault, run_checks
-from .index import FrameIndex, FrameTable
+from .index import FrameIndex, FrameTable, ImageTable
 from .raw_labels import read_raw_labels
 from .sweeps import Sweep, read_points
 
@@ -18,10 +18,11 @@ __all__ = [
     "LABELS",
     "VELODYNE",
     "Recording",
-    "check_velodyne",
+    "check_files",
     "frame_table",
-    "read_semantic",
-    "read_velodyne",
+    "lidar_index",
+    "read_labels",
+    "read_sweep",
     "require_folders",
     "stems",
 ]
@@ -29,6 +30,9 @@ __all__ = [
 VELODYNE, LABELS = "velodyne", "labels"
 
 _LABEL_BYTES = 4
+
+#: float32 a point: x, y, z and intensity; in SemanticSTF the ring too.
+_COLUMNS = {"semantickitti": 4, "semanticstf": 5, "synlidar": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +83,31 @@ def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
             raise MissingDataError(f"The folder {folder} {what}: {download}")
 
 
-def read_velodyne(index: FrameIndex, row: int, columns: int) -> Sweep:
+def lidar_index(dataset: str, root: Path, recordings: Sequence[Recording]) -> FrameIndex:
+    """The index of a data set without images."""
+    return FrameIndex(
+        dataset=dataset,
+        version="",
+        root=root,
+        cameras=(),
+        frames=frame_table(root, recordings),
+        images=ImageTable.of([]),
+    )
+
+
+def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """The points of a frame: x forward, y left, z up."""
-    return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=columns))
+    return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=_COLUMNS[index.dataset]))
 
 
-def read_semantic(index: FrameIndex, row: int) -> UInt[np.ndarray, "labels"]:
+def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
     """The semantic ids of a frame: the lower 16 bits of each label (the upper ones number instances)."""
     return read_raw_labels(index.root / str(index.frames.labels[row]), "<u4") & 0xFFFF
 
 
-def check_velodyne(index: FrameIndex, columns: int) -> list[FileFault]:
-    """Look at every file: whole sweeps of ``columns`` float32 a point, a label a point, images of the indexed size."""
-    return run_checks(_checks(index, 4 * columns), 2 * len(index.frames.key) + len(index.images.key))
+def check_files(index: FrameIndex) -> list[FileFault]:
+    """Look at every file: whole sweeps, a label of 4 bytes a point, images of the indexed size."""
+    return run_checks(_checks(index, 4 * _COLUMNS[index.dataset]), 2 * len(index.frames.key) + len(index.images.key))
 
 
 def _checks(index: FrameIndex, row_bytes: int) -> Iterator[Check]:
