@@ -3,9 +3,10 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import kl_div, layer_norm, log_softmax
+from torch.nn.functional import kl_div, log_softmax
 
 from .parallel import total
+from .standardise import standardised
 
 __all__ = ["decoupling_loss", "low_rank"]
 
@@ -38,7 +39,7 @@ def decoupling_loss(
     may become so small that every softmax is flat, and the loss vanishes with nothing decoupled.
     """
     if standardise:
-        semantic, projected = (layer_norm(each, each.shape[-1:]) for each in (semantic, projected))
+        semantic, projected = standardised(semantic), standardised(projected)
     a, b = log_softmax(semantic, -1), log_softmax(projected, -1)
     queries = total(semantic.new_tensor(semantic.shape[0] * semantic.shape[1]))
     held_b = kl_div(a, b.detach(), reduction="sum", log_target=True)

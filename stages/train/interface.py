@@ -8,9 +8,9 @@ from math import sqrt
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
 
 from .ragged import Ragged
+from .standardise import standardised
 
 __all__ = ["QueryInterface", "StageRefiner"]
 
@@ -43,7 +43,7 @@ class QueryInterface(nn.Module):
         queries_2d: Float[Tensor, "samples tokens2d channels"],
     ) -> Float[Tensor, "samples tokens tokens2d"]:
         """How much each 3D query looks at each 2D query, the sink first; rows sum to 1."""
-        return _attend(*(layer_norm(each, each.shape[-1:]) for each in (queries_3d, queries_2d)))
+        return _attend(standardised(queries_3d), standardised(queries_2d))
 
 
 class StageRefiner(nn.Module):

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, layer_norm, log_softmax, smooth_l1_loss
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_loss
 
 from ..datasets.labels import IGNORE
 from .decoupling import decoupling_loss
 from .network import NetworkOutput
 from .parallel import total
 from .settings import TrainSettings
+from .standardise import standardised
 
 __all__ = [
     "Losses",
@@ -74,7 +75,7 @@ def agreement_loss(
     plain features that follow held, larger ones drive those ahead of them; as they are, both grow without end.
     """
     if standardise:
-        pairs = [(layer_norm(own, own.shape[-1:]), layer_norm(met, met.shape[-1:])) for own, met in pairs]
+        pairs = [(standardised(own), standardised(met)) for own, met in pairs]
     stages = [
         smooth_l1_loss(own, met.detach() if hold_refined else met, reduction="sum") / _count(own, own.numel())
         for own, met in pairs
