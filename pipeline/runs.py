@@ -130,8 +130,7 @@ class TrainedRun:
         Raises:
             RunError: it reads features that the image's agents refined.
         """
-        fusion = self.config.fusion
-        if fusion.interface and fusion.head == "refine":
+        if self.config.fusion.needs_images:
             raise RunError(
                 f"The 3D head of {self.folder} reads features that the image's agents refined (fusion.head=refine), and"
                 " so needs a camera; train one that does not: xd3d train --cached --set fusion.head=distil"

@@ -57,7 +57,7 @@ class Workspace:
 
     def find_run(self, run: Path) -> Path:
         """The folder that ``run`` means: a bare name is a run of this workspace, anything else a path."""
-        return self.run(str(run)) if run.parts == (run.name,) and not run.is_dir() else run.absolute()
+        return _named(run, self.home / "runs")
 
     def pseudo_labels(self, name: str) -> Path:
         """Folder of the pseudo labels called ``name``."""
@@ -74,8 +74,7 @@ class Workspace:
             raise MissingDataError(
                 f"There are no pseudo labels in {self.home}; make some with: xd3d pseudo-label (after xd3d train)"
             )
-        path = Path(name)
-        return self.pseudo_labels(name) if path.parts == (path.name,) and not path.is_dir() else path.absolute()
+        return _named(Path(name), self.home / "pseudo-labels")
 
     def remember_pseudo_labels(self, folder: Path) -> None:
         """Keep ``folder`` as the one that training takes by default."""
@@ -140,3 +139,8 @@ class Workspace:
     def _remember(self, **facts: Any) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         write_json(self.home / "workspace.json", {**self._memory(), **facts})
+
+
+def _named(given: Path, folder: Path) -> Path:
+    """A bare name is an entry of ``folder``, unless it is a folder where we are; anything else is a path."""
+    return folder / given if given.parts == (given.name,) and not given.is_dir() else given.absolute()

@@ -94,6 +94,7 @@ class ScoreCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as JSON values; ``from_json`` reads them back."""
+        part_miou = self.part_miou
         return {
             "miou": self.miou,
             "iou": self.iou,
@@ -106,7 +107,7 @@ class ScoreCard:
             "parts": {
                 kind: {
                     name: {
-                        "miou": self.part_miou[kind][name],
+                        "miou": part_miou[kind][name],
                         "points": int(counts["3d"].sum()),
                         "confusion": {m: values.tolist() for m, values in counts.items()},
                     }

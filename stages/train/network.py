@@ -133,7 +133,7 @@ class Network(nn.Module):
     @property
     def needs_images(self) -> bool:
         """Whether the 3D prediction itself depends on images."""
-        return self.fusion.interface and self.fusion.head == "refine"
+        return self.fusion.needs_images
 
     @property
     def device(self) -> torch.device:

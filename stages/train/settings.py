@@ -79,6 +79,11 @@ class FusionSettings(Settings):
         """Whether the image's agents refine the 3D queries."""
         return self.variant == "full"
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether the 3D prediction itself depends on images."""
+        return self.interface and self.head == "refine"
+
     @model_validator(mode="after")
     def _check(self) -> "FusionSettings":
         if self.query_channels % 8:
