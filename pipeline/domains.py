@@ -14,6 +14,7 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
+    from ..stages.evaluate.card import Modality
     from ..stages.evaluate.pseudo_labels import PseudoLabels
     from ..stages.extract.settings import ExtractSettings
     from ..stages.train.domain import Domain
@@ -100,6 +101,11 @@ class DomainOpener:
         """The sides of the shift that the run opens."""
         data = self.config.data
         return [data.target] if self.config.train.source_free else [data.source, data.target]
+
+    def judged_by(self) -> "Modality":
+        """The score that chooses the best checkpoint: xM, or 3D where the target has no images to be tested with."""
+        images = self.config.fusion.image and self.index(self.config.data.target.dataset).cameras
+        return "xm" if images else "3d"
 
     def validation(self) -> "Domain | None":
         """The held-out frames that the best checkpoint is chosen on; None, with a warning, where none are held out."""

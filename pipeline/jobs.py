@@ -145,6 +145,7 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         source=source,
         target=target,
         init=domains.init(),
+        judged_by=domains.judged_by(),
         validation=validation,
         model=settings.model,
         fusion=settings.fusion,

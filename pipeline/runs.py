@@ -104,10 +104,11 @@ class TrainedRun:
         Raises:
             ConfigError: there is no such domain.
         """
-        from ..stages.datasets.settings import DOMAINS
+        from ..stages.datasets.splits import domain_names
 
         target = self.config.data.target
-        others = {domain: target.model_copy(update={"domain": domain}) for domain in DOMAINS[target.dataset]}
+        known = domain_names(self.domains.index(target.dataset))
+        others = {domain: target.model_copy(update={"domain": domain}) for domain in known}
         sides = {"source": self.config.data.source, "target": target, **others}
         if name not in sides:
             raise ConfigError(f"There is no domain '{name}'; {nearest(name, sides)}")

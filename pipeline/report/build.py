@@ -109,7 +109,7 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
         *(_seen(run, domain, domain.features, frame) if domain.features is not None else []),
         *_on_image(run, domain, frame, predicted),
         Picture(
-            png=figures.birds_eye_view(frame.points, frame.labels, predicted, classes),
+            png=figures.birds_eye_view(frame.facing(domain.index), frame.labels, predicted, classes),
             caption="The same points from above; the triangle is the sensor."
             + ("" if domain.every_point else " Only points that a camera sees are kept."),
         ),
@@ -177,7 +177,7 @@ def _training(run: TrainedRun) -> Section:
     steps = [record for record in records if "loss" in record]
     names = [name for name in steps[0] if name not in LOSS_NAMES_LEFT_OUT] if steps else []
     losses = {name: [float(record[name]) for record in steps] for name in names}
-    reading = "3d" if run.config.fusion.image is False else "xm"
+    reading = run.domains.judged_by()
     validation = {r["step"]: float(r["validation"]["miou"][reading]) for r in records if "validation" in r}
     png = figures.loss_curves([record["step"] for record in steps], losses, validation)
     return Section(

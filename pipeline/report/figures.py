@@ -88,7 +88,7 @@ def birds_eye_view(
     predicted: Int[np.ndarray, " points"],
     classes: Sequence[str],
 ) -> bytes:
-    """The same points from above, the sensor at the bottom centre (LiDAR frame: x to the right, y ahead; metres)."""
+    """The same points from above, the sensor at the bottom centre (x to the right, y ahead; metres)."""
     side = float(np.percentile(np.abs(points[:, 0]), 98)) + 2 if len(points) else 10.0
     low, high = np.percentile(points[:, 1], [1, 98]) if len(points) else (0.0, 10.0)
     low, high = min(float(low), 0.0) - 2, max(float(high), 0.0) + 2

@@ -62,6 +62,11 @@ class FolderDescription(Settings):
         ids = [number for numbers in self.classes.values() for number in numbers]
         if len(set(ids)) < len(ids) or not all(0 <= number < 1 << 16 for number in ids):
             faults.append("classes must give each id, 0 to 65535, to one class")
+        unfit = [name for name in self.domains if not re.fullmatch(r"\w[\w.-]*", name)]
+        if unfit:
+            faults.append(f"domains has '{unfit[0]}': a name has letters, digits, '_', '-' and '.', for files bear it")
+        if set(self.domains) & {"source", "target"}:
+            faults.append("domains has 'source' or 'target', which are the sides of a shift")
         if "all" in self.domains:
             faults.append("domains has 'all', which stands for every frame already")
         if faults:

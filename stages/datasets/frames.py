@@ -50,6 +50,15 @@ class Frame:
             projection_uv=self.projection_uv[shown],
         )
 
+    def facing(self, index: FrameIndex) -> Float32[np.ndarray, "points 3"]:
+        """The points with y along the view of the first image and x to its right; without images, y along x."""
+        ahead = np.array([1.0, 0.0])
+        if len(self.image_rows):
+            optical_axis = index.images.camera_from_lidar[self.image_rows[0], 2, :2]
+            ahead = optical_axis / np.linalg.norm(optical_axis)
+        turn = np.array([[ahead[1], ahead[0]], [-ahead[0], ahead[1]]])
+        return np.column_stack([self.points[:, :2] @ turn, self.points[:, 2:]]).astype(np.float32)
+
 
 def load_frame(
     index: FrameIndex,

@@ -46,7 +46,7 @@ from .index import FrameIndex
 from .merges import FOLDER
 from .settings import DOMAINS, BenchmarkDomain, DomainSettings
 
-__all__ = ["SPLITS", "SPLIT_RULE", "domain_frames", "validation_side"]
+__all__ = ["SPLITS", "SPLIT_RULE", "domain_frames", "domain_names", "validation_side"]
 
 #: Name of the rule, stored with every score.
 SPLIT_RULE = "xd3d"
@@ -146,6 +146,12 @@ def domain_frames(
     return rows
 
 
+def domain_names(index: FrameIndex) -> list[str]:
+    """The domains of an index: those of its data set, and those that the description of a folder names."""
+    described = sorted(set(index.frames.location) - {""}) if index.dataset == FOLDER else []
+    return [*_DOMAINS[index.dataset], *map(str, described)]
+
+
 def validation_side(source: DomainSettings, target: DomainSettings) -> Literal["source", "target"]:
     """The side on whose val split a run is validated: the target, or the source where the target holds out none.
 
@@ -199,9 +205,5 @@ def _held_out(domain: _Domain, column: np.ndarray) -> list[str]:
 
 
 def _inventory(index: FrameIndex) -> str:
-    domains = [
-        *_DOMAINS[index.dataset],
-        *(sorted(set(index.frames.location) - {""}) if index.dataset == FOLDER else []),
-    ]
-    counts = {name: [int(_select(index, name, split).sum()) for split in SPLITS] for name in domains}
+    counts = {name: [int(_select(index, name, split).sum()) for split in SPLITS] for name in domain_names(index)}
     return ", ".join(f"{name} {'/'.join(map(str, numbers))}" for name, numbers in counts.items())

@@ -57,12 +57,14 @@ def train(
     settings: TrainSettings,
     target: Domain | None = None,
     init: Path | None = None,
+    judged_by: Modality = "xm",
     facts: Mapping[str, Any] | None = None,
 ) -> TrainSummary:
     """Train on ``source`` into the folder ``run``, validate on ``validation``; call it again to go on after a stop.
 
     Each step also takes a batch of ``target`` where it is given; its label files are not read. The run begins with the
     best weights of the run in the folder ``init``, where that is given, and with its class weights if it has no source.
+    The best checkpoint has the highest score of the kind ``judged_by``, or of 3D where validation has no images.
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are kept in
     ``run.json`` and must be the same when the run is resumed. The number of threads and the device may change.
     Under ``torchrun`` every process calls this, and each takes its part of every batch.
@@ -101,7 +103,8 @@ def train(
         make = StepMaker(
             source=source, target=target, plan=network.plan, augment=augment, settings=settings, device=device
         )
-        return _Trainer(run, make, validation, settings, Stepper(network, weights, settings)).go_on(done)
+        stepper = Stepper(network, weights, settings)
+        return _Trainer(run, make, validation, settings, stepper, judged_by).go_on(done)
 
 
 def _begin(
@@ -130,9 +133,16 @@ class _Trainer:
     """A network on its way through the steps."""
 
     def __init__(
-        self, run: Path, make: StepMaker, validation: Domain | None, settings: TrainSettings, stepper: Stepper
+        self,
+        run: Path,
+        make: StepMaker,
+        validation: Domain | None,
+        settings: TrainSettings,
+        stepper: Stepper,
+        judged_by: Modality,
     ) -> None:
         self.run, self.make, self.validation, self.settings = run, make, validation, settings
+        self.judged_by = judged_by
         self.network, self.stepper = stepper.network, stepper
         self.best: Best | None = None
         self.state = TrainState(network=stepper.network, optimiser=stepper.optimiser, scaler=stepper.scaler)
@@ -181,7 +191,7 @@ class _Trainer:
     def _validate(self, validation: Domain, step: int, records: RunLog) -> None:
         card = validate(self.network, validation, workers=self.settings.workers)
         records.write({"step": step, "validation": {"miou": card.miou, "iou": card.iou}})
-        metric: Modality = "3d" if card.miou["xm"] is None else "xm"
+        metric: Modality = "3d" if card.miou[self.judged_by] is None else self.judged_by
         score = card.miou[metric]
         if score is not None and (self.best is None or score > self.best.miou):
             self.best = Best(step=step, metric=metric, miou=score)

@@ -57,6 +57,8 @@ def test_the_example_of_the_guide_trains_and_evaluates(own_folder, tmp_path):
     assert list(score["iou"]) == ["road", "sidewalk", "vehicle", "building", "nature"]
     assert score["points"] > 100
     assert score["miou"]["xm"] is not None
+    north = jobs.evaluate(workspace, None, split="train", side="north", absent=None).result
+    assert north["protocol"]["domain"] == "north"
 
 
 def test_an_example_of_a_calibration_is_one_that_is_read(tmp_path):

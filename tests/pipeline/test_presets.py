@@ -62,9 +62,11 @@ class Bench:
                 pseudo_labels(self.workspace, Path(runs["uda"]))
             if task == "sfda":
                 changes.append(f"train.init={Path(runs['uda']).name}")
-            runs[task] = jobs.train(self.workspace, name, changes, cached=True, run=None).result["run"]
+            trained = jobs.train(self.workspace, name, changes, cached=True, run=None).result
+            runs[task] = trained["run"]
             scores[task] = jobs.evaluate(self.workspace, None, split=None, side="target", absent=None).result
             assert scores[task]["protocol"]["checkpoint"] == runs[task]
+            assert trained["best"] is None or (scores[task]["miou"]["xm"] is None) == ("3d" in trained["best"])
             terms = read_log(Path(runs[task]))[0].keys()
             assert ("xm_2d_target" in terms, "pl_3d" in terms) == (task != "dg", task in ("uda_pl", "sfda"))
         return scores

@@ -74,6 +74,18 @@ class TestContract:
         assert len(seen - {IGNORE}) >= 4
         assert count_labels(index, [labelled_row(index)], merge).sum() > 0
 
+    def test_what_the_camera_sees_lies_ahead_when_the_points_face_it(self, case, root_of):
+        index = index_of(case, root_of(case.dataset))
+        frame = load_frame(index, 0, merge_of(case, index))
+        facing = frame.facing(index)
+        np.testing.assert_allclose(np.linalg.norm(facing, axis=1), np.linalg.norm(frame.points, axis=1), rtol=1e-5)
+        if case.camera is None:
+            np.testing.assert_array_equal(facing[:, 1], frame.points[:, 0])
+        else:
+            x, y, _ = facing[frame.projection_point].T
+            assert (y > 0).mean() > 0.98
+            assert np.corrcoef(x / y, frame.projection_uv[:, 0])[0, 1] > 0.9
+
     def test_every_point_and_no_image_keep_the_whole_sweep(self, case, root_of):
         index = index_of(case, root_of(case.dataset))
         points = len(READERS[case.dataset].read_sweep(index, 0).points)

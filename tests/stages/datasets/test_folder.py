@@ -112,6 +112,8 @@ def test_raw_sweeps_have_the_columns_of_the_description(folder):
         ({"val": ["z"]}, "No frame and no scene fits 'z' under val"),
         ({"val": ["a"], "test": ["[ab]"]}, "Frame a is in 'val' and in 'test'"),
         ({"domains": {"all": ["a"]}}, "stands for every frame already"),
+        ({"domains": {"target": ["a"]}}, "the sides of a shift"),
+        ({"domains": {"../elsewhere": ["a"]}}, "a name has letters, digits"),
     ],
 )
 def test_a_faulty_description_says_what_is_wrong(folder, keys, message):
