@@ -13,11 +13,17 @@ SETTINGS = [
     *("fusion.variant=3d-only", "data.points=all", "model.preset=slim", "data.merge=nuscenes-16"),
     *("train.steps=2", "train.batch_size=2", "train.workers=0", "train.device=cpu"),
 ]
+WITH_IMAGES = [
+    *("fusion.variant=image", *SETTINGS[1:], "fusion.image_channels=8"),
+    *("extract.image_size=[48,80]", "extract.taps=[up1,rgb]", "extract.agents.count=4", "extract.device=cpu"),
+]
 
 
 def train_run(home, root, settings):
     workspace = Workspace(home=home)
     jobs.prepare(workspace, "nuscenes", root, version=None, cameras=None)
+    if settings[0] != SETTINGS[0]:
+        jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False)
     jobs.train(workspace, "default", settings, cached=True, run=None)
     return workspace
 
@@ -67,6 +73,14 @@ def test_the_devkit_takes_the_submission_and_gives_our_score(trained, official, 
         expected = theirs["iou_per_class"][name]
         assert (values["3d"] is None) == np.isnan(expected)
         assert values["3d"] is None or values["3d"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_devkit_gives_our_score_of_sweeps_and_images_together(official, tmp_path, tiny_nuscenes_root):
+    ours = score(train_run(tmp_path / "home", tiny_nuscenes_root, WITH_IMAGES), tmp_path / "out")
+    meta = json.loads((tmp_path / "out/val/submission.json").read_text())["meta"]
+    assert (meta["use_camera"], meta["use_external"]) == (True, True)
+    assert ours["miou"]["xm"] != ours["miou"]["3d"]
+    assert evaluate_officially(official, tmp_path / "out")["miou"] == pytest.approx(ours["miou"]["xm"], abs=1e-6)
 
 
 def test_part_of_a_split_is_no_submission_until_the_rest_is_there(trained, tmp_path, caplog):
