@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ...errors import DataError, MissingDataError
+from .arrays import load_array
 from .cameras import choose_cameras
 from .checks import Check, FileFault, binary_fault, common_size, image_fault, run_checks
 from .folder_calibration import read_cameras
@@ -164,12 +165,12 @@ def _read_labels(path: Path) -> Integer[np.ndarray, "labels"]:
     if path.suffix in _LABELS:
         return read_raw_labels(path, _LABELS[path.suffix]) & 0xFFFF
     try:
-        labels = np.load(path, allow_pickle=False)
+        labels = load_array(path)
     except FileNotFoundError as error:
         raise MissingDataError(f"The label file {path} is gone; put it back, and prepare again") from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"The label file {path} cannot be read ({error}); write it again") from error
-    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"The label file {path} must hold one array of whole numbers, one a point; write it again")
     return labels.astype(np.int64)
 

@@ -50,7 +50,7 @@ def parse_ply(content: bytes, path: Path) -> Float32[np.ndarray, "points 3"]:
     if not found or not head.startswith(b"ply"):
         raise DataError(f"{path} is no PLY file: it has no header from 'ply' to 'end_header'")
     try:
-        order, elements = _parse_header(head.decode("ascii"))
+        order, elements = _parse_header(head.decode(errors="replace"))  # comments are in any language
     except (ValueError, KeyError, IndexError) as error:
         raise DataError(f"The header of {path} is damaged ({error!r}); write the file again") from error
     names = [element.name for element in elements]
@@ -69,7 +69,7 @@ def _parse_header(head: str) -> tuple[str, list[_Element]]:
             case ["format", name, _]:
                 order = _ORDERS[name]
             case ["element", name, rows]:
-                elements.append(_Element(name, int(rows), {}))
+                elements.append(_Element(name, _count(rows), {}))
             case ["property", "list", *_, name]:
                 elements[-1].properties[name] = "list"
             case ["property", kind, name]:
@@ -77,6 +77,12 @@ def _parse_header(head: str) -> tuple[str, list[_Element]]:
     if order is None:
         raise ValueError("no format")
     return order, elements
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"an element of {text} rows")
+    return int(text)
 
 
 def _ascii(body: bytes, before: list[_Element], vertices: _Element, path: Path) -> np.ndarray:

@@ -12,12 +12,12 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from ...errors import DataError, MissingDataError
+from .arrays import load_array
 from .ply import parse_ply
 
 __all__ = ["COLUMNS", "SWEEP_SUFFIXES", "Sweep", "finite_rows", "read_points", "sweep_suffix"]
@@ -50,7 +50,7 @@ def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it is of an unknown kind, truncated or damaged, or holds no point.
+        DataError: it is of an unknown kind, unreadable, truncated or damaged, or holds no point.
     """
     suffix = sweep_suffix(path)
     if not suffix:
@@ -60,6 +60,10 @@ def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray
     except FileNotFoundError as error:
         raise MissingDataError(
             f"The sweep {path} is gone; put it back (and run 'xd3d prepare' again, if it belongs to a data set)"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"The sweep {path} cannot be read ({error.strerror}); look at its rights and its disk"
         ) from error
     if suffix in COLUMNS:
         points = _raw(content, path, columns or COLUMNS[suffix])
@@ -88,11 +92,9 @@ def _raw(content: bytes, path: Path, columns: int) -> np.ndarray:
 
 def _npy(content: bytes, path: Path) -> np.ndarray:
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, BadZipFile) as error:
+        array = load_array(io.BytesIO(content))
+    except ValueError as error:
         raise DataError(f"The sweep {path} cannot be read as a plain array ({error}); write it again") from error
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"The sweep {path} is an archive of arrays; write one array with numpy.save")
     if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         raise DataError(
             f"The sweep {path} holds an array {list(array.shape)} of {array.dtype}; it needs numbers of shape"

@@ -7,6 +7,7 @@ from jaxtyping import Float64, Int64
 from PIL import Image, UnidentifiedImageError
 
 from ...errors import DataError, MissingDataError
+from .arrays import load_array
 from .colours import ColourTable, read_colours
 from .raw_classes import VIRTUALKITTI
 from .sweeps import Sweep
@@ -27,17 +28,16 @@ def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
         DataError: it is truncated, or no array [points, 7] of numbers.
     """
     try:
-        cloud = np.load(path, allow_pickle=False)
+        cloud = load_array(path)
     except FileNotFoundError as error:
         raise MissingDataError(
             f"The point cloud {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
         ) from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"The point cloud {path} cannot be read ({error}); make it again with create_npy.py") from error
-    shape: tuple[int, ...] = getattr(cloud, "shape", ())
-    if len(shape) != 2 or shape[1] != _COLUMNS or cloud.dtype.kind not in "fiu":
+    if cloud.ndim != 2 or cloud.shape[1] != _COLUMNS or cloud.dtype.kind not in "fiu":
         raise DataError(
-            f"The point cloud {path} has shape {list(shape)}, not [points, 7]; make it again with create_npy.py"
+            f"The point cloud {path} has shape {list(cloud.shape)}, not [points, 7]; make it again with create_npy.py"
         )
     return cloud.astype(np.float64)
 
@@ -47,8 +47,8 @@ def cloud_fault(path: Path) -> str | None:
     if not path.is_file():
         return "the point cloud is missing; make it again with create_npy.py"
     try:
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-    except (ValueError, EOFError, OSError, AttributeError) as error:
+        shape = load_array(path, mapped=True).shape
+    except (ValueError, OSError) as error:
         return f"the point cloud is truncated or no array ({error}); make it again with create_npy.py"
     if len(shape) != 2 or shape[1] != _COLUMNS:
         return f"the point cloud has shape {list(shape)}, not [points, 7]; make it again with create_npy.py"

@@ -18,6 +18,7 @@ from jaxtyping import Int64, UInt8
 from ...cache.fingerprint import differences, fingerprint_digest
 from ...errors import DataError, MissingDataError, RunError
 from ...files import read_json
+from ..datasets.arrays import load_array
 from ..datasets.labels import IGNORE
 
 __all__ = ["HEADS", "PseudoLabels"]
@@ -130,16 +131,16 @@ class PseudoLabels:
 
     @cached_property
     def _frames(self) -> Int64[np.ndarray, "frames 2"]:
-        return self._load(FRAMES, None)
+        return self._load(FRAMES, mapped=False)
 
     @cached_property
     def _labels(self) -> UInt8[np.ndarray, "points 2"]:
-        return self._load(LABELS, "r")
+        return self._load(LABELS, mapped=True)
 
-    def _load(self, name: str, mode: Any) -> np.ndarray:
+    def _load(self, name: str, *, mapped: bool) -> np.ndarray:
         try:
-            return np.asarray(np.load(self.folder / name, mmap_mode=mode, allow_pickle=False))
-        except (OSError, ValueError, EOFError) as error:
+            return np.asarray(load_array(self.folder / name, mapped=mapped))
+        except (OSError, ValueError) as error:
             raise DataError(f"{self.folder / name} cannot be read ({error}); {_REMEDY}") from error
 
 

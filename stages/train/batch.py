@@ -159,7 +159,8 @@ def cloud_batch(points: Float32[np.ndarray, "points 3"], key: str, plan: BatchPl
 
 def to_corner(points: Float32[np.ndarray, "points 3"]) -> Float32[np.ndarray, "points 3"]:
     """``points`` moved so that their smallest x, y and z are 0: their place in the voxel grid without augmentation."""
-    return points - points.min(0) if len(points) else points
+    with np.errstate(over="ignore"):  # a cloud too wide for float32 is refused by name afterwards
+        return points - points.min(0) if len(points) else points
 
 
 def _voxels(

@@ -58,7 +58,8 @@ def find_sweeps(points: Path) -> list[Path]:
         return [points]
     if not points.is_dir():
         raise MissingDataError(f"There is no sweep and no folder of sweeps at {points}")
-    found = sorted(path for path in points.iterdir() if sweep_suffix(path) and path.is_file())
+    # A link to nowhere counts too: it is reported like any sweep that cannot be read.
+    found = sorted(path for path in points.iterdir() if sweep_suffix(path) and (path.is_file() or path.is_symlink()))
     if not found:
         raise MissingDataError(f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}")
     first: dict[str, Path] = {}

@@ -38,6 +38,11 @@ def test_points_are_read_from_every_encoding(encoding, kind, before):
     np.testing.assert_array_equal(points, EXPECTED)
 
 
+def test_a_comment_may_be_in_any_language():
+    content = ply("ascii").replace(b"made by hand", "à la main, 手工".encode())
+    np.testing.assert_array_equal(parse_ply(content, Path("a.ply")), EXPECTED)
+
+
 def test_an_ascii_file_may_have_windows_line_ends_and_nan():
     content = ply("ascii", rows=[("nan", 1, 2, 3), *ROWS[1:]]).replace(b"\n", b"\r\n")
     points = parse_ply(content, Path("a.ply"))
@@ -60,6 +65,7 @@ def test_the_last_byte_of_a_binary_cloud_is_needed():
         (b"ply\nelement vertex 1\nend_header\n", "no format"),
         (b"ply\nformat ascii 1.0\nproperty float x\nend_header\n", "header of a.ply is damaged"),
         (b"ply\nformat ascii 1.0\nelement vertex many\nend_header\n", "header of a.ply is damaged"),
+        (b"ply\nformat ascii 1.0\nelement vertex -1\nend_header\n", "header of a.ply is damaged"),
         (b"ply\nformat zip 1.0\nend_header\n", "header of a.ply is damaged"),
         (b"ply\nformat ascii 1.0\nend_header\n", "no vertices with x, y and z; its elements are: none"),
         (ply("ascii").replace(b"property float z\n", b""), "no vertices with x, y and z"),

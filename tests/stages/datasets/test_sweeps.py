@@ -51,6 +51,17 @@ def test_a_missing_file_is_named(tmp_path):
         read_points(tmp_path / "a.bin")
 
 
+def npy(header: str) -> bytes:
+    """An array file with this header and little behind it."""
+    return b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n" + b"\0" * 12
+
+
+def test_a_file_that_the_system_does_not_hand_out_is_named(tmp_path):
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(DataError, match=r"a\.bin cannot be read \(Is a directory\)"):
+        read_points(tmp_path / "a.bin")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -59,6 +70,17 @@ def test_a_missing_file_is_named(tmp_path):
         ("a.pcd.bin", b"\0" * 16, "16 bytes, not a multiple of 20"),
         ("a.npy", b"", "cannot be read as a plain array"),
         ("a.npy", b"PK\x03\x04 something else", "cannot be read as a plain array"),
+        (
+            "a.npy",
+            npy("{'descr': ',f4', 'fortran_order': False, 'shape': (1, 3), }"),
+            "cannot be read as a plain array",
+        ),
+        (
+            "a.npy",
+            npy("('descr': '<f4', 'fortran_order': False, 'shape': (1, 3), }"),
+            "cannot be read as a plain array",
+        ),
+        ("a.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999, 3), }"), "plain array"),
     ],
 )
 def test_damage_is_named(tmp_path, name, content, message):

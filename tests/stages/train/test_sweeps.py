@@ -147,6 +147,12 @@ def test_two_sweeps_that_would_share_a_label_file_are_named(tmp_path):
         find_sweeps(tmp_path)
 
 
+def test_a_link_to_nowhere_is_found_and_reported(network, out, tmp_path):
+    (tmp_path / "a.bin").symlink_to(tmp_path / "gone.bin")
+    done = label_sweeps(network, find_sweeps(tmp_path), out, workers=0)
+    assert [fault.path.name for fault in done.failed] == ["a.bin"]
+
+
 def test_nothing_to_label_is_an_error(tmp_path):
     with pytest.raises(MissingDataError, match="no sweep and no folder"):
         find_sweeps(tmp_path / "nowhere")
