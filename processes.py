@@ -6,8 +6,8 @@ __all__ = ["is_first_process", "local_rank", "process_count"]
 
 
 def process_count() -> int:
-    """How many processes do one job together; 1 without ``torchrun``."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes do one job together; 1 without ``torchrun``, which numbers each of them too."""
+    return int(os.environ["WORLD_SIZE"]) if {"WORLD_SIZE", "RANK"} <= os.environ.keys() else 1
 
 
 def is_first_process() -> bool:

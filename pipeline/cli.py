@@ -49,9 +49,11 @@ def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the demo: data, workspace and report.html.")] = Path("xd3d-demo"),
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder of the demo: data, workspace and report.html.")
+    ] = Path("xd3d-demo"),
     frames: Annotated[int, typer.Option(min=24, help="Frames of the synthetic city.")] = 96,
-    seed: Annotated[int, typer.Option(help="Seed of the city and of the training.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the city and of the training.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Do the whole walk on a synthetic city: make it, extract, train, evaluate, and write report.html.
@@ -67,7 +69,7 @@ def demo(
 def synthesize(
     out: Annotated[Path, typer.Argument(help="The folder to make; it must be empty or not there.")],
     frames: Annotated[int, typer.Option(help="LiDAR keyframes in all scenes together.")] = 120,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal bytes.")] = 0,
     cameras: CameraNames = None,
     plan: Annotated[Literal["city", "benchmark"], typer.Option(help="Two cities, or six domains to compare.")] = "city",
     dataset: Annotated[str, typer.Option("--format", help="The data set whose format is written.")] = "nuscenes",
@@ -172,7 +174,8 @@ def evaluate(
     absent: Annotated[Absent | None, typer.Option(help="How a class that is absent everywhere counts.")] = None,
     lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head; open no image feature.")] = False,
     export: Annotated[
-        Path | None, typer.Option(help="Write the predictions to a folder, as the official evaluators read them.")
+        Path | None,
+        typer.Option(file_okay=False, help="Write the predictions to a folder, as the official evaluators read them."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -191,7 +194,9 @@ def evaluate(
 def predict(
     points: Annotated[Path, typer.Argument(help="A sweep, or a folder of them: .bin, .pcd.bin, .npy or .ply.")],
     run: RunFolder = None,
-    out: Annotated[Path | None, typer.Option(help="The folder of labels; the default is in the workspace.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="The folder of labels; the default is in the workspace.")
+    ] = None,
     columns: Annotated[
         int | None, typer.Option(min=3, help="float32 a point in raw files; the default is 4 in .bin, 5 in .pcd.bin.")
     ] = None,
@@ -213,7 +218,9 @@ def predict(
 @app.command()
 def report(
     run: RunFolder = None,
-    out: Annotated[Path | None, typer.Option(help="The file to write; the default is report.html in the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="The file to write; the default is report.html in the run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a single-file report of a run: pictures, curves, scores and the protocol.

@@ -21,9 +21,14 @@ Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas; 1,2
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; the threads are dealt out among them.")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Folder of data, runs, rows and tables; xd3d-ablation, in the short form xd3d-ablation-short."),
+    typer.Option(
+        file_okay=False,
+        help="Folder of data, runs, rows and tables; xd3d-ablation, in the short form xd3d-ablation-short.",
+    ),
 ]
-Docs = Annotated[Path | None, typer.Option(help="Bring results.md and results.json in this folder up to date too.")]
+Docs = Annotated[
+    Path | None, typer.Option(file_okay=False, help="Bring results.md and results.json in this folder up to date too.")
+]
 
 
 def ablate(
@@ -50,8 +55,8 @@ def ablate(
 
     benchmark = FEW_STREETS if short else STREETS
     request = Request(
-        variants=choose_variants(_names(only), short=short),
-        shifts=benchmark.choose(_names(shifts)),
+        variants=choose_variants(_names(only, "--only"), short=short),
+        shifts=benchmark.choose(_names(shifts, "--shifts")),
         seeds=_numbers(seeds or ("1" if short else "1,2,3")),
         short=short,
         overrides=overrides or [],
@@ -60,8 +65,11 @@ def ablate(
     conclude(run_ablation(folder, benchmark, request, processes=jobs, docs=docs), as_json)
 
 
-def _names(given: Names) -> list[str]:
-    return [name.strip() for text in given or [] for name in text.split(",") if name.strip()]
+def _names(given: Names, option: str) -> list[str]:
+    names = [name.strip() for text in given or [] for name in text.split(",") if name.strip()]
+    if given and not names:
+        raise ConfigError(f"{option} names nothing; give names, or leave it out for all")
+    return names
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,5 +1,6 @@
 """What a person and a script see: logging on stderr, results on stdout, exit codes, and clean ends."""
 
+import errno
 import json
 import logging
 import signal
@@ -15,6 +16,17 @@ from ..errors import Xd3dError
 from ..processes import is_first_process
 
 __all__ = ["Outcome", "conclude", "run_command_line", "set_up_logging"]
+
+log = logging.getLogger(__name__)
+
+#: What mends an error of the system; the command can then be given again.
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some room on the disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that can be read and written"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "move away what is in the place of a file or folder"),
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
 
 
 def set_up_logging(verbose: bool) -> None:
@@ -43,13 +55,17 @@ def conclude(outcome: Outcome, as_json: bool) -> None:
     """
     if is_first_process():
         text = json.dumps(outcome.result, allow_nan=False) if as_json else outcome.text.rstrip()
-        sys.stdout.write(text + "\n")
+        encoding = sys.stdout.encoding or "utf-8"  # which may lack letters of a file's name
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
     raise typer.Exit(outcome.exit_code)
 
 
 def run_command_line(command: Callable[[], Any]) -> NoReturn:
-    """Run the command line and leave with its exit code; errors of ours are printed without a traceback."""
+    """Run the command line and leave with its exit code.
+
+    Errors of ours, of the disk and of memory are printed without a traceback; ``--verbose`` shows that of the latter.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -58,6 +74,16 @@ def run_command_line(command: Callable[[], Any]) -> NoReturn:
     except Xd3dError as error:
         sys.stderr.write(f"xd3d: {error}\n")
         sys.exit(error.exit_code)
+    except (OSError, MemoryError) as error:
+        log.debug("Where it happened", exc_info=True)
+        sys.stderr.write(f"xd3d: {_refusal(error)}, then give the same command again. What was finished is kept\n")
+        sys.exit(1)
+
+
+def _refusal(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return f"The memory does not suffice ({error}); work on less at once"
+    return f"The system refused ({error}); {_REMEDIES.get(error.errno or 0, 'look at the disk and the network')}"
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

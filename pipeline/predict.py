@@ -34,11 +34,12 @@ def predict(
     from ..stages.train.sweeps import find_sweeps, label_sweeps
 
     begin = time.perf_counter()
+    points = points.resolve() if ".." in points.parts else points.absolute()  # its name names the folder of labels
     sweeps = find_sweeps(points)
     trained = TrainedRun.open(workspace, run)
     trained.require_lidar_only()
     network = trained.network
-    out = (out or workspace.home / "labels" / trained.folder.name / points.absolute().name).absolute()
+    out = (out or workspace.home / "labels" / trained.folder.name / points.name).absolute()
     claim_folder(
         out / FACTS,
         _facts(trained, network, points, columns),
@@ -81,7 +82,7 @@ def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int |
             {"label": label, "name": name, "colour": [round(255 * float(part)) for part in colour]}
             for label, (name, colour) in enumerate(zip(["unlabelled", *network.classes], colours, strict=True))
         ],
-        "sweeps": str(points.absolute()),
+        "sweeps": str(points),
         "columns": columns,
         "run": str(trained.folder),
         "step": trained.step,

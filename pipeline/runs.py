@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from ..errors import ConfigError, RunError, nearest
 from .config import Config, ResolvedConfig
 from .domains import DomainOpener
@@ -79,12 +81,22 @@ class TrainedRun:
 
     @cached_property
     def config(self) -> Config:
-        """The settings the run was trained with."""
+        """The settings the run was trained with.
+
+        Raises:
+            RunError: they are not all there, or this version does not know them.
+        """
         facts = self.record["facts"]
-        sections = {name: facts[name] for name in ("data", "extract", "evaluate")}
-        sections["extract"] = {**sections["extract"], "caches": facts.get("caches")}
-        sections |= {name: self.record[name] for name in ("model", "fusion", "augment", "train")}
-        return Config.model_validate(sections)
+        try:
+            sections = {name: facts[name] for name in ("data", "extract", "evaluate")}
+            sections["extract"] = {**sections["extract"], "caches": facts.get("caches")}
+            sections |= {name: self.record[name] for name in ("model", "fusion", "augment", "train")}
+            return Config.model_validate(sections)
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            raise RunError(
+                f"{self.folder / 'run.json'} is damaged, of another version, or not of 'xd3d train' ({error!r}); train"
+                " again in another folder"
+            ) from error
 
     @cached_property
     def domains(self) -> DomainOpener:

@@ -32,6 +32,16 @@ class Request:
         """The settings that hold for every run, as KEY=VALUE."""
         return (*benchmark.overrides, *(SHORT if self.short else ()), *self.overrides)
 
+    def check(self, benchmark: Benchmark) -> None:
+        """Find faults in the settings before hours of work.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range.
+        """
+        for variant in self.variants:
+            for seed in self.seeds:
+                load_config(variant.preset, (*self.settings(benchmark), f"train.seed={seed}"))
+
     def command(self, variant: str, shift: str, seed: int) -> str:
         """The command line that makes one row."""
         options = [f"--only {variant} --shifts {shift} --seeds {seed}", *(["--short"] if self.short else [])]

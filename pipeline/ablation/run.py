@@ -35,8 +35,10 @@ def run_ablation(
     checkpoints. ``docs`` is a folder whose ``results.md`` and ``results.json`` are brought up to date too.
 
     Raises:
+        ConfigError: a setting is unknown or out of range.
         RunError: another process works in ``out``.
     """
+    request.check(benchmark)
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     lock = _lock(out)

@@ -178,7 +178,8 @@ def _training(run: TrainedRun) -> Section:
     names = [name for name in steps[0] if name not in LOSS_NAMES_LEFT_OUT] if steps else []
     losses = {name: [float(record[name]) for record in steps] for name in names}
     reading = run.domains.judged_by()
-    validation = {r["step"]: float(r["validation"]["miou"][reading]) for r in records if "validation" in r}
+    scores = {record["step"]: record["validation"]["miou"] for record in records if "validation" in record}
+    validation = {step: float(miou[reading]) for step, miou in scores.items() if miou[reading] is not None}
     png = figures.loss_curves([record["step"] for record in steps], losses, validation)
     return Section(
         heading="Training",

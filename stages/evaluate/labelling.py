@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
 
 from ...cache.fingerprint import fingerprint_digest
-from ...errors import DataError, MissingDataError
+from ...cache.lock import FileLock
+from ...errors import DataError, MissingDataError, RunError
 from ...files import write_atomic, write_json
 from .pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
 from .refine import Confidences, confidence_codes, sure
@@ -42,16 +43,47 @@ def make_pseudo_labels(
 
     Raises:
         DataError: a prediction is not finite.
+        RunError: another process makes them now.
     """
+    there = _sound(folder)
+    if there is not None and not (folder / PREDICTED).exists():
+        return there
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / "lock")
+    except BlockingIOError as error:
+        raise RunError(
+            f"Another process makes the pseudo labels in {folder}; wait for its end or stop it, then give the same"
+            " command again"
+        ) from error
+    try:
+        there = _sound(folder) or _make(folder, identity, frames, classes, predict)
+        shutil.rmtree(folder / PREDICTED, ignore_errors=True)
+        return there
+    finally:
+        lock.release(remove=True)
+
+
+def _sound(folder: Path) -> PseudoLabels | None:
+    """The finished labels in ``folder``; None where there are none, or damaged ones."""
     try:
         there = PseudoLabels.open(folder)
         there.verify()
     except (DataError, MissingDataError):
-        (folder / MANIFEST).unlink(missing_ok=True)
-    else:
-        shutil.rmtree(folder / PREDICTED, ignore_errors=True)
-        return there
-    (folder / PREDICTED).mkdir(parents=True, exist_ok=True)
+        return None
+    return there
+
+
+def _make(
+    folder: Path,
+    identity: Mapping[str, Any],
+    frames: int,
+    classes: Sequence[str],
+    predict: Callable[[int], Iterable[FramePrediction]],
+) -> PseudoLabels:
+    """Predict what is not predicted yet, then refine."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / PREDICTED).mkdir(exist_ok=True)
     for left_over in folder.rglob("*.partial"):
         left_over.unlink()
     parts = -(-frames // PART)
@@ -61,7 +93,6 @@ def make_pseudo_labels(
         for number, part in enumerate(iter(lambda: list(islice(predictions, PART)), []), start=done):
             _write_part(_part(folder, number), part, number * PART)
     _refine(folder, identity, classes, parts)
-    shutil.rmtree(folder / PREDICTED)
     return PseudoLabels.open(folder)
 
 

@@ -2,20 +2,25 @@
 
 A checkpoint is written into ``step-N.partial``, flushed, and renamed to ``step-N``; only then are older ones removed.
 So ``kill -9`` at any moment leaves the last whole checkpoint, and a run resumed from it repeats what was lost exactly.
+``state.json`` has the crc32 of each file of tensors and a digest of itself, because safetensors checks neither.
 """
 
 import hashlib
+import re
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from ...cache.fingerprint import fingerprint_digest
 from ...errors import RunError
 from ...files import fsync_folder, read_json, write_atomic, write_json
 
@@ -33,6 +38,8 @@ __all__ = [
 
 FOLDER = "checkpoints"
 PARTIAL = ".partial"
+#: Names of checkpoints, whole and begun; whatever else lies beside them is not ours to read or remove.
+_NAME = re.compile(r"step-(\d{8,})(\.partial)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,46 +62,43 @@ class TrainState:
 
 def checkpoint_steps(run: Path) -> list[int]:
     """Steps of the whole checkpoints of ``run``, rising."""
-    folders = (run / FOLDER).glob("step-*")
-    return sorted(int(path.name.removeprefix("step-")) for path in folders if path.suffix != PARTIAL)
+    return sorted(step for step, path in _ours(run) if path.suffix != PARTIAL)
 
 
 def save_checkpoint(run: Path, state: TrainState, *, step: int, best: Best | None) -> None:
-    """Publish the checkpoint of ``step`` and keep it, the best one, and no other."""
+    """Publish the checkpoint of ``step`` and keep it, the best one, and no other.
+
+    Where it cannot be written, on a full disk say, what was begun is removed and those that were there stay.
+    """
     final = _folder(run, step)
     partial = final.with_name(final.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, tensors in (
-        ("model", state.network.state_dict()),
-        ("optimiser", _optimiser_tensors(state)),
-    ):
-        _write_tensors(partial / f"{name}.safetensors", tensors)
-    write_json(
-        partial / "state.json",
-        {"step": step, "best": vars(best) if best else None, "scaler": state.scaler.state_dict()},
-    )
+    try:
+        _write(partial, state, step, best)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     fsync_folder(final.parent)
-    kept = {step, best.step if best else step}
-    for path in (run / FOLDER).iterdir():
-        if path not in {_folder(run, each) for each in kept}:
+    kept = {_folder(run, each) for each in (step, best.step if best else step)}
+    for _, path in _ours(run):
+        if path not in kept:
             shutil.rmtree(path)
 
 
 def load_state(run: Path, state: TrainState, step: int) -> Best | None:
     """Put the checkpoint of ``step`` into ``state``; return the best known then."""
     load_weights(run, state.network, step)
-    stored = _read_tensors(_folder(run, step) / "optimiser.safetensors")
     parameters = dict(state.network.named_parameters())
-    for path, value in stored.items():
-        name, key = path.rsplit("/", 1)
+    for path, value in _read_tensors(run, step, "optimiser").items():
+        name, _, key = path.rpartition("/")
         parameter = parameters[name]
         state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
-    best, scaler = _read_state(run, step)
-    state.scaler.load_state_dict(scaler)
-    return best
+    stored = _read_state(run, step)
+    state.scaler.load_state_dict(stored["scaler"])
+    return _best(stored)
 
 
 def load_weights(run: Path, network: nn.Module, step: int) -> None:
@@ -103,16 +107,18 @@ def load_weights(run: Path, network: nn.Module, step: int) -> None:
     Raises:
         RunError: there is no such checkpoint, or it is damaged or made by another network.
     """
-    path = _folder(run, step) / "model.safetensors"
+    tensors = _read_tensors(run, step, "model")
     try:
-        network.load_state_dict(_read_tensors(path))
+        network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise RunError(f"The weights in {path} do not fit the network of the run's settings: {error}") from error
+        raise RunError(
+            f"The weights in {_tensors(run, step, 'model')} do not fit the network of the run's settings: {error}"
+        ) from error
 
 
 def checkpoint_digest(run: Path, step: int) -> str:
     """sha256 of the file of weights of the checkpoint of ``step``."""
-    path = _folder(run, step) / "model.safetensors"
+    path = _tensors(run, step, "model")
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
@@ -121,19 +127,23 @@ def checkpoint_digest(run: Path, step: int) -> str:
 
 def read_best(run: Path, step: int) -> Best | None:
     """The best validation known at the checkpoint of ``step``."""
-    return _read_state(run, step)[0]
+    return _best(_read_state(run, step))
 
 
-def _read_state(run: Path, step: int) -> tuple[Best | None, dict[str, Any]]:
-    """The best validation, and the state of the loss's scale."""
+def _best(stored: Mapping[str, Any]) -> Best | None:
+    return Best(**stored["best"]) if stored["best"] else None
+
+
+def _read_state(run: Path, step: int) -> dict[str, Any]:
+    """What ``state.json`` holds, once it is known to be whole: the best validation, the loss's scale, the sums."""
     path = _folder(run, step) / "state.json"
     try:
         stored = read_json(path)
-        return Best(**stored["best"]) if stored["best"] else None, stored["scaler"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"The checkpoint {path.parent} is damaged ({error}); delete that folder and train again"
-        ) from error
+        digest = stored.pop("digest", None)
+        _check(digest == (fingerprint_digest(stored) if "crc32" in stored else None))
+        return {"best": stored["best"], "scaler": stored["scaler"], "crc32": stored.get("crc32", {})}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
 
 
 def best_step(run: Path) -> int:
@@ -153,6 +163,16 @@ def _folder(run: Path, step: int) -> Path:
     return run / FOLDER / f"step-{step:08d}"
 
 
+def _tensors(run: Path, step: int, name: str) -> Path:
+    return _folder(run, step) / f"{name}.safetensors"
+
+
+def _ours(run: Path) -> list[tuple[int, Path]]:
+    """The step and folder of each checkpoint of ``run``, begun ones among them."""
+    folders = [path for path in (run / FOLDER).glob("step-*") if path.is_dir()]
+    return [(int(found[1]), path) for path in folders if (found := _NAME.fullmatch(path.name))]
+
+
 def _optimiser_tensors(state: TrainState) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value
@@ -161,21 +181,46 @@ def _optimiser_tensors(state: TrainState) -> dict[str, Tensor]:
     }
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write(folder: Path, state: TrainState, step: int, best: Best | None) -> None:
+    """Fill ``folder`` with the files of a checkpoint."""
+    sums = {
+        "model": _write_tensors(folder / "model.safetensors", state.network.state_dict()),
+        "optimiser": _write_tensors(folder / "optimiser.safetensors", _optimiser_tensors(state)),
+    }
+    facts = {
+        "step": step,
+        "best": vars(best) if best else None,
+        "scaler": state.scaler.state_dict(),
+        "crc32": sums,
+    }
+    write_json(folder / "state.json", {**facts, "digest": fingerprint_digest(facts)})
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    """Write ``tensors`` and return the crc32 of the file."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_atomic(path, lambda file: file.write(content))
+    return zlib.crc32(content)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(run: Path, step: int, name: str) -> dict[str, Tensor]:
+    """The tensors of one file, against its sum; checkpoints of the first versions have none."""
+    path, expected = _tensors(run, step, name), _read_state(run, step)["crc32"].get(name)
     try:
-        return load_file(path)
-    except (OSError, ValueError, RuntimeError) as error:
+        content = path.read_bytes()
+        _check(expected in (None, zlib.crc32(content)))
+        return load(content)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _damaged(path, error) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise _damaged(path, error) from error
+
+
+def _check(as_written: bool) -> None:
+    if not as_written:
+        raise ValueError("its content is not what was written")
 
 
 def _damaged(path: Path, error: Exception) -> RunError:
-    return RunError(f"The checkpoint file {path} cannot be read ({error}); delete its folder and train again")
+    return RunError(
+        f"The checkpoint file {path} is damaged ({error}); delete its folder and train again: the run goes on from the"
+        " checkpoint before it, if there is one, else from the beginning"
+    )

@@ -65,9 +65,9 @@ class RunLog:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The records of the log of ``run``, in order; a last line that was cut short is left out."""
+    """The records of the log of ``run``, in order; lines that were cut short or damaged are left out."""
     try:
-        lines = (run / NAME).read_text(encoding="utf-8").splitlines()
+        lines = (run / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     return list(_parsed(lines))
@@ -81,9 +81,11 @@ def past_losses(run: Path, step: int) -> list[float]:
 def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except json.JSONDecodeError:
-            return
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            yield record
 
 
 def _numbers(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from ...cache.loader import made_ahead
+from ...cache.lock import FileLock
+from ...errors import RunError
 from ...processes import is_first_process
 from ...progress import progress
 from ..datasets.frames import count_labels
@@ -70,8 +72,8 @@ def train(
     Under ``torchrun`` every process calls this, and each takes its part of every batch.
 
     Raises:
-        RunError: the folder belongs to a run with other settings, ``init`` to a run with another network; features
-            are missing; or the loss is not finite.
+        RunError: the folder belongs to a run with other settings, or is being trained in; ``init`` belongs to a run
+            with another network; features are missing; or the loss is not finite.
         ConfigError: settings that contradict the data: an unknown tap, a batch larger than the domain.
     """
     target = target.unlabelled() if target is not None else None
@@ -92,7 +94,7 @@ def train(
         facts=facts or {},
     )
     device = choose_device(settings.device)
-    with distributed(device), _seeded(settings.seed, device):
+    with distributed(device), _alone_in(run), _seeded(settings.seed, device):
         stored, done = from_first(_begin(run, record, source, start) if is_first_process() else ({}, 0))
         if done >= settings.steps:
             return TrainSummary(run=run, steps=done, best=read_best(run, done))
@@ -105,6 +107,25 @@ def train(
         )
         stepper = Stepper(network, weights, settings)
         return _Trainer(run, make, validation, settings, stepper, judged_by).go_on(done)
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Keep every other training out of the folder ``run``; the lock ends with the process, however that ends."""
+    if not is_first_process():
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(run / "lock")
+    except BlockingIOError as error:
+        raise RunError(
+            f"Another process trains in {run}; wait for its end or stop it, or choose another folder with --run"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
 
 
 def _begin(

@@ -45,8 +45,11 @@ def distributed(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with _all_alive():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        with _all_alive():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except ValueError as error:
+        raise RunError(f"RANK and WORLD_SIZE are set, but not by torchrun ({error}); start with torchrun") from error
     yield
     dist.destroy_process_group()  # not after an error: the others may be gone, and NCCL would wait for them
 

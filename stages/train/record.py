@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 NAME = "run.json"
 FORMAT = 1
+#: What a record has in any case, and its readers count on.
+_KEYS = {"code", "model", "fusion", "augment", "train", "classes", "taps", "source", "target", "facts", "class_counts"}
 #: What may change between a start and a resume: it moves work, not results.
 FREE = (
     "code",
@@ -112,8 +114,12 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} is not a run: it has no {NAME}; 'xd3d train' makes one") from error
     except ValueError as error:
         raise RunError(f"{run / NAME} is damaged ({error}); train again in another folder") from error
+    if not isinstance(record, dict):
+        raise RunError(f"{run / NAME} is damaged (no JSON object); train again in another folder")
     if record.get("format") != FORMAT:
         raise RunError(f"{run} has run format {record.get('format')}, this version reads {FORMAT}; train again")
+    if missing := sorted(_KEYS - record.keys()):
+        raise RunError(f"{run / NAME} is damaged (no {', '.join(missing)}); train again in another folder")
     return record
 
 
@@ -166,15 +172,19 @@ def load_network(
 
 
 def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
-    """A network, not yet trained, as ``record`` describes it."""
-    return Network(
-        model=ModelSettings.model_validate(record["model"]),
-        fusion=FusionSettings.model_validate(record["fusion"]),
-        classes=tuple(record["classes"]),
-        taps={name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()},
-        cameras=camera_count(record),
-        device=device,
-    )
+    """A network, not yet trained, as ``record`` describes it.
+
+    Raises:
+        RunError: this version does not know its settings.
+    """
+    try:
+        model, fusion = ModelSettings.model_validate(record["model"]), FusionSettings.model_validate(record["fusion"])
+        taps = {name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()}
+        cameras = camera_count(record)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"The run's {NAME} is damaged, or of another version of xd3d ({error}); train again") from error
+    classes = tuple(record["classes"])
+    return Network(model=model, fusion=fusion, classes=classes, taps=taps, cameras=cameras, device=device)
 
 
 def camera_count(record: Mapping[str, Any]) -> int:

@@ -162,7 +162,7 @@ class TrainSettings(Settings):
     lam_teacher: float = Field(
         default=1.0, ge=0, description="Weight of the refined features' own cross entropy; only with head 'distil'."
     )
-    seed: int = Field(default=1, ge=0, description="Seed of weights, data order and augmentation.")
+    seed: int = Field(default=1, ge=0, lt=2**63, description="Seed of weights, data order and augmentation.")
     shuffle_block: int | None = Field(
         default=None,
         ge=1,

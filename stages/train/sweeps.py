@@ -125,7 +125,7 @@ def _stem(sweep: Path) -> str:
 
 def _has_labels(sweep: Path, labels: Path) -> bool:
     try:
-        return labels.stat().st_mtime_ns > sweep.stat().st_mtime_ns
+        return labels.is_file() and labels.stat().st_mtime_ns > sweep.stat().st_mtime_ns
     except FileNotFoundError:
         return False
 

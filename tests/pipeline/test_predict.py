@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from xd3d.errors import RunError
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.runs import run_facts
 from xd3d.pipeline.workspace import Workspace
@@ -120,6 +121,32 @@ def test_prediction_needs_nothing_of_stage_one_and_says_what_its_labels_mean(lid
     other = lidar_only("predict", str(sweeps / "0.bin"), "--columns", "5", "--out", str(out))
     assert other.returncode == 2
     assert "labels of other sweeps" in other.stderr
+
+
+def test_a_name_with_dots_means_the_folder_it_leads_to(home, tmp_path, monkeypatch):
+    from xd3d.pipeline.predict import predict
+
+    sweeps = tmp_path / "sweeps"
+    (sweeps / "below").mkdir(parents=True)
+    np.save(sweeps / "a.npy", np.random.default_rng(0).normal(0, 9, (50, 3)))
+    monkeypatch.chdir(sweeps / "below")
+    done = predict(Workspace(home=home), None, Path(".."), out=None, columns=None, picture=False)
+    assert Path(done.result["out"]) == home / "labels" / "distil" / "sweeps"
+    again = predict(Workspace(home=home), None, sweeps, out=None, columns=None, picture=False)
+    assert again.result["kept"] == 1
+
+
+@pytest.mark.parametrize("damage", [[], {"format": 1}, {"facts": {}}, {"fusion": {"colour": "red"}}], ids=str)
+def test_a_run_whose_record_is_not_whole_is_named(home, tmp_path, damage):
+    from xd3d.pipeline.predict import predict
+    from xd3d.stages.train.record import read_record
+
+    whole = read_record(home / "runs" / "distil")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({**whole, **damage} if damage and damage != {"format": 1} else damage))
+    with pytest.raises(RunError, match=r"run\.json is damaged"):
+        predict(Workspace(home=home), run, home.parent / "data", out=tmp_path / "out", columns=5, picture=False)
 
 
 def test_a_refine_run_is_refused_with_the_remedy(lidar_only, home):

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 from xd3d.errors import ConfigError
 from xd3d.pipeline.ablation.benchmark import STREETS
 from xd3d.pipeline.ablation.plan import Request, plan_trainings, variant_digest
+from xd3d.pipeline.ablation.run import run_ablation
 from xd3d.pipeline.ablation.variants import VARIANTS, choose_variants
 from xd3d.pipeline.cli_ablate import ablate
 from xd3d.pipeline.config import preset_names
@@ -87,6 +90,19 @@ def test_the_short_form_has_the_variants_of_the_tables_and_no_sweep():
     assert {"3d-only", "image", "agents", "full", "full-refine", "full-random-weights", "uda", "oracle"} <= names
     assert not names & {"rank-4", "t-100", "paper"}
     assert {variant.name for variant in choose_variants([], short=False)} == set(VARIANTS)
+
+
+def test_an_option_that_names_nothing_is_not_taken_for_all():
+    with pytest.raises(ConfigError, match="--only names nothing"):
+        ablate(only=[" , "])
+
+
+@pytest.mark.parametrize("faulty", [{"overrides": ["train.stepz=1"]}, {"seeds": [2**70]}])
+def test_a_faulty_setting_is_found_before_any_work(tmp_path, faulty):
+    asked = replace(request("full", "uda"), **faulty)
+    with pytest.raises(ConfigError, match=r"train\.(stepz|seed)"):
+        run_ablation(tmp_path / "out", STREETS, asked, processes=1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("seeds", ["1,1", "one", "-1", ","])

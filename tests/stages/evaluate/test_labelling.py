@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from xd3d.cache.lock import FileLock
 from xd3d.errors import DataError, MissingDataError, RunError
 from xd3d.stages.evaluate.labelling import PART, make_pseudo_labels
 from xd3d.stages.evaluate.pseudo_labels import PseudoLabels
@@ -129,6 +130,18 @@ def test_a_damaged_part_is_predicted_again(tmp_path):
     make(tmp_path / "pl")
     make(tmp_path / "unbroken")
     assert content(tmp_path / "pl") == content(tmp_path / "unbroken")
+
+
+def test_two_at_once_are_one_too_many_and_sound_labels_need_no_second(tmp_path):
+    (tmp_path / "pl").mkdir()
+    other = FileLock(tmp_path / "pl" / "lock")
+    with pytest.raises(RunError, match="Another process makes the pseudo labels"):
+        make(tmp_path / "pl")
+    other.release(remove=True)
+    make(tmp_path / "pl")
+    other = FileLock(tmp_path / "pl" / "lock")
+    assert make(tmp_path / "pl").frames == FRAMES
+    other.release()
 
 
 def flip(path: Path, place: int) -> None:

@@ -1,3 +1,6 @@
+import json
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -55,22 +58,64 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert read_best(tmp_path, 4) == best
 
 
-def test_what_a_killed_writer_left_is_never_taken_for_a_checkpoint(tmp_path, monkeypatch):
+def test_what_a_killed_writer_left_is_never_taken_for_a_checkpoint(tmp_path):
     state = make_state()
     save_checkpoint(tmp_path, state, step=1, best=None)
-
-    def crash(*_):
-        raise OSError("disk gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("xd3d.stages.train.checkpoint.write_json", crash)
-        with pytest.raises(OSError, match="disk gone"):
-            save_checkpoint(tmp_path, state, step=2, best=None)
+    (tmp_path / "checkpoints" / "step-00000002.partial").mkdir()
     assert checkpoint_steps(tmp_path) == [1]
-    assert (tmp_path / "checkpoints" / "step-00000002.partial").exists()
-    save_checkpoint(tmp_path, state, step=2, best=None)
-    assert checkpoint_steps(tmp_path) == [2]
+    save_checkpoint(tmp_path, state, step=3, best=None)
+    assert checkpoint_steps(tmp_path) == [3]
     assert not list((tmp_path / "checkpoints").glob("*.partial"))
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one_and_takes_no_room(tmp_path):
+    state = make_state()
+    save_checkpoint(tmp_path, state, step=1, best=None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(tmp_path, state, step=2, best=None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    load_state(tmp_path, make_state(1), 1)
+
+
+def test_what_is_not_a_checkpoint_is_neither_read_nor_removed(tmp_path):
+    strangers = [tmp_path / "checkpoints" / name for name in ("step-best", "step-00000001.backup", "step-00000009")]
+    for path in strangers[:2]:
+        path.mkdir(parents=True)
+    strangers[2].write_text("a file")
+    for step in (1, 2):
+        save_checkpoint(tmp_path, make_state(), step=step, best=None)
+    assert checkpoint_steps(tmp_path) == [2]
+    assert all(path.exists() for path in strangers)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.safetensors", "state.json"])
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_a_flipped_bit_is_found(tmp_path, name, place):
+    state = make_state()
+    do_step(state)
+    save_checkpoint(tmp_path, state, step=1, best=Best(step=1, metric="xm", miou=0.5))
+    path = tmp_path / "checkpoints" / "step-00000001" / name
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=rf"step-00000001/{name} is damaged.*train again"):
+        load_state(tmp_path, make_state(1), 1)
+
+
+def test_a_checkpoint_of_the_first_versions_has_no_sums_and_is_read(tmp_path):
+    state = make_state()
+    save_checkpoint(tmp_path, state, step=1, best=None)
+    path = tmp_path / "checkpoints" / "step-00000001" / "state.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({name: facts[name] for name in ("step", "best", "scaler")}))
+    other = make_state(1)
+    assert load_state(tmp_path, other, 1) is None
+    assert torch.equal(other.network[0].weight, state.network[0].weight)
 
 
 def test_damaged_weights_are_refused_by_name(tmp_path):

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from xd3d.stages.train.log import RunLog, read_log
+from xd3d.stages.train.log import RunLog, past_losses, read_log
 
 
 def test_a_resumed_log_has_each_step_once(tmp_path):
@@ -16,6 +16,23 @@ def test_a_resumed_log_has_each_step_once(tmp_path):
     assert [record["step"] for record in read_log(tmp_path)] == [1, 2, 3, 4, 5]
     assert read_log(tmp_path)[-1]["loss"] == 0.5
     assert all(json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+
+
+def test_a_damaged_line_takes_no_other_with_it(tmp_path):
+    lines = [
+        b'{"step": 1, "loss": 1.0}',
+        b'{"step": 2, "lo',
+        b"\0\0\xff",
+        b"[3]",
+        b'{"loss": 4}',
+        b'{"step": 5, "loss": 5.0}',
+    ]
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    assert [record["step"] for record in read_log(tmp_path)] == [1, 5]
+    assert past_losses(tmp_path, 5) == [1, 5]
+    with RunLog(tmp_path, step=5, tensorboard=False) as records:
+        records.write({"step": 6})
+    assert [record["step"] for record in read_log(tmp_path)] == [1, 5, 6]
 
 
 def test_flushed_records_are_on_disk_while_the_run_goes_on(tmp_path):

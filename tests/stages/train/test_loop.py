@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from xd3d.cache.lock import FileLock
 from xd3d.errors import ConfigError, RunError
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
@@ -155,6 +156,17 @@ def test_other_settings_are_refused_by_name_and_other_threads_are_not(
     with pytest.raises(RunError, match=r"source\.frames"):
         run_training(tmp_path / "run", other, steps=2)
     assert run_training(tmp_path / "run", domain, steps=2, workers=3).steps == 2
+
+
+def test_two_trainings_in_one_folder_are_one_too_many(make_domain, run_training, tmp_path):
+    domain = make_domain(frames=2, points=50)
+    (tmp_path / "run").mkdir()
+    other = FileLock(tmp_path / "run" / "lock")
+    with pytest.raises(RunError, match="Another process trains in"):
+        run_training(tmp_path / "run", domain, steps=1)
+    other.release()
+    assert run_training(tmp_path / "run", domain, steps=1).steps == 1
+    assert not (tmp_path / "run" / "lock").exists()
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_frames(make_domain, run_training, tmp_path):

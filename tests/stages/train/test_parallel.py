@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from xd3d.errors import RunError
+from xd3d.stages.train.parallel import distributed, number_of_processes
 
 SCRIPT = Path(__file__).with_name("shared_batch.py")
 # The second process waits for a sum that the first never joins.
@@ -46,3 +48,14 @@ def test_a_process_that_lost_another_says_so_at_once(together):
     assert second.returncode == 1
     assert "RunError: Process 1 of 2 lost another process of this run" in errors
     first.communicate()
+
+
+def test_what_another_launcher_left_in_the_environment_is_no_torchrun(monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with distributed(torch.device("cpu")):
+        assert number_of_processes() == 1
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RunError, match="start with torchrun"), distributed(torch.device("cpu")):
+        pass
