@@ -37,9 +37,10 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     """
     card = ScoreCard.load(run.scores_path("target", "test"))
     data = run.config.data
+    images = f" with features of the diffusion model '{run.config.extract.model}'" if run.config.fusion.image else ""
     sentence = lead or (
-        f"A network was trained on {data.source.dataset} ({data.source.domain}) with features of the diffusion model "
-        f"'{run.config.extract.model}', and tested on {data.target.dataset} ({data.target.domain}), which it never saw."
+        f"A network was trained on {data.source.dataset} ({data.source.domain}){images}, and tested on"
+        f" {data.target.dataset} ({data.target.domain})."
     )
     sections = [
         _scores(run, card),
@@ -197,7 +198,8 @@ def _confusion(card: ScoreCard) -> Section:
         text="Which class is taken for which, in per cent of the true class's points.",
         parts=[
             Picture(
-                png=figures.confusion_picture(counts, card.classes), caption="Rows: truth. Columns: prediction (xM)."
+                png=figures.confusion_picture(counts, card.classes),
+                caption=f"Rows: truth. Columns: prediction ({READINGS[reading]}).",
             )
         ],
     )

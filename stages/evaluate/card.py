@@ -56,13 +56,13 @@ class ScoreCard:
 
     @property
     def miou(self) -> dict[Modality, float | None]:
-        """Mean IoU by modality, 0 to 1; None for a modality that was not predicted.
+        """Mean IoU by modality, 0 to 1; None for one that was not predicted, or in 2D at no labelled point.
 
         Raises:
             DataError: not one labelled point was scored.
         """
-        means = {m: mean_iou(class_iou(counts), self.absent) for m, counts in self.confusion.items()}
-        return {m: means.get(m) for m in MODALITIES}
+        whole = mean_iou(class_iou(self.confusion["3d"]), self.absent)
+        return {**{m: self._part_mean(self.confusion.get(m)) for m in MODALITIES}, "3d": whole}
 
     @property
     def iou(self) -> dict[str, dict[Modality, float | None]]:

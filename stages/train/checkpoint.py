@@ -69,7 +69,11 @@ def save_checkpoint(run: Path, state: TrainState, *, step: int, best: Best | Non
     """Publish the checkpoint of ``step`` and keep it, the best one, and no other.
 
     Where it cannot be written, on a full disk say, what was begun is removed and those that were there stay.
+
+    Raises:
+        RunError: a weight is not finite; a run that went on from there would be lost.
     """
+    _require_finite(state.network, step)
     final = _folder(run, step)
     partial = final.with_name(final.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
@@ -86,6 +90,15 @@ def save_checkpoint(run: Path, state: TrainState, *, step: int, best: Best | Non
     for _, path in _ours(run):
         if path not in kept:
             shutil.rmtree(path)
+
+
+def _require_finite(network: nn.Module, step: int) -> None:
+    bad = [name for name, values in network.state_dict().items() if not values.isfinite().all()]
+    if bad:
+        raise RunError(
+            f"Training has diverged: after step {step}, {len(bad)} tensors of the network are not finite ({bad[0]} the"
+            " first). Start another run with a lower train.lr; the checkpoint before it is kept"
+        )
 
 
 def load_state(run: Path, state: TrainState, step: int) -> Best | None:

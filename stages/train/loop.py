@@ -211,6 +211,9 @@ class _Trainer:
 
     def _validate(self, validation: Domain, step: int, records: RunLog) -> None:
         card = validate(self.network, validation, workers=self.settings.workers)
+        if not card.points:
+            log.warning("Not one point of the validation frames has a label; the last checkpoint counts as the best")
+            return
         records.write({"step": step, "validation": {"miou": card.miou, "iou": card.iou}})
         metric: Modality = "3d" if card.miou[self.judged_by] is None else self.judged_by
         score = card.miou[metric]

@@ -1,6 +1,7 @@
 """The score card: its file comes back equal, it says how it was counted, and its table reads."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,11 @@ def test_the_file_has_the_keys_that_scripts_rely_on(card, tmp_path):
     assert values["absent_classes"]["xm"] == ["terrain"]
     for key in ("split", "merge", "checkpoint", "seed", "features", "code", "split_rule"):
         assert values["protocol"][key]
+
+
+def test_labels_where_no_image_shows_a_point_leave_2d_open(card):
+    seen_by_none = replace(card, confusion={**card.confusion, "2d": np.zeros_like(COUNTS)})
+    assert seen_by_none.miou == {**card.miou, "2d": None}
 
 
 def test_a_card_without_protocol_is_not_stored(card, tmp_path):

@@ -82,6 +82,16 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one_and_take
     load_state(tmp_path, make_state(1), 1)
 
 
+def test_weights_that_are_no_numbers_are_not_stored(tmp_path):
+    state = make_state()
+    save_checkpoint(tmp_path, state, step=1, best=None)
+    with torch.no_grad():
+        state.network[1].bias[2] = torch.inf
+    with pytest.raises(RunError, match=r"diverged: after step 2, 1 tensors.*1\.bias.*lower train\.lr"):
+        save_checkpoint(tmp_path, state, step=2, best=None)
+    assert checkpoint_steps(tmp_path) == [1]
+
+
 def test_what_is_not_a_checkpoint_is_neither_read_nor_removed(tmp_path):
     strangers = [tmp_path / "checkpoints" / name for name in ("step-best", "step-00000001.backup", "step-00000009")]
     for path in strangers[:2]:

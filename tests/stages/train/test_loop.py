@@ -158,6 +158,14 @@ def test_other_settings_are_refused_by_name_and_other_threads_are_not(
     assert run_training(tmp_path / "run", domain, steps=2, workers=3).steps == 2
 
 
+def test_validation_frames_without_a_label_choose_nothing(make_domain, run_training, tmp_path, caplog):
+    domain = make_domain(frames=2, points=50)
+    done = run_training(tmp_path / "run", domain, validation=domain.unlabelled(), steps=1)
+    assert done.best is None
+    assert "the last checkpoint counts as the best" in caplog.text
+    assert load_network(tmp_path / "run", device="cpu").classes == domain.merge.classes
+
+
 def test_two_trainings_in_one_folder_are_one_too_many(make_domain, run_training, tmp_path):
     domain = make_domain(frames=2, points=50)
     (tmp_path / "run").mkdir()
