@@ -5,21 +5,28 @@ claims each shard it works on with a lock of its own. Every holder also keeps a 
 by it others can name who is at work, and tell a co-worker's files from litter. ``flock`` reaches over NFS too.
 """
 
+import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
 import socket
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import CacheError
+from ..errors import CacheError, RunError
 
-__all__ = ["LOCKS", "FileLock", "WriterLock", "live_owners"]
+__all__ = ["LOCKS", "FileLock", "WriterLock", "live_owners", "sole_user"]
+
+log = logging.getLogger(__name__)
 
 LOCKS = "locks"  #: folder, beside ``writer.lock``, of the files that holders and claims keep locked
 
 _HOLDER, _CLAIM = ".holder", ".claim"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class FileLock:
@@ -126,6 +133,31 @@ class WriterLock:
             f"Another writer is at work on the cache {self.path.parent}: {who}. "
             "Wait for it or stop it; its lock ends with it, so there is no file to delete"
         )
+
+
+@contextmanager
+def sole_user(folder: Path, *, work: str, option: str = "") -> Iterator[None]:
+    """Make ``folder`` and keep other processes out of it; a disk that has no locks gets a warning instead.
+
+    Raises:
+        RunError: another process is at the same ``work`` there; ``option`` is the one that names another folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / "lock")
+    except BlockingIOError as error:
+        other = f", or choose another folder with {option}" if option else ""
+        raise RunError(f"Another process {work} in {folder}; wait for its end or stop it{other}") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning("The disk of %s has no locks (%s): see to it that no other process %s there", folder, error, work)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
 
 
 def live_owners(folder: Path) -> dict[str, str]:

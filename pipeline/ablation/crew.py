@@ -86,7 +86,7 @@ class Crew:
         environment = {**os.environ, "XD3D_HOME": str(self.workspace.home), "OMP_NUM_THREADS": str(self.threads)}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "xd3d.pipeline.ablation.child"],
+                [sys.executable, "-P", "-m", "xd3d.pipeline.ablation.child"],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...cache.lock import FileLock
-from ...errors import RunError, Xd3dError
+from ...cache.lock import sole_user
+from ...errors import Xd3dError
 from ...files import write_json
 from .. import jobs
 from ..console import Outcome
@@ -40,9 +40,7 @@ def run_ablation(
     """
     request.check(benchmark)
     out = out.absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    lock = _lock(out)
-    try:
+    with sole_user(out, work="runs 'xd3d ablate'", option="--out"):
         workspace = Workspace(home=out / "work")
         index = benchmark.prepare(out, workspace)
         rows = RowFile(out / "rows.jsonl")
@@ -57,16 +55,7 @@ def run_ablation(
         results = Results.select(benchmark, request, index, rows.rows, failed)
         learned = show_learned(workspace, benchmark, list(results.rows), out)
         write_results(replace(results, learned=learned), out, docs)
-    finally:
-        lock.release()
     return _outcome(out, results, failed)
-
-
-def _lock(out: Path) -> FileLock:
-    try:
-        return FileLock(out / "lock")
-    except BlockingIOError as error:
-        raise RunError(f"Another 'xd3d ablate' works in {out}; wait for its end, or choose another --out") from error
 
 
 def _extract(workspace: Workspace, benchmark: Benchmark, trainings: Sequence[Training]) -> dict[str, str]:

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
 
 from ...cache.fingerprint import fingerprint_digest
-from ...cache.lock import FileLock
-from ...errors import DataError, MissingDataError, RunError
+from ...cache.lock import sole_user
+from ...errors import DataError, MissingDataError
 from ...files import write_atomic, write_json
 from .pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
 from .refine import Confidences, confidence_codes, sure
@@ -48,20 +48,10 @@ def make_pseudo_labels(
     there = _sound(folder)
     if there is not None and not (folder / PREDICTED).exists():
         return there
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / "lock")
-    except BlockingIOError as error:
-        raise RunError(
-            f"Another process makes the pseudo labels in {folder}; wait for its end or stop it, then give the same"
-            " command again"
-        ) from error
-    try:
+    with sole_user(folder, work="makes pseudo labels"):
         there = _sound(folder) or _make(folder, identity, frames, classes, predict)
         shutil.rmtree(folder / PREDICTED, ignore_errors=True)
         return there
-    finally:
-        lock.release(remove=True)
 
 
 def _sound(folder: Path) -> PseudoLabels | None:

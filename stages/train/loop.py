@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from ...cache.loader import made_ahead
-from ...cache.lock import FileLock
-from ...errors import RunError
+from ...cache.lock import sole_user
 from ...processes import is_first_process
 from ...progress import progress
 from ..datasets.frames import count_labels
@@ -94,7 +93,8 @@ def train(
         facts=facts or {},
     )
     device = choose_device(settings.device)
-    with distributed(device), _alone_in(run), _seeded(settings.seed, device):
+    alone = sole_user(run, work="trains", option="--run")
+    with distributed(device), alone if is_first_process() else nullcontext(), _seeded(settings.seed, device):
         stored, done = from_first(_begin(run, record, source, start) if is_first_process() else ({}, 0))
         if done >= settings.steps:
             return TrainSummary(run=run, steps=done, best=read_best(run, done))
@@ -107,25 +107,6 @@ def train(
         )
         stepper = Stepper(network, weights, settings)
         return _Trainer(run, make, validation, settings, stepper, judged_by).go_on(done)
-
-
-@contextmanager
-def _alone_in(run: Path) -> Iterator[None]:
-    """Keep every other training out of the folder ``run``; the lock ends with the process, however that ends."""
-    if not is_first_process():
-        yield
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(run / "lock")
-    except BlockingIOError as error:
-        raise RunError(
-            f"Another process trains in {run}; wait for its end or stop it, or choose another folder with --run"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release(remove=True)
 
 
 def _begin(

@@ -125,7 +125,8 @@ def _stem(sweep: Path) -> str:
 
 def _has_labels(sweep: Path, labels: Path) -> bool:
     try:
-        return labels.is_file() and labels.stat().st_mtime_ns > sweep.stat().st_mtime_ns
+        there = sweep.stat()  # its ctime tells of a file that was moved here, whatever its own age
+        return labels.is_file() and labels.stat().st_mtime_ns > max(there.st_mtime_ns, there.st_ctime_ns)
     except FileNotFoundError:
         return False
 

@@ -1,10 +1,12 @@
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 
 import pytest
-from xd3d.cache.lock import WriterLock, live_owners
-from xd3d.errors import CacheError
+from xd3d.cache.lock import WriterLock, live_owners, sole_user
+from xd3d.errors import CacheError, RunError
 
 HOLDER = """
 import sys
@@ -122,3 +124,21 @@ def test_a_dead_workers_claim_vanishes_with_it_and_its_litter_is_removed(tmp_pat
     assert [file.suffix for file in (tmp_path / "locks").iterdir()] == [".holder"]
     assert live_owners(tmp_path) == {}
     assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_a_folder_has_one_user_at_a_time(tmp_path):
+    def use():
+        return sole_user(tmp_path / "new", work="trains", option="--run")
+
+    with use(), pytest.raises(RunError, match=r"Another process trains in .*new; .* with --run"), use():
+        raise AssertionError
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(descriptor, mode):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with sole_user(tmp_path, work="trains"):
+        assert "has no locks" in caplog.text

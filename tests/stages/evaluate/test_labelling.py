@@ -135,7 +135,7 @@ def test_a_damaged_part_is_predicted_again(tmp_path):
 def test_two_at_once_are_one_too_many_and_sound_labels_need_no_second(tmp_path):
     (tmp_path / "pl").mkdir()
     other = FileLock(tmp_path / "pl" / "lock")
-    with pytest.raises(RunError, match="Another process makes the pseudo labels"):
+    with pytest.raises(RunError, match="Another process makes pseudo labels in"):
         make(tmp_path / "pl")
     other.release(remove=True)
     make(tmp_path / "pl")

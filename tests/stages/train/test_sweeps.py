@@ -105,14 +105,17 @@ def test_a_point_beyond_the_training_cube_is_labelled_where_it_is(make_domain, m
 
 
 def test_finished_files_are_kept_and_those_older_than_their_sweep_are_not(network, write_sweeps, out):
-    folder = write_sweeps(cloud(6), cloud(7), cloud(8))
+    folder = write_sweeps(cloud(6), cloud(7), cloud(8), cloud(9))
     sweeps = find_sweeps(folder)
-    label_sweeps(network, sweeps[:2], out)
+    (folder / "old").write_bytes(sweeps[0].read_bytes())
+    os.utime(folder / "old", (0, 0))
+    label_sweeps(network, sweeps[:3], out)
     kept = label_path(out, sweeps[0]).stat()
     later = label_path(out, sweeps[1]).stat().st_mtime_ns + 1
     os.utime(sweeps[1], ns=(later, later))
+    (folder / "old").replace(sweeps[2])
     done = label_sweeps(network, sweeps, out)
-    assert (done.labelled, done.kept) == (2, 1)
+    assert (done.labelled, done.kept) == (3, 1)
     assert label_path(out, sweeps[0]).stat() == kept
 
 
