@@ -5,7 +5,8 @@ columns refer to the straight ones. A point's class is the colour of the straigh
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from jaxtyping import Float64, Int64
 
 from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
+from .arrays import archive_headers, load_archive
 from .cameras import choose_cameras
 from .checks import Check, FileFault, image_fault, run_checks
 from .colours import ColourTable, read_colours
@@ -103,13 +105,12 @@ def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """The points of a frame (x forward, y left, z up) and their pixels in the straightened image."""
     path = index.root / str(index.frames.sweep[row])
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            points, rows, columns = (arrays[name] for name in _ARRAYS)
+        points, rows, columns = load_archive(path, _ARRAYS)
     except FileNotFoundError as error:
         raise MissingDataError(
             f"The sweep {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
         ) from error
-    except (BadZipFile, ValueError, EOFError, KeyError, OSError, TypeError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(
             f"The sweep {path} is no archive with the arrays {', '.join(_ARRAYS)} ({error}); copy it again"
         ) from error
@@ -168,15 +169,14 @@ def _names(root: Path, scene: str, *, with_images: bool) -> list[_Name]:
                 + (", or index without images: --cameras none" if kind == "camera" else "")
             )
         for path in folder.glob(f"*_{kind}_frontcenter_*{suffix}"):
-            stamp, number = path.name.removesuffix(suffix).split(f"_{kind}_frontcenter_")
+            stamp, _, number = path.name.removesuffix(suffix).partition(f"_{kind}_frontcenter_")
             names.add(_Name(scene, stamp, number))
     return sorted(names)
 
 
 def _with_rows(root: Path, names: list[_Name]) -> list[_Name]:
     """The frames without those whose LiDAR archive is whole and yet names no row a point (an error of the data set)."""
-    arrays = [_arrays_of(root / name.path("lidar")) for name in names]
-    kept = [name for name, found in zip(names, arrays, strict=True) if found is None or "row" in found]
+    kept = [name for name in names if "row" in _arrays_of(root / name.path("lidar"))]
     if len(kept) < len(names):
         dropped = ["/".join(name) for name in names if name not in set(kept)]
         some = name_some(dropped)
@@ -184,13 +184,13 @@ def _with_rows(root: Path, names: list[_Name]) -> list[_Name]:
     return kept
 
 
-def _arrays_of(path: Path) -> list[str] | None:
-    """Names of the arrays in an archive; None where it cannot be opened."""
-    try:
-        with ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (BadZipFile, OSError):
-        return None
+def _arrays_of(path: Path) -> Collection[str]:
+    """Names of the arrays in an archive; where it cannot be opened, those that it should have."""
+    with suppress(BadZipFile, OSError):
+        if path.is_file():
+            with ZipFile(path) as archive:
+                return [name.removesuffix(".npy") for name in archive.namelist()]
+    return _ARRAYS
 
 
 def _image_row(place: int, name: _Name, view: View) -> ImageRow:
@@ -219,8 +219,19 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
 def _archive_fault(path: Path) -> str | None:
     if not path.is_file():
         return "the LiDAR file is missing; unpack the download again"
-    arrays = _arrays_of(path)
-    if arrays is None:
-        return "the LiDAR file is truncated: it is no whole npz archive; unpack the download again"
-    missing = [name for name in _ARRAYS if name not in arrays]
-    return f"the LiDAR file lacks the arrays {', '.join(missing)}; unpack the download again" if missing else None
+    missing = [name for name in _ARRAYS if name not in _arrays_of(path)]
+    if missing:
+        return f"the LiDAR file lacks the arrays {', '.join(missing)}; unpack the download again"
+    try:
+        (points, rows, columns), types = zip(*archive_headers(path, _ARRAYS), strict=True)
+    except (ValueError, OSError) as error:
+        return f"the LiDAR file is truncated or no npz archive ({error}); unpack the download again"
+    strange = [str(dtype) for dtype in types if dtype.kind not in "fiu"]
+    if strange:
+        return f"the LiDAR file holds arrays of {strange[0]}, not of numbers; unpack the download again"
+    if points[:1] != rows or points != (*columns, 3) or 0 in points:
+        return (
+            f"the LiDAR file has arrays {', '.join(_ARRAYS)} of shapes {list(points)}, {list(rows)} and"
+            f" {list(columns)}; it must be [points, 3] and one of each a point: unpack the download again"
+        )
+    return None

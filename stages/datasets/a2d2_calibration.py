@@ -6,10 +6,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from ...errors import DataError, MissingDataError
-from ...files import read_json
+from ...errors import DataError
 from .lens import Lens
+from .projection import is_invertible
 from .raw_classes import A2D2_COLOURS
+from .texts import read_object
 
 __all__ = ["View", "check_class_list", "read_view"]
 
@@ -30,25 +31,24 @@ def read_view(path: Path, camera: str) -> View:
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: the camera or a value of it is missing, of another shape, or not finite.
+        DataError: the camera or a value of it is missing, of another shape, not finite, or cannot be inverted.
     """
+    found = read_object(path, "calibration", _DOWNLOAD)
     try:
-        values: dict[str, Any] = read_json(path)["cameras"][camera]
+        values: dict[str, Any] = found["cameras"][camera]
         width, height = (int(side) for side in values["Resolution"])
-        straight, stored = (_numbers(values, name, 9) for name in ("CamMatrix", "CamMatrixOriginal"))
+        straight, stored = (_matrix(values, name) for name in ("CamMatrix", "CamMatrixOriginal"))
         kind = _KINDS.get(str(values["Lens"]))
         distortion = _numbers(values, "Distortion", kind[1]) if kind else np.zeros(0)
-    except FileNotFoundError as error:
-        raise MissingDataError(f"The calibration {path} is missing; {_DOWNLOAD}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(f"The calibration of {camera} in {path} is damaged ({error}); {_DOWNLOAD}") from error
     if width <= 0 or height <= 0:
         raise DataError(f"The calibration in {path} says images of {width}x{height} pixels; {_DOWNLOAD}")
     lens = None
     if kind is not None:
-        plain = {"stored": stored.reshape(3, 3).tolist(), "straight": straight.reshape(3, 3).tolist()}
+        plain = {"stored": stored.tolist(), "straight": straight.tolist()}
         lens = Lens.from_json({"kind": kind[0], **plain, "distortion": distortion.tolist()})
-    return View((width, height), straight.reshape(3, 3), lens)
+    return View((width, height), straight, lens)
 
 
 def check_class_list(path: Path) -> None:
@@ -57,19 +57,24 @@ def check_class_list(path: Path) -> None:
     Raises:
         DataError: it differs, or is damaged.
     """
-    if not path.is_file():
+    if not path.exists():
         return
-    try:
-        found = {str(colour).lower(): str(name) for colour, name in read_json(path).items()}
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}); unpack camera_lidar_semantic.tar again") from error
+    remedy = "unpack camera_lidar_semantic.tar again"
+    found = {str(colour).lower(): str(name) for colour, name in read_object(path, "list of classes", remedy).items()}
     strange = sorted(set(found.items()) ^ set(A2D2_COLOURS.items()))
     if strange:
         colour, name = strange[0]
         raise DataError(
             f"{path} is not the list of A2D2's 55 classes: {len(strange)} entries differ, '{colour}: {name}' among"
-            " them; unpack camera_lidar_semantic.tar again"
+            f" them; {remedy}"
         )
+
+
+def _matrix(values: dict[str, Any], name: str) -> Float64[np.ndarray, "3 3"]:
+    matrix = _numbers(values, name, 9).reshape(3, 3)
+    if not is_invertible(matrix):
+        raise ValueError(f"{name} cannot be inverted, it is {matrix.tolist()}")
+    return matrix
 
 
 def _numbers(values: dict[str, Any], name: str, count: int) -> Float64[np.ndarray, "count"]:

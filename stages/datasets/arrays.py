@@ -1,17 +1,22 @@
 """Arrays that others saved with numpy: whatever is wrong with the file is one kind of error."""
 
+import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Literal
-from zipfile import BadZipFile
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-__all__ = ["load_array"]
+__all__ = ["archive_headers", "load_archive", "load_array"]
 
 #: What numpy raises over damaged files: their headers are Python text, and say how much memory to ask for.
 _FAULTS = (ValueError, EOFError, SyntaxError, TokenError, BadZipFile, MemoryError, TypeError, OverflowError)
+
+#: In an archive, arrays may also be missing, or packed in a way that is damaged, unknown or locked.
+_ARCHIVE_FAULTS = (*_FAULTS, KeyError, zlib.error, RuntimeError)
 
 
 def load_array(source: Path | BytesIO, *, mapped: bool = False) -> np.ndarray:
@@ -21,12 +26,54 @@ def load_array(source: Path | BytesIO, *, mapped: bool = False) -> np.ndarray:
         ValueError: it is damaged, or no single array of plain values.
         OSError: it cannot be read.
     """
-    mode: Literal["r"] | None = "r" if mapped else None
+    found: Any
     try:
-        found: Any = np.load(source, mmap_mode=mode, allow_pickle=False)
+        if isinstance(source, BytesIO):
+            found = np.load(source, allow_pickle=False)
+        elif mapped:
+            found = np.lib.format.open_memmap(source, mode="r")  # type: ignore[no-untyped-call]  # numpy's own
+        else:
+            with source.open("rb") as file:
+                found = np.load(file, allow_pickle=False)
     except _FAULTS as error:
         raise ValueError(str(error) or type(error).__name__) from error
     if not isinstance(found, np.ndarray):
         found.close()
         raise ValueError("it is an archive of arrays, not one saved with numpy.save")  # noqa: TRY004  # of the content
     return found
+
+
+def load_archive(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The arrays called ``names`` in a ``.npz`` file; nothing is unpickled.
+
+    Raises:
+        ValueError: it is damaged, or lacks one of them as an array of plain values.
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except _ARCHIVE_FAULTS as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def archive_headers(path: Path, names: Sequence[str]) -> list[tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of the arrays called ``names`` in a ``.npz`` file, whose values are not read.
+
+    Raises:
+        ValueError: it is damaged, or lacks one of them.
+        OSError: it cannot be read.
+    """
+    headers = []
+    try:
+        with ZipFile(path) as archive:
+            for name in names:
+                with archive.open(f"{name}.npy") as file:
+                    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]  # numpy's own
+                    first = version == (1, 0)
+                    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read(file)  # type: ignore[no-untyped-call]
+                    headers.append((shape, dtype))
+    except _ARCHIVE_FAULTS as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    return headers

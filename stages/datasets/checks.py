@@ -1,17 +1,27 @@
 """Checks of single files that every reader uses: what is missing or truncated is found before hours of work."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...errors import DataError
 from ...progress import track
 
-__all__ = ["Check", "FileFault", "binary_fault", "common_size", "image_fault", "run_checks"]
+__all__ = [
+    "UNDECODABLE",
+    "Check",
+    "FileFault",
+    "binary_fault",
+    "common_size",
+    "image_fault",
+    "run_checks",
+]
 
 #: Bytes at the end of an image in which its end marker must stand; some writers pad files with zeros.
 _TAIL = 64
@@ -21,6 +31,9 @@ _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 #: Checks wait for the disk (or a network), not for the processor.
 _THREADS = 8
 _WINDOW = 1024
+
+#: What Pillow raises for a file that it cannot decode.
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 #: A path, and the function that says what is wrong with the file there.
 Check = tuple[Path, Callable[[], str | None]]
@@ -44,13 +57,12 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int]:
         DataError: none can be opened.
     """
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                return image.size
-        except (UnidentifiedImageError, OSError, SyntaxError):
-            continue
-    where = paths[0].parent if paths else "an empty folder"
-    raise DataError(f"None of the {len(paths)} images in {where} can be opened; unpack the download again")
+        with suppress(*UNDECODABLE):
+            if path.is_file():
+                with Image.open(path) as image:
+                    return image.size
+    which = f"{len(paths)} images such as {paths[0]}" if paths else "images of an empty folder"
+    raise DataError(f"None of the {which} can be opened; unpack the download again")
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str | None:
@@ -67,7 +79,7 @@ def image_fault(path: Path, size: tuple[int, int]) -> str | None:
         with path.open("rb") as file:
             file.seek(-min(_TAIL, path.stat().st_size), 2)
             tail = file.read().rstrip(b"\0")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except UNDECODABLE as error:
         return f"the image cannot be opened ({_short(error, path)}); unpack the download again"
     if found != size:
         return f"the image is {found[0]}x{found[1]} pixels, the tables say {size[0]}x{size[1]}; unpack it again"
@@ -84,7 +96,8 @@ def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None)
     """
     if not path.is_file():
         return f"the {what} is missing; unpack the download again"
-    size = path.stat().st_size
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
     if size == 0:
         return f"the {what} is empty; unpack the download again"
     if size % row_bytes:
@@ -109,7 +122,10 @@ def _in_threads(checks: Iterable[Check]) -> Iterator[FileFault | None]:
 
 def _run(check: Check) -> FileFault | None:
     path, find_fault = check
-    reason = find_fault()
+    try:
+        reason = find_fault()
+    except OSError as error:
+        reason = f"the file cannot be read ({error.strerror}); mend that, or unpack the download again"
     return FileFault(path=path, reason=reason) if reason else None
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...errors import DataError, MissingDataError
+from .checks import UNDECODABLE
 
 __all__ = ["ColourTable", "read_colours"]
 
@@ -49,7 +50,7 @@ def read_colours(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         raise MissingDataError(
             f"The label image {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"The label image {path} cannot be decoded ({error}); copy it again") from error
 
 

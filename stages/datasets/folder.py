@@ -16,9 +16,10 @@ from .folder_calibration import read_cameras
 from .folder_description import NAME, FolderDescription, Key, Names, find_files, read_description
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .projection import image_pixels as pixels
-from .raw_labels import read_raw_labels
+from .raw_labels import label_fault, read_raw_labels
 from .roots import check_level, refuse_version
 from .sweeps import COLUMNS, Sweep, read_points, sweep_suffix
+from .texts import read_text
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
@@ -113,9 +114,8 @@ def _assign(column: np.ndarray, chosen: np.ndarray, name: str, free: str, keys: 
 def _fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> np.ndarray:
     """Which frames ``names`` fit, each of which must fit one."""
     if isinstance(names, str):
-        if not (root / names).is_file():
-            raise MissingDataError(f"There is no list {root / names}, which {NAME} names under {kind}")
-        names = tuple((root / names).read_text(encoding="utf-8").split())
+        lines = read_text(root / names, "list", f"{NAME} names it under {kind}; write it, a name a line").splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
     chosen = np.zeros(len(keys), bool)
     for name in names:
         fits = np.array([fnmatchcase(key[0], name) or fnmatchcase(_name(key), name) for key in keys])
@@ -163,7 +163,7 @@ def _images(
 
 def _read_labels(path: Path) -> Integer[np.ndarray, "labels"]:
     if path.suffix in _LABELS:
-        return read_raw_labels(path, _LABELS[path.suffix]) & 0xFFFF
+        return read_raw_labels(path, _LABELS[path.suffix])
     try:
         labels = load_array(path)
     except FileNotFoundError as error:
@@ -214,11 +214,13 @@ def _label_fault(root: Path, labels: str, sweep: Path, columns: int | None) -> s
         points = None
     path = root / labels
     if path.suffix in _LABELS:
-        return binary_fault(path, "label file", np.dtype(_LABELS[path.suffix]).itemsize, points)
+        return label_fault(path, _LABELS[path.suffix], points)
     try:
-        found = len(_read_labels(path))
+        found = _read_labels(path)
     except (DataError, MissingDataError) as error:
         return str(error)
-    if points is not None and found != points:
-        return f"the label file has {found} entries, its sweep has {points} points; write both again"
+    if len(found) and not 0 <= found.min() <= found.max() < 1 << 16:
+        return f"the label file has labels {found.min()} to {found.max()}; 0 to 65535 are known: write it again"
+    if points is not None and len(found) != points:
+        return f"the label file has {len(found)} entries, its sweep has {points} points; write both again"
     return None

@@ -9,8 +9,10 @@ import numpy as np
 import yaml
 from jaxtyping import Float64
 
-from ...errors import DataError, MissingDataError
+from ...errors import DataError
 from .kitti_calibration import Calibration, read_calibration
+from .projection import is_invertible
+from .texts import read_text
 
 __all__ = ["read_cameras"]
 
@@ -23,15 +25,14 @@ def read_cameras(path: Path) -> Mapping[str, Calibration]:
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it is not ``camera: {intrinsics: 3x3, camera_from_lidar: 4x4}``, or a number is not finite.
+        DataError: it is not ``camera: {intrinsics: 3x3, camera_from_lidar: 4x4}``, or a matrix is not finite or
+            cannot be inverted.
     """
     if path.suffix == ".txt":
         return read_calibration(path)
     try:
-        cameras = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingDataError(f"The calibration {path} is missing; put it there, or mend dataset.yaml") from error
-    except (yaml.YAMLError, ValueError) as error:
+        cameras = yaml.safe_load(read_text(path, "calibration", "put it there again, or mend dataset.yaml"))
+    except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"The calibration {path} is neither JSON nor YAML ({error}); write it again") from error
     if not isinstance(cameras, dict):
         raise DataError(f"The calibration {path} must name cameras; it holds a {type(cameras).__name__}")
@@ -49,9 +50,11 @@ def _matrix(path: Path, key: str, part: str, values: Any) -> Float64[np.ndarray,
     shapes = _SHAPES[part]
     try:
         matrix = np.array(values[part], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{key} in the calibration {path} is missing or no matrix ({error})") from error
     if matrix.shape not in shapes or not np.isfinite(matrix).all():
         wanted = " or ".join(f"{rows}x{columns}" for rows, columns in shapes)
         raise DataError(f"{key} in the calibration {path} must be {wanted} finite numbers; it is {matrix.tolist()}")
+    if not is_invertible(matrix[:3, :3]):
+        raise DataError(f"{key} in the calibration {path} cannot be inverted; it is {matrix.tolist()}")
     return matrix

@@ -1,15 +1,17 @@
 """``dataset.yaml``: where a folder of one's own keeps its sweeps, labels and images, and what labels mean."""
 
+import glob
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from ...errors import DataError
 from ...settings import Settings
+from .texts import read_text
 
 __all__ = ["NAME", "FolderDescription", "Key", "find_files", "read_description"]
 
@@ -21,7 +23,7 @@ Key = tuple[str, str]
 #: Names of frames ("scene/frame") or of scenes, each may be a glob; a string is a file with one a line.
 Names = tuple[str, ...] | str
 
-Pattern = Annotated[str, Field(min_length=1)]
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(lambda pattern: PurePosixPath(pattern).as_posix())]
 
 _FIELD = re.compile(r"\{(\w+)\}|(\*)")
 
@@ -54,6 +56,10 @@ class FolderDescription(Settings):
         for name, pattern in {"labels": self.labels, **{f"images.{c}": p for c, p in self.images.items()}}.items():
             if pattern is not None and set(_fields(pattern)) != fields:
                 faults.append(f"{name} '{pattern}' must have the same names in braces as sweeps '{self.sweeps}'")
+        patterns = [self.sweeps, self.labels, self.calibration, *self.images.values()]
+        outside = [pattern for pattern in patterns if pattern is not None and _leads_out(pattern)]
+        if outside:
+            faults.append(f"'{outside[0]}' leads out of the folder; name files in it (a link there may lead elsewhere)")
         strange = {*fields, *_fields(self.calibration or "")} - {"scene", "frame"}
         if strange:
             faults.append(f"{{{sorted(strange)[0]}}} is no name; patterns know {{scene}} and {{frame}}")
@@ -81,18 +87,24 @@ def read_description(root: Path) -> FolderDescription:
         DataError: it is no YAML, or some of it is faulty: all faults at once.
     """
     path = root / NAME
+    text = read_text(path, "description", "write it again (docs/data/folder.md)")
     try:
-        return FolderDescription.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        return FolderDescription.model_validate(yaml.safe_load(text) or {})
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise DataError("\n".join([f"{path} is faulty (docs/data/folder.md describes it):", *faults])) from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid YAML: {error}") from error
 
 
 def find_files(root: Path, pattern: str) -> dict[Key, str]:
-    """The files that ``pattern`` names, relative to ``root``, by scene and frame."""
+    """The files that ``pattern`` names, relative to ``root``, by scene and frame.
+
+    Raises:
+        DataError: two of them are of one frame.
+    """
     expression, last, seen = "", 0, set[str]()
+    found: dict[Key, str] = {}
     for match in _FIELD.finditer(pattern):
         expression += re.escape(pattern[last : match.start()])
         name = match[1]
@@ -100,14 +112,29 @@ def find_files(root: Path, pattern: str) -> dict[Key, str]:
         seen.add(name or "")
         last = match.end()
     expression += re.escape(pattern[last:])
-    found = {}
-    for path in sorted(root.glob(_FIELD.sub("*", pattern))):
+    for path in sorted(root.glob(_glob(pattern))):
         relative = path.relative_to(root).as_posix()
         parts = re.fullmatch(expression, relative)
         if parts:
             names = parts.groupdict()
-            found[names.get("scene", ""), names.get("frame", "")] = relative
+            key = names.get("scene", ""), names.get("frame", "")
+            if key in found:
+                raise DataError(
+                    f"{root / found[key]} and {path.name} are of one frame by the pattern '{pattern}' of {NAME};"
+                    " name one of them"
+                )
+            found[key] = relative
     return found
+
+
+def _glob(pattern: str) -> str:
+    """The pattern with one star for every run of names and stars, and no other meaning of its own."""
+    return re.sub(r"\*+", "*", "*".join(map(glob.escape, _FIELD.split(pattern)[:: _FIELD.groups + 1])))
+
+
+def _leads_out(pattern: str) -> bool:
+    path = PurePosixPath(pattern)
+    return path.is_absolute() or ".." in path.parts
 
 
 def _fields(pattern: str) -> list[str]:

@@ -1,10 +1,11 @@
 """The index: what stage zero knows of a data set, as columns over frames and images.
 
 It holds paths relative to the data root, calibration, sizes and scene facts; never point clouds, never pickles. On disk
-it is a folder: ``index.json`` (facts and digest) and ``columns.npz`` (plain arrays, no objects).
+it is a folder: ``index.json`` (facts and digest) and the file of columns that it names (plain arrays, no objects).
 """
 
 import hashlib
+import io
 import json
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from ...cache.lock import FileLock
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_atomic, write_json
 from .lens import Lens
@@ -130,13 +132,28 @@ class FrameIndex:
         return np.flatnonzero(chosen)
 
     def save(self, folder: Path) -> None:
-        """Write the index to ``folder``; columns first, facts last, each atomically."""
+        """Write the index to ``folder``: it is the new one or the old one, wherever this is stopped.
+
+        The columns get a name of their own, the facts that name them replace the older ones in one step, and only then
+        the older columns go. Several processes take turns.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        columns = {name: _packed(column) for name, column in self._columns().items()}
-        write_atomic(folder / "columns.npz", lambda file: np.savez_compressed(file, **columns))
+        lock = FileLock(folder / "lock", wait=True)
+        try:
+            self._write(folder)
+        finally:
+            lock.release(remove=True)
+
+    def _write(self, folder: Path) -> None:
+        columns, digest = {name: _packed(column) for name, column in self._columns().items()}, self.digest
+        file_of_columns = folder / f"columns-{digest[:12]}.npz"
+        archive = io.BytesIO()  # on a full disk, numpy would leave its archive open
+        np.savez_compressed(archive, **columns)
+        write_atomic(file_of_columns, lambda file: file.write(archive.getbuffer()))
         write_json(
             folder / "index.json",
             {
+                "columns": file_of_columns.name,
                 "format": INDEX_FORMAT,
                 "dataset": self.dataset,
                 "version": self.version,
@@ -144,11 +161,14 @@ class FrameIndex:
                 "cameras": list(self.cameras),
                 "frames": len(self.frames.key),
                 "images": len(self.images.key),
-                "digest": self.digest,
+                "digest": digest,
                 **({"lenses": self._plain_lenses()} if self.lenses else {}),
                 **({"described": self.described} if self.described else {}),
             },
         )
+        for older in (*folder.glob("columns*.npz"), *folder.glob("*.partial")):
+            if older != file_of_columns:
+                older.unlink()
 
     @classmethod
     def load(cls, folder: Path) -> "FrameIndex":
@@ -207,15 +227,14 @@ def _unpacked(column: np.ndarray) -> np.ndarray:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts and columns of the index in ``folder``, not yet checked against each other."""
     try:
-        facts = read_json(folder / "index.json")
-        with (folder / "columns.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        facts: dict[str, Any] = read_json(folder / "index.json")
+        named = facts.get("columns", "columns.npz")  # what all columns were called in earlier versions
+        with (folder / named).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             columns = {name: _unpacked(stored[name]) for name in stored.files}
     except FileNotFoundError as error:
         raise MissingDataError(
             f"No index in {folder}; make one with: xd3d prepare --dataset NAME --root DIR"
         ) from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"The index in {folder} cannot be read ({error}); run 'xd3d prepare' again") from error
-    if not isinstance(facts, dict):
-        raise DataError(f"The index in {folder} cannot be read (no facts in index.json); run 'xd3d prepare' again")
     return facts, columns

@@ -7,10 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from ...errors import DataError, MissingDataError
+from ...errors import DataError
+from .projection import is_invertible
+from .texts import read_text
 
 __all__ = ["Calibration", "read_calibration"]
 
+_REMEDY = "unpack data_odometry_calib.zip again"
 _MATRIX_OF = {"image_2": "P2", "image_3": "P3"}
 
 
@@ -30,15 +33,10 @@ def read_calibration(path: Path) -> Mapping[str, Calibration]:
         MissingDataError: there is no such file.
         DataError: P2, P3 or Tr is missing, is not twelve numbers, or is not finite.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise MissingDataError(
-            f"The calibration {path} is missing: unpack data_odometry_calib.zip (https://www.cvlibs.net/datasets/kitti/"
-            "eval_odometry.php), or index without images: --cameras none"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"The calibration {path} is no text ({error}); unpack data_odometry_calib.zip again") from error
+    missing = (
+        f"{_REMEDY} (https://www.cvlibs.net/datasets/kitti/eval_odometry.php), or index without images: --cameras none"
+    )
+    lines = read_text(path, "calibration", _REMEDY, missing=missing).splitlines()
     rows = {name.strip(): text for name, colon, text in (line.partition(":") for line in lines) if colon}
     reference = np.eye(4)
     reference[:3] = _matrix(path, rows, "Tr")
@@ -52,18 +50,17 @@ def read_calibration(path: Path) -> Mapping[str, Calibration]:
 
 
 def _matrix(path: Path, rows: Mapping[str, str], name: str) -> Float64[np.ndarray, "3 4"]:
-    remedy = "unpack data_odometry_calib.zip again"
     if name not in rows:
-        raise DataError(f"The calibration {path} has no line '{name}:'; it has {', '.join(rows) or 'none'}; {remedy}")
+        raise DataError(f"The calibration {path} has no line '{name}:'; it has {', '.join(rows) or 'none'}; {_REMEDY}")
     try:
         values = np.array([float(word) for word in rows[name].split()])
     except ValueError as error:
-        raise DataError(f"{name} in the calibration {path} is damaged ({error}); {remedy}") from error
+        raise DataError(f"{name} in the calibration {path} is damaged ({error}); {_REMEDY}") from error
     if len(values) != 12 or not np.isfinite(values).all():
         raise DataError(
-            f"{name} in the calibration {path} must be 12 finite numbers; it is '{rows[name].strip()[:60]}'; {remedy}"
+            f"{name} in the calibration {path} must be 12 finite numbers; it is '{rows[name].strip()[:60]}'; {_REMEDY}"
         )
     matrix = values.reshape(3, 4)
-    if abs(np.linalg.det(matrix[:, :3])) < 1e-9:
-        raise DataError(f"{name} in the calibration {path} cannot be inverted; {remedy}")
+    if not is_invertible(matrix[:, :3]):
+        raise DataError(f"{name} in the calibration {path} cannot be inverted; {_REMEDY}")
     return matrix

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, UInt
 
-from ...errors import DataError
+from ...errors import DataError, Xd3dError
 from .cameras import choose_cameras
 from .checks import Check, FileFault, binary_fault, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, safe_path
 from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels
 from .projection import image_pixels as pixels
-from .raw_labels import read_raw_labels
+from .projection import is_invertible
+from .raw_classes import NUSCENES_32
+from .raw_labels import label_fault, read_raw_labels
 from .sweeps import COLUMNS, Sweep, read_points
 
 __all__ = [
@@ -66,9 +68,11 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
             for frame, sample in enumerate(samples)
             for camera in chosen
         ]
-    except (KeyError, TypeError) as error:
+    except Xd3dError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"The tables in {root / version} do not fit together ({error!r} is missing or of a wrong kind);"
+            f"The tables in {root / version} do not fit together (missing or of a wrong kind: {error!r});"
             " unpack the metadata of one version again"
         ) from error
     if not samples:
@@ -82,7 +86,7 @@ def check_files(index: FrameIndex) -> list[FileFault]:
     """Look at every file of the index, with a progress bar; the faults come in the order of the frames.
 
     Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte a point of the
-    sweep. Nothing is decoded, so 34,000 images take minutes and not hours.
+    sweep, no other than 0 to 31. No image is decoded, so 34,000 images take minutes and not hours.
     """
     return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
 
@@ -119,7 +123,8 @@ def _label_fault(root: Path, labels: str, sweep: Path) -> str | None:
     if not labels:
         return None
     whole = binary_fault(sweep, "sweep", _SWEEP_ROW) is None
-    return binary_fault(root / labels, "label file", 1, sweep.stat().st_size // _SWEEP_ROW if whole else None)
+    points = sweep.stat().st_size // _SWEEP_ROW if whole else None
+    return label_fault(root / labels, "u1", points, range(len(NUSCENES_32)))
 
 
 def _frame_table(root: Path, tables: KeyframeTables, samples: Sequence[Record], labels: dict[str, str]) -> FrameTable:
@@ -133,12 +138,21 @@ def _frame_table(root: Path, tables: KeyframeTables, samples: Sequence[Record], 
         )
     lidar = [_record(tables, sample, _LIDAR) for sample in samples]
     paths = [labels.get(record["token"], "") for record in lidar]
+    split = [split_of[scene["name"]] for scene in scenes]
+    unlabelled = [
+        s["token"] for s, part, path in zip(samples, split, paths, strict=True) if not path and part != "test"
+    ]
+    if unlabelled:
+        raise DataError(
+            f"lidarseg.json names no label file for {len(unlabelled)} of {len(samples)} keyframes, {unlabelled[0]}"
+            " among them, which are of train and val scenes; unpack the nuScenes-lidarseg of this version again"
+        )
     return FrameTable(
         key=np.array([sample["token"] for sample in samples], str),
         scene=np.array([scene["name"] for scene in scenes], str),
         location=np.array([tables.logs[scene["log_token"]]["location"] for scene in scenes], str),
         description=np.array([scene["description"] for scene in scenes], str),
-        split=np.array([split_of[scene["name"]] for scene in scenes], str),
+        split=np.array(split, str),
         sweep=np.array([safe_path(root, record["filename"], "sample_data") for record in lidar], str),
         labels=np.array([safe_path(root, path, "lidarseg") if path else "" for path in paths], str),
     )
@@ -172,10 +186,10 @@ def _image_row(
     sensor = tables.sensors[record["calibrated_sensor_token"]]
     intrinsics = np.array(sensor["camera_intrinsic"], np.float64)
     transform = poses.camera_from_lidar(_record(tables, sample, _LIDAR), record)
-    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or not np.isfinite(transform).all():
+    if intrinsics.shape != (3, 3) or not is_invertible(intrinsics) or not is_invertible(transform):
         raise DataError(
             f"The calibration of {camera} in keyframe {sample['token']} is damaged (intrinsics {intrinsics.tolist()},"
-            " or a pose that is not finite); unpack the metadata again"
+            " or a pose that is not finite or cannot be inverted); unpack the metadata again"
         )
     if record["width"] <= 0 or record["height"] <= 0:
         raise DataError(

@@ -1,11 +1,12 @@
 """A nuScenes data root before its tables are read: the right level, the version, complete tables, safe paths."""
 
-import json
+import os
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError, MissingDataError
-from ...files import read_json
+from .nuscenes_tables import stream_rows
 from .raw_classes import NUSCENES_32
+from .roots import check_level
 
 __all__ = ["check_root", "check_tables", "find_version", "label_paths", "safe_path"]
 
@@ -24,22 +25,13 @@ def check_root(root: Path) -> Path:
     Raises:
         MissingDataError: it is not; the message says so, and names the right folder where one is near.
     """
-    root = root.absolute()
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "is not there"
-        raise MissingDataError(
-            f"The nuScenes root {root} {what}; give the folder that holds v1.0-* and samples: --root DIR"
-        )
-    if _versions(root):
-        return root
-    near = [folder for folder in (root.parent, *sorted(root.iterdir())) if folder.is_dir() and _versions(folder)]
-    if near:
-        level = "above" if near[0] == root.parent else "below"
-        hint = f"that one is a level {level}: --root {json.dumps(str(near[0]))}"
-    else:
-        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
-        hint = f"it holds {found}. Unpack a metadata archive there ({_DOWNLOAD}), or try: xd3d synthesize DIR"
-    raise MissingDataError(f"{root} is not a nuScenes root: a root holds a folder v1.0-* with tables; {hint}")
+    return check_level(
+        root,
+        dataset="nuScenes",
+        holds="a folder v1.0-* with tables, and samples",
+        is_root=lambda folder: bool(_versions(folder)),
+        download=f"{_DOWNLOAD}, or try: xd3d synthesize DIR",
+    )
 
 
 def find_version(root: Path, given: str | None) -> str:
@@ -95,11 +87,9 @@ def label_paths(root: Path, version: str) -> dict[str, str]:
             " it brings lidarseg.json, a new category.json and the label files"
         )
     try:
-        rows = read_json(path)
-        labels = {str(row["sample_data_token"]): str(row["filename"]) for row in rows}
-        categories = read_json(root / version / "category.json")
-        names = {row.get("index"): row["name"] for row in categories}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        labels = {str(row["sample_data_token"]): str(row["filename"]) for row in stream_rows(path)}
+        names = {row.get("index"): row["name"] for row in stream_rows(root / version / "category.json")}
+    except (KeyError, TypeError) as error:
         raise DataError(
             f"{path} or category.json beside it is damaged ({error!r}); unpack nuScenes-lidarseg again"
         ) from error
@@ -118,7 +108,7 @@ def safe_path(root: Path, relative: str, table: str) -> str:
     lead out of them.
 
     Raises:
-        DataError: the path is empty, absolute, goes up, or is a link that leads out.
+        DataError: the path is empty, absolute, goes up, is a link that leads out, or cannot be a path.
     """
     path = PurePosixPath(relative)
     problem = ""
@@ -126,8 +116,12 @@ def safe_path(root: Path, relative: str, table: str) -> str:
         problem = "is empty"
     elif path.is_absolute() or ".." in path.parts or "\\" in relative or ":" in path.parts[0]:
         problem = "leads out of the root"
-    elif not (root / path).resolve().is_relative_to((root / path.parts[0]).resolve()):
-        problem = "is a link that leads out of the root"
+    else:
+        try:
+            end, top = (os.path.realpath(root / part) for part in (path, path.parts[0]))
+            problem = "" if Path(end).is_relative_to(top) else "is a link that leads out of the root"
+        except ValueError as error:  # a null character, or half a surrogate pair
+            problem = f"cannot be one ({error})"
     if problem:
         raise DataError(f"The path {relative!r} in {table}.json {problem}; unpack the official metadata again")
     return str(path)

@@ -7,20 +7,43 @@ sensors are kept.
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from ...errors import DataError
 
 __all__ = ["KeyframeTables", "Record", "read_keyframes", "sensor_channels", "stream_rows"]
 
 Record = dict[str, Any]
+Value = TypeVar("Value")
 
 _CHUNK = 1 << 22  #: characters; no row is nearly as long
 _BETWEEN = re.compile(r"[\s,]*")
 _OF_SENSOR = ("token", "filename", "width", "height", "ego_pose_token", "calibrated_sensor_token")
+
+
+class ByToken(dict[str, Value]):
+    """What the rows of the table in ``path`` say, by token; a token that is not there, or twice, is a fault.
+
+    Raises:
+        DataError: two ``rows`` have one token; or, later, one is asked for that no row has.
+    """
+
+    def __init__(self, path: Path, rows: Iterable[tuple[str, Value]]) -> None:
+        super().__init__()
+        self._path = path
+        for token, value in rows:
+            if token in self:
+                raise DataError(f"{path} has two rows with the token {token!r}; unpack the metadata again")
+            self[token] = value
+
+    def __missing__(self, token: Hashable) -> NoReturn:
+        raise DataError(
+            f"{self._path} has no row with the token {token!r}, which another table names; the tables do not fit"
+            " together: unpack the metadata of one version again"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,35 +82,47 @@ def stream_rows(path: Path) -> Iterator[Record]:
                     if not more:
                         raise _damaged(path, f"a row does not end, or is no JSON: {error.msg}") from error
                     text, place = text[place:] + more, 0
-                else:
-                    yield row
-    except UnicodeDecodeError as error:
+                    continue
+                if not isinstance(row, dict):
+                    raise _damaged(path, f"a row is a {type(row).__name__} where an object must be")
+                yield row
+    except (UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); mend that, or unpack the metadata again") from error
 
 
 def sensor_channels(tables: Path) -> dict[str, str]:
     """Channel of each sensor, such as ``CAM_FRONT``, by token."""
-    return {row["token"]: row["channel"] for row in stream_rows(tables / "sensor.json")}
+    path = tables / "sensor.json"
+    return ByToken(path, ((row["token"], row["channel"]) for row in stream_rows(path)))
 
 
 def read_keyframes(tables: Path, channels: Mapping[str, str], chosen: Collection[str]) -> KeyframeTables:
     """The tables of a version folder; of ``sample_data`` the keyframes' rows of the ``chosen`` channels.
 
     Raises:
-        DataError: a table is damaged.
-        KeyError, TypeError: rows lack what they should have, or refer to rows that are not there.
+        DataError: a table is damaged, has a token twice, or lacks one that another names.
+        KeyError, TypeError: rows lack what they should have.
     """
     sensors = _by_token(tables, "calibrated_sensor")
-    channel_of = {token: channels[row["sensor_token"]] for token, row in sensors.items()}
+    channel_of = ByToken(
+        tables / "calibrated_sensor.json", ((token, channels[row["sensor_token"]]) for token, row in sensors.items())
+    )
     samples = list(stream_rows(tables / "sample.json"))
-    records: dict[str, dict[str, Record | None]] = {row["token"]: {} for row in samples}
+    records = ByToken[dict[str, Record | None]](tables / "sample.json", ((row["token"], {}) for row in samples))
     poses: set[str] = set()
     for row in stream_rows(tables / "sample_data.json"):
         if not row["is_key_frame"]:
             continue
-        channel = channel_of[row["calibrated_sensor_token"]]
+        channel, of_sample = channel_of[row["calibrated_sensor_token"]], records[row["sample_token"]]
+        if channel in of_sample:
+            raise DataError(
+                f"{tables / 'sample_data.json'} has two keyframe records of {channel} in sample"
+                f" {row['sample_token']!r}; unpack the metadata again"
+            )
         kept = {name: row[name] for name in _OF_SENSOR} if channel in chosen else None
-        records[row["sample_token"]][channel] = kept
+        of_sample[channel] = kept
         if kept is not None:
             poses.add(kept["ego_pose_token"])
     return KeyframeTables(
@@ -95,13 +130,15 @@ def read_keyframes(tables: Path, channels: Mapping[str, str], chosen: Collection
         scenes=_by_token(tables, "scene"),
         logs=_by_token(tables, "log"),
         sensors=sensors,
-        poses={row["token"]: row for row in stream_rows(tables / "ego_pose.json") if row["token"] in poses},
+        poses=_by_token(tables, "ego_pose", poses),
         records=records,
     )
 
 
-def _by_token(tables: Path, name: str) -> dict[str, Record]:
-    return {row["token"]: row for row in stream_rows(tables / f"{name}.json")}
+def _by_token(tables: Path, name: str, wanted: Collection[str] | None = None) -> ByToken[Record]:
+    path = tables / f"{name}.json"
+    rows = ((row["token"], row) for row in stream_rows(path))
+    return ByToken(path, rows if wanted is None else (row for row in rows if row[0] in wanted))
 
 
 def _damaged(path: Path, what: str) -> DataError:

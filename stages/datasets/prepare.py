@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError, nearest
+from ...errors import ConfigError, MissingDataError, nearest
 from .checks import FileFault
 from .readers import READERS
 
@@ -47,13 +47,15 @@ def prepare_dataset(
 
     Raises:
         ConfigError: unknown data set or camera.
-        MissingDataError: no such root or version, or a table is missing.
+        MissingDataError: no such root or version, a table is missing, or the root holds no frame.
         DataError: the tables are damaged.
     """
     if dataset not in READERS:
         raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
     reader = READERS[dataset]
     index = reader.build_index(root, version=version, cameras=cameras)
+    if not len(index.frames.key):
+        raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
     faults = reader.check_files(index)
     if not faults:
         index.save(index_folder)

@@ -6,7 +6,10 @@ from jaxtyping import Float, Float64
 from .index import FrameIndex
 from .sweeps import Sweep
 
-__all__ = ["image_pixels", "project"]
+__all__ = ["image_pixels", "is_invertible", "project"]
+
+#: Determinants below are rounding.
+_SINGULAR = 1e-9
 
 
 def project(
@@ -25,6 +28,11 @@ def project(
     ahead = depth > 0
     pixels[ahead] = homogeneous[ahead, :2] / homogeneous[ahead, 2:]
     return pixels, depth
+
+
+def is_invertible(matrix: Float64[np.ndarray, "size size"]) -> bool:
+    """Whether a calibration matrix is finite and loses no direction."""
+    return bool(np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > _SINGULAR)
 
 
 def image_pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:

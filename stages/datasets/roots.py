@@ -1,7 +1,9 @@
 """A data root before anything is read: is it the right folder, or one a level off?"""
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import ConfigError, MissingDataError
@@ -13,17 +15,22 @@ def check_level(root: Path, *, dataset: str, holds: str, is_root: Callable[[Path
     """``root`` as an absolute path, once ``is_root`` says that it is one; ``holds`` says in words what it must hold.
 
     Raises:
-        MissingDataError: it is not; the message names the right folder where one is two levels above or below.
+        MissingDataError: it is not, or may not be read; the message names the right folder where one is up to three
+            levels above or two below.
     """
     root = root.absolute()
     if not root.is_dir():
         what = "is a file" if root.exists() else "is not there"
         raise MissingDataError(f"The {dataset} root {root} {what}; give the folder that holds {holds}: --root DIR")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise MissingDataError(
+            f"The {dataset} root {root} may not be read; mend that: chmod -R u+rX {json.dumps(str(root))}"
+        )
     if is_root(root):
         return root
-    below = [folder for folder in sorted(root.iterdir()) if folder.is_dir()]
-    deeper = [folder for parent in below for folder in sorted(parent.iterdir()) if folder.is_dir()]
-    near = next((folder for folder in (root.parent, root.parent.parent, *below, *deeper) if is_root(folder)), None)
+    below = _folders(root)
+    deeper = [folder for parent in below for folder in _folders(parent)]
+    near = next((folder for folder in (*root.parents[:3], *below, *deeper) if _is(is_root, folder)), None)
     if near is not None:
         level = "below" if near.is_relative_to(root) else "above"
         hint = f"one is {level} it: --root {json.dumps(str(near))}"
@@ -31,6 +38,19 @@ def check_level(root: Path, *, dataset: str, holds: str, is_root: Callable[[Path
         found = name_some([entry.name for entry in sorted(root.iterdir())]) or "nothing"
         hint = f"it holds {found}. Get the data from {download}"
     raise MissingDataError(f"{root} is not a {dataset} root: a root holds {holds}; {hint}")
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in ``folder``, none where it may not be looked into."""
+    with suppress(PermissionError):
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    return []
+
+
+def _is(is_root: Callable[[Path], bool], folder: Path) -> bool:
+    with suppress(PermissionError):
+        return is_root(folder)
+    return False
 
 
 def refuse_version(dataset: str, version: str | None) -> None:

@@ -7,12 +7,13 @@ of each frame.
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ...errors import DataError, MissingDataError
+from ...errors import DataError
 from .cameras import refuse_cameras
 from .index import FrameIndex
 from .projection import image_pixels as pixels
 from .roots import check_level, name_some, refuse_version
 from .settings import DOMAINS
+from .texts import read_text
 from .velodyne import (
     LABELS,
     VELODYNE,
@@ -60,34 +61,29 @@ def _recording(root: Path, split: str) -> Recording:
     remedy = f"unpack the download again ({_DOWNLOAD})"
     require_folders(folder, [(kind, remedy) for kind in (VELODYNE, *((LABELS,) if labelled else ()))])
     names = sorted(stems(folder / VELODYNE, ".bin") | stems(folder / LABELS, ".label"))
-    weather = _read_weather(folder / f"{split}.txt", required=split == "val")
+    path = folder / f"{split}.txt"
+    weather = _read_weather(path) if split == "val" or path.exists() else dict.fromkeys(names, "")
     missing = [name for name in names if name not in weather]
-    if weather and missing:
+    if missing:
         raise DataError(
-            f"{folder / f'{split}.txt'} names no weather for {len(missing)} of {len(names)} frames"
-            f" ({name_some(missing)}); {remedy}"
+            f"{path} names no weather for {len(missing)} of {len(names)} frames ({name_some(missing)}); {remedy}"
         )
-    words = tuple(weather.get(name, "") for name in names)
+    words = tuple(weather[name] for name in names)
     return Recording(folder=folder, scene=split, split=split, stems=tuple(names), labelled=labelled, words=words)
 
 
-def _read_weather(path: Path, *, required: bool) -> Mapping[str, str]:
+def _read_weather(path: Path) -> Mapping[str, str]:
     """Weather by frame, from lines such as ``2018-02-03_20-51-45_00400,snow``."""
-    if not path.is_file():
-        if required:
-            raise MissingDataError(
-                f"The list {path} is missing, which names the weather of each frame; get it from {_DOWNLOAD}"
-            )
-        return {}
+    remedy = f"get it, which names the weather of each frame, from {_DOWNLOAD}"
     weather: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "list", remedy).splitlines(), 1):
         name, comma, word = line.strip().partition(",")
         if not line.strip():
             continue
         if not comma or word.strip() not in WEATHERS:
             raise DataError(
                 f"Line {number} of {path} is '{line.strip()[:60]}'; it must be a frame, a comma and one of"
-                f" {', '.join(WEATHERS)}; get it again from {_DOWNLOAD}"
+                f" {', '.join(WEATHERS)}; {remedy}"
             )
         weather[PurePosixPath(name.strip()).name.removesuffix(".bin")] = word.strip()
     return weather

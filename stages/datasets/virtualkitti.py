@@ -19,7 +19,7 @@ from .projection import image_pixels
 from .roots import check_level
 from .sweeps import Sweep
 from .velodyne import stems
-from .virtualkitti_clouds import class_file, cloud_fault, cloud_of_depth, read_classes, read_cloud
+from .virtualkitti_clouds import cloud_fault, cloud_of_depth, depth_fault, read_classes, read_cloud, read_encoding
 
 __all__ = ["VERSIONS", "WEATHERS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
@@ -46,7 +46,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     Raises:
         MissingDataError: no such root, or a world lacks a folder.
         ConfigError: unknown version or weather.
-        DataError: none of a world's images can be opened.
+        DataError: none of a world's images can be opened, or its list of colours is damaged.
     """
     root = check_level(
         root,
@@ -98,7 +98,7 @@ def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, 
     path = index.root / str(index.frames.labels[row])
     if index.version == "npy":
         return read_cloud(path)[:, 6].astype(np.int64)
-    return read_classes(path, class_file(index.root / _CLASSES, str(index.frames.scene[row])), sweep)
+    return read_classes(path, index.root / _CLASSES, str(index.frames.scene[row]), sweep)
 
 
 def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
@@ -142,7 +142,7 @@ def _stems(root: Path, version: str, world: str, weathers: Sequence[str]) -> lis
     kinds = [(root / _RGB / world / weather, ".png") for weather in weathers]
     if version == "depth":
         kinds += [(root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, _CLASSES)]
-        class_file(root / _CLASSES, world)
+        read_encoding(root / _CLASSES, world)
     else:
         kinds.append((root / _cloud_folder(root) / world, ".npy"))
     for folder, _ in kinds:
@@ -195,7 +195,7 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
             yield path, partial(cloud_fault, path)
         else:
             size = sizes[str(index.frames.scene[row])]
-            yield path, partial(image_fault, path, size)
+            yield path, partial(depth_fault, path, size)
             yield classes, partial(image_fault, classes, size)
         for image in index.images_of(row):
             width, height = index.images.size[image]

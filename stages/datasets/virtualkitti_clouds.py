@@ -4,20 +4,25 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
+from .checks import UNDECODABLE, image_fault
 from .colours import ColourTable, read_colours
 from .raw_classes import VIRTUALKITTI
 from .sweeps import Sweep
+from .texts import read_text
 
-__all__ = ["class_file", "cloud_fault", "cloud_of_depth", "read_classes", "read_cloud"]
+__all__ = ["cloud_fault", "cloud_of_depth", "depth_fault", "read_classes", "read_cloud", "read_encoding"]
 
 _COLUMNS = 7  # x, y, z (metres), red, green, blue, label
+_NUMBERS = "fiu"  # kinds of numpy types
+_DEPTH_MODE = "I"  # of Pillow: one whole number a pixel, of 16 or 32 bits
 _CUTOFF = 100.0  # metres from the camera; beyond is sky
 _FOCAL, _WIDTH = 725.0, 1242
 _SKY = "Sky"
+_SCENES = "vkitti_1.3.1_scenegt"
 
 
 def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
@@ -35,7 +40,7 @@ def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
         ) from error
     except (ValueError, OSError) as error:
         raise DataError(f"The point cloud {path} cannot be read ({error}); make it again with create_npy.py") from error
-    if cloud.ndim != 2 or cloud.shape[1] != _COLUMNS or cloud.dtype.kind not in "fiu":
+    if cloud.ndim != 2 or cloud.shape[1] != _COLUMNS or cloud.dtype.kind not in _NUMBERS:
         raise DataError(
             f"The point cloud {path} has shape {list(cloud.shape)}, not [points, 7]; make it again with create_npy.py"
         )
@@ -47,11 +52,14 @@ def cloud_fault(path: Path) -> str | None:
     if not path.is_file():
         return "the point cloud is missing; make it again with create_npy.py"
     try:
-        shape = load_array(path, mapped=True).shape
+        cloud = load_array(path, mapped=True)
     except (ValueError, OSError) as error:
         return f"the point cloud is truncated or no array ({error}); make it again with create_npy.py"
-    if len(shape) != 2 or shape[1] != _COLUMNS:
-        return f"the point cloud has shape {list(shape)}, not [points, 7]; make it again with create_npy.py"
+    if cloud.ndim != 2 or cloud.shape[1] != _COLUMNS or not len(cloud) or cloud.dtype.kind not in _NUMBERS:
+        return (
+            f"the point cloud has shape {list(cloud.shape)} of {cloud.dtype}, not [points, 7] of numbers; make it again"
+            " with create_npy.py"
+        )
     return None
 
 
@@ -69,9 +77,9 @@ def cloud_of_depth(path: Path) -> Sweep:
         raise MissingDataError(
             f"The depth image {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"The depth image {path} cannot be decoded ({error}); copy it again") from error
-    if depth.ndim != 2 or not mode.startswith("I"):
+    if not mode.startswith(_DEPTH_MODE):
         raise DataError(f"The depth image {path} has pixels of type {mode}, not 16 bits; unpack the depth images again")
     metres = depth.astype(np.float64) / 100
     height, width = depth.shape
@@ -85,28 +93,26 @@ def cloud_of_depth(path: Path) -> Sweep:
     return Sweep(points=points[near].astype(np.float32), pixels=pixels[near])
 
 
-def class_file(folder: Path, world: str) -> Path:
-    """The file that names the colours of a world's class images.
-
-    Raises:
-        MissingDataError: it is not there.
-    """
-    path = folder / f"{world}_clone_scenegt_rgb_encoding.txt"
-    if not path.is_file():
-        raise MissingDataError(
-            f"{path} is missing, which names the classes by colour; unpack vkitti_1.3.1_scenegt again"
-        )
-    return path
+def depth_fault(path: Path, size: tuple[int, int]) -> str | None:
+    """What is wrong with the depth image in ``path`` that should have ``size`` pixels; None if nothing."""
+    fault = image_fault(path, size)
+    if fault:
+        return fault
+    with Image.open(path) as image:
+        mode = image.mode
+    if mode.startswith(_DEPTH_MODE):
+        return None
+    return f"the depth image has pixels of type {mode}, not 16 bits; unpack the depth images again"
 
 
-def read_classes(path: Path, encoding: Path, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
-    """The class of each point of ``sweep``: the colour of its pixel in the class image.
+def read_classes(path: Path, folder: Path, world: str, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
+    """The class of each point of ``sweep``: what the colour of its pixel in the class image means in ``world``.
 
     Raises:
         MissingDataError: there is no such image.
         DataError: it is damaged, of another size than the depth image, or has a colour without a class.
     """
-    image, table = read_colours(path), _read_encoding(encoding)
+    image, table = read_colours(path), read_encoding(folder, world)
     pixels = sweep.pixels
     if pixels is None or (len(pixels) and (pixels.max(axis=0) > image.shape[1::-1]).any()):
         raise DataError(f"The class image {path} is smaller than its depth image; unpack both again")
@@ -116,30 +122,37 @@ def read_classes(path: Path, encoding: Path, sweep: Sweep) -> Int64[np.ndarray, 
     if (classes < 0).any():
         strange = colours[classes < 0][0].tolist()
         raise DataError(
-            f"The class image {path} has the colour {strange}, which {encoding.name} does not name; unpack"
-            " vkitti_1.3.1_scenegt again"
+            f"The class image {path} has the colour {strange}, which {_encoding(folder, world).name} does not name;"
+            f" unpack {_SCENES} again"
         )
     return classes
 
 
-def _read_encoding(path: Path) -> ColourTable:
-    """Colours and classes, from lines such as ``Car:12 200 20 128``; sky counts as don't care."""
+def _encoding(folder: Path, world: str) -> Path:
+    return folder / f"{world}_clone_scenegt_rgb_encoding.txt"
+
+
+def read_encoding(folder: Path, world: str) -> ColourTable:
+    """Colours and classes of a world, from lines such as ``Car:12 200 20 128``; sky counts as don't care.
+
+    Raises:
+        MissingDataError: the file that names them is not in ``folder``.
+        DataError: it is no text, or a line of it is no class.
+    """
+    path, remedy = _encoding(folder, world), f"unpack {_SCENES} again"
     numbers = {name: number for number, name in VIRTUALKITTI.items()}
     numbers[_SKY] = numbers["Don't care"]
     colours: list[tuple[int, ...]] = []
     classes: list[int] = []
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+    for line in read_text(path, "list of colours", remedy).splitlines()[1:]:
         name, *colour = line.split() or [""]
         name = name.partition(":")[0]
         whole = len(colour) == 3 and all(word.isdecimal() and int(word) < 256 for word in colour)
         if name and (not whole or name not in numbers):
-            raise DataError(
-                f"The line '{line[:60]}' of {path} is no class with red, green and blue; unpack vkitti_1.3.1_scenegt"
-                " again"
-            )
+            raise DataError(f"The line '{line[:60]}' of {path} is no class with red, green and blue; {remedy}")
         if name:
             colours.append(tuple(map(int, colour)))
             classes.append(numbers[name])
     if not colours:
-        raise DataError(f"{path} names no colour; unpack vkitti_1.3.1_scenegt again")
+        raise DataError(f"{path} names no colour; {remedy}")
     return ColourTable.of(colours, classes)

@@ -155,7 +155,7 @@ def test_what_is_missing_of_a_download_is_named(copy_of):
         build_index(root)
     assert len(build_index(root, cameras="none").frames.key) == 3
     (root / "cams_lidars.json").unlink()
-    with pytest.raises(MissingDataError, match=r"cams_lidars\.json is missing; download"):
+    with pytest.raises(MissingDataError, match=r"cams_lidars\.json is missing: download"):
         build_index(root, cameras="none")
 
 

@@ -1,5 +1,6 @@
 """One frame: which points are kept and where they lie, against the devkit's own projection; and damaged files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +122,11 @@ def test_projection_by_hand():
 
 def test_a_frame_without_labels_is_ignored_throughout(broken_root):
     root = broken_root()
-    table = root / "v1.0-trainval" / "lidarseg.json"
-    table.write_text("[]")
+    (root / "v1.0-trainval/lidarseg.json").write_text("[]")
+    scenes = root / "v1.0-trainval/scene.json"
+    rows = json.loads(scenes.read_text())
+    of_test = [{**row, "name": f"scene-{number:04d}"} for number, row in enumerate(rows, 77)]
+    scenes.write_text(json.dumps(of_test))
     frame = load_frame(build_index(root), 0, MERGE)
     assert len(frame.points)
     assert (frame.labels == IGNORE).all()

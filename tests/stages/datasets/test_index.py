@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import resource
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -59,30 +63,35 @@ def test_a_folder_without_an_index_says_how_to_make_one(tmp_path):
         FrameIndex.load(tmp_path)
 
 
+def columns_of(folder):
+    (path,) = folder.glob("columns-*.npz")
+    return path
+
+
 def damage_columns(folder):
-    path = folder / "columns.npz"
+    path = columns_of(folder)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def flip_byte(folder):
-    path = folder / "columns.npz"
+    path = columns_of(folder)
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 0xFF
     path.write_bytes(bytes(content))
 
 
 def swap_columns(folder):
-    with np.load(folder / "columns.npz") as stored:
+    with np.load(columns_of(folder)) as stored:
         columns = dict(stored)
     columns["images.intrinsics"] = columns["images.intrinsics"] * 2
-    np.savez(folder / "columns.npz", **columns)
+    np.savez(columns_of(folder), **columns)
 
 
 def lose_column(folder):
-    with np.load(folder / "columns.npz") as stored:
+    with np.load(columns_of(folder)) as stored:
         columns = dict(stored)
     del columns["images.path"]
-    np.savez(folder / "columns.npz", **columns)
+    np.savez(columns_of(folder), **columns)
 
 
 def edit_facts(**changes):
@@ -104,7 +113,9 @@ def edit_facts(**changes):
         edit_facts(version="v2"),
         lambda folder: (folder / "index.json").write_text("{"),
         lambda folder: (folder / "index.json").write_text("[]"),
-        lambda folder: (folder / "index.json").write_text('{"format": 1}'),
+        edit_facts(digest=None),
+        edit_facts(columns=[1]),
+        edit_facts(images=0, columns="index.json"),
     ],
 )
 def test_a_damaged_index_is_refused_with_the_way_out(index, tmp_path, damage):
@@ -122,5 +133,73 @@ def test_columns_of_unequal_length_are_refused(index):
 
 def test_nothing_is_pickled(index, tmp_path):
     index.save(tmp_path)
-    with np.load(tmp_path / "columns.npz", allow_pickle=False) as stored:
+    with np.load(columns_of(tmp_path), allow_pickle=False) as stored:
         assert not any(stored[name].dtype.hasobject for name in stored.files)
+
+
+def others(index, count=3):
+    """Indexes of one size that differ in their scenes' words."""
+    words = index.frames.description
+    return [
+        dataclasses.replace(
+            index, frames=dataclasses.replace(index.frames, description=np.full(len(words), f"index {number}"))
+        )
+        for number in range(count)
+    ]
+
+
+WRITER = """
+import itertools, pathlib
+from xd3d.stages.datasets.index import FrameIndex
+indexes = [FrameIndex.load(pathlib.Path(name)) for name in "012"]
+print("begun", flush=True)
+for each in itertools.cycle(indexes):
+    each.save(pathlib.Path("index"))
+"""
+
+
+def test_writers_that_meet_leave_one_whole_index(index, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda each: [each.save(tmp_path) for _ in range(8)], others(index)))
+    assert FrameIndex.load(tmp_path).digest in {each.digest for each in others(index)}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_writer_that_is_killed_anywhere_leaves_the_old_or_the_new_index(index, tmp_path):
+    known = {each.digest for each in others(index)}
+    for number, each in enumerate(others(index)):
+        each.save(tmp_path / str(number))
+    others(index)[0].save(tmp_path / "index")
+    for number in range(3):
+        with subprocess.Popen([sys.executable, "-c", WRITER], cwd=tmp_path, stdout=subprocess.PIPE) as child:
+            child.stdout.readline()
+            time.sleep(0.011 * number)
+            child.kill()
+        assert FrameIndex.load(tmp_path / "index").digest in known
+    others(index)[1].save(tmp_path / "index")
+    assert len(list((tmp_path / "index").iterdir())) == 2
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_index(index, tmp_path):
+    old, new, _ = others(index)
+    old.save(tmp_path)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"columns-.*\.npz"):
+            new.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert FrameIndex.load(tmp_path).digest == old.digest
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_index_of_an_earlier_version_opens(index, tmp_path):
+    index.save(tmp_path)
+    columns_of(tmp_path).rename(tmp_path / "columns.npz")
+    edit_facts(columns="columns.npz")(tmp_path)
+    assert FrameIndex.load(tmp_path).digest == index.digest
+    index.save(tmp_path)
+    assert not (tmp_path / "columns.npz").exists()
