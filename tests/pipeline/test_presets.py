@@ -38,14 +38,22 @@ class Bench:
     def __init__(self, home: Path, roots: Callable[[str], Path], changes: tuple[str, ...]) -> None:
         self.workspace, self._changes = Workspace(home=home), changes
         self._roots = roots
-        self.prepare = cache(self._prepare)
+        self._prepare, self._extracted = cache(self._prepare_once), set()
 
-    def _prepare(self, dataset: str, config: str) -> None:
+    def _prepare_once(self, dataset: str) -> bool:
+        """Index a data set; whether it has images."""
         done = jobs.prepare(self.workspace, dataset, self._roots(dataset), version=None, cameras=None)
         assert done.exit_code == 0, done.text
-        if done.result["images"]:
-            done = jobs.extract(self.workspace, dataset, config, self._changes, None, retry_failed=False)
-            assert done.exit_code == 0, done.text
+        return done.result["images"] > 0
+
+    def prepare(self, dataset: str, name: str) -> None:
+        """Index a data set, and extract its features at the size of images that the preset ``name`` asks for."""
+        size = load_config(name, self._changes).config.extract.for_dataset(dataset).image_size
+        if not self._prepare(dataset) or (dataset, size) in self._extracted:
+            return
+        done = jobs.extract(self.workspace, dataset, name, self._changes, None, retry_failed=False)
+        assert done.exit_code == 0, done.text
+        self._extracted.add((dataset, size))
 
     def walk(self, setting: str, tasks: Sequence[str], steps: int) -> dict[str, dict]:
         """The tasks that ``setting`` has, in the order in which they build on each other: the score of each."""
@@ -57,7 +65,7 @@ class Bench:
             if config.augment.crop and self._changes is TINY:
                 changes.append("augment.crop=[38,25]")
             for side in (config.data.source, config.data.target):
-                self.prepare(side.dataset, "kitti")
+                self.prepare(side.dataset, name)
             if task == "uda_pl":
                 pseudo_labels(self.workspace, Path(runs["uda"]))
             if task == "sfda":
@@ -89,18 +97,24 @@ def test_every_task_of_a_setting_goes_from_its_root_to_a_score(bench, setting):
         assert (score["miou"]["xm"] is None) == tested_without_a_camera
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_every_task_of_a_setting_in_full(setting, tmp_path):
-    """Larger twins, images of the published sizes and the published crops; the slim network, a few steps."""
+@pytest.fixture(scope="module")
+def large_bench(tmp_path_factory) -> Bench:
+    """Larger twins, images of the published sizes and the published crops; the slim network."""
     changes = ("extract.model=tiny-street", "model.preset=slim", "train.batch_size=2", "train.milestones=[3]")
+    folder = tmp_path_factory.mktemp("settings in full")
 
     def root(dataset: str) -> Path:
         if dataset == "nuscenes":
-            return synthesize(tmp_path / dataset, frames=48, seed=0, cameras="CAM_FRONT")
-        return synthesize_twin(tmp_path / dataset, dataset=dataset, frames=16)
+            return synthesize(folder / dataset, frames=48, seed=0, cameras="CAM_FRONT")
+        return synthesize_twin(folder / dataset, dataset=dataset, frames=16)
 
-    for score in Bench(tmp_path / "work", root, changes).walk(setting, TASKS, steps=4).values():
+    return Bench(folder / "work", root, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_task_of_a_setting_in_full(large_bench, setting):
+    for score in large_bench.walk(setting, TASKS, steps=4).values():
         assert score["points"] > 1000
         assert score["miou"]["3d"] > 0
