@@ -80,10 +80,17 @@ def config_validate(
     as_json: Json = False,
 ) -> None:
     """Check presets or files, and print all faults at once. Example: `xd3d config validate mine.yaml`."""
+    from ..errors import ConfigError
     from .config import DEFAULT_PRESET, load_config, preset_names
 
     checked = preset_names() if everything else (names or [DEFAULT_PRESET])
+    faults = []
     for name in checked:
-        load_config(name, overrides or [])
+        try:
+            load_config(name, overrides or [])
+        except ConfigError as error:
+            faults.append(str(error))
+    if faults:
+        raise ConfigError("\n".join(faults))
     text = "\n".join(f"{name}: valid" for name in checked)
     conclude(Outcome(result={"valid": checked}, text=text), as_json)

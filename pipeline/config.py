@@ -68,6 +68,10 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Re
     return ResolvedConfig(name=_short_name(name), config=config, origins=origins)
 
 
+#: What the parser raises, over a 13th month and a tower of brackets among others.
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
 def _short_name(name: str) -> str:
     return Path(name).stem if _is_file(name) else name
 
@@ -88,8 +92,9 @@ def _read(name: str) -> str:
     if _is_file(name):
         try:
             return Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"The config file {name} cannot be read: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else f"it is no text ({error})"
+            raise ConfigError(f"The config file {name} cannot be read: {why}") from error
     if name not in preset_names():
         raise ConfigError(
             f"There is no preset '{name}'; {nearest(name, preset_names())} ('xd3d config list' shows all)"
@@ -101,9 +106,10 @@ def _layers(name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]
     """The chain of ``extends:``, parents first, as (origin, values)."""
     if name in above:
         raise ConfigError(f"The presets extend each other in a circle: {' -> '.join([*above, name])}")
+    text = _read(name)
     try:
-        layer = yaml.safe_load(_read(name)) or {}
-    except yaml.YAMLError as error:
+        layer = yaml.safe_load(text) or {}
+    except _NO_YAML as error:
         raise ConfigError(f"The config '{name}' is not valid YAML: {error}") from error
     if not isinstance(layer, dict):
         raise ConfigError(f"The config '{name}' must map sections to settings; it holds a {type(layer).__name__}")
@@ -121,8 +127,8 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"--set wants KEY=VALUE, such as train.batch_size=4; it got '{text}'")
     try:
         layer: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The value in --set {text} is not valid YAML: {error}") from error
+    except _NO_YAML as error:
+        raise ConfigError(f"The value in --set {text[:200]} is not valid YAML: {error}") from error
     for part in reversed(key.strip().split(".")):
         layer = {part: layer}
     return f"{_OPTION} {text}", layer

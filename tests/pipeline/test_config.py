@@ -60,16 +60,24 @@ def test_an_unknown_preset_names_the_nearest_one():
         load_config("nuscenes_usa_singapor/dg")
 
 
-@pytest.mark.parametrize("text", ["train.lr", "=3", "train.lr=[", ""])
+@pytest.mark.parametrize(
+    "text", ["train.lr", "=3", "train.lr=[", "train.seed=2024-13-45", "train.seed=" + 5000 * "1", ""]
+)
 def test_a_malformed_override_says_what_it_should_look_like(text):
     with pytest.raises(ConfigError, match="--set"):
         load_config("default", [text])
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [\n", "extends: [x]\n", "!!python/object:os.system {}\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("- a\n- b\n", "a: [\n", "extends: [x]\n", "!!python/object:os.system {}\n"),
+        *("train: {seed: 2024-13-45}\n", "[" * 1500, "name: Stra\udcdfe\n"),
+    ],
+)
 def test_a_malformed_file_is_a_config_error(tmp_path, content):
     path = tmp_path / "bad.yaml"
-    path.write_text(content)
+    path.write_text(content, errors="surrogateescape")  # the last one is Latin-1
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_config(str(path))
 
@@ -99,9 +107,10 @@ def test_show_lists_every_value_with_its_origin(xd3d):
 
 
 def test_validate_ends_with_code_2_and_no_traceback_on_a_fault(xd3d):
-    done = xd3d("config", "validate", "default", "--set", "nonsense=1")
+    done = xd3d("config", "validate", "default", "nowhere.yaml", "--set", "nonsense=1")
     assert done.returncode == 2
     assert "nonsense" in done.stderr
+    assert "nowhere.yaml" in done.stderr
     assert "Traceback" not in done.stderr
 
 
