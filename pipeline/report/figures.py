@@ -138,7 +138,7 @@ def labels_from_above(
     finite = np.isfinite(points).all(1)
     axes.scatter(points[finite, 0], points[finite, 1], c=palette[labels[finite]], s=1.0, linewidths=0)
     axes.plot(0, 0, marker="^", color="black", markersize=7)
-    reach = float(np.percentile(np.abs(points[finite, :2]).max(1), 99)) if finite.any() else 10.0
+    reach = max(float(np.percentile(np.abs(points[finite, :2]).max(1), 99)), 1.0) if finite.any() else 10.0
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)
     axes.set_aspect("equal")
@@ -168,7 +168,7 @@ def loss_curves(steps: Sequence[int], losses: Mapping[str, Sequence[float]], val
     axes.set_xlabel("step")
     axes.set_ylabel("mIoU, %")
     axes.set_ylim(0, 100)
-    axes.set_title("Validation split: xM mIoU", fontsize=10)
+    axes.set_title("Mean IoU on the validation split", fontsize=10)
     return png_bytes(figure)
 
 
@@ -218,7 +218,7 @@ def _views(
     share = 100 * float((labels == predicted)[labelled].mean()) if labelled.any() else 0.0
     return [
         ("truth (grey: not scored)", truth, everything),
-        ("prediction (xM)", palette[predicted], everything),
+        ("prediction", palette[predicted], everything),
         (f"right in green, wrong in red ({share:.0f} % right)", errors, labelled),
     ]
 

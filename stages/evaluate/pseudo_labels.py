@@ -131,17 +131,20 @@ class PseudoLabels:
 
     @cached_property
     def _frames(self) -> Int64[np.ndarray, "frames 2"]:
-        return self._load(FRAMES, mapped=False)
+        return self._load(FRAMES, "<i8", mapped=False)
 
     @cached_property
     def _labels(self) -> UInt8[np.ndarray, "points 2"]:
-        return self._load(LABELS, mapped=True)
+        return self._load(LABELS, "|u1", mapped=True)
 
-    def _load(self, name: str, *, mapped: bool) -> np.ndarray:
+    def _load(self, name: str, dtype: str, *, mapped: bool) -> np.ndarray:
         try:
-            return np.asarray(load_array(self.folder / name, mapped=mapped))
+            found = np.asarray(load_array(self.folder / name, mapped=mapped))
         except (OSError, ValueError) as error:
             raise DataError(f"{self.folder / name} cannot be read ({error}); {_REMEDY}") from error
+        if found.dtype.str != dtype or found.ndim != 2:
+            raise DataError(f"{self.folder / name} is an array {list(found.shape)} of {found.dtype}; {_REMEDY}")
+        return found
 
 
 _REMEDY = "make them again with: xd3d pseudo-label"

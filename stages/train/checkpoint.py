@@ -6,6 +6,7 @@ So ``kill -9`` at any moment leaves the last whole checkpoint, and a run resumed
 """
 
 import hashlib
+import logging
 import re
 import shutil
 import zlib
@@ -35,6 +36,8 @@ __all__ = [
     "read_best",
     "save_checkpoint",
 ]
+
+log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 PARTIAL = ".partial"
@@ -160,7 +163,9 @@ def _read_state(run: Path, step: int) -> dict[str, Any]:
 
 
 def best_step(run: Path) -> int:
-    """The step of the checkpoint to predict with: the best one known, or the last where nothing was validated.
+    """The step of the checkpoint to predict with: the best one, or the last where nothing was validated.
+
+    The last too, with a warning, where the best one was deleted.
 
     Raises:
         RunError: there is no checkpoint yet, or the last one is damaged.
@@ -169,7 +174,9 @@ def best_step(run: Path) -> int:
     if not steps:
         raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' go on")
     best = read_best(run, steps[-1])
-    return best.step if best else steps[-1]
+    if best is not None and best.step not in steps:
+        log.warning("The best checkpoint of %s, step %d, is gone; the last one is taken", run, best.step)
+    return best.step if best is not None and best.step in steps else steps[-1]
 
 
 def _folder(run: Path, step: int) -> Path:

@@ -166,6 +166,14 @@ def test_damage_is_found_and_the_command_mends_it(tmp_path, name, cut):
     assert content(tmp_path / "pl") == before
 
 
+def test_a_table_of_another_type_is_no_table(tmp_path):
+    make(tmp_path / "pl")
+    path = tmp_path / "pl" / "frames.npy"
+    path.write_bytes(path.read_bytes().replace(b"'<i8'", b"'<a8'"))
+    with pytest.raises(DataError, match=r"frames\.npy is an array"):
+        read_all(tmp_path / "pl")
+
+
 def test_labels_of_other_frames_or_heads_are_refused_by_name(tmp_path):
     made = make(tmp_path / "pl", lambda first: predictions(first, heads=1))
     made.require(IDENTITY["target"], heads=("3d",))

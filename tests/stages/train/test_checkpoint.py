@@ -1,5 +1,6 @@
 import json
 import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from xd3d.errors import RunError
 from xd3d.stages.train.checkpoint import (
     Best,
     TrainState,
+    best_step,
     checkpoint_steps,
     load_state,
     load_weights,
@@ -56,6 +58,16 @@ def test_the_last_and_the_best_are_kept(tmp_path):
         save_checkpoint(tmp_path, state, step=step, best=best)
     assert checkpoint_steps(tmp_path) == [2, 4]
     assert read_best(tmp_path, 4) == best
+
+
+def test_where_the_best_was_deleted_the_last_is_taken_with_a_warning(tmp_path, caplog):
+    best = Best(step=1, metric="xm", miou=0.3)
+    for step in (1, 2):
+        save_checkpoint(tmp_path, make_state(), step=step, best=best)
+    assert best_step(tmp_path) == 1
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000001")
+    assert best_step(tmp_path) == 2
+    assert "step 1, is gone" in caplog.text
 
 
 def test_what_a_killed_writer_left_is_never_taken_for_a_checkpoint(tmp_path):
