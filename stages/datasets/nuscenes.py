@@ -218,7 +218,8 @@ class _Poses:
         global_from_ego = _transform(self._poses[lidar["ego_pose_token"]])
         ego_from_global = _transform(self._poses[camera["ego_pose_token"]], inverse=True)
         camera_from_ego = self._mounting(camera["calibrated_sensor_token"], True)
-        return camera_from_ego @ ego_from_global @ global_from_ego @ ego_from_lidar
+        with np.errstate(all="ignore"):
+            return camera_from_ego @ ego_from_global @ global_from_ego @ ego_from_lidar
 
 
 def _transform(record: Record, *, inverse: bool = False) -> Float64[np.ndarray, "4 4"]:
@@ -226,4 +227,5 @@ def _transform(record: Record, *, inverse: bool = False) -> Float64[np.ndarray, 
     from nuscenes.utils.geometry_utils import transform_matrix
     from pyquaternion import Quaternion
 
-    return transform_matrix(record["translation"], Quaternion(record["rotation"]), inverse=inverse)
+    with np.errstate(all="ignore"):  # what is not finite is named by the image that it concerns
+        return transform_matrix(record["translation"], Quaternion(record["rotation"]), inverse=inverse)

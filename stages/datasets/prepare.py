@@ -1,11 +1,12 @@
 """Stage zero as one call: index a data set, check every file of it, and keep the index when nothing is missing."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError, MissingDataError, nearest
+from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .checks import FileFault
 from .readers import READERS
 
@@ -48,12 +49,17 @@ def prepare_dataset(
     Raises:
         ConfigError: unknown data set or camera.
         MissingDataError: no such root or version, a table is missing, or the root holds no frame.
-        DataError: the tables are damaged.
+        DataError: the tables are damaged, or a folder may not be read.
     """
     if dataset not in READERS:
         raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
     reader = READERS[dataset]
-    index = reader.build_index(root, version=version, cameras=cameras)
+    try:
+        index = reader.build_index(root, version=version, cameras=cameras)
+    except PermissionError as error:
+        raise DataError(
+            f"{error.filename} may not be read; mend that, for example with: chmod -R u+rX {json.dumps(str(root))}"
+        ) from error
     if not len(index.frames.key):
         raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
     faults = reader.check_files(index)

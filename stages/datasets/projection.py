@@ -32,7 +32,8 @@ def project(
 
 def is_invertible(matrix: Float64[np.ndarray, "size size"]) -> bool:
     """Whether a calibration matrix is finite and loses no direction."""
-    return bool(np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > _SINGULAR)
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(matrix).all() and _SINGULAR < abs(np.linalg.det(matrix)) < np.inf)
 
 
 def image_pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:

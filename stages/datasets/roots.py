@@ -1,7 +1,6 @@
 """A data root before anything is read: is it the right folder, or one a level off?"""
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,17 +14,13 @@ def check_level(root: Path, *, dataset: str, holds: str, is_root: Callable[[Path
     """``root`` as an absolute path, once ``is_root`` says that it is one; ``holds`` says in words what it must hold.
 
     Raises:
-        MissingDataError: it is not, or may not be read; the message names the right folder where one is up to three
-            levels above or two below.
+        MissingDataError: it is not; the message names the right folder where one is up to three levels above or two
+            below.
     """
     root = root.absolute()
     if not root.is_dir():
         what = "is a file" if root.exists() else "is not there"
         raise MissingDataError(f"The {dataset} root {root} {what}; give the folder that holds {holds}: --root DIR")
-    if not os.access(root, os.R_OK | os.X_OK):
-        raise MissingDataError(
-            f"The {dataset} root {root} may not be read; mend that: chmod -R u+rX {json.dumps(str(root))}"
-        )
     if is_root(root):
         return root
     below = _folders(root)

@@ -203,6 +203,8 @@ TABLES = [
     ("sample_data", lambda rows: rows[1].update(width=float("inf")), "do not fit together .* infinity"),
     ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[1, 2], [3]]), "do not fit together"),
     ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[0] * 3] * 3), "CAM_FRONT .* is damaged"),
+    ("calibrated_sensor", lambda rows: rows[1].update(rotation=[float("inf"), 0, 0, 0]), "CAM_FRONT .* is damaged"),
+    ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[1e200] * 3] * 3), "CAM_FRONT .* is damaged"),
     ("calibrated_sensor", lambda rows: rows[1].update(rotation=[0, 0, 0, 0]), "CAM_FRONT .* cannot be inverted"),
     ("ego_pose", lambda rows: rows[0].update(rotation=[1, 0]), "do not fit together"),
 ]
@@ -251,3 +253,16 @@ def test_a_root_with_nothing_of_use_in_its_folders_is_no_empty_index(copy_of, tm
 def test_a_root_three_levels_down_is_told_the_right_one(copy_of, tmp_path):
     root = copy_of("semantickitti") / "dataset"
     assert f'--root "{root}"' in complaint("semantickitti", root / "sequences/00/velodyne", tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_named(copy_of, tmp_path):
+    root = copy_of("synlidar")
+    (root / "00/labels").chmod(0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)  # rights do not bind the superuser
+    try:
+        with pytest.raises(DataError, match=r"may not be read; mend that, .* chmod"):
+            prepare_dataset("synlidar", root, tmp_path / "index")
+    finally:
+        os.seteuid(user)
+        (root / "00/labels").chmod(0o755)
