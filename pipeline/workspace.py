@@ -1,6 +1,8 @@
 """The workspace: where the index, the caches and the runs live, and what it remembers between commands."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,8 @@ class Workspace:
 
     def remember_pseudo_labels(self, folder: Path) -> None:
         """Keep ``folder`` as the one that training takes by default."""
-        self._remember(pseudo_labels=folder.name)
+        with self._changing_memory() as memory:
+            memory["pseudo_labels"] = folder.name
 
     def root(self, dataset: str, given: Path | None = None, *, configured: Path | None = None) -> Path:
         """The data root of ``dataset``: the one given, ``XD3D_<DATASET>_ROOT``, the configured or the remembered one.
@@ -103,7 +106,8 @@ class Workspace:
 
     def remember_root(self, dataset: str, root: Path) -> None:
         """Keep ``root`` for later commands."""
-        self._remember(roots={**self.roots(), dataset: str(root)})
+        with self._changing_memory() as memory:
+            memory.setdefault("roots", {})[dataset] = str(root)
 
     def last_run(self) -> Path:
         """The run that was trained last.
@@ -120,7 +124,8 @@ class Workspace:
 
     def remember_run(self, run: Path) -> None:
         """Keep ``run`` as the one that ``evaluate`` and ``report`` take by default."""
-        self._remember(last_run=os.path.relpath(run, self.home / "runs"))
+        with self._changing_memory() as memory:
+            memory["last_run"] = os.path.relpath(run, self.home / "runs")
 
     def _memory(self) -> dict[str, Any]:
         path = self.home / "workspace.json"
@@ -132,13 +137,25 @@ class Workspace:
             raise DataError(
                 f"{path} is not valid JSON ({error}); mend or delete it (it only remembers roots and the last run)"
             ) from error
-        if not isinstance(memory, dict):
-            raise DataError(f"{path} does not hold a JSON object; delete it (it only remembers roots and the last run)")
+        if not isinstance(memory, dict) or not isinstance(memory.get("roots", {}), dict):
+            raise DataError(
+                f"{path} does not hold what it should; delete it (it only remembers roots and the last run)"
+            )
         return memory
 
-    def _remember(self, **facts: Any) -> None:
+    @contextmanager
+    def _changing_memory(self) -> Iterator[dict[str, Any]]:
+        """What is remembered, to be changed and then kept; commands that end at the same time take turns."""
+        from ..cache.lock import FileLock
+
         self.home.mkdir(parents=True, exist_ok=True)
-        write_json(self.home / "workspace.json", {**self._memory(), **facts})
+        lock = FileLock(self.home / "lock", wait=True)
+        try:
+            memory = self._memory()
+            yield memory
+            write_json(self.home / "workspace.json", memory)
+        finally:
+            lock.release(remove=True)
 
 
 def _named(given: Path, folder: Path) -> Path:

@@ -50,12 +50,21 @@ def test_a_run_is_a_name_in_the_workspace_or_a_path(workspace, tmp_path, monkeyp
     assert workspace.find_run(Path("a/b")) == tmp_path / "a" / "b"
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+@pytest.mark.parametrize("content", ['{"roots": [1]}', "{", "[]"])
 def test_a_damaged_memory_is_an_error_that_names_the_file(workspace, content):
     workspace.home.mkdir(parents=True)
     (workspace.home / "workspace.json").write_text(content)
     with pytest.raises(DataError, match=r"workspace\.json"):
         workspace.roots()
+
+
+def test_commands_that_end_at_the_same_time_all_remember_their_root(workspace):
+    from concurrent.futures import ThreadPoolExecutor
+
+    names = [f"set-{number}" for number in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda name: workspace.remember_root(name, Path("/data") / name), names))
+    assert sorted(workspace.roots()) == sorted(names)
 
 
 def test_caches_are_kept_where_the_environment_or_a_config_says_else_in_the_workspace(workspace, monkeypatch, tmp_path):
