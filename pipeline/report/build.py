@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import RunError
 from ...files import write_atomic
 from ...stages.evaluate.card import Modality, ScoreCard
 from ...stages.train.pace import PACE_NAMES
@@ -34,8 +35,14 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
 
     Raises:
         MissingDataError: the run was not evaluated yet.
+        RunError: it was evaluated, and has been trained further since.
     """
     card = ScoreCard.load(run.scores_path("target", "test"))
+    if card.protocol is not None and card.protocol.step != run.step:
+        raise RunError(
+            f"The score of {run.folder} is that of step {card.protocol.step}, and its best checkpoint is now that of"
+            f" step {run.step}; score it again with: xd3d evaluate"
+        )
     data = run.config.data
     images = f" with features of the diffusion model '{run.config.extract.model}'" if run.config.fusion.image else ""
     sentence = lead or (

@@ -149,6 +149,19 @@ def test_a_run_whose_record_is_not_whole_is_named(home, tmp_path, damage):
         predict(Workspace(home=home), run, home.parent / "data", out=tmp_path / "out", columns=5, picture=False)
 
 
+def test_no_report_shows_the_score_of_an_earlier_checkpoint(home, tmp_path):
+    from xd3d.pipeline import jobs
+
+    workspace = Workspace(home=home)
+    jobs.evaluate(workspace, None, split="train", side="source", absent=None, lidar_only=True)
+    scores = home / "runs" / "distil" / "scores"
+    card = json.loads((scores / "source-train-lidar-only.json").read_text())
+    (scores / "target-test.json").write_text(json.dumps({**card, "protocol": {**card["protocol"], "step": 1}}))
+    with pytest.raises(RunError, match=r"of step 1, and .* of step 2; score it again"):
+        jobs.write_report(workspace, None, tmp_path / "report.html")
+    (scores / "target-test.json").unlink()
+
+
 def test_a_refine_run_is_refused_with_the_remedy(lidar_only, home):
     for command in (("predict", str(home.parent / "data" / "0.bin")), ("evaluate", "--lidar-only")):
         done = lidar_only(*command, "--run", "refine")
