@@ -32,6 +32,9 @@ _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _THREADS = 8
 _WINDOW = 1024
 
+#: Pixels of the largest image that is believed: Pillow's own limit, which other packages in a process may lift.
+_MOST_PIXELS = 2 * 2**30 // 12
+
 #: What Pillow raises for a file that it cannot decode.
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -59,10 +62,18 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int]:
     for path in paths:
         with suppress(*UNDECODABLE):
             if path.is_file():
-                with Image.open(path) as image:
-                    return image.size
+                return _header(path)[0]
     which = f"{len(paths)} images such as {paths[0]}" if paths else "images of an empty folder"
     raise DataError(f"None of the {which} can be opened; unpack the download again")
+
+
+def _header(path: Path) -> tuple[tuple[int, int], str | None]:
+    """Width and height of an image, and its format."""
+    with Image.open(path) as image:
+        width, height = image.size
+        if width * height > _MOST_PIXELS:
+            raise ValueError(f"{width}x{height} are more pixels than any camera has")
+        return (width, height), image.format
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str | None:
@@ -74,8 +85,7 @@ def image_fault(path: Path, size: tuple[int, int]) -> str | None:
     if not path.is_file():
         return "the image is missing; unpack the download again"
     try:
-        with Image.open(path) as image:
-            found, kind = image.size, image.format
+        found, kind = _header(path)
         with path.open("rb") as file:
             file.seek(-min(_TAIL, path.stat().st_size), 2)
             tail = file.read().rstrip(b"\0")
