@@ -10,6 +10,7 @@ from xd3d.stages.extract.tiny_pipeline.make import make_pipeline
 from xd3d.stages.extract.tiny_pipeline.recipe import Recipe
 
 
+@pytest.mark.slow
 def test_a_budget_of_seconds_makes_a_whole_folder_and_a_second_call_changes_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     work, out = tmp_path / "work in progress", tmp_path / "out"
