@@ -42,17 +42,19 @@ def load_image(
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            if stored_size is not None and image.size != stored_size:
-                found, expected = ("x".join(map(str, size)) for size in (image.size, stored_size))
-                raise DataError(
-                    f"{path}: is {found} pixels, the index says {expected}; copy it again or rerun 'xd3d prepare'"
-                )
-            image.load()
-            picture = _to_rgb(image)
+            found = image.size
+            if stored_size in (None, found):  # else it is not worth decoding
+                image.load()
+                picture = _to_rgb(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file is missing; run 'xd3d prepare' to list what is incomplete") from error
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be decoded ({error}); copy the file again from its source") from error
+    if stored_size not in (None, found):
+        sizes = [f"{width}x{height}" for width, height in (found, stored_size)]
+        raise DataError(
+            f"{path}: is {sizes[0]} pixels, the index says {sizes[1]}; copy it again or rerun 'xd3d prepare'"
+        )
     if lens is not None:
         picture = Image.fromarray(lens.undistort(np.asarray(picture)))
     height, width = image_size
