@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["fsync_folder", "read_json", "write_atomic", "write_json"]
+import yaml
+
+__all__ = ["fsync_folder", "parse_yaml", "read_json", "write_atomic", "write_json"]
 
 
 def fsync_folder(folder: Path) -> None:
@@ -48,3 +50,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; ``FileNotFoundError`` and ``json.JSONDecodeError`` pass through."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; whatever the parser raises over it, a 13th month among others, is ``ValueError``."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(str(error)) from error

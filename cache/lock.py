@@ -14,12 +14,12 @@ import secrets
 import socket
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from ..errors import CacheError, RunError
 
-__all__ = ["LOCKS", "FileLock", "WriterLock", "live_owners", "sole_user"]
+__all__ = ["LOCKS", "FileLock", "WriterLock", "in_turn", "live_owners", "sole_user"]
 
 log = logging.getLogger(__name__)
 
@@ -142,22 +142,33 @@ def sole_user(folder: Path, *, work: str, option: str = "") -> Iterator[None]:
     Raises:
         RunError: another process is at the same ``work`` there; ``option`` is the one that names another folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / "lock")
+        lock = _lock_of(folder, work, wait=False)
     except BlockingIOError as error:
         other = f", or choose another folder with {option}" if option else ""
         raise RunError(f"Another process {work} in {folder}; wait for its end or stop it{other}") from error
+    with lock:
+        yield
+
+
+def in_turn(folder: Path, *, work: str) -> AbstractContextManager[object]:
+    """As ``sole_user``, but the end of another process at the same ``work`` is awaited."""
+    return _lock_of(folder, work, wait=True)
+
+
+def _lock_of(folder: Path, work: str, *, wait: bool) -> AbstractContextManager[object]:
+    """Make ``folder`` and lock it; leaving what is returned lets the next one in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / "lock", wait=wait)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         log.warning("The disk of %s has no locks (%s): see to it that no other process %s there", folder, error, work)
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release(remove=True)
+        return nullcontext()
+    held = ExitStack()
+    held.callback(lock.release, remove=True)
+    return held
 
 
 def live_owners(folder: Path) -> dict[str, str]:

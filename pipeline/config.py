@@ -7,10 +7,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from ..errors import ConfigError, nearest
+from ..files import parse_yaml
 from ..settings import Settings
 from ..stages.datasets.settings import DataSettings
 from ..stages.evaluate.settings import EvaluateSettings
@@ -68,10 +68,6 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Re
     return ResolvedConfig(name=_short_name(name), config=config, origins=origins)
 
 
-#: What the parser raises, over a 13th month and a tower of brackets among others.
-_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
-
-
 def _short_name(name: str) -> str:
     return Path(name).stem if _is_file(name) else name
 
@@ -108,8 +104,8 @@ def _layers(name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]
         raise ConfigError(f"The presets extend each other in a circle: {' -> '.join([*above, name])}")
     text = _read(name)
     try:
-        layer = yaml.safe_load(text) or {}
-    except _NO_YAML as error:
+        layer = parse_yaml(text) or {}
+    except ValueError as error:
         raise ConfigError(f"The config '{name}' is not valid YAML: {error}") from error
     if not isinstance(layer, dict):
         raise ConfigError(f"The config '{name}' must map sections to settings; it holds a {type(layer).__name__}")
@@ -126,8 +122,8 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
     if not equals or not key.strip():
         raise ConfigError(f"--set wants KEY=VALUE, such as train.batch_size=4; it got '{text}'")
     try:
-        layer: Any = yaml.safe_load(value)
-    except _NO_YAML as error:
+        layer: Any = parse_yaml(value)
+    except ValueError as error:
         raise ConfigError(f"The value in --set {text[:200]} is not valid YAML: {error}") from error
     for part in reversed(key.strip().split(".")):
         layer = {part: layer}

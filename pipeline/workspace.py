@@ -146,16 +146,12 @@ class Workspace:
     @contextmanager
     def _changing_memory(self) -> Iterator[dict[str, Any]]:
         """What is remembered, to be changed and then kept; commands that end at the same time take turns."""
-        from ..cache.lock import FileLock
+        from ..cache.lock import in_turn
 
-        self.home.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.home / "lock", wait=True)
-        try:
+        with in_turn(self.home, work="ends a command"):
             memory = self._memory()
             yield memory
             write_json(self.home / "workspace.json", memory)
-        finally:
-            lock.release(remove=True)
 
 
 def _named(given: Path, folder: Path) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float64
 
 from ...errors import DataError
+from ...files import parse_yaml
 from .kitti_calibration import Calibration, read_calibration
 from .projection import is_invertible
 from .texts import read_text
@@ -30,9 +30,10 @@ def read_cameras(path: Path) -> Mapping[str, Calibration]:
     """
     if path.suffix == ".txt":
         return read_calibration(path)
+    text = read_text(path, "calibration", "put it there again, or mend dataset.yaml")
     try:
-        cameras = yaml.safe_load(read_text(path, "calibration", "put it there again, or mend dataset.yaml"))
-    except (yaml.YAMLError, RecursionError) as error:
+        cameras = parse_yaml(text)
+    except ValueError as error:
         raise DataError(f"The calibration {path} is neither JSON nor YAML ({error}); write it again") from error
     if not isinstance(cameras, dict):
         raise DataError(f"The calibration {path} must name cameras; it holds a {type(cameras).__name__}")

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from ...errors import DataError
+from ...files import parse_yaml
 from ...settings import Settings
 from .texts import read_text
 
@@ -89,11 +89,11 @@ def read_description(root: Path) -> FolderDescription:
     path = root / NAME
     text = read_text(path, "description", "write it again (docs/data/folder.md)")
     try:
-        return FolderDescription.model_validate(yaml.safe_load(text) or {})
+        return FolderDescription.model_validate(parse_yaml(text) or {})
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise DataError("\n".join([f"{path} is faulty (docs/data/folder.md describes it):", *faults])) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is not valid YAML: {error}") from error
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ...cache.lock import FileLock
+from ...cache.lock import in_turn
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_atomic, write_json
 from .lens import Lens
@@ -137,12 +137,8 @@ class FrameIndex:
         The columns get a name of their own, the facts that name them replace the older ones in one step, and only then
         the older columns go. Several processes take turns.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock", wait=True)
-        try:
+        with in_turn(folder, work="saves an index"):
             self._write(folder)
-        finally:
-            lock.release(remove=True)
 
     def _write(self, folder: Path) -> None:
         columns, digest = {name: _packed(column) for name, column in self._columns().items()}, self.digest

@@ -1,7 +1,7 @@
 """nuScenes with lidarseg labels: the official tables become an index, and the files behind it are checked."""
 
-from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,14 @@ from jaxtyping import Float64, UInt
 
 from ...errors import DataError, Xd3dError
 from .cameras import choose_cameras
-from .checks import Check, FileFault, binary_fault, image_fault, run_checks
+from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, safe_path
 from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels
 from .projection import image_pixels as pixels
 from .projection import is_invertible
 from .raw_classes import NUSCENES_32
-from .raw_labels import label_fault, read_raw_labels
+from .raw_labels import check_raw_files, read_raw_labels
 from .sweeps import COLUMNS, Sweep, read_points
 
 __all__ = [
@@ -88,7 +88,7 @@ def check_files(index: FrameIndex) -> list[FileFault]:
     Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte a point of the
     sweep, no other than 0 to 31. No image is decoded, so 34,000 images take minutes and not hours.
     """
-    return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
+    return check_raw_files(index, row_bytes=_SWEEP_ROW, dtype="u1", ids=range(len(NUSCENES_32)))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
@@ -106,25 +106,6 @@ def evaluation_set(index: FrameIndex, row: int) -> str:
     if index.version.endswith("mini"):
         return _official_splits("mini_train", "mini_val")[str(index.frames.scene[row])]
     return str(index.frames.split[row])
-
-
-def _checks(index: FrameIndex) -> Iterator[Check]:
-    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
-        path = index.root / str(sweep)
-        yield path, partial(binary_fault, path, "sweep", _SWEEP_ROW)
-        yield index.root / str(labels), partial(_label_fault, index.root, str(labels), path)
-        for image in index.images_of(row):
-            width, height = index.images.size[image]
-            path = index.root / str(index.images.path[image])
-            yield path, partial(image_fault, path, (int(width), int(height)))
-
-
-def _label_fault(root: Path, labels: str, sweep: Path) -> str | None:
-    if not labels:
-        return None
-    whole = binary_fault(sweep, "sweep", _SWEEP_ROW) is None
-    points = sweep.stat().st_size // _SWEEP_ROW if whole else None
-    return label_fault(root / labels, "u1", points, range(len(NUSCENES_32)))
 
 
 def _frame_table(root: Path, tables: KeyframeTables, samples: Sequence[Record], labels: dict[str, str]) -> FrameTable:

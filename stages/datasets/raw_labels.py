@@ -1,15 +1,17 @@
-"""Label files: one number a point, in the order of the sweep."""
+"""Label files: one number a point, in the order of the sweep; and the checks of both."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt
 
 from ...errors import DataError, MissingDataError
-from .checks import binary_fault
+from .checks import Check, FileFault, binary_fault, image_fault, run_checks
+from .index import FrameIndex
 
-__all__ = ["label_fault", "read_raw_labels"]
+__all__ = ["check_raw_files", "label_fault", "read_raw_labels"]
 
 
 def read_raw_labels(path: Path, dtype: str) -> UInt[np.ndarray, "points"]:
@@ -54,3 +56,26 @@ def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int]
         f"the label file has {int(counts.sum())} labels that are no id of the data set, {strange[0]} among them;"
         " is it of another one? Unpack the download again"
     )
+
+
+def check_raw_files(index: FrameIndex, *, row_bytes: int, dtype: str, ids: Collection[int]) -> list[FileFault]:
+    """Look at every file of an index of raw sweeps: ``row_bytes`` a point, a label of ``dtype`` in ``ids`` a point."""
+    files = len(index.frames.key) + np.count_nonzero(index.frames.labels != "") + len(index.images.key)
+    return run_checks(_checks(index, row_bytes, dtype, ids), int(files))
+
+
+def _checks(index: FrameIndex, row_bytes: int, dtype: str, ids: Collection[int]) -> Iterator[Check]:
+    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
+        path, labelled = index.root / str(sweep), index.root / str(labels)
+        yield path, partial(binary_fault, path, "sweep", row_bytes)
+        if labels:
+            yield labelled, partial(_sweep_label_fault, labelled, dtype, path, row_bytes, ids)
+        for image in index.images_of(row):
+            width, height = index.images.size[image]
+            path = index.root / str(index.images.path[image])
+            yield path, partial(image_fault, path, (int(width), int(height)))
+
+
+def _sweep_label_fault(labels: Path, dtype: str, sweep: Path, row_bytes: int, ids: Collection[int]) -> str | None:
+    whole = binary_fault(sweep, "sweep", row_bytes) is None
+    return label_fault(labels, dtype, sweep.stat().st_size // row_bytes if whole else None, ids)

@@ -1,18 +1,17 @@
 """What data sets in the layout of SemanticKITTI share: folders with ``velodyne/*.bin`` and ``labels/*.label``."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt
 
 from ...errors import MissingDataError
-from .checks import Check, FileFault, binary_fault, image_fault, run_checks
+from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageTable
 from .raw_classes import RAW_NAMES
-from .raw_labels import label_fault, read_raw_labels
+from .raw_labels import check_raw_files, read_raw_labels
 from .sweeps import Sweep, read_points
 
 __all__ = [
@@ -108,24 +107,5 @@ def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labe
 
 def check_files(index: FrameIndex) -> list[FileFault]:
     """Look at every file: whole sweeps, a label of 4 bytes and a known id a point, images of the indexed size."""
-    return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
-
-
-def _checks(index: FrameIndex) -> Iterator[Check]:
-    row_bytes, ids = 4 * _COLUMNS[index.dataset], RAW_NAMES[index.dataset]
-    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
-        path = index.root / str(sweep)
-        yield path, partial(binary_fault, path, "sweep", row_bytes)
-        yield index.root / str(labels), partial(_label_fault, index.root, str(labels), path, row_bytes, ids)
-        for image in index.images_of(row):
-            width, height = index.images.size[image]
-            path = index.root / str(index.images.path[image])
-            yield path, partial(image_fault, path, (int(width), int(height)))
-
-
-def _label_fault(root: Path, labels: str, sweep: Path, row_bytes: int, ids: Collection[int]) -> str | None:
-    if not labels:
-        return None
-    whole = binary_fault(sweep, "sweep", row_bytes) is None
-    points = sweep.stat().st_size // row_bytes if whole else None
-    return label_fault(root / labels, _LABEL_TYPE, points, ids)
+    row_bytes = 4 * _COLUMNS[index.dataset]
+    return check_raw_files(index, row_bytes=row_bytes, dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset])

@@ -49,9 +49,11 @@ def make_pseudo_labels(
     if there is not None and not (folder / PREDICTED).exists():
         return there
     with sole_user(folder, work="makes pseudo labels"):
-        there = _sound(folder) or _make(folder, identity, frames, classes, predict)
+        if _sound(folder) is None:
+            (folder / MANIFEST).unlink(missing_ok=True)
+            _refine(folder, identity, classes, _predicted(folder, frames, predict))
         shutil.rmtree(folder / PREDICTED, ignore_errors=True)
-        return there
+        return PseudoLabels.open(folder)
 
 
 def _sound(folder: Path) -> PseudoLabels | None:
@@ -64,15 +66,8 @@ def _sound(folder: Path) -> PseudoLabels | None:
     return there
 
 
-def _make(
-    folder: Path,
-    identity: Mapping[str, Any],
-    frames: int,
-    classes: Sequence[str],
-    predict: Callable[[int], Iterable[FramePrediction]],
-) -> PseudoLabels:
-    """Predict what is not predicted yet, then refine."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+def _predicted(folder: Path, frames: int, predict: Callable[[int], Iterable[FramePrediction]]) -> int:
+    """Predict what is not predicted yet; the number of parts there are then."""
     (folder / PREDICTED).mkdir(exist_ok=True)
     for left_over in folder.rglob("*.partial"):
         left_over.unlink()
@@ -82,8 +77,7 @@ def _make(
         predictions = iter(predict(done * PART))
         for number, part in enumerate(iter(lambda: list(islice(predictions, PART)), []), start=done):
             _write_part(_part(folder, number), part, number * PART)
-    _refine(folder, identity, classes, parts)
-    return PseudoLabels.open(folder)
+    return parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from ...errors import DataError
+from ..datasets.checks import UNDECODABLE
 from ..datasets.lens import Lens
 
 __all__ = ["IMAGE_METHOD", "RGB_STRIDE", "load_image", "pad_to_multiple", "shrink_to_stride"]
@@ -48,7 +49,7 @@ def load_image(
                 picture = _to_rgb(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file is missing; run 'xd3d prepare' to list what is incomplete") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"{path}: cannot be decoded ({error}); copy the file again from its source") from error
     if stored_size not in (None, found):
         sizes = [f"{width}x{height}" for width, height in (found, stored_size)]

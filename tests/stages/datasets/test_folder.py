@@ -138,6 +138,7 @@ def test_files_that_are_not_where_the_description_says_are_missed(folder, keys, 
     [
         ("[1]", "must name cameras"),
         ("{", "neither JSON nor YAML"),
+        ("front: 2001-13-01", "neither JSON nor YAML"),
         ('{"front": {"intrinsics": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}}', "front.camera_from_lidar"),
         ('{"front": {"intrinsics": [[.nan, 0, 0], [0, 1, 0], [0, 0, 1]]}}', "front.intrinsics.*3x3 finite"),
     ],
