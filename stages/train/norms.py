@@ -5,6 +5,8 @@ the features' true variance is far smaller, so a network of a few hundred steps 
 are mostly the start's. Here the first batch sets them, and the window then widens with the training.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.nn.functional import batch_norm
 
 from .parallel import gathered, number_of_processes, total
 
-__all__ = ["VoxelNorm", "hold_statistics", "norm_momentum", "set_norm_momentum"]
+__all__ = ["VoxelNorm", "held_statistics", "norm_momentum", "set_norm_momentum"]
 
 FINAL = 0.01  # Pointcept's SpUNet-v1m1
 WINDOW = 0.1  # the statistics look back over this share of the steps so far, until FINAL is reached
@@ -87,11 +89,17 @@ def norm_momentum(step: int) -> float:
     return max(FINAL, 1 / (1 + WINDOW * step))
 
 
-def hold_statistics(network: nn.Module) -> None:
+@contextmanager
+def held_statistics(network: nn.Module) -> Iterator[None]:
     """Let every BatchNorm of ``network`` keep its running statistics and normalise with them, in training too."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            module.eval()
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d) and module.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def set_norm_momentum(network: nn.Module, momentum: float) -> None:

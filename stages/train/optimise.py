@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import RunError
 from .losses import Losses
 from .network import Network
-from .norms import hold_statistics, norm_momentum, set_norm_momentum
+from .norms import norm_momentum, set_norm_momentum
 from .parallel import sum_gradients, total
 from .settings import TrainSettings
 from .shift import StepBatch, step_losses
@@ -87,8 +87,6 @@ class Stepper:
         turn = number * settings.accumulate + part
         torch.manual_seed(int(np.random.default_rng([settings.seed, turn]).integers(2**63)))
         set_norm_momentum(self.network, norm_momentum(turn))
-        if settings.freeze_norms:
-            hold_statistics(self.network)
         losses = step_losses(self.network, batch.to(self.network.device), self._weights, settings)
         result = _over_all_processes(losses, batch)
         if not np.isfinite(result.losses["loss"]):

@@ -148,9 +148,10 @@ class TrainSettings(Settings):
     init: str | None = Field(
         default=None, description="The run, a name or a folder, whose best weights this one begins with."
     )
-    freeze_norms: bool = Field(
-        default=False,
-        description="Keep BatchNorm's statistics as train.init has them; else they follow the new batches.",
+    target_norms: Literal["own", "source"] = Field(
+        default="own",
+        description="BatchNorm's statistics for the target's batches: their 'own', which the running ones follow too"
+        " (as published), or the running ones of the 'source', as in evaluation.",
     )
     lam_dec: float = Field(default=1.0, ge=0, description="Weight of the decoupling loss; 0 switches it off.")
     standardise: bool = Field(
@@ -194,6 +195,4 @@ class TrainSettings(Settings):
             raise ValueError(
                 "source_free trains on the target alone: set one of its weights, lam_trg and lam_pl, above 0"
             )
-        if self.freeze_norms and self.init is None:
-            raise ValueError("freeze_norms keeps the statistics of another run: name it with init, or leave it false")
         return self

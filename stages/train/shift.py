@@ -3,6 +3,7 @@
 Both are made in the same way, from streams of random numbers of their own, and the losses of both are one sum.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from .domain import Domain
 from .loader import training_batch
 from .losses import Losses, source_losses, target_losses
 from .network import Network
+from .norms import held_statistics
 from .parallel import number_of_processes, rank
 from .settings import AugmentSettings, TrainSettings
 
@@ -102,5 +104,7 @@ def step_losses(
         parts.append(source_losses(network(side), side.labels, weights, settings, side.shown))
     if batch.target is not None:
         side = batch.target
-        parts.append(target_losses(network(side), side.pseudo_labels, settings, side.shown))
+        with held_statistics(network) if settings.target_norms == "source" else nullcontext():
+            output = network(side)
+        parts.append(target_losses(output, side.pseudo_labels, settings, side.shown))
     return sum(parts[1:], parts[0])

@@ -7,7 +7,7 @@ import torch
 from xd3d.errors import ConfigError, RunError
 from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.network import choose_taps
-from xd3d.stages.train.norms import hold_statistics
+from xd3d.stages.train.norms import held_statistics
 from xd3d.stages.train.settings import FusionSettings, TrainSettings
 from xd3d.stages.train.sparse import DownConv3d, InverseConv3d, SubMConv3d
 
@@ -97,13 +97,13 @@ def test_no_sample_sees_another(make_domain, make_network, make_batch, values, t
     """Another cloud with other images takes the place of one; in training only BatchNorm may notice, so it is held."""
     domain = make_domain(frames=4, cameras=2, points=150)
     network = make_network(domain, drop_path=0.0, **values).train(training)
-    hold_statistics(network)
     batches = [
         make_batch(dataclasses.replace(domain, frames=np.array(frames)), network, frames=3)
         for frames in ([0, 1, 2], [0, 3, 2])
     ]
     place = next(place for place, pair in enumerate(zip(*(b.keys for b in batches), strict=True)) if len(set(pair)) > 1)
-    outputs = [network(batch) for batch in batches]
+    with held_statistics(network):
+        outputs = [network(batch) for batch in batches]
     for name in ("logits_3d", "auxiliary_3d", "logits_2d", "auxiliary_2d", "teacher"):
         one, other = (getattr(output, name) for output in outputs)
         if one is None:

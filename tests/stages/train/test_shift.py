@@ -170,7 +170,7 @@ def test_a_trained_network_adapts_to_the_target_alone(make_domain, adapt, traine
         torch.equal(still[name], before[name]) for name in before if "running" not in name and "num_" not in name
     )
     assert not equal(norms(still), norms(before)), "the statistics should follow the target"
-    adapted = adapt(tmp_path / "adapted", None, target, init=trained, freeze_norms=True)
+    adapted = adapt(tmp_path / "adapted", None, target, init=trained, target_norms="source")
     assert equal(norms(adapted), norms(before))
     assert not torch.equal(adapted["auxiliary_3d.weight"], before["auxiliary_3d.weight"])
     assert {"xm_2d_target", "xm_3d_target"} == {name for name in read_log(tmp_path / "adapted")[0] if "xm" in name}
@@ -178,6 +178,21 @@ def test_a_trained_network_adapts_to_the_target_alone(make_domain, adapt, traine
     assert records[1]["source"] is None
     assert records[1]["class_counts"] == records[0]["class_counts"]
     assert records[1]["init"]["run"] == "trained"
+
+
+def test_running_statistics_are_the_sources_alone_where_the_target_is_normalised_with_them(
+    make_domain, adapt, tmp_path
+):
+    source, *targets = (make_domain(frames=3, points=80, seed=seed) for seed in (1, 8, 9))
+    found = {
+        choice: [
+            adapt(tmp_path / f"{choice}{place}", source, target, target_norms=choice, lr=1e-30)
+            for place, target in enumerate(targets)
+        ]
+        for choice in ("own", "source")
+    }
+    assert equal(*map(norms, found["source"]))
+    assert not equal(*map(norms, found["own"]))
 
 
 def test_source_free_training_goes_on_where_it_stopped(make_domain, adapt, trained, tmp_path):
