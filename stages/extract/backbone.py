@@ -14,7 +14,7 @@ from .compiled import compile_blocks
 from .images import pad_to_multiple, shrink_to_stride
 from .models import ModelFolder
 from .noise import add_noise, scheduler_noise
-from .packing import pack_convolutions
+from .packing import pack_layers
 from .precision import is_fast, resolve_dtype, warn_if_slow
 from .settings import RGB, ExtractSettings
 from .specs import tap_specs, vae_factor
@@ -50,9 +50,6 @@ class DiffusionBackbone:
         layout = torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
         self.vae = load_vae_encoder(model, self.dtype).to(device=device, memory_format=layout)
         self.unet = load_unet(model, self.dtype).to(device=device, memory_format=layout)
-        if device.type == "cpu" and self.dtype != torch.float32 and is_fast(name, device) and not settings.compile:
-            for module in (self.vae, self.unet):
-                pack_convolutions(module)
         if self._text.shape[-1] != self.unet.config.cross_attention_dim:
             raise ModelError(
                 f"The text encoder of {model.path} gives {self._text.shape[-1]} values a token, its UNet wants "
@@ -60,6 +57,9 @@ class DiffusionBackbone:
             )
         self.vae_factor = vae_factor(self.vae.config)
         self.taps = find_taps(self.unet, settings.diffusion_taps)
+        if device.type == "cpu" and self.dtype != torch.float32 and is_fast(name, device) and not settings.compile:
+            pack_layers(self.vae, in_place=True)
+            pack_layers(self.unet, [tap.module for tap in self.taps])
         if settings.compile:
             for module in (self.vae, self.unet):
                 compile_blocks(module, [tap.module for tap in self.taps], device)

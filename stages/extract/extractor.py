@@ -59,7 +59,11 @@ class FeatureExtractor:
         self.backbone = DiffusionBackbone(model=model, settings=settings, device=device)
         self.specs: Mapping[str, TapSpec] = self.backbone.specs
         self.agents = AgentMaker(
-            settings=settings.agents, specs=self.specs, image_size=settings.image_size, device=device
+            settings=settings.agents,
+            specs=self.specs,
+            image_size=settings.image_size,
+            device=device,
+            dtype=self.backbone.dtype,
         )
         self.batch_size = settings.batch_size or self._fitting_batch(device)
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn.functional import normalize
 
 __all__ = ["PixelVectors", "colour_vectors", "position_vectors", "resized", "tap_vectors"]
 
@@ -25,36 +24,47 @@ Matrices = tuple[Float[Tensor, "rows _"], Float[Tensor, "columns _"]]
 class PixelVectors:
     """Vectors of unit length, one a cell of the grouping grid, made of parts of given weights.
 
-    Each part is (weight, map [B, C, h, w], matrices that resize it to the grid, or None where it lies on the grid). A
-    centre is a vector over the channels of all parts: [B, N, sum of C].
+    Each part is (weight, map [B, C, h, w], matrices that resize it to the grid, or None where it lies on the grid); at
+    least one lies on the grid. A centre is a vector over the channels of all parts: [B, N, sum of C].
     """
 
     def __init__(self, parts: Sequence[tuple[float, Tensor, Matrices | None]]) -> None:
-        self._parts = [(math.sqrt(weight) * values, matrices) for weight, values, matrices in parts]
-        self._channels = [values.shape[1] for values, _ in self._parts]
-        squares = [_to_grid(values, matrices).square().sum(1) for values, matrices in self._parts]
-        self._grid = squares[0].shape[1:]
-        self._length = torch.stack(squares).sum(0).sqrt().clamp_min(1e-12).flatten(1).unsqueeze(1)
+        weighted = [(math.sqrt(weight) * values, matrices) for weight, values, matrices in parts]
+        self._fine = torch.cat([values for values, matrices in weighted if matrices is None], dim=1)
+        self._coarse = [(values, matrices) for values, matrices in weighted if matrices is not None]
+        self._channels = [values.shape[1] for values in (self._fine, *(values for values, _ in self._coarse))]
+        squares = self._fine.square().sum(1)
+        for values, matrices in self._coarse:
+            squares += _squared_lengths(values, *matrices)
+        self._length = squares.sqrt().clamp_min(1e-12).flatten(1).unsqueeze(1)
 
     def similarity(self, centres: Float[Tensor, "batch agents joint"]) -> Float[Tensor, "batch agents cells"]:
         """Inner product of each centre with each cell's vector."""
-        products = [
-            _to_grid((part @ values.flatten(2)).reshape(*part.shape[:2], *values.shape[2:]), matrices).flatten(2)
-            for part, (values, matrices) in zip(torch.split(centres, self._channels, dim=2), self._parts, strict=True)
-        ]
-        return torch.stack(products).sum(0) / self._length
+        first, *rest = torch.split(centres, self._channels, dim=2)
+        products = product(first, self._fine.flatten(2))
+        for part, (values, matrices) in zip(rest, self._coarse, strict=True):
+            cells = product(part, values.flatten(2)).reshape(*part.shape[:2], *values.shape[2:])
+            products += resized(cells, *matrices).flatten(2)
+        return products.div_(self._length)
 
-    def sums(self, weights: Float[Tensor, "#batch agents cells"]) -> Float[Tensor, "batch agents joint"]:
-        """Sum of the cells' vectors, weighted for each agent."""
-        scaled = weights / self._length
-        scaled = scaled.reshape(*scaled.shape[:2], *self._grid)
-        return torch.cat(
-            [
-                (scaled if m is None else m[0].T @ scaled @ m[1]).flatten(2) @ values.flatten(2).transpose(1, 2)
-                for values, m in self._parts
-            ],
-            dim=2,
-        )
+    def sums(
+        self, weights: Float[Tensor, "#batch agents cells"], area: Float[Tensor, "cells"] | float = 1.0
+    ) -> Float[Tensor, "batch agents joint"]:
+        """Sum of the cells' vectors, each times its ``area`` and its weight for each agent."""
+        scaled = weights * (area / self._length)
+        cells = scaled.reshape(*scaled.shape[:2], *self._fine.shape[2:])
+        parts = [
+            (scaled, self._fine),
+            *(((rows.T @ cells @ columns).flatten(2), values) for values, (rows, columns) in self._coarse),
+        ]
+        return torch.cat([product(shares, values.flatten(2).transpose(1, 2)) for shares, values in parts], dim=2)
+
+
+def product(first: Float[Tensor, "#batch rows inner"], second: Float[Tensor, "batch inner columns"]) -> Tensor:
+    """Batched matrix product, of one image as a plain one: on a CPU only those follow ``float32_matmul_precision``."""
+    if len(first) == len(second) == 1:
+        return (first[0] @ second[0]).unsqueeze(0)
+    return first @ second
 
 
 def tap_vectors(
@@ -64,9 +74,11 @@ def tap_vectors(
 
     ``area``: share of the image that each cell covers; sums to 1.
     """
-    centred = values - (values * area).sum((2, 3), keepdim=True)
-    deviation = (centred.square() * area).sum((2, 3), keepdim=True).sqrt()
-    return normalize(torch.where(deviation > FLAT, centred / deviation.clamp_min(FLAT), 0.0), dim=1)
+    shares = area.flatten()
+    centred = values - (values.flatten(2) @ shares)[:, :, None, None]
+    deviation = (centred.square().flatten(2) @ shares).sqrt()[:, :, None, None]
+    centred *= torch.where(deviation > FLAT, 1.0 / deviation.clamp_min(FLAT), 0.0)
+    return centred.div_(centred.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
 def colour_vectors(pictures: UInt8[Tensor, "batch 3 height width"], shrink: Matrices) -> Float[Tensor, "batch 6 _h _w"]:
@@ -74,10 +86,10 @@ def colour_vectors(pictures: UInt8[Tensor, "batch 3 height width"], shrink: Matr
 
     Colours are taken relative to the picture's mean, in deviations of all its values from it.
     """
-    colours = pictures.to(torch.float32) / 255.0
-    centred = colours - colours.mean((2, 3), keepdim=True)
-    deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1.0 / 255.0)
-    return _on_circles(resized((centred / deviation / (2 * COLOUR_SPAN) + 0.5).clamp(0.0, 1.0), *shrink))
+    colours = pictures.to(torch.float32)
+    centred = colours.sub_(colours.mean((2, 3), keepdim=True))
+    deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1.0)
+    return _on_circles(resized(centred.div_(2 * COLOUR_SPAN * deviation).add_(0.5).clamp_(0.0, 1.0), *shrink))
 
 
 def position_vectors(v: np.ndarray, u: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -92,8 +104,13 @@ def resized(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return rows @ maps @ columns.T
 
 
-def _to_grid(maps: Tensor, matrices: Matrices | None) -> Tensor:
-    return maps if matrices is None else resized(maps, *matrices)
+def _squared_lengths(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Squared lengths [B, H, W] of the vectors that ``resized`` maps [B, C, h, w] have.
+
+    Only rows are resized; along each of them the products of every two columns stand in for the many channels.
+    """
+    lines = (rows @ maps).permute(0, 2, 3, 1)
+    return ((columns @ (lines @ lines.transpose(2, 3))) * columns).sum(3)
 
 
 def _on_circles(values: Tensor) -> Tensor:

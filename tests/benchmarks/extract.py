@@ -95,10 +95,10 @@ class Contestant:
         self.name = name
         command = [sys.executable, str(CONTESTANTS), name, settings.model_dump_json(), extra]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self._answer()
+        self._answer()
 
-    def image(self) -> dict[str, float]:
-        """Do one image; returns its seconds and what memory the process ever held."""
+    def image(self) -> dict[str, Any]:
+        """Do one image; returns its seconds, the most memory ever held and, of ours, the peaks just after it."""
         assert self._process.stdin
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -128,7 +128,10 @@ def race(names: list[str], settings: ExtractSettings, rounds: int, dift: str) ->
     turns = [{runner.name: runner.image() for runner in runners} for _ in range(rounds)]
     for runner in runners:
         runner.end()
-    facts: dict[str, Any] = {"gemm_gflops": runners[0].ready["gemm_gflops"]}
+    ours = [turn["ours"] for turn in turns]
+    facts: dict[str, Any] = {
+        "gemm_gflops": {dtype: median(image["peaks"][dtype] for image in ours) for dtype in ours[0]["peaks"]}
+    }
     for kind in ("seconds", "cpu_seconds"):
         facts[kind] = {name: median(turn[name][kind] for turn in turns) for name in names}
         for peer in names[1:]:

@@ -1,15 +1,20 @@
-"""Packed convolutions give the stock features to within rounding, the same bits each time, and fall back by themselves.
+"""Packed layers give the stock features to within rounding, the same bits each time, and fall back by themselves.
 
 They are made for half precision; float32 shows here what a machine without units for it can show.
 """
 
 import pytest
 import torch
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 from xd3d.stages.extract import packing
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
-from xd3d.stages.extract.packing import pack_convolutions
+from xd3d.stages.extract.packing import pack_layers
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -23,22 +28,62 @@ def images(count):
     return torch.randint(0, 256, (count, 3, 100, 180), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def packed_share(backbone):
-    convolutions = [m for part in (backbone.vae, backbone.unet) for m in part.modules() if type(m) is nn.Conv2d]
-    return sum("_convolve" in str(vars(m).get("forward", "")) for m in convolutions) / len(convolutions)
+def packed_share(backbone, kind):
+    layers = [m for part in (backbone.vae, backbone.unet) for m in part.modules() if type(m) is kind]
+    return sum("forward" in vars(m) and "_first" not in str(vars(m)["forward"]) for m in layers) / len(layers)
+
+
+def pack(backbone):
+    pack_layers(backbone.vae, in_place=True)
+    pack_layers(backbone.unet, [tap.module for tap in backbone.taps])
 
 
 def test_packed_features_are_the_stock_ones_within_rounding_and_stay_the_same(settings):
-    backbone = load(settings, taps=("up1:residual", "up3"))
+    backbone = load(settings, taps=("mid", "up0.0", "up1:residual", "up2", "up3"))
     stock = backbone(images(1), ["a"])
-    pack_convolutions(backbone.vae)
-    pack_convolutions(backbone.unet)
+    pack(backbone)
     first, second = backbone(images(1), ["a"]), backbone(images(1), ["a"])
-    assert packed_share(backbone) > 0.8
+    for kind in (nn.Conv2d, nn.Linear, ResnetBlock2D, GEGLU, Attention, Downsample2D):
+        assert packed_share(backbone, kind) >= 0.5, kind
     for name, values in stock.items():
         torch.testing.assert_close(first[name], values, rtol=1e-3, atol=1e-4)
         assert torch.equal(first[name], second[name])
     assert backbone(images(3), ["a", "b", "c"])["up3"].shape[0] == 3
+
+
+def test_a_branch_that_is_read_alone_is_not_joined_with_its_shortcut(settings):
+    backbone = load(settings, taps=("up1:residual",))
+    pack(backbone)
+    backbone(images(1), ["a"])
+    assert "forward" not in vars(backbone.unet.up_blocks[1].resnets[-1])
+
+
+def test_joined_resnets_leave_the_maps_alone_that_the_unet_reads_again(settings):
+    backbone = load(settings)
+    pack(backbone)
+    block = backbone.unet.down_blocks[0].resnets[0]  # without a convolution in its shortcut
+    seen = []
+    block.register_forward_pre_hook(lambda _module, inputs: seen.append((inputs[0], inputs[0].clone())))
+    for _ in range(2):
+        backbone(images(1), ["a"])
+    assert block.conv_shortcut is None
+    assert all(torch.equal(now, then) for now, then in seen)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_transformers_give_the_stock_maps_with_either_projection(linear):
+    torch.manual_seed(0)
+    block = Transformer2DModel(
+        2, 8, in_channels=16, norm_num_groups=4, cross_attention_dim=12, use_linear_projection=linear
+    )
+    maps, text = torch.randn(2, 16, 6, 5).contiguous(memory_format=torch.channels_last), torch.randn(2, 7, 12)
+    with torch.inference_mode():
+        stock = block.eval()(maps, encoder_hidden_states=text, return_dict=False)[0]
+        pack_layers(block)
+        for _ in range(2):
+            found = block(maps, encoder_hidden_states=text, return_dict=False)[0]
+            torch.testing.assert_close(found, stock, rtol=1e-4, atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_cannot_be_packed_here_stays_as_it_is(settings, monkeypatch):
@@ -47,17 +92,22 @@ def test_what_cannot_be_packed_here_stays_as_it_is(settings, monkeypatch):
 
     backbone = load(settings)
     stock = backbone(images(1), ["a"])
-    monkeypatch.setattr(packing, "_convolve", refuses)
-    pack_convolutions(backbone.unet)
+    for kind in (packing.PackedConvolution, packing.PackedLinear, packing.PackedGeglu):
+        monkeypatch.setattr(kind, "__init__", refuses)
+    pack(backbone)
     for _ in range(2):
-        assert torch.equal(backbone(images(1), ["a"])["up2"], stock["up2"])
-    assert packed_share(backbone) == 0
+        torch.testing.assert_close(backbone(images(1), ["a"])["up2"], stock["up2"], rtol=1e-3, atol=1e-5)
+    assert [packed_share(backbone, kind) for kind in (nn.Conv2d, nn.Linear, ResnetBlock2D)] == [0, 0, 0]
 
 
-def test_a_packed_convolution_with_other_values_is_not_used(settings, monkeypatch):
-    convolve = packing._convolve
+@pytest.mark.parametrize(
+    "kind", ["PackedConvolution", "PackedLinear", "PackedGeglu", "FixedTextAttention", "JoinedResnet"]
+)
+def test_a_packed_layer_with_other_values_is_not_used(settings, monkeypatch, kind):
+    right = getattr(packing, kind).__call__
     backbone = load(settings)
     stock = backbone(images(1), ["a"])
-    monkeypatch.setattr(packing, "_convolve", lambda *given: 2 * convolve(*given))
-    pack_convolutions(backbone.unet)
-    assert torch.equal(backbone(images(1), ["a"])["up2"], stock["up2"])
+    monkeypatch.setattr(getattr(packing, kind), "__call__", lambda *given, **named: 2 * right(*given, **named))
+    pack(backbone)
+    for _ in range(2):
+        torch.testing.assert_close(backbone(images(1), ["a"])["up2"], stock["up2"], rtol=1e-3, atol=1e-4)
