@@ -42,10 +42,10 @@ def pack_layers(model: nn.Module, tapped: Collection[nn.Module] = (), *, in_plac
             _replace_later(layer, PackedLinear)
         elif kind is GEGLU:
             _replace_later(layer, PackedGeglu)
-        elif kind is ResnetBlock2D and _is_plain(layer) and not inside.intersection(layer.modules()):
+        elif kind is ResnetBlock2D and _is_plain(layer) and not inside.intersection(list(layer.modules())[1:]):
             _replace_later(layer, partial(JoinedResnet, in_place=in_place))
         elif kind is Transformer2DModel:
-            layer._get_output_for_continuous_inputs = partial(_add_as_map, layer)
+            _replace_later(layer, _ending_in_maps, "_get_output_for_continuous_inputs")
         elif kind is Attention and layer.group_norm is not None:
             _replace_later(layer.group_norm, _norm_of_cells)
         elif kind is Attention and _is_bare(layer):
@@ -147,14 +147,18 @@ class JoinedResnet:
         return inputs + block.conv2(branch)
 
 
-def _add_as_map(
-    block: Any, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
-) -> Tensor:
+def _ending_in_maps(block: Any, **_: Any) -> Callable[..., Tensor]:
     """What a transformer ends with, on maps that stay channels last; diffusers turns them over and back."""
-    if block.use_linear_projection:
-        hidden_states = block.proj_out(hidden_states)
-    maps = hidden_states.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
-    return residual + (maps if block.use_linear_projection else block.proj_out(maps))
+
+    def end(
+        hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
+    ) -> Tensor:
+        if block.use_linear_projection:
+            hidden_states = block.proj_out(hidden_states)
+        maps = hidden_states.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
+        return residual + (maps if block.use_linear_projection else block.proj_out(maps))
+
+    return end
 
 
 def _norm_of_cells(norm: nn.GroupNorm, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
@@ -198,14 +202,14 @@ def _is_plain(block: Any) -> bool:
     )
 
 
-def _replace_later(module: nn.Module, pack: Pack) -> None:
-    module.forward = partial(_first, module, pack)
+def _replace_later(module: nn.Module, pack: Pack, method: str = "forward") -> None:
+    setattr(module, method, partial(_first, module, pack, method))
 
 
-def _first(module: nn.Module, pack: Pack, *inputs: Any, **named: Any) -> Tensor:
+def _first(module: nn.Module, pack: Pack, method: str, *inputs: Any, **named: Any) -> Tensor:
     """Pack, compare with the stock layer, and answer as every later call will."""
-    del module.forward  # the class's own again
-    stock = module.forward(*inputs, **named)
+    delattr(module, method)  # the class's own again
+    stock = getattr(module, method)(*inputs, **named)
     try:
         packed = pack(module, *inputs, **named)
         found = packed(*inputs, **named)
@@ -213,7 +217,7 @@ def _first(module: nn.Module, pack: Pack, *inputs: Any, **named: Any) -> Tensor:
         return stock
     if not torch.allclose(found, stock, rtol=TOLERANCE, atol=TOLERANCE * float(stock.float().std())):
         return stock
-    module.forward = packed
+    setattr(module, method, packed)
     return found
 
 

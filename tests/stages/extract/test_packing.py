@@ -30,7 +30,8 @@ def images(count):
 
 def packed_share(backbone, kind):
     layers = [m for part in (backbone.vae, backbone.unet) for m in part.modules() if type(m) is kind]
-    return sum("forward" in vars(m) and "_first" not in str(vars(m)["forward"]) for m in layers) / len(layers)
+    replaced = [vars(m)["forward"] for m in layers if "forward" in vars(m)]
+    return sum(getattr(forward, "func", None) is not packing._first for forward in replaced) / len(layers)
 
 
 def pack(backbone):
@@ -43,8 +44,9 @@ def test_packed_features_are_the_stock_ones_within_rounding_and_stay_the_same(se
     stock = backbone(images(1), ["a"])
     pack(backbone)
     first, second = backbone(images(1), ["a"]), backbone(images(1), ["a"])
-    for kind in (nn.Conv2d, nn.Linear, ResnetBlock2D, GEGLU, Attention, Downsample2D):
-        assert packed_share(backbone, kind) >= 0.5, kind
+    for kind in (nn.Conv2d, nn.Linear, ResnetBlock2D, GEGLU, Attention):
+        assert packed_share(backbone, kind) > 0.8, kind
+    assert packed_share(backbone, Downsample2D) == 0.5  # the autoencoder's; those of the UNet pad both sides
     for name, values in stock.items():
         torch.testing.assert_close(first[name], values, rtol=1e-3, atol=1e-4)
         assert torch.equal(first[name], second[name])
@@ -86,28 +88,51 @@ def test_transformers_give_the_stock_maps_with_either_projection(linear):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_what_cannot_be_packed_here_stays_as_it_is(settings, monkeypatch):
-    def refuses(*_):
-        raise RuntimeError("no such kernel")
+PACKS = (
+    *("PackedConvolution", "PackedLinear", "PackedGeglu", "FixedTextAttention", "JoinedResnet"),
+    *("_ending_in_maps", "_norm_of_cells", "_with_edge"),
+)
 
+
+def refuse(*_given, **_named):
+    raise RuntimeError("no such kernel")
+
+
+def make_refuse(patch, kind):
+    made = getattr(packing, kind)
+    patch.setattr(*((made, "__init__") if isinstance(made, type) else (packing, kind)), refuse)
+
+
+def make_wrong(patch, kind):
+    made = getattr(packing, kind)
+    if isinstance(made, type):
+        call = made.__call__
+        patch.setattr(made, "__call__", lambda *given, **named: 2 * call(*given, **named))
+    else:
+        patch.setattr(
+            packing, kind, lambda *given, **named: lambda *more, **rest: 2 * made(*given, **named)(*more, **rest)
+        )
+
+
+def test_what_cannot_be_packed_here_stays_as_it_is(settings, monkeypatch):
     backbone = load(settings)
     stock = backbone(images(1), ["a"])
-    for kind in (packing.PackedConvolution, packing.PackedLinear, packing.PackedGeglu):
-        monkeypatch.setattr(kind, "__init__", refuses)
+    for kind in PACKS:
+        make_refuse(monkeypatch, kind)
     pack(backbone)
     for _ in range(2):
-        torch.testing.assert_close(backbone(images(1), ["a"])["up2"], stock["up2"], rtol=1e-3, atol=1e-5)
+        assert torch.equal(backbone(images(1), ["a"])["up2"], stock["up2"])
     assert [packed_share(backbone, kind) for kind in (nn.Conv2d, nn.Linear, ResnetBlock2D)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "kind", ["PackedConvolution", "PackedLinear", "PackedGeglu", "FixedTextAttention", "JoinedResnet"]
-)
+@pytest.mark.parametrize("kind", PACKS)
 def test_a_packed_layer_with_other_values_is_not_used(settings, monkeypatch, kind):
-    right = getattr(packing, kind).__call__
-    backbone = load(settings)
-    stock = backbone(images(1), ["a"])
-    monkeypatch.setattr(getattr(packing, kind), "__call__", lambda *given, **named: 2 * right(*given, **named))
-    pack(backbone)
-    for _ in range(2):
-        torch.testing.assert_close(backbone(images(1), ["a"])["up2"], stock["up2"], rtol=1e-3, atol=1e-4)
+    found = []
+    for spoil in (make_refuse, make_wrong):
+        backbone = load(settings)
+        with monkeypatch.context() as patch:
+            spoil(patch, kind)
+            pack(backbone)
+            found.append([backbone(images(1), ["a"])["up2"] for _ in range(2)])
+    for refused, wrong in zip(*found, strict=True):
+        assert torch.equal(refused, wrong)
