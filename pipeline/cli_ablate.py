@@ -27,7 +27,11 @@ Out = Annotated[
     ),
 ]
 Docs = Annotated[
-    Path | None, typer.Option(file_okay=False, help="Bring results.md and results.json in this folder up to date too.")
+    Path | None,
+    typer.Option(
+        file_okay=False,
+        help="Bring results.md and results.json in this folder up to date too; rows that are there are not made anew.",
+    ),
 ]
 
 

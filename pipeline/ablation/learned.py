@@ -20,7 +20,7 @@ from .variants import BASELINE, REFERENCE
 if TYPE_CHECKING:
     from ...stages.train.insight import Insight
 
-__all__ = ["Learned", "show_learned"]
+__all__ = ["FACTS", "Learned", "show_learned"]
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from .plots import PLOTS
 from .rows import Row
 from .variants import VARIANTS
 
-__all__ = ["Results", "replace_blocks", "write_results"]
+__all__ = ["IMAGES", "Results", "replace_blocks", "write_results"]
 
 IMAGES = "images"  #: folder of the plots, beside results.md
 

@@ -18,6 +18,7 @@ from .child import SOURCE
 from .crew import Crew, Finished
 from .learned import show_learned
 from .plan import Request, Training, plan_trainings
+from .published import take_over
 from .results import Results, write_results
 from .rows import Row, RowFile
 
@@ -32,10 +33,12 @@ def run_ablation(
     """Make every row of ``request`` that is not in ``out`` yet, then write the results of all rows there.
 
     It may be stopped at any time: the same call goes on, finished rows are kept and begun runs go on from their
-    checkpoints. ``docs`` is a folder whose ``results.md`` and ``results.json`` are brought up to date too.
+    checkpoints. ``docs`` is a folder whose ``results.md`` and ``results.json`` are brought up to date too; rows that
+    stand there already count as made, so another machine can go on from them.
 
     Raises:
         ConfigError: a setting is unknown or out of range.
+        DataError: ``results.json`` in ``docs`` holds something else.
         RunError: another process works in ``out``.
     """
     request.check(benchmark)
@@ -44,6 +47,8 @@ def run_ablation(
         workspace = Workspace(home=out / "work")
         index = benchmark.prepare(out, workspace)
         rows = RowFile(out / "rows.jsonl")
+        if docs:
+            take_over(docs, out, rows)
         trainings = plan_trainings(benchmark, request, index, {row.key for row in rows.rows})
         failed = _extract(workspace, benchmark, trainings)
         able = [training for training in trainings if training.run not in failed]

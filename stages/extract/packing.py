@@ -15,6 +15,9 @@ from torch.nn.functional import group_norm, scaled_dot_product_attention, silu
 __all__ = ["pack_layers"]
 
 TOLERANCE = 0.05  #: largest deviation from the stock layer, in standard deviations of its output
+MANY_KEYS = 1024  #: from here on attention is worth products of its own
+ROWS = 512  #: of queries at once: their scores stay in the processor's cache
+KEYS_LOOKED_AT = 8  #: one key of so many tells about how large a row's largest score is
 
 Pack = Callable[..., Callable[..., Tensor]]  #: makes of a layer and its first inputs what takes its place
 
@@ -46,10 +49,8 @@ def pack_layers(model: nn.Module, tapped: Collection[nn.Module] = (), *, in_plac
             _replace_later(layer, partial(JoinedResnet, in_place=in_place))
         elif kind is Transformer2DModel:
             _replace_later(layer, _ending_in_maps, "_get_output_for_continuous_inputs")
-        elif kind is Attention and layer.group_norm is not None:
-            _replace_later(layer.group_norm, _norm_of_cells)
         elif kind is Attention and _is_bare(layer):
-            _replace_later(layer, FixedTextAttention)
+            _replace_later(layer, _attention_of_maps if layer.group_norm else FixedTextAttention)
         elif kind is Downsample2D and layer.use_conv and layer.padding == 0 and layer.norm is None:
             _replace_later(layer, _with_edge)
 
@@ -113,16 +114,58 @@ class FixedTextAttention:
         self._text = None if encoder_hidden_states is None else self._keys_and_values(encoder_hidden_states[:1])
 
     def __call__(self, inputs: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> Tensor:
-        query = self._heads(self._attention.to_q(inputs))
+        query = _heads(self._attention, self._attention.to_q(inputs))
         key, value = (part.expand(len(inputs), -1, -1, -1) for part in self._text or self._keys_and_values(inputs))
-        found = scaled_dot_product_attention(query, key, value)
-        return self._attention.to_out[0](found.transpose(1, 2).flatten(2))
+        return self._attention.to_out[0](_attend(query, key, value).transpose(1, 2).flatten(2))
 
     def _keys_and_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return self._heads(self._attention.to_k(inputs)), self._heads(self._attention.to_v(inputs))
+        attention = self._attention
+        return _heads(attention, attention.to_k(inputs)), _heads(attention, attention.to_v(inputs))
 
-    def _heads(self, values: Tensor) -> Tensor:
-        return values.reshape(*values.shape[:2], self._attention.heads, -1).transpose(1, 2)
+
+def _attention_of_maps(attention: Any, *_inputs: Tensor, **_: Any) -> Callable[..., Tensor]:
+    """Attention among the cells of a map, its norm included, on maps that stay channels last."""
+
+    def forward(inputs: Tensor, **_: Any) -> Tensor:
+        norm = attention.group_norm
+        maps = group_norm(_channels_last(inputs), norm.num_groups, norm.weight, norm.bias, norm.eps)
+        cells = maps.flatten(2).transpose(1, 2)
+        projections = (attention.to_q, attention.to_k, attention.to_v)
+        found = _attend(*(_heads(attention, project(cells)) for project in projections))
+        answer = attention.to_out[0](found.transpose(1, 2).flatten(2))
+        return inputs + answer.transpose(1, 2).unflatten(2, inputs.shape[2:])
+
+    return forward
+
+
+def _heads(attention: Any, values: Tensor) -> Tensor:
+    return values.reshape(*values.shape[:2], attention.heads, -1).transpose(1, 2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of [B, heads, cells, width]; over many keys by plain products where torch's kernel is slower."""
+    if key.shape[2] < MANY_KEYS or torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_bf16_supported():
+        return scaled_dot_product_attention(query, key, value)
+    found = torch.empty_like(query)
+    for image in range(query.shape[0]):
+        for head in range(query.shape[1]):
+            at = image, head
+            _attend_by_products(query[at] * query.shape[-1] ** -0.5, key[at], value[at].contiguous(), found[at])
+    return found
+
+
+def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, found: Tensor) -> None:
+    """Fill ``found`` [cells, width] for queries that are scaled already, some rows at a time.
+
+    The scores leave their product in half precision, which is finest near zero. So one more column takes from each row
+    about its largest score, found over a few of the keys; what a softmax gives does not depend on it.
+    """
+    columns = torch.cat([key, torch.ones_like(key[:, :1])], 1).t().contiguous()
+    few = columns[:-1, ::KEYS_LOOKED_AT].contiguous()
+    for start in range(0, len(query), ROWS):
+        rows = query[start : start + ROWS]
+        scores = torch.cat([rows, -(rows @ few).amax(1, keepdim=True)], 1) @ columns
+        found[start : start + ROWS] = torch.softmax(scores, 1, out=scores) @ value
 
 
 class JoinedResnet:
@@ -161,16 +204,6 @@ def _ending_in_maps(block: Any, **_: Any) -> Callable[..., Tensor]:
     return end
 
 
-def _norm_of_cells(norm: nn.GroupNorm, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
-    """The norm of [B, C, cells] whose channels lie side by side, and stay so."""
-
-    def forward(inputs: Tensor) -> Tensor:
-        cells = _channels_last(inputs.unsqueeze(2))
-        return group_norm(cells, norm.num_groups, norm.weight, norm.bias, norm.eps).squeeze(2)
-
-    return forward
-
-
 def _with_edge(block: Any, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
     """Halve maps with a row and a column of zeros behind them; only those are cleared, not the whole map."""
 
@@ -186,9 +219,10 @@ def _with_edge(block: Any, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _is_bare(attention: Any) -> bool:
-    """Whether an attention layer is its four projections and nothing else."""
+    """Whether an attention layer is its four projections alone, or they and a norm, with a shortcut around all."""
     norms = (attention.spatial_norm, attention.norm_q, attention.norm_k, attention.norm_cross)
-    return not any(norms) and not attention.residual_connection and attention.rescale_output_factor == 1
+    joined = attention.residual_connection is (attention.group_norm is not None)
+    return not any(norms) and joined and attention.rescale_output_factor == 1
 
 
 def _is_plain(block: Any) -> bool:

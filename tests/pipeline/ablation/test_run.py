@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from xd3d.errors import DataError
 from xd3d.pipeline.ablation.benchmark import Benchmark
 from xd3d.pipeline.ablation.plan import Request
 from xd3d.pipeline.ablation.run import run_ablation
@@ -96,3 +97,38 @@ def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp
     before = (broken / "rows.jsonl").read_bytes()
     assert ablate(broken, tiny_nuscenes_root).exit_code == 0
     assert (broken / "rows.jsonl").read_bytes() == before
+
+
+def test_another_machine_goes_on_from_the_published_rows_and_keeps_pictures_it_cannot_draw(
+    tmp_path, tiny_nuscenes_root
+):
+    docs, (first, second) = (
+        tmp_path / "docs",
+        (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2)),
+    )
+    run_ablation(tmp_path / "here", benchmark(tiny_nuscenes_root), first, processes=1, docs=docs)
+    results = json.loads((docs / "results.json").read_text())
+    (published,) = results["rows"]
+    learned = {"runs": {"3d-only": published["run"]}, "shifts": [], "agreement": {}, "spectrum": []}
+    (docs / "images/errors.png").write_bytes(b"a picture")
+    (docs / "results.json").write_text(json.dumps({**results, "learned": {**learned, "pictures": ["errors"]}}))
+
+    there = tmp_path / "there"
+    run_ablation(there, benchmark(tiny_nuscenes_root), first, processes=1, docs=docs)
+    assert not list(there.glob("work/runs/*"))
+    run_ablation(there, benchmark(tiny_nuscenes_root), second, processes=1, docs=docs)
+    assert [row["seed"] for row in rows_of(there)] == [1, 2]
+    assert json.loads((docs / "results.json").read_text())["rows"][0] == published
+    assert (there / "images/errors.png").read_bytes() == b"a picture"
+    assert json.loads((there / "learned.json").read_text()) == {**learned, "pictures": ["errors"]}
+
+
+@pytest.mark.parametrize("damage", ["{", '{"rows": []}', '{"rows": [{"shift": "city"}], "development": []}'])
+def test_published_results_that_are_damaged_are_named_and_stay(tmp_path, tiny_nuscenes_root, damage):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "results.json").write_text(damage)
+    request = Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[1])
+    with pytest.raises(DataError, match=r"results\.json"):
+        run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), request, processes=1, docs=docs)
+    assert (docs / "results.json").read_text() == damage

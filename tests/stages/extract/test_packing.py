@@ -88,9 +88,57 @@ def test_transformers_give_the_stock_maps_with_either_projection(linear):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.fixture
+def without_tiles(monkeypatch):
+    """A processor with half-precision products and no tiles, where large maps get attention by plain products."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+
+@pytest.mark.parametrize("sharpness", [0.2, 1])
+def test_attention_by_plain_products_stays_near_float32_when_scores_are_large(without_tiles, monkeypatch, sharpness):
+    torch.manual_seed(0)
+    exact = Attention(64, heads=2, dim_head=32).eval()
+    exact.to_q.weight.data *= 5 * sharpness
+    exact.to_k.weight.data *= 5
+    layer = Attention(64, heads=2, dim_head=32).bfloat16().eval()
+    layer.load_state_dict(exact.state_dict())
+    exact.load_state_dict(layer.state_dict())
+    cells = torch.randn(2, packing.MANY_KEYS + 77, 64).bfloat16()
+    counted = []
+    products = packing._attend_by_products
+    monkeypatch.setattr(packing, "_attend_by_products", lambda *given: counted.append(products(*given)))
+    with torch.inference_mode():
+        expected, stock = exact(cells.float()), layer(cells).float()
+        pack_layers(layer)
+        errors = [(found - expected).norm() / expected.norm() for found in (stock, layer(cells), layer(cells))]
+    assert errors[1] == errors[2] <= 1.4 * errors[0]
+    assert len(counted) == 2 * len(cells) * exact.heads
+
+
+def test_attention_within_a_map_gives_the_stock_map_of_either_kind(without_tiles):
+    torch.manual_seed(0)
+    layer = Attention(
+        32,
+        heads=1,
+        dim_head=32,
+        norm_num_groups=4,
+        residual_connection=True,
+        bias=True,
+        _from_deprecated_attn_block=True,
+    ).eval()
+    maps = torch.randn(2, 32, 35, 31).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        stock = layer(maps)
+        pack_layers(layer)
+        for _ in range(2):
+            torch.testing.assert_close(layer(maps), stock, rtol=1e-4, atol=1e-4)
+    assert layer(maps).is_contiguous(memory_format=torch.channels_last)
+
+
 PACKS = (
     *("PackedConvolution", "PackedLinear", "PackedGeglu", "FixedTextAttention", "JoinedResnet"),
-    *("_ending_in_maps", "_norm_of_cells", "_with_edge"),
+    *("_ending_in_maps", "_attention_of_maps", "_with_edge"),
 )
 
 
