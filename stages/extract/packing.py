@@ -15,8 +15,8 @@ from torch.nn.functional import group_norm, scaled_dot_product_attention, silu
 __all__ = ["pack_layers"]
 
 TOLERANCE = 0.05  #: largest deviation from the stock layer, in standard deviations of its output
-MANY_KEYS = 1024  #: from here on attention is worth products of its own
-ROWS = 512  #: of queries at once: their scores stay in the processor's cache
+MANY_CELLS = 1024  #: from here on attention is worth products of its own
+SCORES = 1 << 21  #: at once, so that they stay in the processor's cache
 KEYS_LOOKED_AT = 8  #: one key of so many tells about how large a row's largest score is
 
 Pack = Callable[..., Callable[..., Tensor]]  #: makes of a layer and its first inputs what takes its place
@@ -34,6 +34,7 @@ def pack_layers(model: nn.Module, tapped: Collection[nn.Module] = (), *, in_plac
     from diffusers.models.downsampling import Downsample2D
     from diffusers.models.resnet import ResnetBlock2D
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
+    from diffusers.models.upsampling import Upsample2D
 
     inside = set(tapped)
     for module in model.modules():
@@ -53,6 +54,8 @@ def pack_layers(model: nn.Module, tapped: Collection[nn.Module] = (), *, in_plac
             _replace_later(layer, _attention_of_maps if layer.group_norm else FixedTextAttention)
         elif kind is Downsample2D and layer.use_conv and layer.padding == 0 and layer.norm is None:
             _replace_later(layer, _with_edge)
+        elif kind is Upsample2D and layer.use_conv and layer.interpolate and layer.norm is None:
+            _replace_later(layer, FoldedUpsampling)
 
 
 class PackedConvolution:
@@ -123,6 +126,44 @@ class FixedTextAttention:
         return _heads(attention, attention.to_k(inputs)), _heads(attention, attention.to_v(inputs))
 
 
+class FoldedUpsampling:
+    """A map of twice the size and its 3x3 convolution, as one of 2x2 cells of the small map: 4 products instead of 9.
+
+    A 3x3 window of the large map sees only 2x2 different cells; which weights meet in one depends on whether the
+    window's row and column are even. So the small map is convolved with four sets of added weights.
+    """
+
+    def __init__(self, block: Any, inputs: Tensor, output_size: tuple[int, int] | None = None) -> None:
+        conv, doubled = block.conv, tuple(2 * side for side in inputs.shape[2:])
+        if (conv.kernel_size, conv.padding, conv.groups) != ((3, 3), (1, 1), 1) or tuple(
+            output_size or doubled
+        ) != doubled:
+            raise RuntimeError("it is no 3x3 convolution of a map of twice the size")
+        weights = _meeting(_meeting(conv.weight.detach().float(), 2), 3).to(inputs)  # [column, row, out, in, 2, 2]
+        four = nn.Conv2d(conv.in_channels, 4 * conv.out_channels, 2, padding=1, bias=conv.bias is not None)
+        four.weight = nn.Parameter(weights.flatten(0, 2).contiguous(memory_format=torch.channels_last), False)
+        if conv.bias is not None:
+            four.bias = nn.Parameter(conv.bias.detach().repeat(4), False)
+        self._conv = PackedConvolution(four, inputs)
+
+    def __call__(self, inputs: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        batch, _, height, width = inputs.shape
+        found = self._conv(inputs).unflatten(1, (2, 2, -1))
+        doubled = found.new_empty(batch, height, 2, width, 2, found.shape[3])
+        for row in (0, 1):
+            for column in (0, 1):
+                cells = found[:, column, row, :, row : row + height, column : column + width]
+                doubled[:, :, row, :, column] = cells.permute(0, 2, 3, 1)
+        return doubled.reshape(batch, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+
+
+def _meeting(weights: Tensor, dim: int) -> Tensor:
+    """Add those of three weights along ``dim`` that meet in one of two cells, for even places, then for odd ones."""
+    first, second, third = weights.unbind(dim)
+    even, odd = (first, second + third), (first + second, third)
+    return torch.stack([torch.stack(pair, -1) for pair in (even, odd)])
+
+
 def _attention_of_maps(attention: Any, *_inputs: Tensor, **_: Any) -> Callable[..., Tensor]:
     """Attention among the cells of a map, its norm included, on maps that stay channels last."""
 
@@ -143,8 +184,8 @@ def _heads(attention: Any, values: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of [B, heads, cells, width]; over many keys by plain products where torch's kernel is slower."""
-    if key.shape[2] < MANY_KEYS or torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_bf16_supported():
+    """Attention of [B, heads, cells, width]; over many cells by plain products where torch's kernel is slower."""
+    if query.shape[2] < MANY_CELLS or torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_bf16_supported():
         return scaled_dot_product_attention(query, key, value)
     found = torch.empty_like(query)
     for image in range(query.shape[0]):
@@ -162,10 +203,9 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, found: Tensor
     """
     columns = torch.cat([key, torch.ones_like(key[:, :1])], 1).t().contiguous()
     few = columns[:-1, ::KEYS_LOOKED_AT].contiguous()
-    for start in range(0, len(query), ROWS):
-        rows = query[start : start + ROWS]
+    for rows, filled in zip(*(part.split(SCORES // len(key)) for part in (query, found)), strict=True):
         scores = torch.cat([rows, -(rows @ few).amax(1, keepdim=True)], 1) @ columns
-        found[start : start + ROWS] = torch.softmax(scores, 1, out=scores) @ value
+        torch.mm(torch.softmax(scores, 1, out=scores), value, out=filled)
 
 
 class JoinedResnet:

@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from xd3d.stages.extract import packing
 from xd3d.stages.extract.backbone import DiffusionBackbone
@@ -104,7 +105,7 @@ def test_attention_by_plain_products_stays_near_float32_when_scores_are_large(wi
     layer = Attention(64, heads=2, dim_head=32).bfloat16().eval()
     layer.load_state_dict(exact.state_dict())
     exact.load_state_dict(layer.state_dict())
-    cells = torch.randn(2, packing.MANY_KEYS + 77, 64).bfloat16()
+    cells = torch.randn(2, packing.MANY_CELLS + 77, 64).bfloat16()
     counted = []
     products = packing._attend_by_products
     monkeypatch.setattr(packing, "_attend_by_products", lambda *given: counted.append(products(*given)))
@@ -132,12 +133,29 @@ def test_attention_within_a_map_gives_the_stock_map_of_either_kind(without_tiles
         stock = layer(maps)
         pack_layers(layer)
         for _ in range(2):
-            torch.testing.assert_close(layer(maps), stock, rtol=1e-4, atol=1e-4)
-    assert layer(maps).is_contiguous(memory_format=torch.channels_last)
+            found = layer(maps)
+            torch.testing.assert_close(found, stock, rtol=1e-4, atol=1e-4)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("size", "output_size"), [((4, 5), None), ((5, 3), (10, 6)), ((4, 5), (7, 9))])
+def test_an_upsampler_gives_the_stock_map_to_its_edges_and_at_odd_sizes(size, output_size):
+    torch.manual_seed(0)
+    block = Upsample2D(6, use_conv=True, out_channels=8).eval()
+    maps = torch.randn(2, 6, *size).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        stock = block(maps, output_size)
+        pack_layers(block)
+        for _ in range(2):
+            found = block(maps, output_size)
+            torch.testing.assert_close(found, stock, rtol=1e-4, atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    folded = output_size in (None, (10, 6))
+    assert isinstance(vars(block).get("forward"), packing.FoldedUpsampling) == folded
 
 
 PACKS = (
-    *("PackedConvolution", "PackedLinear", "PackedGeglu", "FixedTextAttention", "JoinedResnet"),
+    *("PackedConvolution", "PackedLinear", "PackedGeglu", "FixedTextAttention", "FoldedUpsampling", "JoinedResnet"),
     *("_ending_in_maps", "_attention_of_maps", "_with_edge"),
 )
 
