@@ -1,10 +1,12 @@
 """The generalisation benchmark: one source domain, and the domains that each differ from it in one way."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...errors import ConfigError, DataError, nearest
+from ...files import read_json
 from .. import jobs
 from ..workspace import Workspace
 
@@ -46,12 +48,16 @@ class Benchmark:
         return [name for name in self.domains if name in names] if names else list(self.shifts)
 
     def prepare(self, out: Path, workspace: Workspace) -> str:
-        """Make the data under ``out`` where they are not there yet, index them, and return the index's digest.
+        """Make the data under ``out`` where they are not there yet, index them, and return what identifies them.
+
+        Of synthesised data these are the facts they are made from: another processor gives their geometry other last
+        bits, and the index another digest, but they are the same city. Of others it is the index's digest.
 
         Raises:
             DataError: files of the root are missing or damaged.
         """
         from ...stages.datasets.index import FrameIndex
+        from ...stages.datasets.synthetic.synthesize import FACTS
 
         root = self.root or out / "root"
         if self.root is None:
@@ -63,7 +69,7 @@ class Benchmark:
                 raise DataError(
                     f"The benchmark's data in {root} have faults; delete that folder and go on:\n{done.text}"
                 )
-        return FrameIndex.load(folder).digest
+        return FrameIndex.load(folder).digest if self.root else json.dumps(read_json(root / FACTS), sort_keys=True)
 
 
 STREETS = Benchmark(

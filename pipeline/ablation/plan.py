@@ -81,19 +81,19 @@ class Training:
 
 
 def plan_trainings(
-    benchmark: Benchmark, request: Request, index: str, done: Collection[tuple[str, str, int, str]]
+    benchmark: Benchmark, request: Request, data: str, done: Collection[tuple[str, str, int, str]]
 ) -> list[Training]:
     """The trainings whose rows are not among ``done`` (keys of rows), in the order of their worth to the tables.
 
-    ``index`` is the digest of the data set's index. Groups come one after the other, and in each the first seed of
+    ``data`` identifies the data set. Groups come one after the other, and in each the first seed of
     every variant before the second, so that an unfinished ablation can be read.
     """
     settings = request.settings(benchmark)
     trainings = []
     for variant in request.variants:
-        make = partial(_training, benchmark, variant, settings, index)
+        make = partial(_training, benchmark, variant, settings, data)
         for seed in request.seeds:
-            digest = variant_digest(benchmark, variant, settings, index)
+            digest = variant_digest(benchmark, variant, settings, data)
             left = [shift for shift in request.shifts if (shift, variant.name, seed, digest) not in done]
             if variant.trained == "once":
                 trainings += [make(seed, None, tuple(left))] if left else []
@@ -106,7 +106,7 @@ def _training(
     benchmark: Benchmark,
     variant: Variant,
     settings: tuple[str, ...],
-    index: str,
+    data: str,
     seed: int,
     target: str | None,
     shifts: tuple[str, ...],
@@ -117,18 +117,18 @@ def _training(
         seed=seed,
         target=target,
         shifts=shifts,
-        digest=variant_digest(benchmark, variant, settings, index),
+        digest=variant_digest(benchmark, variant, settings, data),
         overrides=(*settings, *_domains(benchmark, variant, target), f"train.seed={seed}"),
-        teacher=_training(benchmark, teacher, settings, index, seed, target, shifts) if teacher else None,
+        teacher=_training(benchmark, teacher, settings, data, seed, target, shifts) if teacher else None,
     )
 
 
-def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[str], index: str) -> str:
+def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[str], data: str) -> str:
     """What identifies a variant's rows beside shift and seed: every setting that changes a result, and the data."""
     values = load_config(variant.preset, settings).config.model_dump(mode="json", exclude=FREE)
     del values["train"]["seed"]
     values["data"] |= {"source": benchmark.source, "target": None}
-    identity = json.dumps([values, variant.trained, index], sort_keys=True)
+    identity = json.dumps([values, variant.trained, data], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

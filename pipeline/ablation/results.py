@@ -53,12 +53,12 @@ class Results:
 
     @classmethod
     def select(
-        cls, benchmark: Benchmark, request: Request, index: str, rows: Sequence[Row], failed: Mapping[str, str]
+        cls, benchmark: Benchmark, request: Request, data: str, rows: Sequence[Row], failed: Mapping[str, str]
     ) -> "Results":
         """Choose from ``rows`` those whose settings and data are still in force."""
         settings = request.settings(benchmark)
         found = {row.variant for row in rows} & set(VARIANTS)
-        digests = {name: variant_digest(benchmark, VARIANTS[name], settings, index) for name in found}
+        digests = {name: variant_digest(benchmark, VARIANTS[name], settings, data) for name in found}
         current = [row for row in rows if digests.get(row.variant) == row.digest]
         order = list(VARIANTS)
         current.sort(key=lambda row: (order.index(row.variant), row.shift, row.seed))

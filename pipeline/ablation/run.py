@@ -45,11 +45,11 @@ def run_ablation(
     out = out.absolute()
     with sole_user(out, work="runs 'xd3d ablate'", option="--out"):
         workspace = Workspace(home=out / "work")
-        index = benchmark.prepare(out, workspace)
+        data = benchmark.prepare(out, workspace)
         rows = RowFile(out / "rows.jsonl")
         if docs:
             take_over(docs, out, rows)
-        trainings = plan_trainings(benchmark, request, index, {row.key for row in rows.rows})
+        trainings = plan_trainings(benchmark, request, data, {row.key for row in rows.rows})
         failed = _extract(workspace, benchmark, trainings)
         able = [training for training in trainings if training.run not in failed]
         log.info("%d runs to do, %d rows are there", len(able), len(rows.rows))
@@ -57,7 +57,7 @@ def run_ablation(
         for finished in crew.run(able):
             failed |= _keep(finished, rows, request)
         write_json(out / "failed.json", failed)
-        results = Results.select(benchmark, request, index, rows.rows, failed)
+        results = Results.select(benchmark, request, data, rows.rows, failed)
         learned = show_learned(workspace, benchmark, list(results.rows), out)
         write_results(replace(results, learned=learned), out, docs)
     return _outcome(out, results, failed)

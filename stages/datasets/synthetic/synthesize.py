@@ -24,7 +24,7 @@ from .plan import GROUPS, plan_scenes
 from .rigs import LIDAR
 from .workers import check_workers, in_processes
 
-__all__ = ["PLANS", "Plan", "synthesize"]
+__all__ = ["FACTS", "PLANS", "Plan", "synthesize"]
 
 Plan = Literal["city", "benchmark"]
 PLANS = {"city": GROUPS, "benchmark": BENCHMARK_GROUPS}

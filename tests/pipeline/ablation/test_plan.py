@@ -8,6 +8,8 @@ from xd3d.pipeline.ablation.run import run_ablation
 from xd3d.pipeline.ablation.variants import VARIANTS, choose_variants
 from xd3d.pipeline.cli_ablate import ablate
 from xd3d.pipeline.config import preset_names
+from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.datasets.index import FrameIndex
 
 
 def request(*names, shifts=("city", "fog"), seeds=(1, 2), **options):
@@ -109,3 +111,14 @@ def test_a_faulty_setting_is_found_before_any_work(tmp_path, faulty):
 def test_seeds_that_are_no_different_whole_numbers_are_refused(seeds):
     with pytest.raises(ConfigError, match="--seeds"):
         ablate(seeds=seeds)
+
+
+def test_a_synthetic_city_with_other_last_bits_is_the_same_benchmark(tmp_path):
+    few, workspace = replace(STREETS, frames=18), Workspace(home=tmp_path / "work")
+    data = few.prepare(tmp_path, workspace)
+    folder = workspace.index("nuscenes")
+    index = FrameIndex.load(folder)
+    images = replace(index.images, camera_from_lidar=index.images.camera_from_lidar * (1 + 1e-15))
+    replace(index, images=images).save(folder)
+    assert FrameIndex.load(folder).digest != index.digest
+    assert few.prepare(tmp_path, workspace) == data
