@@ -148,7 +148,7 @@ class FoldedUpsampling:
 
     def __call__(self, inputs: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
         batch, _, height, width = inputs.shape
-        found = self._conv(inputs).unflatten(1, (2, 2, -1))
+        found = self._conv(inputs).view(batch, 2, 2, -1, height + 1, width + 1)
         doubled = found.new_empty(batch, height, 2, width, 2, found.shape[3])
         for row in (0, 1):
             for column in (0, 1):
@@ -174,7 +174,7 @@ def _attention_of_maps(attention: Any, *_inputs: Tensor, **_: Any) -> Callable[.
         projections = (attention.to_q, attention.to_k, attention.to_v)
         found = _attend(*(_heads(attention, project(cells)) for project in projections))
         answer = attention.to_out[0](found.transpose(1, 2).flatten(2))
-        return inputs + answer.transpose(1, 2).unflatten(2, inputs.shape[2:])
+        return inputs + answer.transpose(1, 2).view(inputs.shape)
 
     return forward
 
@@ -203,7 +203,7 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, found: Tensor
     """
     columns = torch.cat([key, torch.ones_like(key[:, :1])], 1).t().contiguous()
     few = columns[:-1, ::KEYS_LOOKED_AT].contiguous()
-    for rows, filled in zip(*(part.split(SCORES // len(key)) for part in (query, found)), strict=True):
+    for rows, filled in zip(*(torch.split(part, SCORES // len(key)) for part in (query, found)), strict=True):
         scores = torch.cat([rows, -(rows @ few).amax(1, keepdim=True)], 1) @ columns
         torch.mm(torch.softmax(scores, 1, out=scores), value, out=filled)
 
