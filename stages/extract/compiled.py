@@ -39,6 +39,11 @@ def _check_compiler(device: torch.device) -> None:
     """Find the compiler now: torch would miss it in the middle of the first image."""
     missing = None
     if device.type == "cpu":
+        if " " in torch.__file__:  # torch hands its compiler command lines without quotes
+            raise BackendError(
+                f"extract.compile cannot link what it compiles: torch lies in a folder with a space in its path "
+                f"({torch.__file__}); install into another folder, or set extract.compile=false"
+            )
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         try:

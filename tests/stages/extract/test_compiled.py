@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from xd3d.errors import BackendError
 from xd3d.stages.extract.extractor import FeatureExtractor
 
@@ -23,6 +24,7 @@ print(json.dumps({tap: float(np.abs(plain[tap] - compiled[tap]).max() / plain[ta
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.skipif(" " in torch.__file__, reason="torch's compiler cannot work in a folder with a space")
 def test_compiled_features_are_the_plain_ones_within_rounding(settings):
     chosen = settings(taps=("up0", "up1:residual", "up2"), batch_size=1)
     command = [sys.executable, "-c", COMPARE, chosen.model_dump_json()]
@@ -40,5 +42,12 @@ def test_without_a_compiler_it_is_said_before_the_first_image(settings, monkeypa
     cpp_builder.cpp_compiler_search.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(torch, "__file__", "/place/torch/__init__.py")
     with pytest.raises(BackendError, match=r"extract\.compile lacks a C\+\+ compiler.*extract\.compile=false"):
+        FeatureExtractor(settings=settings(compile=True))
+
+
+def test_a_folder_with_a_space_is_named_before_the_first_image(settings, monkeypatch):
+    monkeypatch.setattr(torch, "__file__", "/some place/torch/__init__.py")
+    with pytest.raises(BackendError, match=r"space.*/some place/torch.*extract\.compile=false"):
         FeatureExtractor(settings=settings(compile=True))
