@@ -102,10 +102,8 @@ def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp
 def test_another_machine_goes_on_from_the_published_rows_and_keeps_pictures_it_cannot_draw(
     tmp_path, tiny_nuscenes_root
 ):
-    docs, (first, second) = (
-        tmp_path / "docs",
-        (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2)),
-    )
+    docs = tmp_path / "docs"
+    first, second = (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2))
     run_ablation(tmp_path / "here", benchmark(tiny_nuscenes_root), first, processes=1, docs=docs)
     results = json.loads((docs / "results.json").read_text())
     (published,) = results["rows"]
