@@ -53,8 +53,26 @@ def read_json(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; whatever the parser raises over it, a 13th month among others, is ``ValueError``."""
+    """The value of a YAML text, loaded safely.
+
+    Raises:
+        ValueError: the parser refuses it, a 13th month among others; or a key occurs twice in one mapping, of which
+            the last would be kept without a word.
+    """
     try:
-        return yaml.safe_load(text)
+        return _UniqueKeys(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that occurs twice."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                raise yaml.composer.ComposerError(None, None, f"found the key {key.value!r} twice", key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return node

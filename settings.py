@@ -1,4 +1,4 @@
-"""The base of every settings model: unknown keys are faults, and a value never changes once it is made."""
+"""The base of every settings model: unknown keys and infinite numbers are faults, and a value never changes."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -8,4 +8,4 @@ __all__ = ["Settings"]
 class Settings(BaseModel):
     """A strict, immutable group of settings; a field's description is its help text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=False)

@@ -157,6 +157,19 @@ class FeatureReader:
             self._fill(wanted, buffers)
         return target
 
+    def require(self, rows: Sequence[int] | Int[np.ndarray, "images"]) -> None:
+        """Check by the commit records alone, without reading a feature, that every one of ``rows`` can be read.
+
+        Raises:
+            CacheError: some cannot; the message counts them and says of the first what ``read`` would.
+        """
+        wanted = self._own_rows([operator.index(row) for row in rows])
+        missing = [row for row in wanted if not 0 <= row < self.layout.images or self._log.states[row] != COMMITTED]
+        try:
+            self._refuse(missing)
+        except CacheError as error:
+            raise CacheError(f"{len(missing)} of {len(wanted)} images have no features. {error}") from error
+
     def _own_rows(self, rows: list[int]) -> list[int]:
         """Rows of the cache, where others are asked for."""
         if self._keys is None:

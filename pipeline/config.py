@@ -59,7 +59,10 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Re
     origins: dict[str, str] = {}
     for origin, layer in [*_layers(name, ()), *(_override(text) for text in overrides)]:
         _forget_domains(values, layer, origins)
-        _merge(values, layer, origin, origins, "")
+        try:
+            _merge(values, layer, origin, origins, "")
+        except RecursionError as error:
+            raise ConfigError(f"A section of '{origin}' holds itself (a YAML alias); write its settings out") from error
     try:
         config = Config.model_validate(values)
     except ValidationError as error:

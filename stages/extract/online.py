@@ -33,6 +33,9 @@ class OnlineExtractor:
         self.views = settings.views
         self._profile = settings.profile
 
+    def require(self, rows: Sequence[int]) -> None:
+        """Nothing is known of an image before it is looked at."""
+
     def read(self, rows: Sequence[int]) -> ImageFeatures:
         """Compute the features of the views in ``rows``, in that order, as a cache would give them out.
 

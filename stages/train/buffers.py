@@ -52,6 +52,9 @@ class _ReusedFeatures:
         self._source, self._buffer = source, buffer
         self.taps, self.agents, self.views = source.taps, source.agents, source.views
 
+    def require(self, rows: Sequence[int]) -> None:
+        self._source.require(rows)
+
     def read(self, rows: Sequence[int]) -> ImageFeatures:
         return self._source.read(rows, self._buffer.first(len(rows)))
 

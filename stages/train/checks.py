@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from ...cache.schema import TapSpec
 from ...errors import ConfigError, RunError
+from ...processes import process_count
 from ..evaluate.pseudo_labels import HEADS
 from .domain import Domain
+from .loader import step_positions
 from .network import choose_taps
 from .record import describe_domain
 from .settings import FusionSettings, TrainSettings
@@ -28,7 +30,8 @@ def check_domains(
 
     Raises:
         RunError: a domain has no frames, or no features where the settings use images, or they have other taps.
-        ConfigError: settings that contradict each other or the domains.
+        CacheError: images of a domain have no features yet, or stage one failed on them.
+        ConfigError: settings that contradict each other or the domains, such as a batch larger than a domain.
     """
     _check_settings(source, target, start, fusion, settings)
     trained = {role: domain for role, domain in (("source", source), ("target", target)) if domain is not None}
@@ -39,16 +42,25 @@ def check_domains(
                 f"fusion.variant={fusion.variant} uses images, and the {role} has no features; extract them, or set"
                 " fusion.variant=3d-only"
             )
+        step_positions(len(domain), process_count() * settings.batch_size, settings.seed, 0)
         if domain.pseudo is not None:
             domain.pseudo.require(describe_domain(domain), heads=HEADS if fusion.image else HEADS[1:])
     if validation is not None:
         validation.require_frames("validation")
+        if validation.features is None and fusion.needs_images:
+            raise RunError(
+                f"fusion.head={fusion.head} predicts with images alone, and the frames to validate on have none; set"
+                " fusion.head=distil, or data.validate_on to the other side"
+            )
     first = next(iter(trained))
     features = trained[first].features
     taps = choose_taps(fusion, features.taps if features else {})
     for role, other in (("target", target), ("validation", validation)):
         if other is not None and role != first:
             _check_pair(first, trained[first], role, other, taps)
+    for domain in (*trained.values(), validation):
+        if domain is not None and taps:
+            domain.require_features()
     return taps
 
 

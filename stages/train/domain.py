@@ -72,6 +72,17 @@ class Domain:
         names = self.index.images.camera[frame.image_rows]
         return np.array([self.index.cameras.index(str(name)) for name in names], np.int64)
 
+    def require_features(self) -> None:
+        """Check that there are features of every image, and every view of it, before hours are spent on some of them.
+
+        Raises:
+            CacheError: of some there are none.
+        """
+        if self.features is not None:
+            images = np.flatnonzero(np.isin(self.index.images.frame, self.frames))
+            views = len(self.features.views)
+            self.features.require((images[:, None] * views + np.arange(views)).ravel().tolist())
+
     def require_frames(self, role: str) -> None:
         """Check that there is something to work on.
 

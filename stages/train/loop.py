@@ -74,6 +74,8 @@ def train(
         RunError: the folder belongs to a run with other settings, or is being trained in; ``init`` belongs to a run
             with another network; features are missing; or the loss is not finite.
         ConfigError: settings that contradict the data: an unknown tap, a batch larger than the domain.
+        CacheError: images of a domain have no features.
+        DataError: not one point of the source has a label.
     """
     target = target.unlabelled() if target is not None else None
     start = Start.open(init) if init is not None else None
@@ -117,7 +119,9 @@ def _begin(
     if start is not None:
         start.require_same_network(record)
     if stored is None:
-        stored = {**record, "class_counts": _class_counts(source, start)}
+        counts = _class_counts(source, start)
+        class_weights(np.array(counts))  # refuses a source without labels before the folder is the run's
+        stored = {**record, "class_counts": counts}
         write_record(run, stored)
     done = checkpoint_steps(run)
     return stored, done[-1] if done else 0

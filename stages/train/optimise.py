@@ -23,6 +23,8 @@ from .shift import StepBatch, step_losses
 
 __all__ = ["StepResult", "Stepper", "learning_rate"]
 
+LEAST_SCALE = 2.0**-14  #: of the loss in float16; it starts at 65536 and halves with each step that overflows
+
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
     """The rate of ``step`` (from 0): ``lr``, a tenth of it after each milestone passed."""
@@ -62,7 +64,8 @@ class Stepper:
         Reading the losses waits for the device, so the memory of a batch may be used again once the next is asked for.
 
         Raises:
-            RunError: the loss is not finite; the message names the frames.
+            RunError: the loss is not finite; the message names the frames. Or in float16 no scale of the loss has given
+                finite gradients for many steps.
         """
         settings = self._settings
         for group in self.optimiser.param_groups:
@@ -75,12 +78,21 @@ class Stepper:
         sum_gradients(self.network.parameters())
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self._require_scale(number)
         return StepResult(
             losses={name: fmean(each.losses[name] for each in told) for name in told[0].losses},
             frames=sum(each.frames for each in told),
             points=sum(each.points for each in told),
             waited=waited,
         )
+
+    def _require_scale(self, number: int) -> None:
+        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+            raise RunError(
+                f"Up to step {number + 1} the gradients were not finite in float16, however small the loss was scaled,"
+                " and nothing was learned; set train.precision=float32, or look at the frames of these steps. The run's"
+                " last checkpoint is whole"
+            )
 
     def _backward(self, number: int, part: int, batch: StepBatch) -> StepResult:
         settings = self._settings

@@ -27,6 +27,13 @@ class FeatureSource(Protocol):
     def views(self) -> Sequence[str]:
         """The views of each image (``cache.views``)."""
 
+    def require(self, rows: Sequence[int]) -> None:
+        """Check, without reading them, that ``rows`` have features, as far as that can be told beforehand.
+
+        Raises:
+            CacheError: a row has none.
+        """
+
     def read(self, rows: Sequence[int]) -> ImageFeatures:
         """Features in ``rows`` of the source, in that order.
 

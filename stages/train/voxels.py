@@ -12,7 +12,7 @@ from torch.nn.functional import embedding_bag
 
 from ...errors import BackendError, DataError
 
-__all__ = ["Voxels", "inside_cube", "shift_to_origin", "voxelise"]
+__all__ = ["Voxels", "inside_cube", "voxelise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +41,26 @@ def voxelise(
 ) -> Voxels:
     """Merge the points of each sample that share a voxel.
 
-    ``points`` are metres in a frame whose cube [0, ``voxel_size * full_scale``) holds every point (``shift_to_origin``
-    or the augmentation puts them there; ``inside_cube`` tells which points would be refused). ``sample`` numbers the
-    clouds of the batch from 0, each with at least one point.
+    ``points`` are metres in a frame whose cube [0, ``voxel_size * full_scale``) holds every point (``inside_cube``
+    tells which would be refused). ``sample`` numbers the clouds of the batch from 0, each with at least one point.
 
     Raises:
         DataError: no points, a sample without points, or a coordinate or feature that is NaN or infinite.
-        BackendError: points outside the cube: dropping them is for the caller, who has their labels, to do.
+        BackendError: points outside the cube: dropping them is for the caller, who has their labels, to do. Or the
+            cubes of the batch have more cells than 63 bits can number.
     """
     batch_size = _check_values(points, features, sample)
+    if batch_size * full_scale**3 >= 2**63:
+        raise BackendError(
+            f"{batch_size} cubes of {full_scale} voxels an edge hold more voxels than can be numbered; lower"
+            " train.batch_size or model.full_scale"
+        )
     inside = inside_cube(points, voxel_size=voxel_size, full_scale=full_scale)
     if not inside.all():
         raise BackendError(
             f"{int((~inside).sum())} of {len(points)} points lie outside the cube of {full_scale} voxels of "
             f"{voxel_size} m (0 to {voxel_size * full_scale:g} m); the cloud spans {points.amin(0).tolist()} to "
-            f"{points.amax(0).tolist()} m: move it with shift_to_origin, drop the points that inside_cube refuses, or "
+            f"{points.amax(0).tolist()} m: move it to the corner, drop the points that inside_cube refuses, or "
             "raise model.full_scale"
         )
     cells = _cells(points, voxel_size)
@@ -76,13 +81,6 @@ def inside_cube(
     """Which points (metres) ``voxelise`` has a voxel for, by the same rounding."""
     cells = torch.floor(points / voxel_size)
     return ((cells >= 0) & (cells < full_scale)).all(1)
-
-
-def shift_to_origin(points: Float[Tensor, "points 3"], sample: Int64[Tensor, "points"]) -> Float[Tensor, "points 3"]:
-    """Move each sample so that its smallest x, y and z are 0: the placement without augmentation."""
-    low = points.new_full((int(sample.max()) + 1, 3), torch.inf)
-    low = low.scatter_reduce(0, sample[:, None].expand(-1, 3), points, "amin")
-    return points - low[sample]
 
 
 def _check_values(points: Tensor, features: Tensor, sample: Tensor) -> int:

@@ -157,6 +157,26 @@ def test_uncommitted_and_failed_rows_name_image_record_and_reason(tmp_path, open
     assert_equal(reader.read([4, 5, 7]), features_of_rows([4, 5, 7]))
 
 
+def test_rows_without_features_are_counted_and_the_first_is_named_without_reading_one(
+    tmp_path, open_writer, features_of_rows
+):
+    with open_writer(tmp_path) as writer:
+        shard = writer.layout.shard(1)
+        writer.write_shard(shard, features_of_rows(shard.rows), {6: "the picture is cut short"})
+    for chunks in tmp_path.rglob("c"):
+        shutil.rmtree(chunks)
+    reader = FeatureReader(tmp_path)
+    reader.require([7, 4, 5])
+    with pytest.raises(CacheError, match=r"2 of 4 images have no features\. .*'image-0006' \(row 6\).*cut short"):
+        reader.require([4, 6, 5, 0])
+    with pytest.raises(CacheError, match=r"1 of 2 images have no features\. Row 18 is not in the cache"):
+        reader.require([4, 18])
+    exported = FeatureReader(tmp_path, keys=["image-0005", "image-0099"])
+    exported.require([0])
+    with pytest.raises(CacheError, match=r"'image-0099' is not in the cache"):
+        exported.require([0, 1])
+
+
 def test_another_fingerprint_is_refused_by_exactly_the_fields_that_differ(cache):
     expected = json.loads(json.dumps(FeatureReader(cache).fingerprint))
     FeatureReader(cache, expected=expected)

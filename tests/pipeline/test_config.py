@@ -165,3 +165,26 @@ def test_settings_without_images_at_test_need_none():
         config = load_config(f"{setting}/dg").config
         assert config.fusion.head == "distil" or not config.fusion.image
         assert config.data.points == "all"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("train: {steps: 5}\nfusion: {}\ntrain: {lr: 1}\n", r"found the key 'train' twice[\s\S]*line 3"),
+        ("train:\n  steps: 5\n  steps: 6\n", "found the key 'steps' twice"),
+        ("train: &a {lr: *a}\n", "holds itself"),
+        ("train: {lr: .inf}\n", r"train\.lr: .*finite"),
+    ],
+)
+def test_what_yaml_lets_pass_but_means_something_else_is_refused(tmp_path, text, fault):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=fault):
+        load_config(str(tmp_path / "mine.yaml"))
+
+
+def test_anchors_and_merge_keys_of_yaml_may_be_used(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: &t {lr: 0.5, steps: 9}\n")
+    assert load_config(str(tmp_path / "mine.yaml")).config.train.steps == 9
+    (tmp_path / "mine.yaml").write_text("data:\n  source: &s {domain: day}\n  target: {<<: *s, domain: night}\n")
+    data = load_config(str(tmp_path / "mine.yaml")).config.data
+    assert (data.source.domain, data.target.domain) == ("day", "night")

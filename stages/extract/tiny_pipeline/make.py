@@ -6,14 +6,14 @@ from pathlib import Path
 from ....errors import ConfigError
 from ....files import read_json, write_json
 from .export import export_pipeline
-from .modules import build_text_encoder, build_tokenizer, build_unet, build_vae, empty_prompt
+from .modules import build_text_encoder, build_tokenizer, empty_prompt
 from .pictures import render_pictures
 from .recipe import Recipe
 from .training import CurvePoint
 from .unet import encode_pictures, scaling_factor, train_unet
 from .vae import reconstruction_psnr, train_vae
 
-__all__ = ["MadePipeline", "make_pipeline", "make_untrained_pipeline"]
+__all__ = ["MadePipeline", "make_pipeline"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,6 @@ def make_pipeline(recipe: Recipe, folder: Path, *, work: Path, workers: int = 1)
     record = {"recipe": recipe.model_dump(), "held_out_psnr": round(psnr, 2), "vae": vae_curve, "unet": unet_curve}
     write_json(folder / "training.json", record)
     return made
-
-
-def make_untrained_pipeline(folder: Path, *, seed: int) -> Path:
-    """Export the same modules with their initial weights of ``seed``, to try the layout out in a second."""
-    return export_pipeline(vae=build_vae(seed), unet=build_unet(seed), scaling_factor=1.0, seed=seed, folder=folder)
 
 
 def _claim(work: Path, recipe: Recipe) -> None:

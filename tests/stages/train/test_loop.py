@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.cache.lock import FileLock
-from xd3d.errors import ConfigError, RunError
+from xd3d.errors import CacheError, ConfigError, DataError, RunError
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.pace import PACE_NAMES
@@ -200,6 +200,41 @@ def test_contradictions_between_settings_and_data_are_refused(make_domain, run_t
     nothing = make_domain(frames=2)
     with pytest.raises(RunError, match="no frames"):
         run_training(tmp_path / "run", type(nothing)(**{**vars(nothing), "frames": nothing.frames[:0]}))
+    with pytest.raises(RunError, match=r"frames to validate on have none; set fusion\.head=distil"):
+        run_training(tmp_path / "run", nothing, validation=blind)
+
+
+def test_a_run_that_could_not_begin_leaves_its_folder_to_one_that_can(make_domain, run_training, tmp_path):
+    domain = make_domain(frames=2, points=60)
+    labels = [domain.index.root / name for name in domain.index.frames.labels]
+    whole = [path.read_bytes() for path in labels]
+    with pytest.raises(ConfigError, match=r"train\.batch_size to 2"):
+        run_training(tmp_path / "run", domain, batch_size=3)
+    for path in labels:
+        path.write_bytes(bytes(60))
+    with pytest.raises(DataError, match="not one point of the selection has a class"):
+        run_training(tmp_path / "run", domain)
+    for path, content in zip(labels, whole, strict=True):
+        path.write_bytes(content)
+    assert run_training(tmp_path / "run", domain, steps=1).steps == 1
+
+
+@pytest.mark.parametrize("role", ["source", "target", "validation"])
+def test_features_that_are_missing_end_a_run_before_its_first_step(make_domain, run_training, tmp_path, role):
+    domains = {name: make_domain(frames=2, cameras=2, points=60) for name in ("source", "target", "validation")}
+    asked = []
+
+    def require(rows):
+        asked.extend(rows)
+        raise CacheError("1 of 4 images have no features")
+
+    domains[role].features.require = require
+    with pytest.raises(CacheError, match="1 of 4"):
+        run_training(
+            tmp_path / "run", domains["source"], target=domains["target"], validation=domains["validation"], lam_trg=0.1
+        )
+    assert asked == [0, 1, 2, 3]
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_overfits_one_cloud(make_domain, run_training, small_fusion, tmp_path):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from xd3d.errors import RunError
 from xd3d.stages.train.optimise import Stepper, learning_rate
 from xd3d.stages.train.settings import TrainSettings
 from xd3d.stages.train.shift import StepBatch, step_losses
@@ -51,6 +52,18 @@ def test_a_step_of_float16_whose_gradients_overflow_is_left_out(make_domain, mak
     stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": 8.0})
     stepper.step(1, parts)
     assert not torch.equal(network.head_3d.bias, before)
+
+
+def test_gradients_that_no_scale_makes_finite_end_the_run(make_domain, make_network, make_batch):
+    domain = make_domain(frames=1, points=30, lidar_only=True)
+    network = make_network(domain, variant="3d-only")
+    network.head_3d.bias.register_hook(lambda gradient: gradient * float("nan"))
+    parts = batches(make_batch, domain, network, 1)
+    stepper = Stepper(network, WEIGHTS, TrainSettings(precision="float16"))
+    for step in range(30):
+        stepper.step(step, parts)
+    with pytest.raises(RunError, match=r"Up to step 31 the gradients were not finite .*train\.precision=float32"):
+        stepper.step(30, parts)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

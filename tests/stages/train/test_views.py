@@ -20,6 +20,9 @@ class Views:
         self.taps, self.agents = source.taps, source.agents
         self.rows = []
 
+    def require(self, rows):
+        self._source.require(rows)
+
     def read(self, rows):
         self.rows.append(list(rows))
         return self._source.read(rows)

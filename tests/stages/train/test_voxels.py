@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xd3d.errors import BackendError, DataError
-from xd3d.stages.train.voxels import inside_cube, shift_to_origin, voxelise
+from xd3d.stages.train.voxels import inside_cube, voxelise
 
 coordinate = st.floats(0, 1.5, width=32)
 clouds = st.lists(st.tuples(coordinate, coordinate, coordinate, st.floats(-5, 5, width=32)), min_size=1, max_size=30)
@@ -52,12 +52,11 @@ def test_the_far_edge_of_the_cube_is_outside_and_its_last_voxel_is_inside():
         voxelise(points, torch.ones(3, 1), torch.zeros(3, dtype=torch.int64))
 
 
-def test_shifting_puts_every_sample_in_the_cube_by_itself():
-    points = torch.tensor([[-50.0, 3.0, 1.0], [20.0, -7.0, 1.0], [5.0, 5.0, 5.0]])
-    sample = torch.tensor([0, 0, 1])
-    moved = shift_to_origin(points, sample)
-    assert moved.tolist() == [[0, 10, 0], [70, 0, 0], [0, 0, 0]]
-    assert inside_cube(moved).all()
+def test_more_voxels_than_can_be_numbered_are_refused_before_samples_merge():
+    points, features = torch.zeros(128, 3), torch.ones(128, 1)
+    with pytest.raises(BackendError, match=r"128 cubes of 524288 .*train\.batch_size or model\.full_scale"):
+        voxelise(points, features, torch.arange(128), full_scale=524288)
+    assert len(voxelise(points[:32], features[:32], torch.arange(32), full_scale=524288).indices) == 32
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -26,6 +26,9 @@ class FakeFeatures:
     agents = AGENTS
     views = ("identity",)
 
+    def require(self, rows):
+        pass
+
     def read(self, rows):
         drawn = [self._image(int(row)) for row in rows]
         return ImageFeatures(
