@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-__all__ = ["fsync_folder", "parse_yaml", "read_json", "write_atomic", "write_json"]
+__all__ = ["fsync_folder", "parse_yaml", "read_json", "write_atomic", "write_bytes", "write_json"]
 
 
 def fsync_folder(folder: Path) -> None:
@@ -41,10 +41,15 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     fsync_folder(path.parent)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write ``content``, atomically."""
+    write_atomic(path, lambda file: file.write(content))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN and infinity are refused with ``ValueError``."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def read_json(path: Path) -> Any:
@@ -68,7 +73,7 @@ def parse_yaml(text: str) -> Any:
 class _UniqueKeys(yaml.SafeLoader):
     """The safe loader, which also refuses a key that occurs twice."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

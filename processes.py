@@ -1,8 +1,8 @@
-"""Which of the processes that ``torchrun`` started this is; importing this module imports nothing heavy."""
+"""Which of the processes that ``torchrun`` started this is, and what it may use; imports nothing heavy."""
 
 import os
 
-__all__ = ["is_first_process", "local_rank", "process_count"]
+__all__ = ["is_first_process", "local_rank", "process_count", "processors"]
 
 
 def process_count() -> int:
@@ -18,3 +18,8 @@ def is_first_process() -> bool:
 def local_rank() -> int:
     """The number of this process among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def processors() -> int:
+    """How many processors this process may use; some systems tell only how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -61,7 +61,7 @@ def ablate(
     request = Request(
         variants=choose_variants(_names(only, "--only"), short=short),
         shifts=benchmark.choose(_names(shifts, "--shifts")),
-        seeds=_numbers(seeds or ("1" if short else "1,2,3")),
+        seeds=_numbers(("1" if short else "1,2,3") if seeds is None else seeds),
         short=short,
         overrides=overrides or [],
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_atomic
+from ..files import write_bytes
 from .claims import claim_folder
 from .console import Outcome
 from .runs import TrainedRun
@@ -103,5 +103,5 @@ def _picture(out: Path, sweeps: Sequence[Path], columns: int | None, classes: Se
     labels = label_path(out, shown)
     png = labels_from_above(read_points(shown, columns=columns), read_labels(labels), classes)
     path = labels.with_suffix(".png")
-    write_atomic(path, lambda file: file.write(png))
+    write_bytes(path, png)
     return path

@@ -58,8 +58,6 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
     Raises:
         Xd3dError: training or scoring failed.
     """
-    from ...stages.evaluate.protocol import code_version
-
     begin = time.monotonic()
     overrides = [*task.overrides, *(_taught(workspace, **task.teacher) if task.teacher else [])]
     done = jobs.train(workspace, task.preset, overrides, cached=True, run=Path(task.run)).result
@@ -70,7 +68,7 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
         "steps": done["steps"],
         "best": done["best"],
         "seconds": round(time.monotonic() - begin, 1),
-        "code": code_version(),
+        "code": run.record["code"],
         "features": next(iter(scores.values()))["features"],
     }
 

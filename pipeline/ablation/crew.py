@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import read_json
+from ...processes import processors
 from ...progress import progress
 from ...stages.train.log import read_log
 from ..workspace import Workspace
@@ -46,13 +47,13 @@ class Crew:
 
     def __init__(self, *, size: int, folder: Path, workspace: Workspace, benchmark: Benchmark) -> None:
         self.folder, self.workspace, self.benchmark, self.size = folder, workspace, benchmark, size
-        self.threads = max(1, (os.cpu_count() or 1) // size)
+        self.threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, processors() // size))
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Finished]:
         """Do all of ``trainings`` and yield each as it ends; a bar counts the steps of all of them."""
         waiting, active = list(trainings), list[_Active]()
-        steps = {training.run: training.resolve().config.train.steps for training in trainings}
+        steps = {training.run: _steps(training) for training in trainings}
         done = {training.run: self._steps_done(training) for training in trainings}
         try:
             with progress("ablate", sum(steps.values()), "step", sum(done.values())) as bar:
@@ -84,7 +85,7 @@ class Crew:
             result=str(result),
         )
         environment = {**os.environ, "XD3D_HOME": str(self.workspace.home), "OMP_NUM_THREADS": str(self.threads)}
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "xd3d.pipeline.ablation.child"],
                 stdin=subprocess.PIPE,
@@ -98,7 +99,13 @@ class Crew:
 
     def _steps_done(self, training: Training) -> int:
         records = read_log(self.workspace.run(training.run))
-        return int(records[-1]["step"]) if records else 0
+        own = int(records[-1]["step"]) if records else 0
+        return own + (self._steps_done(training.teacher) if training.teacher else 0)
+
+
+def _steps(training: Training) -> int:
+    """Steps of a training and of its teacher's, which this one waits for."""
+    return training.resolve().config.train.steps + (_steps(training.teacher) if training.teacher else 0)
 
 
 def _order(training: Training) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from ...errors import Xd3dError
-from ...files import read_json, write_atomic, write_json
+from ...files import read_json, write_bytes, write_json
 from ..runs import TrainedRun
 from ..workspace import Workspace
 from . import tables
@@ -20,12 +21,13 @@ from .variants import BASELINE, REFERENCE
 if TYPE_CHECKING:
     from ...stages.train.insight import Insight
 
-__all__ = ["FACTS", "Learned", "show_learned"]
+__all__ = ["FACTS", "Learned", "show_learned", "stored_learned"]
 
 log = logging.getLogger(__name__)
 
 WITHOUT_DECOUPLING = "agents"
 FACTS = "learned.json"
+IMAGES = "images"  #: folder of all pictures and plots
 FRAMES = 4  #: looked at for each shift
 
 
@@ -42,6 +44,22 @@ class Learned:
     agreement: Mapping[str, list[float]]
     spectrum: list[list[str]]
     pictures: list[str]
+
+    @classmethod
+    def parse(cls, values: Any) -> "Learned":
+        """The same from JSON values.
+
+        Raises:
+            ValueError: they are something else, or name a picture of another folder.
+        """
+        learned = TypeAdapter(cls).validate_python(values)
+        if any(Path(name).name != name for name in learned.pictures):
+            raise ValueError("a picture of another folder is named")
+        return learned
+
+    def missing(self, folder: Path) -> bool:
+        """Whether ``folder`` lacks one of the pictures."""
+        return not all((folder / f"{name}.png").is_file() for name in self.pictures)
 
     def blocks(self, images: str) -> dict[str, str]:
         """The parts of ``results.md``; ``images`` is the folder beside it."""
@@ -63,30 +81,33 @@ class Learned:
         }
 
 
-def show_learned(workspace: Workspace, benchmark: Benchmark, rows: list[Row], out: Path) -> Learned | None:
+def stored_learned(out: Path) -> Learned | None:
+    """What was drawn into ``out`` before; None where there is nothing, or not all of it any more."""
+    try:
+        stored = Learned.parse(read_json(out / FACTS))
+    except (FileNotFoundError, ValueError):
+        return None
+    return None if stored.missing(out / IMAGES) else stored
+
+
+def show_learned(workspace: Workspace, benchmark: Benchmark, rows: list[Row], out: Path) -> None:
     """Draw the pictures into ``out/images`` from the first seed of the full method, unless they are there already.
 
-    None where the full method was not trained, or its run is gone.
+    What was drawn before stays where the full method was not trained, or its run is gone.
     """
     runs = _first_runs(rows)
     shifts = [
         shift for shift in benchmark.shifts if any((row.shift, row.variant) == (shift, REFERENCE) for row in rows)
     ]
-    if not shifts:
-        return None
+    stored = stored_learned(out)
+    if not shifts or (stored is not None and (stored.runs, stored.shifts) == (runs, shifts)):
+        return
     try:
-        stored = Learned(**read_json(out / FACTS))
-    except (FileNotFoundError, ValueError, TypeError):
-        stored = None
-    if stored is not None and (stored.runs, stored.shifts) == (runs, shifts):
-        return stored
-    try:
-        made = _draw(workspace, benchmark, shifts, runs, out / "images")
+        made = _draw(workspace, benchmark, shifts, runs, out / IMAGES)
     except Xd3dError as error:
-        log.warning("There are no pictures of what was learned: %s", error)
-        return None
+        log.warning("There are no new pictures of what was learned: %s", error)
+        return
     write_json(out / FACTS, vars(made))
-    return made
 
 
 def _first_runs(rows: list[Row]) -> dict[str, str]:
@@ -120,14 +141,10 @@ def _draw(
     pictures["errors"] = _errors(opened, benchmark, shifts)
     images.mkdir(parents=True, exist_ok=True)
     for name, png in pictures.items():
-        _write(images / f"{name}.png", png)
+        write_bytes(images / f"{name}.png", png)
     return Learned(
         runs=runs, shifts=shifts, agreement=agreement, spectrum=spectrum_rows(spectra, rank), pictures=sorted(pictures)
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomic(path, lambda file: file.write(content))
 
 
 def _spectra(opened: Mapping[str, TrainedRun], source: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ...errors import ConfigError
 from ..config import ResolvedConfig, load_config
 from ..runs import FREE
 from .benchmark import Benchmark
@@ -16,6 +17,11 @@ __all__ = ["SHORT", "Request", "Training", "plan_trainings", "variant_digest"]
 
 #: What the short form changes: enough steps to rank what differs much, and no more.
 SHORT = ("train.steps=120", "train.milestones=[80, 110]", "train.validate_every=60", "train.checkpoint_every=60")
+
+#: Layers of settings that all variants share.
+SHARED = ("default", "ablation/base")
+#: Settings that each run gets from the runner.
+GIVEN = {"train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +42,13 @@ class Request:
         """Find faults in the settings before hours of work.
 
         Raises:
-            ConfigError: a setting is unknown or out of range.
+            ConfigError: a setting is unknown or out of range, is what a variant differs in, or is the runner's to give.
         """
         for variant in self.variants:
+            own = {key for key, layer in load_config(variant.preset).origins.items() if layer not in SHARED}
+            for key, layer in load_config(variant.preset, self.overrides).origins.items():
+                if layer.startswith("--set") and key in own | GIVEN:
+                    raise ConfigError(f"'{layer}' cannot be chosen here: {key} makes '{variant.name}' what it is")
             for seed in self.seeds:
                 load_config(variant.preset, (*self.settings(benchmark), f"train.seed={seed}"))
 

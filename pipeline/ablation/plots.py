@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["PLOTS"]
 
 READINGS = {"3d": "3D", "xm": "xM"}
+COLOURS = {BASELINE: "0.6", "oracle": "black"}  #: of those that the others are measured by
 
 
 def _scores(board: Board) -> bytes:
@@ -29,7 +30,7 @@ def _scores(board: Board) -> bytes:
         axes.set_xticks(range(len(board.columns)), board.columns)
         axes.set_xlim(-0.6, len(board.columns) - 0.4)
         axes.set_ylabel(f"{title} mIoU, %")
-        if row == 0:
+        if row == 0 and names:
             axes.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.22))
     return png_bytes(figure)
 
@@ -61,7 +62,7 @@ def _bars(axes: "Axes", centres: list[float], summaries: "list[Summary | None]",
         0.92 * width,
         yerr=[summary.deviation or 0.0 for _, summary in known],
         label=name,
-        color="0.6" if name == BASELINE else None,
+        color=COLOURS.get(name),
         error_kw={"linewidth": 0.8},
     )
 

@@ -1,23 +1,23 @@
 """The results as files: ``results.json``, and ``results.md``, whose generated parts stand between markers."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files import write_atomic, write_json
+from ...errors import DataError
+from ...files import write_bytes, write_json
 from . import tables
 from .benchmark import Benchmark
 from .board import Board
-from .learned import Learned
+from .learned import IMAGES, Learned
 from .plan import Request, variant_digest
 from .plots import PLOTS
 from .rows import Row
 from .variants import VARIANTS
 
-__all__ = ["IMAGES", "Results", "replace_blocks", "write_results"]
-
-IMAGES = "images"  #: folder of the plots, beside results.md
+__all__ = ["Results", "replace_blocks", "write_results"]
 
 PAGE = """# Results of the ablation
 
@@ -126,22 +126,35 @@ def write_results(results: Results, out: Path, docs: Path | None) -> None:
     for folder in (out, docs) if docs else (out,):
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         for name, png in plots.items():
-            _write(folder / IMAGES / f"{name}.png", png)
-        write_json(folder / "results.json", results.to_json())
+            write_bytes(folder / IMAGES / f"{name}.png", png)
         page = folder / "results.md"
         text = page.read_text(encoding="utf-8") if page.exists() else PAGE
-        _write(page, replace_blocks(text, blocks).encode())
+        try:
+            write_bytes(page, replace_blocks(text, blocks).encode())
+        except ValueError as error:
+            raise DataError(f"{page} cannot be brought up to date: {error}") from error
+        write_json(folder / "results.json", results.to_json())
 
 
 def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """Put each block between its markers in ``text``, and those that have no markers there at the end."""
+    """Put each block between its markers in ``text``, and those that have no markers there at the end.
+
+    Raises:
+        ValueError: a marker of ``text`` has lost its partner, so what lies between is nobody's.
+    """
+    marks = [(kind, name) for kind, name in re.findall(r"<!-- (generated|end): (\S+) -->", text)]
+    names = [name for kind, name in marks if kind == "generated"]
+    if marks != [(kind, name) for name in names for kind in ("generated", "end")] or len(set(names)) < len(names):
+        raise ValueError(
+            "its markers '<!-- generated: NAME -->' and '<!-- end: NAME -->' do not come in pairs, each once; put them"
+            " back, or delete the pair"
+        )
     for name, content in blocks.items():
         begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
         marked = f"{begin}\n{content}\n{end}"
         before, begun, rest = text.partition(begin)
-        _, ended, after = rest.partition(end)
-        if begun and ended:
-            text = f"{before}{marked}{after}"
+        if begun:
+            text = f"{before}{marked}{rest.partition(end)[2]}"
         else:
             text = f"{text.rstrip()}\n\n## {HEADINGS.get(name, name)}\n\n{marked}\n"
     return text
@@ -149,7 +162,3 @@ def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
 
 def _pictured(name: str) -> str:
     return f"\n\n![{name}]({IMAGES}/ablation-{name}.png)"
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomic(path, lambda file: file.write(content))

@@ -5,13 +5,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter
 
 from ...errors import DataError
 
-__all__ = ["READINGS", "Row", "RowFile", "Scores"]
+__all__ = ["READINGS", "Row", "RowFile", "Scores", "parse_rows"]
 
-Scores = Mapping[str, float | None]
+Scores = Mapping[str, FiniteFloat | None]
 READINGS = ("2d", "3d", "3d_lidar_only", "xm")  #: keys of a row's ``miou``
 
 
@@ -21,9 +23,12 @@ class Row:
 
     ``miou`` and ``source_miou`` (the same network on the source's test split) have the keys of ``READINGS``, 0 to 1,
     null where a reading does not exist; ``iou`` maps each class to its scores in 2D, 3D and xM. ``digest`` stands for
-    every setting and the data, apart from shift and seed; ``best`` is the validation that chose the checkpoint.
-    ``3d_lidar_only`` is measured on the target alone.
+    every setting and the data, apart from shift and seed; ``best`` is the validation that chose the checkpoint, and
+    ``code`` the version that training began with. ``3d_lidar_only`` is measured on the target alone. ``seconds`` are
+    those of the process that ended the run: what was done before a stop, or in training a teacher earlier, is not in.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     shift: str
     variant: str
@@ -41,10 +46,23 @@ class Row:
     run: str
     command: str
 
+    def __post_init__(self) -> None:
+        if not (set(READINGS) == set(self.miou) == set(self.source_miou)):
+            raise ValueError(f"a row has the readings {', '.join(READINGS)}; found {', '.join(self.miou)}")
+
     @property
     def key(self) -> tuple[str, str, int, str]:
         """What no two rows share: shift, variant, seed and digest."""
         return self.shift, self.variant, self.seed, self.digest
+
+
+def parse_rows(values: Any) -> list[Row]:
+    """Rows from a list of JSON values.
+
+    Raises:
+        ValueError: one is no row; a score that is NaN or infinite is none either.
+    """
+    return TypeAdapter(list[Row]).validate_python(values)
 
 
 class RowFile:
@@ -61,8 +79,8 @@ class RowFile:
         if len(whole) < len(content):
             os.truncate(path, len(whole))
         try:
-            self.rows = [Row(**json.loads(line)) for line in whole.splitlines()]
-        except (ValueError, TypeError) as error:
+            self.rows = parse_rows([json.loads(line) for line in whole.splitlines()])
+        except ValueError as error:
             raise DataError(
                 f"{path} does not hold rows of this version ({error}); move it away, and the rows are made again from"
                 " the runs beside it"

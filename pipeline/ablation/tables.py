@@ -32,10 +32,14 @@ def main_tables(board: Board) -> str:
     parts = []
     for reading in ("3d", "xm", "2d", "3d_lidar_only"):
         rows = [
-            [_named(variant), *(said(board.scores(variant.name, reading, column)) for column in board.columns)]
+            [
+                _named(variant),
+                *(said(board.scores(variant.name, reading, column)) for column in board.columns),
+                _seeds(board, variant),
+            ]
             for variant in _there(board, _tabled())
         ]
-        parts.append(f"**{SAID[reading]}**\n\n{markdown(['variant', *board.columns], rows)}")
+        parts.append(f"**{SAID[reading]}**\n\n{markdown(['variant', *board.columns, 'seeds'], rows)}")
     return "\n\n".join(parts)
 
 
@@ -103,13 +107,13 @@ def class_table(board: Board) -> str:
 
 
 def sweep_tables(board: Board) -> str:
-    """One table a sweep: mean over the shifts in each reading, and what it gains over the full method."""
+    """One table a sweep: mean over the shifts in each reading, and its gain over the full method on the same seeds."""
     parts = []
     for group in GROUPS:
         variants = _there(board, group.variants)
         if group.tabled or not variants:
             continue
-        header = [group.title, *(SAID[reading] for reading in READINGS), "3D to full", "xM to full"]
+        header = [group.title, *(SAID[reading] for reading in READINGS), "3D to full", "xM to full", "seeds"]
         rows = [_sweep_row(board, variant) for variant in (*_there(board, _reference()), *variants)]
         parts.append(markdown(header, rows))
     return "\n\n".join(parts)
@@ -128,9 +132,15 @@ def command_table(rows: Sequence[Row]) -> str:
 def _sweep_row(board: Board, variant: Variant) -> list[str]:
     scores = [said(board.scores(variant.name, reading, MEAN)) for reading in READINGS]
     if variant.name == REFERENCE:
-        return [f"`{variant.name}`", *scores, "", ""]
+        return [f"`{variant.name}`", *scores, "", "", _seeds(board, variant)]
     gains = [said(board.gains(variant.name, reading, MEAN, over=REFERENCE), signed=True) for reading in ("3d", "xm")]
-    return [_named(variant), *scores, *gains]
+    return [_named(variant), *scores, *gains, _seeds(board, variant)]
+
+
+def _seeds(board: Board, variant: Variant) -> str:
+    """How many seeds stand behind the variant's mean over the shifts."""
+    summary = Summary.of(board.scores(variant.name, "3d", MEAN))
+    return str(summary.count if summary else 0)
 
 
 def _tabled() -> list[Variant]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import RunError
-from ...files import write_atomic
+from ...files import write_bytes
 from ...stages.evaluate.card import Modality, ScoreCard
 from ...stages.train.pace import PACE_NAMES
 from ..runs import TrainedRun
@@ -60,7 +60,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     ]
     page = render_page("xd3d report", sentence, sections)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda file: file.write(page.encode()))
+    write_bytes(path, page.encode())
     return path
 
 

@@ -46,13 +46,12 @@ def tally_errors(network: "Network", domain: "Domain", reading: Literal["3d", "x
     few = dataclasses.replace(domain, frames=domain.frames[spread])
     shape = (len(network.classes), len(DISTANCES) - 1)
     points, wrong = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for position, prediction in enumerate(predict_frames(network, few, description="errors by distance")):
+    for prediction in predict_frames(network, few, description="errors by distance"):
         chances = prediction.probabilities_3d
         if reading == "xm" and prediction.probabilities_2d is not None:
             chances = chances + prediction.probabilities_2d
-        labels, distance = prediction.labels, np.linalg.norm(few.load(position).points[:, :2], axis=1)
-        counted = labels != IGNORE
-        cells = labels[counted], np.digitize(distance, DISTANCES[1:-1])[counted]
+        labels, counted = prediction.labels, prediction.labels != IGNORE
+        cells = labels[counted], np.digitize(np.asarray(prediction.distance), DISTANCES[1:-1])[counted]
         np.add.at(points, cells, 1)
         np.add.at(wrong, cells, chances.argmax(1)[counted] != labels[counted])
     return ErrorTally(classes=network.classes, points=points, wrong=wrong)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from ...cache.lock import in_turn
 from ...errors import DataError, MissingDataError
-from ...files import read_json, write_atomic, write_json
+from ...files import read_json, write_bytes, write_json
 from .lens import Lens
 
 __all__ = ["FrameIndex", "FrameTable", "ImageRow", "ImageTable"]
@@ -145,7 +145,7 @@ class FrameIndex:
         file_of_columns = folder / f"columns-{digest[:12]}.npz"
         archive = io.BytesIO()  # on a full disk, numpy would leave its archive open
         np.savez_compressed(archive, **columns)
-        write_atomic(file_of_columns, lambda file: file.write(archive.getbuffer()))
+        write_bytes(file_of_columns, archive.getbuffer())
         write_json(
             folder / "index.json",
             {

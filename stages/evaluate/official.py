@@ -18,7 +18,7 @@ import yaml
 from jaxtyping import Int64
 
 from ...errors import ConfigError, DataError
-from ...files import write_atomic, write_json
+from ...files import write_bytes, write_json
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
 from ..datasets.nuscenes import evaluation_set
@@ -82,7 +82,7 @@ def write_prediction(
     path = out / prediction_path(index, row)
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = np.append(ids, 0)[classes].astype(_DTYPES[index.dataset])
-    write_atomic(path, lambda file: file.write(numbers.tobytes()))
+    write_bytes(path, numbers.tobytes())
 
 
 def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_point: bool, images: bool) -> list[str]:
@@ -143,4 +143,4 @@ def _write_kitti_config(path: Path, merge: LabelMerge) -> None:
         "split": _KITTI_SPLIT,
     }
     text = yaml.safe_dump(config, sort_keys=False)
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from ...cache.fingerprint import fingerprint_digest
 from ...errors import RunError
-from ...files import fsync_folder, read_json, write_atomic, write_json
+from ...files import fsync_folder, read_json, write_bytes, write_json
 
 __all__ = [
     "Best",
@@ -219,7 +219,7 @@ def _write(folder: Path, state: TrainState, step: int, best: Best | None) -> Non
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
     """Write ``tensors`` and return the crc32 of the file."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    write_atomic(path, lambda file: file.write(content))
+    write_bytes(path, content)
     return zlib.crc32(content)
 
 

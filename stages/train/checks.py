@@ -58,9 +58,9 @@ def check_domains(
     for role, other in (("target", target), ("validation", validation)):
         if other is not None and role != first:
             _check_pair(first, trained[first], role, other, taps)
-    for domain in (*trained.values(), validation):
-        if domain is not None and taps:
-            domain.require_features()
+    if taps:
+        for each in (*trained.values(), *([validation] if validation is not None else [])):
+            each.require_features()
     return taps
 
 

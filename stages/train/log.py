@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from ...files import write_atomic
+from ...files import write_bytes
 from ...processes import is_first_process
 from .boards import Board, open_boards
 
@@ -34,7 +34,7 @@ class RunLog:
         self._boards = open_boards(run, step=step, tensorboard=tensorboard, wandb=wandb)
         path = run / NAME
         kept = "".join(json.dumps(record) + "\n" for record in read_log(run) if record["step"] <= step)
-        write_atomic(path, lambda file: file.write(kept.encode()))
+        write_bytes(path, kept.encode())
         self._file = path.open("a", encoding="utf-8", buffering=1)  # a line is there as soon as its step is done
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, UInt32
 
 from ...cache.loader import made_ahead
 from ...errors import ConfigError, DataError, MissingDataError, RunError
-from ...files import write_atomic
+from ...files import write_bytes
 from ...progress import progress
 from ..datasets.checks import FileFault
 from ..datasets.sweeps import SWEEP_SUFFIXES, finite_rows, read_points, sweep_suffix
@@ -149,4 +149,4 @@ def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
 
 
 def _store(path: Path, labels: UInt32[np.ndarray, "points"]) -> None:
-    write_atomic(path, lambda file: file.write(labels.tobytes()))
+    write_bytes(path, labels.tobytes())

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image
 
-from ....files import write_atomic, write_json
+from ....files import write_atomic, write_bytes, write_json
 from .camera import render
 from .cities import boston_suburbs
 from .drive import Drive
@@ -170,4 +170,4 @@ class _Recorder:
                 self._rows.add_box(sample=sample, box=box, seen=seen, global_from_world=self._global_from_world)
 
     def _write(self, filename: str, content: bytes) -> None:
-        write_atomic(self._job.out / filename, lambda file: file.write(content))
+        write_bytes(self._job.out / filename, content)

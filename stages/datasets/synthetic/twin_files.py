@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt
 from PIL import Image
 
-from ....files import write_atomic
+from ....files import write_bytes
 
 __all__ = ["write_file", "write_png"]
 
@@ -15,7 +15,7 @@ __all__ = ["write_file", "write_png"]
 def write_file(path: Path, content: bytes) -> None:
     """Write ``content``, after the folder of ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda file: file.write(content))
+    write_bytes(path, content)
 
 
 def write_png(path: Path, pixels: UInt[np.ndarray, "height width *channels"]) -> None:

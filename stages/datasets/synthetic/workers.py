@@ -10,6 +10,7 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from ....errors import ConfigError, RunError
+from ....processes import processors
 
 __all__ = ["check_workers", "in_processes"]
 
@@ -32,7 +33,7 @@ def in_processes(write: Callable[[Job], int], jobs: Sequence[Job], workers: int 
     Raises:
         RunError: a worker was killed.
     """
-    workers = min(workers or _processors(), len(jobs))
+    workers = min(workers or processors(), len(jobs))
     if workers <= 1:
         yield from map(write, jobs)
         return
@@ -47,11 +48,6 @@ def in_processes(write: Callable[[Job], int], jobs: Sequence[Job], workers: int 
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _processors() -> int:
-    """Return how many processors this process may use; some systems tell only how many there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _leave_with_parent() -> None:

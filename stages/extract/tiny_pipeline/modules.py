@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ....files import write_atomic, write_json
+from ....files import write_bytes, write_json
 
 __all__ = [
     "LATENT_CHANNELS",
@@ -105,7 +105,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     tokens = [*characters, *(f"{character}</w>" for character in characters), START, END]
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
-    write_atomic(folder / "merges.txt", lambda file: file.write(b"#version: 0.2\n"))
+    write_bytes(folder / "merges.txt", b"#version: 0.2\n")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     settings = {"model_max_length": TEXT_LENGTH, "do_lower_case": True, "tokenizer_class": "CLIPTokenizer"}
     write_json(folder / "tokenizer_config.json", {**settings, **special})

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ....files import write_atomic
+from ....files import write_bytes
 from ....progress import progress
 from .muon import Muon
 
@@ -122,7 +122,7 @@ class TimedTraining:
                 tensors |= {f"{key}.{names[weight]}": value for key, value in values.items()}
         state = {"step": self._step, "seconds": self._seconds, "curve": self.curve}
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(state)})
-        write_atomic(self.path, lambda file: file.write(content))
+        write_bytes(self.path, content)
 
     def _load(self) -> None:
         names: dict[Tensor, str] = {weight: name for name, weight in self.module.named_parameters()}

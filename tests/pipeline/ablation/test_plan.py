@@ -107,7 +107,25 @@ def test_a_faulty_setting_is_found_before_any_work(tmp_path, faulty):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("seeds", ["1,1", "one", "-1", ","])
+@pytest.mark.parametrize(
+    ("variant", "change"),
+    [
+        ("agents", "train.lam_dec=1"),
+        ("uda", "train={lam_trg: 0}"),
+        ("rank-4", "fusion.rank=8"),
+        ("full", "train.seed=9"),
+        ("full", "train.init=another"),
+        ("full", "data.target.domain=streets-fog"),
+    ],
+)
+def test_what_makes_a_variant_or_a_run_what_it_is_cannot_be_set_for_all(tmp_path, variant, change):
+    asked = request(variant, overrides=(change,))
+    with pytest.raises(ConfigError, match=f"makes '{variant}' what it is"):
+        run_ablation(tmp_path / "out", STREETS, asked, processes=1)
+    request("full", overrides=("fusion.rank=8", "train.steps=3")).check(STREETS)
+
+
+@pytest.mark.parametrize("seeds", ["1,1", "one", "-1", ",", ""])
 def test_seeds_that_are_no_different_whole_numbers_are_refused(seeds):
     with pytest.raises(ConfigError, match="--seeds"):
         ablate(seeds=seeds)

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from xd3d.errors import DataError
 from xd3d.pipeline.ablation.benchmark import Benchmark
 from xd3d.pipeline.ablation.plan import Request, variant_digest
 from xd3d.pipeline.ablation.results import Results, replace_blocks, write_results
@@ -50,6 +51,25 @@ def test_text_around_the_generated_parts_survives(results, tmp_path):
     assert again.count("<!-- generated: main -->") == 1
     assert json.loads((docs / "results.json").read_text()) == results.to_json()
     assert (docs / "images/ablation-scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- generated: a -->\nold\n## By hand\n",
+        "old\n<!-- end: a -->\n",
+        "<!-- generated: a -->\n<!-- generated: b -->\n<!-- end: a -->\n<!-- end: b -->\n",
+        "<!-- generated: a -->\n<!-- end: a -->\nBy hand\n<!-- generated: a -->\n<!-- end: a -->\n",
+    ],
+)
+def test_a_page_whose_markers_are_damaged_is_refused_before_text_by_hand_is_lost(results, tmp_path, text):
+    with pytest.raises(ValueError, match="do not come in pairs"):
+        replace_blocks(text, {"a": "new"})
+    page = tmp_path / "results.md"
+    page.write_text(text)
+    with pytest.raises(DataError, match=r"results\.md"):
+        write_results(results, tmp_path, None)
+    assert page.read_text() == text
 
 
 def test_a_part_without_markers_is_put_at_the_end():

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import pytest
 from xd3d.errors import DataError
 from xd3d.pipeline.ablation.rows import RowFile
@@ -21,7 +24,18 @@ def test_a_line_cut_short_is_dropped_and_the_next_row_follows_the_last_whole_one
     assert RowFile(path).rows == [drawn[0], drawn[2]]
 
 
-def test_rows_of_another_version_are_refused_with_the_way_out(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"shift": "fog", "variant": "full"}\n')
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": [1]},
+        {"miou": None},
+        {"miou": {"2d": None, "3d": 0.5, "xm": None}},
+        {"miou": {"2d": None, "3d": float("nan"), "3d_lidar_only": None, "xm": None}},
+        {"iou": {"road": 1}},
+        {"an unknown key": 1},
+    ],
+)
+def test_lines_that_are_no_rows_are_refused_with_the_way_out(tmp_path, drawn, change):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**asdict(drawn[0]), **change}) + "\n")
     with pytest.raises(DataError, match="move it away"):
         RowFile(tmp_path / "rows.jsonl")

@@ -5,14 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from xd3d.errors import DataError
+from xd3d.errors import DataError, RunError
 from xd3d.pipeline.ablation.benchmark import Benchmark
 from xd3d.pipeline.ablation.plan import Request
+from xd3d.pipeline.ablation.published import Publisher
+from xd3d.pipeline.ablation.rows import RowFile
 from xd3d.pipeline.ablation.run import run_ablation
 from xd3d.pipeline.ablation.variants import VARIANTS
+from xd3d.pipeline.workspace import Workspace
 
 QUICK = (
     "extract.image_size=[90,160]",
@@ -74,6 +79,7 @@ def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert ablate(unbroken, tiny_nuscenes_root).exit_code == 0
     start_and_kill(broken, tiny_nuscenes_root)
+    assert json.loads((broken / "results.json").read_text())["rows"] == []
     (record,) = broken.glob("work/runs/3d-only-seed2-*/run.json")
     whole = record.read_bytes()
     record.write_bytes(whole[:-40])
@@ -121,6 +127,30 @@ def test_another_machine_goes_on_from_the_published_rows_and_keeps_pictures_it_c
     assert json.loads((there / "learned.json").read_text()) == {**learned, "pictures": ["errors"]}
 
 
+def test_published_rows_of_other_settings_are_not_thrown_away(tmp_path, tiny_nuscenes_root):
+    docs = tmp_path / "docs"
+    request = Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[1])
+    run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), request, processes=1, docs=docs)
+    published = (docs / "results.json").read_bytes(), (docs / "results.md").read_bytes()
+    others = replace(request, overrides=("train.lr=0.01",))
+    with pytest.raises(DataError, match=r"holds 1 rows of other settings.*another --docs"):
+        run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), others, processes=1, docs=docs)
+    assert ((docs / "results.json").read_bytes(), (docs / "results.md").read_bytes()) == published
+
+
+def test_rows_that_another_ablation_publishes_meanwhile_stay(tmp_path, tiny_nuscenes_root):
+    docs = tmp_path / "docs"
+    first, second = (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2))
+    plan = benchmark(tiny_nuscenes_root)
+    run_ablation(tmp_path / "one", plan, first, processes=1, docs=docs)
+    run_ablation(tmp_path / "two", plan, second, processes=1)
+    rows = RowFile(tmp_path / "two/rows.jsonl")
+    data = plan.prepare(tmp_path / "two", Workspace(home=tmp_path / "two/work"))
+    late = Publisher(benchmark=plan, request=second, data=data, rows=rows, out=tmp_path / "two", docs=docs)
+    assert len(late.publish({}).rows) == 2
+    assert [row["seed"] for row in json.loads((docs / "results.json").read_text())["rows"]] == [1, 2]
+
+
 @pytest.mark.parametrize("damage", ["{", '{"rows": []}', '{"rows": [{"shift": "city"}], "development": []}'])
 def test_published_results_that_are_damaged_are_named_and_stay(tmp_path, tiny_nuscenes_root, damage):
     docs = tmp_path / "docs"
@@ -130,3 +160,15 @@ def test_published_results_that_are_damaged_are_named_and_stay(tmp_path, tiny_nu
     with pytest.raises(DataError, match=r"results\.json"):
         run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), request, processes=1, docs=docs)
     assert (docs / "results.json").read_text() == damage
+
+
+def test_a_disk_too_small_for_the_features_is_found_before_they_are_extracted(
+    tmp_path, tiny_nuscenes_root, monkeypatch
+):
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: SimpleNamespace(total=10**9, used=10**9 - 50_000, free=50_000)
+    )
+    request = Request(variants=[VARIANTS["image"]], shifts=["city"], seeds=[1])
+    with pytest.raises(RunError, match=r"take 0\.0 GB more, and 0\.0 GB are free.*--out"):
+        run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), request, processes=1)
+    assert not list(tmp_path.glob("out/work/cache/*"))
