@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .claims import claim_folder
+from .folders import claim_folder
 
 if TYPE_CHECKING:
     from ..stages.evaluate.scores import FramePrediction

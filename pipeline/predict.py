@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_bytes
-from .claims import claim_folder
+from .folders import claim_folder
 from .console import Outcome
 from .runs import TrainedRun
 from .workspace import Workspace

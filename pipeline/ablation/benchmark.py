@@ -1,4 +1,4 @@
-"""The generalisation benchmark: one source domain, and the domains that each differ from it in one way."""
+"""The generalisation benchmark: one source domain, and domains that are each shifted from it in a way of its own."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The scenes of the generalisation benchmark: one source domain and five others, each shifted in one way.
+"""The scenes of the generalisation benchmark: one source domain and five others, each with a shift of its own.
 
     domain               streets    hour, weather  car                        share  used as
     streets              Boston     day, clear     n008, 32 beams              30 %  source
