@@ -53,8 +53,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; ``FileNotFoundError`` and ``json.JSONDecodeError`` pass through."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file; ``FileNotFoundError`` passes through, and damage is ``ValueError``."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def parse_yaml(text: str) -> Any:

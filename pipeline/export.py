@@ -17,6 +17,8 @@ __all__ = ["exported"]
 log = logging.getLogger(__name__)
 
 FACTS = "export.json"
+#: What is written beside them.
+FILES = ("lidarseg/*/*.bin", "*/submission.json", "sequences/*/predictions/*.label", "*.yaml")
 #: What must be the same when a folder of predictions is added to.
 IDENTITY = ("dataset", "merge", "weights", "images")
 
@@ -43,6 +45,7 @@ def exported(
         _facts(run, domain, ids.tolist()),
         IDENTITY,
         what="predictions of another network or data set",
+        files=FILES,
         option="--export",
     )
     every_point = True

@@ -10,29 +10,33 @@ from ..files import read_json, write_json
 __all__ = ["claim_folder"]
 
 
-def claim_folder(path: Path, facts: Mapping[str, Any], identity: Sequence[str], *, what: str, option: str) -> None:
+def claim_folder(
+    path: Path, facts: Mapping[str, Any], identity: Sequence[str], *, what: str, files: Sequence[str], option: str
+) -> None:
     """Write ``facts`` to ``path`` in a folder that is to hold ``what``, or make sure that it was begun for the same.
 
-    ``identity``: the facts that must be equal; ``option``: the one that chooses another folder.
+    ``identity``: the facts that must be equal; ``files``: patterns of the files that will be written beside them;
+    ``option``: the one that chooses another folder.
 
     Raises:
-        ConfigError: the folder was begun for something else.
+        ConfigError: the folder was begun for something else, or holds such files that someone else made.
         DataError: its facts are damaged.
     """
+    folder, remedy = (
+        path.parent,
+        f"choose another folder with {option}, or move {path.name} and {', '.join(files)} away",
+    )
     try:
         stored = read_json(path)
         other = [key for key in identity if stored[key] != facts[key]]
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if there := next((found for pattern in files for found in folder.glob(pattern)), None):
+            raise ConfigError(f"{there} was there before, and is not ours to replace; {remedy}") from None
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(path, dict(facts))
         return
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is damaged ({error!r}); delete {path.parent}, or choose another folder with {option}"
-        ) from error
+        raise DataError(f"{path} is damaged, or of another program ({error!r}); {remedy}") from error
     if other:
         listed = "; ".join(f"{key}: {stored[key]} there, {facts[key]} now" for key in other if key != "classes")
-        raise ConfigError(
-            f"{path.parent} holds {what} ({listed or 'other classes'});"
-            f" choose another folder with {option}, or delete this one"
-        )
+        raise ConfigError(f"{folder} holds {what} ({listed or 'other classes'}); {remedy}")

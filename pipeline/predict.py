@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_bytes
-from .folders import claim_folder
 from .console import Outcome
+from .folders import claim_folder
 from .runs import TrainedRun
 from .workspace import Workspace
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 FACTS = "classes.json"
+PICTURE_SUFFIX = ".labels.png"
 #: What must be the same when a folder of labels is gone on with.
 IDENTITY = ("sweeps", "columns", "weights", "classes")
 
@@ -31,7 +32,7 @@ def predict(
         ConfigError: ``out`` holds labels of other sweeps or of another network.
         RunError: the run's 3D head needs images.
     """
-    from ..stages.train.sweeps import find_sweeps, label_sweeps
+    from ..stages.train.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
 
     begin = time.perf_counter()
     points = points.resolve() if ".." in points.parts else points.absolute()  # its name names the folder of labels
@@ -45,10 +46,13 @@ def predict(
         _facts(trained, network, points, columns),
         IDENTITY,
         what="labels of other sweeps or another network",
+        files=(f"*{LABEL_SUFFIX}", f"*{PICTURE_SUFFIX}"),
         option="--out",
     )
     done = label_sweeps(network, sweeps, out, columns=columns)
-    shown = _picture(out, sweeps, columns, network.classes) if picture else None
+    unread = {fault.path for fault in done.failed}
+    whole = [sweep for sweep in sweeps if sweep not in unread]
+    shown = _picture(out, whole[0], columns, network.classes) if picture and whole else None
     faults = [f"  {fault}" for fault in done.failed]
     summary = f"{done.labelled} sweeps labelled, {done.kept} had labels, {len(faults)} failed. The labels are in {out}"
     return Outcome(
@@ -82,7 +86,7 @@ def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int |
             {"label": label, "name": name, "colour": [round(255 * float(part)) for part in colour]}
             for label, (name, colour) in enumerate(zip(["unlabelled", *network.classes], colours, strict=True))
         ],
-        "sweeps": str(points),
+        "sweeps": str(points.resolve()),
         "columns": columns,
         "run": str(trained.folder),
         "step": trained.step,
@@ -91,17 +95,13 @@ def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int |
     }
 
 
-def _picture(out: Path, sweeps: Sequence[Path], columns: int | None, classes: Sequence[str]) -> Path | None:
-    """Draw the first sweep that has labels, from above."""
-    from ..stages.datasets.sweeps import read_points
+def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str]) -> Path:
+    """Draw a sweep with its labels, from above."""
+    from ..stages.datasets.sweeps import read_coordinates
     from ..stages.train.sweeps import label_path, read_labels
     from .report.figures import labels_from_above
 
-    shown = next((sweep for sweep in sweeps if label_path(out, sweep).exists()), None)
-    if shown is None:
-        return None
-    labels = label_path(out, shown)
-    png = labels_from_above(read_points(shown, columns=columns), read_labels(labels), classes)
-    path = labels.with_suffix(".png")
-    write_bytes(path, png)
+    labels = label_path(out, sweep)
+    path = labels.with_suffix(PICTURE_SUFFIX)
+    write_bytes(path, labels_from_above(read_coordinates(sweep, columns=columns), read_labels(labels), classes))
     return path

@@ -183,6 +183,8 @@ class TrainedRun:
             self.require_lidar_only()
         split = split or self.config.evaluate.split
         domain = self.domain(side, split, lidar_only=lidar_only)
+        path = self.scores_path(side, split, lidar_only=lidar_only)
+        path.parent.mkdir(exist_ok=True)
         predictions = predict_frames(self.network, domain, description=f"evaluate {side} {split}")
         if export is not None:
             predictions = exported(self, domain, predictions, export)
@@ -192,8 +194,6 @@ class TrainedRun:
             absent=absent or self.config.evaluate.absent,
             protocol=self._protocol(side, split, domain),
         )
-        path = self.scores_path(side, split, lidar_only=lidar_only)
-        path.parent.mkdir(exist_ok=True)
         card.save(path)
         return card
 

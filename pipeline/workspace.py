@@ -12,6 +12,9 @@ from ..files import read_json, write_json
 
 __all__ = ["Workspace"]
 
+#: What ``workspace.json`` may hold.
+_REMEMBERED = {"roots": dict, "last_run": str, "pseudo_labels": str}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
@@ -137,7 +140,9 @@ class Workspace:
             raise DataError(
                 f"{path} is not valid JSON ({error}); mend or delete it (it only remembers roots and the last run)"
             ) from error
-        if not isinstance(memory, dict) or not isinstance(memory.get("roots", {}), dict):
+        if not isinstance(memory, dict) or not all(
+            isinstance(memory.get(key, kind()), kind) for key, kind in _REMEMBERED.items()
+        ):
             raise DataError(
                 f"{path} does not hold what it should; delete it (it only remembers roots and the last run)"
             )
@@ -156,4 +161,6 @@ class Workspace:
 
 def _named(given: Path, folder: Path) -> Path:
     """A bare name is an entry of ``folder``, unless it is a folder where we are; anything else is a path."""
-    return folder / given if given.parts == (given.name,) and not given.is_dir() else given.absolute()
+    if given.parts == (given.name,) and not given.is_dir():
+        return folder / given
+    return given.resolve() if ".." in given.parts else given.absolute()

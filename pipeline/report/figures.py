@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from ...stages.datasets.labels import IGNORE
 from .palette import RIGHT, UNLABELLED, WRONG, class_colours
@@ -129,7 +129,7 @@ def seen_from_above(points: Float[np.ndarray, "points 3"], cameras: Int[np.ndarr
 
 
 def labels_from_above(
-    points: Float[np.ndarray, "points 3"], labels: Int[np.ndarray, " points"], classes: Sequence[str]
+    points: Float[np.ndarray, "points 3"], labels: Integer[np.ndarray, " points"], classes: Sequence[str]
 ) -> bytes:
     """A whole sweep from above, the sensor in the middle; label 0 is none, and class ``c`` has label ``c + 1``."""
     palette = np.vstack([UNLABELLED, class_colours(classes)])

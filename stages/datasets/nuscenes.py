@@ -104,7 +104,8 @@ def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labe
 def evaluation_set(index: FrameIndex, row: int) -> str:
     """The devkit's name of the set that a keyframe is evaluated in: its official split, or that of the mini version."""
     if index.version.endswith("mini"):
-        return _official_splits("mini_train", "mini_val")[str(index.frames.scene[row])]
+        mini = _official_splits("mini_train", "mini_val").get(str(index.frames.scene[row]))
+        return mini or str(index.frames.split[row])
     return str(index.frames.split[row])
 
 

@@ -3,12 +3,13 @@
 The libraries that read PLY are either under the GPL or read meshes and bring 2 MB along, and a cloud needs this much.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float64
 
 from ...errors import DataError
 
@@ -20,7 +21,7 @@ _TYPES = {
     **{"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"},
 }
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_END = b"end_header"
+_START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,17 @@ class _Element:
         return np.dtype([(name, order + kind) for name, kind in self.properties.items()])
 
 
-def parse_ply(content: bytes, path: Path) -> Float32[np.ndarray, "points 3"]:
+def parse_ply(content: bytes, path: Path) -> Float64[np.ndarray, "points 3"]:
     """Points of the file ``content``, which was read from ``path``, in the file's units.
 
     Raises:
         DataError: no PLY, no vertices with x, y and z, lists in or before them, or fewer of them than the header says.
     """
-    head, found, body = content.partition(_END)
-    body = body.partition(b"\n")[2]
-    if not found or not head.startswith(b"ply"):
+    start = _START.match(content)
+    end = start and re.compile(rb"[\r\n]end_header[ \t]*" + start[1]).search(content)
+    if not end:
         raise DataError(f"{path} is no PLY file: it has no header from 'ply' to 'end_header'")
+    head, body = content[: end.start()], content[end.end() :]
     try:
         order, elements = _parse_header(head.decode(errors="replace"))  # comments are in any language
     except (ValueError, KeyError, IndexError) as error:
@@ -64,19 +66,27 @@ def parse_ply(content: bytes, path: Path) -> Float32[np.ndarray, "points 3"]:
 
 def _parse_header(head: str) -> tuple[str, list[_Element]]:
     order, elements = None, list[_Element]()
-    for words in (line.split() for line in head.splitlines()):
-        match words:
+    for line in re.split(r"[\r\n]+", head):
+        match line.split():
             case ["format", name, _]:
                 order = _ORDERS[name]
             case ["element", name, rows]:
                 elements.append(_Element(name, _count(rows), {}))
-            case ["property", "list", *_, name]:
-                elements[-1].properties[name] = "list"
+            case ["property", "list", _, _, name]:
+                _add(elements[-1], name, "list")
             case ["property", kind, name]:
-                elements[-1].properties[name] = _TYPES[kind]
+                _add(elements[-1], name, _TYPES[kind])
+            case ["format" | "element" | "property", *_]:
+                raise ValueError(f"the line '{line}'")
     if order is None:
         raise ValueError("no format")
     return order, elements
+
+
+def _add(element: _Element, name: str, kind: str) -> None:
+    if name in element.properties:
+        raise ValueError(f"the property {name} twice")
+    element.properties[name] = kind
 
 
 def _count(text: str) -> int:
@@ -86,17 +96,21 @@ def _count(text: str) -> int:
 
 
 def _ascii(body: bytes, before: list[_Element], vertices: _Element, path: Path) -> np.ndarray:
-    first = sum(element.rows * len(element.properties) for element in before)
+    first = sum(element.rows for element in before if element.properties)
+    rows = [words for line in body.splitlines() if (words := line.split())][first : first + vertices.rows]
+    _check_length(len(rows), vertices, path)
     width = len(vertices.properties)
-    words = body.split()[first : first + vertices.rows * width]
-    _check_length(len(words) // width, vertices, path)
-    try:
-        table = np.array(words).astype(np.float64).reshape(vertices.rows, width)
-    except ValueError as error:
-        raise DataError(f"{path} holds a vertex that is no number ({error}); write the file again") from error
+    odd = next((number for number, words in enumerate(rows) if len(words) != width), None)
+    if odd is not None:
+        raise DataError(
+            f"{path} holds {len(rows[odd])} numbers in the line of vertex {odd}, and {width} properties; write it again"
+        )
     places = [list(vertices.properties).index(axis) for axis in "xyz"]
-    with np.errstate(over="ignore"):  # beyond float32 is infinite
-        return table[:, places].astype(np.float32)
+    try:
+        return np.array([[float(words[place]) for place in places] for words in rows], np.float64).reshape(-1, 3)
+    except ValueError as error:
+        reason = str(error)[:100]
+        raise DataError(f"{path} holds a vertex that is no number ({reason}); write the file again") from error
 
 
 def _binary(body: bytes, before: list[_Element], vertices: _Element, path: Path, order: str) -> np.ndarray:
@@ -104,8 +118,7 @@ def _binary(body: bytes, before: list[_Element], vertices: _Element, path: Path,
     dtype = vertices.dtype(order)
     _check_length((len(body) - first) // dtype.itemsize, vertices, path)
     table = np.frombuffer(body, dtype, vertices.rows, first)
-    with np.errstate(over="ignore"):
-        return np.stack([table[axis].astype(np.float32) for axis in "xyz"], axis=1)
+    return np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
 
 
 def _check_length(found: int, vertices: _Element, path: Path) -> None:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
 from .ply import parse_ply
 
-__all__ = ["COLUMNS", "SWEEP_SUFFIXES", "Sweep", "finite_rows", "read_points", "sweep_suffix"]
+__all__ = ["COLUMNS", "SWEEP_SUFFIXES", "Sweep", "finite_rows", "read_coordinates", "read_points", "sweep_suffix"]
 
 #: Suffix of a raw file -> float32 numbers a point, where nobody says otherwise.
 COLUMNS = {".pcd.bin": 5, ".bin": 4}
@@ -52,6 +52,17 @@ def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray
         MissingDataError: there is no such file.
         DataError: it is of an unknown kind, unreadable, truncated or damaged, or holds no point.
     """
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and finite_rows tells
+        return read_coordinates(path, columns=columns).astype(np.float32)
+
+
+def read_coordinates(path: Path, *, columns: int | None = None) -> Float[np.ndarray, "points 3"]:
+    """The same points in the precision of the file, for clouds far from their origin: float32, or float64.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is of an unknown kind, unreadable, truncated or damaged, or holds no point.
+    """
     suffix = sweep_suffix(path)
     if not suffix:
         raise DataError(f"{path} is no sweep that can be read; its name must end in {', '.join(SWEEP_SUFFIXES)}")
@@ -75,7 +86,7 @@ def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray
     return points
 
 
-def finite_rows(points: Float32[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
+def finite_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
     """Which points have three finite coordinates; some sensors write NaN for a ray that came back from nowhere."""
     return np.isfinite(points).all(axis=1)
 
@@ -100,5 +111,5 @@ def _npy(content: bytes, path: Path) -> np.ndarray:
             f"The sweep {path} holds an array {list(array.shape)} of {array.dtype}; it needs numbers of shape"
             " [points, 3 or more], x, y and z first"
         )
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and finite_rows tells
-        return array[:, :3].astype(np.float32)
+    with np.errstate(over="ignore"):
+        return array[:, :3].astype(np.float32 if array.dtype.kind + str(array.dtype.itemsize) == "f4" else np.float64)

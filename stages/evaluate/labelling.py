@@ -4,7 +4,6 @@ A part that was written is not predicted again after a stop; the refined labels 
 """
 
 import shutil
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ...cache.fingerprint import fingerprint_digest
 from ...cache.lock import sole_user
 from ...errors import DataError, MissingDataError
 from ...files import write_atomic, write_json
+from ..datasets.arrays import load_archive
 from .pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
 from .refine import Confidences, confidence_codes, sure
 from .scores import FramePrediction
@@ -98,15 +98,15 @@ def _whole_parts(folder: Path, parts: int) -> int:
     for number in range(parts):
         try:
             _read_part(_part(folder, number))
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        except (OSError, ValueError):
             return number
     return parts
 
 
 def _read_part(path: Path) -> _Part:
     """Read a part; its zip archive checks the crc32 of every array."""
-    with np.load(path, allow_pickle=False) as stored:
-        return _Part(lengths=stored["lengths"], labels=stored["labels"], codes=stored["codes"])
+    lengths, labels, codes = load_archive(path, ("lengths", "labels", "codes"))
+    return _Part(lengths=lengths, labels=labels, codes=codes)
 
 
 def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from ...cache.schema import TapSpec
@@ -139,14 +139,16 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
     )
 
 
-def cloud_batch(points: Float32[np.ndarray, "points 3"], key: str, plan: BatchPlan) -> Batch:
+def cloud_batch(points: Float[np.ndarray, "points 3"], key: str, plan: BatchPlan) -> Batch:
     """One cloud by itself, without labels and images; ``points`` are metres, at least one, wherever their origin is.
+
+    Far from it they should be float64: they are rounded to float32 after they were moved to the corner.
 
     Raises:
         DataError: no points, NaN among them, or a cloud too large to be in metres.
     """
     sample = torch.zeros(len(points), dtype=torch.int64)
-    voxels, point_to_voxel = _voxels(torch.from_numpy(to_corner(points)), sample, plan, (key,))
+    voxels, point_to_voxel = _voxels(torch.from_numpy(to_corner(points).astype(np.float32)), sample, plan, (key,))
     return Batch(
         keys=(key,),
         voxels=voxels,
@@ -157,7 +159,7 @@ def cloud_batch(points: Float32[np.ndarray, "points 3"], key: str, plan: BatchPl
     )
 
 
-def to_corner(points: Float32[np.ndarray, "points 3"]) -> Float32[np.ndarray, "points 3"]:
+def to_corner(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
     """``points`` moved so that their smallest x, y and z are 0: their place in the voxel grid without augmentation."""
     with np.errstate(over="ignore"):  # a cloud too wide for float32 is refused by name afterwards
         return points - points.min(0) if len(points) else points

@@ -110,8 +110,8 @@ def read_record(run: Path) -> dict[str, Any]:
     """
     try:
         record = read_json(run / NAME)
-    except FileNotFoundError as error:
-        raise RunError(f"{run} is not a run: it has no {NAME}; 'xd3d train' makes one") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunError(f"{run} is not a run: it is no folder with a {NAME}; name one that 'xd3d train' made") from error
     except ValueError as error:
         raise RunError(f"{run / NAME} is damaged ({error}); train again in another folder") from error
     if not isinstance(record, dict):
@@ -180,10 +180,9 @@ def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
     try:
         model, fusion = ModelSettings.model_validate(record["model"]), FusionSettings.model_validate(record["fusion"])
         taps = {name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()}
-        cameras = camera_count(record)
+        cameras, classes = camera_count(record), tuple(record["classes"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"The run's {NAME} is damaged, or of another version of xd3d ({error}); train again") from error
-    classes = tuple(record["classes"])
     return Network(model=model, fusion=fusion, classes=classes, taps=taps, cameras=cameras, device=device)
 
 

@@ -5,8 +5,10 @@ field's viewers and benchmarks read. Class ``c`` of the network is written as ``
 label, as it does in SemanticKITTI and in nuScenes-lidarseg.
 """
 
+import errno
+import json
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,14 +20,15 @@ from ...errors import ConfigError, DataError, MissingDataError, RunError
 from ...files import write_bytes
 from ...progress import progress
 from ..datasets.checks import FileFault
-from ..datasets.sweeps import SWEEP_SUFFIXES, finite_rows, read_points, sweep_suffix
+from ..datasets.sweeps import SWEEP_SUFFIXES, finite_rows, read_coordinates, sweep_suffix
 from .batch import Batch, BatchPlan, cloud_batch
 from .inference import cloud_classes
 from .network import Network
 
-__all__ = ["LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
+__all__ = ["LABEL_SUFFIX", "LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
 
 LABEL_SUFFIX = ".label"
+STAMPS = "labelled.jsonl"  #: beside the labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,12 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cloud:
-    """One sweep ready for the network: its finite points as a batch, and which of its points those are."""
+    """One sweep ready for the network: its finite points as a batch, which of its points those are, and its stamp."""
 
     path: Path
     batch: Batch
     finite: Bool[np.ndarray, "points"]
+    stamp: list[int]
 
 
 def find_sweeps(points: Path) -> list[Path]:
@@ -85,10 +89,11 @@ def read_labels(path: Path) -> UInt32[np.ndarray, "points"]:
 def label_sweeps(
     network: Network, sweeps: Sequence[Path], out: Path, *, columns: int | None = None, workers: int = 2
 ) -> LabelSummary:
-    """Label every point of every sweep that has no label file younger than itself; each file appears whole or not.
+    """Label every point of every sweep that has no label file made from it yet; each file appears whole or not.
 
-    ``columns``: float32 numbers a point of raw files, where their suffix does not say it. A sweep that cannot be read
-    is reported, and the others are done. A point with a NaN or infinite coordinate gets label 0.
+    ``columns``: float32 numbers a point of raw files, where their suffix does not say it. A sweep that cannot be read,
+    or whose label file cannot be written because of its name, is reported, and the others are done. A point with a NaN
+    or infinite coordinate gets label 0.
 
     Raises:
         RunError: the network's 3D head needs images, or it computed NaN: it has diverged.
@@ -98,7 +103,8 @@ def label_sweeps(
             "This network needs the image's features at test (fusion.head=refine), and a sweep alone has none;"
             " train one with: xd3d train --cached --set fusion.head=distil"
         )
-    left = [sweep for sweep in sweeps if not _has_labels(sweep, label_path(out, sweep))]
+    stamps = _Stamps(out)
+    left = [sweep for sweep in sweeps if not stamps.hold(sweep)]
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
     points = 0
@@ -109,10 +115,11 @@ def label_sweeps(
     clouds = made_ahead(read, left, workers)
     with closing(clouds), progress("label sweeps", len(sweeps), "sweep", len(sweeps) - len(left)) as bar:
         for cloud, _ in clouds:
-            if isinstance(cloud, FileFault):
-                failed.append(cloud)
-            else:
-                _store(label_path(out, cloud.path), _labels(network, cloud))
+            fault = cloud if isinstance(cloud, FileFault) else _store(out, cloud, _labels(network, cloud))
+            if fault is not None:
+                failed.append(fault)
+            elif isinstance(cloud, _Cloud):
+                stamps.add(cloud)
                 points += len(cloud.finite)
             bar.update(1)
     done = len(left) - len(failed)
@@ -123,23 +130,60 @@ def _stem(sweep: Path) -> str:
     return sweep.name[: len(sweep.name) - len(sweep_suffix(sweep))]
 
 
-def _has_labels(sweep: Path, labels: Path) -> bool:
-    try:
-        there = sweep.stat()  # its ctime tells of a file that was moved here, whatever its own age
-        return labels.is_file() and labels.stat().st_mtime_ns > max(there.st_mtime_ns, there.st_ctime_ns)
-    except FileNotFoundError:
-        return False
+class _Stamps:
+    """From which sweep each label file in ``out`` was made: a line a file, for the last of its name.
+
+    A sweep's stamp is its size, its times and its inode, by which labels are told apart that were made from another
+    folder of the same name.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._path = out, out / STAMPS
+        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
+        self._whole = not text or text.endswith("\n")
+        self._known: dict[str, list[int]] = {}
+        for line in text.splitlines():
+            with suppress(ValueError, TypeError):  # a line that a kill cut short
+                name, stamp = json.loads(line)
+                self._known[str(name)] = stamp
+
+    def hold(self, sweep: Path) -> bool:
+        """Whether the labels of ``sweep`` are there, and it is still what they were made from."""
+        labels = label_path(self._out, sweep)
+        try:
+            return labels.is_file() and self._known.get(labels.name) == _stamp(sweep)
+        except OSError:
+            return False
+
+    def add(self, cloud: _Cloud) -> None:
+        """Note that the labels of ``cloud`` were written."""
+        with self._path.open("a", encoding="utf-8") as file:
+            line = json.dumps([label_path(self._out, cloud.path).name, cloud.stamp])
+            file.write(f"{'' if self._whole else chr(10)}{line}\n")
+        self._whole = True
+
+
+def _stamp(sweep: Path) -> list[int]:
+    there = sweep.stat()  # its ctime tells of a file that was moved here, whatever its own age
+    return [there.st_size, there.st_mtime_ns, there.st_ctime_ns, there.st_ino]
 
 
 def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFault:
     try:
-        points = read_points(sweep, columns=columns)
-        finite = finite_rows(points)
+        stamp = _stamp(sweep) if sweep.exists() else []
+        points = read_coordinates(sweep, columns=columns)
+        finite = finite_rows(points) & (np.abs(points) <= np.finfo(np.float32).max).all(axis=1)
         if not finite.any():
             return FileFault(path=sweep, reason=f"not one of its {len(points)} points has finite coordinates")
-        return _Cloud(path=sweep, batch=cloud_batch(points[finite], str(sweep), plan), finite=finite)
+        points = points[finite]
+        if (step := np.spacing(np.abs(points).max())) > plan.model.voxel_size / 2:
+            far = f"its coordinates go up to {np.abs(points).max():.4g} m in {points.dtype}, in steps of {step:g} m"
+            return FileFault(path=sweep, reason=f"{far}; store them from an origin near the sensor, or as float64")
+        return _Cloud(path=sweep, batch=cloud_batch(points, str(sweep), plan), finite=finite, stamp=stamp)
     except (DataError, MissingDataError) as error:
         return FileFault(path=sweep, reason=str(error))
+    except OSError as error:
+        return FileFault(path=sweep, reason=f"it cannot be read ({error.strerror})")
 
 
 def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
@@ -148,5 +192,12 @@ def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
     return labels
 
 
-def _store(path: Path, labels: UInt32[np.ndarray, "points"]) -> None:
-    write_bytes(path, labels.tobytes())
+def _store(out: Path, cloud: _Cloud, labels: UInt32[np.ndarray, "points"]) -> FileFault | None:
+    """Write the label file, or say why a file of that name cannot be written; other faults of a disk pass through."""
+    try:
+        write_bytes(label_path(out, cloud.path), labels.tobytes())
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR):
+            raise
+        return FileFault(path=cloud.path, reason=f"its label file cannot be written ({error.strerror})")
+    return None

@@ -91,6 +91,16 @@ def test_part_of_a_split_is_no_submission_until_the_rest_is_there(trained, tmp_p
     assert (tmp_path / "val/submission.json").exists()
 
 
+def test_predictions_that_someone_else_made_stay(trained, tmp_path):
+    theirs = tmp_path / "lidarseg" / "val" / "0123_lidarseg.bin"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(ConfigError, match=r"0123_lidarseg\.bin was there before.*--export"):
+        score(trained, tmp_path)
+    assert theirs.read_bytes() == b"theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["lidarseg"]
+
+
 def test_predictions_of_two_networks_are_not_mixed(trained, tmp_path, tiny_nuscenes_root):
     score(trained, tmp_path / "out")
     other = train_run(tmp_path / "home", tiny_nuscenes_root, [*SETTINGS, "train.seed=2"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from xd3d.errors import RunError
+from xd3d.errors import ConfigError, DataError, RunError
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.runs import run_facts
 from xd3d.pipeline.workspace import Workspace
@@ -182,13 +182,53 @@ def test_a_damaged_sweep_is_named_and_the_whole_one_is_drawn_and_read_as_the_gui
     facts = json.loads(done.stdout.splitlines()[-1])
     assert [Path(fault["file"]).name for fault in facts["failed"]] == ["a.bin"]
     with Image.open(facts["picture"]) as picture:
-        assert Path(facts["picture"]) == tmp_path / "labels" / "000000.png"
+        assert Path(facts["picture"]) == tmp_path / "labels" / "000000.labels.png"
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
     (recipe,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(recipe, str(GUIDE), "exec"), names)
     assert names["colours"].shape == (500, 3)
+
+
+def test_label_files_that_someone_else_made_are_neither_replaced_nor_taken_for_ours(home, tmp_path):
+    from xd3d.pipeline.predict import predict
+
+    sweeps, truth = tmp_path / "velodyne", tmp_path / "labels"
+    sweeps.mkdir()
+    truth.mkdir()
+    np.save(sweeps / "0.npy", np.random.default_rng(0).normal(0, 9, (50, 3)))
+    (truth / "0.label").write_bytes(b"true")
+    (sweeps / "0.png").write_bytes(b"a photograph")
+    (sweeps / "classes.json").write_text('{"car": 1}')
+    for folder in (truth, sweeps):
+        with pytest.raises((ConfigError, DataError), match=r"choose another folder with --out, or move .* away"):
+            predict(Workspace(home=home), None, sweeps, out=folder, columns=None, picture=False)
+    (sweeps / "classes.json").unlink()
+    predict(Workspace(home=home), None, sweeps, out=sweeps, columns=None, picture=True)
+    assert (truth / "0.label").read_bytes() == b"true"
+    assert (sweeps / "0.png").read_bytes() == b"a photograph"
+    assert (sweeps / "0.labels.png").exists()
+
+
+def test_a_sweep_that_went_bad_is_not_drawn_with_its_old_labels(home, tmp_path):
+    from xd3d.pipeline.predict import predict
+
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(0, 9, (50, 3)))
+    options = {"out": tmp_path / "out", "columns": None, "picture": True}
+    predict(Workspace(home=home), None, tmp_path, **options)
+    (tmp_path / "a.npy").write_bytes(b"\0")
+    done = predict(Workspace(home=home), None, tmp_path, **options)
+    assert (done.exit_code, Path(done.result["picture"]).name) == (1, "b.labels.png")
+
+
+def test_a_file_of_a_checkpoint_is_not_taken_for_a_run(home, tmp_path):
+    from xd3d.pipeline.predict import predict
+
+    weights = next((home / "runs/distil").glob("checkpoints/*/model.safetensors"))
+    with pytest.raises(RunError, match=r"is no folder with a run\.json"):
+        predict(Workspace(home=home), weights, home.parent / "data", out=tmp_path, columns=5, picture=False)
 
 
 def test_a_prediction_that_was_killed_goes_on_and_ends_with_the_same_bytes(home, tmp_path, lidar_only):

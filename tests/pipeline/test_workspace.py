@@ -48,9 +48,11 @@ def test_a_run_is_a_name_in_the_workspace_or_a_path(workspace, tmp_path, monkeyp
     assert workspace.find_run(Path("mine")) == workspace.run("mine")
     assert workspace.find_run(Path("here")) == tmp_path / "here"
     assert workspace.find_run(Path("a/b")) == tmp_path / "a" / "b"
+    monkeypatch.chdir(tmp_path / "here")
+    assert workspace.find_run(Path("..")) == tmp_path
 
 
-@pytest.mark.parametrize("content", ['{"roots": [1]}', "{", "[]"])
+@pytest.mark.parametrize("content", ['{"roots": [1]}', "{", "[]", '{"last_run": 5}', "[" * 200_000])
 def test_a_damaged_memory_is_an_error_that_names_the_file(workspace, content):
     workspace.home.mkdir(parents=True)
     (workspace.home / "workspace.json").write_text(content)

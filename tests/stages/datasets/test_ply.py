@@ -34,20 +34,40 @@ AHEAD = "element camera 1\nproperty short a\nproperty int16 b\n"
 @pytest.mark.parametrize("encoding", ["ascii", "binary_little_endian", "binary_big_endian"])
 def test_points_are_read_from_every_encoding(encoding, kind, before):
     points = parse_ply(ply(encoding, kind=kind, before=before), Path("a.ply"))
-    assert points.dtype == np.float32
-    np.testing.assert_array_equal(points, EXPECTED)
+    np.testing.assert_allclose(points, EXPECTED, rtol=1e-7)
 
 
 def test_a_comment_may_be_in_any_language():
     content = ply("ascii").replace(b"made by hand", "à la main, 手工".encode())
-    np.testing.assert_array_equal(parse_ply(content, Path("a.ply")), EXPECTED)
+    np.testing.assert_allclose(parse_ply(content, Path("a.ply")), EXPECTED, rtol=1e-7)
 
 
 def test_an_ascii_file_may_have_windows_line_ends_and_nan():
     content = ply("ascii", rows=[("nan", 1, 2, 3), *ROWS[1:]]).replace(b"\n", b"\r\n")
     points = parse_ply(content, Path("a.ply"))
     assert np.isnan(points[0, 0])
-    np.testing.assert_array_equal(points[1:], EXPECTED[1:])
+    np.testing.assert_allclose(points[1:], EXPECTED[1:], rtol=1e-7)
+
+
+def test_doubles_far_from_the_origin_keep_their_precision():
+    rows = [(500_000.125, 5_400_000.0625, 100.03125, 1)] * 3
+    for encoding in ("ascii", "binary_big_endian"):
+        points = parse_ply(ply(encoding, kind="double", rows=rows), Path("a.ply"))
+        np.testing.assert_array_equal(points, [row[:3] for row in rows])
+
+
+def test_a_comment_may_speak_of_the_end_of_the_header():
+    content = ply("binary_little_endian").replace(b"made by hand", b"before end_header\ncomment end_header of old")
+    np.testing.assert_allclose(parse_ply(content, Path("a.ply")), EXPECTED, rtol=1e-7)
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\r"])
+def test_the_first_byte_of_the_points_is_not_taken_for_a_line_end(end):
+    head, mark, body = ply("binary_little_endian", rows=[(10, 2, 3, 4), *ROWS[1:]]).partition(b"end_header\n")
+    assert body[3:4] != b"\n"
+    number = np.frombuffer(b"\n" + body[1:4], "<f4")[0]
+    content = head.replace(b"\n", end) + mark[:-1] + end + b"\n" + body[1:]
+    assert parse_ply(content, Path("a.ply"))[0].tolist() == [number, 2, 3]
 
 
 def test_the_last_byte_of_a_binary_cloud_is_needed():
@@ -71,6 +91,10 @@ def test_the_last_byte_of_a_binary_cloud_is_needed():
         (ply("ascii").replace(b"property float z\n", b""), "no vertices with x, y and z"),
         (ply("ascii").replace(b"uchar red", b"list uchar int red"), "lists in or before"),
         (ply("ascii").replace(b"-2.25", b"two"), "no number"),
+        (ply("ascii").replace(b"-2.25", b"x" * 10_000_000), "no number"),
+        (ply("ascii").replace(b"3.0 4.0", b"3.0 4.0 4.5"), "5 numbers in the line of vertex 1, and 4 properties"),
+        (ply("ascii").replace(b"uchar red", b"float x"), "property x twice"),
+        (ply("ascii").replace(b"uchar red", b"uchar red extra"), "the line 'property uchar red extra'"),
         (ply("ascii").replace(b"vertex 3", b"vertex 9"), "promises 9 vertices, 4 are there"),
         (ply("binary_little_endian", before=AHEAD).replace(b"camera 1", b"camera 99"), "promises 3 vertices, 0 are"),
     ],

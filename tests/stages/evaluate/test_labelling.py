@@ -116,7 +116,8 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_one(tmp_path,
     assert asked == ([PART] if at == "000001.npz" else [])
 
 
-def test_a_damaged_part_is_predicted_again(tmp_path):
+@pytest.mark.parametrize("place", ["data", "compression method", "encryption flag"])
+def test_a_damaged_part_is_predicted_again(tmp_path, place):
     def stopped(first):
         for number, frame in enumerate(predictions(first)):
             if number == 2 * PART:
@@ -126,7 +127,8 @@ def test_a_damaged_part_is_predicted_again(tmp_path):
     with pytest.raises(OSError, match="full"):
         make(tmp_path / "pl", stopped)
     part = tmp_path / "pl/predicted/000001.npz"
-    flip(part, part.stat().st_size // 2)
+    directory = part.read_bytes().rindex(b"PK\x01\x02")
+    flip(part, {"data": directory // 2, "compression method": directory + 10, "encryption flag": directory + 8}[place])
     make(tmp_path / "pl")
     make(tmp_path / "unbroken")
     assert content(tmp_path / "pl") == content(tmp_path / "unbroken")

@@ -127,7 +127,64 @@ def test_a_sweep_that_cannot_be_read_is_reported_and_the_others_are_done(network
     assert [fault.path.name for fault in done.failed] == ["000000.bin", "000002.bin"]
     assert "19 bytes" in done.failed[0].reason
     assert "not one of its 4 points" in done.failed[1].reason
-    assert [path.name for path in out.iterdir()] == ["000001.label"]
+    assert [path.name for path in out.glob("*.label")] == ["000001.label"]
+
+
+def test_a_sweep_whose_labels_have_no_place_is_reported_and_the_others_are_done(network, write_sweeps, out):
+    folder = write_sweeps(cloud(9), cloud(10))
+    (folder / "loop.bin").symlink_to("loop.bin")
+    (folder / "below.bin").symlink_to(folder / "000000.bin" / "below")
+    (folder / ("x" * 245 + ".bin")).write_bytes((folder / "000000.bin").read_bytes())
+    (out / "000000.label").mkdir()
+    done = label_sweeps(network, find_sweeps(folder), out)
+    assert (done.labelled, len(done.failed)) == (1, 4)
+    assert len(read_labels(out / "000001.label")) == 200
+
+
+def test_labels_of_a_folder_that_was_exchanged_for_another_are_not_kept(network, write_sweeps, out, tmp_path):
+    folder = write_sweeps(cloud(9))
+    second = tmp_path / "second"
+    folder.rename(second)
+    write_sweeps(cloud(10, points=77))
+    label_sweeps(network, find_sweeps(second), out)
+    folder.rename(tmp_path / "third")
+    second.rename(folder)
+    assert label_sweeps(network, find_sweeps(folder), out).kept == 1
+    folder.rename(second)
+    (tmp_path / "third").rename(folder)
+    done = label_sweeps(network, find_sweeps(folder), out)
+    assert (done.labelled, len(read_labels(out / "000000.label"))) == (1, 77)
+
+
+def test_a_note_that_a_kill_cut_short_costs_one_sweep(network, write_sweeps, out):
+    sweeps = find_sweeps(write_sweeps(cloud(9), cloud(10), cloud(11)))
+    label_sweeps(network, sweeps, out)
+    notes = out / "labelled.jsonl"
+    notes.write_bytes(notes.read_bytes()[:-9])
+    assert label_sweeps(network, sweeps, out).kept == 2
+    assert label_sweeps(network, sweeps, out).kept == 3
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".ply"])
+def test_a_cloud_of_doubles_far_from_its_origin_has_the_labels_of_the_same_cloud_at_home(
+    network, write_sweeps, out, tmp_path, suffix
+):
+    points = cloud(12).round(3)
+    far = points.astype(np.float64) + np.array([500_000, 5_400_000, 100])
+    sweep = tmp_path / f"far{suffix}"
+    if suffix == ".npy":
+        np.save(sweep, far)
+    else:
+        head = "ply\nformat ascii 1.0\nelement vertex 200\n" + "".join(f"property double {a}\n" for a in "xyz")
+        sweep.write_text(head + "end_header\n" + "\n".join(" ".join(map(repr, row)) for row in far.tolist()))
+    label_sweeps(network, [*find_sweeps(write_sweeps(points)), sweep], out)
+    assert (read_labels(out / "far.label") == read_labels(out / "000000.label")).mean() > 0.99
+
+
+def test_a_cloud_that_lost_its_precision_to_its_origin_is_reported(network, out, tmp_path):
+    np.save(tmp_path / "far.npy", cloud(12) + np.float32([5e5, 5.4e6, 100]))
+    (fault,) = label_sweeps(network, find_sweeps(tmp_path), out).failed
+    assert "5.4e+06 m in float32, in steps of 0.5 m" in fault.reason
 
 
 def test_a_network_that_needs_images_is_refused_with_the_remedy(make_domain, make_network, write_sweeps, out):
