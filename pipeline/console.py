@@ -74,16 +74,23 @@ def run_command_line(command: Callable[[], Any]) -> NoReturn:
     except Xd3dError as error:
         sys.stderr.write(f"xd3d: {error}\n")
         sys.exit(error.exit_code)
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (refusal := _refusal(error)):
+            raise
         log.debug("Where it happened", exc_info=True)
-        sys.stderr.write(f"xd3d: {_refusal(error)}, then give the same command again. What was finished is kept\n")
+        sys.stderr.write(f"xd3d: {refusal}, then give the same command again. What was finished is kept\n")
         sys.exit(1)
 
 
-def _refusal(error: OSError | MemoryError) -> str:
-    if isinstance(error, MemoryError):
-        return f"The memory does not suffice ({error}); work on less at once"
-    return f"The system refused ({error}); {_REMEDIES.get(error.errno or 0, 'look at the disk and the network')}"
+def _refusal(error: OSError | MemoryError | RuntimeError) -> str:
+    """What the system refused and what to do about it; nothing for an error that is the program's own."""
+    if isinstance(error, OSError):
+        return f"The system refused ({error}); {_REMEDIES.get(error.errno or 0, 'look at the disk and the network')}"
+    said = " ".join(str(error).split())
+    # PyTorch has no class of its own for a refusal of memory on the CPU, and importing it takes seconds.
+    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
+        return f"The memory does not suffice ({said[:200]}); work on less at once"
+    return ""
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from xd3d.pipeline.console import Outcome, conclude, run_command_line
 
@@ -26,6 +27,7 @@ def signals():
         (lambda file: (file / "below").write_text("x"), "Not a directory.*move away"),
         (lambda file: file.parent.read_text(), "Is a directory"),
         (lambda file: np.zeros(2**55), "The memory does not suffice"),
+        (lambda file: torch.zeros(2**50), "The memory does not suffice"),
     ],
 )
 def test_a_refusal_of_the_system_is_one_line_and_exit_code_1(tmp_path, capsys, refused, words):
@@ -38,6 +40,14 @@ def test_a_refusal_of_the_system_is_one_line_and_exit_code_1(tmp_path, capsys, r
     assert said.count("\n") == 1
     assert "Traceback" not in said
     assert re.search(words, said)
+
+
+def test_an_error_of_the_program_itself_is_not_taken_for_the_systems():
+    def fail():
+        raise RuntimeError("a fault of ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        run_command_line(fail)
 
 
 def test_verbose_shows_where_it_happened(capsys, caplog):
