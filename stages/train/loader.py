@@ -5,6 +5,7 @@ dropped. So any number of threads gives the same batches, and a resumed run goes
 from streams of their own, so that neither's order and augmentation follow from the other's.
 """
 
+import logging
 from functools import lru_cache
 
 import numpy as np
@@ -20,7 +21,10 @@ from .views import draw_views, identity_views
 
 __all__ = ["epoch_order", "evaluation_batch", "step_positions", "training_batch"]
 
+log = logging.getLogger(__name__)
+
 WINDOW = 8  #: blocks that are shuffled together; their features are read from the disk about once and then kept by it
+REDRAWS = 8  #: frames that are tried in place of one without points
 
 
 @lru_cache(maxsize=8)
@@ -76,31 +80,50 @@ def training_batch(
 ) -> Batch:
     """The augmented batch of ``step``, one view drawn for each image; points that leave the voxel cube are dropped.
 
-    With ``share`` (i, n), part i of n of a batch n times as large.
+    A frame of which no point is left gives its place to another that is drawn for it, with a warning. With ``share``
+    (i, n), part i of n of a batch n times as large.
     """
-    placed = []
     rank, shares = share
     positions = step_positions(len(domain), shares * batch_size, seed, step, block, stream)
-    for place in range(rank * batch_size, (rank + 1) * batch_size):
-        position = positions[place]
-        rng = sample_generator(seed, step, place, stream)
-        frame = domain.load(position, rng)
-        pseudo = domain.pseudo_labels(position, frame)
-        if augment.crop is not None and domain.image_size is not None:
-            kept = crop_points(frame, augment.crop, domain.image_size, rng)
-            frame, pseudo = frame.choose(kept), pseudo[kept] if pseudo is not None else None
-        points = augment_points(frame.points, augment, plan.cube, rng)
-        frame, views = draw_views(frame, domain.features, rng)
-        moved = PlacedFrame(
-            key=domain.key(position),
-            frame=frame,
-            points=points,
-            cameras=domain.cameras(frame),
-            views=views,
-            pseudo=pseudo,
-        )
-        placed.append(moved.inside(plan.cube))
-    return collate(placed, domain, plan)
+    own = range(rank * batch_size, (rank + 1) * batch_size)
+    drawn = [
+        _draw(domain, plan, augment, positions[place], sample_generator(seed, step, place, stream)) for place in own
+    ]
+    return collate(drawn, domain, plan)
+
+
+def _draw(
+    domain: Domain, plan: BatchPlan, augment: AugmentSettings, position: int, rng: np.random.Generator
+) -> PlacedFrame:
+    """The frame at ``position`` as it is trained on, or another where nothing of it is left."""
+    moved = _moved(domain, plan, augment, position, rng)
+    for _ in range(REDRAWS):
+        if len(moved.points):
+            break
+        log.warning("No point of frame %s is seen by a camera and inside the cube; another takes its place", moved.key)
+        moved = _moved(domain, plan, augment, int(rng.integers(len(domain))), rng)
+    return moved
+
+
+def _moved(
+    domain: Domain, plan: BatchPlan, augment: AugmentSettings, position: int, rng: np.random.Generator
+) -> PlacedFrame:
+    frame = domain.load(position, rng)
+    pseudo = domain.pseudo_labels(position, frame)
+    if augment.crop is not None and domain.image_size is not None:
+        kept = crop_points(frame, augment.crop, domain.image_size, rng)
+        frame, pseudo = frame.choose(kept), pseudo[kept] if pseudo is not None else None
+    points = augment_points(frame.points, augment, plan.cube, rng)
+    frame, views = draw_views(frame, domain.features, rng)
+    moved = PlacedFrame(
+        key=domain.key(position),
+        frame=frame,
+        points=points,
+        cameras=domain.cameras(frame),
+        views=views,
+        pseudo=pseudo,
+    )
+    return moved.inside(plan.cube)
 
 
 def evaluation_batch(domain: Domain, plan: BatchPlan, position: int, frame: Frame | None = None) -> Batch | None:

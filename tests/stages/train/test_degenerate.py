@@ -10,8 +10,9 @@ from xd3d.stages.datasets.frames import count_labels
 from xd3d.stages.datasets.labels import IGNORE, class_weights
 from xd3d.stages.evaluate.scores import score_frames
 from xd3d.stages.train.inference import predict_frames
+from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.losses import source_losses
-from xd3d.stages.train.settings import TrainSettings
+from xd3d.stages.train.settings import AugmentSettings, TrainSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,15 +67,26 @@ def test_a_cloud_of_one_voxel_is_trained_on_and_scored(make_domain, write_frame,
 
 
 @pytest.mark.parametrize("values", VARIANTS)
-def test_an_empty_frame_leaves_its_batch_with_a_warning(make_domain, write_frame, walk, caplog, values):
+def test_an_empty_frame_gives_its_place_to_another_with_a_warning(make_domain, write_frame, walk, caplog, values):
     domain = make_domain(frames=3, cameras=2)
     write_frame(domain, 1, [[0.0, -8, 0]])  # behind the car
     with caplog.at_level(logging.WARNING, "xd3d"):
         batch, _, card = walk(domain, frames=3, **values)
-    assert sorted(batch.keys) == ["frame-0", "frame-2"]
-    assert set(batch.sample.tolist()) == {0, 1}
+    assert set(batch.keys) == {"frame-0", "frame-2"}
+    assert set(batch.sample.tolist()) == {0, 1, 2}
     assert "frame-1" in caplog.text
     assert card.frames == 3
+
+
+def test_an_empty_frame_is_replaced_alike_in_one_process_and_in_two(make_domain, write_frame, make_network):
+    domain = make_domain(frames=4)
+    write_frame(domain, 1, [[0.0, -8, 0]])
+    plan, augment = make_network(domain).plan, AugmentSettings()
+    options = {"seed": 3, "step": 0}
+    whole = training_batch(domain, plan, augment, batch_size=4, **options)
+    parts = [training_batch(domain, plan, augment, batch_size=1, share=(rank, 4), **options) for rank in range(4)]
+    assert whole.keys == tuple(key for part in parts for key in part.keys)
+    assert len(whole.labels) == sum(len(part.labels) for part in parts)
 
 
 def test_a_frame_that_no_camera_sees_is_scored_without_cameras_like_the_others(
