@@ -20,6 +20,8 @@ from PIL import Image
 # Set before torch and matplotlib are first imported: the suite runs on small machines without a display.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Bits are compared, which are one machine's own on a CPU alone; tests that want a GPU run where this names one.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 # Scene name (official train or val), location, description.
 TINY_SCENES = (

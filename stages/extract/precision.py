@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ...processes import local_rank, process_count
 from .models import ModelFolder
 from .settings import ExtractSettings
 
@@ -23,8 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(settings: ExtractSettings) -> torch.device:
-    """The device that the settings mean on this machine."""
-    return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+    """The device that the settings mean on this machine; each process of ``torchrun`` has a GPU of its own."""
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank()) if process_count() > 1 else torch.device("cuda")
 
 
 def is_fast(dtype: str, device: torch.device) -> bool:

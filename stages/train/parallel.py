@@ -47,7 +47,8 @@ def distributed(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     try:
         with _all_alive():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+            # Objects go over gloo in any case, whose processes notice at once that another is gone.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     except ValueError as error:
         raise RunError(f"RANK and WORLD_SIZE are set, but not by torchrun ({error}); start with torchrun") from error
     yield
@@ -115,8 +116,12 @@ def _all_alive() -> Iterator[None]:
     """Say what it means when the others do not answer."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
+        said = " ".join(str(error).split())[:300]
         raise RunError(
             f"Process {local_rank()} of {process_count()} lost another process of this run, whose own message, if it"
-            " left one, says why it ended. Give the same command again to go on from the last checkpoint"
+            f" left one, says why it ended (heard here: {said}). Give the same command again to go on from the last"
+            " checkpoint"
         ) from error

@@ -183,6 +183,7 @@ def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
         cameras, classes = camera_count(record), tuple(record["classes"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"The run's {NAME} is damaged, or of another version of xd3d ({error}); train again") from error
+    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same on a GPU as on a CPU
     return Network(model=model, fusion=fusion, classes=classes, taps=taps, cameras=cameras, device=device)
 
 
