@@ -249,6 +249,6 @@ def test_a_prediction_that_was_killed_goes_on_and_ends_with_the_same_bytes(home,
     before = {path: path.read_bytes() for path in out.glob("*.label")}
     assert 3 <= len(before) < 30
     facts = facts_of(lidar_only(*command))
-    assert facts["kept"] >= 3
+    assert facts["kept"] >= len(before) - 1  # the last may have been written and not noted yet
     assert facts["kept"] + facts["labelled"] == len(list(out.glob("*.label"))) == 30
     assert all(path.read_bytes() == content for path, content in before.items())
