@@ -1,8 +1,14 @@
 """Which of the processes that ``torchrun`` started this is, and what it may use; imports nothing heavy."""
 
 import os
+from typing import TYPE_CHECKING
 
-__all__ = ["is_first_process", "local_rank", "process_count", "processors"]
+from .errors import RunError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["is_first_process", "local_rank", "own_gpu", "process_count", "processors"]
 
 
 def process_count() -> int:
@@ -18,6 +24,23 @@ def is_first_process() -> bool:
 def local_rank() -> int:
     """The number of this process among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def own_gpu() -> "torch.device":
+    """The GPU of this process, among those of its machine; its float32 convolutions are set to float32, not TF32.
+
+    Raises:
+        RunError: there are more processes than GPUs.
+    """
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same on a GPU as on a CPU
+    if local_rank() >= torch.cuda.device_count():
+        raise RunError(
+            f"Process {local_rank()} of this machine has no GPU: PyTorch sees {torch.cuda.device_count()};"
+            " start as many processes as there are GPUs (torchrun --nproc-per-node)"
+        )
+    return torch.device("cuda", local_rank()) if process_count() > 1 else torch.device("cuda")
 
 
 def processors() -> int:

@@ -14,11 +14,10 @@ MEAN = "mean"  #: in the place of a shift: the mean over all shifts, of the seed
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Mean, and sample deviation (None below two), of ``count`` values in points of mIoU."""
+    """Mean, and sample deviation (None below two), of values in points of mIoU."""
 
     mean: float
     deviation: float | None
-    count: int
 
     @classmethod
     def of(cls, values: Mapping[int, float]) -> "Summary | None":
@@ -27,7 +26,7 @@ class Summary:
             return None
         numbers = np.array(list(values.values()))
         deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
-        return cls(mean=float(numbers.mean()), deviation=deviation, count=len(numbers))
+        return cls(mean=float(numbers.mean()), deviation=deviation)
 
 
 class Board:

@@ -139,8 +139,7 @@ def _sweep_row(board: Board, variant: Variant) -> list[str]:
 
 def _seeds(board: Board, variant: Variant) -> str:
     """How many seeds stand behind the variant's mean over the shifts."""
-    summary = Summary.of(board.scores(variant.name, "3d", MEAN))
-    return str(summary.count if summary else 0)
+    return str(len(board.scores(variant.name, "3d", MEAN)))
 
 
 def _tabled() -> list[Variant]:

@@ -53,7 +53,7 @@ def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray
         DataError: it is of an unknown kind, unreadable, truncated or damaged, or holds no point.
     """
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and finite_rows tells
-        return read_coordinates(path, columns=columns).astype(np.float32)
+        return read_coordinates(path, columns=columns).astype(np.float32, copy=False)
 
 
 def read_coordinates(path: Path, *, columns: int | None = None) -> Float[np.ndarray, "points 3"]:
@@ -112,4 +112,4 @@ def _npy(content: bytes, path: Path) -> np.ndarray:
             " [points, 3 or more], x, y and z first"
         )
     with np.errstate(over="ignore"):
-        return array[:, :3].astype(np.float32 if array.dtype.kind + str(array.dtype.itemsize) == "f4" else np.float64)
+        return array[:, :3].astype(np.float32 if array.dtype.type is np.float32 else np.float64)

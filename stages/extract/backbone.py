@@ -42,7 +42,6 @@ class DiffusionBackbone:
         name = resolve_dtype(settings, model)
         warn_if_slow(name, device)
         self.dtype = getattr(torch, name)
-        torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same on a GPU as on a CPU
         self.prediction_type = str(model.config("scheduler").get("prediction_type") or "epsilon")
         _check_unet(model)
         self._noise = scheduler_noise(model, settings.timestep) if settings.noise else None

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ...processes import local_rank, process_count
+from ...processes import own_gpu
 from .models import ModelFolder
 from .settings import ExtractSettings
 
@@ -27,7 +27,7 @@ def choose_device(settings: ExtractSettings) -> torch.device:
     """The device that the settings mean on this machine; each process of ``torchrun`` has a GPU of its own."""
     if settings.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", local_rank()) if process_count() > 1 else torch.device("cuda")
+    return own_gpu()
 
 
 def is_fast(dtype: str, device: torch.device) -> bool:

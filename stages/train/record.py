@@ -14,7 +14,7 @@ from ...cache.fingerprint import differences
 from ...cache.schema import TapSpec
 from ...errors import RunError
 from ...files import read_json, write_json
-from ...processes import local_rank, process_count
+from ...processes import own_gpu, process_count
 from ..evaluate.protocol import code_version
 from .checkpoint import best_step, checkpoint_steps, load_weights
 from .domain import Domain
@@ -62,12 +62,7 @@ def choose_device(name: str) -> torch.device:
         raise RunError("train.device is cuda, and PyTorch sees no CUDA device here; set train.device to cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    if local_rank() >= torch.cuda.device_count():
-        raise RunError(
-            f"Process {local_rank()} of this machine has no GPU: PyTorch sees {torch.cuda.device_count()};"
-            " start as many processes as there are GPUs (torchrun --nproc-per-node)"
-        )
-    return torch.device("cuda", local_rank()) if process_count() > 1 else torch.device("cuda")
+    return own_gpu()
 
 
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -183,7 +178,6 @@ def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
         cameras, classes = camera_count(record), tuple(record["classes"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"The run's {NAME} is damaged, or of another version of xd3d ({error}); train again") from error
-    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same on a GPU as on a CPU
     return Network(model=model, fusion=fusion, classes=classes, taps=taps, cameras=cameras, device=device)
 
 

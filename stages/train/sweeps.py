@@ -20,7 +20,7 @@ from ...errors import ConfigError, DataError, MissingDataError, RunError
 from ...files import write_bytes
 from ...progress import progress
 from ..datasets.checks import FileFault
-from ..datasets.sweeps import SWEEP_SUFFIXES, finite_rows, read_coordinates, sweep_suffix
+from ..datasets.sweeps import SWEEP_SUFFIXES, read_coordinates, sweep_suffix
 from .batch import Batch, BatchPlan, cloud_batch
 from .inference import cloud_classes
 from .network import Network
@@ -172,7 +172,7 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
     try:
         stamp = _stamp(sweep) if sweep.exists() else []
         points = read_coordinates(sweep, columns=columns)
-        finite = finite_rows(points) & (np.abs(points) <= np.finfo(np.float32).max).all(axis=1)
+        finite = (np.abs(points) <= np.finfo(np.float32).max).all(axis=1)  # no NaN either
         if not finite.any():
             return FileFault(path=sweep, reason=f"not one of its {len(points)} points has finite coordinates")
         points = points[finite]
