@@ -8,7 +8,7 @@ from .errors import RunError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["is_first_process", "local_rank", "own_gpu", "process_count", "processors"]
+__all__ = ["is_first_process", "local_rank", "own_gpu", "process_count", "processors", "threads_each"]
 
 
 def process_count() -> int:
@@ -46,3 +46,10 @@ def own_gpu() -> "torch.device":
 def processors() -> int:
     """How many processors this process may use; some systems tell only how many there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_each(workers: int) -> int:
+    """The threads that each of ``workers`` processes gets: what ``OMP_NUM_THREADS`` says, or its share of PyTorch's."""
+    import torch
+
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, torch.get_num_threads() // workers))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import read_json
-from ...processes import processors
+from ...processes import threads_each
 from ...progress import progress
 from ...stages.train.log import read_log
 from ..workspace import Workspace
@@ -47,7 +47,7 @@ class Crew:
 
     def __init__(self, *, size: int, folder: Path, workspace: Workspace, benchmark: Benchmark) -> None:
         self.folder, self.workspace, self.benchmark, self.size = folder, workspace, benchmark, size
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, processors() // size))
+        self.threads = threads_each(size)
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Finished]:

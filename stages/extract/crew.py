@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from ...errors import ClusterError, ConfigError, Xd3dError
+from ...processes import threads_each
 from .settings import ExtractSettings
 
 __all__ = ["connected", "local_cluster", "quiet", "worker_environments"]
@@ -116,7 +117,7 @@ def worker_environments(workers: int, settings: ExtractSettings) -> list[dict[st
         raise ConfigError(
             f"--workers {workers} asks for a GPU each, and there are {len(gpus)}; give --workers {len(gpus)}"
         )
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, torch.get_num_threads() // workers))
+    threads = threads_each(workers)
     return [
         {**os.environ, "CUDA_VISIBLE_DEVICES": gpus[number] if gpus else "", "OMP_NUM_THREADS": str(threads)}
         for number in range(workers)
