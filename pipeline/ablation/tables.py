@@ -86,13 +86,11 @@ def claims_table(board: Board) -> str:
     """What was asked of the method, shift by shift, and whether it is so."""
     rows = []
     for claim in CLAIMS:
-        cells, held = [], 0
-        for shift in board.shifts:
-            found = Summary.of(claim.gains(board, shift))
-            holds = found is not None and claim.holds(found.mean)
-            held += holds
-            cells.append("-" if found is None else f"{found.mean:+.1f} {'yes' if holds else 'no'}")
-        rows.append([claim.says, *cells, f"{held} of {len(board.shifts)}"])
+        means = [found.mean if (found := Summary.of(claim.gains(board, shift))) else None for shift in board.shifts]
+        compared = [mean for mean in means if mean is not None]
+        cells = ["-" if mean is None else f"{mean:+.1f} {'yes' if claim.holds(mean) else 'no'}" for mean in means]
+        held = sum(map(claim.holds, compared))
+        rows.append([claim.says, *cells, f"{held} of {len(compared)}" if compared else "-"])
     return markdown(["claim (points, mean over seeds)", *board.shifts, "holds on"], rows)
 
 

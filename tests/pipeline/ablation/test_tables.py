@@ -30,6 +30,13 @@ def test_a_claim_holds_on_the_shifts_where_the_gain_is_large_enough(make_row):
     table = tables.claims_table(Board(rows, ["fog", "night"]))
     assert cells(table, "full above 3d-only by 3 in 3D") == ["+3.0 yes", "+2.9 no", "1 of 2"]
     assert cells(table, "xM of full") == ["+3.0 no", "+2.9 no", "0 of 2"]
+    assert cells(table, "UDA above full, 3D") == ["-", "-", "-"]
+
+
+def test_a_shift_without_runs_of_both_variants_does_not_count_against_a_claim(make_row):
+    rows = [make_row(shift, "full", 1, three=40.0) for shift in ("fog", "night")]
+    table = tables.claims_table(Board([*rows, make_row("fog", "uda", 1, three=41.0)], ["fog", "night"]))
+    assert cells(table, "UDA above full, 3D") == ["+1.0 yes", "-", "1 of 1"]
 
 
 def test_a_sweep_is_compared_with_the_full_method(board, drawn):
