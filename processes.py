@@ -8,7 +8,7 @@ from .errors import RunError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["is_first_process", "local_rank", "own_gpu", "process_count", "processors", "threads_each"]
+__all__ = ["is_first_process", "local_rank", "own_device", "process_count", "processors", "threads_each"]
 
 
 def process_count() -> int:
@@ -26,14 +26,18 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def own_gpu() -> "torch.device":
-    """The GPU of this process, among those of its machine; its float32 convolutions are set to float32, not TF32.
+def own_device(name: str) -> "torch.device":
+    """The CPU where ``name`` is "cpu" or there is no GPU; else this process's GPU, among those of its machine.
+
+    Float32 convolutions of a GPU are set to float32, not TF32.
 
     Raises:
         RunError: there are more processes than GPUs.
     """
     import torch
 
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same on a GPU as on a CPU
     if local_rank() >= torch.cuda.device_count():
         raise RunError(

@@ -86,11 +86,10 @@ def claims_table(board: Board) -> str:
     """What was asked of the method, shift by shift, and whether it is so."""
     rows = []
     for claim in CLAIMS:
-        means = [found.mean if (found := Summary.of(claim.gains(board, shift))) else None for shift in board.shifts]
-        compared = [mean for mean in means if mean is not None]
-        cells = ["-" if mean is None else f"{mean:+.1f} {'yes' if claim.holds(mean) else 'no'}" for mean in means]
-        held = sum(map(claim.holds, compared))
-        rows.append([claim.says, *cells, f"{held} of {len(compared)}" if compared else "-"])
+        found = [Summary.of(claim.gains(board, shift)) for shift in board.shifts]
+        held = [claim.holds(gain.mean) for gain in found if gain]
+        cells = [f"{gain.mean:+.1f} {'yes' if claim.holds(gain.mean) else 'no'}" if gain else "-" for gain in found]
+        rows.append([claim.says, *cells, f"{sum(held)} of {len(held)}" if held else "-"])
     return markdown(["claim (points, mean over seeds)", *board.shifts, "holds on"], rows)
 
 

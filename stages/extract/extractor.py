@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from ...cache.schema import ImageFeatures, TapSpec
 from ...cache.views import IDENTITY, split_row, view_key
 from ...errors import BackendError, ConfigError, DataError, MissingDataError
+from ...processes import own_device
 from ..datasets.index import FrameIndex
 from .agents import AgentMaker
 from .backbone import DiffusionBackbone
@@ -23,7 +24,6 @@ from .clock import StageClock
 from .images import load_image
 from .memory import fitting_batch, keep_freed_memory
 from .models import settings_model
-from .precision import choose_device
 from .settings import RGB, ExtractSettings
 from .views import apply_view
 
@@ -205,7 +205,7 @@ class PictureSource:
 
 
 def _device(settings: ExtractSettings) -> torch.device:
-    device = choose_device(settings)
+    device = own_device(settings.device)
     if settings.device == "cuda" and device.type != "cuda":
         raise BackendError("extract.device is cuda, but torch finds no CUDA device here; set it to auto or cpu")
     return device

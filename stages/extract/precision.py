@@ -11,23 +11,16 @@ from contextlib import contextmanager
 
 import torch
 
-from ...processes import own_gpu
+from ...processes import own_device
 from .models import ModelFolder
 from .settings import ExtractSettings
 
-__all__ = ["choose_device", "is_fast", "precisions", "resolve_dtype", "rounded_products", "warn_if_slow"]
+__all__ = ["is_fast", "precisions", "resolve_dtype", "rounded_products", "warn_if_slow"]
 
 WIDE_UNET = 512  #: channels of the widest block from which a UNet counts as full-size
 PROBE = 192  #: rows and columns of the product that a slow precision is timed with
 
 log = logging.getLogger(__name__)
-
-
-def choose_device(settings: ExtractSettings) -> torch.device:
-    """The device that the settings mean on this machine; each process of ``torchrun`` has a GPU of its own."""
-    if settings.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return own_gpu()
 
 
 def is_fast(dtype: str, device: torch.device) -> bool:
@@ -70,7 +63,7 @@ def precisions(settings: ExtractSettings, model: ModelFolder) -> tuple[str, ...]
     widths = model.config("unet").get("block_out_channels")
     if not isinstance(widths, list) or max(widths) < WIDE_UNET:
         return ("float32",)
-    return ("bfloat16", "float32") if is_fast("bfloat16", choose_device(settings)) else ("float32", "bfloat16")
+    return ("bfloat16", "float32") if is_fast("bfloat16", own_device(settings.device)) else ("float32", "bfloat16")
 
 
 def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:

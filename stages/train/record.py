@@ -14,7 +14,7 @@ from ...cache.fingerprint import differences
 from ...cache.schema import TapSpec
 from ...errors import RunError
 from ...files import read_json, write_json
-from ...processes import own_gpu, process_count
+from ...processes import own_device, process_count
 from ..evaluate.protocol import code_version
 from .checkpoint import best_step, checkpoint_steps, load_weights
 from .domain import Domain
@@ -60,9 +60,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError("train.device is cuda, and PyTorch sees no CUDA device here; set train.device to cpu or auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return own_gpu()
+    return own_device(name)
 
 
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
