@@ -129,6 +129,7 @@ def deadly(name, shard):
 def test_a_shard_that_its_workers_die_over_is_given_up_and_the_others_are_done(
     settings, make_index, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     index, path = make_index(6), tmp_path / "cache"
     extract_features(index, settings(), tmp_path / "plain")
     with monkeypatch.context() as patch:
