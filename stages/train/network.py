@@ -32,7 +32,9 @@ class NetworkOutput:
 
     ``refined`` pairs, for each decoder stage, the voxel features refined by Q3 with those refined by Q3'; ``teacher``
     are the 3D head's logits on the last of the latter, where the head itself reads the former. ``queries`` pairs Q_a
-    with the low-rank Q_b. All but the 3D logits exist only with images, and the last three only in training.
+    with the low-rank Q_b. All but the 3D logits exist only with images, and these three only in training.
+    ``logits_lidar`` are 3D logits that no image has touched; ``image_weight``, 0 to 1, is how far the images that show a
+    point may be trusted, and 0 where none does.
     """
 
     logits_3d: Float[Tensor, "points classes"]
@@ -42,6 +44,8 @@ class NetworkOutput:
     refined: tuple[tuple[Tensor, Tensor], ...]
     teacher: Float[Tensor, "points classes"] | None
     queries: tuple[Tensor, Tensor] | None
+    logits_lidar: Float[Tensor, "points classes"] | None = None
+    image_weight: Float[Tensor, "points"] | None = None
 
     def in_float32(self) -> "NetworkOutput":
         """The same in float32, as losses and scores want it."""
