@@ -45,6 +45,8 @@ class ImageFeatures:
     agents: Mapping[str, Num[np.ndarray, "images agents _channels"]]
     geometry: Float[np.ndarray, "images agents 5"]
     scales: Mapping[str, Float16[np.ndarray, "images 2 _channels"]] = field(default_factory=dict)
+    assignment: np.ndarray | None = None
+    membership: np.ndarray | None = None
 
     def first(self, images: int) -> "ImageFeatures":
         """The first ``images`` of them, in the same memory."""

@@ -221,6 +221,9 @@ def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]
         projection_point=_tensor(_joined([each.frame.projection_point for each in placed], first_point)),
         projection_view=_tensor(_joined([each.frame.projection_view for each in placed], first_view)),
         projection_uv=_tensor(np.concatenate([each.frame.projection_uv for each in placed])),
+        grid=getattr(source, "grid", None),
+        assignment=None if features.assignment is None else _tensor(features.assignment),
+        membership=None if features.membership is None else _tensor(features.membership),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Float16, Float32, Int64, Num, UInt8
+from jaxtyping import Float, Float16, Float32, Int64, Integer, Num, UInt8
 from torch import Tensor
 
 from ...cache.schema import CHANNEL_AXES, TapSpec
@@ -24,7 +24,9 @@ class ImageBatch:
     ``geometry`` [V, N, 5]: mass, centre (u, v), extent (su, sv) in image fractions. ``sample`` and ``camera`` number a
     view's sample in the batch and its camera in the index. A projection is a row of the batch's points, a row of the
     views, and (u, v) as fractions of the image. Maps and agents that are codes of 8 bits have what decodes them in
-    ``scales``, under ``features/<tap>`` and ``agents/<tap>``.
+    ``scales``, under ``features/<tap>`` and ``agents/<tap>``. ``assignment`` and ``membership`` name the four agents
+    that each cell of ``grid`` belongs to most, and how much of 255 each has; None where the source does not know.
+    ``statistics``, once ``prepared``, are the mean and then the deviation of each channel of all taps over its image.
     """
 
     specs: Mapping[str, TapSpec]
@@ -37,6 +39,10 @@ class ImageBatch:
     projection_view: Int64[Tensor, "projections"]
     projection_uv: Float32[Tensor, "projections 2"]
     scales: Mapping[str, Float16[Tensor, "views 2 _"]] = field(default_factory=dict)
+    grid: TapSpec | None = None
+    assignment: Integer[Tensor, "views 4 height width"] | None = None
+    membership: UInt8[Tensor, "views 4 height width"] | None = None
+    statistics: Float32[Tensor, "views measures"] | None = None
 
     def to(self, device: torch.device) -> "ImageBatch":
         """The same images on ``device``."""
@@ -51,6 +57,8 @@ class ImageBatch:
             projection_view=self.projection_view.to(device),
             projection_uv=self.projection_uv.to(device),
             scales={name: values.to(device, non_blocking=True) for name, values in self.scales.items()},
+            assignment=None if self.assignment is None else self.assignment.to(device, non_blocking=True),
+            membership=None if self.membership is None else self.membership.to(device, non_blocking=True),
         )
 
     def prepared(self, *, normalise: bool) -> "ImageBatch":
@@ -61,17 +69,26 @@ class ImageBatch:
         Mean and deviation are taken over the part of the map that lies on the image, padding left out; agents, which
         are weighted means of the same cells, are shifted and scaled by the same numbers.
         """
-        maps, agents = {}, {}
+        maps, agents, statistics = {}, {}, []
         for tap, raw in self.maps.items():
             values = self._decoded("features", tap, raw)
+            mean, deviation = _moments(values, self.specs[tap])
+            statistics += [mean, deviation]
             if normalise:
-                mean, scale = _moments(values, self.specs[tap])
+                scale = torch.where(deviation > FLAT, 1 / deviation.clamp(min=FLAT), 0.0)
                 values = (values - mean[:, :, None, None]) * scale[:, :, None, None]
             maps[tap] = values
             if tap in self.agents:
                 queries = self._decoded("agents", tap, self.agents[tap])
                 agents[tap] = (queries - mean.unsqueeze(1)) * scale.unsqueeze(1) if normalise else queries
-        return replace(self, maps=maps, agents=agents, geometry=self.geometry.float(), scales={})
+        return replace(
+            self,
+            maps=maps,
+            agents=agents,
+            geometry=self.geometry.float(),
+            scales={},
+            statistics=torch.cat(statistics, 1),
+        )
 
     def _decoded(self, folder: str, tap: str, raw: Num[Tensor, "views *row"]) -> Float32[Tensor, "views *row"]:
         if raw.dtype != torch.uint8:
@@ -110,9 +127,9 @@ def _cell_weights(height: int, width: int, extent: tuple[float, float]) -> Float
 def _moments(
     values: Float32[Tensor, "views channels height width"], spec: TapSpec
 ) -> tuple[Float32[Tensor, "views channels"], Float32[Tensor, "views channels"]]:
-    """Mean, and one over the deviation (0 where the channel is flat), of each channel over each image."""
+    """Mean and standard deviation of each channel over each image, padding left out."""
     weights = _cell_weights(spec.height, spec.width, spec.extent).to(values.device)
     cells = values.flatten(2)
     mean = cells @ weights
     deviation = ((cells - mean.unsqueeze(2)).square() @ weights).sqrt()
-    return mean, torch.where(deviation > FLAT, 1 / deviation.clamp(min=FLAT), 0.0)
+    return mean, deviation

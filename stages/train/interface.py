@@ -65,9 +65,13 @@ class StageRefiner(nn.Module):
         voxels: Float[Tensor, "voxels channels"],
         layout: Ragged,
         queries: Float[Tensor, "samples tokens query_channels"],
+        bias: Float[Tensor, "voxels tokens"] | None = None,
     ) -> Float[Tensor, "voxels channels"]:
-        """Refined features; ``layout`` says which sample, and so which queries, a voxel belongs to."""
-        attention = self.attention(layout.pad(voxels), queries)
+        """Refined features; ``layout`` says which sample, and so which queries, a voxel belongs to.
+
+        ``bias`` is added to the logits of the attention.
+        """
+        attention = self.attention(layout.pad(voxels), queries, None if bias is None else layout.pad(bias))
         delta = layout.unpad(attention[..., 1:] @ self.value(queries[:, 1:]))
         return self.out(delta + voxels)
 
@@ -75,12 +79,16 @@ class StageRefiner(nn.Module):
         self,
         voxels: Float[Tensor, "samples longest channels"],
         queries: Float[Tensor, "samples tokens query_channels"],
+        bias: Float[Tensor, "samples longest tokens"] | None = None,
     ) -> Float[Tensor, "samples longest tokens"]:
         """How much each voxel looks at each query of its sample, the sink first; rows sum to 1."""
-        return _attend(voxels, self.key(queries))
+        return _attend(voxels, self.key(queries), bias)
 
 
 def _attend(
-    rows: Float[Tensor, "samples rows channels"], keys: Float[Tensor, "samples keys channels"]
+    rows: Float[Tensor, "samples rows channels"],
+    keys: Float[Tensor, "samples keys channels"],
+    bias: Float[Tensor, "samples rows keys"] | None = None,
 ) -> Float[Tensor, "samples rows keys"]:
-    return torch.softmax(rows @ keys.transpose(1, 2) / sqrt(keys.shape[-1]), dim=-1)
+    logits = rows @ keys.transpose(1, 2) / sqrt(keys.shape[-1])
+    return torch.softmax(logits if bias is None else logits + bias, dim=-1)

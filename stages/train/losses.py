@@ -95,6 +95,8 @@ def source_losses(
     Those of the 2D head take the points that an image shows: all, or those where ``shown`` holds.
     """
     terms: Terms = {"ce_3d": (1.0, weighted_cross_entropy(output.logits_3d, labels, weights))}
+    if output.logits_lidar is not None:
+        terms["ce_lidar"] = (1.0, weighted_cross_entropy(output.logits_lidar, labels, weights))
     if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
         rows = slice(None) if shown is None else shown
         terms["ce_2d"] = (1.0, weighted_cross_entropy(output.logits_2d[rows], labels[rows], weights))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -13,17 +13,22 @@ from ...errors import ConfigError, RunError, nearest
 from .batch import Batch, BatchPlan
 from .decoupling import low_rank
 from .image_branch import ImageBranch
+from .image_statistics import ImageStatistics
 from .images import ImageBatch
+from .injection import Injection, voxel_means
 from .interface import QueryInterface, StageRefiner
+from .lidar_branch import LidarBranch
+from .located import AgentTokens, agents_at_points
 from .queries import ImageQueries, VoxelQueries
 from .ragged import Ragged
 from .settings import FusionSettings, ModelSettings
-from .sparse import SparseTensor, make_backend
-from .unet3d import SpUNet
+from .sparse import Backend, SparseTensor, make_backend
+from .unet3d import LEVELS, SpUNet
 
 __all__ = ["Network", "NetworkOutput", "choose_taps"]
 
 RGB = "rgb"
+FLOOR = 0.01  #: of how much a query looks at a voxel's agents, where looking at all alike is 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +39,7 @@ class NetworkOutput:
     are the 3D head's logits on the last of the latter, where the head itself reads the former. ``queries`` pairs Q_a
     with the low-rank Q_b. All but the 3D logits exist only with images, and these three only in training.
     ``logits_lidar`` are 3D logits that no image has touched; ``image_weight``, 0 to 1, is how far the images that show a
-    point may be trusted, and 0 where none does.
+    point may be trusted, and 0 where none does; ``statistics`` are those of ``ImageBatch``.
     """
 
     logits_3d: Float[Tensor, "points classes"]
@@ -46,6 +51,7 @@ class NetworkOutput:
     queries: tuple[Tensor, Tensor] | None
     logits_lidar: Float[Tensor, "points classes"] | None = None
     image_weight: Float[Tensor, "points"] | None = None
+    statistics: Float[Tensor, "views measures"] | None = None
 
     def in_float32(self) -> "NetworkOutput":
         """The same in float32, as losses and scores want it."""
@@ -99,6 +105,7 @@ class Network(nn.Module):
         self.tap_channels = {name: spec.channels for name, spec in taps.items()}
         backend = make_backend(model.backend, device)
         self.backend = backend.name
+        self.lidar_branch: LidarBranch | None = None
         self.unet = SpUNet(in_channels=1, preset=model.preset, backend=backend)
         self.head_3d = nn.Linear(self.unet.out_channels, len(classes))
         if fusion.image:
@@ -106,9 +113,46 @@ class Network(nn.Module):
             self.head_2d = nn.Linear(fusion.image_channels, len(classes))
             self.auxiliary_2d = nn.Linear(fusion.image_channels, len(classes))
             self.auxiliary_3d = nn.Linear(self.unet.out_channels, len(classes))
-        if fusion.queries:
+            self.image_statistics = ImageStatistics(2 * sum(self.tap_channels.values()))
+        if fusion.variant == "full":
+            self._add_context(fusion)
+        if fusion.injects:
+            self._add_injection(fusion, backend)
+        if fusion.voxel_queries:
             self._add_queries(fusion)
         self.to(device)
+
+    def _add_context(self, fusion: FusionSettings) -> None:
+        """What the 2D head reads beside the pixel's own feature; it begins at zero."""
+        width = fusion.image_channels
+        taps = {tap: channels for tap, channels in self.tap_channels.items() if tap != RGB}
+        if fusion.agent_tokens:
+            self.agent_tokens = AgentTokens(tap_channels=taps, channels=width)
+        if fusion.context != "none":
+            self.read_context = nn.Linear(width, width)
+            nn.init.zeros_(self.read_context.weight)
+            nn.init.zeros_(self.read_context.bias)
+        if fusion.context == "mlp":
+            self.pixel_mlp = nn.Sequential(
+                nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 128), nn.GELU(), nn.Linear(128, width), nn.LayerNorm(width)
+            )
+
+    def _add_injection(self, fusion: FusionSettings, backend: Backend) -> None:
+        width = fusion.image_channels
+        read = {"pixel": width, "agents": width, "both": 2 * width, "softmax": len(self.classes), "xyz": 3}
+        self.injection = Injection(
+            in_channels=read[fusion.inject],
+            out_channels=self.unet.stem_channels,
+            camera_dropout=fusion.camera_dropout,
+        )
+        if fusion.lidar_stages:
+            self.lidar_branch = LidarBranch(
+                unet=self.unet,
+                preset=self.model.preset,
+                backend=backend,
+                first=LEVELS - fusion.lidar_stages,
+                classes=len(self.classes),
+            )
 
     def _add_queries(self, fusion: FusionSettings) -> None:
         width = fusion.query_channels
@@ -162,20 +206,97 @@ class Network(nn.Module):
             return self._run(batch, images).in_float32()
 
     def _run(self, batch: Batch, images: ImageBatch | None) -> NetworkOutput:
+        rows, fusion = batch.point_to_voxel, self.fusion
+        read = self._read_images(images, len(batch.labels)) if images is not None else None
         encoded = self.unet.encode(batch.voxels)
-        decoder = _Decoder(self, encoded, images)
-        voxels = self.unet.decode(encoded, decoder.refine if self.fusion.queries else None).features
-        points = self.image_branch(images, len(batch.labels)) if images is not None else None
-        rows = batch.point_to_voxel
+        decoder = _Decoder(self, batch, encoded, images)
+        refine = decoder.refine if fusion.voxel_queries else None
+        first, x, lidar = 0, encoded[LEVELS], None
+        if self.lidar_branch is not None:
+            first = self.lidar_branch.first
+            x = self.unet.decode(encoded, refine, last=first)
+            lidar = self.lidar_branch(encoded, x)[rows]
+        if read is None and lidar is not None:
+            return _of_points_alone(lidar)
+        if read is not None and fusion.injects:
+            encoded = [self._inject(batch, encoded[0], read), *encoded[1:]]
+        stages = [*encoded[: LEVELS - first], x, *encoded[LEVELS - first + 1 :]]
+        voxels = self.unet.decode(stages, refine, first=first).features
+        if read is None:
+            return _of_points_alone(self.head_3d(voxels)[rows])
         return NetworkOutput(
             logits_3d=self.head_3d(voxels)[rows],
-            auxiliary_3d=self.auxiliary_3d(voxels)[rows] if points is not None else None,
-            logits_2d=self.head_2d(points) if points is not None else None,
-            auxiliary_2d=self.auxiliary_2d(points) if points is not None else None,
+            auxiliary_3d=self.auxiliary_3d(voxels)[rows],
+            logits_2d=read.logits,
+            auxiliary_2d=self.auxiliary_2d(read.features),
             refined=tuple(decoder.refined),
             teacher=self.head_3d(decoder.refined[-1][1])[rows] if decoder.refined and not self.needs_images else None,
             queries=decoder.queries,
+            logits_lidar=lidar,
+            image_weight=read.weight,
+            statistics=read.statistics,
         )
+
+    def _read_images(self, images: ImageBatch, points: int) -> "_ImageReading":
+        pixel = self.image_branch(images, points)
+        agents = agents_at_points(self._tokens(images), images, points) if self.fusion.agent_tokens else None
+        features = pixel
+        if self.fusion.variant == "full" and self.fusion.context != "none":
+            features = pixel + self.read_context(agents if self.fusion.context == "agents" else self.pixel_mlp(pixel))
+        seen = torch.bincount(images.projection_point, minlength=points)
+        weights = self.image_statistics.weights(images.statistics)[images.projection_view]
+        weight = weights.new_zeros(points).index_add(0, images.projection_point, weights) / seen.clamp(min=1)
+        return _ImageReading(
+            pixel=pixel,
+            agents=agents,
+            features=features,
+            logits=self.head_2d(features),
+            seen=seen > 0,
+            weight=weight,
+            statistics=images.statistics,
+        )
+
+    def _tokens(self, images: ImageBatch) -> Float[Tensor, "views agents channels"]:
+        tokens: Tensor = self.agent_tokens(images)
+        return low_rank(tokens, self.fusion.rank) if self.fusion.decoupling == "truncate" else tokens
+
+    def _inject(self, batch: Batch, stem: SparseTensor, read: "_ImageReading") -> SparseTensor:
+        values = {
+            "pixel": lambda: read.pixel,
+            "agents": lambda: read.agents,
+            "both": lambda: torch.cat([read.pixel, read.agents], 1),
+            "softmax": lambda: read.logits.softmax(1),
+            "xyz": lambda: _places(batch.voxels)[batch.point_to_voxel],
+        }[self.fusion.inject]()
+        return self.injection(stem, values, read.seen, batch.point_to_voxel)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _ImageReading:
+    """What the image branch says of the points: features, logits, which points an image shows, how far to trust it."""
+
+    pixel: Float[Tensor, "points channels"]
+    agents: Float[Tensor, "points channels"] | None
+    features: Float[Tensor, "points channels"]
+    logits: Float[Tensor, "points classes"]
+    seen: Bool[Tensor, "points"]
+    weight: Float[Tensor, "points"]
+    statistics: Tensor
+
+
+def _of_points_alone(logits: Float[Tensor, "points classes"]) -> NetworkOutput:
+    """The output of a batch without images."""
+    return NetworkOutput(
+        logits_3d=logits, auxiliary_3d=None, logits_2d=None, auxiliary_2d=None, refined=(), teacher=None, queries=None
+    )
+
+
+def _places(voxels: SparseTensor) -> Float[Tensor, "voxels 3"]:
+    """Where each voxel is in its cloud: less the cloud's mean, in units of 256 voxels."""
+    place, sample = voxels.indices[:, 1:].float(), voxels.sample.long()
+    count = torch.bincount(sample, minlength=voxels.batch_size).clamp(min=1)
+    mean = place.new_zeros(voxels.batch_size, 3).index_add(0, sample, place) / count.unsqueeze(1)
+    return (place - mean[sample]) / 256
 
 
 class _Decoder:
@@ -184,28 +305,45 @@ class _Decoder:
     Each refinement is computed only where someone reads it: both in training, else the one that the heads read.
     """
 
-    def __init__(self, network: Network, encoded: list[SparseTensor], images: ImageBatch | None) -> None:
+    def __init__(
+        self, network: Network, batch: Batch, encoded: list[SparseTensor], images: ImageBatch | None
+    ) -> None:
         self.network = network
+        self.bias: Tensor | None = None
         self.refined: list[tuple[Tensor, Tensor]] = []
         self.queries: tuple[Tensor, Tensor] | None = None
         self.own: Tensor | None = None
         self.met: Tensor | None = None
         fusion = network.fusion
-        if not fusion.queries:
+        if not fusion.voxel_queries:
             return
         self.own = network.voxel_queries(encoded[1:])
         if fusion.interface and images is not None and (network.training or network.needs_images):
             semantic, other = network.image_queries(images, encoded[0].batch_size)
+            if fusion.decoupling == "truncate":
+                semantic = low_rank(semantic, fusion.rank)
             self.met = network.interface(self.own, semantic)
-            if network.training:
+            if network.training and fusion.decoupling == "loss":
                 self.queries = semantic, low_rank(other, fusion.rank)
+            if fusion.locate_queries:
+                self.bias = self._located(batch, images, semantic)
+
+    def _located(self, batch: Batch, images: ImageBatch, semantic: Tensor) -> Tensor:
+        """log(N sum_i A_vi R_ji + FLOOR): how much query j looks at the agents of voxel v; 0 where no image shows it."""
+        network, points = self.network, len(batch.labels)
+        own, seen_agents = network.interface.attention(self.own, semantic), network.image_queries.attention
+        looks = own[images.sample] @ seen_agents(images, len(semantic))
+        shares = agents_at_points(looks.transpose(1, 2).contiguous(), images, points) * looks.shape[2]
+        seen = torch.bincount(images.projection_point, minlength=points) > 0
+        means, shown = voxel_means(shares, seen, batch.point_to_voxel, len(batch.voxels.features))
+        return (means + FLOOR).log() * shown
 
     def refine(self, stage: int, x: SparseTensor) -> Tensor:
         """The features that decoder ``stage`` goes on with."""
         refiner, layout = self.network.refiners[stage], Ragged(x.sample, x.batch_size)
         if self.met is None:
             return refiner(x.features, layout, self.own)
-        met: Tensor = refiner(x.features, layout, self.met)
+        met: Tensor = refiner(x.features, layout, self.met, self.bias if stage == LEVELS - 1 else None)
         if not self.network.training:
             return met
         own: Tensor = refiner(x.features, layout, self.own)

@@ -4,7 +4,7 @@ Tokens are parameters and stay so: each forward pass makes new queries from them
 back (the released XDiff3D code overwrites its parameters in forward, which leaks one sample into the next).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf, sqrt
 
 import torch
@@ -146,18 +146,34 @@ class ImageQueries(nn.Module):
         self, images: ImageBatch, samples: int
     ) -> tuple[Float[Tensor, "samples tokens channels"], Float[Tensor, "samples tokens channels"]]:
         """The queries Q_a and Q_b of each sample."""
+        merged = [
+            block(tokens, keys, layout.mask)
+            for block, tokens, (keys, layout) in zip(self.blocks, self.tokens, self._keys(images, samples), strict=True)
+        ]
+        semantic, low_rank = self.merge(merged).chunk(2, dim=1)
+        return semantic, low_rank
+
+    def attention(self, images: ImageBatch, samples: int) -> Float[Tensor, "views tokens agents"]:
+        """How much the semantic queries of a view's sample look at its agents, mean over taps and heads.
+
+        Over all agents of a sample's views the shares of a query sum to 1. Only where the keys are agents.
+        """
+        looks = []
+        for block, tokens, (keys, layout) in zip(self.blocks, self.tokens, self._keys(images, samples), strict=True):
+            seen = block.attention(tokens[: len(tokens) // 2], keys, layout.mask)
+            looks.append(layout.unpad(seen.transpose(1, 2)))
+        return torch.stack(looks).mean(0).unflatten(0, (len(images.sample), -1)).transpose(1, 2)
+
+    def _keys(self, images: ImageBatch, samples: int) -> Iterator[tuple[Tensor, Ragged]]:
+        """For each tap what its block attends to, [samples, longest, D], and how rows lie in it."""
         context = self._context(images)
-        merged = []
         for place, tap in enumerate(self.taps):
             cells, view = self._cells(images, tap)
             keys = self.lift[place](cells)
             if context is not None:
                 keys = keys + (context if self.from_agents else context[view])
             layout = Ragged(images.sample[view], samples)
-            padded = layout.pad(self.norm_keys[place](keys))
-            merged.append(self.blocks[place](self.tokens[place], padded, layout.mask))
-        semantic, low_rank = self.merge(merged).chunk(2, dim=1)
-        return semantic, low_rank
+            yield layout.pad(self.norm_keys[place](keys)), layout
 
     def _context(self, images: ImageBatch) -> Tensor | None:
         """What is added to each key beside its feature: [V * N, D] for agents, [V, D] for cells."""

@@ -39,6 +39,9 @@ NAME = "run.json"
 FORMAT = 1
 #: What a record has in any case, and its readers count on.
 _KEYS = {"code", "model", "fusion", "augment", "train", "classes", "taps", "source", "target", "facts", "class_counts"}
+#: What a record's fusion settings meant before there was injection; the variants were named for the queries then.
+_BEFORE_INJECTION = {"inject": "none", "context": "none", "camera_dropout": 0.0, "lidar_stages": 0, "decoupling": "loss"}
+_OLD_VARIANTS = {"no-interface": "voxels", "full": "agents"}
 #: What may change between a start and a resume: it moves work, not results.
 FREE = (
     "code",
@@ -113,7 +116,16 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} has run format {record.get('format')}, this version reads {FORMAT}; train again")
     if missing := sorted(_KEYS - record.keys()):
         raise RunError(f"{run / NAME} is damaged (no {', '.join(missing)}); train again in another folder")
-    return record
+    return {**record, "fusion": _current(record["fusion"])}
+
+
+def _current(fusion: Any) -> Any:
+    """Fusion settings as this version names them, of a record that an earlier one may have written."""
+    if not isinstance(fusion, dict) or "inject" in fusion:
+        return fusion
+    queries = _OLD_VARIANTS.get(fusion.get("variant", ""), "none")
+    variant = "full" if queries != "none" else fusion.get("variant")
+    return {**fusion, **_BEFORE_INJECTION, "variant": variant, "queries": queries}
 
 
 def make_record(

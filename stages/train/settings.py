@@ -11,7 +11,7 @@ __all__ = ["MAX_SCALE", "AugmentSettings", "FusionSettings", "ModelSettings", "T
 #: The widest voxel grid: the keys of a batch of 64 such grids still fit in 64 bits.
 MAX_SCALE = 2**19
 
-Variant = Literal["3d-only", "image", "no-interface", "full"]
+Variant = Literal["3d-only", "image", "full"]
 
 
 class ModelSettings(Settings):
@@ -31,17 +31,41 @@ class ModelSettings(Settings):
 
 
 class FusionSettings(Settings):
-    """What image features are used for: the 2D branch, object agent queries, and the interface to the 3D branch."""
+    """What image features are used for: the 2D branch, what the 3D network reads of it, and object agent queries."""
 
     variant: Variant = Field(
         default="full",
-        description="Each adds to the one before: '3d-only', 'image' (2D branch, cross-modal losses), 'no-interface'"
-        " (3D queries alone refine the decoder), 'full' (the image's agents refine them).",
+        description="Each adds to the one before: '3d-only', 'image' (2D branch, cross-modal losses), 'full' (what"
+        " inject, context and queries say).",
+    )
+    inject: Literal["none", "pixel", "agents", "both", "softmax", "xyz"] = Field(
+        default="pixel",
+        description="What is added to the finest skip connection of the 3D network, voxel by voxel: the 2D branch's"
+        " feature at the pixel, the agents there, both; as controls the 2D head's softmax, or the voxel's own place.",
+    )
+    camera_dropout: float = Field(
+        default=0.3, ge=0, lt=1, description="Chance that a sample is injected nothing in training, as without a camera."
+    )
+    lidar_stages: int = Field(
+        default=1,
+        ge=0,
+        le=4,
+        description="Decoder stages, counted from the finest, that a LiDAR-only head has for itself; 0: none.",
+    )
+    context: Literal["none", "agents", "mlp"] = Field(
+        default="agents",
+        description="What the 2D head reads beside the pixel's own feature: the agents that the pixel belongs to, or,"
+        " as a control, the feature itself through an MLP of that size.",
+    )
+    queries: Literal["none", "voxels", "agents"] = Field(
+        default="none",
+        description="Learned object queries that refine the 3D decoder (the paper's interface): none, those of the"
+        " voxels alone, or those of the voxels after they met the image's.",
     )
     head: Literal["distil", "refine"] = Field(
         default="refine",
-        description="What the 3D heads read: 'distil' features refined by 3D queries alone (no camera needed at test),"
-        " 'refine' by queries that met the image's agents.",
+        description="What the 3D heads read with queries 'agents': 'distil' features refined by 3D queries alone (no"
+        " camera needed at test), 'refine' by queries that met the image's.",
     )
     keys: Literal["agents", "features"] = Field(
         default="agents", description="What 2D queries attend to: cached agents, or every cell of the feature maps."
@@ -53,8 +77,18 @@ class FusionSettings(Settings):
     normalise: bool = Field(default=True, description="Normalise each channel of each tap over each image.")
     tokens: int = Field(default=100, ge=2, le=4096, description="Learned tokens a query set (N); token 0 is a sink.")
     query_channels: int = Field(default=256, ge=8, le=4096, description="Width of tokens and queries; a multiple of 8.")
+    decoupling: Literal["none", "truncate", "loss"] = Field(
+        default="truncate",
+        description="How local detail leaves agents and queries: not at all, by truncating the spectrum of an image's"
+        " matrix of them in the forward pass, or by the paper's loss between two sets of queries.",
+    )
     rank: int = Field(
         default=16, ge=1, description="Directions that decoupling keeps (k); as large as min(tokens, width) keeps all."
+    )
+    locate_queries: bool = Field(
+        default=False,
+        description="Bias each voxel's attention, in the finest decoder stage, to the queries that look at the agents"
+        " its pixels belong to.",
     )
     interface_scale: float = Field(
         default=1.0,
@@ -70,14 +104,31 @@ class FusionSettings(Settings):
         return self.variant != "3d-only"
 
     @property
-    def queries(self) -> bool:
+    def voxel_queries(self) -> bool:
         """Whether 3D object agent queries refine the decoder."""
-        return self.variant in ("no-interface", "full")
+        return self.variant == "full" and self.queries != "none"
 
     @property
     def interface(self) -> bool:
         """Whether the image's agents refine the 3D queries."""
-        return self.variant == "full"
+        return self.variant == "full" and self.queries == "agents"
+
+    @property
+    def injects(self) -> bool:
+        """Whether the 3D network reads of the image branch, voxel by voxel."""
+        return self.variant == "full" and self.inject != "none"
+
+    @property
+    def memberships(self) -> bool:
+        """Whether the features must say which agents each pixel belongs to."""
+        return self.variant == "full" and (
+            self.context == "agents" or self.inject in ("agents", "both") or (self.interface and self.locate_queries)
+        )
+
+    @property
+    def agent_tokens(self) -> bool:
+        """Whether points read the tokens of the agents that their pixels belong to."""
+        return self.variant == "full" and (self.context == "agents" or self.inject in ("agents", "both"))
 
     @property
     def needs_images(self) -> bool:
@@ -88,6 +139,8 @@ class FusionSettings(Settings):
     def _check(self) -> "FusionSettings":
         if self.query_channels % 8:
             raise ValueError(f"query_channels must be a multiple of the 8 attention heads, found {self.query_channels}")
+        if self.locate_queries and (self.queries != "agents" or self.keys != "agents"):
+            raise ValueError("locate_queries needs queries=agents and keys=agents: other queries look at no agents")
         if self.taps is not None and (not self.taps or len(set(self.taps)) < len(self.taps)):
             raise ValueError(f"taps must name at least one tap and none twice, found {list(self.taps)}")
         return self

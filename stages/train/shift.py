@@ -101,7 +101,10 @@ def step_losses(
     parts = []
     if batch.source is not None:
         side = batch.source
-        parts.append(source_losses(network(side), side.labels, weights, settings, side.shown))
+        output = network(side)
+        parts.append(source_losses(output, side.labels, weights, settings, side.shown))
+        if output.statistics is not None:
+            network.image_statistics.update(output.statistics)
     if batch.target is not None:
         side = batch.target
         with held_statistics(network) if settings.target_norms == "source" else nullcontext():

@@ -18,7 +18,7 @@ from ...errors import BackendError
 from .norms import VoxelNorm
 from .sparse import Backend, DownConv3d, InverseConv3d, SparseTensor, SubMConv3d
 
-__all__ = ["LEVELS", "STEM_KERNEL", "Refine", "SpUNet"]
+__all__ = ["LEVELS", "STEM_KERNEL", "Refine", "SpUNet", "decoder_stage", "decoder_stages"]
 
 LEVELS = 4
 STEM_KERNEL = 5
@@ -109,12 +109,8 @@ class SpUNet(nn.Module):
             self.down.append(ConvNormRelu(DownConv3d(in_channels=width, out_channels=channels, backend=backend)))
             self.encoder.append(_blocks(channels, channels, blocks, backend))
             width = channels
-        self.up, self.decoder = nn.ModuleList(), nn.ModuleList()
-        skips = (plan.stem, *plan.encoder[:-1])[::-1]
-        for channels, blocks, skip in zip(plan.decoder, plan.decoder_blocks, skips, strict=True):
-            self.up.append(ConvNormRelu(InverseConv3d(in_channels=width, out_channels=channels, backend=backend)))
-            self.decoder.append(_blocks(channels + skip, channels, blocks, backend))
-            width = channels
+        self.stem_channels = plan.stem
+        self.up, self.decoder = decoder_stages(preset, backend)
 
     def encode(self, x: SparseTensor) -> list[SparseTensor]:
         """Return the stem's output (full resolution) and then the four encoder stages, finest first.
@@ -126,21 +122,24 @@ class SpUNet(nn.Module):
             stages.append(blocks(down(stages[-1])))
         return stages
 
-    def decode(self, stages: list[SparseTensor], refine: Refine | None = None) -> SparseTensor:
-        """Run the decoder over what ``encode`` returned; the result has the stem's voxels and ``out_channels``.
+    def decode(
+        self, stages: list[SparseTensor], refine: Refine | None = None, *, first: int = 0, last: int = LEVELS
+    ) -> SparseTensor:
+        """Run decoder stages ``first`` to ``last - 1`` over what ``encode`` returned.
 
-        ``refine(stage, x)``, for stages 0 (coarsest) to 3, returns the features [N, ``decoder_channels[stage]``] to go
-        on with, on the voxels of ``x``.
+        Stage ``first`` starts from ``stages[LEVELS - first]``: from the coarsest encoder stage, or where ``first`` is not
+        0, from what the stage before it returned, which the caller puts there. After the last stage the result has the
+        stem's voxels and ``out_channels``. ``refine(stage, x)``, for stages 0 (coarsest) to 3, returns the features
+        [N, ``decoder_channels[stage]``] to go on with, on the voxels of ``x``.
 
         Raises:
             BackendError: ``stages`` are not those of ``encode``, or ``refine`` changed the shape.
         """
         if len(stages) != LEVELS + 1:
             raise BackendError(f"decode needs the {LEVELS + 1} stages of encode, found {len(stages)}")
-        x = stages[-1]
-        for stage, (up, blocks) in enumerate(zip(self.up, self.decoder, strict=True)):
-            skip = stages[LEVELS - 1 - stage]
-            x = blocks(up(x).map(lambda features, skip=skip: torch.cat([features, skip.features], 1)))
+        x = stages[LEVELS - first]
+        for stage in range(first, last):
+            x = decoder_stage(self.up[stage], self.decoder[stage], x, stages[LEVELS - 1 - stage])
             if refine is not None:
                 x = _refined(x, refine(stage, x), stage)
         return x
@@ -148,6 +147,27 @@ class SpUNet(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """``decode(encode(x))``."""
         return self.decode(self.encode(x))
+
+
+def decoder_stages(
+    preset: Literal["full", "slim"], backend: Backend, first: int = 0
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Untrained decoder stages from ``first`` on: what undoes a halving, and the residual blocks, of each."""
+    plan = _PRESETS[preset]
+    up, decoder = nn.ModuleList(), nn.ModuleList()
+    skips = (plan.stem, *plan.encoder[:-1])[::-1]
+    widths = (plan.encoder[-1], *plan.decoder[:-1])
+    for stage in range(first, LEVELS):
+        channels = plan.decoder[stage]
+        up.append(ConvNormRelu(InverseConv3d(in_channels=widths[stage], out_channels=channels, backend=backend)))
+        decoder.append(_blocks(channels + skips[stage], channels, plan.decoder_blocks[stage], backend))
+    return up, decoder
+
+
+def decoder_stage(up: nn.Module, blocks: nn.Module, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
+    """One decoder stage: ``x`` to the voxels of ``skip``, whose features are appended, and through ``blocks``."""
+    found: SparseTensor = blocks(up(x).map(lambda features: torch.cat([features, skip.features], 1)))
+    return found
 
 
 def _blocks(in_channels: int, out_channels: int, count: int, backend: Backend) -> nn.Sequential:

@@ -25,6 +25,7 @@ class FakeFeatures:
     taps = SPECS
     agents = AGENTS
     views = ("identity",)
+    grid = SPECS["up2"]
 
     def require(self, rows):
         pass
@@ -35,6 +36,8 @@ class FakeFeatures:
             maps={tap: np.stack([image[0][tap] for image in drawn]) for tap in SPECS},
             agents={tap: np.stack([image[1][tap] for image in drawn]) for tap in SPECS if tap != "rgb"},
             geometry=np.stack([image[2] for image in drawn]),
+            assignment=np.stack([image[3] for image in drawn]),
+            membership=np.stack([image[4] for image in drawn]),
         )
 
     def _image(self, row):
@@ -45,7 +48,11 @@ class FakeFeatures:
             values = rng.integers(0, 256, shape) if tap == "rgb" else 3 + 2 * rng.standard_normal(shape)
             maps[tap] = values.astype(spec.dtype)
         agents = {tap: (3 + rng.standard_normal((AGENTS, SPECS[tap].channels))).astype("f2") for tap in ("up1", "up2")}
-        return maps, agents, rng.random((AGENTS, 5)).astype("f2")
+        geometry = rng.random((AGENTS, 5)).astype("f2")
+        cells = (SPECS["up2"].height, SPECS["up2"].width)
+        shares = np.sort(rng.dirichlet(np.full(AGENTS, 0.3), cells).transpose(2, 0, 1), axis=0)[:-5:-1]
+        assignment = rng.random((AGENTS, *cells)).argsort(0)[:4].astype(np.uint8)
+        return maps, agents, geometry, assignment, np.round(255 * shares).astype(np.uint8)
 
 
 def write_domain(

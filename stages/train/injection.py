@@ -1,0 +1,57 @@
+"""Injection: what the image branch reads at a point's pixel is added to the 3D network's features of its voxel.
+
+v of sample s: skip_v += k_s (W mean_p f_p + b), the mean over the voxel's points that a view shows; zero where no view
+shows one. W and b begin at zero, so an untrained network is the LiDAR-only one. In training k_s is 0 with chance
+``camera_dropout``: a whole sample goes without its camera, and one network learns to read with and without.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from .parallel import number_of_processes, own_part
+from .sparse import SparseTensor
+
+__all__ = ["Injection", "voxel_means"]
+
+
+class Injection(nn.Module):
+    """Point features [P, ``in_channels``] onto voxel features of ``out_channels``."""
+
+    def __init__(self, *, in_channels: int, out_channels: int, camera_dropout: float) -> None:
+        super().__init__()
+        self.camera_dropout = camera_dropout
+        self.project = nn.Linear(in_channels, out_channels)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(
+        self,
+        x: SparseTensor,
+        values: Float[Tensor, "points channels"],
+        seen: Bool[Tensor, "points"],
+        point_to_voxel: Int64[Tensor, "points"],
+    ) -> SparseTensor:
+        """``x``, whose voxels hold the points as ``point_to_voxel`` says, with ``values`` of the ``seen`` points."""
+        means, shown = voxel_means(values, seen, point_to_voxel, len(x.features))
+        if self.training and self.camera_dropout:
+            shown = shown * self._kept_samples(x.batch_size, shown.device)[x.sample.long()]
+        added = self.project(means) * shown
+        return x.replace(x.features + added.to(x.features.dtype))
+
+    def _kept_samples(self, samples: int, device: torch.device) -> Float[Tensor, "samples 1"]:
+        drawn = torch.rand(samples * number_of_processes(), 1, device=device)  # for the whole batch
+        return (own_part(drawn) >= self.camera_dropout).float()
+
+
+def voxel_means(
+    values: Float[Tensor, "points channels"],
+    seen: Bool[Tensor, "points"],
+    point_to_voxel: Int64[Tensor, "points"],
+    voxels: int,
+) -> tuple[Float[Tensor, "voxels channels"], Float[Tensor, "voxels 1"]]:
+    """Mean of ``values`` over the ``seen`` points of each voxel, and 1 for a voxel that has one, else 0."""
+    weight = seen.to(values.dtype).unsqueeze(1)
+    count = weight.new_zeros(voxels, 1).index_add(0, point_to_voxel, weight)
+    total = values.new_zeros(voxels, values.shape[1]).index_add(0, point_to_voxel, values * weight)
+    return total / count.clamp(min=1), (count > 0).to(values.dtype)

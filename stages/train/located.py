@@ -1,0 +1,60 @@
+"""Located agents: each point reads the cached agents that its pixel belongs to (method, section 3b)."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from .image_branch import sample_points
+from .images import ImageBatch
+
+__all__ = ["AgentTokens", "agents_at_points"]
+
+HIDDEN = 128
+
+
+class AgentTokens(nn.Module):
+    """t_i = MLP(LayerNorm(q_i) of all taps, joined) + MLP(geometry_i), normalised: one token for each cached agent."""
+
+    def __init__(self, *, tap_channels: Mapping[str, int], channels: int) -> None:
+        super().__init__()
+        self.taps = tuple(tap_channels)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in tap_channels.values())
+        self.lift = nn.Sequential(
+            nn.Linear(sum(tap_channels.values()), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, channels)
+        )
+        self.place = nn.Sequential(nn.Linear(5, channels), nn.GELU(), nn.Linear(channels, channels))
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, images: ImageBatch) -> Float[Tensor, "views agents channels"]:
+        """The tokens of prepared ``images``."""
+        vectors = [norm(images.agents[tap]) for tap, norm in zip(self.taps, self.norms, strict=True)]
+        tokens: Tensor = self.norm(self.lift(torch.cat(vectors, -1)) + self.place(images.geometry))
+        return tokens
+
+
+def agents_at_points(
+    tokens: Float[Tensor, "views agents channels"], images: ImageBatch, points: int
+) -> Float[Tensor, "points channels"]:
+    """o_p = sum_i A_pi t_i, a mean over the views that show point p; zero where none does.
+
+    A_pi is bilinear between the cells of the grouping grid, where the kept memberships of a cell sum to 1.
+
+    Raises:
+        ValueError: the images come without memberships.
+    """
+    if images.grid is None or images.assignment is None or images.membership is None:
+        raise ValueError("These images have no memberships; the features were read without them")
+    views, agents, channels = tokens.shape
+    height, width = images.assignment.shape[2:]
+    first = torch.arange(views, device=tokens.device).view(-1, 1, 1) * agents
+    rows = images.assignment.flatten(2).transpose(1, 2).long() + first
+    weights = images.membership.flatten(2).transpose(1, 2).float()
+    weights = weights / weights.sum(2, keepdim=True).clamp(min=1)
+    cells = embedding_bag(
+        rows.flatten(0, 1), tokens.float().flatten(0, 1), per_sample_weights=weights.flatten(0, 1), mode="sum"
+    )
+    maps = cells.view(views, height, width, channels).permute(0, 3, 1, 2)
+    return sample_points(maps, images, images.grid.extent, points)
