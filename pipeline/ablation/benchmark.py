@@ -19,8 +19,9 @@ CAMERAS = "CAM_FRONT"
 class Benchmark:
     """Domains of one data root, by what shifts in them.
 
-    ``shifts`` are reported; choices may be made on ``development``, which is not. Without a ``root`` the data are
-    synthesised beside the runs, ``frames`` of them.
+    ``shifts`` are reported; choices may be made on ``development``, which is not. Of a run that is meant for all shifts
+    the first of ``development`` is the target. Without a ``root`` the data are synthesised beside the runs, ``frames``
+    of them.
     """
 
     source: str
@@ -28,7 +29,7 @@ class Benchmark:
     development: Mapping[str, str]
     dataset: str = "nuscenes"
     root: Path | None = None
-    frames: int = 1200
+    frames: int = 1416
     overrides: Sequence[str] = field(default_factory=tuple)  #: settings of every run, as KEY=VALUE
 
     @property
@@ -75,8 +76,8 @@ class Benchmark:
 STREETS = Benchmark(
     source="streets",
     shifts={name: f"streets-{name}" for name in ("city", "night", "fog", "sensor")},
-    development={"development": "streets-development"},
+    development={name: f"streets-{name}" for name in ("development", "haze", "dim")},
 )
 
 #: The same with few frames, for the short form.
-FEW_STREETS = replace(STREETS, frames=240)
+FEW_STREETS = replace(STREETS, frames=283)

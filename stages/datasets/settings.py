@@ -14,7 +14,14 @@ __all__ = ["DOMAINS", "BenchmarkDomain", "DataSettings", "DatasetName", "DomainS
 
 DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar", "a2d2", "virtualkitti", "folder"]
 BenchmarkDomain = Literal[
-    "streets", "streets-city", "streets-night", "streets-fog", "streets-sensor", "streets-development"
+    "streets",
+    "streets-city",
+    "streets-night",
+    "streets-fog",
+    "streets-sensor",
+    "streets-development",
+    "streets-haze",
+    "streets-dim",
 ]
 SplitName = Literal["train", "val", "test"]
 MergeName = Literal[

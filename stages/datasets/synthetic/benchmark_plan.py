@@ -1,17 +1,21 @@
-"""The scenes of the generalisation benchmark: one source domain and five others, each with a shift of its own.
+"""The scenes of the generalisation benchmark: one source domain and seven others, each with a shift of its own.
 
-    domain               streets    hour, weather  car                        share  used as
-    streets              Boston     day, clear     n008, 32 beams              30 %  source
-    streets-city         Singapore  day, clear     n015, other 32 beams        15 %  target
-    streets-night        Singapore  night, clear   n015                        15 %  target
-    streets-fog          Boston     day, dense fog n008                        15 %  target
-    streets-sensor       Boston     day, clear     n108, 64 beams, higher up   15 %  target
-    streets-development  Singapore  dusk, rain     n015                        10 %  for choices, never reported
+    domain               streets    hour, weather  car                          share  used as
+    streets              Boston     day, clear     n008, 32 beams                30    source
+    streets-city         Singapore  day, clear     n015, other 32 beams          15    target
+    streets-night        Singapore  night, clear   n015                          15    target
+    streets-fog          Boston     day, dense fog n008                          15    target
+    streets-sensor       Boston     day, clear     n108, 64 beams, higher up     15    target
+    streets-development  Singapore  dusk, rain     n015                          10    for choices, never reported
+    streets-haze         Singapore  dusk, fog      n015                           9    for choices, never reported
+    streets-dim          Boston     night, unlit   n109, 22 beams, lower down     9    for choices, never reported
 
-Half of the Boston streets here have grass before the sidewalk and half have walks of brick, so that no class of the
-targets is unknown to the source. As in nuScenes the nights were driven in the other city, so that shift changes the
-streets too. Each domain has scenes of both official splits; the train scenes of a target serve adaptation and the
-oracle. Scene names stand in the official lists, and each scene's description names its domain.
+Shares are per cent of the frames of the first six, which were there first and have stayed as they were. Half of the
+Boston streets here have grass before the sidewalk and half have walks of brick, so that no class of the targets is
+unknown to the source; those of the dim domain lie in the outskirts, where no street lamp burns. As in nuScenes the
+nights of ``streets-night`` were driven in the other city, so that shift changes the streets too. Each domain has scenes
+of both official splits; the train scenes of a target serve adaptation and the oracle. Scene names stand in the official
+lists, and each scene's description names its domain.
 """
 
 from dataclasses import dataclass
@@ -28,10 +32,11 @@ class _Domain:
     name: str
     location: str
     vehicle: str
-    train: tuple[int, tuple[str, ...]]  # share of all frames in per cent, scene names
+    train: tuple[int, tuple[str, ...]]  # share in per cent of the first six domains' frames, scene names
     test: tuple[int, tuple[str, ...]]
     hour: Hour = "day"
     weather: Weather = "clear"
+    part: int = 0
 
     def groups(self, day: int) -> tuple[SceneGroup, SceneGroup]:
         """The scenes of its two splits, driven on ``day`` and the next, counted from 1 September 2018."""
@@ -43,9 +48,10 @@ class _Domain:
                 hour=self.hour,
                 weather=self.weather,
                 domain=self.name,
+                part=self.part,
                 share=share,
                 vehicle=self.vehicle,
-                start=datetime(2018, 9, day + later, 21 if self.hour == "night" else 13, 5, 30, tzinfo=zone),
+                start=datetime(2018, 9, day + later, 21 if "night" in self.hour else 13, 5, 30, tzinfo=zone),
                 names=names,
             )
             for later, (split, (share, names)) in enumerate((("train", self.train), ("val", self.test)))
@@ -99,6 +105,25 @@ _DOMAINS = (
         weather="rain",
         train=(4, scene_names((525, 539), (541, 546))),
         test=(6, scene_names((625, 627), (632, 638), (780, 784))),
+    ),
+    _Domain(
+        name="streets-haze",
+        location="singapore-tampines",
+        vehicle="n015",
+        hour="dusk",
+        weather="fog",
+        part=1,
+        train=(4, scene_names((1, 2), (4, 11), (19, 30))),
+        test=(5, scene_names((3, 3), (35, 36), (38, 39))),
+    ),
+    _Domain(
+        name="streets-dim",
+        location="boston-dorchester",
+        vehicle="n109",
+        hour="unlit night",
+        part=1,
+        train=(4, scene_names((120, 135), (138, 139), (149, 152))),
+        test=(5, scene_names((221, 221), (329, 332))),
     ),
 )
 

@@ -44,6 +44,8 @@ class _Hour:
     grey: Range  # value of fog and of clouds that cover the sky
     lit_windows: Range
     clouds: float
+    headlights: Range = (0.0, 0.0)
+    lamps: Range = (0.0, 0.0)
 
 
 _HOURS = {
@@ -94,6 +96,21 @@ _HOURS = {
         grey=(0.07, 0.17),
         lit_windows=(0.12, 0.55),
         clouds=0.5,
+        headlights=(0.5, 1.1),
+        lamps=(0.35, 1.0),
+    ),
+    "unlit night": _Hour(
+        elevation=(0.9, 1.1),
+        sun=(0.0, 0.01),
+        sun_tint=(0.8, 0.9, 1.2),
+        ambient=(0.004, 0.03),
+        ambient_tint=(0.78, 0.87, 1.2),
+        zenith=((0.58, 0.72), (0.2, 0.8), (0.01, 0.03)),
+        horizon=((0.05, 0.7), (0.1, 0.55), (0.015, 0.06)),
+        grey=(0.02, 0.05),
+        lit_windows=(0.02, 0.15),
+        clouds=0.5,
+        headlights=(0.25, 0.7),
     ),
 }
 _EXTINCTION = {"clear": (0.0005, 0.004), "fog": (0.018, 0.055), "dense fog": (0.08, 0.16), "rain": (0.006, 0.02)}
@@ -105,7 +122,7 @@ def draw_light(
     weather: Weather,
 ) -> LightStyle:
     """Draw sun, sky, lamps and air of a time of day in some weather."""
-    hour, night = _HOURS[time_of_day], time_of_day == "night"
+    hour = _HOURS[time_of_day]
     strength = draw(rng, *hour.sun)
     ambient = draw(rng, *hour.ambient)
     zenith, horizon = np.array(draw_hsv(rng, *hour.zenith)), np.array(draw_hsv(rng, *hour.horizon))
@@ -125,7 +142,7 @@ def draw_light(
         clouds=draw(rng, 0.0, hour.clouds),
         extinction=draw(rng, *_EXTINCTION[weather]),
         air=triple(np.clip(grey * np.array([1, 1, 1.03]) * (1 + rng.normal(0, 0.02, 3)), 0, 1)),
-        headlights=draw(rng, 0.5, 1.1) if night else 0.0,
-        lamps=draw(rng, 0.35, 1.0) if night else 0.0,
+        headlights=draw(rng, *hour.headlights) if any(hour.headlights) else 0.0,
+        lamps=draw(rng, *hour.lamps) if any(hour.lamps) else 0.0,
         lit_windows=draw(rng, *hour.lit_windows),
     )

@@ -20,7 +20,7 @@ __all__ = [
 Colour = tuple[float, float, float]
 """Linear red, green and blue in [0, 1]."""
 
-Hour = Literal["day", "overcast", "dusk", "night"]
+Hour = Literal["day", "overcast", "dusk", "night", "unlit night"]
 
 Weather = Literal["clear", "fog", "dense fog", "rain"]
 

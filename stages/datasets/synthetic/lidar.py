@@ -14,7 +14,7 @@ from .primitives import Solids
 from .trace import GROUND, Hits, cast, surface
 from .world import World
 
-__all__ = ["LidarModel", "Sweep", "boston_lidar", "dense_lidar", "scan", "singapore_lidar"]
+__all__ = ["LidarModel", "Sweep", "boston_lidar", "dense_lidar", "scan", "singapore_lidar", "sparse_lidar"]
 
 _NEAREST = 1.0  # metres: nearer returns are the car's own and are left out
 _MATERIALS = max(REFLECTIVITY) + 1
@@ -110,6 +110,21 @@ def dense_lidar() -> LidarModel:
         dropout=0.05,
         gain=1.1,
         mount_height=2.45,
+        spin_seconds=0.05,
+        start_azimuth=np.pi,
+    )
+
+
+def sparse_lidar() -> LidarModel:
+    """Return the sensor of the fourth car: 22 beams on a lower rack, with a shorter range and more drop-out."""
+    return LidarModel(
+        elevations=tuple(np.radians(np.linspace(-24.0, 9.0, 22)).tolist()),
+        azimuth_steps=960,
+        max_range=65.0,
+        range_noise=0.025,
+        dropout=0.08,
+        gain=0.85,
+        mount_height=1.6,
         spin_seconds=0.05,
         start_azimuth=np.pi,
     )

@@ -148,7 +148,7 @@ def sky_colour(light: LightStyle, direction: Float32[np.ndarray, "P 3"]) -> Floa
     above = np.maximum(rise, 0.04)
     drift = noise2(direction[:, 0] / above * 0.5, direction[:, 1] / above * 0.5, 10.0, 4)
     veil = (np.clip(drift, 0, 1.5) * np.float32(light.clouds) * np.clip(rise * 8, 0, 1))[:, None]
-    colour = colour + veil * (1 - colour) * np.float32(0.07 if light.time_of_day == "night" else 0.6)
+    colour = colour + veil * (1 - colour) * np.float32(0.07 if "night" in light.time_of_day else 0.6)
     if max(light.sun) > 0.12:
         sun = _towards_sun(light)
         near = np.clip(direction @ sun, 0, 1)

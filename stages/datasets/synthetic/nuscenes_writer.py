@@ -16,7 +16,7 @@ from PIL import Image
 
 from ....files import write_atomic, write_bytes, write_json
 from .camera import render
-from .cities import boston_suburbs
+from .cities import DISTRICTS
 from .drive import Drive
 from .lidar import Sweep, scan
 from .nuscenes_boxes import sights
@@ -78,8 +78,8 @@ class _Recorder:
         group = job.plan.group
         city: Literal["boston", "singapore"] = "boston" if group.location.startswith("boston") else "singapore"
         style = city_style(city, hour=group.hour, weather=job.plan.weather, rng=job.rng("style"))
-        if group.domain and city == "boston":
-            style = boston_suburbs(style, job.rng("suburbs"))
+        if group.domain and group.location in DISTRICTS:
+            style = DISTRICTS[group.location](style, job.rng("suburbs"))
         street = int(job.rng("street").integers(2**31))
         self._job = job
         self._rig = rig(group.vehicle, cameras=job.cameras, image_size=job.image_size)

@@ -13,7 +13,9 @@ real data:
     singapore, day        val      9 %  test of Singapore and day
     singapore, night      val      9 %  test of Night and Singapore
 
-Every group has a frame at least, so its six are the fewest; whatever is above is shared out by largest remainder. A
+Every group has a frame at least, so its six are the fewest; whatever is above is shared out by largest remainder. The
+benchmark grew: its groups come in parts, and each part's frames are shared out among its own groups, so that a part
+added later leaves the scenes of those before as they were. A
 scene has about six keyframes: frames beyond that open new scenes (new streets), and a train group has two scenes as
 soon as it has two frames, so one of them can be held out as the target's val split. Only when a group's names are used
 up do its scenes grow, to 40 keyframes, the length of a real scene (20 s at 2 Hz).
@@ -22,6 +24,7 @@ up do its scenes grow, to 40 keyframes, the length of a real scene (20 s at 2 Hz
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import groupby
 
 from ....errors import ConfigError
 from .knobs import Hour, Weather
@@ -44,13 +47,14 @@ class SceneGroup:
 
     location: str  #: as in the nuScenes log table
     split: str  #: "train" or "val", the official list that the names stand in
-    share: int  #: per cent of all frames
+    share: int  #: of all frames, as a part of the sum of all groups' shares
     vehicle: str  #: names the car, see ``rigs``
     start: datetime  #: local time at which the log begins
     names: tuple[str, ...]
     hour: Hour = "day"
     weather: Weather = "clear"
     domain: str = ""  #: benchmark domain, named in the descriptions of its scenes
+    part: int = 0  #: groups of one part share its frames out among themselves
 
     @property
     def logfile(self) -> str:
@@ -167,10 +171,23 @@ def _weather(group: SceneGroup, order: int) -> Weather:
 
 
 def _share_out(frames: int, groups: Sequence[SceneGroup]) -> list[int]:
+    """Frames per group, part by part; every part ends at its share of all frames, rounded."""
+    total, ending = sum(group.share for group in groups), 0
+    counts: list[int] = []
+    for _, members in groupby(groups, key=lambda group: group.part):
+        part = list(members)
+        ending += sum(group.share for group in part)
+        left = len(groups) - len(counts) - len(part)  # groups of later parts, which need a frame each
+        end = min((2 * frames * ending + total) // (2 * total), frames - left)
+        counts += _share_out_part(max(end - sum(counts), len(part)), part)
+    return counts
+
+
+def _share_out_part(frames: int, groups: Sequence[SceneGroup]) -> list[int]:
     """Frames per group: one each, the rest by share, rounded by largest remainder."""
-    rest = frames - len(groups)
-    counts = [1 + rest * group.share // 100 for group in groups]
-    remainders = [rest * group.share % 100 for group in groups]
+    rest, total = frames - len(groups), sum(group.share for group in groups)
+    counts = [1 + rest * group.share // total for group in groups]
+    remainders = [rest * group.share % total for group in groups]
     by_remainder = sorted(range(len(groups)), key=lambda place: -remainders[place])
     for place in by_remainder[: frames - sum(counts)]:
         counts[place] += 1

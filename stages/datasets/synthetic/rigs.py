@@ -3,7 +3,7 @@
 A camera fires when the LiDAR beam passes its viewing direction, so its stamp lies before the sweep's stamp (the end of
 the spin) and the ego moves in between: this is the two-ego-pose chain of real nuScenes. The Boston car (n008) and the
 Singapore car (n015) differ in the LiDAR model, in lenses, and in where everything is mounted; a third (n108) carries a
-LiDAR of 64 beams on a higher rack.
+LiDAR of 64 beams on a higher rack, a fourth (n109) one of 22 beams on a lower rack.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from ....errors import ConfigError
 from .camera import CameraModel
-from .lidar import LidarModel, boston_lidar, dense_lidar, singapore_lidar
+from .lidar import LidarModel, boston_lidar, dense_lidar, singapore_lidar, sparse_lidar
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, quaternion, rigid, rotation
 
 __all__ = ["LIDAR", "CameraMount", "Rig", "rig"]
@@ -67,7 +67,7 @@ def rig(vehicle: str, *, cameras: tuple[str, ...], image_size: tuple[int, int]) 
     Raises:
         ConfigError: there is no such car.
     """
-    lidars = {"n008": boston_lidar, "n015": singapore_lidar, "n108": dense_lidar}
+    lidars = {"n008": boston_lidar, "n015": singapore_lidar, "n108": dense_lidar, "n109": sparse_lidar}
     if vehicle not in lidars:
         raise ConfigError(f"There is no car named '{vehicle}'; choose one of: {', '.join(lidars)}")
     lidar = lidars[vehicle]()

@@ -43,6 +43,7 @@ __all__ = [
 
 _RANDOM_STREAM = 1
 _CITY_STREAMS = {"boston": 2, "singapore": 3}
+_NOISE: dict[Hour, float] = {"night": 0.022, "unlit night": 0.1}
 _VEHICLES = ("car", "truck", "bus", "trailer", "construction", "motorcycle", "bicycle")
 
 
@@ -91,8 +92,8 @@ def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear",
             camera_pitch=0.5,
             white_balance=triple((1.0, 1.0, 1.03) if boston else (1.04, 1.0, 0.95)),
             gamma=draw(rng, 0.8, 0.88) + (0.14 if hour == "night" else 0.0),
-            blur=draw(rng, 0.2, 0.45),
-            noise=0.022 if hour == "night" else 0.008,
+            blur=draw(rng, *((1.0, 2.0) if hour == "unlit night" else (0.2, 0.45))),
+            noise=_NOISE.get(hour, 0.008),
         ),
     )
 

@@ -55,7 +55,7 @@ def synthesize(
         cameras: channels to render, such as ``CAM_FRONT``, or ``all``; the tables know only these and the LiDAR.
         image_size: width and height of the pictures, pixels.
         workers: processes; by default one for each processor this process may use.
-        plan: the scenes to drive: two cities, or the six domains of the generalisation benchmark.
+        plan: the scenes to drive: two cities, or the domains of the generalisation benchmark.
 
     Returns:
         The root.
@@ -66,7 +66,7 @@ def synthesize(
         RunError: a worker process was killed.
     """
     plans = plan_scenes(frames, PLANS[plan])
-    facts = _facts(frames, seed, cameras, image_size) | ({"plan": plan} if plan != "city" else {})
+    facts = _facts(frames, seed, cameras, image_size) | _plan_facts(plan)
     check_workers(workers)
     out = Path(out).absolute()
     _claim(out, facts)
@@ -98,6 +98,12 @@ def _facts(frames: int, seed: int, cameras: str | Sequence[str], image_size: tup
         "cameras": list(choose_cameras(cameras, CAMERAS)),
         "image_size": list(image_size),
     }
+
+
+def _plan_facts(plan: Plan) -> dict[str, Any]:
+    """Return what identifies a plan: its name and domains; nothing for the city, which was there first."""
+    domains = list(dict.fromkeys(group.domain for group in PLANS[plan] if group.domain))
+    return {"plan": plan, "domains": domains} if domains else {}
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:

@@ -132,7 +132,7 @@ def test_seeds_that_are_no_different_whole_numbers_are_refused(seeds):
 
 
 def test_a_synthetic_city_with_other_last_bits_is_the_same_benchmark(tmp_path):
-    few, workspace = replace(STREETS, frames=18), Workspace(home=tmp_path / "work")
+    few, workspace = replace(STREETS, frames=24), Workspace(home=tmp_path / "work")
     data = few.prepare(tmp_path, workspace)
     folder = workspace.index("nuscenes")
     index = FrameIndex.load(folder)
