@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 PARTIAL = ".partial"
+STATISTICS = "image_statistics."  #: buffers of the network
 #: Names of checkpoints, whole and begun; whatever else lies beside them is not ours to read or remove.
 _NAME = re.compile(r"step-(\d{8,})(\.partial)?")
 
@@ -120,10 +121,14 @@ def load_state(run: Path, state: TrainState, step: int) -> Best | None:
 def load_weights(run: Path, network: nn.Module, step: int) -> None:
     """Put the weights of the checkpoint of ``step`` into ``network``.
 
+    A checkpoint from before images had statistics leaves those of ``network`` as they are.
+
     Raises:
         RunError: there is no such checkpoint, or it is damaged or made by another network.
     """
     tensors = _read_tensors(run, step, "model")
+    if not any(name.startswith(STATISTICS) for name in tensors):
+        tensors |= {name: value for name, value in network.state_dict().items() if name.startswith(STATISTICS)}
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

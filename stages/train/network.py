@@ -71,10 +71,10 @@ def choose_taps(fusion: FusionSettings, available: Mapping[str, TapSpec]) -> dic
     for name in names:
         if name not in available:
             raise ConfigError(f"fusion.taps names '{name}', which the features do not have; {nearest(name, available)}")
-    if fusion.interface and not set(names) - {RGB}:
+    if (fusion.interface or fusion.memberships) and not set(names) - {RGB}:
         raise ConfigError(
-            f"fusion.taps {list(names)} holds no tap of the diffusion model, so there are no agents; add one, or set"
-            " fusion.variant=image"
+            f"fusion.taps {list(names)} holds no tap of the diffusion model, so there are no agents; add one, or read"
+            " none of them: fusion.context=none, fusion.inject=pixel and fusion.queries=none (or fusion.variant=image)"
         )
     return {name: available[name] for name in names}
 
@@ -145,7 +145,7 @@ class Network(nn.Module):
             out_channels=self.unet.stem_channels,
             camera_dropout=fusion.camera_dropout,
         )
-        if fusion.lidar_stages:
+        if fusion.lidar_branch:
             self.lidar_branch = LidarBranch(
                 unet=self.unet,
                 preset=self.model.preset,

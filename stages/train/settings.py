@@ -119,6 +119,11 @@ class FusionSettings(Settings):
         return self.variant == "full" and self.inject != "none"
 
     @property
+    def lidar_branch(self) -> bool:
+        """Whether a head that no image reaches has decoder stages of its own; refined heads leave none untouched."""
+        return self.injects and self.lidar_stages > 0 and not self.needs_images
+
+    @property
     def memberships(self) -> bool:
         """Whether the features must say which agents each pixel belongs to."""
         return self.variant == "full" and (

@@ -13,18 +13,31 @@ from xd3d.stages.train.sparse import DownConv3d, InverseConv3d, SubMConv3d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+#: The paper's form: nothing but the queries joins image and cloud.
+PAPER = {"inject": "none", "context": "none", "decoupling": "loss"}
 VARIANTS = [
     {"variant": "3d-only"},
     {"variant": "image"},
-    {"variant": "no-interface"},
-    {"head": "refine"},
-    {"head": "distil"},
-    {"keys": "features"},
+    {"queries": "voxels", "inject": "none", "context": "none"},
+    {"queries": "agents", "head": "refine", **PAPER},
+    {"queries": "agents", "head": "distil", **PAPER},
+    {"queries": "agents", "keys": "features", **PAPER},
+    {},
+    {"queries": "agents", "locate_queries": True, "lidar_stages": 0},
     {"taps": ("up2",)},
     {"taps": ("rgb", "up1")},
     {"normalise": False},
     {"rank": 1000},
 ]
+
+
+def awake(network):
+    """The network with random weights where the fusion begins at zero."""
+    torch.manual_seed(7)
+    for name, parameter in network.named_parameters():
+        if name.startswith(("injection.", "read_context.")):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
 
 
 def total(network, batch):
@@ -34,7 +47,7 @@ def total(network, batch):
 @pytest.mark.parametrize("values", VARIANTS, ids=str)
 def test_every_ablation_is_one_setting_and_trains_all_that_it_has(make_domain, make_network, make_batch, values):
     domain = make_domain(frames=2)
-    network = make_network(domain, **values, drop_path=0.0)
+    network = awake(make_network(domain, **values, drop_path=0.0, camera_dropout=0.0))
     total(network, make_batch(domain, network)).backward()
     dead = [
         name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
@@ -45,21 +58,23 @@ def test_every_ablation_is_one_setting_and_trains_all_that_it_has(make_domain, m
 
 def test_the_default_network_has_no_dead_parameter(make_domain, make_network, make_batch):
     domain = make_domain(frames=2, cameras=2)
-    network = make_network(domain)
-    for step in range(3):  # drop path leaves a branch out now and then, not three times
+    network = awake(make_network(domain))
+    for step in range(3):  # camera dropout leaves a sample out now and then, not six times
         total(network, make_batch(domain, network, step=step)).backward()
     assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
 
 
 def test_outputs_have_a_row_a_point(make_domain, make_network, make_batch):
     domain = make_domain(frames=2)
-    network = make_network(domain, head="distil")
+    network = make_network(domain, queries="agents", head="distil", decoupling="loss")
     batch = make_batch(domain, network)
     output = network(batch)
     points = len(batch.labels)
     assert points == sum(len(domain.load(position).points) for position in range(2))
-    for logits in (output.logits_3d, output.auxiliary_3d, output.logits_2d, output.auxiliary_2d, output.teacher):
+    heads = (output.logits_3d, output.auxiliary_3d, output.logits_2d, output.auxiliary_2d, output.logits_lidar)
+    for logits in (*heads, output.teacher):
         assert logits.shape == (points, 6)
+    assert output.image_weight.shape == (points,)
     assert [tuple(own.shape) for own, _ in output.refined] == [tuple(met.shape) for _, met in output.refined]
     assert len(output.refined) == 4
     assert [part.shape for part in output.queries] == [(2, 6, 16), (2, 6, 16)]
@@ -92,11 +107,11 @@ def tensors_of(batch):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("values", VARIANTS[:6], ids=str)
+@pytest.mark.parametrize("values", VARIANTS[:8], ids=str)
 def test_no_sample_sees_another(make_domain, make_network, make_batch, values, training):
     """Another cloud with other images takes the place of one; in training only BatchNorm may notice, so it is held."""
     domain = make_domain(frames=4, cameras=2, points=150)
-    network = make_network(domain, drop_path=0.0, **values).train(training)
+    network = awake(make_network(domain, drop_path=0.0, camera_dropout=0.0, **values)).train(training)
     batches = [
         make_batch(dataclasses.replace(domain, frames=np.array(frames)), network, frames=3)
         for frames in ([0, 1, 2], [0, 3, 2])
@@ -104,7 +119,7 @@ def test_no_sample_sees_another(make_domain, make_network, make_batch, values, t
     place = next(place for place, pair in enumerate(zip(*(b.keys for b in batches), strict=True)) if len(set(pair)) > 1)
     with held_statistics(network):
         outputs = [network(batch) for batch in batches]
-    for name in ("logits_3d", "auxiliary_3d", "logits_2d", "auxiliary_2d", "teacher"):
+    for name in ("logits_3d", "auxiliary_3d", "logits_2d", "auxiliary_2d", "logits_lidar", "teacher"):
         one, other = (getattr(output, name) for output in outputs)
         if one is None:
             continue
@@ -119,7 +134,7 @@ def test_no_sample_sees_another(make_domain, make_network, make_batch, values, t
             assert not torch.allclose(one[place], other[place])
 
 
-@pytest.mark.parametrize("values", VARIANTS[:6], ids=str)
+@pytest.mark.parametrize("values", VARIANTS[:8], ids=str)
 def test_in_evaluation_a_frame_scores_the_same_alone_in_a_batch_and_in_any_order(
     make_domain, make_network, make_batch, values
 ):
@@ -145,7 +160,7 @@ def test_in_evaluation_a_frame_scores_the_same_alone_in_a_batch_and_in_any_order
 
 def test_distil_predicts_without_a_camera_exactly_what_it_predicts_with_one(make_domain, make_network, make_batch):
     domain = make_domain(frames=2)
-    network = make_network(domain, head="distil").eval()
+    network = make_network(domain, queries="agents", head="distil", **PAPER).eval()
     batch = make_batch(domain, network)
     blind = type(batch)(**{**vars(batch), "images": None})
     output = network(blind)
@@ -155,7 +170,7 @@ def test_distil_predicts_without_a_camera_exactly_what_it_predicts_with_one(make
 
 def test_refine_without_a_camera_is_refused_with_the_remedy(make_domain, make_network, make_batch):
     domain = make_domain(frames=2)
-    network = make_network(domain)
+    network = make_network(domain, queries="agents", head="refine")
     batch = make_batch(domain, network)
     with pytest.raises(RunError, match="distil"):
         network(type(batch)(**{**vars(batch), "images": None}))
@@ -164,11 +179,11 @@ def test_refine_without_a_camera_is_refused_with_the_remedy(make_domain, make_ne
 def test_the_image_reaches_the_3d_prediction_through_the_interface_alone(make_domain, make_network, make_batch):
     domain = make_domain(frames=2)
     for values, reaches in (
-        ({"head": "refine"}, True),
-        ({"head": "distil"}, False),
-        ({"variant": "no-interface"}, False),
+        ({"queries": "agents", "head": "refine"}, True),
+        ({"queries": "agents", "head": "distil"}, False),
+        ({"queries": "voxels"}, False),
     ):
-        network = make_network(domain, **values).eval()
+        network = make_network(domain, **values, **PAPER).eval()
         batch = make_batch(domain, network)
         before = network(batch).logits_3d
         for agents in batch.images.agents.values():
@@ -207,10 +222,13 @@ def test_unknown_and_useless_taps_are_named(worlds):
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("values", [{"head": "distil"}, {"keys": "features"}], ids=str)
+@pytest.mark.parametrize(
+    "values", [{"head": "distil"}, {"head": "distil", "locate_queries": True}, {"keys": "features"}], ids=str
+)
 def test_low_precision_is_for_products_in_training_alone(make_domain, make_network, make_batch, precision, values):
     domain = make_domain(points=200)
-    network = make_network(domain, drop_path=0.0, **values)
+    queries = {"queries": "agents", "decoupling": "loss", "camera_dropout": 0.0}
+    network = awake(make_network(domain, drop_path=0.0, **queries, **values))
     network.model = network.model.model_copy(update={"voxel_size": 0.5})  # neighbours: nothing but noise without
     batch, seen = make_batch(domain, network), set()
     for module in network.modules():

@@ -26,17 +26,25 @@ def test_milestones_must_rise():
 
 
 @pytest.mark.parametrize(
-    ("variant", "parts"),
+    ("values", "parts"),
     [
-        ("3d-only", (False, False, False)),
-        ("image", (True, False, False)),
-        ("no-interface", (True, True, False)),
-        ("full", (True, True, True)),
+        ({"variant": "3d-only", "queries": "agents"}, (False, False, False, False, False)),
+        ({"variant": "image", "queries": "agents"}, (True, False, False, False, False)),
+        ({}, (True, True, True, False, False)),
+        ({"inject": "none", "context": "none", "queries": "voxels"}, (True, False, False, True, False)),
+        ({"queries": "agents"}, (True, True, True, True, True)),
+        ({"context": "mlp"}, (True, True, False, False, False)),
     ],
 )
-def test_each_variant_adds_to_the_one_before(variant, parts):
-    fusion = FusionSettings(variant=variant)
-    assert (fusion.image, fusion.queries, fusion.interface) == parts
+def test_each_variant_adds_to_the_one_before(values, parts):
+    fusion = FusionSettings(**values)
+    found = (fusion.image, fusion.injects, fusion.memberships, fusion.voxel_queries, fusion.interface)
+    assert found == parts
+
+
+def test_only_queries_that_look_at_agents_can_be_located():
+    with pytest.raises(ValidationError, match="locate_queries"):
+        FusionSettings(locate_queries=True, queries="agents", keys="features")
 
 
 def test_settings_import_nothing_heavy():
