@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ...files import write_json
 from .. import jobs
 from ..console import run_command_line, set_up_logging
-from ..pseudo import pseudo_labels
 from ..runs import TrainedRun
 from ..workspace import Workspace
 
@@ -33,13 +32,13 @@ SOURCE = "source"  #: the name that the source domain's own test scores go by
 class Task:
     """A preset with its settings, the run folder's name, and the domains that the run is tested on, by name.
 
-    ``teacher`` holds the same three of the run that makes its pseudo labels.
+    ``start`` holds the same three of the run whose weights it begins with.
     """
 
     preset: str
     overrides: list[str]
     run: str
-    teacher: Mapping[str, Any] | None
+    start: Mapping[str, Any] | None
     domains: Mapping[str, str]
     result: str
 
@@ -59,7 +58,7 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
         Xd3dError: training or scoring failed.
     """
     begin = time.monotonic()
-    overrides = [*task.overrides, *(_taught(workspace, **task.teacher) if task.teacher else [])]
+    overrides = [*task.overrides, *(_started(workspace, **task.start) if task.start else [])]
     done = jobs.train(workspace, task.preset, overrides, cached=True, run=Path(task.run)).result
     run = TrainedRun.open(workspace, Path(task.run))
     scores = {name: _scores(run, domain, bare=name != SOURCE) for name, domain in task.domains.items()}
@@ -73,11 +72,10 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
     }
 
 
-def _taught(workspace: Workspace, *, preset: str, overrides: list[str], run: str) -> list[str]:
-    """Train the teacher where it is not trained yet, and let it label the target; the setting that names the labels."""
+def _started(workspace: Workspace, preset: str, overrides: list[str], run: str) -> list[str]:
+    """Train the run to begin with where it is not trained yet; the setting that names it."""
     jobs.train(workspace, preset, overrides, cached=True, run=Path(run))
-    made = pseudo_labels(workspace, Path(run)).result
-    return [f"data.pseudo_labels={json.dumps(made['pseudo_labels'])}"]
+    return [f"train.init={json.dumps(run)}"]
 
 
 def _scores(run: TrainedRun, domain: str, *, bare: bool) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Crew:
         result.unlink(missing_ok=True)
         task = Task(
             **_order(training),
-            teacher=_order(training.teacher) if training.teacher else None,
+            start=_order(training.start) if training.start else None,
             domains={
                 **{shift: self.benchmark.domains[shift] for shift in training.shifts},
                 SOURCE: self.benchmark.source,
@@ -100,12 +100,12 @@ class Crew:
     def _steps_done(self, training: Training) -> int:
         records = read_log(self.workspace.run(training.run))
         own = int(records[-1]["step"]) if records else 0
-        return own + (self._steps_done(training.teacher) if training.teacher else 0)
+        return own + (self._steps_done(training.start) if training.start else 0)
 
 
 def _steps(training: Training) -> int:
-    """Steps of a training and of its teacher's, which this one waits for."""
-    return training.resolve().config.train.steps + (_steps(training.teacher) if training.teacher else 0)
+    """Steps of a training and of the one it begins with, which it waits for."""
+    return training.resolve().config.train.steps + (_steps(training.start) if training.start else 0)
 
 
 def _order(training: Training) -> dict[str, Any]:
@@ -113,10 +113,10 @@ def _order(training: Training) -> dict[str, Any]:
 
 
 def _ready(waiting: Sequence[Training], active: Sequence[_Active]) -> Training | None:
-    """The first of ``waiting`` that neither is, nor learns from, a run that is being trained."""
+    """The first of ``waiting`` that neither is, nor begins with, a run that is being trained."""
     trained = [each.training for each in active]
-    busy = {each.run for each in (*trained, *(each.teacher for each in trained if each.teacher))}
-    return next((each for each in waiting if not busy & {each.run, each.teacher.run if each.teacher else ""}), None)
+    busy = {each.run for each in (*trained, *(each.start for each in trained if each.start))}
+    return next((each for each in waiting if not busy & {each.run, each.start.run if each.start else ""}), None)
 
 
 def _tell(process: "subprocess.Popen[str]", line: str) -> None:

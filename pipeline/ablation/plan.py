@@ -21,7 +21,7 @@ SHORT = ("train.steps=120", "train.milestones=[80, 110]", "train.validate_every=
 #: Layers of settings that all variants share.
 SHARED = ("default", "ablation/base")
 #: Settings that each run gets from the runner.
-GIVEN = {"train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"}
+GIVEN = {"train.seed", "train.init", "data.source.domain", "data.target.domain"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Request:
 class Training:
     """One training run and the shifts it is tested on; ``target`` is the shift it is trained for, if it is for one.
 
-    ``teacher`` is the training whose run gives its pseudo labels.
+    ``start`` is the training whose best weights it begins with.
     """
 
     variant: Variant
@@ -72,7 +72,7 @@ class Training:
     shifts: tuple[str, ...]
     digest: str
     overrides: tuple[str, ...]
-    teacher: "Training | None" = None
+    start: "Training | None" = None
 
     @property
     def run(self) -> str:
@@ -121,7 +121,7 @@ def _training(
     target: str | None,
     shifts: tuple[str, ...],
 ) -> Training:
-    teacher = VARIANTS[variant.teacher] if variant.teacher else None
+    first = VARIANTS[variant.init] if variant.init else None
     return Training(
         variant=variant,
         seed=seed,
@@ -129,7 +129,7 @@ def _training(
         shifts=shifts,
         digest=variant_digest(benchmark, variant, settings, data),
         overrides=(*settings, *_domains(benchmark, variant, target), f"train.seed={seed}"),
-        teacher=_training(benchmark, teacher, settings, data, seed, target, shifts) if teacher else None,
+        start=_training(benchmark, first, settings, data, seed, None, shifts) if first else None,
     )
 
 
@@ -138,7 +138,8 @@ def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[st
     values = load_config(variant.preset, settings).config.model_dump(mode="json", exclude=FREE)
     del values["train"]["seed"]
     values["data"] |= {"source": benchmark.source, "target": None}
-    identity = json.dumps([values, variant.trained, data], sort_keys=True)
+    first = variant_digest(benchmark, VARIANTS[variant.init], settings, data) if variant.init else None
+    identity = json.dumps([values, variant.trained, first, data], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

@@ -6,26 +6,25 @@ from typing import Literal
 
 from ...errors import ConfigError, nearest
 
-__all__ = ["BASELINE", "GROUPS", "PLACES", "REFERENCE", "VARIANTS", "Group", "Variant", "choose_variants"]
+__all__ = ["BASELINE", "GROUPS", "PLACES", "REFERENCE", "SHORTER", "VARIANTS", "Group", "Variant", "choose_variants"]
 
 BASELINE = "3d-only"  #: what the gains of every variant are counted from
-REFERENCE = "full"  #: what a sweep changes one thing of
-
+REFERENCE = "full"  #: the method
+SHORTER = "short"  #: the method in fewer steps: what a sweep changes one thing of
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """One form of the method: its preset's name and what the tables say of it.
 
     ``trained`` says how often: "once" a seed for all shifts, "per shift" because training sees the target's unlabelled
-    frames, or "on target", per shift too, with the target's labels. ``teacher``: the variant whose run gives the pseudo
-    labels that this one learns from. ``short``: whether the short form has it, where its group is ``tabled``.
+    frames, or "on target", per shift too, with the target's labels. ``init``: the variant whose run of the same seed it
+    begins with.
     """
 
     name: str
     says: str
     trained: Literal["once", "per shift", "on target"] = "once"
-    teacher: str | None = None
-    short: bool = True
+    init: str | None = None
 
     @property
     def preset(self) -> str:
@@ -35,7 +34,10 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Variants that stand together: those of ``tabled`` groups shift by shift, the others as a sweep around full."""
+    """Variants that stand together: those of ``tabled`` groups shift by shift, the others as a sweep.
+
+    A sweep's variants are compared with ``SHORTER``, which has as many steps.
+    """
 
     title: str
     variants: tuple[Variant, ...]
@@ -53,10 +55,10 @@ GROUPS: tuple[Group, ...] = (
         variants=(
             Variant(name="3d-only", says="no image at all"),
             Variant(name="image", says="+ image branch and cross-modal losses"),
-            Variant(name="agents", says="+ object agents and their interface"),
-            Variant(name="full", says="+ decoupling; heads read `distil`"),
-            Variant(name="full-refine", says="the same; heads read `refine`"),
-            Variant(name="full-random-weights", says="the same as full, features of random diffusion weights"),
+            Variant(name="full", says="+ pixels injected into the 3D network, located agents, a LiDAR-only branch"),
+            Variant(name="full-random-weights", says="full, features of random diffusion weights"),
+            Variant(name="full-rgb-only", says="full, the image tap alone"),
+            Variant(name="paper", says="the paper's form: global queries, `refine`, dense keys, raw features"),
         ),
     ),
     Group(
@@ -64,41 +66,39 @@ GROUPS: tuple[Group, ...] = (
         tabled=True,
         variants=(
             Variant(name="uda", says="full, and the target's unlabelled frames", trained="per shift"),
-            Variant(name="uda-pl", says="+ pseudo labels made by uda", trained="per shift", teacher="uda", short=False),
             Variant(name="oracle", says="full, trained on the target's labels", trained="on target"),
         ),
     ),
     _sweep(
-        "Decoupling: directions kept (k; full: 16)",
-        ("rank-4", "k = 4"),
-        ("rank-8", "k = 8"),
-        ("rank-32", "k = 32: nothing is dropped, the loss stays"),
+        "What the 3D network reads of the image",
+        (SHORTER, "the method in a third of the steps: what the sweeps are compared with"),
+        ("inject-none", "nothing"),
+        ("inject-agents", "the located agents in place of the pixel"),
+        ("inject-both", "the pixel and the agents"),
+        ("inject-softmax", "control: the 2D head's softmax"),
+        ("inject-xyz", "control: the voxel's place, nothing of the image"),
+        ("no-camera-dropout", "no sample loses its camera in training"),
+        ("no-lidar-branch", "one decoder reads with and without a camera"),
     ),
     _sweep(
-        "What the queries attend to, and whether they meet the image",
-        ("keys-features", "every cell of the feature maps as keys"),
-        ("no-interface", "3D queries alone, no agents"),
-        ("tokens-16", "16 learned tokens a set (full: 32)"),
-        ("tokens-64", "64 learned tokens a set"),
-        ("agents-36", "36 agents an image (full: 100)"),
+        "What the 2D head reads beside the pixel",
+        ("context-none", "nothing"),
+        ("context-mlp", "control: an MLP of the agents' size"),
+        ("no-truncation", "agents with their whole spectrum"),
+        ("rank-4", "agents on 4 directions (full: 16)"),
     ),
     _sweep(
-        "Which features (full: up0 to up3 and rgb)",
-        ("taps-up1", "up1 and rgb"),
+        "Which features (full: up0 to up3 and rgb, 225x400)",
         ("taps-up1-up2", "up1, up2 and rgb"),
         ("no-rgb", "no image tap"),
-        ("rgb-only", "the image tap alone, so no agents"),
+        ("day-only", "a diffusion model that saw clear days only"),
+        ("image-338", "338x600 pixels"),
     ),
     _sweep(
-        "How stage one looks at an image (full: t = 0, 225x400)",
-        ("t-100", "t = 100"),
-        ("t-261", "t = 261"),
-        ("image-112", "112x200 pixels"),
-        ("image-338", "338x600 pixels"),
-        ("normalised", "normalised per image (full: as they are)"),
-        ("day-only", "a diffusion model that saw clear days only"),
+        "The paper's queries beside the method",
+        ("queries", "global queries, `distil`"),
+        ("queries-located", "the same, biased to the agents of a voxel's pixels"),
     ),
-    _sweep("The form of the paper", ("paper", "`refine`, dense keys, no rgb tap, raw features")),
 )
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for group in GROUPS for variant in group.variants}
@@ -118,4 +118,4 @@ def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:
             raise ConfigError(f"There is no variant '{name}' of the ablation; {nearest(name, VARIANTS)}")
     if names:
         return [variant for name, variant in VARIANTS.items() if name in names]
-    return [variant for group in GROUPS for variant in group.variants if not short or (group.tabled and variant.short)]
+    return [variant for group in GROUPS for variant in group.variants if group.tabled or not short]

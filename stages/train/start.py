@@ -14,7 +14,7 @@ from .record import camera_count, read_record
 __all__ = ["Start"]
 
 #: Settings of the fusion that training alone reads, or only its beginning: another run may have others.
-_FREE = {"rank", "drop_path", "interface_scale"}
+_FREE = {"camera_dropout", "drop_path", "interface_scale"}
 
 
 @dataclass(frozen=True, kw_only=True)
