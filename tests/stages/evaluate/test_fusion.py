@@ -1,4 +1,4 @@
-"""Fusion of predictions: each rule against plain loops, the prior against the loss it comes from, and what never wins."""
+"""Fusion of predictions: the rules against plain loops, the prior against its loss, and what never wins."""
 
 import math
 
