@@ -40,6 +40,7 @@ app.command()(cli_ablate.ablate)
 Split = Literal["train", "val", "test"]
 Tested = Annotated[str, typer.Option(help="What to score: source, target, or another domain of the target's data set.")]
 Absent = Literal["exclude", "zero", "one"]
+Fusion = Literal["product-prior", "product", "sum"]
 
 
 @app.callback()
@@ -172,6 +173,7 @@ def evaluate(
     split: Annotated[Split | None, typer.Option(help="The split to score; the default is the config's.")] = None,
     domain: Tested = "target",
     absent: Annotated[Absent | None, typer.Option(help="How a class that is absent everywhere counts.")] = None,
+    fusion: Annotated[Fusion | None, typer.Option(help="How predictions are fused; the default is the run's.")] = None,
     lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head; open no image feature.")] = False,
     export: Annotated[
         Path | None,
@@ -179,14 +181,16 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a run: IoU per class and their mean, for 2D, 3D and both together (xM).
+    """Score a run: IoU per class and their mean, for 2D, 3D, the sum of both (xM) and all predictions fused.
 
     Example: `xd3d evaluate --split test --json`
     """
     from . import jobs
 
     workspace = Workspace.current()
-    done = jobs.evaluate(workspace, run, split=split, side=domain, absent=absent, lidar_only=lidar_only, export=export)
+    done = jobs.evaluate(
+        workspace, run, split=split, side=domain, absent=absent, fusion=fusion, lidar_only=lidar_only, export=export
+    )
     conclude(done, as_json)
 
 

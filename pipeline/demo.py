@@ -25,7 +25,7 @@ def run_demo(out: Path, *, frames: int, seed: int) -> Outcome:
     """Do everything in the folder ``out``; what an earlier call finished there is kept.
 
     Raises:
-        RunError: the preset scores no xM, because it uses no images.
+        RunError: the preset scores no fused prediction of image and cloud, because it uses no images.
     """
     from .report.build import build_report
 
@@ -43,11 +43,11 @@ def run_demo(out: Path, *, frames: int, seed: int) -> Outcome:
     run = TrainedRun.open(workspace, None)
     card = run.score()
     report = build_report(run, (out / "report.html").absolute(), lead=LEAD)
-    miou, majority = card.miou["xm"], run.majority(card)
-    if miou is None:
-        raise RunError(f"The preset '{PRESET}' gave no xM score; it must use images (fusion.variant)")
+    miou, majority = card.miou["fused"], run.majority(card)
+    if miou is None or card.miou["2d"] is None:
+        raise RunError(f"The preset '{PRESET}' gave no 2D score; it must use images (fusion.variant)")
     return Outcome(
         result={"report": str(report), "miou": miou, "majority_miou": majority},
-        text=f"Singapore, xM mIoU {100 * miou:.1f} % (always the commonest class: {100 * majority:.1f} %)."
+        text=f"Singapore, fused mIoU {100 * miou:.1f} % (always the commonest class: {100 * majority:.1f} %)."
         f" Open {report}",
     )

@@ -103,9 +103,13 @@ class DomainOpener:
         return [data.target] if self.config.train.source_free else [data.source, data.target]
 
     def judged_by(self) -> "Modality":
-        """The score that chooses the best checkpoint: xM, or 3D where the target has no images to be tested with."""
+        """The score that chooses the best checkpoint: fused, or 3D where the target has no images to be tested with.
+
+        Where the fusion is the sum, that is xM.
+        """
         images = self.config.fusion.image and self.index(self.config.data.target.dataset).cameras
-        return "xm" if images else "3d"
+        fused: Modality = "xm" if self.config.evaluate.fusion == "sum" else "fused"
+        return fused if images else "3d"
 
     def validation(self) -> "Domain | None":
         """The held-out frames that the best checkpoint is chosen on; None, with a warning, where none are held out."""

@@ -9,6 +9,7 @@ from .folders import claim_folder
 
 if TYPE_CHECKING:
     from ..stages.evaluate.scores import FramePrediction
+    from ..stages.evaluate.settings import FusionRule
     from ..stages.train.domain import Domain
     from .runs import TrainedRun
 
@@ -20,18 +21,24 @@ FACTS = "export.json"
 #: What is written beside them.
 FILES = ("lidarseg/*/*.bin", "*/submission.json", "sequences/*/predictions/*.label", "*.yaml")
 #: What must be the same when a folder of predictions is added to.
-IDENTITY = ("dataset", "merge", "weights", "images")
+IDENTITY = ("dataset", "merge", "weights", "images", "points")
 
 
 def exported(
-    run: "TrainedRun", domain: "Domain", predictions: "Iterable[FramePrediction]", out: Path
+    run: "TrainedRun",
+    domain: "Domain",
+    predictions: "Iterable[FramePrediction]",
+    out: Path,
+    *,
+    fusion: "FusionRule",
 ) -> "Iterator[FramePrediction]":
     """Pass the predictions of ``domain`` on, and write the classes of all points of each sweep to ``out``.
 
-    What an official evaluator would stumble over is logged at the end.
+    ``fusion`` is the rule that they were fused by. What an official evaluator would stumble over is logged at the end.
 
     Raises:
-        ConfigError: the data set has no official format, or ``out`` holds predictions of another network.
+        ConfigError: the data set has no official format, or ``out`` holds predictions of another network or
+            by another rule.
         DataError: a keyframe has no label file, which names its prediction.
     """
     from ..stages.evaluate.official import NO_CLASS, finish_export, official_ids, require_official, write_prediction
@@ -42,9 +49,9 @@ def exported(
     ids = official_ids(merge, index.dataset)
     claim_folder(
         out / FACTS,
-        _facts(run, domain, ids.tolist()),
+        _facts(run, domain, ids.tolist(), fusion),
         IDENTITY,
-        what="predictions of another network or data set",
+        what="predictions of another network, rule of fusion or data set",
         files=FILES,
         option="--export",
     )
@@ -59,18 +66,19 @@ def exported(
         log.warning("%s: %s", out, fault)
 
 
-def _facts(run: "TrainedRun", domain: "Domain", ids: list[int]) -> dict[str, Any]:
+def _facts(run: "TrainedRun", domain: "Domain", ids: list[int], fusion: "FusionRule") -> dict[str, Any]:
     """What a folder of predictions says of itself: what its numbers mean, and where they come from."""
     from ..stages.evaluate.protocol import code_version
     from ..stages.train.checkpoint import checkpoint_digest
 
+    summed = "the class of xM" if domain.features is not None else "the class of the 3D head"
     rest = "none" if run.network.needs_images else "the 3D head, which is given the whole sweep"
     return {
         "dataset": domain.index.dataset,
         "merge": domain.merge.name,
         "classes": [{"number": number, "name": name} for number, name in zip(ids, domain.merge.classes, strict=True)],
         "points": {
-            "scored": "the class of xM" if domain.features is not None else "the class of the 3D head",
+            "scored": summed if fusion == "sum" else f"the class of the fused prediction ({fusion})",
             "seen by no camera": "none are left out" if domain.every_point else rest,
         },
         "images": domain.features is not None,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..processes import is_first_process
-from ..stages.evaluate.settings import AbsentRule
+from ..stages.evaluate.settings import AbsentRule, FusionRule
 from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
 from .domains import DomainOpener
-from .runs import TrainedRun, run_facts, run_name
+from .runs import TrainedRun, as_begun, run_facts, run_name
 from .sharing import ALONE, Sharing
 from .workspace import Workspace
 
@@ -135,17 +135,20 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
     """Stage two, from the cache or with the diffusion model in the loop; a run that was stopped goes on."""
     from ..stages.train.loop import train as train_network
 
-    resolved = load_config(config, overrides)
+    resolved, named = load_config(config, overrides), workspace.find_run(run) if run else None
+    if named:
+        resolved = as_begun(resolved, named)
     settings = resolved.config
     domains = DomainOpener(workspace, settings, cached=cached)
     source, target, validation = domains.source(), domains.target(), domains.validation()
-    folder = workspace.find_run(run) if run else workspace.run(run_name(resolved, domains, cached=cached))
+    folder = named or workspace.run(run_name(resolved, domains, cached=cached))
     done = train_network(
         run=folder,
         source=source,
         target=target,
         init=domains.init(),
         judged_by=domains.judged_by(),
+        fusion_rule=settings.evaluate.fusion,
         validation=validation,
         model=settings.model,
         fusion=settings.fusion,
@@ -170,6 +173,7 @@ def evaluate(
     split: str | None,
     side: str,
     absent: AbsentRule | None,
+    fusion: FusionRule | None = None,
     lidar_only: bool = False,
     export: Path | None = None,
 ) -> Outcome:
@@ -177,7 +181,7 @@ def evaluate(
     from ..stages.evaluate.scores import score_table
 
     trained = TrainedRun.open(workspace, run)
-    card = trained.score(split=split, side=side, absent=absent, lidar_only=lidar_only, export=export)
+    card = trained.score(split=split, side=side, absent=absent, fusion=fusion, lidar_only=lidar_only, export=export)
     written = {} if export is None else {"export": str(export)}
     return Outcome(result={**card.to_json(), **written}, text=score_table(card))
 

@@ -42,7 +42,10 @@ def pseudo_labels(workspace: Workspace, run: Path | None = None) -> Outcome:
         frames=len(target),
         classes=target.merge.classes,
         predict=lambda first: predict_frames(
-            trained.network, replace(target, frames=target.frames[first:]), description="pseudo-label"
+            trained.network,
+            replace(target, frames=target.frames[first:]),
+            fusion=trained.config.evaluate.fusion,
+            description="pseudo-label",
         ),
     )
     workspace.remember_pseudo_labels(folder)

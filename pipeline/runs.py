@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from ..stages.datasets.settings import DomainSettings
     from ..stages.evaluate.scores import ScoreCard
-    from ..stages.evaluate.settings import AbsentRule
+    from ..stages.evaluate.settings import AbsentRule, FusionRule
     from ..stages.train.domain import Domain
     from ..stages.train.network import Network
 
-__all__ = ["TrainedRun", "run_facts", "run_name"]
+__all__ = ["TrainedRun", "as_begun", "run_facts", "run_name"]
 
 #: Settings that move work and change no result: a run may go on with others.
 FREE = {
@@ -32,6 +32,9 @@ FREE = {
     "train": {"init", "workers", "device", "tensorboard", "wandb"},
 }
 
+#: The rule of fusion that a record names by naming none, as those from before there was a choice do.
+UNNAMED_RULE: "FusionRule" = "sum"
+
 
 def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
     """What a run keeps beside the settings of its network: enough to open its domains again.
@@ -39,7 +42,25 @@ def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
     Where its caches were set to be kept is among them, for the commands that come after, and may change.
     """
     sections = resolved.config.model_dump(mode="json", include={"data", "extract", "evaluate"}, exclude=FREE)
+    if sections["evaluate"]["fusion"] == UNNAMED_RULE:
+        del sections["evaluate"]["fusion"]
     return {"config": resolved.name, "cached": cached, "caches": resolved.config.extract.caches, **sections}
+
+
+def as_begun(resolved: ResolvedConfig, run: Path) -> ResolvedConfig:
+    """``resolved`` for the run in the folder ``run``, if there is one: where its record names no rule, it keeps that.
+
+    A rule that was set is not changed.
+    """
+    from ..stages.train.record import NAME, read_record
+
+    if "evaluate.fusion" in resolved.origins or not (run / NAME).exists():
+        return resolved
+    if "fusion" in read_record(run)["facts"].get("evaluate", {"fusion"}):
+        return resolved
+    config = resolved.config
+    evaluate = config.evaluate.model_copy(update={"fusion": UNNAMED_RULE})
+    return replace(resolved, config=config.model_copy(update={"evaluate": evaluate}))
 
 
 def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -> str:
@@ -90,6 +111,7 @@ class TrainedRun:
         try:
             sections = {name: facts[name] for name in ("data", "extract", "evaluate")}
             sections["extract"] = {**sections["extract"], "caches": facts.get("caches")}
+            sections["evaluate"] = {"fusion": UNNAMED_RULE, **sections["evaluate"]}
             sections |= {name: self.record[name] for name in ("model", "fusion", "augment", "train")}
             return Config.model_validate(sections)
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
@@ -163,13 +185,15 @@ class TrainedRun:
         split: str | None = None,
         side: str = "target",
         absent: "AbsentRule | None" = None,
+        fusion: "FusionRule | None" = None,
         lidar_only: bool = False,
         export: Path | None = None,
     ) -> "ScoreCard":
         """Predict and count every point of a split, and keep the score with its protocol.
 
-        With ``lidar_only`` the 3D head alone is scored, on the same points, and no image feature is opened. With
-        ``export`` the predictions are written there in the data set's official format.
+        ``absent`` and ``fusion`` are those of the run's settings where they are None. With ``lidar_only`` the 3D head
+        alone is scored, on the same points, and no image feature is opened. With ``export`` the predictions are written
+        there in the data set's official format.
 
         Raises:
             ConfigError: unknown domain or split, or ``export`` cannot take these predictions.
@@ -185,14 +209,15 @@ class TrainedRun:
         domain = self.domain(side, split, lidar_only=lidar_only)
         path = self.scores_path(side, split, lidar_only=lidar_only)
         path.parent.mkdir(exist_ok=True)
-        predictions = predict_frames(self.network, domain, description=f"evaluate {side} {split}")
+        rule = fusion or self.config.evaluate.fusion
+        predictions = predict_frames(self.network, domain, fusion=rule, description=f"evaluate {side} {split}")
         if export is not None:
-            predictions = exported(self, domain, predictions, export)
+            predictions = exported(self, domain, predictions, export, fusion=rule)
         card = score_frames(
             predictions,
             self.network.classes,
             absent=absent or self.config.evaluate.absent,
-            protocol=self._protocol(side, split, domain),
+            protocol=self._protocol(side, split, domain, rule),
         )
         card.save(path)
         return card
@@ -206,7 +231,7 @@ class TrainedRun:
         counts = np.array(self.record["class_counts"])
         return majority_miou(counts, card.confusion["3d"].sum(axis=1), card.absent)
 
-    def _protocol(self, side: str, split: str, domain: "Domain") -> Any:
+    def _protocol(self, side: str, split: str, domain: "Domain", fusion: "FusionRule") -> Any:
         from ..cache.fingerprint import fingerprint_digest
         from ..stages.evaluate.protocol import ScoreProtocol
 
@@ -223,4 +248,5 @@ class TrainedRun:
             seed=settings.train.seed,
             features=fingerprint_digest(self.domains.fingerprint(dataset)) if domain.features else "none",
             head=settings.fusion.head,
+            fusion=fusion,
         )

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 __all__ = ["PLOTS"]
 
-READINGS = {"3d": "3D", "xm": "xM"}
+READINGS = {"3d": "3D", "xm": "xM", "fused": "fused"}
 COLOURS = {BASELINE: "0.6", "oracle": "black"}  #: of those that the others are measured by
 
 
 def _scores(board: Board) -> bytes:
-    """Bars a shift for each main variant, in 3D and in xM, with the deviation over the seeds."""
-    figure = new_figure(13.2, 7.4)
+    """Bars a shift for each main variant, in 3D, in xM and fused, with the deviation over the seeds."""
+    figure = new_figure(13.2, 3.7 * len(READINGS))
     names = [v.name for group in GROUPS if group.tabled for v in group.variants if v.name in board.variants]
     for row, (reading, title) in enumerate(READINGS.items()):
-        axes = figure.add_subplot(2, 1, row + 1)
+        axes = figure.add_subplot(len(READINGS), 1, row + 1)
         width = 0.84 / max(len(names), 1)
         for place, name in enumerate(names):
             summaries = [Summary.of(board.scores(name, reading, column)) for column in board.columns]
@@ -36,16 +36,18 @@ def _scores(board: Board) -> bytes:
 
 
 def _sweeps(board: Board) -> bytes:
-    """What each variant of a sweep gains over the full method, mean over the shifts, in 3D and in xM."""
+    """What each variant of a sweep gains over the full method, mean over the shifts, in 3D, in xM and fused."""
     names = [v.name for group in GROUPS if not group.tabled for v in group.variants if v.name in board.variants]
-    figure = new_figure(13.2, 1.4 + 0.3 * max(len(names), 1))
+    width = 0.8 / len(READINGS)
+    figure = new_figure(13.2, 1.4 + 0.15 * len(READINGS) * max(len(names), 1))
     axes = figure.add_subplot(1, 1, 1)
     for place, (reading, title) in enumerate(READINGS.items()):
         found = {name: Summary.of(board.gains(name, reading, MEAN, over=REFERENCE)) for name in names}
-        at = [number + (place - 0.5) * 0.4 for number, name in enumerate(names) if found[name]]
+        at = [number + (place - (len(READINGS) - 1) / 2) * width for number, name in enumerate(names) if found[name]]
         known = [summary for summary in found.values() if summary]
         errors = [summary.deviation or 0.0 for summary in known]
-        axes.barh(at, [summary.mean for summary in known], 0.36, xerr=errors, label=title, error_kw={"linewidth": 0.8})
+        means = [summary.mean for summary in known]
+        axes.barh(at, means, 0.9 * width, xerr=errors, label=title, error_kw={"linewidth": 0.8})
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()

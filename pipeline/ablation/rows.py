@@ -14,7 +14,7 @@ from ...errors import DataError
 __all__ = ["READINGS", "Row", "RowFile", "Scores", "parse_rows"]
 
 Scores = Mapping[str, FiniteFloat | None]
-READINGS = ("2d", "3d", "3d_lidar_only", "xm")  #: keys of a row's ``miou``
+READINGS = ("2d", "3d", "3d_lidar_only", "xm", "fused")  #: keys of a row's ``miou``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,8 @@ class Row:
     """Scores of one trained network on the test split of one shift's target.
 
     ``miou`` and ``source_miou`` (the same network on the source's test split) have the keys of ``READINGS``, 0 to 1,
-    null where a reading does not exist; ``iou`` maps each class to its scores in 2D, 3D and xM. ``digest`` stands for
+    null where a reading does not exist, as ``fused`` in rows from before it was scored; ``iou`` maps each class to its
+    scores in 2D, 3D, xM and fused. ``digest`` stands for
     every setting and the data, apart from shift and seed; ``best`` is the validation that chose the checkpoint, and
     ``code`` the version that training began with. ``3d_lidar_only`` is measured on the target alone. ``seconds`` are
     those of the process that ended the run: what was done before a stop, or in training a teacher earlier, is not in.
@@ -47,6 +48,8 @@ class Row:
     command: str
 
     def __post_init__(self) -> None:
+        for name in ("miou", "source_miou"):
+            object.__setattr__(self, name, {"fused": None, **getattr(self, name)})
         if not (set(READINGS) == set(self.miou) == set(self.source_miou)):
             raise ValueError(f"a row has the readings {', '.join(READINGS)}; found {', '.join(self.miou)}")
 

@@ -18,7 +18,8 @@ __all__ = [
     "sweep_tables",
 ]
 
-SAID = {"2d": "2D", "3d": "3D", "3d_lidar_only": "3D, LiDAR only", "xm": "xM"}
+SAID = {"2d": "2D", "3d": "3D", "3d_lidar_only": "3D, LiDAR only", "xm": "xM", "fused": "fused"}
+COMPARED = ("3d", "xm", "fused")  #: readings that variants are compared in
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -30,7 +31,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def main_tables(board: Board) -> str:
     """Mean IoU of the main variants: a table a reading, a column a shift."""
     parts = []
-    for reading in ("3d", "xm", "2d", "3d_lidar_only"):
+    for reading in ("3d", "xm", "fused", "2d", "3d_lidar_only"):
         rows = [
             [
                 _named(variant),
@@ -44,9 +45,9 @@ def main_tables(board: Board) -> str:
 
 
 def gain_tables(board: Board) -> str:
-    """Points above the 3D score of the baseline, in 3D and in xM, paired seed by seed."""
+    """Points above the 3D score of the baseline, in 3D, in xM and fused, paired seed by seed."""
     parts = []
-    for reading in ("3d", "xm"):
+    for reading in COMPARED:
         rows = [
             [
                 _named(variant),
@@ -67,7 +68,7 @@ def loss_table(board: Board) -> str:
     """What the shift costs: the source's test score less the target's, of the baseline and of the full method."""
     header = ["network", "source test", *(f"{shift}: target (loss)" for shift in board.shifts)]
     rows = []
-    for name, reading in ((BASELINE, "3d"), (REFERENCE, "3d"), (REFERENCE, "xm")):
+    for name, reading in ((BASELINE, "3d"), *((REFERENCE, reading) for reading in COMPARED)):
         source = next(
             (found for shift in board.shifts if (found := board.scores(name, reading, shift, source=True))), {}
         )
@@ -106,11 +107,12 @@ def class_table(board: Board) -> str:
 def sweep_tables(board: Board) -> str:
     """One table a sweep: mean over the shifts in each reading, and its gain over the full method on the same seeds."""
     parts = []
+    gained = [f"{SAID[reading]} to full" for reading in COMPARED]
     for group in GROUPS:
         variants = _there(board, group.variants)
         if group.tabled or not variants:
             continue
-        header = [group.title, *(SAID[reading] for reading in READINGS), "3D to full", "xM to full", "seeds"]
+        header = [group.title, *(SAID[reading] for reading in READINGS), *gained, "seeds"]
         rows = [_sweep_row(board, variant) for variant in (*_there(board, _reference()), *variants)]
         parts.append(markdown(header, rows))
     return "\n\n".join(parts)
@@ -129,8 +131,8 @@ def command_table(rows: Sequence[Row]) -> str:
 def _sweep_row(board: Board, variant: Variant) -> list[str]:
     scores = [said(board.scores(variant.name, reading, MEAN)) for reading in READINGS]
     if variant.name == REFERENCE:
-        return [f"`{variant.name}`", *scores, "", "", _seeds(board, variant)]
-    gains = [said(board.gains(variant.name, reading, MEAN, over=REFERENCE), signed=True) for reading in ("3d", "xm")]
+        return [f"`{variant.name}`", *scores, *[""] * len(COMPARED), _seeds(board, variant)]
+    gains = [said(board.gains(variant.name, reading, MEAN, over=REFERENCE), signed=True) for reading in COMPARED]
     return [_named(variant), *scores, *gains, _seeds(board, variant)]
 
 

@@ -20,13 +20,14 @@ from .page import Picture, Section, Table, facts_table, legend, render_page
 if TYPE_CHECKING:
     from ...stages.datasets.frames import Frame
     from ...stages.evaluate.scores import FramePrediction
+    from ...stages.evaluate.settings import FusionRule
     from ...stages.train.domain import Domain
     from ...stages.train.source import FeatureSource
 
 __all__ = ["build_report"]
 
 SHOWN_FRAMES = 3
-READINGS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM"}
+READINGS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM", "fused": "fused"}
 LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *PACE_NAMES}
 
 
@@ -43,6 +44,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
             f"The score of {run.folder} is that of step {card.protocol.step}, and its best checkpoint is now that of"
             f" step {run.step}; score it again with: xd3d evaluate"
         )
+    rule = card.protocol.fusion if card.protocol is not None else run.config.evaluate.fusion
     data = run.config.data
     images = f" with features of the diffusion model '{run.config.extract.model}'" if run.config.fusion.image else ""
     sentence = lead or (
@@ -50,10 +52,10 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
         f" {data.target.dataset} ({data.target.domain})."
     )
     sections = [
-        _scores(run, card),
+        _scores(run, card, rule),
         *_parts(card),
-        *_frames(run),
-        *insight_sections(run),
+        *_frames(run, rule),
+        *insight_sections(run, rule),
         _training(run),
         _confusion(card),
         _protocol(run, card),
@@ -64,11 +66,11 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     return path
 
 
-def _scores(run: TrainedRun, card: ScoreCard) -> Section:
+def _scores(run: TrainedRun, card: ScoreCard, rule: "FusionRule") -> Section:
     majority = run.majority(card)
     rows = [[name, *(_percent(values[key]) for key in READINGS)] for name, values in card.iou.items()]
     rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in READINGS)])
-    rows.append(["always the commonest class", "", "", _percent(majority)])
+    rows.append(["always the commonest class", *[""] * (len(READINGS) - 1), _percent(majority)])
     bars = {
         label: {name: values[key] for name, values in card.iou.items()}
         for key, label in READINGS.items()
@@ -77,7 +79,8 @@ def _scores(run: TrainedRun, card: ScoreCard) -> Section:
     return Section(
         heading="Scores on the target domain",
         text="Intersection over union in per cent, over every labelled point of the test split. 2D reads the image"
-        " branch, 3D the LiDAR branch, xM adds both softmaxes. The last row is what a constant guess reaches.",
+        f" branch, 3D the LiDAR branch, xM adds both softmaxes, fused takes all predictions together ({rule}). The last"
+        " row is what a constant guess reaches.",
         parts=[
             Table(header=["class", *READINGS.values()], rows=rows),
             Picture(png=figures.iou_bars(bars, card.classes), caption="IoU per class and reading."),
@@ -98,14 +101,14 @@ def _parts(card: ScoreCard) -> list[Section]:
     return [Section(heading="Where the score comes from", text=text, parts=tables)] if tables else []
 
 
-def _frames(run: TrainedRun) -> list[Section]:
+def _frames(run: TrainedRun, rule: "FusionRule") -> list[Section]:
     """What the model saw and said on a few frames of the target's test split, spread over it."""
     from ...stages.train.inference import predict_frames
 
     domain = run.domain("target", "test")
     places = np.unique(np.linspace(0, len(domain) - 1, SHOWN_FRAMES + 2).round().astype(int)[1:-1])
     few = dataclasses.replace(domain, frames=domain.frames[places])
-    predictions = predict_frames(run.network, few, description="report")
+    predictions = predict_frames(run.network, few, fusion=rule, description="report")
     return [_frame(run, few, number, prediction) for number, prediction in enumerate(predictions)]
 
 
@@ -198,7 +201,8 @@ def _training(run: TrainedRun) -> Section:
 
 
 def _confusion(card: ScoreCard) -> Section:
-    reading: Modality = "xm" if card.miou["xm"] is not None else "3d"
+    known: list[Modality] = [reading for reading in ("fused", "xm", "3d") if reading in card.confusion]
+    reading = known[0]
     counts = card.confusion[reading][:, : len(card.classes)]
     return Section(
         heading="Confusion",

@@ -14,6 +14,7 @@ from .figures import new_figure, png_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ...stages.evaluate.settings import FusionRule
     from ...stages.train.domain import Domain
     from ...stages.train.network import Network
 
@@ -38,22 +39,25 @@ class ErrorTally:
         return np.divide(100.0 * wrong, points, out=np.full(points.shape, np.nan), where=points > 0)
 
 
-def tally_errors(network: "Network", domain: "Domain", reading: Literal["3d", "xm"]) -> ErrorTally:
-    """Predict frames of ``domain``, at most ``MOST_FRAMES`` spread over it, and count right and wrong."""
+def tally_errors(
+    network: "Network", domain: "Domain", reading: Literal["3d", "fused"], *, fusion: "FusionRule" = "product-prior"
+) -> ErrorTally:
+    """Predict frames of ``domain``, at most ``MOST_FRAMES`` spread over it, and count right and wrong.
+
+    The class of a point is that of the 3D head, or by all that predicts it, fused by the rule ``fusion``.
+    """
     from ...stages.train.inference import predict_frames
 
     spread = np.unique(np.linspace(0, len(domain) - 1, min(MOST_FRAMES, len(domain))).round().astype(int))
     few = dataclasses.replace(domain, frames=domain.frames[spread])
     shape = (len(network.classes), len(DISTANCES) - 1)
     points, wrong = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for prediction in predict_frames(network, few, description="errors by distance"):
-        chances = prediction.probabilities_3d
-        if reading == "xm" and prediction.probabilities_2d is not None:
-            chances = chances + prediction.probabilities_2d
+    for prediction in predict_frames(network, few, fusion=fusion, description="errors by distance"):
+        classes = prediction.decided if reading == "fused" else prediction.probabilities_3d.argmax(1)
         labels, counted = prediction.labels, prediction.labels != IGNORE
         cells = labels[counted], np.digitize(np.asarray(prediction.distance), DISTANCES[1:-1])[counted]
         np.add.at(points, cells, 1)
-        np.add.at(wrong, cells, chances.argmax(1)[counted] != labels[counted])
+        np.add.at(wrong, cells, classes[counted] != labels[counted])
     return ErrorTally(classes=network.classes, points=points, wrong=wrong)
 
 

@@ -173,7 +173,7 @@ def loss_curves(steps: Sequence[int], losses: Mapping[str, Sequence[float]], val
 
 
 def iou_bars(iou: Mapping[str, Mapping[str, float | None]], classes: Sequence[str]) -> bytes:
-    """IoU in per cent per class, one bar a reading (2D, 3D, xM); classes that are absent have no bar."""
+    """IoU in per cent per class, one bar a reading (2D, 3D, xM, fused); classes that are absent have no bar."""
     figure = new_figure(13.2, 3.4)
     axes = figure.add_subplot(1, 1, 1)
     width = 0.8 / max(len(iou), 1)

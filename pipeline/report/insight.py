@@ -10,6 +10,7 @@ from .page import Picture, Section, Table
 from .spectrum import query_spectra, spectrum_picture, spectrum_rows
 
 if TYPE_CHECKING:
+    from ...stages.evaluate.settings import FusionRule
     from ...stages.train.domain import Domain
     from ..runs import TrainedRun
 
@@ -25,11 +26,14 @@ def looks_over(run: "TrainedRun", domain: "Domain", frames: int = LOOKED_AT) -> 
     return [look for look in looks if look is not None]
 
 
-def insight_sections(run: "TrainedRun") -> list[Section]:
-    """Attention and spectrum where the run has agents, and errors by distance and class, on the target's test split."""
+def insight_sections(run: "TrainedRun", rule: "FusionRule") -> list[Section]:
+    """Attention and spectrum where the run has agents, and errors by distance and class, on the target's test split.
+
+    ``rule`` is how predictions are fused.
+    """
     domain = run.domain("target", "test")
     looks = looks_over(run, domain)
-    return [*([_attention(looks), _spectrum(run, looks)] if looks else []), _errors(run, domain)]
+    return [*([_attention(looks), _spectrum(run, looks)] if looks else []), _errors(run, domain, rule)]
 
 
 def _attention(looks: list[FrameAttention]) -> Section:
@@ -72,9 +76,9 @@ def _spectrum(run: "TrainedRun", looks: list[FrameAttention]) -> Section:
     )
 
 
-def _errors(run: "TrainedRun", domain: "Domain") -> Section:
-    tally = tally_errors(run.network, domain, "xm")
-    reading = "xM" if run.config.fusion.image else "3D"
+def _errors(run: "TrainedRun", domain: "Domain", rule: "FusionRule") -> Section:
+    tally = tally_errors(run.network, domain, "fused", fusion=rule)
+    reading = f"the fused prediction ({rule})" if run.config.fusion.image else "3D"
     return Section(
         heading="Errors by distance and class",
         text=f"Per cent of the labelled points that {reading} gets wrong, by distance from the sensor, on frames spread"

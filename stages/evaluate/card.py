@@ -17,7 +17,7 @@ from .settings import AbsentRule
 
 __all__ = ["MODALITIES", "Modality", "ScoreCard", "score_table"]
 
-Modality = Literal["2d", "3d", "xm"]
+Modality = Literal["2d", "3d", "xm", "fused"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 
@@ -26,8 +26,8 @@ class ScoreCard:
     """Confusion matrices of the modalities, and how they were counted.
 
     ``confusion[m]`` is int64 [C, C + 1]: points by label and prediction, the last column for predictions outside the
-    list. A LiDAR-only run has the modality ``3d`` alone. ``parts`` are the same counts of parts of the points: by kind
-    ("distance", "weather"), then by name.
+    list. A LiDAR-only run has neither ``2d`` nor ``xm``, and older cards have no ``fused``. ``parts`` are the same
+    counts of parts of the points: by kind ("distance", "weather"), then by name.
     """
 
     classes: tuple[str, ...]
@@ -173,11 +173,11 @@ class ScoreCard:
 
 
 def score_table(card: ScoreCard) -> str:
-    """The scores as lines of text: class, points, IoU in percent for 2D, 3D and xM; the mean, and that of each part."""
+    """The scores as lines of text: class, points, IoU in percent for each reading; the mean, and that of each part."""
     labelled = card.confusion["3d"].sum(axis=1)
     parts = {name: counts for parts in card.parts.values() for name, counts in parts.items()}
     width = max(len(name) for name in (*card.classes, *parts, "mean"))
-    lines = [f"{'class':{width}}  {'points':>11}  {'2D':>6}  {'3D':>6}  {'xM':>6}"]
+    lines = [f"{'class':{width}}  {'points':>11}  {'2D':>6}  {'3D':>6}  {'xM':>6}  {'fused':>6}"]
     for (name, values), points in zip(card.iou.items(), labelled, strict=True):
         lines.append(f"{name:{width}}  {int(points):>11,}  {_percents(values)}")
     lines.append(f"{'mean':{width}}  {card.points:>11,}  {_percents(card.miou)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ... import __version__
 from ..datasets.splits import SPLIT_RULE
+from .settings import FusionRule
 
 __all__ = ["ScoreProtocol", "code_version"]
 
@@ -39,6 +40,7 @@ class ScoreProtocol:
     seed: int
     features: str  #: fingerprint of the feature cache, or of the online extractor
     head: str  #: reading of the fusion module: "distil" or "refine"
+    fusion: FusionRule = "sum"  #: of the reading "fused"; cards from before there was a choice name none
     split_rule: str = SPLIT_RULE
     code: str = ""
 

@@ -1,4 +1,4 @@
-"""Scores of a run: frame by frame into a score card, for the 2D head, the 3D head, and both together (xM)."""
+"""Scores of a run: frame by frame into a score card, for the 2D head, the 3D head, their sum (xM) and the fusion."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,19 +26,23 @@ class FramePrediction:
 
     Probabilities are the softmax over K columns; columns beyond the scored classes are classes outside the list, and
     predicting one counts as an error. ``probabilities_2d`` is None where the frame has no image, and 0 throughout for a
-    point that no image shows. ``distance`` (metres from the sensor) and ``weather`` say which parts of the score the
-    points count in, where they are known.
+    point that no image shows. ``probabilities_fused`` is what a rule makes of all predictions (``fusion``), or None.
+    ``distance`` (metres from the sensor) and ``weather`` say which parts of the score the points count in, where they
+    are known.
     """
 
     labels: Int64[np.ndarray, "points"]  #: class ids, or ``IGNORE``
     probabilities_2d: Float[np.ndarray, "points columns"] | None
     probabilities_3d: Float[np.ndarray, "points columns"]
+    probabilities_fused: Float[np.ndarray, "points columns"] | None = None
     distance: Float[np.ndarray, "points"] | None = None
     weather: str = ""
 
     @property
     def decided(self) -> Int64[np.ndarray, "points"]:
-        """The class of each point by all that predicts it: xM, or the 3D head where the frame has no image."""
+        """The class of each point by all that predicts it: the fused one, else xM, or the 3D head without an image."""
+        if self.probabilities_fused is not None:
+            return self.probabilities_fused.argmax(axis=1)
         both = self.probabilities_3d
         return (both if self.probabilities_2d is None else both + self.probabilities_2d).argmax(axis=1)
 
@@ -52,11 +56,11 @@ def score_frames(
 ) -> ScoreCard:
     """Count every point of every frame, in 2D those that an image shows, and the same by distance and weather.
 
-    xM is the argmax of the sum of both softmaxes.
+    xM is the argmax of the sum of both softmaxes; the fused prediction is counted where the frames have one.
 
     Raises:
         DataError: no frame, probabilities that do not fit the labels or the classes, NaN among them, or only some
-            frames with a 2D prediction.
+            frames with a 2D or a fused prediction.
     """
     confusion: dict[Modality, np.ndarray] = {}
     parts: dict[str, dict[str, dict[Modality, np.ndarray]]] = {}
@@ -129,6 +133,8 @@ def _guesses(frame: FramePrediction, classes: int, number: int) -> dict[Modality
     given: dict[Modality, np.ndarray] = {"3d": frame.probabilities_3d}
     if frame.probabilities_2d is not None:
         given |= {"2d": frame.probabilities_2d, "xm": frame.probabilities_2d + frame.probabilities_3d}
+    if frame.probabilities_fused is not None:
+        given["fused"] = frame.probabilities_fused
     for modality, values in given.items():
         if len(values) != len(frame.labels) or values.shape[1] < classes:
             raise DataError(

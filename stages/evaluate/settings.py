@@ -1,4 +1,4 @@
-"""Settings of the evaluation: which split is scored, and how a class that occurs nowhere enters the mean."""
+"""Settings of the evaluation: which split is scored, how predictions are fused, and how absent classes count."""
 
 from typing import Literal
 
@@ -7,9 +7,10 @@ from pydantic import Field
 from ...settings import Settings
 from ..datasets.settings import SplitName
 
-__all__ = ["AbsentRule", "EvaluateSettings"]
+__all__ = ["AbsentRule", "EvaluateSettings", "FusionRule"]
 
 AbsentRule = Literal["exclude", "zero", "one"]
+FusionRule = Literal["product-prior", "product", "sum"]
 
 
 class EvaluateSettings(Settings):
@@ -22,4 +23,9 @@ class EvaluateSettings(Settings):
         default="exclude",
         description="IoU of a class that is neither in labels nor predictions: left out of the mean and named,"
         " or counted as zero (as xMUDA's script does) or one (as PointDR's does)",
+    )
+    fusion: FusionRule = Field(
+        default="product-prior",
+        description="How all predictions of a point become its class (the reading 'fused'): their product, weighted by"
+        " the image and over the prior of the classes; that without the prior; or the sum of both softmaxes (xM)",
     )

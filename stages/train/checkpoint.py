@@ -48,7 +48,7 @@ _NAME = re.compile(r"step-(\d{8,})(\.partial)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The step with the highest validation mIoU so far; ``metric`` is "xm", or "3d" where no image is used."""
+    """The step with the highest validation mIoU so far; ``metric`` is "fused" or "xm", or "3d" without images."""
 
     step: int
     metric: str

@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from ...cache.loader import made_ahead, ring_slots
 from ...errors import RunError
 from ...progress import progress
 from ..datasets.frames import Frame
+from ..evaluate.fusion import fused_probabilities
 from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction
+from ..evaluate.settings import FusionRule
 from .batch import Batch, BatchPlan, cloud_batch
 from .buffers import domain_of_each_slot
 from .checks import check_taps
@@ -25,11 +28,17 @@ __all__ = ["cloud_classes", "predict_frames", "sweep_classes"]
 
 
 def predict_frames(
-    network: Network, domain: Domain, *, workers: int = 2, description: str = "predict"
+    network: Network,
+    domain: Domain,
+    *,
+    fusion: FusionRule = "product-prior",
+    workers: int = 2,
+    description: str = "predict",
 ) -> Iterator[FramePrediction]:
     """Predict the frames of ``domain`` in order, with a progress bar; the network's mode is restored at the end.
 
-    Without image features only the 3D head predicts, which a network whose 3D head needs them refuses.
+    ``fusion`` is the rule of the fused prediction. Without image features only the 3D head predicts, which a network
+    whose 3D head needs them refuses.
 
     Raises:
         RunError: the features lack a tap of the network, or have other channels; or there are none and it needs them.
@@ -47,7 +56,7 @@ def predict_frames(
         made = made_ahead(make, range(len(domain)), workers)
         with closing(made), progress(description, len(domain), "frame") as bar:
             for (place, frame, batch), _ in made:
-                found = _predict(network, batch, with_images=bool(plan.taps))
+                found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
                 distance = np.linalg.norm(frame.points, axis=1)
                 yield replace(found, distance=distance, weather=domain.weather(place))
                 bar.update(1)
@@ -107,18 +116,49 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
 
 
 @torch.no_grad()
-def _predict(network: Network, batch: Batch | None, *, with_images: bool) -> FramePrediction:
+def _predict(network: Network, batch: Batch | None, *, fusion: FusionRule, with_images: bool) -> FramePrediction:
     if batch is None:
         none = np.zeros((0, len(network.classes)), np.float32)
-        return FramePrediction(
-            labels=np.zeros(0, np.int64), probabilities_2d=none if with_images else None, probabilities_3d=none
+        return _fused(
+            network,
+            fusion,
+            FramePrediction(
+                labels=np.zeros(0, np.int64), probabilities_2d=none if with_images else None, probabilities_3d=none
+            ),
         )
     output = network(batch.to(network.device))
-    seen = None if output.logits_2d is None else output.logits_2d.softmax(1).cpu().numpy()
+    seen = _probabilities(output.logits_2d)
     if seen is not None and batch.shown is not None:
         seen[~batch.shown.numpy()] = 0
-    return FramePrediction(
+    prediction = FramePrediction(
         labels=batch.labels.cpu().numpy(),
         probabilities_2d=seen,
         probabilities_3d=output.logits_3d.softmax(1).cpu().numpy(),
     )
+    weight = None if output.image_weight is None else output.image_weight.cpu().numpy()
+    return _fused(network, fusion, prediction, lidar=_probabilities(output.logits_lidar), weight=weight)
+
+
+def _fused(
+    network: Network,
+    rule: FusionRule,
+    prediction: FramePrediction,
+    lidar: Float[np.ndarray, "points classes"] | None = None,
+    weight: Float[np.ndarray, "points"] | None = None,
+) -> FramePrediction:
+    """``prediction`` with the fused one; the sum has none without an image, as there is no xM then."""
+    if rule == "sum" and prediction.probabilities_2d is None:
+        return prediction
+    fused = fused_probabilities(
+        rule,
+        prediction.probabilities_3d,
+        probabilities_2d=prediction.probabilities_2d,
+        probabilities_lidar=lidar,
+        image_weight=weight,
+        prior=network.prior,
+    )
+    return replace(prediction, probabilities_fused=fused)
+
+
+def _probabilities(logits: Float[Tensor, "points classes"] | None) -> Float[np.ndarray, "points classes"] | None:
+    return None if logits is None else logits.softmax(1).cpu().numpy()

@@ -19,6 +19,7 @@ from ...progress import progress
 from ..datasets.frames import count_labels
 from ..datasets.labels import class_weights
 from ..evaluate.card import Modality
+from ..evaluate.settings import FusionRule
 from .checkpoint import Best, TrainState, checkpoint_steps, load_state, read_best, save_checkpoint
 from .checks import check_domains
 from .domain import Domain
@@ -58,14 +59,16 @@ def train(
     settings: TrainSettings,
     target: Domain | None = None,
     init: Path | None = None,
-    judged_by: Modality = "xm",
+    judged_by: Modality = "fused",
+    fusion_rule: FusionRule = "product-prior",
     facts: Mapping[str, Any] | None = None,
 ) -> TrainSummary:
     """Train on ``source`` into the folder ``run``, validate on ``validation``; call it again to go on after a stop.
 
     Each step also takes a batch of ``target`` where it is given; its label files are not read. The run begins with the
     best weights of the run in the folder ``init``, where that is given, and with its class weights if it has no source.
-    The best checkpoint has the highest score of the kind ``judged_by``, or of 3D where validation has no images.
+    The best checkpoint has the highest score of the kind ``judged_by``, or of 3D where validation has no images;
+    ``fusion_rule`` is how validation fuses predictions.
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are kept in
     ``run.json`` and must be the same when the run is resumed. The number of threads and the device may change.
     Under ``torchrun`` every process calls this, and each takes its part of every batch.
@@ -108,7 +111,7 @@ def train(
             source=source, target=target, plan=network.plan, augment=augment, settings=settings, device=device
         )
         stepper = Stepper(network, weights, settings)
-        return _Trainer(run, make, validation, settings, stepper, judged_by).go_on(done)
+        return _Trainer(run, make, validation, settings, stepper, judged_by, fusion_rule).go_on(done)
 
 
 def _begin(
@@ -146,9 +149,10 @@ class _Trainer:
         settings: TrainSettings,
         stepper: Stepper,
         judged_by: Modality,
+        fusion_rule: FusionRule,
     ) -> None:
         self.run, self.make, self.validation, self.settings = run, make, validation, settings
-        self.judged_by = judged_by
+        self.judged_by, self.fusion_rule = judged_by, fusion_rule
         self.network, self.stepper = stepper.network, stepper
         self.best: Best | None = None
         self.state = TrainState(network=stepper.network, optimiser=stepper.optimiser, scaler=stepper.scaler)
@@ -195,12 +199,12 @@ class _Trainer:
             save_checkpoint(self.run, self.state, step=step, best=self.best)
 
     def _validate(self, validation: Domain, step: int, records: RunLog) -> None:
-        card = validate(self.network, validation, workers=self.settings.workers)
+        card = validate(self.network, validation, fusion=self.fusion_rule, workers=self.settings.workers)
         if not card.points:
             log.warning("Not one point of the validation frames has a label; the last checkpoint counts as the best")
             return
         records.write({"step": step, "validation": {"miou": card.miou, "iou": card.iou}})
-        metric: Modality = "3d" if card.miou[self.judged_by] is None else self.judged_by
+        metric: Modality = self.judged_by if "xm" in card.confusion else "3d"
         score = card.miou[metric]
         if score is not None and (self.best is None or score > self.best.miou):
             self.best = Best(step=step, metric=metric, miou=score)

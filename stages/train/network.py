@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -84,8 +85,11 @@ class Network(nn.Module):
 
     ``taps`` are the chosen ones with their channels (map sizes may differ from source to source), ``cameras`` the
     number of cameras of the index it is trained on. ``precision`` is that of products in training, and may be set;
-    weights and outputs are in float32, and so is everything in evaluation.
+    weights and outputs are in float32, and so is everything in evaluation. ``prior`` is that of the classes in
+    training, for the fusion of its predictions, where it is known.
     """
+
+    prior: Float64[np.ndarray, "classes"] | None = None
 
     def __init__(
         self,

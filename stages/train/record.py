@@ -15,6 +15,8 @@ from ...cache.schema import TapSpec
 from ...errors import RunError
 from ...files import read_json, write_json
 from ...processes import own_device, process_count
+from ..datasets.labels import class_weights
+from ..evaluate.fusion import class_prior
 from ..evaluate.protocol import code_version
 from .checkpoint import best_step, checkpoint_steps, load_weights
 from .domain import Domain
@@ -177,7 +179,7 @@ def load_network(
 
 
 def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
-    """A network, not yet trained, as ``record`` describes it.
+    """A network, not yet trained, as ``record`` describes it, with the prior of its class counts where it has them.
 
     Raises:
         RunError: this version does not know its settings.
@@ -186,9 +188,13 @@ def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
         model, fusion = ModelSettings.model_validate(record["model"]), FusionSettings.model_validate(record["fusion"])
         taps = {name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()}
         cameras, classes = camera_count(record), tuple(record["classes"])
+        counts = np.array(record.get("class_counts") or [], np.int64)
+        prior = class_prior(counts, class_weights(counts)) if counts.any() else None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"The run's {NAME} is damaged, or of another version of xd3d ({error}); train again") from error
-    return Network(model=model, fusion=fusion, classes=classes, taps=taps, cameras=cameras, device=device)
+    network = Network(model=model, fusion=fusion, classes=classes, taps=taps, cameras=cameras, device=device)
+    network.prior = prior
+    return network
 
 
 def camera_count(record: Mapping[str, Any]) -> int:

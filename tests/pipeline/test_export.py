@@ -34,6 +34,12 @@ def trained(tmp_path_factory, tiny_nuscenes_root):
     return train_run(tmp_path_factory.mktemp("whole sweeps"), tiny_nuscenes_root, SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def with_images(tmp_path_factory, tiny_nuscenes_root):
+    """The same with a camera."""
+    return train_run(tmp_path_factory.mktemp("sweeps and images"), tiny_nuscenes_root, WITH_IMAGES)
+
+
 def score(workspace, out, **options):
     given = {"split": None, "side": "all", "absent": None, **options}
     return jobs.evaluate(workspace, None, export=out, **given).result
@@ -68,19 +74,33 @@ def test_the_devkit_takes_the_submission_and_gives_our_score(trained, official, 
     validate_submission(official, str(tmp_path), "val")
     assert json.loads((tmp_path / "val/submission.json").read_text())["meta"]["use_lidar"] is True
     theirs = evaluate_officially(official, tmp_path)
-    assert theirs["miou"] == pytest.approx(ours["miou"]["3d"], abs=1e-6)  # the devkit divides in float32
+    assert theirs["miou"] == pytest.approx(ours["miou"]["fused"], abs=1e-6)  # the devkit divides in float32
     for name, values in ours["iou"].items():
         expected = theirs["iou_per_class"][name]
-        assert (values["3d"] is None) == np.isnan(expected)
-        assert values["3d"] is None or values["3d"] == pytest.approx(expected, abs=1e-6)
+        assert (values["fused"] is None) == np.isnan(expected)
+        assert values["fused"] is None or values["fused"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_devkit_gives_our_score_of_sweeps_and_images_together(official, tmp_path, tiny_nuscenes_root):
-    ours = score(train_run(tmp_path / "home", tiny_nuscenes_root, WITH_IMAGES), tmp_path / "out")
+@pytest.mark.parametrize(("rule", "reading"), [("sum", "xm"), (None, "fused")])
+def test_the_devkit_gives_our_score_of_sweeps_and_images_together(with_images, official, tmp_path, rule, reading):
+    ours = score(with_images, tmp_path / "out", fusion=rule)
     meta = json.loads((tmp_path / "out/val/submission.json").read_text())["meta"]
     assert (meta["use_camera"], meta["use_external"]) == (True, True)
-    assert ours["miou"]["xm"] != ours["miou"]["3d"]
-    assert evaluate_officially(official, tmp_path / "out")["miou"] == pytest.approx(ours["miou"]["xm"], abs=1e-6)
+    assert ours["miou"][reading] != ours["miou"]["3d"]
+    assert evaluate_officially(official, tmp_path / "out")["miou"] == pytest.approx(ours["miou"][reading], abs=1e-6)
+
+
+def test_the_rule_changes_what_is_written_and_two_rules_are_not_mixed(with_images, tmp_path):
+    written = {}
+    for rule in ("product-prior", "sum"):
+        card = score(with_images, tmp_path / rule, fusion=rule)
+        assert card["protocol"]["fusion"] == rule
+        files = sorted((tmp_path / rule).glob("lidarseg/val/*.bin"))
+        assert len(files) == 6
+        written[rule] = [path.read_bytes() for path in files]
+    assert written["product-prior"] != written["sum"]
+    with pytest.raises(ConfigError, match=r"rule of fusion.*class of xM.*product-prior.*--export"):
+        score(with_images, tmp_path / "sum")
 
 
 def test_part_of_a_split_is_no_submission_until_the_rest_is_there(trained, tmp_path, caplog):
@@ -135,4 +155,4 @@ def test_merged_classes_are_written_as_their_first_and_are_no_submission(
     monkeypatch.setattr(LidarsegClassMapper, "get_fine2coarse", merged)
     monkeypatch.setattr(LidarsegClassMapper, "check_mapping", lambda mapper: None)
     theirs = evaluate_officially(official, tmp_path / "out")
-    assert theirs["miou"] == pytest.approx(ours["miou"]["3d"], abs=1e-6)
+    assert theirs["miou"] == pytest.approx(ours["miou"]["fused"], abs=1e-6)

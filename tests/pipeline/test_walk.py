@@ -70,7 +70,7 @@ def test_the_three_bare_commands_equal_themselves_after_kills(xd3d, prepared, tm
     unbroken = walk(xd3d)
     assert unbroken["extract"]["done"] == 24
     assert unbroken["train"]["steps"] == 8
-    assert set(unbroken["evaluate"]["miou"]) == {"2d", "3d", "xm"}
+    assert set(unbroken["evaluate"]["miou"]) == {"2d", "3d", "xm", "fused"}
     assert unbroken["evaluate"]["points"] > 1000
     first = tmp_path / "xd3d-work"
     first.rename(tmp_path / "unbroken")

@@ -4,15 +4,18 @@ from xd3d.pipeline.ablation.rows import Row
 
 @pytest.fixture
 def make_row():
-    """Call it with shift, variant, seed and scores in points for a row; 2D and xM may be left out."""
+    """Call it with shift, variant, seed and scores in points for a row; all but 3D may be left out."""
 
-    def make(shift, variant, seed, *, three, xm=None, two=None, lidar=None, source=None, digest="d", iou=None):
+    def make(
+        shift, variant, seed, *, three, xm=None, fused=None, two=None, lidar=None, source=None, digest="d", iou=None
+    ):
         def scores(value):
             return {
                 "2d": None if two is None else two / 100,
                 "3d": value / 100,
                 "3d_lidar_only": None if lidar is None else lidar / 100,
                 "xm": None if xm is None else xm / 100,
+                "fused": None if fused is None else fused / 100,
             }
 
         return Row(
@@ -43,10 +46,10 @@ def drawn(make_row):
 
     rng = np.random.default_rng(4)
     rows = [
-        make_row(shift, variant, seed, three=a, xm=b, two=c, lidar=a, source=d)
+        make_row(shift, variant, seed, three=a, xm=b, fused=e, two=c, lidar=a, source=d)
         for variant in ("3d-only", "full", "full-random-weights", "rank-4")
         for shift in ("fog", "night")
         for seed in (1, 2, 3)
-        for a, b, c, d in [rng.uniform(20, 80, 4)]
+        for a, b, c, d, e in [rng.uniform(20, 80, 5)]
     ]
     return [row for row in rows if (row.variant, row.shift, row.seed) != ("rank-4", "night", 3)]

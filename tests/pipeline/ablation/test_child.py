@@ -41,7 +41,7 @@ def test_lidar_only_is_scored_where_the_3d_head_needs_no_image(workspace, tmp_pa
     done = perform(workspace, task)
     assert (list(done["scores"]), done["steps"]) == (["city", "source"], 1)
     for scores in done["scores"].values():
-        assert None not in (scores["miou"][reading] for reading in ("2d", "3d", "xm"))
+        assert None not in (scores["miou"][reading] for reading in ("2d", "3d", "xm", "fused"))
     city = done["scores"]["city"]["miou"]
     assert city["3d_lidar_only"] == (None if variant == "full-refine" else pytest.approx(city["3d"]))
     assert done["scores"]["city"]["points"] != done["scores"]["source"]["points"]

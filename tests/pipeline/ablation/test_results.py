@@ -34,7 +34,7 @@ def test_only_rows_of_the_settings_in_force_and_of_reported_shifts_are_results(r
     assert [(row["variant"], row["seed"]) for row in rows] == [("3d-only", 1), ("full", 1)]
     assert [row["shift"] for row in results.to_json()["development"]] == ["development"]
     assert {"shift", "variant", "seed", "miou", "command"} <= set(rows[0])
-    assert set(rows[0]["miou"]) == {"2d", "3d", "3d_lidar_only", "xm"}
+    assert set(rows[0]["miou"]) == {"2d", "3d", "3d_lidar_only", "xm", "fused"}
 
 
 def test_text_around_the_generated_parts_survives(results, tmp_path):

@@ -45,7 +45,16 @@ def test_a_sweep_is_compared_with_the_full_method(board, drawn):
         return np.array([(scores["fog", seed] + scores["night", seed]) / 2 for seed in (1, 2)])
 
     gain = mean("rank-4") - mean("full")
-    assert cells(tables.sweep_tables(board), "`rank-4`")[4] == f"{gain.mean():+.1f} ± {gain.std(ddof=1):.1f}"
+    assert cells(tables.sweep_tables(board), "`rank-4`")[5] == f"{gain.mean():+.1f} ± {gain.std(ddof=1):.1f}"
+
+
+def test_the_fused_reading_is_tabled_beside_the_others(board, drawn):
+    values = np.array([100 * row.miou["fused"] for row in drawn if (row.variant, row.shift) == ("full", "fog")])
+    said = f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+    fused = tables.main_tables(board).split("**fused**")[1].split("**")[0]
+    assert cells(fused, "`full`")[0] == said
+    assert cells(tables.loss_table(board), "full, fused")[1].startswith(said)
+    assert "**fused above the 3D score of 3d-only**" in tables.gain_tables(board)
 
 
 def test_every_row_has_its_command(board, drawn):

@@ -27,14 +27,39 @@ def protocol():
         seed=1,
         features="2" * 64,
         head="distil",
+        fusion="product",
     )
 
 
 @pytest.fixture
 def card(protocol):
-    confusion = {"2d": COUNTS, "3d": COUNTS * 2, "xm": COUNTS}
+    confusion = {"2d": COUNTS, "3d": COUNTS * 2, "xm": COUNTS, "fused": COUNTS}
     parts = {"weather": {"snow": confusion}}
     return ScoreCard(classes=NAMES, frames=3, absent="exclude", confusion=confusion, protocol=protocol, parts=parts)
+
+
+#: A file as it was written before predictions were fused by a rule.
+OLD = """
+{"miou": {"2d": 0.75, "3d": 0.5, "xm": 0.75}, "iou": {"vehicle": {"2d": 0.75, "3d": 0.5, "xm": 0.75}}, "points": 4,
+ "frames": 1, "classes": ["vehicle"], "absent": "exclude", "absent_classes": {"2d": [], "3d": [], "xm": []},
+ "confusion": {"3d": [[2, 2]], "2d": [[3, 1]], "xm": [[3, 1]]},
+ "parts": {"distance": {"0-20 m": {"miou": {"2d": 0.75, "3d": 0.5, "xm": 0.75}, "points": 4,
+           "confusion": {"3d": [[2, 2]], "2d": [[3, 1]], "xm": [[3, 1]]}}}},
+ "protocol": {"dataset": "nuscenes", "index": "a", "cameras": ["CAM_FRONT"], "domain": "singapore", "split": "test",
+              "merge": "nuscenes-6", "checkpoint": "runs/one", "step": 400, "seed": 1, "features": "b",
+              "head": "distil", "split_rule": "official", "code": "0.1.0+12345678"}}
+"""
+
+
+def test_a_card_from_before_there_was_a_fused_reading_opens_and_leaves_it_open(tmp_path):
+    (tmp_path / "scores.json").write_text(OLD)
+    card = ScoreCard.load(tmp_path / "scores.json")
+    assert card.miou == {"2d": 0.75, "3d": 0.5, "xm": 0.75, "fused": None}
+    assert card.part_miou["distance"]["0-20 m"] == card.iou["vehicle"] == card.miou
+    assert card.protocol.fusion == "sum"
+    assert card.protocol.code == "0.1.0+12345678"
+    assert score_table(card).splitlines()[1].split() == ["vehicle", "4", "75.00", "50.00", "75.00", "-"]
+    assert ScoreCard.from_json(card.to_json()).to_json() == card.to_json()
 
 
 def test_a_card_comes_back_equal(card, tmp_path):
@@ -49,13 +74,13 @@ def test_a_card_comes_back_equal(card, tmp_path):
 def test_the_file_has_the_keys_that_scripts_rely_on(card, tmp_path):
     card.save(tmp_path / "scores.json")
     values = json.loads((tmp_path / "scores.json").read_text())
-    assert values["miou"].keys() == {"2d", "3d", "xm"}
+    assert values["miou"].keys() == {"2d", "3d", "xm", "fused"}
     assert set(values["iou"]) == set(NAMES)
     assert values["iou"]["vehicle"]["xm"] == pytest.approx(80 / 110)
-    assert values["iou"]["terrain"] == {"2d": None, "3d": None, "xm": None}
+    assert values["iou"]["terrain"] == {"2d": None, "3d": None, "xm": None, "fused": None}
     assert values["points"] == 2 * 1100
     assert values["absent_classes"]["xm"] == ["terrain"]
-    for key in ("split", "merge", "checkpoint", "seed", "features", "code", "split_rule"):
+    for key in ("split", "merge", "checkpoint", "seed", "features", "code", "split_rule", "fusion"):
         assert values["protocol"][key]
 
 
@@ -90,8 +115,8 @@ def test_matrices_of_another_size_are_refused(card):
 
 def test_the_table_shows_percent_and_names_absent_classes(card):
     lines = score_table(card).splitlines()
-    assert lines[1].split() == ["vehicle", "200", "72.73", "72.73", "72.73"]
-    assert lines[3].split() == ["terrain", "0", "-", "-", "-"]
+    assert lines[1].split() == ["vehicle", "200", "72.73", "72.73", "72.73", "72.73"]
+    assert lines[3].split() == ["terrain", "0", "-", "-", "-", "-"]
     assert lines[4].split()[0] == "mean"
     assert lines[5].split()[0] == "snow"
     assert lines[6] == "neither labelled nor predicted, left out of the mean: terrain"

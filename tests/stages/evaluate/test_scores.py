@@ -1,4 +1,4 @@
-"""Scores over frames: 2D, 3D and xM, the majority baseline, and what is refused."""
+"""Scores over frames: 2D, 3D, xM and fused, the majority baseline, and what is refused."""
 
 from dataclasses import replace
 
@@ -25,6 +25,7 @@ def draw(rng, points, columns=3):
         labels=labels,
         probabilities_2d=softmax(rng.normal(size=(points, columns)) + hint),
         probabilities_3d=softmax(rng.normal(size=(points, columns)) + 2 * hint),
+        probabilities_fused=softmax(rng.normal(size=(points, columns)) + 3 * hint),
     )
 
 
@@ -40,7 +41,8 @@ def test_scores_of_all_frames_equal_sklearn_on_all_points(frames):
     kept = labels != IGNORE
     p2d = np.concatenate([f.probabilities_2d for f in frames]).astype(np.float64)
     p3d = np.concatenate([f.probabilities_3d for f in frames]).astype(np.float64)
-    for modality, probabilities in {"2d": p2d, "3d": p3d, "xm": p2d + p3d}.items():
+    fused = np.concatenate([f.probabilities_fused for f in frames]).astype(np.float64)
+    for modality, probabilities in {"2d": p2d, "3d": p3d, "xm": p2d + p3d, "fused": fused}.items():
         expected = jaccard_score(labels[kept], probabilities.argmax(1)[kept], labels=range(3), average=None)
         np.testing.assert_allclose([card.iou[name][modality] for name in NAMES], expected, rtol=1e-12)
         assert card.miou[modality] == pytest.approx(expected.mean())
@@ -59,7 +61,8 @@ def test_xm_follows_the_surer_of_both():
         probabilities_3d=np.array([[0.4, 0.6, 0.0], [0.1, 0.9, 0.0]], np.float32),
     )
     card = score_frames([frame], NAMES)
-    assert card.miou == {"2d": pytest.approx(0.25), "3d": pytest.approx(0.25), "xm": pytest.approx(1.0)}
+    expected = {"2d": pytest.approx(0.25), "3d": pytest.approx(0.25), "xm": pytest.approx(1.0), "fused": None}
+    assert card.miou == expected
     assert card.absent_classes == {"3d": ("terrain",), "2d": ("terrain",), "xm": ("terrain",)}
 
 
@@ -68,8 +71,39 @@ def test_lidar_alone_has_no_2d_and_no_xm(frames):
         FramePrediction(labels=f.labels, probabilities_2d=None, probabilities_3d=f.probabilities_3d) for f in frames
     ]
     card = score_frames(alone, NAMES)
-    assert card.miou == {"2d": None, "3d": score_frames(frames, NAMES).miou["3d"], "xm": None}
+    assert card.miou == {"2d": None, "3d": score_frames(frames, NAMES).miou["3d"], "xm": None, "fused": None}
     assert card.iou["road"]["2d"] is None
+    over_the_prior = [
+        replace(f, probabilities_fused=whole.probabilities_fused) for f, whole in zip(alone, frames, strict=True)
+    ]
+    found = score_frames(over_the_prior, NAMES).miou
+    assert found == {**card.miou, "fused": score_frames(frames, NAMES).miou["fused"]}
+
+
+def test_the_class_of_a_point_is_the_fused_one_else_that_of_xm_else_that_of_the_cloud():
+    frame = FramePrediction(
+        labels=np.array([0]),
+        probabilities_2d=np.array([[0.0, 1.0, 0.0]], np.float32),
+        probabilities_3d=np.array([[0.5, 0.3, 0.2]], np.float32),
+        probabilities_fused=np.array([[0.1, 0.2, 0.7]]),
+    )
+    for prediction, expected in (
+        (frame, 2),
+        (replace(frame, probabilities_fused=None), 1),
+        (replace(frame, probabilities_fused=None, probabilities_2d=None), 0),
+    ):
+        assert prediction.decided.tolist() == [expected]
+
+
+def test_frames_with_and_without_a_fused_prediction_are_not_mixed(frames):
+    with pytest.raises(DataError, match="Frame 1 has predictions"):
+        score_frames([frames[0], replace(frames[1], probabilities_fused=None)], NAMES)
+
+
+def test_a_fused_prediction_that_is_nan_is_refused(frames):
+    frames[1].probabilities_fused[7] = np.nan
+    with pytest.raises(DataError, match=r"fused prediction of frame 1 is NaN or infinite at 1 of 300 points"):
+        score_frames(frames, NAMES)
 
 
 def test_a_column_beyond_the_classes_counts_as_an_error():
@@ -81,7 +115,7 @@ def test_a_column_beyond_the_classes_counts_as_an_error():
 
 
 def test_frames_with_and_without_images_are_not_mixed(frames):
-    alone = FramePrediction(labels=frames[1].labels, probabilities_2d=None, probabilities_3d=frames[1].probabilities_3d)
+    alone = replace(frames[1], probabilities_2d=None)
     with pytest.raises(DataError, match="Frame 1 has predictions"):
         score_frames([frames[0], alone], NAMES)
 
@@ -152,12 +186,14 @@ def test_parts_by_distance_and_weather_are_scores_of_their_points_alone(frames):
                 labels=frame.labels[rows],
                 probabilities_2d=frame.probabilities_2d[rows],
                 probabilities_3d=frame.probabilities_3d[rows],
+                probabilities_fused=frame.probabilities_fused[rows],
             )
             for frame, rows in zip(frames, near, strict=True)
         ]
         assert card.part_miou["distance"][name] == score_frames(alone, NAMES).miou
     for parts in card.parts.values():
-        np.testing.assert_array_equal(sum(counts["xm"] for counts in parts.values()), card.confusion["xm"])
+        for reading in ("xm", "fused"):
+            np.testing.assert_array_equal(sum(counts[reading] for counts in parts.values()), card.confusion[reading])
     assert card.to_json()["parts"]["weather"]["snow"]["points"] == snow.points
     assert [line.split()[0] for line in score_table(card).splitlines()[4:]] == [
         "mean",
@@ -172,5 +208,5 @@ def test_parts_by_distance_and_weather_are_scores_of_their_points_alone(frames):
 def test_a_part_without_a_labelled_point_has_no_score(frames):
     near = replace(frames[0], distance=np.full(len(frames[0].labels), 3.0))
     card = score_frames([near], NAMES, absent="zero")
-    assert card.part_miou["distance"]["40+ m"] == {"2d": None, "3d": None, "xm": None}
+    assert card.part_miou["distance"]["40+ m"] == {"2d": None, "3d": None, "xm": None, "fused": None}
     assert card.part_miou["distance"]["0-20 m"] == card.miou

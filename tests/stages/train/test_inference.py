@@ -2,16 +2,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from xd3d.cache.schema import TapSpec
 from xd3d.errors import RunError
-from xd3d.stages.datasets.labels import get_merge
+from xd3d.stages.datasets.labels import class_weights, get_merge
 from xd3d.stages.datasets.readers import READERS
 from xd3d.stages.datasets.splits import domain_frames
 from xd3d.stages.datasets.synthetic.twins import synthesize_twin
+from xd3d.stages.evaluate.fusion import class_prior, fused_probabilities
 from xd3d.stages.evaluate.official import NO_CLASS
 from xd3d.stages.train.batch import cloud_batch
 from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.inference import cloud_classes, predict_frames, sweep_classes
+from xd3d.stages.train.record import build_network, make_record
+from xd3d.stages.train.settings import AugmentSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +35,71 @@ def test_every_point_of_every_frame_is_predicted_in_order(make_domain, make_netw
     assert all(np.array_equal(a.probabilities_3d, b.probabilities_3d) for a, b in zip(found, again, strict=True))
 
 
+@pytest.mark.parametrize("rule", ["product-prior", "product", "sum"])
+def test_all_that_the_network_says_of_a_point_is_fused_by_the_rule(make_domain, make_network, monkeypatch, rule):
+    domain = make_domain(frames=2)
+    network = make_network(domain)
+    network.prior = np.array([0.3, 0.3, 0.2, 0.1, 0.1, 0.0])
+    generator = torch.Generator().manual_seed(1)
+    plain, said = type(network).forward, []
+
+    def forward(self, batch):
+        output = plain(self, batch)
+        points, classes = output.logits_3d.shape
+        lidar, weight = torch.randn(points, classes, generator=generator), torch.rand(points, generator=generator)
+        said.append((lidar, weight))
+        return replace(output, logits_lidar=lidar, image_weight=weight)
+
+    monkeypatch.setattr(type(network), "forward", forward)
+    for prediction, (lidar, weight) in zip(list(predict_frames(network, domain, fusion=rule)), said, strict=True):
+        expected = fused_probabilities(
+            rule,
+            prediction.probabilities_3d,
+            probabilities_2d=prediction.probabilities_2d,
+            probabilities_lidar=lidar.softmax(1).numpy(),
+            image_weight=weight.numpy(),
+            prior=network.prior,
+        )
+        np.testing.assert_array_equal(prediction.probabilities_fused, expected)
+        np.testing.assert_array_equal(prediction.decided, expected.argmax(1))
+        assert (prediction.decided != 5).all() or rule != "product-prior"
+
+
+def test_the_sum_decides_as_xm_does_and_as_the_3d_head_without_an_image(make_domain, make_network, worlds):
+    domain = make_domain(frames=2)
+    network = make_network(domain, head="distil")
+    for prediction in predict_frames(network, domain, fusion="sum"):
+        both = prediction.probabilities_2d + prediction.probabilities_3d
+        np.testing.assert_array_equal(prediction.decided, both.argmax(1))
+    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    for prediction in predict_frames(network, blind, fusion="sum"):
+        assert prediction.probabilities_fused is None
+        np.testing.assert_array_equal(prediction.decided, prediction.probabilities_3d.argmax(1))
+    for prediction in predict_frames(network, blind):
+        assert prediction.probabilities_fused.shape == prediction.probabilities_3d.shape
+
+
+def test_the_prior_of_a_network_is_that_of_its_record(make_domain, small_fusion, train_settings):
+    domain = make_domain(frames=2)
+    record = make_record(
+        model=ModelSettings(preset="slim", backend="torch"),
+        fusion=small_fusion(),
+        augment=AugmentSettings(),
+        settings=train_settings(),
+        source=domain,
+        target=None,
+        validation=None,
+        init=None,
+        taps=domain.features.taps,
+        facts={},
+    )
+    counts = [500, 0, 20, 3, 100, 9]
+    network = build_network({**record, "class_counts": counts}, torch.device("cpu"))
+    expected = class_prior(np.array(counts), class_weights(np.array(counts)))
+    np.testing.assert_array_equal(network.prior, expected)
+    assert build_network(record, torch.device("cpu")).prior is None
+
+
 def test_distil_needs_no_features_and_refine_says_that_it_does(make_domain, make_network, worlds):
     domain = make_domain(frames=2)
     blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
@@ -48,7 +117,7 @@ def test_a_frame_that_no_camera_sees_has_an_empty_prediction(make_domain, make_n
     domain.index.images.camera_from_lidar[1, 2] *= -1  # the second camera looks backwards
     predictions = list(predict_frames(make_network(domain), domain))
     assert [len(prediction.labels) > 0 for prediction in predictions] == [True, False]
-    assert predictions[1].probabilities_2d.shape == (0, 6)
+    assert predictions[1].probabilities_2d.shape == predictions[1].probabilities_fused.shape == (0, 6)
 
 
 def test_features_of_other_taps_or_width_are_refused_by_name(make_domain, make_network):

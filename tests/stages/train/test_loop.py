@@ -127,9 +127,9 @@ def test_the_run_folder_tells_the_whole_story(make_domain, run_training, tmp_pat
     assert {"ce_2d", "ce_3d", "xm_2d", "xm_3d", "decoupling", "agreement", "lr", *PACE_NAMES} <= steps[0].keys()
     assert [record["lr"] for record in steps] == pytest.approx([1e-3] * 4 + [1e-4] * 2)
     assert [record["step"] for record in validations] == [3, 6]
-    scores = [record["validation"]["miou"]["xm"] for record in validations]
+    scores = [record["validation"]["miou"]["fused"] for record in validations]
     assert done.best.miou == max(scores)
-    assert (done.best.metric, done.best.step) == ("xm", validations[int(np.argmax(scores))]["step"])
+    assert (done.best.metric, done.best.step) == ("fused", validations[int(np.argmax(scores))]["step"])
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["facts"] == {"fingerprint": "abc"}
     assert record["classes"] == list(domain.merge.classes)

@@ -96,7 +96,7 @@ def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_o
         assert {name: pytest.approx(value, rel=precision, abs=1e-6) for name, value in record.items()} == other
     scores = two[-1]["validation"]["miou"]
     assert scores == {name: pytest.approx(value, abs=0.05) for name, value in one[-1]["validation"]["miou"].items()}
-    assert done.best.metric == "xm"
+    assert done.best.metric == "fused"
 
     assert broken[1].wait(60) == -signal.SIGKILL
     _, errors = broken[0].communicate(timeout=60)

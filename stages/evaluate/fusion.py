@@ -1,0 +1,79 @@
+"""One class a point from all predictions of it: what the 2D head, the 3D head and the cloud alone say, by a rule.
+
+| rule | score of a class, with the 2D head (2), the 3D head (3), the cloud alone (L) and the image's weight w |
+|---|---|
+| ``product-prior`` | log pL + w (log p2 - log prior + log p3 - log prior); without pL: log p3 + w (log p2 - log prior) |
+| ``product`` | the same without the prior |
+| ``sum`` | p2 + p3: xM, as published |
+
+``product-prior`` is Bayes' rule for predictions that are independent given the class: weighted cross entropy makes each
+network assume a prior, and all but the first of them must have it divided out, or it would count several times. What an
+image says is tempered by w, how far the image may be trusted. A point that no image shows has the prediction of the
+cloud alone.
+"""
+
+import numpy as np
+from jaxtyping import Float, Float64, Int
+
+from .settings import FusionRule
+
+__all__ = ["class_prior", "fused_probabilities"]
+
+#: Least prior of a class that occurs; a rarer one would win wherever nothing else is sure.
+LEAST_PRIOR = 0.01
+#: Least probability in a logarithm.
+LEAST_PROBABILITY = 1e-12
+
+
+def class_prior(
+    counts: Int[np.ndarray, "classes"], weights: Float[np.ndarray, "classes"]
+) -> Float64[np.ndarray, "classes"]:
+    """The prior that cross entropy with class ``weights`` makes a network assume, from points per class; sums to 1.
+
+    In proportion to counts times weights, at least ``LEAST_PRIOR`` (before all are scaled to 1 again) for a class that
+    occurs, and 0 for one that does not. At least one class must occur.
+    """
+    share = counts * weights.astype(np.float64)
+    floored = np.where(counts > 0, np.maximum(share / share.sum(), LEAST_PRIOR), 0.0)
+    return floored / floored.sum()
+
+
+def fused_probabilities(
+    rule: FusionRule,
+    probabilities_3d: Float[np.ndarray, "points columns"],
+    *,
+    probabilities_2d: Float[np.ndarray, "points columns"] | None = None,
+    probabilities_lidar: Float[np.ndarray, "points columns"] | None = None,
+    image_weight: Float[np.ndarray, "points"] | None = None,
+    prior: Float64[np.ndarray, "columns"] | None = None,
+) -> Float64[np.ndarray, "points columns"]:
+    """The fused prediction of each point by ``rule``, rows that sum to 1.
+
+    ``probabilities_2d`` is None without images, and a row of it 0 throughout where no image shows the point;
+    ``probabilities_lidar`` are a 3D prediction that no image has touched, where the network has one. ``image_weight``,
+    0 to 1, is 1 throughout where it is None. ``prior`` is that of ``class_prior``: a class whose prior is 0 gets the
+    probability 0 by ``product-prior``, and where it is None every class is alike.
+    """
+    if rule == "sum":
+        both = probabilities_3d if probabilities_2d is None else probabilities_2d + probabilities_3d
+        total = both.astype(np.float64)  # summed as xM is, so that both choose the same class
+        return total / total.sum(axis=1, keepdims=True)
+    occurs = np.ones(probabilities_3d.shape[1], bool)
+    log_prior = np.zeros(len(occurs))
+    if rule == "product-prior" and prior is not None:
+        occurs = prior > 0
+        log_prior[occurs] = np.log(prior[occurs])
+    scores = _log(probabilities_3d if probabilities_lidar is None else probabilities_lidar)
+    if probabilities_2d is not None:
+        weight = np.ones(len(scores)) if image_weight is None else image_weight.astype(np.float64)
+        weight = np.where(probabilities_2d.any(axis=1), weight, 0.0)[:, None]
+        scores += weight * (_log(probabilities_2d) - log_prior)
+        if probabilities_lidar is not None:
+            scores += weight * (_log(probabilities_3d) - log_prior)
+    scores[:, ~occurs] = -np.inf
+    exponential = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return exponential / exponential.sum(axis=1, keepdims=True)
+
+
+def _log(probabilities: Float[np.ndarray, "points columns"]) -> Float64[np.ndarray, "points columns"]:
+    return np.log(np.maximum(probabilities.astype(np.float64), LEAST_PROBABILITY))
