@@ -20,9 +20,9 @@ FRESH = ("dusk", "snow", "tilted")
 class Benchmark:
     """Domains of one data root, by what shifts in them.
 
-    ``shifts`` are reported; choices may be made on ``development``, which is not. ``fresh`` names the shifts on which no
-    choice was ever made: they joined when everything had been decided. Of a run that is meant for all shifts the first
-    of ``development`` is the target. Without a ``root`` the data are synthesised beside the runs, ``frames`` of them.
+    ``shifts`` are reported; choices may be made on ``development``, which is not. ``fresh`` names the shifts on which
+    no choice was ever made. Of a run that is meant for all shifts the first of ``development`` is the target. Without a
+    ``root`` the data are synthesised beside the runs, ``frames`` of them.
     """
 
     source: str

@@ -14,12 +14,12 @@
     streets-tilted       Boston     overcast       n111, 64 beams nose down      15    fresh target
 
 Shares are per cent of the frames of the first six, which were there first and have stayed as they were: of 1956 frames
-they have 1200. No choice was ever made on a fresh target. Half of the
-Boston streets here have grass before the sidewalk and half have walks of brick, so that no class of the targets is
-unknown to the source; those of the dim domain lie in the outskirts, where no street lamp burns. As in nuScenes the
-nights of ``streets-night`` were driven in the other city, so that shift changes the streets too. Each domain has scenes
-of both official splits; the train scenes of a target serve adaptation and the oracle. Scene names stand in the official
-lists, and each scene's description names its domain.
+they have 1200. No choice was ever made on a fresh target. Half of the Boston streets here have grass before the
+sidewalk and half have walks of brick, so that no class of the targets is unknown to the source; those of the dim domain
+lie in the outskirts, where no street lamp burns. As in nuScenes the nights of ``streets-night`` were driven in the
+other city, so that shift changes the streets too. Each domain has scenes of both official splits; the train scenes of a
+target serve adaptation and the oracle. Scene names stand in the official lists, and each scene's description names its
+domain.
 """
 
 from dataclasses import dataclass

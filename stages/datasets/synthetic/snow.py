@@ -6,7 +6,7 @@ covered, and a beam meets snow where more than half of it is.
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, UInt8
+from jaxtyping import Bool, Float32, Float64, Integer, UInt8
 
 from . import classes
 from .ground import Ground
@@ -15,7 +15,7 @@ from .noise import noise3, smooth2
 
 __all__ = ["draw_flakes", "ground_cover", "solid_cover", "under_snow"]
 
-_SNOW = np.array([0.92, 0.95, 1.0], np.float32)
+_SNOW = np.array([0.94, 0.96, 0.99], np.float32)
 _TRACK = 0.78  # metres from the middle of a lane to where wheels roll
 _NEAREST, _FARTHEST = 0.35, 10.0  # metres: flakes farther away are haze
 _EXPOSURE = 0.008  # seconds
@@ -52,7 +52,7 @@ def _tracks(side: np.ndarray, width: float) -> np.ndarray:
 
 
 def solid_cover(
-    material: Int[np.ndarray, " P"], points: Float32[np.ndarray, "P 3"], normals: Float32[np.ndarray, "P 3"]
+    material: Integer[np.ndarray, " P"], points: Float32[np.ndarray, "P 3"], normals: Float32[np.ndarray, "P 3"]
 ) -> Float32[np.ndarray, " P"]:
     """Return how much of solids' surfaces is white, 0 to 1: what faces up, and of crowns the upper half in patches."""
     leafy = material == FOLIAGE
