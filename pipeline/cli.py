@@ -72,7 +72,9 @@ def synthesize(
     frames: Annotated[int, typer.Option(help="LiDAR keyframes in all scenes together.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal bytes.")] = 0,
     cameras: CameraNames = None,
-    plan: Annotated[Literal["city", "benchmark"], typer.Option(help="Two cities, or six domains to compare.")] = "city",
+    plan: Annotated[
+        Literal["city", "benchmark"], typer.Option(help="Two cities, or the domains of the benchmark.")
+    ] = "city",
     dataset: Annotated[str, typer.Option("--format", help="The data set whose format is written.")] = "nuscenes",
     as_json: Json = False,
 ) -> None:

@@ -13,23 +13,25 @@ from ..workspace import Workspace
 __all__ = ["FEW_STREETS", "STREETS", "Benchmark"]
 
 CAMERAS = "CAM_FRONT"
+FRESH = ("dusk", "snow", "tilted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Domains of one data root, by what shifts in them.
 
-    ``shifts`` are reported; choices may be made on ``development``, which is not. Of a run that is meant for all shifts
-    the first of ``development`` is the target. Without a ``root`` the data are synthesised beside the runs, ``frames``
-    of them.
+    ``shifts`` are reported; choices may be made on ``development``, which is not. ``fresh`` names the shifts on which
+    no choice was ever made. Of a run that is meant for all shifts the first of ``development`` is the target. Without a
+    ``root`` the data are synthesised beside the runs, ``frames`` of them.
     """
 
     source: str
     shifts: Mapping[str, str]
     development: Mapping[str, str]
+    fresh: tuple[str, ...] = ()
     dataset: str = "nuscenes"
     root: Path | None = None
-    frames: int = 1416
+    frames: int = 1956
     overrides: Sequence[str] = field(default_factory=tuple)  #: settings of every run, as KEY=VALUE
 
     @property
@@ -75,9 +77,10 @@ class Benchmark:
 
 STREETS = Benchmark(
     source="streets",
-    shifts={name: f"streets-{name}" for name in ("city", "night", "fog", "sensor")},
+    shifts={name: f"streets-{name}" for name in ("city", "night", "fog", "sensor", *FRESH)},
     development={name: f"streets-{name}" for name in ("development", "haze", "dim")},
+    fresh=FRESH,
 )
 
 #: The same with few frames, for the short form.
-FEW_STREETS = replace(STREETS, frames=283)
+FEW_STREETS = replace(STREETS, frames=391)

@@ -22,6 +22,9 @@ BenchmarkDomain = Literal[
     "streets-development",
     "streets-haze",
     "streets-dim",
+    "streets-dusk",
+    "streets-snow",
+    "streets-tilted",
 ]
 SplitName = Literal["train", "val", "test"]
 MergeName = Literal[

@@ -11,6 +11,7 @@ from .light import GroundMaps, illuminate, own_headlights, sky_colour, through_a
 from .materials import ground_look, solid_look
 from .optics import develop, soften_edges
 from .primitives import Solids
+from .snow import draw_flakes, ground_cover, solid_cover, under_snow
 from .trace import GROUND, SKY_HIT, Hits, Windows, cast, surface
 from .world import World
 
@@ -125,7 +126,7 @@ def render(
     time: float,
     rng: np.random.Generator,
 ) -> Picture:
-    """Render the world at ``time`` (seconds) from any pose; ``rng`` draws sensor noise and rain only."""
+    """Render the world at ``time`` (seconds) from any pose; ``rng`` draws sensor noise, rain and flakes only."""
     rays = CameraRays(camera, np.asarray(world_from_camera, np.float64))
     solids = world.solids(time)
     hits = cast(rays, solids, world.ground)
@@ -133,6 +134,10 @@ def render(
     shape = (camera.height, camera.width)
     radiance = radiance.reshape(*shape, 3)
     soften_edges(radiance, hits.solid)
+    light = world.style.light
+    if light.weather == "snow":
+        white, speed = light.air, world.cruise_speed
+        radiance = draw_flakes(radiance, hits.distance, camera.intrinsics, speed=speed, light=white, rng=rng)
     image = develop(world.style, radiance, glow.reshape(*shape, 3), rng)
     return Picture(image, labels.reshape(shape), hits.distance)
 
@@ -158,6 +163,11 @@ def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[
     labels[on_solid] = solids.label[index]
     local, normals[on_solid] = surface(solids, index, points[on_solid])
     colour[on_solid], glow[on_solid] = solid_look(style, solids, index, local, points[on_solid], distance[on_solid])
+    if light.weather == "snow":
+        cover, road = ground_cover(world.ground, labels[on_ground], x, y), labels[on_ground] == DRIVEABLE
+        colour[on_ground] = under_snow(colour[on_ground], cover, road)
+        cover = solid_cover(solids.material[index], points[on_solid], normals[on_solid])
+        colour[on_solid] = under_snow(colour[on_solid], cover)
     maps = GroundMaps.draw(solids, light, float(origin[0]), float(origin[1]))
     met = solid != SKY_HIT
     arriving = illuminate(maps, light, points[met], normals[met], on_ground[met])

@@ -149,6 +149,8 @@ def boston_outskirts(style: Style, rng: np.random.Generator) -> Style:
 
 DISTRICTS: Mapping[str, Callable[[Style, np.random.Generator], Style]] = {
     "boston-seaport": boston_suburbs,
+    "boston-backbay": boston_suburbs,
+    "boston-southend": boston_suburbs,
     "boston-dorchester": boston_outskirts,
 }
 """How the streets of a location differ from others of their city in the benchmark, where they do."""

@@ -113,7 +113,14 @@ _HOURS = {
         headlights=(0.25, 0.7),
     ),
 }
-_EXTINCTION = {"clear": (0.0005, 0.004), "fog": (0.018, 0.055), "dense fog": (0.08, 0.16), "rain": (0.006, 0.02)}
+_EXTINCTION = {
+    "clear": (0.0005, 0.004),
+    "fog": (0.018, 0.055),
+    "dense fog": (0.08, 0.16),
+    "rain": (0.006, 0.02),
+    "snow": (0.01, 0.025),
+}
+_SNOW_LIGHT = 1.3  # what snow on the ground adds to the light from all sides
 
 
 def draw_light(
@@ -130,6 +137,8 @@ def draw_light(
     if weather != "clear":
         strength *= 0.22
         zenith, horizon = 0.35 * zenith + 0.65 * grey, 0.2 * horizon + 0.8 * grey
+    if weather == "snow":
+        ambient *= _SNOW_LIGHT
     return LightStyle(
         time_of_day=time_of_day,
         weather=weather,

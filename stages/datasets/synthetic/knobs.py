@@ -22,7 +22,7 @@ Colour = tuple[float, float, float]
 
 Hour = Literal["day", "overcast", "dusk", "night", "unlit night"]
 
-Weather = Literal["clear", "fog", "dense fog", "rain"]
+Weather = Literal["clear", "fog", "dense fog", "rain", "snow"]
 
 Range = tuple[float, float]
 """Smallest and largest value of a quantity that is drawn for each object."""

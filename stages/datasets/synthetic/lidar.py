@@ -1,20 +1,20 @@
 """A spinning LiDAR: beams, range, drop-out, intensity, fog, and ego motion during the spin."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
-from ....errors import ConfigError
 from .classes import DRIVEABLE, NOISE
+from .lidar_models import LidarModel
 from .lidar_rays import LidarRays
-from .materials import GLASS, GROUND_MATERIALS, MARKING, REFLECTIVITY, is_window, marked
+from .materials import GLASS, GROUND_MATERIALS, MARKING, REFLECTIVITY, SNOW, is_window, marked
 from .primitives import Solids
+from .snow import ground_cover, solid_cover
 from .trace import GROUND, Hits, cast, surface
 from .world import World
 
-__all__ = ["LidarModel", "Sweep", "boston_lidar", "dense_lidar", "scan", "singapore_lidar", "sparse_lidar"]
+__all__ = ["Sweep", "scan"]
 
 _NEAREST = 1.0  # metres: nearer returns are the car's own and are left out
 _MATERIALS = max(REFLECTIVITY) + 1
@@ -22,41 +22,8 @@ _INTENSITY, _ABSORBS, _ROUGHNESS = (
     np.array([getattr(REFLECTIVITY[number], name) if number in REFLECTIVITY else 0 for number in range(_MATERIALS)])
     for name in ("intensity", "absorbs", "roughness")
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LidarModel:
-    """A sensor that turns clockwise, seen from above. LiDAR frame: x right, y forward, z up.
-
-    Raises:
-        ConfigError: beams that do not rise, no azimuth step, or a range or spin that is not positive.
-    """
-
-    elevations: tuple[float, ...]  # radians, ring 0 (lowest) first
-    azimuth_steps: int
-    max_range: float  # metres
-    range_noise: float  # standard deviation, metres
-    dropout: float  # share of returns lost anywhere
-    gain: float  # on intensities
-    mount_height: float  # metres above the ground, for the drive
-    spin_seconds: float
-    start_azimuth: float  # radians from forward, clockwise: where the beam points when the spin starts
-
-    def __post_init__(self) -> None:
-        if not self.elevations or any(b <= a for a, b in pairwise(self.elevations)):
-            raise ConfigError(f"a LiDAR needs beams that rise from ring to ring, got elevations {self.elevations}")
-        if self.azimuth_steps < 1 or self.max_range <= 0 or self.spin_seconds <= 0:
-            raise ConfigError(
-                f"a LiDAR needs azimuth steps, a range and a spin above 0, got {self.azimuth_steps} steps, "
-                f"{self.max_range} m and {self.spin_seconds} s"
-            )
-
-    def fraction_at(self, azimuth: float) -> float:
-        """Return which part of the spin, in [0, 1), is over when the beam passes ``azimuth`` (as ``start_azimuth``).
-
-        A camera that looks there is exposed at stamp - spin_seconds * (1 - fraction) to see what the beam sees.
-        """
-        return float(np.mod(azimuth - self.start_azimuth, 2 * np.pi) / (2 * np.pi)) % 1.0
+_AIR = {"dense fog": (0.9, 5.0, 4), "snow": (0.6, 6.0, 25)}
+"""Of what falls or floats: share of beams that it can answer at most, mean depth in metres, limit of intensities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,69 +32,6 @@ class Sweep:
 
     points: Float32[np.ndarray, "P 5"]
     labels: UInt8[np.ndarray, " P"]
-
-
-def boston_lidar() -> LidarModel:
-    """Return the sensor of the Boston car: 32 evenly spread beams, as nuScenes' own."""
-    return LidarModel(
-        elevations=tuple(np.radians(np.linspace(-30.67, 10.67, 32)).tolist()),
-        azimuth_steps=1080,
-        max_range=90.0,
-        range_noise=0.015,
-        dropout=0.03,
-        gain=1.4,
-        mount_height=1.84,
-        spin_seconds=0.05,
-        start_azimuth=np.pi,
-    )
-
-
-def singapore_lidar() -> LidarModel:
-    """Return the sensor of the Singapore car: beams crowded at the horizon, fewer steps, more noise, mounted higher."""
-    spread = np.linspace(-1, 1, 32)
-    degrees = -7.5 + 17.5 * (0.55 * spread + 0.45 * spread**3)
-    return LidarModel(
-        elevations=tuple(np.radians(degrees).tolist()),
-        azimuth_steps=900,
-        max_range=75.0,
-        range_noise=0.028,
-        dropout=0.06,
-        gain=1.0,
-        mount_height=2.05,
-        spin_seconds=0.05,
-        start_azimuth=np.pi,
-    )
-
-
-def dense_lidar() -> LidarModel:
-    """Return the sensor of the third car: 64 beams that look down more than up, as a Velodyne HDL-64E's, on a rack."""
-    upper, lower = np.linspace(-8.33, 2.0, 32), np.linspace(-24.33, -8.83, 32)
-    return LidarModel(
-        elevations=tuple(np.radians(np.concatenate([lower, upper])).tolist()),
-        azimuth_steps=1440,
-        max_range=100.0,
-        range_noise=0.02,
-        dropout=0.05,
-        gain=1.1,
-        mount_height=2.45,
-        spin_seconds=0.05,
-        start_azimuth=np.pi,
-    )
-
-
-def sparse_lidar() -> LidarModel:
-    """Return the sensor of the fourth car: 22 beams on a lower rack, with a shorter range and more drop-out."""
-    return LidarModel(
-        elevations=tuple(np.radians(np.linspace(-24.0, 9.0, 22)).tolist()),
-        azimuth_steps=960,
-        max_range=65.0,
-        range_noise=0.025,
-        dropout=0.08,
-        gain=0.85,
-        mount_height=1.6,
-        spin_seconds=0.05,
-        start_azimuth=np.pi,
-    )
 
 
 def scan(
@@ -142,7 +46,7 @@ def scan(
 
     The pose runs from ``world_from_lidar_start`` (at ``time`` - spin_seconds) to ``world_from_lidar_end``; points are
     given in the LiDAR frame at the end, as motion-compensated sweeps are. Moving objects are met where they are when
-    the beam passes them. Returns of fog itself, if there is fog, are labelled noise.
+    the beam passes them. Returns of fog, rain or snow in the air itself are labelled noise.
     """
     start, end = (np.asarray(pose, np.float64) for pose in (world_from_lidar_start, world_from_lidar_end))
     azimuth = lidar.start_azimuth + 2 * np.pi * (np.arange(lidar.azimuth_steps) + 0.5) / lidar.azimuth_steps
@@ -159,6 +63,10 @@ def scan(
     label, material, facing = _answers(world, solids, rays, hits, rows, columns)
     exact = hits.distance[rows, columns].astype(np.float64)
     distance, intensity, kept = _measure(lidar, material, facing, exact, world.style.light.extinction, rng)
+    if world.style.light.weather == "snow":  # flakes are seen before the sky, too
+        rows, columns, distance, intensity, label, kept = _with_sky(
+            hits, lidar.max_range, rows, columns, distance, intensity, label, kept
+        )
     if world.style.light.weather != "clear":
         distance, intensity, label, kept = _scatter(world, distance, intensity, label, kept, rng)
     points = rays.origin[:, 0, columns].T + rays.direction[:, rows, columns].T * distance[:, None]
@@ -196,12 +104,18 @@ def _answers(
     if world.style.materials.marked:
         white, centre = marked(world.ground, x, y)
         kind[(white | centre) & (label[ground] == DRIVEABLE)] = MARKING
+    snow = world.style.light.weather == "snow"
+    if snow:
+        kind[ground_cover(world.ground, label[ground], x, y) > 0.5] = SNOW
     material[ground] = kind
     index = solid[~ground]
     label[~ground] = solids.label[index]
     local, normals[~ground] = surface(solids, index, points[~ground])
     window = is_window(world.style, solids, index, local)
-    material[~ground] = np.where(window, GLASS, solids.material[index])
+    kind = np.where(window, GLASS, solids.material[index])
+    if snow:
+        kind[solid_cover(kind, points[~ground], normals[~ground]) > 0.5] = SNOW
+    material[~ground] = kind
     return label, material, np.abs((normals * direction).sum(axis=1)).astype(np.float64)
 
 
@@ -227,6 +141,21 @@ def _measure(
     return measured, intensity, kept
 
 
+def _with_sky(hits: Hits, max_range: float, rows: np.ndarray, columns: np.ndarray, *measured: np.ndarray) -> tuple:
+    """Append the beams that met nothing, as lost returns: rows, columns, and what ``_scatter`` takes."""
+    sky = np.nonzero(~(hits.distance < max_range))
+    distance, intensity, label, kept = measured
+    empty = len(sky[0])
+    return (
+        np.concatenate([rows, sky[0]]),
+        np.concatenate([columns, sky[1]]),
+        np.concatenate([distance, np.full(empty, max_range)]),
+        np.concatenate([intensity, np.zeros(empty)]),
+        np.concatenate([label, np.full(empty, NOISE, np.uint8)]),
+        np.concatenate([kept, np.zeros(empty, bool)]),
+    )
+
+
 def _scatter(
     world: World,
     distance: np.ndarray,
@@ -235,15 +164,15 @@ def _scatter(
     kept: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Let droplets in the air answer before the surface does: some beams end there, near the sensor."""
+    """Let droplets or flakes in the air answer before the surface does: some beams end there, near the sensor."""
     light = world.style.light
-    most, mean_depth = (0.9, 5.0) if light.weather == "dense fog" else (0.5, 4.0)
+    most, mean_depth, brightest = _AIR.get(light.weather, (0.5, 4.0, 4))
     chance = most * (1 - np.exp(-light.extinction * np.minimum(distance, 15.0)))
     depth = 1.5 + rng.exponential(mean_depth, len(distance))
     droplet = (rng.random(len(distance)) < chance) & (depth < distance)
     return (
         np.where(droplet, depth, distance),
-        np.where(droplet, rng.integers(0, 4, len(distance)), intensity),
+        np.where(droplet, rng.integers(0, brightest, len(distance)), intensity),
         np.where(droplet, np.uint8(NOISE), label),
         kept | droplet,
     )

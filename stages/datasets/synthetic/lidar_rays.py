@@ -11,6 +11,23 @@ from .trace import Windows
 __all__ = ["LidarRays"]
 
 _TURN = 2 * np.pi
+_UPRIGHT = 0.999  # cosine of the lean up to which distances along the ground stand for those in the sensor's plane
+_SPANS = (1, 2, 4)  # corners of a box that lie one edge away from corner 0
+
+
+def _plane_distance(corners: Float64[np.ndarray, "K 8 3"]) -> Float64[np.ndarray, " K"]:
+    """Return how far boxes are from the sensor's axis in its plane, 0 where the axis runs through.
+
+    The shadow of a box on the plane is convex, so its point nearest to the axis lies on an edge or a corner: the widest
+    gap between axis and shadow is along the normal of an edge or towards a corner.
+    """
+    flat = corners[..., :2]
+    edges = flat[:, _SPANS] - flat[:, :1]
+    normals = np.stack([-edges[..., 1], edges[..., 0]], axis=-1)
+    towards = np.concatenate([normals, -normals, flat], axis=1)
+    towards /= np.maximum(np.linalg.norm(towards, axis=-1, keepdims=True), 1e-9)
+    gaps = np.einsum("kdi,kci->kdc", towards, flat).min(axis=2)
+    return np.maximum(gaps.max(axis=1), 0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +65,7 @@ class LidarRays:
         reach = np.linalg.norm(solids.half, axis=1)
         index = np.flatnonzero(np.linalg.norm(offset, axis=1) - reach < self.max_range + moved)
         corners = (solids.take(index).corners() - place) @ end[:3, :3]
-        nearest = self._nearest(solids.take(index), place)
+        nearest = self._nearest(solids.take(index), place) if end[2, 2] > _UPRIGHT else _plane_distance(corners)
         slack = np.arcsin(np.clip(moved / np.maximum(nearest, 1e-6), 0, 1)) + tilt
         left, right = self._columns(corners, nearest, slack)
         top, bottom = self._rows(corners, nearest, slack)

@@ -27,6 +27,7 @@ __all__ = [
     "ROOF",
     "SIGN",
     "SKIN",
+    "SNOW",
     "STRIPES",
     "TAILLIGHT",
     "TYRE",
@@ -40,6 +41,7 @@ __all__ = [
 (FACADE, ROOF, PAINT, GLASS, TYRE, WOOD, FOLIAGE, CLOTH, SKIN, METAL, PLASTIC, STRIPES, SIGN) = range(13)
 HEADLIGHT, TAILLIGHT, LAMP = 13, 14, 15
 MARKING = 16
+SNOW = 20
 GROUND_MATERIALS = {classes.DRIVEABLE: 17, classes.SIDEWALK: 18, classes.TERRAIN: 19}
 """Material of the ground by raw label (``MARKING`` for painted lines)."""
 
@@ -74,6 +76,7 @@ REFLECTIVITY: dict[int, Reflectivity] = {
     GROUND_MATERIALS[classes.DRIVEABLE]: Reflectivity(9.0, 0.05, 0.006),
     GROUND_MATERIALS[classes.SIDEWALK]: Reflectivity(20.0, 0.03, 0.008),
     GROUND_MATERIALS[classes.TERRAIN]: Reflectivity(14.0, 0.04, 0.035),
+    SNOW: Reflectivity(52.0, 0.05, 0.025),
 }
 """LiDAR properties of every material."""
 

@@ -8,7 +8,6 @@ folder; the row file is written last, so a scene without it is unfinished and is
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -76,8 +75,7 @@ class _Recorder:
 
     def __init__(self, job: SceneJob) -> None:
         group = job.plan.group
-        city: Literal["boston", "singapore"] = "boston" if group.location.startswith("boston") else "singapore"
-        style = city_style(city, hour=group.hour, weather=job.plan.weather, rng=job.rng("style"))
+        style = city_style(group.city, hour=group.hour, weather=job.plan.weather, rng=job.rng("style"))
         if group.domain and group.location in DISTRICTS:
             style = DISTRICTS[group.location](style, job.rng("suburbs"))
         street = int(job.rng("street").integers(2**31))

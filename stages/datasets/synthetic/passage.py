@@ -13,7 +13,8 @@ from jaxtyping import Float64
 from .camera import CameraModel, Picture, render
 from .drive import Drive
 from .knobs import Hour, Weather
-from .lidar import LidarModel, Sweep, scan
+from .lidar import Sweep, scan
+from .lidar_models import LidarModel
 from .poses import EGO_FROM_LIDAR, rigid
 from .styles import city_style
 from .world import World

@@ -29,7 +29,17 @@ from itertools import groupby
 from ....errors import ConfigError
 from .knobs import Hour, Weather
 
-__all__ = ["BOSTON", "GROUPS", "MAXIMUM_FRAMES", "SINGAPORE", "SceneGroup", "ScenePlan", "plan_scenes", "scene_names"]
+__all__ = [
+    "BOSTON",
+    "GROUPS",
+    "MAXIMUM_FRAMES",
+    "SIENA",
+    "SINGAPORE",
+    "SceneGroup",
+    "ScenePlan",
+    "plan_scenes",
+    "scene_names",
+]
 
 KEYFRAMES_PER_SCENE = 6
 FOG_EVERY = 6
@@ -57,6 +67,11 @@ class SceneGroup:
     part: int = 0  #: groups of one part share its frames out among themselves
 
     @property
+    def city(self) -> str:
+        """The city that the location lies in, see ``styles``."""
+        return self.location.partition("-")[0]
+
+    @property
     def logfile(self) -> str:
         """The log's name in nuScenes style, such as ``n015-2018-07-24-11-22-45+0800``."""
         return f"{self.vehicle}-{self.start:%Y-%m-%d-%H-%M-%S%z}"
@@ -74,7 +89,7 @@ class ScenePlan:
     slot: int  #: counts the scenes of a location; the scene's place on the location's map
 
 
-BOSTON, SINGAPORE = timezone(timedelta(hours=-4)), timezone(timedelta(hours=8))
+BOSTON, SIENA, SINGAPORE = (timezone(timedelta(hours=hours)) for hours in (-4, 2, 8))
 
 GROUPS = (
     SceneGroup(

@@ -3,10 +3,12 @@
 A camera fires when the LiDAR beam passes its viewing direction, so its stamp lies before the sweep's stamp (the end of
 the spin) and the ego moves in between: this is the two-ego-pose chain of real nuScenes. The Boston car (n008) and the
 Singapore car (n015) differ in the LiDAR model, in lenses, and in where everything is mounted; a third (n108) carries a
-LiDAR of 64 beams on a higher rack, a fourth (n109) one of 22 beams on a lower rack.
+LiDAR of 64 beams on a higher rack, a fourth (n109) one of 22 beams on a lower rack. Siena's car (n110) is low and has
+wide lenses; the truck (n111) has its LiDAR on the bumper, nose down, and cameras at the top of its cab.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,15 @@ from jaxtyping import Float64
 
 from ....errors import ConfigError
 from .camera import CameraModel
-from .lidar import LidarModel, boston_lidar, dense_lidar, singapore_lidar, sparse_lidar
+from .lidar_models import (
+    LidarModel,
+    boston_lidar,
+    dense_lidar,
+    near_lidar,
+    singapore_lidar,
+    sparse_lidar,
+    uneven_lidar,
+)
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, quaternion, rigid, rotation
 
 __all__ = ["LIDAR", "CameraMount", "Rig", "rig"]
@@ -31,6 +41,28 @@ _MOUNTS: dict[str, tuple[float, tuple[float, float, float], float]] = {
     "CAM_BACK_RIGHT": (-110.0, (1.02, -0.48, 1.57), 0.79),
 }
 """Direction (degrees left of forward), place in the ego frame (metres) and focal length as a share of image width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Car:
+    """A car's LiDAR, and how its mounts differ from ``_MOUNTS`` and from a LiDAR upright above the seats."""
+
+    lidar: Callable[[], LidarModel]
+    lidar_ahead: float = 0.94  # metres before the rear axle
+    lidar_pitch: float = 0.0  # degrees, nose down
+    zoom: float = 1.0  # of focal lengths
+    camera_raise: float = 0.0  # metres
+    camera_pitch: float = 0.0  # degrees, nose down
+
+
+_CARS = {
+    "n008": _Car(lidar=boston_lidar),
+    "n015": _Car(lidar=singapore_lidar),
+    "n108": _Car(lidar=dense_lidar),
+    "n109": _Car(lidar=sparse_lidar),
+    "n110": _Car(lidar=uneven_lidar, zoom=0.78, camera_raise=-0.22),
+    "n111": _Car(lidar=near_lidar, lidar_ahead=3.3, lidar_pitch=12.0, camera_raise=0.8, camera_pitch=6.0),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,29 +99,35 @@ def rig(vehicle: str, *, cameras: tuple[str, ...], image_size: tuple[int, int]) 
     Raises:
         ConfigError: there is no such car.
     """
-    lidars = {"n008": boston_lidar, "n015": singapore_lidar, "n108": dense_lidar, "n109": sparse_lidar}
-    if vehicle not in lidars:
-        raise ConfigError(f"There is no car named '{vehicle}'; choose one of: {', '.join(lidars)}")
-    lidar = lidars[vehicle]()
+    if vehicle not in _CARS:
+        raise ConfigError(f"There is no car named '{vehicle}'; choose one of: {', '.join(_CARS)}")
+    car, lidar = _CARS[vehicle], _CARS[vehicle].lidar()
     turn, shift = _mounting_error(vehicle, LIDAR)
-    ego_from_lidar = rigid(turn @ EGO_FROM_LIDAR, np.array([0.94, 0.0, lidar.mount_height]) + shift * [1, 1, 0])
+    tilt = rotation(yaw=0.0, pitch=np.deg2rad(car.lidar_pitch))
+    ego_from_lidar = rigid(
+        turn @ tilt @ EGO_FROM_LIDAR, np.array([car.lidar_ahead, 0.0, lidar.mount_height]) + shift * [1, 1, 0]
+    )
     mounts = {channel: _mount(vehicle, channel, lidar, image_size) for channel in cameras}
     return Rig(lidar=lidar, ego_from_lidar=ego_from_lidar, cameras=mounts)
 
 
 def _mount(vehicle: str, channel: str, lidar: LidarModel, image_size: tuple[int, int]) -> CameraMount:
+    car = _CARS[vehicle]
     degrees, place, focal = _MOUNTS[channel]
     width, height = image_size
     turn, shift = _mounting_error(vehicle, channel)
     rng = _constants(vehicle, channel, "lens")
-    focal *= width * (1 + rng.uniform(-0.01, 0.01))
+    focal *= car.zoom * width * (1 + rng.uniform(-0.01, 0.01))
     centre = (width * (0.5 + rng.uniform(-0.02, 0.02)), height * (0.53 + rng.uniform(-0.02, 0.02)))
     intrinsics = np.array([[focal, 0.0, centre[0]], [0.0, focal, centre[1]], [0.0, 0.0, 1.0]])
     yaw = np.deg2rad(degrees)
     fraction = lidar.fraction_at(float(-yaw))
     return CameraMount(
         model=CameraModel(width=width, height=height, intrinsics=intrinsics),
-        ego_from_camera=rigid(turn @ rotation(yaw=yaw) @ EGO_FROM_CAMERA, np.array(place) + shift),
+        ego_from_camera=rigid(
+            turn @ rotation(yaw=yaw, pitch=np.deg2rad(car.camera_pitch)) @ EGO_FROM_CAMERA,
+            np.add(place, [0, 0, car.camera_raise]) + shift,
+        ),
         delay=lidar.spin_seconds * (1 - fraction),
     )
 

@@ -1,15 +1,19 @@
-"""What a synthetic street looks like: styles drawn at random, and those of the two cities.
+"""What a synthetic street looks like: styles drawn at random, and those of the cities.
 
 ``random_style`` draws very different looks; the tiny diffusion pipeline is trained on them and nothing else is.
-``city_style`` gives the two cities on which everything else is trained and evaluated. Each style carries the number of
+``city_style`` gives the two cities on which everything else is trained and evaluated, and a third that only the
+benchmark visits. Each style carries the number of
 its seed stream: a ``World`` draws its geometry from (stream, seed), so a world of a random style and a world of a city
 share no random number for any pair of seeds, and neither do two worlds of different cities.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from ....errors import ConfigError, nearest
-from . import cities
+from . import cities, old_town
 from .draws import draw, draw_hsv, draw_light, triple
 from .knobs import (
     Colour,
@@ -41,8 +45,46 @@ __all__ = [
     "random_style",
 ]
 
+
+@dataclass(frozen=True, kw_only=True)
+class _City:
+    """What the styles of a city are drawn from."""
+
+    stream: int
+    layout: Callable[[np.random.Generator], LayoutStyle]
+    materials: Callable[[np.random.Generator], MaterialStyle]
+    vegetation: Callable[[np.random.Generator], VegetationStyle]
+    traffic: Callable[[np.random.Generator], TrafficStyle]
+    white_balance: Colour
+
+
 _RANDOM_STREAM = 1
-_CITY_STREAMS = {"boston": 2, "singapore": 3}
+_CITIES = {
+    "boston": _City(
+        stream=2,
+        layout=cities.boston_layout,
+        materials=cities.boston_materials,
+        vegetation=cities.boston_vegetation,
+        traffic=cities.boston_traffic,
+        white_balance=(1.0, 1.0, 1.03),
+    ),
+    "singapore": _City(
+        stream=3,
+        layout=cities.singapore_layout,
+        materials=cities.singapore_materials,
+        vegetation=cities.singapore_vegetation,
+        traffic=cities.singapore_traffic,
+        white_balance=(1.04, 1.0, 0.95),
+    ),
+    "siena": _City(
+        stream=4,
+        layout=old_town.siena_layout,
+        materials=old_town.siena_materials,
+        vegetation=old_town.siena_vegetation,
+        traffic=old_town.siena_traffic,
+        white_balance=(0.97, 1.0, 1.04),
+    ),
+}
 _NOISE: dict[Hour, float] = {"night": 0.022, "unlit night": 0.1}
 _VEHICLES = ("car", "truck", "bus", "trailer", "construction", "motorcycle", "bicycle")
 
@@ -70,27 +112,27 @@ def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
 
 
 def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear", rng: np.random.Generator) -> Style:
-    """Draw a style of one of the two evaluation cities, at an ``hour`` and in a ``weather``.
+    """Draw a style of one of the evaluation cities, at an ``hour`` and in a ``weather``.
 
     Raises:
-        ConfigError: ``location`` is neither city.
+        ConfigError: ``location`` is no city.
     """
-    if location not in _CITY_STREAMS:
-        raise ConfigError(f"there is no synthetic city '{location}': {nearest(location, _CITY_STREAMS)}")
-    boston = location == "boston"
+    if location not in _CITIES:
+        raise ConfigError(f"there is no synthetic city '{location}': {nearest(location, _CITIES)}")
+    city = _CITIES[location]
     return Style(
         name=f"{location}-{hour}{'' if weather == 'clear' else f'-{weather}'}",
-        stream=_CITY_STREAMS[location],
-        layout=cities.boston_layout(rng) if boston else cities.singapore_layout(rng),
-        materials=cities.boston_materials(rng) if boston else cities.singapore_materials(rng),
-        vegetation=cities.boston_vegetation(rng) if boston else cities.singapore_vegetation(rng),
-        traffic=cities.boston_traffic(rng) if boston else cities.singapore_traffic(rng),
+        stream=city.stream,
+        layout=city.layout(rng),
+        materials=city.materials(rng),
+        vegetation=city.vegetation(rng),
+        traffic=city.traffic(rng),
         light=draw_light(rng, hour, weather),
         imaging=ImagingStyle(
             field_of_view=70.0,
             camera_height=1.5,
             camera_pitch=0.5,
-            white_balance=triple((1.0, 1.0, 1.03) if boston else (1.04, 1.0, 0.95)),
+            white_balance=city.white_balance,
             gamma=draw(rng, 0.8, 0.88) + (0.14 if hour == "night" else 0.0),
             blur=draw(rng, *((1.0, 2.0) if hour == "unlit night" else (0.2, 0.45))),
             noise=_NOISE.get(hour, 0.008),

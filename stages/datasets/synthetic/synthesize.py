@@ -24,7 +24,7 @@ from .plan import GROUPS, plan_scenes
 from .rigs import LIDAR
 from .workers import check_workers, in_processes
 
-__all__ = ["FACTS", "PLANS", "Plan", "synthesize"]
+__all__ = ["FACTS", "PLANS", "Plan", "make_folders", "synthesize"]
 
 Plan = Literal["city", "benchmark"]
 PLANS = {"city": GROUPS, "benchmark": BENCHMARK_GROUPS}
@@ -77,7 +77,7 @@ def synthesize(
     jobs = [SceneJob(out=out, plan=plan, seed=seed, cameras=chosen, image_size=image_size) for plan in plans]
     pending = [job for job in jobs if not job.rows_path.exists()]
     _check_disk(out, frames=sum(job.plan.keyframes for job in pending), cameras=len(chosen), image_size=image_size)
-    _make_folders(out, chosen)
+    make_folders(out, chosen)
     with progress("Synthesising", frames, "frame", frames - sum(job.plan.keyframes for job in pending)) as bar:
         for done in in_processes(write_scene, pending, workers):
             bar.update(done)
@@ -141,7 +141,7 @@ def _check_disk(out: Path, *, frames: int, cameras: int, image_size: tuple[int, 
         )
 
 
-def _make_folders(out: Path, cameras: Sequence[str]) -> None:
+def make_folders(out: Path, cameras: Sequence[str]) -> None:
     """Make every folder of the root but the tables', and sweep up what an interrupted call left half written."""
     data = [out / "samples" / channel for channel in (LIDAR, *cameras)]
     for folder in (*data, out / "sweeps" / LIDAR, out / "lidarseg" / VERSION, out / "maps", out / PARTS):

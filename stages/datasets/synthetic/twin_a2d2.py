@@ -14,7 +14,8 @@ from ..projection import project
 from ..raw_classes import A2D2_COLOURS
 from . import classes
 from .camera import CameraModel, Picture
-from .lidar import Sweep, boston_lidar
+from .lidar import Sweep
+from .lidar_models import boston_lidar
 from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, rigid
 from .twin_files import write_file, write_png

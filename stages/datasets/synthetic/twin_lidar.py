@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt32
 
 from .camera import CameraModel
-from .lidar import Sweep, dense_lidar
+from .lidar import Sweep
+from .lidar_models import dense_lidar
 from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, rigid
 from .twin_classes import raw_ids

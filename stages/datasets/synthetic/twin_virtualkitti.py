@@ -11,7 +11,7 @@ from ..virtualkitti import WEATHERS
 from . import classes
 from .camera import CameraModel, Picture
 from .knobs import Hour, Weather
-from .lidar import dense_lidar
+from .lidar_models import dense_lidar
 from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, rigid
 from .twin_files import write_file, write_png

@@ -8,7 +8,8 @@ import pytest
 from xd3d.errors import ConfigError
 from xd3d.stages.datasets.synthetic.camera import CameraModel, camera_pose, render
 from xd3d.stages.datasets.synthetic.classes import CAR, CATEGORY_NAMES, DRIVEABLE, NOISE
-from xd3d.stages.datasets.synthetic.lidar import boston_lidar, scan, singapore_lidar
+from xd3d.stages.datasets.synthetic.lidar import scan
+from xd3d.stages.datasets.synthetic.lidar_models import boston_lidar, singapore_lidar
 from xd3d.stages.datasets.synthetic.styles import city_style
 from xd3d.stages.datasets.synthetic.world import World
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from xd3d.stages.datasets.synthetic.camera import CameraModel, CameraRays, camera_pose
 from xd3d.stages.datasets.synthetic.lidar_rays import LidarRays
+from xd3d.stages.datasets.synthetic.poses import rotation
 from xd3d.stages.datasets.synthetic.primitives import intersect
 from xd3d.stages.datasets.synthetic.styles import random_style
 from xd3d.stages.datasets.synthetic.trace import GROUND, SKY_HIT, cast, surface
@@ -61,6 +62,24 @@ def test_moving_lidar_misses_no_solid(seed):
         azimuths=np.pi + 2 * np.pi * (np.arange(150) + 0.5) / 150,
         world_from_lidar_start=start,
         world_from_lidar_end=end,
+        max_range=200.0,
+    )
+    assert_same(rays, nearby(world, 2.0, 40), world.ground)
+
+
+@pytest.mark.parametrize("seed", [3, 6])
+def test_tilted_lidar_misses_no_solid(seed):
+    """Nose down by 20 degrees and leaning by 6, so that solids stand slanted in the sensor's frame."""
+    world = World(random_style(np.random.default_rng(seed)), seed, length=60.0)
+    tilt = np.eye(4)
+    tilt[:3, :3] = rotation(yaw=0.0, pitch=np.radians(6), roll=np.radians(-20))  # about the LiDAR's own axes
+    pose = lidar_pose(*world.lane_pose(12.0), 1.1) @ tilt
+    assert pose[2, 1] < -0.3
+    rays = LidarRays(
+        elevations=np.radians(np.linspace(-20, 50, 56)),
+        azimuths=np.pi + 2 * np.pi * (np.arange(100) + 0.5) / 100,
+        world_from_lidar_start=pose,
+        world_from_lidar_end=pose,
         max_range=200.0,
     )
     assert_same(rays, nearby(world, 2.0, 40), world.ground)

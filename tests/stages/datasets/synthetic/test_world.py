@@ -16,7 +16,8 @@ DIGEST = """
 import hashlib, sys
 import numpy as np
 from xd3d.stages.datasets.synthetic.camera import CameraModel, camera_pose, render
-from xd3d.stages.datasets.synthetic.lidar import boston_lidar, scan
+from xd3d.stages.datasets.synthetic.lidar import scan
+from xd3d.stages.datasets.synthetic.lidar_models import boston_lidar
 from xd3d.stages.datasets.synthetic.styles import random_style
 from xd3d.stages.datasets.synthetic.world import World
 rng = np.random.default_rng(11)
