@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..report.figures import new_figure, png_bytes
 from .board import MEAN, Board, Summary
-from .variants import BASELINE, GROUPS, REFERENCE
+from .variants import BASELINE, GROUPS, SHORTER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +36,19 @@ def _scores(board: Board) -> bytes:
 
 
 def _sweeps(board: Board) -> bytes:
-    """What each variant of a sweep gains over the full method, mean over the shifts, in 3D, in xM and fused."""
-    names = [v.name for group in GROUPS if not group.tabled for v in group.variants if v.name in board.variants]
+    """What each variant of a sweep gains over the method in as many steps, mean over the shifts, by reading."""
+    names = [
+        v.name
+        for group in GROUPS
+        if not group.tabled
+        for v in group.variants
+        if v.name in board.variants and v.name != SHORTER
+    ]
     width = 0.8 / len(READINGS)
     figure = new_figure(13.2, 1.4 + 0.15 * len(READINGS) * max(len(names), 1))
     axes = figure.add_subplot(1, 1, 1)
     for place, (reading, title) in enumerate(READINGS.items()):
-        found = {name: Summary.of(board.gains(name, reading, MEAN, over=REFERENCE)) for name in names}
+        found = {name: Summary.of(board.gains(name, reading, MEAN, over=SHORTER)) for name in names}
         at = [number + (place - (len(READINGS) - 1) / 2) * width for number, name in enumerate(names) if found[name]]
         known = [summary for summary in found.values() if summary]
         errors = [summary.deviation or 0.0 for summary in known]
@@ -51,7 +57,7 @@ def _sweeps(board: Board) -> bytes:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel(f"points of mIoU above {REFERENCE}, mean over the shifts")
+    axes.set_xlabel(f"points of mIoU above {SHORTER}, mean over the shifts")
     axes.legend(fontsize=8)
     return png_bytes(figure)
 

@@ -26,6 +26,7 @@ test split, mean and sample deviation over the seeds. Made by `xd3d ablate`.
 """
 
 HEADINGS = {
+    "headline": "What the method is worth",
     "facts": "How it was run",
     "claims": "What was asked",
     "loss": "What each shift costs",
@@ -91,7 +92,8 @@ class Results:
         board = self.board
         return {
             "facts": self._facts(),
-            "claims": tables.claims_table(board),
+            "headline": tables.headline_table(board),
+            "claims": tables.claims_table(board, self.benchmark.fresh),
             "loss": tables.loss_table(board),
             "main": tables.main_tables(board) + _pictured("scores"),
             "gains": tables.gain_tables(board),

@@ -1,17 +1,18 @@
 """The generated parts of ``results.md``: Markdown tables from a board, each a block with a name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from .board import MEAN, Board, Summary, said
 from .claims import CLAIMS
 from .rows import READINGS, Row
-from .variants import BASELINE, GROUPS, REFERENCE, Variant
+from .variants import BASELINE, GROUPS, REFERENCE, SHORTER, VARIANTS, Variant
 
 __all__ = [
     "claims_table",
     "class_table",
     "command_table",
     "gain_tables",
+    "headline_table",
     "loss_table",
     "main_tables",
     "markdown",
@@ -83,15 +84,37 @@ def loss_table(board: Board) -> str:
     return markdown(header, rows)
 
 
-def claims_table(board: Board) -> str:
-    """What was asked of the method, shift by shift, and whether it is so."""
+def headline_table(board: Board) -> str:
+    """What the method is worth, in one table: LiDAR alone, with cached features, and what the target's labels give."""
+    lines = (
+        ("LiDAR alone", BASELINE, "3d"),
+        ("with cached features, no camera at test", REFERENCE, "3d_lidar_only"),
+        ("with cached features, 3D", REFERENCE, "3d"),
+        ("with cached features, fused", REFERENCE, "fused"),
+        ("and the target's unlabelled frames, fused", "uda", "fused"),
+        ("trained on the target's labels, fused", "oracle", "fused"),
+    )
+    rows = [
+        [says, *(said(board.scores(variant, reading, column)) for column in board.columns)]
+        for says, variant, reading in lines
+        if variant in board.variants
+    ]
+    return markdown(["mIoU, %", *board.columns], rows)
+
+
+def claims_table(board: Board, fresh: Collection[str]) -> str:
+    """What was asked of the method, shift by shift, and whether it is so; ``fresh`` ones are counted by themselves."""
     rows = []
     for claim in CLAIMS:
-        found = [Summary.of(claim.gains(board, shift)) for shift in board.shifts]
-        held = [claim.holds(gain.mean) for gain in found if gain]
-        cells = [f"{gain.mean:+.1f} {'yes' if claim.holds(gain.mean) else 'no'}" if gain else "-" for gain in found]
-        rows.append([claim.says, *cells, f"{sum(held)} of {len(held)}" if held else "-"])
-    return markdown(["claim (points, mean over seeds)", *board.shifts, "holds on"], rows)
+        found = {shift: Summary.of(claim.gains(board, shift)) for shift in board.shifts}
+        held = {shift: claim.holds(gain.mean) for shift, gain in found.items() if gain}
+        cells = [f"{gain.mean:+.1f} {'yes' if held[shift] else 'no'}" if gain else "-" for shift, gain in found.items()]
+        counts = [
+            f"{sum(chosen)} of {len(chosen)}" if chosen else "-"
+            for chosen in ([yes for shift, yes in held.items() if (shift in fresh) == new] for new in (False, True))
+        ]
+        rows.append([claim.says, *cells, *counts])
+    return markdown(["claim (points, mean over seeds)", *board.shifts, "holds on old", "holds on new"], rows)
 
 
 def class_table(board: Board) -> str:
@@ -105,15 +128,15 @@ def class_table(board: Board) -> str:
 
 
 def sweep_tables(board: Board) -> str:
-    """One table a sweep: mean over the shifts in each reading, and its gain over the full method on the same seeds."""
+    """One table a sweep: mean over the shifts in each reading, and its gain over the method in as many steps."""
     parts = []
-    gained = [f"{SAID[reading]} to full" for reading in COMPARED]
+    gained = [f"{SAID[reading]} to {SHORTER}" for reading in COMPARED]
     for group in GROUPS:
-        variants = _there(board, group.variants)
+        variants = [variant for variant in _there(board, group.variants) if variant.name != SHORTER]
         if group.tabled or not variants:
             continue
         header = [group.title, *(SAID[reading] for reading in READINGS), *gained, "seeds"]
-        rows = [_sweep_row(board, variant) for variant in (*_there(board, _reference()), *variants)]
+        rows = [_sweep_row(board, variant) for variant in (*_there(board, [VARIANTS[SHORTER]]), *variants)]
         parts.append(markdown(header, rows))
     return "\n\n".join(parts)
 
@@ -130,9 +153,9 @@ def command_table(rows: Sequence[Row]) -> str:
 
 def _sweep_row(board: Board, variant: Variant) -> list[str]:
     scores = [said(board.scores(variant.name, reading, MEAN)) for reading in READINGS]
-    if variant.name == REFERENCE:
-        return [f"`{variant.name}`", *scores, *[""] * len(COMPARED), _seeds(board, variant)]
-    gains = [said(board.gains(variant.name, reading, MEAN, over=REFERENCE), signed=True) for reading in COMPARED]
+    if variant.name == SHORTER:
+        return [_named(variant), *scores, *[""] * len(COMPARED), _seeds(board, variant)]
+    gains = [said(board.gains(variant.name, reading, MEAN, over=SHORTER), signed=True) for reading in COMPARED]
     return [_named(variant), *scores, *gains, _seeds(board, variant)]
 
 
@@ -143,10 +166,6 @@ def _seeds(board: Board, variant: Variant) -> str:
 
 def _tabled() -> list[Variant]:
     return [variant for group in GROUPS if group.tabled for variant in group.variants]
-
-
-def _reference() -> list[Variant]:
-    return [variant for variant in _tabled() if variant.name == REFERENCE]
 
 
 def _there(board: Board, variants: Iterable[Variant]) -> list[Variant]:

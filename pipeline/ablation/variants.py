@@ -10,7 +10,8 @@ __all__ = ["BASELINE", "GROUPS", "PLACES", "REFERENCE", "SHORTER", "VARIANTS", "
 
 BASELINE = "3d-only"  #: what the gains of every variant are counted from
 REFERENCE = "full"  #: the method
-SHORTER = "short"  #: the method in fewer steps: what a sweep changes one thing of
+SHORTER = "full-400"  #: the method in fewer steps: what a sweep changes one thing of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:

@@ -2,7 +2,7 @@
 
 | rule | score of a class, with the 2D head (2), the 3D head (3), the cloud alone (L) and the image's weight w |
 |---|---|
-| ``product-prior`` | log pL + w (log p2 - log prior + log p3 - log prior); without pL: log p3 + w (log p2 - log prior) |
+| ``product-prior`` | log pL + w (log p2 - log prior) + w (log p3 - log prior); or log p3 + w (log p2 - log prior) |
 | ``product`` | the same without the prior |
 | ``sum`` | p2 + p3: xM, as published |
 

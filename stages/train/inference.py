@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Int64
 
 from ...cache.loader import made_ahead, ring_slots
 from ...errors import RunError
 from ...progress import progress
 from ..datasets.frames import Frame
-from ..evaluate.fusion import fused_probabilities
 from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction
 from ..evaluate.settings import FusionRule
@@ -23,6 +21,7 @@ from .checks import check_taps
 from .domain import Domain
 from .loader import evaluation_batch
 from .network import Network
+from .readings import Readings
 
 __all__ = ["cloud_classes", "predict_frames", "sweep_classes"]
 
@@ -119,46 +118,15 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
 def _predict(network: Network, batch: Batch | None, *, fusion: FusionRule, with_images: bool) -> FramePrediction:
     if batch is None:
         none = np.zeros((0, len(network.classes)), np.float32)
-        return _fused(
-            network,
-            fusion,
-            FramePrediction(
-                labels=np.zeros(0, np.int64), probabilities_2d=none if with_images else None, probabilities_3d=none
-            ),
-        )
-    output = network(batch.to(network.device))
-    seen = _probabilities(output.logits_2d)
-    if seen is not None and batch.shown is not None:
-        seen[~batch.shown.numpy()] = 0
-    prediction = FramePrediction(
-        labels=batch.labels.cpu().numpy(),
-        probabilities_2d=seen,
-        probabilities_3d=output.logits_3d.softmax(1).cpu().numpy(),
+        readings = Readings(seen=none if with_images else None, cloud=none, lidar=None, weight=None)
+        labels = np.zeros(0, np.int64)
+    else:
+        readings = Readings.of(network(batch.to(network.device)), batch.shown)
+        labels = batch.labels.cpu().numpy()
+    has_sum = fusion != "sum" or readings.seen is not None  # as there is no xM without an image
+    return FramePrediction(
+        labels=labels,
+        probabilities_2d=readings.seen,
+        probabilities_3d=readings.cloud,
+        probabilities_fused=readings.fused(fusion, network.prior) if has_sum else None,
     )
-    weight = None if output.image_weight is None else output.image_weight.cpu().numpy()
-    return _fused(network, fusion, prediction, lidar=_probabilities(output.logits_lidar), weight=weight)
-
-
-def _fused(
-    network: Network,
-    rule: FusionRule,
-    prediction: FramePrediction,
-    lidar: Float[np.ndarray, "points classes"] | None = None,
-    weight: Float[np.ndarray, "points"] | None = None,
-) -> FramePrediction:
-    """``prediction`` with the fused one; the sum has none without an image, as there is no xM then."""
-    if rule == "sum" and prediction.probabilities_2d is None:
-        return prediction
-    fused = fused_probabilities(
-        rule,
-        prediction.probabilities_3d,
-        probabilities_2d=prediction.probabilities_2d,
-        probabilities_lidar=lidar,
-        image_weight=weight,
-        prior=network.prior,
-    )
-    return replace(prediction, probabilities_fused=fused)
-
-
-def _probabilities(logits: Float[Tensor, "points classes"] | None) -> Float[np.ndarray, "points classes"] | None:
-    return None if logits is None else logits.softmax(1).cpu().numpy()

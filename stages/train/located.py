@@ -22,9 +22,7 @@ class AgentTokens(nn.Module):
         super().__init__()
         self.taps = tuple(tap_channels)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in tap_channels.values())
-        self.lift = nn.Sequential(
-            nn.Linear(sum(tap_channels.values()), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, channels)
-        )
+        self.lift = nn.Sequential(nn.Linear(sum(tap_channels.values()), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, channels))
         self.place = nn.Sequential(nn.Linear(5, channels), nn.GELU(), nn.Linear(channels, channels))
         self.norm = nn.LayerNorm(channels)
 

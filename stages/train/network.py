@@ -39,8 +39,8 @@ class NetworkOutput:
     ``refined`` pairs, for each decoder stage, the voxel features refined by Q3 with those refined by Q3'; ``teacher``
     are the 3D head's logits on the last of the latter, where the head itself reads the former. ``queries`` pairs Q_a
     with the low-rank Q_b. All but the 3D logits exist only with images, and these three only in training.
-    ``logits_lidar`` are 3D logits that no image has touched; ``image_weight``, 0 to 1, is how far the images that show a
-    point may be trusted, and 0 where none does; ``statistics`` are those of ``ImageBatch``.
+    ``logits_lidar`` are 3D logits that no image has touched; ``image_weight``, 0 to 1, is how far the images that show
+    a point may be trusted, and 0 where none does; ``statistics`` are those of ``ImageBatch``.
     """
 
     logits_3d: Float[Tensor, "points classes"]
@@ -138,7 +138,12 @@ class Network(nn.Module):
             nn.init.zeros_(self.read_context.bias)
         if fusion.context == "mlp":
             self.pixel_mlp = nn.Sequential(
-                nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 128), nn.GELU(), nn.Linear(128, width), nn.LayerNorm(width)
+                nn.Linear(width, 256),
+                nn.GELU(),
+                nn.Linear(256, 128),
+                nn.GELU(),
+                nn.Linear(128, width),
+                nn.LayerNorm(width),
             )
 
     def _add_injection(self, fusion: FusionSettings, backend: Backend) -> None:
@@ -309,9 +314,7 @@ class _Decoder:
     Each refinement is computed only where someone reads it: both in training, else the one that the heads read.
     """
 
-    def __init__(
-        self, network: Network, batch: Batch, encoded: list[SparseTensor], images: ImageBatch | None
-    ) -> None:
+    def __init__(self, network: Network, batch: Batch, encoded: list[SparseTensor], images: ImageBatch | None) -> None:
         self.network = network
         self.bias: Tensor | None = None
         self.refined: list[tuple[Tensor, Tensor]] = []
@@ -333,7 +336,7 @@ class _Decoder:
                 self.bias = self._located(batch, images, semantic)
 
     def _located(self, batch: Batch, images: ImageBatch, semantic: Tensor) -> Tensor:
-        """log(N sum_i A_vi R_ji + FLOOR): how much query j looks at the agents of voxel v; 0 where no image shows it."""
+        """log(N sum_i A_vi R_ji + FLOOR): how much query j looks at voxel v's agents; 0 where no image shows it."""
         network, points = self.network, len(batch.labels)
         own, seen_agents = network.interface.attention(self.own, semantic), network.image_queries.attention
         looks = own[images.sample] @ seen_agents(images, len(semantic))

@@ -42,7 +42,13 @@ FORMAT = 1
 #: What a record has in any case, and its readers count on.
 _KEYS = {"code", "model", "fusion", "augment", "train", "classes", "taps", "source", "target", "facts", "class_counts"}
 #: What a record's fusion settings meant before there was injection; the variants were named for the queries then.
-_BEFORE_INJECTION = {"inject": "none", "context": "none", "camera_dropout": 0.0, "lidar_stages": 0, "decoupling": "loss"}
+_BEFORE_INJECTION = {
+    "inject": "none",
+    "context": "none",
+    "camera_dropout": 0.0,
+    "lidar_stages": 0,
+    "decoupling": "loss",
+}
 _OLD_VARIANTS = {"no-interface": "voxels", "full": "agents"}
 #: What may change between a start and a resume: it moves work, not results.
 FREE = (
@@ -118,16 +124,21 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} has run format {record.get('format')}, this version reads {FORMAT}; train again")
     if missing := sorted(_KEYS - record.keys()):
         raise RunError(f"{run / NAME} is damaged (no {', '.join(missing)}); train again in another folder")
-    return {**record, "fusion": _current(record["fusion"])}
+    return _current(record)
 
 
-def _current(fusion: Any) -> Any:
-    """Fusion settings as this version names them, of a record that an earlier one may have written."""
-    if not isinstance(fusion, dict) or "inject" in fusion:
-        return fusion
+def _current(record: dict[str, Any]) -> dict[str, Any]:
+    """A record that an earlier version may have written, in the words of this one."""
+    fusion, train = record["fusion"], record["train"]
+    if not isinstance(fusion, dict) or not isinstance(train, dict) or "inject" in fusion:
+        return record
     queries = _OLD_VARIANTS.get(fusion.get("variant", ""), "none")
     variant = "full" if queries != "none" else fusion.get("variant")
-    return {**fusion, **_BEFORE_INJECTION, "variant": variant, "queries": queries}
+    return {
+        **record,
+        "fusion": {**fusion, **_BEFORE_INJECTION, "variant": variant, "queries": queries},
+        "train": {**train, "target_teacher": "heads"},
+    }
 
 
 def make_record(

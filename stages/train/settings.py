@@ -44,7 +44,10 @@ class FusionSettings(Settings):
         " feature at the pixel, the agents there, both; as controls the 2D head's softmax, or the voxel's own place.",
     )
     camera_dropout: float = Field(
-        default=0.3, ge=0, lt=1, description="Chance that a sample is injected nothing in training, as without a camera."
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="Chance that a sample is injected nothing in training, as without a camera.",
     )
     lidar_stages: int = Field(
         default=1,
@@ -195,7 +198,12 @@ class TrainSettings(Settings):
     lam_trg: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of the cross-modal losses on the unlabelled target; 0 trains without it (DG), more is UDA.",
+        description="Weight of what the unlabelled target's predictions teach; 0 trains without it (DG), more is UDA.",
+    )
+    target_teacher: Literal["heads", "fused"] = Field(
+        default="fused",
+        description="What the target's heads learn from under lam_trg: each other ('heads', as published), or the"
+        " fusion of their predictions, by the rule product-prior.",
     )
     lam_pl: float = Field(
         default=0.0, ge=0, description="Weight of the cross entropy with pseudo labels of the target; 0 uses none."

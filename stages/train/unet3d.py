@@ -127,9 +127,9 @@ class SpUNet(nn.Module):
     ) -> SparseTensor:
         """Run decoder stages ``first`` to ``last - 1`` over what ``encode`` returned.
 
-        Stage ``first`` starts from ``stages[LEVELS - first]``: from the coarsest encoder stage, or where ``first`` is not
-        0, from what the stage before it returned, which the caller puts there. After the last stage the result has the
-        stem's voxels and ``out_channels``. ``refine(stage, x)``, for stages 0 (coarsest) to 3, returns the features
+        Stage ``first`` starts from ``stages[LEVELS - first]``: the coarsest encoder stage or, where ``first`` is not 0,
+        what the stage before it returned, which the caller puts there. After the last stage the result has the stem's
+        voxels and ``out_channels``. ``refine(stage, x)``, for stages 0 (coarsest) to 3, returns the features
         [N, ``decoder_channels[stage]``] to go on with, on the voxels of ``x``.
 
         Raises:
