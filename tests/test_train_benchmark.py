@@ -30,7 +30,12 @@ def test_every_figure_of_the_docs_is_there():
     done = subprocess.run([sys.executable, SCRIPT, *SMALL], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.splitlines()[-1])
-    for name in ("ratio_online_to_cached", "ratio_spconv_to_torch", "ratio_most_to_least_tokens"):
+    for name in (
+        "ratio_online_to_cached",
+        "ratio_spconv_to_torch",
+        "ratio_full_to_lidar_only",
+        "ratio_most_to_least_tokens",
+    ):
         assert facts[name] > 0, name
     assert 0 <= facts["waiting_cached"] < 1
     assert facts["points"] == [375, 750, 1500]

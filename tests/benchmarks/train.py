@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ def main() -> None:
         facts |= cached_against_online(given, street, Path(folder))
         facts |= torch_against_spconv(given, street)
         street = replace(street, features=FeatureReader(Path(folder) / "cache"))
+        facts |= against_lidar_only(given, street)
         facts |= against_points(given, street, Path(folder))
         facts |= against_tokens(given, street)
         facts["peak_bytes"] = {name: peak_of(name, Path(folder) / "cache") for name in ("3d-only", "full")}
@@ -143,6 +144,25 @@ def torch_against_spconv(given: argparse.Namespace, street: Domain) -> dict[str,
     }
 
 
+def against_lidar_only(given: argparse.Namespace, street: Domain) -> dict[str, Any]:
+    """What the image adds to a step from the cache: the method against LiDAR alone, in turn, medians of five."""
+    model = ModelSettings(preset=given.preset)
+    networks = {"3d-only": FusionSettings(variant="3d-only"), "full": FusionSettings()}
+    steps = {name: made(given, street, model, fusion) for name, fusion in networks.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(6):
+        for name, (stepper, batch) in steps.items():
+            took = processor_seconds(lambda: stepper.step(turn, [(batch, 0.0)]))  # noqa: B023 - called at once
+            seconds[name] += [took] if turn else []  # the first warms up
+    medians = {name: median(took) for name, took in seconds.items()}
+    tell(f"a step: {medians}")
+    return {
+        "cpu_seconds_lidar_only": medians["3d-only"],
+        "cpu_seconds_full": medians["full"],
+        "ratio_full_to_lidar_only": medians["full"] / medians["3d-only"],
+    }
+
+
 def against_points(given: argparse.Namespace, street: Domain, folder: Path) -> dict[str, Any]:
     """A step of the whole network on ever more points of as many frames."""
     counts = [given.points // 4, given.points // 2, given.points]
@@ -159,9 +179,10 @@ def against_points(given: argparse.Namespace, street: Domain, folder: Path) -> d
 
 
 def against_tokens(given: argparse.Namespace, street: Domain) -> dict[str, Any]:
-    """A step of the whole network with ever more tokens a query set."""
+    """A step of the network with the paper's queries, with ever more tokens a query set."""
     model = ModelSettings(preset=given.preset)
-    seconds = [timed_step(given, street, model, FusionSettings(tokens=tokens)) for tokens in given.tokens]
+    paper = {"inject": "none", "context": "none", "queries": "agents", "decoupling": "loss"}
+    seconds = [timed_step(given, street, model, FusionSettings(tokens=tokens, **paper)) for tokens in given.tokens]
     return {
         "tokens": list(given.tokens),
         "cpu_seconds_by_tokens": seconds,

@@ -145,6 +145,30 @@ def test_the_losses_of_the_target_by_hand(lam_trg, lam_pl):
         assert (gradient is not None and bool(gradient.any())) == (weight > 0), name
 
 
+def test_every_head_learns_the_fused_prediction_of_the_target_and_it_learns_nothing():
+    heads = {"logits_2d": logits(2), "logits_lidar": logits(9)}
+    whole = output(**heads, auxiliary_3d=logits(1), auxiliary_2d=logits(3))
+    teacher = logits(4).detach()
+    fused = teacher.softmax(1).requires_grad_()
+    shown = torch.tensor([True, False, True, True, False])
+    losses = target_losses(whole, None, TrainSettings(lam_trg=0.3), shown, fused)
+    expected = {
+        "fused_2d_target": kl(logits(2)[shown], teacher[shown]),
+        "fused_3d_target": kl(logits(0), teacher),
+        "fused_lidar_target": kl(logits(9), teacher),
+    }
+    assert {name: value.item() for name, value in losses.terms.items()} == pytest.approx(expected, rel=1e-9)
+    assert losses.total.item() == pytest.approx(0.3 * sum(expected.values()), rel=1e-9)
+    losses.total.backward()
+    assert all(values.grad.any() for values in (*heads.values(), whole.logits_3d))
+    assert fused.grad is None
+
+
+def test_the_lidar_only_head_has_a_cross_entropy_of_its_own():
+    terms = source_losses(output(logits_lidar=logits(9)), LABELS, WEIGHTS, TrainSettings()).terms
+    assert terms["ce_lidar"].item() == pytest.approx(cross_entropy(logits(9)))
+
+
 def test_a_lidar_only_network_has_one_loss():
     assert set(source_losses(output(), LABELS, WEIGHTS, TrainSettings()).terms) == {"ce_3d"}
 

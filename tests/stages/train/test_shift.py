@@ -9,15 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import ConfigError, DataError, RunError
+from xd3d.stages.evaluate.fusion import fused_probabilities
 from xd3d.stages.evaluate.labelling import make_pseudo_labels
 from xd3d.stages.evaluate.scores import FramePrediction
+from xd3d.stages.train import shift
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
-from xd3d.stages.train.losses import target_losses
+from xd3d.stages.train.losses import Losses, target_losses
 from xd3d.stages.train.record import describe_domain
-from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
-from xd3d.stages.train.shift import StepMaker, step_losses
+from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
+from xd3d.stages.train.shift import StepBatch, StepMaker, step_losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = ModelSettings(preset="slim", backend="torch")
@@ -328,3 +330,53 @@ def test_training_with_pseudo_labels_is_recorded_and_others_are_refused(
         adapt(tmp_path / "run", None, target, **options)
     with pytest.raises(ConfigError, match=r"lam_pl.*some are given"):
         adapt(tmp_path / "run", None, labelled, **{**options, "lam_pl": 0.0, "lam_trg": 0.1})
+
+
+def test_what_the_target_teaches_is_the_fusion_that_evaluation_scores(
+    make_domain, make_network, make_batch, monkeypatch
+):
+    domain = make_domain(frames=2)
+    network = make_network(domain, camera_dropout=0.0)
+    network.prior = np.array([0.3, 0.3, 0.2, 0.1, 0.1, 0.0])
+    batch = make_batch(domain, network)
+    taught = []
+    monkeypatch.setattr(
+        shift, "target_losses", lambda output, *rest: taught.append((output, rest[-1])) or losses(output)
+    )
+
+    def losses(output):
+        return Losses(total=output.logits_3d.sum(), terms={})
+
+    settings = TrainSettings(lam_trg=1.0, target_norms="source")
+    step_losses(network, StepBatch(source=None, target=batch), torch.ones(6), settings)
+    step_losses(
+        network,
+        StepBatch(source=None, target=batch),
+        torch.ones(6),
+        settings.model_copy(update={"target_teacher": "heads"}),
+    )
+    (output, fused), (_, none) = taught
+    two, three, lidar = (
+        torch.softmax(values.detach(), 1).numpy()
+        for values in (output.logits_2d, output.logits_3d, output.logits_lidar)
+    )
+    expected = fused_probabilities(
+        "product-prior",
+        three,
+        probabilities_2d=two,
+        probabilities_lidar=lidar,
+        image_weight=output.image_weight.numpy(),
+        prior=network.prior,
+    )
+    np.testing.assert_allclose(fused, expected, atol=1e-6)
+    assert none is None
+
+
+def test_statistics_of_images_are_those_of_the_source_alone(make_domain, make_network, make_batch):
+    domain, other = make_domain(frames=2), make_domain(frames=2, seed=5)
+    network = make_network(domain)
+    sides = StepBatch(source=make_batch(domain, network), target=make_batch(other, network))
+    step_losses(network, sides, torch.ones(6), TrainSettings(lam_trg=1.0))
+    assert network.image_statistics.count == len(sides.source.images.sample)
+    step_losses(network, StepBatch(source=None, target=sides.target), torch.ones(6), TrainSettings(lam_trg=1.0))
+    assert network.image_statistics.count == len(sides.source.images.sample)
