@@ -24,6 +24,7 @@ class FakeFeatures:
 
     taps = SPECS
     agents = AGENTS
+    grid = None
     views = ("identity",)
 
     def require(self, rows):
