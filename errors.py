@@ -19,6 +19,7 @@ __all__ = [
     "ModelError",
     "RunError",
     "StoreError",
+    "UnfinishedUpgradeError",
     "Xd3dError",
     "nearest",
 ]
@@ -57,6 +58,10 @@ class CacheError(Xd3dError, ValueError):
 
 class CacheMismatchError(CacheError):
     """A feature cache was made with other settings than the ones in force."""
+
+
+class UnfinishedUpgradeError(CacheError):
+    """A feature cache is between two formats: what upgraded it was stopped in the switch, or is at it just now."""
 
 
 class DiskSpaceError(Xd3dError, OSError):

@@ -1,7 +1,8 @@
 """One stored array as a source of rows: read from its shards directly, or through zarr where it is stored otherwise.
 
 Either way a row counts only when its values match the crc32c of the commit record; each row is checked the first time
-this process reads it.
+this process reads it. Indices of agents are held against the number of agents at every reading: whoever reads them
+looks up agents by them.
 """
 
 from collections.abc import Iterable
@@ -14,8 +15,9 @@ import numpy as np
 from jaxtyping import UInt8, UInt32
 
 from ..errors import CacheError
-from .layout import ArrayLayout, CacheLayout
+from .layout import ASSIGNMENT, ArrayLayout, CacheLayout
 from .metadata import array_is_plain
+from .rows import strange_agent
 from .shards import ShardFile
 from .stores.base import Store, Version
 
@@ -93,7 +95,7 @@ class StoredArray:
         ``checksums`` holds the crc32c of every row of the cache.
 
         Raises:
-            DamagedRowError: a row cannot be read or does not match its checksum.
+            DamagedRowError: a row cannot be read, does not match its checksum, or names an agent that there is not.
         """
         data = out.reshape(-1).view(np.uint8)
         for run in runs:
@@ -112,6 +114,8 @@ class StoredArray:
             return False
         if self._unchecked:
             self._check(row, target, checksums)
+        if self.array.name == ASSIGNMENT:
+            self._check_agents(row, target.view(self.array.dtype).reshape(count, -1))
         return True
 
     def _check(self, first: int, data: UInt8[np.ndarray, "bytes"], checksums: UInt32[np.ndarray, "images"]) -> None:
@@ -126,6 +130,13 @@ class StoredArray:
                 )
             self._checked[row] = 1
         self._unchecked = 0 in self._checked
+
+    def _check_agents(self, first: int, rows: np.ndarray) -> None:
+        agents = self._layout.agents
+        if strange_agent(rows, agents) is not None:
+            worst = rows.max(axis=1)
+            place = int(worst.argmax())
+            raise DamagedRowError(first + place, f"it names agent {worst[place]} of {agents}, counted from 0")
 
     def _open_shard(self, index: int) -> ShardFile:
         """Open a shard; its index is read, and its rows are checked, once for as long as it is the same file."""

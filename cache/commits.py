@@ -55,13 +55,13 @@ class Commit:
         return _HEAD % google_crc32c.value(data) + data + _TAIL
 
     @classmethod
-    def load(cls, store: Store, shard: Shard, layout: CacheLayout, manifest: str) -> "Commit":
-        """Read the record of ``shard``.
+    def load(cls, store: Store, shard: Shard, layout: CacheLayout, manifest: str, folder: str = DONE) -> "Commit":
+        """Read the record of ``shard`` in ``folder``.
 
         Raises:
             CacheError: it is missing, damaged, or speaks of another shard, another cache or other arrays.
         """
-        commit, file = cls.read(store, shard.index), store.describe(f"{DONE}/{shard.index}.json")
+        commit, file = cls.read(store, shard.index, folder), store.describe(f"{folder}/{shard.index}.json")
         if (commit.shard, commit.first, commit.last) != (shard.index, shard.first, shard.last):
             raise CacheError(
                 f"the commit record {file} is that of shard {commit.shard}, rows {commit.first} to {commit.last - 1}"
@@ -76,13 +76,13 @@ class Commit:
         return commit
 
     @classmethod
-    def read(cls, store: Store, index: int) -> "Commit":
+    def read(cls, store: Store, index: int, folder: str = DONE) -> "Commit":
         """Read a record for what it says itself, whatever shard and cache it speaks of.
 
         Raises:
             CacheError: it is missing or damaged.
         """
-        key = f"{DONE}/{index}.json"
+        key = f"{folder}/{index}.json"
         data, file = store.read(key), store.describe(key)
         body = data[_HEAD_LENGTH : -len(_TAIL)]
         if data != _HEAD % google_crc32c.value(body) + body + _TAIL:
@@ -201,10 +201,10 @@ class _Record:
     failed: Mapping[int, str]
 
 
-def list_records(store: Store) -> dict[int, Version]:
-    """Shard number -> the version of its record, for every file that is named as a record is."""
+def list_records(store: Store, folder: str = DONE) -> dict[int, Version]:
+    """Shard number -> the version of its record, for every file in ``folder`` that is named as a record is."""
     found = {}
-    for name, version in store.listing(DONE).items():
+    for name, version in store.listing(folder).items():
         stem, _, suffix = name.partition(".")
         if suffix == "json" and stem.isdecimal() and str(int(stem)) == stem:
             found[int(stem)] = version

@@ -1,8 +1,8 @@
 """Writing a part of a cache, some of its taps or images, as a whole cache of its own: rows are copied, not computed.
 
-The export's fingerprint is that of the cache it was made of. Images that were left out change nothing in the others, so
-an export of some images is read wherever the whole cache would be. Fewer taps are another setting, and the agents were
-grouped by all taps, also those that were left out: then the fingerprint names the chosen taps and, as
+The export's fingerprint and format are those of the cache it was made of. Images that were left out change nothing in
+the others, so an export of some images is read wherever the whole cache would be. Fewer taps are another setting, and
+the agents were grouped by all taps, also those that were left out: then the fingerprint names the chosen taps and, as
 ``exported_from``, the digest of the cache, and only a config that names the same reads it.
 """
 
@@ -59,7 +59,6 @@ def export_cache(
     if not len(rows):
         raise CacheError(f"None of the images that are asked for is committed in {store.describe()}")
     fingerprint = _fingerprint(layout, chosen)
-    row_bytes = sum(array.row_bytes for array in layout.computed.values())
     recipe = load_recipe(store) or {}
     with CacheWriter.open(
         out,
@@ -69,8 +68,9 @@ def export_cache(
         images_per_frame=_images_per_frame(layout, rows),
         fingerprint=fingerprint,
         profile=layout.profile,
-        shard_bytes=layout.images_per_shard * row_bytes,
+        shard_bytes=layout.images_per_shard * layout.task_bytes,
         recipe={**recipe, "exported_from": fingerprint_digest(layout.fingerprint)},
+        grid=layout.grid,
     ) as writer:
         arrays = {
             name: StoredArray(store=store, array=layout.arrays[name], layout=layout) for name in writer.layout.arrays

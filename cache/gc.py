@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import CacheError
 from .commits import CommitLog
-from .layout import DONE, STAGING, CacheLayout
+from .layout import DONE, STAGING, UPGRADE, CacheLayout
 from .lock import LOCKS
 from .metadata import load_layout, metadata_files
 from .recipe import RECIPE
@@ -94,4 +94,6 @@ def _is_litter(file: str, layout: CacheLayout, vouched: set[str], owner: str) ->
         return not name.startswith(owner)
     if file in vouched:
         return False
+    if file.startswith(f"{UPGRADE}/"):
+        return layout.grid is not None  # in format 1 they are the work of an upgrade, which goes on with them
     return file.startswith((f"{STAGING}/", f"{DONE}/", *(f"{array}/c/" for array in layout.arrays)))

@@ -1,7 +1,7 @@
-"""Where everything lies in a cache of format 1: the arrays, the files, and how images fall into shards.
+"""Where everything lies in a cache: the arrays, the files, and how images fall into shards.
 
 The layout follows from the taps, the number of agents and the images alone, so writer, reader and maintenance derive
-the same files from it.
+the same files from it. Format 2 is format 1 with two arrays more: the memberships of the cells of the grouping grid.
 """
 
 import re
@@ -14,19 +14,37 @@ from typing import Any
 import numpy as np
 
 from ..errors import CacheError, nearest
-from .schema import TapSpec
+from .schema import KEPT, TapSpec
 
-__all__ = ["CACHE_FORMAT", "DONE", "GEOMETRY", "PROFILES", "SCALES", "STAGING", "ArrayLayout", "CacheLayout", "Shard"]
+__all__ = [
+    "ASSIGNMENT",
+    "CACHE_FORMAT",
+    "DONE",
+    "FORMATS",
+    "GEOMETRY",
+    "MEMBERSHIP",
+    "MEMBERSHIPS",
+    "PROFILES",
+    "SCALES",
+    "STAGING",
+    "UPGRADE",
+    "ArrayLayout",
+    "CacheLayout",
+    "Shard",
+]
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
+FORMATS = (1, CACHE_FORMAT)  #: that are read and written; the first has no memberships
 PROFILES = ("exact", "compact")
 GEOMETRY = "agents/geometry"
+ASSIGNMENT, MEMBERSHIP = MEMBERSHIPS = ("agents/assignment", "agents/membership")  #: what format 2 adds
 SCALES = "scales/"  #: prefix of the arrays that decode the codes of the profile ``compact``
 DONE = "done"  #: folder of the commit records
 STAGING = "staging"  #: folder of shard files that are not whole yet
+UPGRADE = "upgrade"  #: folder of the commit records that wait for the end of an upgrade
 
 _TAP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", re.ASCII)
-_RESERVED = ("c", "geometry", "zarr.json")
+_RESERVED = ("c", "geometry", "assignment", "membership", "zarr.json")
 _LARGEST_ROW = 2**30  #: bytes; a bound on what damaged or hostile metadata can make a reader allocate
 
 
@@ -67,6 +85,9 @@ class ArrayLayout:
 class CacheLayout:
     """All facts of a cache but its values.
 
+    ``grid`` is the tap on whose grid the agents were made, with the shape and place of its map; the cache may lack the
+    tap itself. None stands for format 1, which has no memberships.
+
     Raises:
         CacheError: a fact is out of range or contradicts another one; the message names it.
     """
@@ -78,11 +99,16 @@ class CacheLayout:
     images_per_shard: int
     fingerprint: Mapping[str, Any]
     profile: str = "exact"
+    grid: TapSpec | None = None
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise CacheError(f"Unknown cache profile '{self.profile}': {nearest(self.profile, PROFILES)}")
         _check_taps(self.taps)
+        if self.grid is not None:
+            _check_taps((self.grid,))
+            if any(tap.name == self.grid.name and tap != self.grid for tap in self.taps):
+                raise CacheError(f"The grouping grid is that of tap {self.grid.name}, but of another size than its map")
         for name in ("agents", "images_per_frame", "images_per_shard"):
             if getattr(self, name) < 1:
                 raise CacheError(f"A cache needs {name} of at least 1, found {getattr(self, name)}")
@@ -98,6 +124,11 @@ class CacheLayout:
                 raise CacheError(f"A row of {array.name} would take {array.row_bytes} bytes, limit {_LARGEST_ROW}")
 
     @property
+    def format(self) -> int:
+        """The format of the cache, one of ``FORMATS``."""
+        return FORMATS[self.grid is not None]
+
+    @property
     def images(self) -> int:
         """Number of images, the length of every array's first axis."""
         return len(self.image_keys)
@@ -111,6 +142,7 @@ class CacheLayout:
     def computed(self) -> dict[str, ArrayLayout]:
         """Every array that stage one gives: ``features/<tap>``, ``agents/<tap>`` (not for uint8 taps), geometry.
 
+        In format 2 the memberships too: indices of agents, in 8 bits where those are enough, and weights.
         The profile ``exact`` stores just these.
         """
         arrays: list[ArrayLayout] = []
@@ -122,6 +154,10 @@ class CacheLayout:
                 sizes = (self.agents, tap.channels)
                 arrays.append(_array(f"agents/{tap.name}", sizes, "float16", ("image", "agent", "channel")))
         arrays.append(_array(GEOMETRY, (self.agents, 5), "float32", ("image", "agent", "measure")))
+        if self.grid is not None:
+            cells, axes = (KEPT, self.grid.height, self.grid.width), ("image", "rank", "y", "x")
+            arrays.append(_array(ASSIGNMENT, cells, "uint8" if self.agents <= 256 else "uint16", axes))
+            arrays.append(_array(MEMBERSHIP, cells, "uint8", axes))
         return {array.name: array for array in arrays}
 
     @cached_property
@@ -153,6 +189,11 @@ class CacheLayout:
         """Bytes of one image over all arrays, shard indexes left out."""
         return sum(array.row_bytes for array in self.arrays.values())
 
+    @property
+    def task_bytes(self) -> int:
+        """Bytes of one image that count for the size of a shard: as the profile ``exact`` and format 1 store it."""
+        return sum(array.row_bytes for array in self.computed.values() if array.name not in MEMBERSHIPS)
+
     def shard(self, index: int) -> Shard:
         """The shard with number ``index``."""
         first = index * self.images_per_shard
@@ -167,13 +208,13 @@ class CacheLayout:
         """Images in a shard of about ``shard_bytes`` over all arrays together: whole frames, at least one.
 
         All arrays together, because that is what a task holds in memory and what a crash can cost. The bytes are those
-        of the profile ``exact``, whatever is stored: shards, and with them the batches of stage one, are then the same
-        in every profile.
+        of the profile ``exact`` and of format 1, whatever is stored: shards, and with them the batches of stage one,
+        are then the same in every profile and format.
         """
         one = CacheLayout(
             taps=tuple(taps), agents=agents, image_keys=("",), images_per_frame=1, images_per_shard=1, fingerprint={}
         )
-        frames = max(1, shard_bytes // (one.bytes_per_image * images_per_frame))
+        frames = max(1, shard_bytes // (one.task_bytes * images_per_frame))
         return min(frames * images_per_frame, images)
 
 

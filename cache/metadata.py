@@ -10,9 +10,9 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from ..errors import CacheError
+from ..errors import CacheError, UnfinishedUpgradeError
 from .fingerprint import canonical_json, fingerprint_digest
-from .layout import CACHE_FORMAT, SCALES, ArrayLayout, CacheLayout
+from .layout import FORMATS, SCALES, ArrayLayout, CacheLayout
 from .schema import TapSpec
 from .stores.base import Store
 
@@ -22,15 +22,18 @@ __all__ = [
     "STORAGE",
     "array_is_plain",
     "load_layout",
+    "load_unfinished",
     "manifest_checksum",
     "metadata_files",
     "parse_json",
+    "unfinished_manifest",
 ]
 
 MANIFEST = "zarr.json"
 KEYS = "images.json"
 STORAGE = ("chunk_grid", "chunk_key_encoding", "codecs", "storage_transformers")  #: how an array's values are stored
 _ATTRIBUTE = "xd3d_cache"
+_UNFINISHED = "1 to 2"  #: stands for the format while the commit records are exchanged
 
 
 def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
@@ -38,14 +41,14 @@ def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
     arrays = {name: _array_metadata(array, layout) for name, array in layout.arrays.items()}
     nested = {folder for name in arrays for folder in _folders(name)}
     folders = {folder: _group({}) for folder in ("features", "agents", *sorted(nested - {"features", "agents"}))}
-    manifest = _group({_ATTRIBUTE: _manifest(layout)})
-    manifest["consolidated_metadata"] = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": {**folders, **arrays},
-    }
     files = {f"{name}/zarr.json": _encode(value) for name, value in {**folders, **arrays}.items()}
-    return {**files, KEYS: _encode_keys(layout.image_keys), MANIFEST: _encode(manifest)}
+    manifest = _encode_manifest(_manifest(layout), {**folders, **arrays})
+    return {**files, KEYS: _encode_keys(layout.image_keys), MANIFEST: manifest}
+
+
+def unfinished_manifest(layout: CacheLayout) -> bytes:
+    """The manifest that keeps readers and writers out while a cache of format 1 is switched over to ``layout``."""
+    return _encode_manifest({**_manifest(layout), "format": _UNFINISHED}, {})
 
 
 def manifest_checksum(layout: CacheLayout) -> str:
@@ -57,22 +60,49 @@ def load_layout(store: Store) -> CacheLayout:
     """Read the layout of the cache in ``store`` from its manifest and its image keys.
 
     Raises:
+        UnfinishedUpgradeError: it is between two formats.
         CacheError: there is no cache, it is of another format, or a file is damaged; the message names the file.
     """
+    facts = _facts(store)
+    if facts["format"] == _UNFINISHED:
+        raise UnfinishedUpgradeError(
+            f"The upgrade of the cache in {store.describe()} to another format was not finished; nothing is lost, finish"
+            f" it with: xd3d cache upgrade {store.describe()}"
+        )
+    if facts["format"] not in FORMATS:
+        raise CacheError(
+            f"The cache in {store.describe()} has format {facts['format']!r}, this version reads"
+            f" {' and '.join(map(str, FORMATS))}; use a newer xd3d, or extract the features again"
+        )
+    return _checked_layout(store, facts)
+
+
+def load_unfinished(store: Store) -> CacheLayout | None:
+    """The layout that an unfinished upgrade of the cache in ``store`` leads to; None where there is no such upgrade.
+
+    Raises:
+        CacheError: there is no cache, or a file is damaged.
+    """
+    facts = _facts(store)
+    return _checked_layout(store, {**facts, "format": FORMATS[-1]}) if facts["format"] == _UNFINISHED else None
+
+
+def _facts(store: Store) -> dict[str, Any]:
+    """What the manifest says, its format at least."""
     if not store.exists(MANIFEST):
         raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
     file = store.describe(MANIFEST)
     manifest = parse_json(store.read(MANIFEST), file)
     try:
-        facts = manifest["attributes"][_ATTRIBUTE]
-        found = facts["format"]
+        facts: dict[str, Any] = manifest["attributes"][_ATTRIBUTE]
+        facts["format"]
     except (KeyError, TypeError) as error:
         raise CacheError(f"{file} is not the manifest of a feature cache (no attribute {error})") from error
-    if found != CACHE_FORMAT:
-        raise CacheError(
-            f"The cache in {store.describe()} has format {found!r}, this version reads {CACHE_FORMAT}; "
-            "extract the features again"
-        )
+    return facts
+
+
+def _checked_layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
+    file = store.describe(MANIFEST)
     try:
         return _layout(store, facts)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -108,11 +138,12 @@ def parse_json(data: bytes, file: str) -> Any:
 
 def _manifest(layout: CacheLayout) -> dict[str, Any]:
     facts = {
-        "format": CACHE_FORMAT,
+        "format": layout.format,
         "profile": layout.profile,
         "fingerprint": dict(layout.fingerprint),
         "digest": fingerprint_digest(layout.fingerprint),
-        "taps": [{**asdict(tap), "extent": [float(cells) for cells in tap.extent]} for tap in layout.taps],
+        "taps": [_encode_tap(tap) for tap in layout.taps],
+        **({} if layout.grid is None else {"grid": _encode_tap(layout.grid)}),
         "agents": layout.agents,
         "images": layout.images,
         "images_per_frame": layout.images_per_frame,
@@ -140,12 +171,17 @@ def _layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
         images_per_shard=_integer(facts["images_per_shard"]),
         fingerprint=dict(facts["fingerprint"]),
         profile=str(facts["profile"]),
+        grid=None if facts["format"] == 1 else _tap(facts["grid"]),
     )
     if layout.images_per_shard > layout.images:
         raise CacheError(
             f"{store.describe(MANIFEST)} gives shards of {layout.images_per_shard} images to {layout.images} images"
         )
     return layout
+
+
+def _encode_tap(tap: TapSpec) -> dict[str, Any]:
+    return {**asdict(tap), "extent": [float(cells) for cells in tap.extent]}
 
 
 def _tap(values: dict[str, Any]) -> TapSpec:
@@ -168,6 +204,12 @@ def _folders(name: str) -> list[str]:
 
 def _group(attributes: dict[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _encode_manifest(facts: dict[str, Any], metadata: dict[str, Any]) -> bytes:
+    """The metadata of the cache's own group, with that of all it holds."""
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": metadata}
+    return _encode({**_group({_ATTRIBUTE: facts}), "consolidated_metadata": consolidated})
 
 
 def _array_metadata(array: ArrayLayout, layout: CacheLayout) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .arrays import DamagedRowError, Run, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
 from .fingerprint import differences
 from .intact import refuse_damaged_metadata
-from .layout import DONE, GEOMETRY
+from .layout import DONE, GEOMETRY, MEMBERSHIPS
 from .metadata import load_layout
 from .rows import features_of, named_arrays
 from .schema import ImageFeatures, TapSpec
@@ -80,6 +80,11 @@ class FeatureReader:
         return {tap.name: tap for tap in self.layout.taps}
 
     @property
+    def grid(self) -> TapSpec | None:
+        """The tap on whose grid memberships are kept, be the tap itself kept or not; None where none are (format 1)."""
+        return self.layout.grid
+
+    @property
     def agents(self) -> int:
         """Agents an image."""
         return self.layout.agents
@@ -118,16 +123,30 @@ class FeatureReader:
         if self._log.refresh():
             self._forget()
 
-    def allocate(self, count: int, *, taps: Collection[str] | None = None, empty: Empty = np.empty) -> ImageFeatures:
+    def allocate(
+        self,
+        count: int,
+        *,
+        taps: Collection[str] | None = None,
+        memberships: bool = True,
+        empty: Empty = np.empty,
+    ) -> ImageFeatures:
         """Arrays for ``count`` images, not initialised, to be used again and again as ``out`` of ``read``.
 
-        ``taps`` names those that are wanted (None: all). ``empty`` makes an array of a shape and a dtype.
+        ``taps`` names those that are wanted (None: all), ``memberships`` says whether those of the grouping grid are,
+        where there are any. ``empty`` makes an array of a shape and a dtype.
         """
+
+        def wanted(name: str) -> bool:
+            if name in MEMBERSHIPS:
+                return memberships
+            return taps is None or name == GEOMETRY or name.rpartition("/")[2] in taps
+
         return features_of(
             {
                 name: empty((count, *array.row_shape), array.dtype)
                 for name, array in self.layout.arrays.items()
-                if taps is None or name == GEOMETRY or name.rpartition("/")[2] in taps
+                if wanted(name)
             }
         )
 
@@ -135,8 +154,8 @@ class FeatureReader:
         """Return the features of ``rows``, in the order asked for; a row may occur more than once.
 
         float16 maps and agents (of the profile ``compact`` uint8 codes and their scales), uint8 ``rgb``, float32
-        geometry, as stored (not normalised). ``out``, from ``allocate(len(rows))``, is filled and returned instead of
-        new arrays; arrays it does not hold are not read.
+        geometry, in format 2 memberships, as stored (not normalised). ``out``, from ``allocate(len(rows))``, is filled
+        and returned instead of new arrays; arrays it does not hold are not read.
 
         Raises:
             CacheError: a row is out of range, not committed, failed or damaged; the message names image, array, file
@@ -242,6 +261,7 @@ class FeatureReader:
                 f"stage one failed on it: {self._log.failed[row]}; try again with: xd3d extract-features --retry-failed"
             )
         elif state == DAMAGED:
+            self._refuse_upgraded()
             reason = f"{self._log.damaged[index]}; xd3d extract-features writes it again"
         else:
             reason = "it is not committed yet; finish with: xd3d extract-features"
@@ -249,6 +269,14 @@ class FeatureReader:
             f"Image '{self.image_keys[row]}' (row {row}) cannot be read, all arrays, file "
             f"{self._store.describe(f'{DONE}/{index}.json')}: {reason}"
         )
+
+    def _refuse_upgraded(self) -> None:
+        """Say so where the records are those of another format by now."""
+        if load_layout(self._store).format != self.layout.format:
+            raise CacheError(
+                f"The cache {self.path} was upgraded to another format since it was opened; open it again: start the"
+                " command anew"
+            )
 
     def _damage(self, error: DamagedRowError, name: str, file: str) -> CacheError:
         return CacheError(

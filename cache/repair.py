@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import CacheError, CacheMismatchError
+from ..errors import CacheError, CacheMismatchError, UnfinishedUpgradeError
 from .arrays import StoredArray
 from .commits import Commit, CommitLog, list_records
 from .fingerprint import canonical_json, differences
@@ -54,6 +54,7 @@ class CacheRepair:
         ``wanted`` is the layout of the cache that stage one would make now, ``recipe`` how it was asked for.
 
         Raises:
+            UnfinishedUpgradeError: the cache is between two formats.
             CacheError: there is no cache, or a writer is at work on it.
             CacheMismatchError: the cache was made with other settings than ``wanted`` says.
         """
@@ -105,6 +106,8 @@ def _layout_of(store: Store, wanted: CacheLayout) -> CacheLayout:
         raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
     try:
         layout = load_layout(store)
+    except UnfinishedUpgradeError:
+        raise
     except CacheError as error:
         return _layout_of_records(store, wanted, error)
     if lines := differences(wanted.fingerprint, layout.fingerprint):
@@ -117,7 +120,7 @@ def _layout_of(store: Store, wanted: CacheLayout) -> CacheLayout:
 
 
 def _layout_of_records(store: Store, wanted: CacheLayout, error: CacheError) -> CacheLayout:
-    """The wanted layout, with shards as large as the commit records say, if they vouch for it."""
+    """The wanted layout, with the format and the size of shards that the commit records say, if they vouch for it."""
     manifests = set()
     for index in list_records(store):
         with contextlib.suppress(CacheError):
@@ -125,9 +128,10 @@ def _layout_of_records(store: Store, wanted: CacheLayout, error: CacheError) -> 
             manifests.add(commit.manifest)
             size = commit.first // commit.shard if commit.shard else commit.last
             if 0 < size <= wanted.images and size % wanted.images_per_frame == 0:
-                layout = replace(wanted, images_per_shard=size)
-                if manifest_checksum(layout) == commit.manifest:
-                    return layout
+                for grid in (wanted.grid, None):
+                    layout = replace(wanted, images_per_shard=size, grid=grid)
+                    if manifest_checksum(layout) == commit.manifest:
+                        return layout
     if not manifests:
         return wanted
     raise CacheMismatchError(

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
 from ..errors import CacheError
 from .codec import encode
-from .layout import GEOMETRY, SCALES, ArrayLayout, CacheLayout
+from .layout import ASSIGNMENT, GEOMETRY, MEMBERSHIP, MEMBERSHIPS, SCALES, ArrayLayout, CacheLayout
 from .schema import CHANNEL_AXES, ImageFeatures
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "named_arrays",
     "stored_arrays",
     "stored_rows",
+    "strange_agent",
     "unfit_rows",
 ]
 
@@ -29,21 +30,33 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 def arrays_of(features: ImageFeatures, layout: CacheLayout, count: int) -> dict[str, np.ndarray]:
     """Name the arrays of ``features``, as stage one computed them, as the cache does.
 
+    Memberships are left out where the cache has format 1, which does not keep them.
+
     Raises:
         CacheError: an array is missing or not expected, or its shape or kind of type is not that of the layout.
     """
     found = named_arrays(features)
+    if layout.grid is None:
+        found = {name: values for name, values in found.items() if name not in MEMBERSHIPS}
     if found.keys() != layout.computed.keys():
         missing, extra = sorted(layout.computed.keys() - found.keys()), sorted(found.keys() - layout.computed.keys())
         raise CacheError(f"The features do not fit the cache: missing {missing}, not expected {extra}")
     for name, array in layout.computed.items():
         values, expected = found[name], (count, *array.row_shape)
-        kind = values.dtype == np.uint8 if array.dtype == np.uint8 else np.issubdtype(values.dtype, np.floating)
+        kind = values.dtype == array.dtype if array.dtype.kind == "u" else np.issubdtype(values.dtype, np.floating)
         if values.shape != expected or not kind:
             raise CacheError(
                 f"{name} is {values.dtype} {values.shape}; the cache stores {array.dtype.name} {expected} of it"
             )
+    if layout.grid is not None and (strange := strange_agent(found[ASSIGNMENT], layout.agents)) is not None:
+        raise CacheError(f"{ASSIGNMENT} names agent {strange} of {layout.agents}; they are counted from 0")
     return found
+
+
+def strange_agent(assignment: UInt8[np.ndarray, "..."] | UInt16[np.ndarray, "..."], agents: int) -> int | None:
+    """The largest index of ``assignment`` where it is that of no agent, which no reader may be given."""
+    largest = int(assignment.max(initial=0))
+    return largest if largest >= agents else None
 
 
 def named_arrays(features: ImageFeatures) -> dict[str, np.ndarray]:
@@ -51,7 +64,9 @@ def named_arrays(features: ImageFeatures) -> dict[str, np.ndarray]:
     found = {f"features/{tap}": values for tap, values in features.maps.items()}
     found |= {f"agents/{tap}": values for tap, values in features.agents.items()}
     found |= {f"{SCALES}{name}": values for name, values in features.scales.items()}
-    return {**found, GEOMETRY: features.geometry}
+    found[GEOMETRY] = features.geometry
+    memberships = {ASSIGNMENT: features.assignment, MEMBERSHIP: features.membership}
+    return found | {name: values for name, values in memberships.items() if values is not None}
 
 
 def features_of(arrays: Mapping[str, np.ndarray]) -> ImageFeatures:
@@ -60,15 +75,22 @@ def features_of(arrays: Mapping[str, np.ndarray]) -> ImageFeatures:
     for name, values in arrays.items():
         folder, _, rest = name.partition("/")
         parts[folder][rest] = values
-    geometry = parts["agents"].pop("geometry")
-    return ImageFeatures(maps=parts["features"], agents=parts["agents"], geometry=geometry, scales=parts["scales"])
+    agents = parts["agents"]
+    return ImageFeatures(
+        maps=parts["features"],
+        geometry=agents.pop("geometry"),
+        assignment=agents.pop("assignment", None),
+        membership=agents.pop("membership", None),
+        agents=agents,
+        scales=parts["scales"],
+    )
 
 
 def unfit_rows(arrays: Mapping[str, np.ndarray], rows: Sequence[int]) -> dict[int, str]:
     """Those of ``rows`` that hold NaN or infinity in some array, each with where the first of them stands."""
     unfit: dict[int, str] = {}
     for name, values in arrays.items():
-        if values.dtype == np.uint8:
+        if values.dtype.kind == "u":
             continue
         for row, image in zip(rows, values, strict=True):
             wrong = ~np.isfinite(image)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float16, Num
+from jaxtyping import Float, Float16, Num, UInt8, UInt16
 
-__all__ = ["CHANNEL_AXES", "ImageFeatures", "TapSpec"]
+__all__ = ["CHANNEL_AXES", "KEPT", "ImageFeatures", "TapSpec"]
 
 CHANNEL_AXES = {"features": 1, "agents": 2}  #: where the channels of maps and of agents lie, images being axis 0
+KEPT = 4  #: memberships that are kept of each cell of the grouping grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,18 @@ class ImageFeatures:
 
     A source of the profile ``compact`` gives maps and agents as uint8 codes; ``scales`` has what decodes them
     (``codec.decode``) under the name of each such array, ``features/<tap>`` or ``agents/<tap>``.
+
+    ``assignment`` and ``membership`` [V, 4, h, w] are the memberships of the cells of the grouping grid (``grid`` of a
+    source): the agents that a cell belongs to most, the first one most, and the weight of each in 255ths; index and
+    weight 0 where there are fewer agents. They are None where a cache of format 1 has none or a reader wants none.
     """
 
     maps: Mapping[str, Num[np.ndarray, "images _channels _height _width"]]
     agents: Mapping[str, Num[np.ndarray, "images agents _channels"]]
     geometry: Float[np.ndarray, "images agents 5"]
     scales: Mapping[str, Float16[np.ndarray, "images 2 _channels"]] = field(default_factory=dict)
-    assignment: np.ndarray | None = None
-    membership: np.ndarray | None = None
+    assignment: UInt8[np.ndarray, "images 4 _h _w"] | UInt16[np.ndarray, "images 4 _h _w"] | None = None
+    membership: UInt8[np.ndarray, "images 4 _h _w"] | None = None
 
     def first(self, images: int) -> "ImageFeatures":
         """The first ``images`` of them, in the same memory."""
@@ -55,4 +60,6 @@ class ImageFeatures:
             agents={tap: values[:images] for tap, values in self.agents.items()},
             geometry=self.geometry[:images],
             scales={name: values[:images] for name, values in self.scales.items()},
+            assignment=None if self.assignment is None else self.assignment[:images],
+            membership=None if self.membership is None else self.membership[:images],
         )

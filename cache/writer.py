@@ -16,7 +16,7 @@ from ..errors import CacheError, CacheMismatchError
 from .commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
 from .kept import KeptRows
-from .layout import DONE, STAGING, ArrayLayout, CacheLayout, Shard
+from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
 from .lock import LOCKS
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files
 from .recipe import RECIPE, encode_recipe
@@ -31,7 +31,7 @@ __all__ = ["CacheWriter", "write_metadata"]
 
 NOTHING_KEPT = KeptRows()
 
-_OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, KEYS, RECIPE, LOCKS, LOCK}
+_OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, UPGRADE, KEYS, RECIPE, LOCKS, LOCK}
 
 
 class CacheWriter:
@@ -57,8 +57,12 @@ class CacheWriter:
         shard_bytes: int = 100_000_000,
         shared: bool = False,
         recipe: Mapping[str, Any] | None = None,
+        grid: TapSpec | None = None,
     ) -> "CacheWriter":
         """Create the cache in ``path``, or resume it and sweep what dead writers left.
+
+        ``grid`` is the tap on whose grid the features have memberships; without them a new cache has format 1. A
+        resumed cache keeps its format, and one of format 1 leaves memberships out.
 
         A ``shared`` writer lets other shared ones in, and must ``claim`` each shard before it writes it.
 
@@ -69,6 +73,7 @@ class CacheWriter:
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
+            UnfinishedUpgradeError: it holds one between two formats.
             CacheError: a setting is out of range, another writer is at work (unless both are ``shared``), or ``path``
                 is in use for other things.
             DiskSpaceError: the disk is full.
@@ -82,6 +87,7 @@ class CacheWriter:
             images_per_shard=CacheLayout.shard_images(taps, agents, len(image_keys), images_per_frame, shard_bytes),
             fingerprint=json.loads(canonical_json(dict(fingerprint))),
             profile=profile,
+            grid=grid,
         )
         with store.faults("opening it"):
             store.prepare(_OWN_NAMES)
@@ -319,6 +325,8 @@ def _resumed(store: Store, wanted: CacheLayout) -> CacheLayout:
         expected, stored = getattr(wanted, name), getattr(found, name)
         if expected != stored:
             lines.append(f"{name}: expected {expected}, found {stored}")
+    if found.grid not in (None, wanted.grid):
+        lines.append(f"grid: expected {wanted.grid}, found {found.grid}")
     if wanted.image_keys != found.image_keys and wanted.images == found.images:
         row = next(
             i for i, pair in enumerate(zip(wanted.image_keys, found.image_keys, strict=True)) if len(set(pair)) > 1

@@ -159,6 +159,9 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove a file, to outlive a power cut from now on; harmless where it is gone."""
 
+    def remove(self, folder: str) -> None:
+        """Remove a folder and all that is in it; harmless where it is gone."""
+
     def lock(self, *, shared: bool) -> Lock:
         """Take the right to write, alone or together with others who share it.
 

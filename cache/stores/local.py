@@ -189,6 +189,14 @@ class LocalStore:
             path.unlink()
             fsync_folder(path.parent)
 
+    def remove(self, folder: str) -> None:
+        """Remove a folder, which must be a real one."""
+        path = self.root / folder
+        if path.is_dir():
+            refuse_way_out(self.root, path)
+            shutil.rmtree(path)
+            fsync_folder(path.parent)
+
     def lock(self, *, shared: bool) -> WriterLock:
         """Take the advisory lock of the folder."""
         self._refuse_links((DONE, LOCKS, STAGING, LOCK))

@@ -220,6 +220,12 @@ class ObjectStore:
         with self._asking():
             self._obstore.delete(self._objects, key)
 
+    def remove(self, folder: str) -> None:
+        """Remove every object below a prefix."""
+        with self._asking():
+            found = [meta["path"] for chunk in self._obstore.list(self._objects, folder) for meta in chunk]
+            self._obstore.delete(self._objects, found)
+
     def lock(self, *, shared: bool) -> ObjectLock:
         """Let the caller write; nobody can be kept out."""
         return ObjectLock(shared=shared)

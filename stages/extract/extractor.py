@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from ...cache.rows import features_of, named_arrays
 from ...cache.schema import ImageFeatures, TapSpec
 from ...cache.views import IDENTITY, split_row, view_key
 from ...errors import BackendError, ConfigError, DataError, MissingDataError
@@ -22,6 +23,7 @@ from .agents import AgentMaker
 from .backbone import DiffusionBackbone
 from .clock import StageClock
 from .images import load_image
+from .memberships import as_indices, strongest_memberships
 from .memory import fitting_batch, keep_freed_memory
 from .models import settings_model
 from .settings import RGB, ExtractSettings
@@ -110,17 +112,21 @@ class FeatureExtractor:
             maps = self.backbone(images, keys)
         with self._timed("agents"):
             agents = self.agents({name: values for name, values in maps.items() if name != RGB}, images)
+            memberships = strongest_memberships(agents.assignment)
         # Copies from a GPU go to pinned memory, all under way at once.
         host = [
             {name: part.to("cpu", non_blocking=True) for name, part in parts.items()}
             for parts in (maps, agents.queries)
         ]
         geometry = agents.geometry.to("cpu", non_blocking=True)
+        assignment, membership = (part.to("cpu", non_blocking=True) for part in memberships)
         self._finish()
         return ImageFeatures(
             maps={name: values.numpy() for name, values in host[0].items()},
             agents={name: values.numpy() for name, values in host[1].items()},
             geometry=geometry.numpy(),
+            assignment=as_indices(assignment),
+            membership=membership.numpy(),
         )
 
     @contextmanager
@@ -139,12 +145,8 @@ def join_features(parts: Sequence[ImageFeatures]) -> ImageFeatures:
     """Put the images of several batches behind one another."""
     if len(parts) == 1:
         return parts[0]
-    return ImageFeatures(
-        maps={name: np.concatenate([part.maps[name] for part in parts]) for name in parts[0].maps},
-        agents={name: np.concatenate([part.agents[name] for part in parts]) for name in parts[0].agents},
-        geometry=np.concatenate([part.geometry for part in parts]),
-        scales={name: np.concatenate([part.scales[name] for part in parts]) for name in parts[0].scales},
-    )
+    named = [named_arrays(part) for part in parts]
+    return features_of({name: np.concatenate([arrays[name] for arrays in named]) for name in named[0]})
 
 
 class PictureSource:

@@ -11,7 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from ...cache.layout import GEOMETRY, CacheLayout, Shard
+from ...cache.layout import CacheLayout, Shard
+from ...cache.rows import arrays_of, features_of
 from ...cache.schema import ImageFeatures
 from ...cache.writer import CacheWriter
 from .behind import WriteBehind
@@ -71,9 +72,9 @@ class _ShardRows:
         rows = len(shard.rows)
         self.shard = shard
         self.failures: dict[int, str] = {}
-        self._filled, self._rows = 0, rows
+        self._layout, self._filled, self._rows = layout, 0, rows
         self._arrays = {
-            name: np.empty((rows, *array.row_shape), np.uint8 if array.dtype == np.uint8 else np.float32)
+            name: np.empty((rows, *array.row_shape), array.dtype if array.dtype.kind == "u" else np.float32)
             for name, array in layout.computed.items()
         }
 
@@ -83,25 +84,14 @@ class _ShardRows:
 
     @property
     def features(self) -> ImageFeatures:
-        return ImageFeatures(
-            maps=self._under("features/"), agents=self._under("agents/"), geometry=self._arrays[GEOMETRY]
-        )
+        return features_of(self._arrays)
 
     def add(self, features: ImageFeatures, failures: dict[int, str]) -> None:
-        place = slice(self._filled, self._filled + len(features.geometry))
-        for folder, parts in (("features", features.maps), ("agents", features.agents)):
-            for name, values in parts.items():
-                self._arrays[f"{folder}/{name}"][place] = values
-        self._arrays[GEOMETRY][place] = features.geometry
-        self._filled = place.stop
+        count = len(features.geometry)
+        for name, values in arrays_of(features, self._layout, count).items():
+            self._arrays[name][self._filled : self._filled + count] = values
+        self._filled += count
         self.failures.update(failures)
-
-    def _under(self, folder: str) -> dict[str, np.ndarray]:
-        return {
-            name.removeprefix(folder): values
-            for name, values in self._arrays.items()
-            if name.startswith(folder) and name != GEOMETRY
-        }
 
 
 def _claims(writer: CacheWriter, shards: Iterable[Shard], claimed: deque[Shard], left: list[Shard]) -> Iterator[Shard]:

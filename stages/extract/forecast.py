@@ -1,11 +1,12 @@
 """The forecast of a run: bytes, free disk and time, from one probe image and without writing anything."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ...cache.info import cache_info
-from ...cache.metadata import MANIFEST
+from ...cache.metadata import MANIFEST, load_layout
 from ...cache.stores import open_store
 from ...errors import DataError
 from ..datasets.index import FrameIndex
@@ -51,10 +52,12 @@ def forecast(
     """
     pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
     extractor = FeatureExtractor(settings=settings)
-    layout = planned_layout(index, settings, extractor.specs)
+    layout, store = planned_layout(index, settings, extractor.specs), open_store(cache_path)
+    stored: dict[str, Any] = {"done": 0, "failed": 0, "bytes": 0}
+    if store.exists(MANIFEST):
+        layout = replace(layout, grid=load_layout(store).grid)  # a cache keeps the format that it was begun in
+        stored = cache_info(cache_path)
     total = stored_bytes(layout, layout.shards())
-    store = open_store(cache_path)
-    stored = cache_info(cache_path) if store.exists(MANIFEST) else {"done": 0, "failed": 0, "bytes": 0}
     left = layout.images - int(stored["done"]) - int(stored["failed"])
     seconds = _probe(extractor, pictures)
     return Forecast(

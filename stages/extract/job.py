@@ -81,7 +81,7 @@ def extract_features(
     pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
     opener = cache_opener(index, settings, cache_path)
     extractor = FeatureExtractor(settings=settings)
-    with opener(taps=list(extractor.specs.values()), shared=part is not None) as writer:
+    with opener(taps=list(extractor.specs.values()), grid=extractor.agents.grid, shared=part is not None) as writer:
         first, step = part or (1, 1)
         shards = list(writer.layout.shards())[first - 1 :: step]
         pending = writer.pending_shards(retry_failed, among=shards)
@@ -99,7 +99,7 @@ def extract_features(
 
 
 def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> CacheOpener:
-    """What opens the cache of a run; call it with ``taps``. It can be sent to another process.
+    """What opens the cache of a run; call it with ``taps`` and ``grid``. It can be sent to another process.
 
     Raises:
         ModelError: the model cannot be found or is incomplete.

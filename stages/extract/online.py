@@ -29,6 +29,7 @@ class OnlineExtractor:
         self._extractor = FeatureExtractor(settings=settings)
         self._one_at_a_time = threading.Lock()  # the taps hook into the one model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
+        self.grid: TapSpec | None = self._extractor.agents.grid
         self.agents = settings.agents.count
         self.views = settings.views
         self._profile = settings.profile
@@ -64,5 +65,7 @@ class OnlineExtractor:
             maps={name: as_stored(values, np.dtype(self.taps[name].dtype)) for name, values in features.maps.items()},
             agents={name: as_stored(values, np.dtype(np.float16)) for name, values in features.agents.items()},
             geometry=features.geometry,
+            assignment=features.assignment,
+            membership=features.membership,
         )
         return coded(exact) if self._profile == "compact" else exact

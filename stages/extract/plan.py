@@ -10,6 +10,7 @@ from ...cache.schema import TapSpec
 from ...cache.views import view_keys
 from ...errors import DataError
 from ..datasets.index import FrameIndex
+from .agents import grid_tap
 from .settings import ExtractSettings
 
 __all__ = ["extraction_recipe", "images_per_frame", "planned_layout", "shard_bytes", "stored_bytes"]
@@ -54,6 +55,7 @@ def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[
         images_per_shard=CacheLayout.shard_images(taps, agents, len(keys), together, shard_bytes(settings)),
         fingerprint={},
         profile=settings.profile,
+        grid=specs[grid_tap(settings.agents, specs)],
     )
 
 

@@ -106,7 +106,8 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
 
     @cached_property
     def _writer(self) -> CacheWriter:
-        return self.opener(taps=list(self._extractor.specs.values()), shared=True)
+        extractor = self._extractor
+        return self.opener(taps=list(extractor.specs.values()), grid=extractor.agents.grid, shared=True)
 
     def _go_on(self, images: int) -> None:
         if self._stop.is_set():

@@ -29,11 +29,13 @@ log = logging.getLogger(__name__)
 class BatchPlan:
     """What a batch must hold: the voxel grid, and the taps to read (none: no images).
 
-    ``kernel_maps`` says whether they are built with the batch; a backend of its own maps has no use for them.
+    ``memberships`` says whether the agents of each pixel are read too, and ``kernel_maps`` whether these are built with
+    the batch; a backend of its own maps has no use for them.
     """
 
     model: ModelSettings
     taps: tuple[str, ...]
+    memberships: bool = False
     kernel_maps: bool = True
 
     @property
@@ -221,7 +223,7 @@ def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]
         projection_point=_tensor(_joined([each.frame.projection_point for each in placed], first_point)),
         projection_view=_tensor(_joined([each.frame.projection_view for each in placed], first_view)),
         projection_uv=_tensor(np.concatenate([each.frame.projection_uv for each in placed])),
-        grid=getattr(source, "grid", None),
+        grid=source.grid,
         assignment=None if features.assignment is None else _tensor(features.assignment),
         membership=None if features.membership is None else _tensor(features.membership),
     )

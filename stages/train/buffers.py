@@ -25,15 +25,19 @@ __all__ = ["BufferedSource", "domain_of_each_slot"]
 class BufferedSource(FeatureSource, Protocol):
     """A source that fills arrays it is given, as the cache's reader does."""
 
-    def allocate(self, count: int, *, taps: Sequence[str] | None, empty: Empty) -> ImageFeatures:
-        """Arrays for ``count`` images and the ``taps`` that are wanted."""
+    def allocate(self, count: int, *, taps: Sequence[str] | None, memberships: bool, empty: Empty) -> ImageFeatures:
+        """Arrays for ``count`` images and the ``taps`` that are wanted, with ``memberships`` or without."""
 
     def read(self, rows: Sequence[int], out: ImageFeatures | None = None) -> ImageFeatures:
         """Features of ``rows``, in ``out`` where it is given."""
 
 
-def domain_of_each_slot(domain: Domain, slots: int, *, taps: Sequence[str], device: torch.device) -> list[Domain]:
+def domain_of_each_slot(
+    domain: Domain, slots: int, *, taps: Sequence[str], device: torch.device, memberships: bool = False
+) -> list[Domain]:
     """The domain once for each slot of a loader's ring; each reads ``taps`` into memory of its own, again and again.
+
+    ``memberships`` says whether those of the grouping grid are read too.
 
     A source that always makes new arrays, such as the online one, is shared as it is.
     """
@@ -41,7 +45,7 @@ def domain_of_each_slot(domain: Domain, slots: int, *, taps: Sequence[str], devi
     if not isinstance(source, BufferedSource):
         return [domain] * slots
     empty: Empty = _empty_pinned if device.type == "cuda" else np.empty
-    allocate = partial(source.allocate, taps=taps, empty=empty)
+    allocate = partial(source.allocate, taps=taps, memberships=memberships, empty=empty)
     return [replace(domain, features=_ReusedFeatures(source, ReusedBuffer(allocate))) for _ in range(slots)]
 
 
@@ -50,7 +54,7 @@ class _ReusedFeatures:
 
     def __init__(self, source: BufferedSource, buffer: ReusedBuffer) -> None:
         self._source, self._buffer = source, buffer
-        self.taps, self.agents, self.views = source.taps, source.agents, source.views
+        self.taps, self.agents, self.grid, self.views = source.taps, source.agents, source.grid, source.views
 
     def require(self, rows: Sequence[int]) -> None:
         self._source.require(rows)

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from ...cache.reader import FeatureReader
 from ...cache.schema import TapSpec
-from ...errors import ConfigError, RunError
+from ...errors import CacheError, ConfigError, RunError
 from ...processes import process_count
 from ..evaluate.pseudo_labels import HEADS
 from .domain import Domain
@@ -14,7 +15,7 @@ from .settings import FusionSettings, TrainSettings
 from .source import FeatureSource
 from .start import Start
 
-__all__ = ["check_domains", "check_taps"]
+__all__ = ["check_domains", "check_memberships", "check_taps"]
 
 
 def check_domains(
@@ -61,6 +62,8 @@ def check_domains(
     if taps:
         for each in (*trained.values(), *([validation] if validation is not None else [])):
             each.require_features()
+            if each.features is not None:
+                check_memberships(fusion, each.features)
     return taps
 
 
@@ -78,6 +81,21 @@ def check_taps(tap_channels: Mapping[str, int], features: FeatureSource) -> None
                 f"The network was trained on tap {tap} with {channels} channels, and these features have {found};"
                 " extract them with the settings of the run"
             )
+
+
+def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
+    """Check that ``features`` say which agents a pixel belongs to, where ``fusion`` reads it.
+
+    Raises:
+        CacheError: they come from a cache of format 1, which does not.
+    """
+    if fusion.memberships and features.grid is None:
+        path = features.path if isinstance(features, FeatureReader) else "CACHE"
+        raise CacheError(
+            f"fusion.context={fusion.context} and fusion.inject={fusion.inject} read the agents of each pixel, which the"
+            f" cache {path} does not keep (format 1). Add them, without the diffusion model: xd3d cache upgrade {path};"
+            " or go without: fusion.context=none and fusion.inject=pixel"
+        )
 
 
 def _check_settings(

@@ -17,7 +17,7 @@ from ..evaluate.scores import FramePrediction
 from ..evaluate.settings import FusionRule
 from .batch import Batch, BatchPlan, cloud_batch
 from .buffers import domain_of_each_slot
-from .checks import check_taps
+from .checks import check_memberships, check_taps
 from .domain import Domain
 from .loader import evaluation_batch
 from .network import Network
@@ -46,7 +46,9 @@ def predict_frames(
     was_training = network.training
     network.eval()
     try:
-        slots = domain_of_each_slot(domain, ring_slots(workers), taps=plan.taps, device=network.device)
+        slots = domain_of_each_slot(
+            domain, ring_slots(workers), taps=plan.taps, device=network.device, memberships=plan.memberships
+        )
 
         def make(place: int, slot: int) -> tuple[int, Frame, Batch | None]:
             frame = slots[slot].load(place)
@@ -106,6 +108,7 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
             )
         return replace(network.plan, taps=())
     check_taps(network.tap_channels, domain.features)
+    check_memberships(network.fusion, domain.features)
     if len(domain.index.cameras) > network.cameras and network.fusion.interface:
         raise RunError(
             f"The network was trained with {network.cameras} camera(s), and this index has {len(domain.index.cameras)};"

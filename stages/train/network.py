@@ -185,7 +185,12 @@ class Network(nn.Module):
     @property
     def plan(self) -> BatchPlan:
         """What its batches must hold."""
-        return BatchPlan(model=self.model, taps=tuple(self.tap_channels), kernel_maps=self.backend == "torch")
+        return BatchPlan(
+            model=self.model,
+            taps=tuple(self.tap_channels),
+            memberships=self.fusion.memberships,
+            kernel_maps=self.backend == "torch",
+        )
 
     @property
     def needs_images(self) -> bool:

@@ -68,7 +68,9 @@ class StepMaker:
         slots = ring_slots(settings.workers)
         self._plan, self._augment, self._settings = plan, augment, settings
         self._sides = [
-            domain_of_each_slot(side, slots, taps=plan.taps, device=device) if side else None
+            domain_of_each_slot(side, slots, taps=plan.taps, device=device, memberships=plan.memberships)
+            if side
+            else None
             for side in (source, target)
         ]
 

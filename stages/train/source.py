@@ -24,6 +24,10 @@ class FeatureSource(Protocol):
         """Agents an image."""
 
     @property
+    def grid(self) -> TapSpec | None:
+        """The tap on whose grid memberships lie, be it among ``taps`` or not; None where the source has none."""
+
+    @property
     def views(self) -> Sequence[str]:
         """The views of each image (``cache.views``)."""
 
