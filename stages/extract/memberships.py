@@ -13,7 +13,9 @@ __all__ = ["as_indices", "strongest_memberships"]
 
 def strongest_memberships(
     assignment: Float[Tensor, "batch agents height width"],
-) -> tuple[UInt8[Tensor, "batch 4 height width"] | Int16[Tensor, "batch 4 height width"], UInt8[Tensor, "batch 4 height width"]]:
+) -> tuple[
+    UInt8[Tensor, "batch 4 height width"] | Int16[Tensor, "batch 4 height width"], UInt8[Tensor, "batch 4 height width"]
+]:
     """Indices and weights (255ths) of the agents that each cell belongs to most, the largest membership first.
 
     Of equal memberships the agent with the lower index comes first, on every device. Fewer agents than are kept leave
