@@ -66,8 +66,8 @@ def load_layout(store: Store) -> CacheLayout:
     facts = _facts(store)
     if facts["format"] == _UNFINISHED:
         raise UnfinishedUpgradeError(
-            f"The upgrade of the cache in {store.describe()} to another format was not finished; nothing is lost, finish"
-            f" it with: xd3d cache upgrade {store.describe()}"
+            f"The cache in {store.describe()} is between two formats, because its upgrade is not finished; nothing is"
+            f" lost, finish it with: xd3d cache upgrade {store.describe()}"
         )
     if facts["format"] not in FORMATS:
         raise CacheError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
     from ..stages.extract.settings import ExtractSettings
 
-__all__ = ["collect_garbage", "export_part", "repair_cache"]
+__all__ = ["add_memberships", "collect_garbage", "export_part", "repair_cache"]
 
 
 def repair_cache(
@@ -34,6 +34,23 @@ def repair_cache(
     failed = f"; {done.failed} images could not be computed" if done.failed else ""
     rest = "" if done.ok else "; damage is left: xd3d cache verify names it"
     return Outcome(result=asdict(done), text=mended + failed + rest, exit_code=0 if done.ok and not done.failed else 1)
+
+
+def add_memberships(workspace: Workspace, path: str, dataset: str | None, root: Path | None) -> Outcome:
+    """Bring the cache at ``path`` to the newest format; ``dataset`` is for one that does not name its own."""
+    from ..stages.extract.upgrade import upgrade_cache
+
+    def index() -> "FrameIndex":
+        return open_index(workspace, dataset, root) if dataset else _by_recipe(workspace, path, root)[0]
+
+    done = upgrade_cache(path, index=index, root=root)
+    text = f"The cache {done.cache} has format {done.format}, with the memberships of its images"
+    if done.upgraded:
+        text = (
+            f"{done.upgraded} images got their memberships ({done.bytes / 1e6:.1f} MB, {done.seconds:.0f} s),"
+            f" {done.recomputed} of them by their stored agents; the cache has format {done.format}"
+        )
+    return Outcome(result={**asdict(done), "seconds": round(done.seconds, 3)}, text=text)
 
 
 def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) -> Outcome:

@@ -13,7 +13,7 @@ __all__ = ["app"]
 
 CachePath = Annotated[str, typer.Argument(help="The cache: a folder, or s3://bucket/prefix/NAME.")]
 
-app = typer.Typer(help="The feature cache: info, verify, repair, gc, diff, export.", no_args_is_help=True)
+app = typer.Typer(help="The feature cache: info, verify, repair, upgrade, gc, diff, export.", no_args_is_help=True)
 
 
 @app.command()
@@ -65,6 +65,25 @@ def repair(
     from .caches import repair_cache
 
     conclude(repair_cache(Workspace.current(), path, dataset, config, overrides or [], root), as_json)
+
+
+@app.command()
+def upgrade(
+    path: CachePath,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Its data set, for a cache that does not know it itself.")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Add what the newest cache format has to a cache. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
+
+    It computes the memberships of each image's agents from the cached maps and the pictures; the diffusion model is
+    not needed. Stopped, it goes on with the same command; until it ends the cache reads as before.
+    """
+    from .caches import add_memberships
+
+    conclude(add_memberships(Workspace.current(), path, dataset, root), as_json)
 
 
 @app.command()

@@ -96,7 +96,8 @@ class AgentMaker:
         pictures: UInt8[Tensor, "batch 3 image_height image_width"],
     ) -> Agents:
         """Group the pixels of each image and summarise the groups; ``maps`` holds every tap but ``rgb``, float32."""
-        assignment = self.assign(self.pixel_vectors(maps, pictures))
+        pixels = self.pixel_vectors(maps, pictures)
+        assignment = self.assign(pixels, self.centres(pixels))
         shares = assignment * self._area
         mass = shares.sum(dim=2, keepdim=True)
         full = mass >= EMPTY_MASS
@@ -131,18 +132,28 @@ class AgentMaker:
         parts.append((settings.position_weight, self._position.expand(len(pictures), -1, -1, -1), None))
         return PixelVectors(parts)
 
-    def assign(self, pixels: PixelVectors) -> Float[Tensor, "batch agents cells"]:
-        """Run soft k-means by cosine similarity from the seeds; an agent left without pixels keeps its centre."""
+    def centres(self, pixels: PixelVectors) -> Float[Tensor, "batch agents joint"]:
+        """Run soft k-means by cosine similarity from the seeds, up to the centres that the last round assigns cells to.
+
+        An agent left without pixels keeps its centre.
+        """
         centres = normalize(pixels.sums(self._seeds), dim=2)
         if self.settings.seeds == "distinct":
             centres = _distinct(centres, self.settings.count)
-        with rounded_products(self.dtype, self.device):
-            for _ in range(self.settings.rounds):
-                assignment = torch.softmax(pixels.similarity(centres / self.settings.temperature), dim=1)
+        for _ in range(self.settings.rounds - 1):
+            assignment = self.assign(pixels, centres)
+            with rounded_products(self.dtype, self.device):
                 means = pixels.sums(assignment, self._area)
-                length = means.norm(dim=2, keepdim=True)
-                centres = torch.where(length >= EMPTY_MASS, means / length.clamp_min(EMPTY_MASS), centres)
-        return assignment
+            length = means.norm(dim=2, keepdim=True)
+            centres = torch.where(length >= EMPTY_MASS, means / length.clamp_min(EMPTY_MASS), centres)
+        return centres
+
+    def assign(
+        self, pixels: PixelVectors, centres: Float[Tensor, "batch agents joint"]
+    ) -> Float[Tensor, "batch agents cells"]:
+        """The membership of each cell in each of ``centres``; sums to 1 over agents."""
+        with rounded_products(self.dtype, self.device):
+            return torch.softmax(pixels.similarity(centres / self.settings.temperature), dim=1)
 
     def _pooled(self, name: str, grid: Tensor, features: Tensor, mass: Tensor, full: Tensor) -> Tensor:
         """Mean of a tap over each agent, weighted by the area its cells share with the agent's cells."""

@@ -3,8 +3,10 @@
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,18 @@ def _features(rows: Iterable[int]) -> ImageFeatures:
     )
 
 
+def _with_memberships(features: ImageFeatures, agents: int = AGENTS) -> ImageFeatures:
+    """The features with memberships on the grid of ``up1``, drawn from the image."""
+    images, shape = len(features.geometry), (4, TAPS[0].height, TAPS[0].width)
+    seeds = (features.geometry[:, 0, 0] * 2**24).astype(np.int64)
+    drawn = [np.random.default_rng(seed) for seed in seeds]
+    kind = np.uint8 if agents <= 256 else np.uint16
+    assignment = [g.integers(0, agents, shape).astype(kind) for g in drawn]
+    membership = [g.integers(0, 64, shape, dtype=np.uint8) for g in drawn]
+    assert len(assignment) == images
+    return replace(features, assignment=np.stack(assignment), membership=np.stack(membership))
+
+
 def _open(path: Path, **changes: object) -> CacheWriter:
     settings: dict[str, object] = {
         "taps": TAPS,
@@ -52,6 +66,29 @@ def _open(path: Path, **changes: object) -> CacheWriter:
 def features_of_rows() -> Callable[[Iterable[int]], ImageFeatures]:
     """The features of image rows, float32, the same for a row whatever it is asked with."""
     return _features
+
+
+@pytest.fixture(scope="session")
+def with_memberships() -> Callable[..., ImageFeatures]:
+    """Call it with features for the same with memberships."""
+    return _with_memberships
+
+
+@pytest.fixture
+def second_cache(tmp_path: Path) -> Path:
+    """A complete cache of format 2 of the test's own."""
+    with _open(tmp_path / "second", grid=TAPS[0]) as writer:
+        for shard in writer.pending_shards():
+            writer.write_shard(shard, _with_memberships(_features(shard.rows)), {})
+    return tmp_path / "second"
+
+
+@pytest.fixture
+def first_format(tmp_path: Path) -> Path:
+    """A cache that the last version of format 1 wrote: five images of a random model, no third shard, row 3 failed."""
+    with zipfile.ZipFile(Path(__file__).with_name("format1.zip")) as archive:
+        archive.extractall(tmp_path / "first")
+    return tmp_path / "first" / "cache"
 
 
 @pytest.fixture(scope="session")

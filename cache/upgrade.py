@@ -1,0 +1,222 @@
+"""The way of a cache from format 1 to format 2: memberships are staged shard by shard, then the cache is switched over.
+
+While they are staged the cache is a whole one of format 1: the files of the new arrays stand in their places, where
+format 1 has none, and the commit records of format 2 wait in ``upgrade/``. The switch puts a manifest in place that
+refuses readers and writers, copies the records to theirs, and ends with the manifest of format 2. After a kill at any
+moment the same call goes on: before the switch with the shards that are left, in it with the records.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from jaxtyping import UInt8, UInt16
+from numpy import ndarray
+
+from ..errors import CacheError
+from .commits import Commit, CommitLog, list_records
+from .intact import refuse_damaged_metadata
+from .layout import ASSIGNMENT, DONE, MEMBERSHIP, MEMBERSHIPS, UPGRADE, CacheLayout, Shard
+from .metadata import (
+    MANIFEST,
+    load_layout,
+    load_unfinished,
+    manifest_checksum,
+    metadata_files,
+    unfinished_manifest,
+)
+from .rows import stored_rows, strange_agent
+from .schema import TapSpec
+from .shards import write_rows
+from .stores import Store, open_store
+from .stores.base import Lock
+from .writer import write_metadata
+
+__all__ = ["CacheUpgrade", "finish_upgrade"]
+
+
+class CacheUpgrade:
+    """A cache of format 1 on its way to format 2, closed to writers; use ``CacheUpgrade.open`` and a ``with`` block.
+
+    ``layout`` is the one to come, ``pending`` has the committed shards that have no memberships yet.
+    """
+
+    def __init__(self, *, store: Store, layout: CacheLayout, lock: Lock, log: CommitLog) -> None:
+        self.layout = layout
+        self._store = store
+        self._lock = lock
+        self._log = log
+        self._manifest = manifest_checksum(layout)
+        self.pending = self._without_memberships()
+
+    @classmethod
+    def open(cls, path: Path | str, *, grid: TapSpec) -> "CacheUpgrade":
+        """Take the cache in ``path``; ``grid`` is the tap on whose grid its agents were made.
+
+        Raises:
+            CacheError: there is no cache of format 1, something in it is damaged, or a writer is at work on it.
+        """
+        store = open_store(path)
+        with store.faults("upgrading it"):
+            lock = store.lock(shared=False)
+            try:
+                layout = _first_layout(store)
+                log = CommitLog(store=store, layout=layout)
+                _refuse_damaged_records(store, log, f"mend them first with: xd3d cache repair {store.describe()}")
+                store.sweep(host="")
+                return cls(store=store, layout=replace(layout, grid=grid), lock=lock, log=log)
+            except BaseException:
+                lock.release()
+                raise
+
+    def __enter__(self) -> "CacheUpgrade":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def add(
+        self,
+        shard: Shard,
+        assignment: UInt8[ndarray, "images 4 h w"] | UInt16[ndarray, "images 4 h w"],
+        membership: UInt8[ndarray, "images 4 h w"],
+    ) -> int:
+        """Store the memberships of a pending ``shard``, one row for each of its images; return their bytes.
+
+        Rows of failed images become zeros. Nothing of it can be seen before the switch.
+
+        Raises:
+            CacheError: an index is that of no agent, or the cache cannot be written.
+            DiskSpaceError: the disk is full.
+        """
+        if (strange := strange_agent(assignment, self.layout.agents)) is not None:
+            raise CacheError(f"The memberships name agent {strange} of {self.layout.agents}; they are counted from 0")
+        failed = {row: self._log.failed[row] for row in shard.rows if row in self._log.failed}
+        sizes, checksums, record = {}, {}, f"{UPGRADE}/{shard.index}.json"
+        with self._store.faults(f"upgrading shard {shard.index}"):
+            stage = self._store.stage(self._lock.owner)
+            try:
+                self._store.delete(record)  # it must never stand beside other bytes
+                for name, values in ((ASSIGNMENT, assignment), (MEMBERSHIP, membership)):
+                    array, written = self.layout.arrays[name], list[int]()
+                    rows = stored_rows(values, array, shard.rows, failed, {})
+                    sizes[name] = stage.write(
+                        array.shard_file(shard.index),
+                        lambda file, rows=rows, written=written: written.extend(  # type: ignore[misc]
+                            write_rows(file, rows, self.layout.images_per_shard)
+                        ),
+                    )
+                    checksums[name] = written
+                stage.publish()
+                commit = self._record(shard, sizes, checksums)
+                stage.write(record, lambda file: file.write(commit.encode()))
+                stage.publish()
+            finally:
+                stage.discard()
+        self.pending.remove(shard)
+        return sum(sizes.values())
+
+    def switch(self) -> None:
+        """Make the cache one of format 2.
+
+        Raises:
+            CacheError: shards are pending, or the cache cannot be written.
+        """
+        if self.pending:
+            raise CacheError(f"{len(self.pending)} shards of {self._store.describe()} have no memberships yet")
+        with self._store.faults("switching it over"):
+            files = metadata_files(self.layout)
+            arrays = {key: files[key] for key in (f"{name}/zarr.json" for name in MEMBERSHIPS)}
+            write_metadata(self._store, {**arrays, MANIFEST: unfinished_manifest(self.layout)}, self._lock.owner)
+            _exchange_records(self._store, self.layout, self._lock.owner)
+
+    def _without_memberships(self) -> list[Shard]:
+        """Committed shards without a staged record that fits what is stored; stray staged records go."""
+        shards = [self.layout.shard(index) for index in sorted(self._log.sizes)]
+        staged = list_records(self._store, UPGRADE)
+        for index in staged.keys() - self._log.sizes.keys():
+            self._store.delete(f"{UPGRADE}/{index}.json")
+        files = {name: self.layout.arrays[name] for name in MEMBERSHIPS}
+        sizes = self._store.sizes(array.shard_file(index) for array in files.values() for index in staged)
+        found = {index: {name: sizes.get(array.shard_file(index)) for name, array in files.items()} for index in staged}
+        stand = self._store.map(lambda shard: shard.index in staged and self._stands(shard, found[shard.index]), shards)
+        return [shard for shard, done in zip(shards, stand, strict=True) if not done]
+
+    def _stands(self, shard: Shard, found: dict[str, int | None]) -> bool:
+        """Whether the staged record of ``shard`` speaks of what is stored now, and of files as long as ``found``."""
+        try:
+            commit = Commit.load(self._store, shard, self.layout, self._manifest, UPGRADE)
+        except CacheError:
+            return False
+        sizes = {name: commit.sizes[name] for name in MEMBERSHIPS}
+        return sizes == found and commit == self._record(shard, sizes, commit.crc32c)
+
+    def _record(self, shard: Shard, sizes: Mapping[str, int], checksums: Mapping[str, Sequence[int]]) -> Commit:
+        """The record of ``shard`` as it stands, and what it says of memberships besides."""
+        stands = Commit.load(self._store, shard, self._log.layout, self._log.manifest)
+        all_sizes, all_checksums = {**stands.sizes, **sizes}, {**stands.crc32c, **checksums}
+        return replace(
+            stands,
+            manifest=self._manifest,
+            sizes={name: all_sizes[name] for name in self.layout.arrays},
+            crc32c={name: all_checksums[name] for name in self.layout.arrays},
+        )
+
+
+def finish_upgrade(path: Path | str) -> bool:
+    """Finish a switch of the cache in ``path`` that was stopped, if one was; whether the cache has format 2 then.
+
+    Raises:
+        CacheError: there is no cache, or a writer is at work on it.
+    """
+    store = open_store(path)
+    if load_unfinished(store) is None:
+        if load_layout(store).grid is None:
+            return False
+        if not store.listing(UPGRADE):
+            return True
+    with store.faults("switching it over"):
+        lock = store.lock(shared=False)
+        try:
+            store.sweep(host="")
+            if (layout := load_unfinished(store)) is not None:
+                _exchange_records(store, layout, lock.owner)
+            store.remove(UPGRADE)
+        finally:
+            lock.release()
+    return True
+
+
+def _first_layout(store: Store) -> CacheLayout:
+    """The layout of a cache of format 1 whose metadata is sound."""
+    layout = load_layout(store)
+    if layout.grid is not None:
+        raise CacheError(f"The cache {store.describe()} has format {layout.format} already")
+    refuse_damaged_metadata(store, layout)
+    return layout
+
+
+def _exchange_records(store: Store, layout: CacheLayout, owner: str) -> None:
+    """Go from the manifest that keeps everybody out to that of ``layout``."""
+    stage, manifest = store.stage(owner), manifest_checksum(layout)
+    try:
+        for index in sorted(list_records(store, UPGRADE)):
+            commit = Commit.load(store, layout.shard(index), layout, manifest, UPGRADE)
+            stage.write(f"{DONE}/{index}.json", lambda file, commit=commit: file.write(commit.encode()))  # type: ignore[misc]
+        stage.publish()
+    finally:
+        stage.discard()
+    _refuse_damaged_records(store, CommitLog(store=store, layout=layout), "the upgrade cannot be finished")
+    write_metadata(store, {MANIFEST: metadata_files(layout)[MANIFEST]}, owner)
+    store.remove(UPGRADE)
+
+
+def _refuse_damaged_records(store: Store, log: CommitLog, otherwise: str) -> None:
+    if log.damaged:
+        raise CacheError(
+            f"{len(log.damaged)} commit records of {store.describe()} are damaged ({min(log.damaged.items())[1]});"
+            f" {otherwise}"
+        )
