@@ -66,7 +66,9 @@ GROUPS: tuple[Group, ...] = (
         title="With the target in training",
         tabled=True,
         variants=(
-            Variant(name="uda", says="full, and the target's unlabelled frames", trained="per shift"),
+            Variant(
+                name="uda", says="full, then steps with the target's unlabelled frames", trained="per shift", init="full"
+            ),
             Variant(name="oracle", says="full, trained on the target's labels", trained="on target"),
         ),
     ),

@@ -41,13 +41,13 @@ def make_row():
 
 @pytest.fixture
 def drawn(make_row):
-    """Rows with drawn scores: two shifts, three seeds, three variants, and one variant that lacks a row."""
+    """Rows with drawn scores: two shifts, three seeds, four variants, and one variant that lacks a row."""
     import numpy as np
 
     rng = np.random.default_rng(4)
     rows = [
         make_row(shift, variant, seed, three=a, xm=b, fused=e, two=c, lidar=a, source=d)
-        for variant in ("3d-only", "full", "full-random-weights", "rank-4")
+        for variant in ("3d-only", "full", "full-random-weights", "full-400", "rank-4")
         for shift in ("fog", "night")
         for seed in (1, 2, 3)
         for a, b, c, d, e in [rng.uniform(20, 80, 5)]

@@ -34,7 +34,7 @@ def test_lidar_only_is_scored_where_the_3d_head_needs_no_image(workspace, tmp_pa
         preset=f"ablation/{variant}",
         overrides=QUICK,
         run=variant,
-        teacher=None,
+        start=None,
         domains={"city": "singapore", "source": "usa"},
         result="",
     )

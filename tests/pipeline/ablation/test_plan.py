@@ -48,15 +48,24 @@ def test_reported_targets_choose_nothing_of_a_training_that_serves_all():
         assert training.resolve().config.data.target.domain == "streets-development"
 
 
-def test_pseudo_labels_come_from_the_uda_run_of_the_same_seed_and_target():
-    planned = plan_trainings(STREETS, request("uda", "uda-pl"), "index", ())
-    runs = {training.run for training in planned if training.variant.name == "uda"}
-    taught = [training for training in planned if training.variant.name == "uda-pl"]
-    assert {training.teacher.run for training in taught} == runs
-    assert all(training.teacher.resolve().config.train.lam_pl == 0 for training in taught)
-    assert all(training.resolve().config.train.lam_pl > 0 for training in taught)
+def test_adaptation_begins_with_the_run_of_the_same_seed_that_serves_all_shifts():
+    planned = plan_trainings(STREETS, request("full", "uda"), "index", ())
+    (one, other) = [training for training in planned if training.variant.name == "full"]
+    adapted = [training for training in planned if training.variant.name == "uda"]
+    assert len(adapted) == 4
+    assert all(training.start.run == (one if training.seed == 1 else other).run for training in adapted)
+    assert all(training.resolve().config.train.lam_trg > 0 for training in adapted)
     places = {training.run: place for place, training in enumerate(planned)}
-    assert all(places[training.teacher.run] < places[training.run] for training in taught)
+    assert all(places[training.start.run] < places[training.run] for training in adapted)
+
+
+def test_rows_of_an_adaptation_depend_on_what_it_begins_with():
+    (one,) = plan_trainings(STREETS, request("uda", shifts=("city",), seeds=(1,)), "index", ())
+    (other,) = plan_trainings(
+        STREETS, request("uda", shifts=("city",), seeds=(1,), overrides=("fusion.rank=3",)), "index", ()
+    )
+    assert one.digest != other.digest
+    assert one.start.digest != other.start.digest
 
 
 def test_rows_that_are_there_are_not_made_again():
@@ -81,16 +90,16 @@ def test_a_command_names_just_one_row_and_the_changed_settings():
 
 
 def test_unknown_names_are_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match="full-refine"):
-        choose_variants(["full-refin"], short=False)
+    with pytest.raises(ConfigError, match="full-rgb-only"):
+        choose_variants(["full-rgb-onl"], short=False)
     with pytest.raises(ConfigError, match="night"):
         STREETS.choose(["nigth"])
 
 
 def test_the_short_form_has_the_variants_of_the_tables_and_no_sweep():
     names = {variant.name for variant in choose_variants([], short=True)}
-    assert {"3d-only", "image", "agents", "full", "full-refine", "full-random-weights", "uda", "oracle"} <= names
-    assert not names & {"rank-4", "t-100", "paper"}
+    main = {"3d-only", "image", "full", "full-random-weights", "full-rgb-only", "paper", "uda", "oracle"}
+    assert names == main
     assert {variant.name for variant in choose_variants([], short=False)} == set(VARIANTS)
 
 
@@ -110,7 +119,8 @@ def test_a_faulty_setting_is_found_before_any_work(tmp_path, faulty):
 @pytest.mark.parametrize(
     ("variant", "change"),
     [
-        ("agents", "train.lam_dec=1"),
+        ("no-truncation", "fusion.decoupling=truncate"),
+        ("full-400", "train.steps=9"),
         ("uda", "train={lam_trg: 0}"),
         ("rank-4", "fusion.rank=8"),
         ("full", "train.seed=9"),
