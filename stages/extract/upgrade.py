@@ -193,7 +193,7 @@ class _Regrouping:
         found: Mapping[str, Float32[Tensor, "1 agents _channels"]],
         stored: Mapping[str, Float32[Tensor, "1 agents _channels"]],
         empty: Bool[Tensor, "1 agents"],
-        pictures: UInt8[Tensor, "1 3 height width"],
+        pictures: UInt8[Tensor, "1 3 _image_height _image_width"],
     ) -> Float32[Tensor, "1 agents height width"]:
         """Memberships in the stored agents of an image, each in the place of the found one that is most like it."""
         pixels = self._maker.pixel_vectors(maps, pictures)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from PIL import Image
 from xd3d.cache.info import cache_info
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.rows import named_arrays
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError, MissingDataError
 from xd3d.stages.extract.extractor import FeatureExtractor, PictureSource
@@ -37,13 +39,7 @@ def small_shards(monkeypatch):
 
 def everything(path, rows=None):
     reader = FeatureReader(path)
-    features = reader.read(range(len(reader.image_keys)) if rows is None else rows)
-    return {
-        "geometry": features.geometry,
-        **{f"scales {k}": v for k, v in features.scales.items()},
-        **{f"map {k}": v for k, v in features.maps.items()},
-        **{f"agents {k}": v for k, v in features.agents.items()},
-    }
+    return named_arrays(reader.read(range(len(reader.image_keys)) if rows is None else rows))
 
 
 def assert_same(first, second):
@@ -60,7 +56,8 @@ def test_the_cache_holds_every_image_and_zarr_reads_it(settings, make_index, tmp
     assert verify_cache(path)["ok"]
     group = zarr.open(path, mode="r")
     assert group["features/up2"].shape == (7, 16, 7, 12)
-    assert np.array_equal(group["agents/geometry"][:], everything(path)["geometry"])
+    assert np.array_equal(group["agents/geometry"][:], everything(path)["agents/geometry"])
+    assert group["agents/assignment"].shape == group["agents/membership"].shape == (7, 4, 13, 23)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -71,15 +68,29 @@ def test_cached_features_equal_online_ones_bit_for_bit(settings, make_index, tmp
     rows = [4, 0, 3]
     fresh, stored = online.read(rows), FeatureReader(path).read(rows)
     assert dict(online.taps) == dict(FeatureReader(path).taps)
-    for name, values in fresh.maps.items():
-        np.testing.assert_array_equal(stored.maps[name], values)
-    for name, values in fresh.agents.items():
-        np.testing.assert_array_equal(stored.agents[name], values)
-    np.testing.assert_array_equal(stored.geometry, fresh.geometry)
-    assert list(stored.scales) == list(fresh.scales)
+    assert online.grid == FeatureReader(path).grid == online.taps["up3"]
+    assert_same(named_arrays(fresh), named_arrays(stored))
     assert bool(fresh.scales) == (profile == "compact")
-    for name, values in fresh.scales.items():
-        np.testing.assert_array_equal(stored.scales[name], values)
+    assert fresh.assignment.any()
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_stored_memberships_are_the_largest_of_the_grouping(settings, make_index, tmp_path, count):
+    index, path, chosen = make_index(3), tmp_path / "cache", settings(agents={"count": count, "rounds": 2})
+    extract_features(index, chosen, path)
+    extractor, pictures = FeatureExtractor(settings=chosen), PictureSource(index=index, image_size=chosen.image_size)
+    images = torch.from_numpy(pictures.read([0, 1])[0])
+    maps = extractor.backbone(images, pictures.keys([0, 1]))
+    with torch.inference_mode():
+        whole = extractor.agents({name: values for name, values in maps.items() if name != "rgb"}, images).assignment
+    stored = FeatureReader(path).read([0, 1])
+    kept = min(count, 4)
+    expected = np.sort(whole.numpy().astype(np.float64), axis=1)[:, ::-1][:, :4]
+    assert np.abs(stored.membership[:, :kept] / 255 - expected).max() <= 0.5 / 255 + 1e-6
+    chosen_weights = np.take_along_axis(whole.numpy(), stored.assignment[:, :kept].astype(np.int64), axis=1)
+    np.testing.assert_array_equal(chosen_weights, expected.astype(np.float32))
+    assert not stored.assignment[:, kept:].any()
+    assert not stored.membership[:, kept:].any()
 
 
 def test_stored_features_are_those_of_the_model_within_float16(settings, make_index, tmp_path):

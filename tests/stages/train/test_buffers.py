@@ -60,6 +60,33 @@ def test_batches_in_reused_memory_equal_fresh_ones_for_as_long_as_they_are_in_us
     assert len(places) == ring_slots(threads), "the memory of the ring must be used again"
 
 
+def test_memberships_are_read_where_they_are_wanted(make_domain, tmp_path):
+    domain = make_domain(frames=2, points=10)
+    source, grid = domain.features, domain.features.taps["up2"]
+    drawn = np.random.default_rng(2).integers(0, source.agents, (2, 2, 4, grid.height, grid.width), dtype=np.uint8)
+    features = replace(source.read([0, 1]), assignment=drawn[0], membership=drawn[1])
+    with CacheWriter.open(
+        tmp_path / "cache",
+        taps=list(source.taps.values()),
+        agents=source.agents,
+        image_keys=["a", "b"],
+        images_per_frame=1,
+        fingerprint={},
+        grid=grid,
+    ) as writer:
+        writer.write_shard(writer.layout.shard(0), features, {})
+    cached = replace(domain, features=FeatureReader(tmp_path / "cache"))
+    with_them, without = (
+        domain_of_each_slot(cached, 1, taps=("up1",), device=CPU, memberships=wanted)[0].features
+        for wanted in (True, False)
+    )
+    assert with_them.grid == grid
+    read = with_them.read([1, 0])
+    np.testing.assert_array_equal(read.assignment, drawn[0, ::-1])
+    np.testing.assert_array_equal(read.membership, drawn[1, ::-1])
+    assert without.read([1]).assignment is None
+
+
 def test_only_the_taps_of_the_network_are_read(cached_domain, make_network, tmp_path):
     plan = make_network(cached_domain, taps=("up2",)).plan
     for file in [*tmp_path.glob("cache/features/up1/c/**/0"), *tmp_path.glob("cache/agents/up1/c/**/0")]:
