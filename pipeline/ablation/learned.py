@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -16,10 +16,6 @@ from . import tables
 from .benchmark import Benchmark
 from .rows import Row
 from .variants import BASELINE, REFERENCE
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float
 
 __all__ = ["FACTS", "Learned", "show_learned", "stored_learned"]
 
@@ -148,13 +144,13 @@ def _draw(
     )
 
 
-def _spectra(opened: Mapping[str, TrainedRun], source: str) -> "dict[str, Float[np.ndarray, 'values']]":
+def _spectra(opened: Mapping[str, TrainedRun], source: str) -> dict[str, Any]:
     """Spectra of agents and queries on the source's test split: of the full method, and of what it is compared with."""
     from ...stages.train.insight import CACHED
     from ..report.insight import looks_over
     from ..report.spectrum import spectra_of
 
-    spectra = {}
+    spectra: dict[str, Any] = {}
     for variant in (REFERENCE, *COMPARED):
         if variant in opened:
             looks = looks_over(opened[variant], opened[variant].domain(source, "test"), FRAMES)

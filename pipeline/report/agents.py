@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, Integer, UInt8
 
 if TYPE_CHECKING:
-    from ...cache.schema import ImageFeatures, TapSpec
+    from ...cache.schema import ImageFeatures
     from ...stages.datasets.frames import Frame
     from ...stages.extract.settings import ExtractSettings
     from ...stages.train.domain import Domain
@@ -41,7 +41,9 @@ class SeenImages:
 
 
 def dense_memberships(
-    assignment: Integer[np.ndarray, "views 4 rows columns"], membership: UInt8[np.ndarray, "views 4 rows columns"], agents: int
+    assignment: Integer[np.ndarray, "views 4 rows columns"],
+    membership: UInt8[np.ndarray, "views 4 rows columns"],
+    agents: int,
 ) -> Float32[np.ndarray, "views agents rows columns"]:
     """The kept memberships of each cell at their agents, scaled to sum to 1, and 0 at all others."""
     views, _, rows, columns = assignment.shape
@@ -66,9 +68,9 @@ def see_images(settings: "ExtractSettings", domain: "Domain", features: "Feature
     views = identity_views(frame, features)
     stored = features.read([row * len(features.views) + int(view) for row, view in zip(rows, views, strict=True)])
     pictures, _ = PictureSource(index=domain.index, image_size=settings.image_size).read(rows)
-    grid: TapSpec | None = getattr(features, "grid", None)
-    if grid is not None and stored.assignment is not None and stored.membership is not None:
-        assignment, extent = dense_memberships(stored.assignment, stored.membership, features.agents), grid.extent
+    if features.grid is not None and stored.assignment is not None and stored.membership is not None:
+        assignment = dense_memberships(stored.assignment, stored.membership, features.agents)
+        extent = features.grid.extent
     else:
         assignment, extent = _grouped_again(settings, features, stored, pictures)
     return SeenImages(pictures=pictures.transpose(0, 2, 3, 1), stored=stored, assignment=assignment, extent=extent)

@@ -52,8 +52,8 @@ def _located(looks: list[FrameAttention]) -> Section:
         heading="Which agents the points read",
         text="Each row is one agent. On the left, how much each point reads of it: what its pixels' cells have of the"
         f" agent. On the right, where it lies in the image. Over {len(looks)} frames, {100 * agreed[0]:.0f} % of what a"
-        " point reads is of agents of its own class, those whose pixels show it to most points; reading all agents alike"
-        f" would give {100 * agreed[1]:.0f} %.",
+        " point reads is of agents of its own class, that of most points in an agent's pixels; reading all agents"
+        f" alike would give {100 * agreed[1]:.0f} %.",
         parts=[
             Picture(png=looks[0].picture("located"), caption="The agents that some points read most, and others least.")
         ],
@@ -91,7 +91,7 @@ def _spectrum(run: "TrainedRun", looks: list[FrameAttention]) -> Section:
     does = {
         "none": "Nothing is decoupled in this network.",
         "truncate": f"The network reads agents and queries on the first {rank} directions of their matrix alone.",
-        "loss": f"A loss draws Q_a to what the first {rank} directions of Q_b hold; located agents are left as they are.",
+        "loss": f"A loss draws Q_a to what the first {rank} directions of Q_b hold; what points read stays whole.",
     }
     return Section(
         heading="What decoupling leaves",

@@ -1,9 +1,9 @@
-"""A look inside a trained network on one frame: which agents its points and queries read, and what decoupling leaves."""
+"""A look inside a trained network on one frame: which agents its points and queries read, what decoupling leaves."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .batch import Batch
 from .decoupling import low_rank
 from .domain import Domain
 from .images import ImageBatch
+from .interface import StageRefiner
 from .loader import evaluation_batch
 from .located import agents_at_points
 from .network import Network
@@ -110,7 +111,7 @@ def _look(network: Network, batch: Batch, images: ImageBatch) -> Insight:
 
 def _attention(network: Network, batch: Batch, images: ImageBatch) -> tuple[QueryAttention, Matrices]:
     """What the queries look at in a whole forward pass, and their matrices."""
-    refiner = network.refiners[-1]
+    refiner = cast("StageRefiner", network.refiners[-1])
     with _calls_of(network.image_queries, network.interface, refiner) as (made, met, refined):
         network(batch, complete=True)
     semantic, other = made[0].output

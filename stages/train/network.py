@@ -267,6 +267,8 @@ class Network(nn.Module):
         if self.fusion.variant == "full" and self.fusion.context != "none":
             features = pixel + self.read_context(agents if self.fusion.context == "agents" else self.pixel_mlp(pixel))
         seen = torch.bincount(images.projection_point, minlength=points)
+        if images.statistics is None:
+            raise ValueError("These images are not prepared: they have no statistics")
         weights = self.image_statistics.weights(images.statistics)[images.projection_view]
         weight = weights.new_zeros(points).index_add(0, images.projection_point, weights) / seen.clamp(min=1)
         return _ImageReading(
@@ -280,13 +282,14 @@ class Network(nn.Module):
         )
 
     def _inject(self, batch: Batch, stem: SparseTensor, read: "_ImageReading") -> SparseTensor:
-        values = {
-            "pixel": lambda: read.pixel,
-            "agents": lambda: read.agents,
-            "both": lambda: torch.cat([read.pixel, read.agents], 1),
-            "softmax": lambda: read.logits.softmax(1),
-            "xyz": lambda: _places(batch.voxels)[batch.point_to_voxel],
-        }[self.fusion.inject]()
+        if self.fusion.inject == "softmax":
+            values = read.logits.softmax(1)
+        elif self.fusion.inject == "xyz":
+            values = _places(batch.voxels)[batch.point_to_voxel]
+        else:
+            pixel = [read.pixel] if self.fusion.inject != "agents" else []
+            agents = [read.agents] if self.fusion.inject != "pixel" and read.agents is not None else []
+            values = torch.cat([*pixel, *agents], 1)
         return self.injection(stem, values, read.seen, batch.point_to_voxel)
 
 
@@ -341,21 +344,22 @@ class _Decoder:
         fusion = network.fusion
         if not fusion.voxel_queries:
             return
-        self.own = network.voxel_queries(encoded[1:])
+        own: Tensor = network.voxel_queries(encoded[1:])
+        self.own = own
         if fusion.interface and images is not None and (complete or network.needs_images):
             semantic, other = network.image_queries(images, encoded[0].batch_size)
             semantic = network.truncated(semantic)
-            self.met = network.interface(self.own, semantic)
+            self.met = network.interface(own, semantic)
             if complete and fusion.decoupling == "loss":
                 self.queries = semantic, low_rank(other, fusion.rank)
             if fusion.locate_queries:
-                self.bias = self._located(batch, images, semantic)
+                self.bias = self._located(batch, images, own, semantic)
 
-    def _located(self, batch: Batch, images: ImageBatch, semantic: Tensor) -> Tensor:
+    def _located(self, batch: Batch, images: ImageBatch, own: Tensor, semantic: Tensor) -> Tensor:
         """log(N sum_i A_vi R_ji + FLOOR): how much query j looks at voxel v's agents; 0 where no image shows it."""
         network, points = self.network, len(batch.labels)
-        own, seen_agents = network.interface.attention(self.own, semantic), network.image_queries.attention
-        looks = own[images.sample] @ seen_agents(images, len(semantic))
+        met = network.interface.attention(own, semantic)
+        looks = met[images.sample] @ network.image_queries.attention(images, len(semantic))
         shares = agents_at_points(looks.transpose(1, 2).contiguous(), images, points) * looks.shape[2]
         seen = torch.bincount(images.projection_point, minlength=points) > 0
         means, shown = voxel_means(shares, seen, batch.point_to_voxel, len(batch.voxels.features))

@@ -11,6 +11,7 @@ from xd3d.stages.train.queries import QueryBlock
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PAPER = {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
+DISTIL, REFINE = {"head": "distil", **PAPER}, {"head": "refine", **PAPER}
 LOCATED_QUERIES = {"queries": "agents", "head": "distil", "locate_queries": True}
 AGENTS = 2 * 7
 
@@ -75,8 +76,8 @@ def test_points_that_no_view_shows_read_no_agent(make_domain, make_network):
 @pytest.mark.parametrize(
     "values",
     [
-        {"head": "distil", **PAPER},
-        {"head": "refine", **PAPER},
+        DISTIL,
+        REFINE,
         {"head": "distil", "queries": "agents"},
         {"head": "refine", "queries": "agents", "locate_queries": True},
         LOCATED_QUERIES,
@@ -111,15 +112,14 @@ def test_the_attention_of_queries_is_that_of_the_forward_pass_and_the_network_st
 
 def test_the_bias_of_located_queries_is_in_their_attention(make_domain, make_network):
     domain = make_domain()
-    located, plain = (
-        look_inside(make_network(domain, **{**LOCATED_QUERIES, "locate_queries": on}), domain, 0) for on in (True, False)
-    )
+    values = [{**LOCATED_QUERIES, "locate_queries": locate} for locate in (True, False)]
+    located, plain = (look_inside(make_network(domain, **each), domain, 0) for each in values)
     assert np.abs(located.queries.voxels - plain.queries.voxels).max() > 1e-3
     np.testing.assert_array_equal(located.queries.agents, plain.queries.agents)
 
 
-@pytest.mark.parametrize("values", [{}, {"head": "distil", **PAPER}, {"head": "refine", **PAPER}, LOCATED_QUERIES], ids=str)
-def test_a_complete_forward_pass_predicts_bit_for_bit_what_a_plain_one_does(make_domain, make_network, make_batch, values):
+@pytest.mark.parametrize("values", [{}, DISTIL, REFINE, LOCATED_QUERIES], ids=str)
+def test_a_complete_pass_predicts_bit_for_bit_what_a_plain_one_does(make_domain, make_network, make_batch, values):
     domain = make_domain(frames=2)
     network = make_network(domain, **values).eval()
     batch = make_batch(domain, network)

@@ -206,9 +206,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_frames(make_domain, ru
         run_training(tmp_path / "run", domain)
 
 
-def test_contradictions_between_settings_and_data_are_refused(
-    make_domain, run_training, small_fusion, paper, tmp_path
-):
+def test_contradictions_between_settings_and_data_are_refused(make_domain, run_training, small_fusion, paper, tmp_path):
     blind = make_domain(frames=2, lidar_only=True)
     with pytest.raises(RunError, match=r"fusion\.variant=3d-only"):
         run_training(tmp_path / "run", blind)
