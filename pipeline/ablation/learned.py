@@ -1,12 +1,11 @@
-"""Pictures of what the networks of the ablation learned: attention by shift, the spectrum of queries, and errors."""
+"""Pictures of what the networks of the ablation learned: the agents they read, their spectrum, and errors."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter
 
 from ...errors import Xd3dError
@@ -18,14 +17,12 @@ from .benchmark import Benchmark
 from .rows import Row
 from .variants import BASELINE, REFERENCE
 
-if TYPE_CHECKING:
-    from ...stages.train.insight import Insight
-
 __all__ = ["FACTS", "Learned", "show_learned", "stored_learned"]
 
 log = logging.getLogger(__name__)
 
-WITHOUT_DECOUPLING = "agents"
+#: Shown beside the method: agents with their whole spectrum, and the queries of the paper's form.
+COMPARED = ("no-truncation", "paper")
 FACTS = "learned.json"
 IMAGES = "images"  #: folder of all pictures and plots
 FRAMES = 4  #: looked at for each shift
@@ -35,7 +32,7 @@ FRAMES = 4  #: looked at for each shift
 class Learned:
     """Names of the pictures that were drawn into ``images``, and the figures that stand beside them, as JSON values.
 
-    ``agreement`` has for each shift the share of attention on agents of the point's class, and that of chance;
+    ``agreement`` has for each shift the share of what points read that is of agents of their class, and that of chance;
     ``spectrum`` rows of a table.
     """
 
@@ -70,10 +67,8 @@ class Learned:
             kind: "\n\n".join(f"![{name}]({images}/{name}.png)" for name in self.pictures if name.startswith(kind))
             for kind in ("attention", "spectrum", "errors")
         }
-        looked = tables.markdown(
-            ["shift", "attention on agents of the point's class", "if all were looked at alike"], shares
-        )
-        directions = tables.markdown(["queries", "energy beyond k directions", "directions with 99 %"], self.spectrum)
+        looked = tables.markdown(["shift", "read of agents of the point's class", "if all were read alike"], shares)
+        directions = tables.markdown(["matrix", "energy beyond k directions", "directions with 99 %"], self.spectrum)
         return {
             "attention": f"{looked}\n\n{shown['attention']}",
             "spectrum": f"{directions}\n\n{shown['spectrum']}",
@@ -112,7 +107,7 @@ def show_learned(workspace: Workspace, benchmark: Benchmark, rows: list[Row], ou
 
 def _first_runs(rows: list[Row]) -> dict[str, str]:
     """The run of the lowest seed of each variant that is shown."""
-    shown = (BASELINE, WITHOUT_DECOUPLING, REFERENCE)
+    shown = (BASELINE, REFERENCE, *COMPARED)
     found = sorted((row for row in rows if row.variant in shown), key=lambda row: -row.seed)
     return {row.variant: row.run for row in found}
 
@@ -120,7 +115,7 @@ def _first_runs(rows: list[Row]) -> dict[str, str]:
 def _draw(
     workspace: Workspace, benchmark: Benchmark, shifts: list[str], runs: Mapping[str, str], images: Path
 ) -> Learned:
-    from ..report.insight import looks_over
+    from ..report.insight import looks_over, mean_agreement
     from ..report.spectrum import spectrum_picture, spectrum_rows
 
     opened = {variant: TrainedRun.open(workspace, Path(name)) for variant, name in runs.items()}
@@ -129,11 +124,13 @@ def _draw(
     agreement: dict[str, list[float]] = {}
     for shift in shifts:
         looks = looks_over(full, full.domain(benchmark.shifts[shift], "test"), FRAMES)
-        if looks:
-            pictures[f"attention-{shift}"] = looks[0].picture()
-        found = [pair for look in looks if (pair := look.agreement())]
+        if not looks:
+            continue
+        way = looks[0].ways[0]
+        pictures[f"attention-{shift}"] = looks[0].picture(way)
+        found = mean_agreement(looks, way)
         if found:
-            agreement[shift] = [float(value) for value in np.mean(found, axis=0)]
+            agreement[shift] = list(found)
     spectra = _spectra(opened, benchmark.source)
     rank = full.config.fusion.rank
     if spectra:
@@ -148,17 +145,17 @@ def _draw(
 
 
 def _spectra(opened: Mapping[str, TrainedRun], source: str) -> dict[str, Any]:
-    """The queries of the full method, and Q_a where decoupling was left out, on the source's test split."""
+    """Spectra of agents and queries on the source's test split: of the full method, and of what it is compared with."""
+    from ...stages.train.insight import CACHED
     from ..report.insight import looks_over
-    from ..report.spectrum import query_spectra
+    from ..report.spectrum import spectra_of
 
-    def insights(variant: str) -> "list[Insight]":
-        run = opened[variant]
-        return [look.insight for look in looks_over(run, run.domain(source, "test"), FRAMES)]
-
-    spectra = {f"{name}, {REFERENCE}": values for name, values in query_spectra(insights(REFERENCE)).items()}
-    if WITHOUT_DECOUPLING in opened:
-        spectra["Q_a, trained without decoupling"] = query_spectra(insights(WITHOUT_DECOUPLING))["Q_a"]
+    spectra: dict[str, Any] = {}
+    for variant in (REFERENCE, *COMPARED):
+        if variant in opened:
+            looks = looks_over(opened[variant], opened[variant].domain(source, "test"), FRAMES)
+            found = spectra_of([look.insight for look in looks])
+            spectra |= {name if name == CACHED else f"{name}, {variant}": values for name, values in found.items()}
     return spectra
 
 

@@ -34,7 +34,7 @@ HEADINGS = {
     "gains": "Gains",
     "classes": "Classes",
     "sweeps": "Sweeps",
-    "attention": "What the queries look at",
+    "attention": "Which agents the points read",
     "spectrum": "What decoupling leaves",
     "errors": "Errors by distance and class",
     "commands": "Every row and its command",

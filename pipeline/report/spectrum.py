@@ -1,4 +1,4 @@
-"""What decoupling leaves: the singular values of the queries, and the energy that their projection drops."""
+"""What decoupling leaves: the singular values of agents and queries, and the energy beyond those that are kept."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,12 +11,12 @@ from .figures import new_figure, png_bytes
 if TYPE_CHECKING:
     from ...stages.train.insight import Insight
 
-__all__ = ["dropped_energy", "query_spectra", "spectrum_picture", "spectrum_rows"]
+__all__ = ["dropped_energy", "spectra_of", "spectrum_picture", "spectrum_rows"]
 
 
-def singular_values(queries: Sequence[Float[np.ndarray, "tokens channels"]]) -> Float[np.ndarray, "values"]:
-    """Singular values of the query matrix, largest first: root mean square over frames, over the root of its energy."""
-    values = np.array([np.linalg.svd(each.astype(np.float64), compute_uv=False) for each in queries])
+def singular_values(matrices: Sequence[Float[np.ndarray, "rows columns"]]) -> Float[np.ndarray, "values"]:
+    """Singular values of like matrices, largest first: their root mean square, over the root of its energy."""
+    values = np.array([np.linalg.svd(each.astype(np.float64), compute_uv=False) for each in matrices])
     energy = (values**2).mean(0)
     return np.sqrt(energy / max(float(energy.sum()), np.finfo(np.float64).tiny))
 
@@ -26,12 +26,11 @@ def dropped_energy(values: Float[np.ndarray, "values"], rank: int) -> float:
     return float((values[rank:] ** 2).sum() / max(float((values**2).sum()), np.finfo(np.float64).tiny))
 
 
-def query_spectra(insights: Sequence["Insight"]) -> dict[str, Float[np.ndarray, "values"]]:
-    """The spectra of Q_a, and of Q_b before and after its projection, over the frames of ``insights``."""
+def spectra_of(insights: Sequence["Insight"]) -> dict[str, Float[np.ndarray, "values"]]:
+    """The spectra of the matrices of ``insights``, looks inside one network, by their names; empty without any."""
+    names = insights[0].matrices if insights else ()
     return {
-        "Q_a": singular_values([each.semantic for each in insights]),
-        "Q_b before the projection": singular_values([each.other for each in insights]),
-        "Q_b after it": singular_values([each.projected for each in insights]),
+        name: singular_values([matrix for insight in insights for matrix in insight.matrices[name]]) for name in names
     }
 
 
@@ -44,12 +43,12 @@ def spectrum_rows(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: int)
 
 
 def spectrum_picture(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: int) -> bytes:
-    """Singular values of each set of queries on a log scale, and where the projection cuts."""
+    """Singular values of each kind of matrix on a log scale, and where the first ``rank`` directions end."""
     figure = new_figure(9.0, 3.6)
     axes = figure.add_subplot(1, 1, 1)
     for name, values in spectra.items():
         axes.plot(np.arange(1, len(values) + 1), np.maximum(values, 1e-6), marker=".", label=name)
-    axes.axvline(rank + 0.5, color="black", linewidth=0.8, linestyle="--", label=f"the first {rank} are kept")
+    axes.axvline(rank + 0.5, color="black", linewidth=0.8, linestyle="--", label=f"the first {rank}")
     axes.set_yscale("log")
     axes.set_ylim(1e-4, 2)
     axes.set_xlabel("direction")

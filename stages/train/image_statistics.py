@@ -30,15 +30,16 @@ class ImageStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, measures: Float[Tensor, "views measures"]) -> None:
-        """Count the images of a batch in (Chan's update, in float64)."""
-        offset = measures.detach().double() - self.mean
-        sums = torch.cat([offset.sum(0), offset.square().sum(0), offset.new_tensor([len(offset)])])
-        summed = total(sums)
-        shift, squares, added = summed[: len(self.mean)], summed[len(self.mean) : -1], summed[-1]
+        """Count the images of a batch in (Chan's update, in float64, around the batch's own mean)."""
+        values = measures.detach().double()
+        sums = total(torch.cat([values.sum(0), values.new_tensor([len(values)])]))
+        added = sums[-1]
+        mean = sums[:-1] / added.clamp(min=1)
+        squares = total((values - mean).square().sum(0))
         count = self.count + added
-        step = shift / count.clamp(min=1)
-        self.squares += squares - shift * step
-        self.mean += step
+        shift = mean - self.mean
+        self.squares += squares + shift.square() * self.count * added / count.clamp(min=1)
+        self.mean += shift * added / count.clamp(min=1)
         self.count.copy_(count)
 
     def distance(self, measures: Float[Tensor, "views measures"]) -> Float[Tensor, "views"]:

@@ -1,14 +1,14 @@
-"""A look inside the fusion module on one frame: what attends to what, and what its queries span."""
+"""A look inside a trained network on one frame: which agents its points and queries read, what decoupling leaves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import ConfigError
 from .batch import Batch
@@ -17,28 +17,26 @@ from .domain import Domain
 from .images import ImageBatch
 from .interface import StageRefiner
 from .loader import evaluation_batch
+from .located import agents_at_points
 from .network import Network
-from .queries import QueryBlock
-from .ragged import Ragged
-from .sparse import SparseTensor
 
-__all__ = ["Insight", "look_inside"]
+__all__ = ["CACHED", "Insight", "QueryAttention", "look_inside"]
+
+CACHED = "cached agents"  #: the matrix of their vectors, all taps joined, as the network reads them
+Matrices = dict[str, Float32[np.ndarray, "matrices rows columns"]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Insight:
-    """Attention and queries of one frame, N queries of either kind; every row of attention sums to 1.
+class QueryAttention:
+    """Attention of one frame, N queries of either kind; every row sums to 1.
 
-    ``agents`` is the attention of the semantic 2D queries to the agents of all views, mean over heads and taps; None
-    where they attend to cells of the feature maps.
+    ``agents`` is that of the semantic 2D queries to the agents of all views, mean over heads and taps; None where they
+    attend to cells of the feature maps.
     """
 
     voxels: Float32[np.ndarray, "points tokens"]  #: of each point's voxel in the last decoder stage to the 3D queries
     queries: Float32[np.ndarray, "tokens tokens"]  #: of the 3D queries to the 2D queries; the first is the sink
     agents: Float32[np.ndarray, "tokens agents"] | None
-    semantic: Float32[np.ndarray, "tokens channels"]  #: Q_a
-    other: Float32[np.ndarray, "tokens channels"]  #: Q_b before its projection
-    projected: Float32[np.ndarray, "tokens channels"]  #: Q_b on its strongest directions
 
     @property
     def voxels_to_agents(self) -> Float32[np.ndarray, "points agents"] | None:
@@ -54,15 +52,32 @@ class Insight:
         return None if self.agents is None else _without_sink(self.queries) @ self.agents[1:]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Insight:
+    """What one frame shows of a network with located agents, with queries that met the image's, or with both.
+
+    ``memberships``: how much each point reads of each agent, the agents of all views behind one another; a row sums to
+    1, or is 0 where no view shows the point; None without located agents. ``queries`` is None without such queries.
+    ``matrices`` are those that decoupling is about, by name: of agents one for each view, of queries one.
+    """
+
+    memberships: Float32[np.ndarray, "points agents"] | None
+    queries: QueryAttention | None
+    matrices: Mapping[str, Float32[np.ndarray, "matrices rows columns"]]
+
+
 def look_inside(network: Network, domain: Domain, position: int) -> Insight | None:
     """Run ``network`` on the frame at ``position`` of ``domain``; None where no camera sees a point of it.
 
     Raises:
-        ConfigError: the network has no interface between image and cloud.
+        ConfigError: the network reads no agents: neither located ones nor through queries.
     """
-    if not network.fusion.interface:
+    fusion = network.fusion
+    if not (fusion.agent_tokens or fusion.interface):
         raise ConfigError(
-            f"fusion.variant={network.fusion.variant} has no agents to look at; train fusion.variant=full"
+            f"This network reads no agents (fusion.variant={fusion.variant}, context={fusion.context},"
+            f" inject={fusion.inject}, queries={fusion.queries}); train one with fusion.variant=full and"
+            " fusion.context=agents or fusion.queries=agents"
         )
     made = evaluation_batch(domain, network.plan, position)
     if made is None:
@@ -70,53 +85,77 @@ def look_inside(network: Network, domain: Domain, position: int) -> Insight | No
     batch = made.to(network.device)
     if batch.images is None:
         return None
-    images = batch.images.prepared(normalise=network.fusion.normalise)
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            return _look(network, batch, images)
+            return _look(network, batch, batch.images.prepared(normalise=fusion.normalise))
     finally:
         network.train(was_training)
 
 
 def _look(network: Network, batch: Batch, images: ImageBatch) -> Insight:
-    encoded = network.unet.encode(batch.voxels)
-    own = network.voxel_queries(encoded[1:])
-    with _attention_of(network.image_queries.blocks) as seen:
-        semantic, other = network.image_queries(images, 1)
-    met = network.interface(own, semantic)
-    last: list[Tensor] = []
+    memberships, queries = None, None
+    matrices: Matrices = {}
+    if network.fusion.agent_tokens:
+        views, agents = images.geometry.shape[:2]
+        each = torch.eye(views * agents, device=network.device).view(views, agents, views * agents)
+        memberships = _array(agents_at_points(each, images, len(batch.labels)))
+        cached = torch.cat([images.agents[tap] for tap in network.agent_tokens.taps], -1)
+        matrices |= {CACHED: _array(cached), **_truncation(network, "tokens", network.agent_tokens(images))}
+    if network.fusion.interface:
+        queries, found = _attention(network, batch, images)
+        matrices |= found
+    return Insight(memberships=memberships, queries=queries, matrices=matrices)
 
-    def refine(stage: int, x: SparseTensor) -> Tensor:
-        refiner, layout = cast("StageRefiner", network.refiners[stage]), Ragged(x.sample, x.batch_size)
-        last[:] = [layout.unpad(refiner.attention(layout.pad(x.features), met))]
-        refined: Tensor = refiner(x.features, layout, met if network.needs_images else own)
-        return refined
 
-    network.unet.decode(encoded, refine)
-    tokens = semantic.shape[1]
-    return Insight(
-        voxels=_array(last[0][batch.point_to_voxel]),
-        queries=_array(network.interface.attention(own, semantic)[0]),
-        agents=_array(torch.stack(seen).mean(0)[0, :tokens]) if network.fusion.keys == "agents" else None,
-        semantic=_array(semantic[0]),
-        other=_array(other[0]),
-        projected=_array(low_rank(other, network.fusion.rank)[0]),
+def _attention(network: Network, batch: Batch, images: ImageBatch) -> tuple[QueryAttention, Matrices]:
+    """What the queries look at in a whole forward pass, and their matrices."""
+    refiner = cast("StageRefiner", network.refiners[-1])
+    with _calls_of(network.image_queries, network.interface, refiner) as (made, met, refined):
+        network(batch, complete=True)
+    semantic, other = made[0].output
+    (own, read), queries = met[0].inputs, met[0].output
+    voxels, layout, _, bias = next(call.inputs for call in refined if call.inputs[2] is queries)
+    looks = layout.unpad(refiner.attention(layout.pad(voxels), queries, None if bias is None else layout.pad(bias)))
+    agents = network.image_queries.attention(images, 1) if network.fusion.keys == "agents" else None
+    found = QueryAttention(
+        voxels=_array(looks[batch.point_to_voxel]),
+        queries=_array(network.interface.attention(own, read)[0]),
+        agents=None if agents is None else _array(agents.transpose(0, 1).flatten(1)),
     )
+    if network.fusion.decoupling != "loss":
+        return found, _truncation(network, "Q_a", semantic)
+    projected = low_rank(other, network.fusion.rank)
+    named = {"Q_a": semantic, "Q_b before the projection": other, "Q_b after it": projected}
+    return found, {name: _array(values) for name, values in named.items()}
+
+
+def _truncation(network: Network, name: str, matrices: Tensor) -> Matrices:
+    """``matrices``, and what truncation makes of them where the network truncates."""
+    if network.fusion.decoupling != "truncate":
+        return {name: _array(matrices)}
+    return {f"{name} before truncation": _array(matrices), f"{name} after it": _array(network.truncated(matrices))}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The arguments that a module was called with, and what it returned."""
+
+    inputs: tuple[Any, ...]
+    output: Any
 
 
 @contextmanager
-def _attention_of(blocks: torch.nn.ModuleList) -> Iterator[list[Tensor]]:
-    """Collect what the tokens of ``blocks`` look at, in the order in which they run."""
-    seen: list[Tensor] = []
-
-    def watch(block: QueryBlock, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append(block.attention(*inputs))
-
-    handles = [block.register_forward_hook(watch) for block in blocks]
+def _calls_of(*modules: nn.Module) -> Iterator[list[list[_Call]]]:
+    """Collect the calls of each of ``modules``, in order."""
+    calls: list[list[_Call]] = [[] for _ in modules]
+    handles = [
+        module.register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(_Call(inputs, output)))
+        for module, seen in zip(modules, calls, strict=True)
+    ]
     try:
-        yield seen
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
@@ -128,5 +167,5 @@ def _without_sink(attention: Float[np.ndarray, "rows tokens"]) -> Float[np.ndarr
     return rest / np.maximum(rest.sum(1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def _array(values: Tensor) -> Float32[np.ndarray, "rows columns"]:
+def _array(values: Tensor) -> Float32[np.ndarray, "*shape"]:
     return values.float().cpu().numpy()

@@ -38,7 +38,8 @@ class NetworkOutput:
 
     ``refined`` pairs, for each decoder stage, the voxel features refined by Q3 with those refined by Q3'; ``teacher``
     are the 3D head's logits on the last of the latter, where the head itself reads the former. ``queries`` pairs Q_a
-    with the low-rank Q_b. All but the 3D logits exist only with images, and these three only in training.
+    with the low-rank Q_b. All but the 3D logits exist only with images, and these three only in training or where a
+    ``complete`` output is asked for.
     ``logits_lidar`` are 3D logits that no image has touched; ``image_weight``, 0 to 1, is how far the images that show
     a point may be trusted, and 0 where none does; ``statistics`` are those of ``ImageBatch``.
     """
@@ -202,8 +203,14 @@ class Network(nn.Module):
         """Where its parameters are."""
         return self.head_3d.weight.device
 
-    def forward(self, batch: Batch) -> NetworkOutput:
+    def truncated(self, matrices: Float[Tensor, "matrices rows channels"]) -> Float[Tensor, "matrices rows channels"]:
+        """Matrices of agents or queries as they are read: where decoupling truncates, their strongest directions."""
+        return low_rank(matrices, self.fusion.rank) if self.fusion.decoupling == "truncate" else matrices
+
+    def forward(self, batch: Batch, *, complete: bool = False) -> NetworkOutput:
         """Run a batch that lies on the network's device; without images, the 3D branch alone.
+
+        ``complete`` computes in evaluation too what only the losses compare; nothing else changes.
 
         Raises:
             RunError: the batch has no images and the 3D head needs them.
@@ -215,15 +222,15 @@ class Network(nn.Module):
                 " batch has no images; hand in their features, or train with fusion.head=distil"
             )
         if not self.training or self.precision == torch.float32:
-            return self._run(batch, images)
+            return self._run(batch, images, complete or self.training)
         with torch.autocast(self.device.type, self.precision):
-            return self._run(batch, images).in_float32()
+            return self._run(batch, images, complete=True).in_float32()
 
-    def _run(self, batch: Batch, images: ImageBatch | None) -> NetworkOutput:
+    def _run(self, batch: Batch, images: ImageBatch | None, complete: bool) -> NetworkOutput:
         rows, fusion = batch.point_to_voxel, self.fusion
         read = self._read_images(images, len(batch.labels)) if images is not None else None
         encoded = self.unet.encode(batch.voxels)
-        decoder = _Decoder(self, batch, encoded, images)
+        decoder = _Decoder(self, batch, encoded, images, complete)
         refine = decoder.refine if fusion.voxel_queries else None
         first, x, lidar = 0, encoded[LEVELS], None
         if self.lidar_branch is not None:
@@ -253,11 +260,15 @@ class Network(nn.Module):
 
     def _read_images(self, images: ImageBatch, points: int) -> "_ImageReading":
         pixel = self.image_branch(images, points)
-        agents = agents_at_points(self._tokens(images), images, points) if self.fusion.agent_tokens else None
+        agents = None
+        if self.fusion.agent_tokens:
+            agents = agents_at_points(self.truncated(self.agent_tokens(images)), images, points)
         features = pixel
         if self.fusion.variant == "full" and self.fusion.context != "none":
             features = pixel + self.read_context(agents if self.fusion.context == "agents" else self.pixel_mlp(pixel))
         seen = torch.bincount(images.projection_point, minlength=points)
+        if images.statistics is None:
+            raise ValueError("These images are not prepared: they have no statistics")
         weights = self.image_statistics.weights(images.statistics)[images.projection_view]
         weight = weights.new_zeros(points).index_add(0, images.projection_point, weights) / seen.clamp(min=1)
         return _ImageReading(
@@ -270,18 +281,15 @@ class Network(nn.Module):
             statistics=images.statistics,
         )
 
-    def _tokens(self, images: ImageBatch) -> Float[Tensor, "views agents channels"]:
-        tokens: Tensor = self.agent_tokens(images)
-        return low_rank(tokens, self.fusion.rank) if self.fusion.decoupling == "truncate" else tokens
-
     def _inject(self, batch: Batch, stem: SparseTensor, read: "_ImageReading") -> SparseTensor:
-        values = {
-            "pixel": lambda: read.pixel,
-            "agents": lambda: read.agents,
-            "both": lambda: torch.cat([read.pixel, read.agents], 1),
-            "softmax": lambda: read.logits.softmax(1),
-            "xyz": lambda: _places(batch.voxels)[batch.point_to_voxel],
-        }[self.fusion.inject]()
+        if self.fusion.inject == "softmax":
+            values = read.logits.softmax(1)
+        elif self.fusion.inject == "xyz":
+            values = _places(batch.voxels)[batch.point_to_voxel]
+        else:
+            pixel = [read.pixel] if self.fusion.inject != "agents" else []
+            agents = [read.agents] if self.fusion.inject != "pixel" and read.agents is not None else []
+            values = torch.cat([*pixel, *agents], 1)
         return self.injection(stem, values, read.seen, batch.point_to_voxel)
 
 
@@ -316,11 +324,18 @@ def _places(voxels: SparseTensor) -> Float[Tensor, "voxels 3"]:
 class _Decoder:
     """What the decoder's stages share in one forward pass: the queries, and the pairs of refined features.
 
-    Each refinement is computed only where someone reads it: both in training, else the one that the heads read.
+    Each refinement is computed only where someone reads it: both where ``complete``, else the one that the heads read.
     """
 
-    def __init__(self, network: Network, batch: Batch, encoded: list[SparseTensor], images: ImageBatch | None) -> None:
-        self.network = network
+    def __init__(
+        self,
+        network: Network,
+        batch: Batch,
+        encoded: list[SparseTensor],
+        images: ImageBatch | None,
+        complete: bool,
+    ) -> None:
+        self.network, self.complete = network, complete
         self.bias: Tensor | None = None
         self.refined: list[tuple[Tensor, Tensor]] = []
         self.queries: tuple[Tensor, Tensor] | None = None
@@ -329,22 +344,22 @@ class _Decoder:
         fusion = network.fusion
         if not fusion.voxel_queries:
             return
-        self.own = network.voxel_queries(encoded[1:])
-        if fusion.interface and images is not None and (network.training or network.needs_images):
+        own: Tensor = network.voxel_queries(encoded[1:])
+        self.own = own
+        if fusion.interface and images is not None and (complete or network.needs_images):
             semantic, other = network.image_queries(images, encoded[0].batch_size)
-            if fusion.decoupling == "truncate":
-                semantic = low_rank(semantic, fusion.rank)
-            self.met = network.interface(self.own, semantic)
-            if network.training and fusion.decoupling == "loss":
+            semantic = network.truncated(semantic)
+            self.met = network.interface(own, semantic)
+            if complete and fusion.decoupling == "loss":
                 self.queries = semantic, low_rank(other, fusion.rank)
             if fusion.locate_queries:
-                self.bias = self._located(batch, images, semantic)
+                self.bias = self._located(batch, images, own, semantic)
 
-    def _located(self, batch: Batch, images: ImageBatch, semantic: Tensor) -> Tensor:
+    def _located(self, batch: Batch, images: ImageBatch, own: Tensor, semantic: Tensor) -> Tensor:
         """log(N sum_i A_vi R_ji + FLOOR): how much query j looks at voxel v's agents; 0 where no image shows it."""
         network, points = self.network, len(batch.labels)
-        own, seen_agents = network.interface.attention(self.own, semantic), network.image_queries.attention
-        looks = own[images.sample] @ seen_agents(images, len(semantic))
+        met = network.interface.attention(own, semantic)
+        looks = met[images.sample] @ network.image_queries.attention(images, len(semantic))
         shares = agents_at_points(looks.transpose(1, 2).contiguous(), images, points) * looks.shape[2]
         seen = torch.bincount(images.projection_point, minlength=points) > 0
         means, shown = voxel_means(shares, seen, batch.point_to_voxel, len(batch.voxels.features))
@@ -356,7 +371,7 @@ class _Decoder:
         if self.met is None:
             return refiner(x.features, layout, self.own)
         met: Tensor = refiner(x.features, layout, self.met, self.bias if stage == LEVELS - 1 else None)
-        if not self.network.training:
+        if not self.complete:
             return met
         own: Tensor = refiner(x.features, layout, self.own)
         self.refined.append((own, met))

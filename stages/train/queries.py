@@ -6,6 +6,7 @@ back (the released XDiff3D code overwrites its parameters in forward, which leak
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf, sqrt
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -160,9 +161,10 @@ class ImageQueries(nn.Module):
         """
         looks = []
         for block, tokens, (keys, layout) in zip(self.blocks, self.tokens, self._keys(images, samples), strict=True):
-            seen = block.attention(tokens[: len(tokens) // 2], keys, layout.mask)
+            seen = cast("QueryBlock", block).attention(tokens[: len(tokens) // 2], keys, layout.mask)
             looks.append(layout.unpad(seen.transpose(1, 2)))
-        return torch.stack(looks).mean(0).unflatten(0, (len(images.sample), -1)).transpose(1, 2)
+        mean = torch.stack(looks).mean(0)
+        return mean.view(len(images.sample), -1, mean.shape[1]).transpose(1, 2)
 
     def _keys(self, images: ImageBatch, samples: int) -> Iterator[tuple[Tensor, Ragged]]:
         """For each tap what its block attends to, [samples, longest, D], and how rows lie in it."""

@@ -48,6 +48,7 @@ _BEFORE_INJECTION = {
     "camera_dropout": 0.0,
     "lidar_stages": 0,
     "decoupling": "loss",
+    "locate_queries": False,
 }
 _OLD_VARIANTS = {"no-interface": "voxels", "full": "agents"}
 #: What may change between a start and a resume: it moves work, not results.

@@ -26,12 +26,14 @@ SMALL = (
     "train.milestones=[15]",
     "train.validate_every=20",
 )
+PAPER = {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
 MODES = (
     {},
-    {"head": "distil"},
-    {"keys": "features"},
-    {"keys": "features", "head": "distil", "normalise": False},
-    {"variant": "no-interface"},
+    {"inject": "both", "context": "mlp"},
+    {"queries": "agents", "head": "distil", "locate_queries": True},
+    {"head": "refine", **PAPER},
+    {"keys": "features", "head": "distil", "normalise": False, **PAPER},
+    {"queries": "voxels", "inject": "none", "context": "none"},
     {"variant": "image", "taps": ("rgb", "up1")},
 )
 

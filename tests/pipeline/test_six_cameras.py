@@ -15,6 +15,7 @@ from xd3d.stages.datasets.synthetic.synthesize import synthesize
 SETTINGS = [
     *("extract.image_size=[48,80]", "extract.device=cpu", "model.preset=slim", "model.voxel_size=0.4"),
     *("fusion.tokens=6", "fusion.query_channels=16", "fusion.rank=3", "fusion.image_channels=8"),
+    *("fusion.queries=agents", "fusion.head=distil"),  # beside the located agents: the queries tell cameras apart
     *("train.steps=2", "train.batch_size=2", "train.workers=0", "train.device=cpu", "train.validate_every=2"),
 ]
 
@@ -76,4 +77,6 @@ def test_the_score_and_the_report_look_all_around(trained, tmp_path):
     build_report(run, report)
     page = report.read_text()
     assert all(f"over the image of {camera}" in page for camera in CAMERAS)
+    for heading in ("Which agents the points read", "What the queries look at", "What decoupling leaves"):
+        assert heading in page
     assert "by how many cameras see them" in page

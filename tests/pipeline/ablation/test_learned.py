@@ -15,6 +15,7 @@ QUICK = (
     "extract.agents.rounds=1",
     "train.steps=2",
     "train.batch_size=1",
+    "fusion.taps=null",
     "fusion.tokens=8",
     "fusion.rank=3",
     "fusion.query_channels=16",
@@ -32,7 +33,7 @@ def test_the_results_show_what_was_learned_and_are_not_drawn_again(tmp_path, tin
         root=tiny_nuscenes_root,
         overrides=QUICK,
     )
-    variants = [VARIANTS[name] for name in ("3d-only", "agents", "full", "uda", "uda-pl")]
+    variants = [VARIANTS[name] for name in ("3d-only", "full", "no-truncation", "paper", "uda")]
     request = Request(variants=variants, shifts=["city", "night"], seeds=[1])
     done = run_ablation(tmp_path / "out", benchmark, request, processes=2, docs=tmp_path / "docs")
     assert done.exit_code == 0
@@ -43,7 +44,15 @@ def test_the_results_show_what_was_learned_and_are_not_drawn_again(tmp_path, tin
         assert (tmp_path / "docs/images" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     learned = json.loads((tmp_path / "docs" / "results.json").read_text())["learned"]
     assert set(learned["agreement"]) == {"city", "night"}
-    assert len(learned["spectrum"]) == 4
+    assert [name for name, *_ in learned["spectrum"]] == [
+        "cached agents",
+        "tokens before truncation, full",
+        "tokens after it, full",
+        "tokens, no-truncation",
+        "Q_a, paper",
+        "Q_b before the projection, paper",
+        "Q_b after it, paper",
+    ]
     facts = (tmp_path / "out/learned.json").stat().st_ino
     run_ablation(tmp_path / "out", benchmark, request, processes=2)
     assert (tmp_path / "out/learned.json").stat().st_ino == facts

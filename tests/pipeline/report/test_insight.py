@@ -1,8 +1,17 @@
+"""The figures of the report on what a network learned, against references, and its pictures."""
+
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from xd3d.pipeline.report.attention import class_agreement, striking_queries
+from xd3d.cache.schema import ImageFeatures
+from xd3d.pipeline.report.agents import SeenImages, dense_memberships
+from xd3d.pipeline.report.attention import FrameAttention, class_agreement, striking_columns
 from xd3d.pipeline.report.errors import ErrorTally, errors_picture
-from xd3d.pipeline.report.spectrum import dropped_energy, singular_values, spectrum_rows
+from xd3d.pipeline.report.insight import insight_sections, mean_agreement
+from xd3d.pipeline.report.spectrum import dropped_energy, singular_values, spectra_of, spectrum_rows
+from xd3d.stages.train.insight import Insight, QueryAttention
+from xd3d.stages.train.settings import FusionSettings
 
 
 def test_attention_on_agents_of_the_own_class_agrees_and_even_attention_does_as_chance():
@@ -32,11 +41,12 @@ def test_frames_without_a_label_have_no_agreement():
     assert class_agreement(np.ones((2, 3), np.float32), np.array([0, 1]), np.full(2, -100)) == (0.0, 0.0)
 
 
-def test_striking_queries_leave_out_the_sink_and_copies():
+def test_striking_columns_leave_out_the_sink_and_copies():
     rng = np.random.default_rng(3)
     varied, other = rng.random(100), 0.5 * rng.random(100)
     voxels = np.stack([9 * varied, varied, 0.9 * varied, other, np.full(100, 0.3)], 1).astype(np.float32)
-    assert striking_queries(voxels, 2) == [1, 3]
+    assert striking_columns(voxels, 2, first=1) == [1, 3]
+    assert striking_columns(voxels, 2) == [0, 3]
 
 
 def test_dropped_energy_is_that_of_the_directions_beyond_the_rank():
@@ -48,6 +58,105 @@ def test_dropped_energy_is_that_of_the_directions_beyond_the_rank():
     assert dropped_energy(spectrum, 4) == pytest.approx((values[4:] ** 2).sum() / (values**2).sum())
     assert dropped_energy(spectrum, 6) == 0
     assert spectrum_rows({"Q_a": np.array([1.0, 0.0])}, 1) == [["Q_a", "0.00 %", "1"]]
+
+
+def test_spectra_are_those_of_the_matrices_of_all_frames():
+    rng = np.random.default_rng(5)
+    frames = [rng.standard_normal((2, 4, 9)).astype(np.float32) for _ in range(3)]
+    insights = [Insight(memberships=None, queries=None, matrices={"tokens": each}) for each in frames]
+    values = np.linalg.svd(np.concatenate(frames).astype(np.float64), compute_uv=False)
+    expected = np.sqrt((values**2).mean(0) / (values**2).mean(0).sum())
+    np.testing.assert_allclose(spectra_of(insights)["tokens"], expected)
+    assert spectra_of([]) == {}
+
+
+def test_kept_memberships_lie_at_their_agents_and_sum_to_1():
+    rng = np.random.default_rng(6)
+    assignment = rng.random((2, 6, 3, 5)).argsort(1)[:, :4].astype(np.uint8)
+    membership = rng.integers(1, 256, (2, 4, 3, 5)).astype(np.uint8)
+    assignment[0, 2:, 0, 0], membership[0, 2:, 0, 0] = 0, 0  # two agents in all
+    dense = dense_memberships(assignment, membership, 6)
+    for view, row, column in np.ndindex(2, 3, 5):
+        expected = np.zeros(6)
+        for agent, weight in zip(assignment[view, :, row, column], membership[view, :, row, column], strict=True):
+            expected[agent] += weight / membership[view, :, row, column].sum(dtype=int)
+        np.testing.assert_allclose(dense[view, :, row, column], expected, rtol=1e-6)
+
+
+POINTS = 60
+
+
+@pytest.fixture
+def look():
+    """What a network with located agents and queries reads on a frame of two views of 3 agents, in a padded grid.
+
+    Agents lie in thirds of the image, from left to right; the points of a third have a class of their own, and the last
+    ten are shown by no view. Points read their own agent, queries look at all alike.
+    """
+    rng = np.random.default_rng(7)
+    third = np.repeat([0, 1, 2], 20)
+    view, uv = rng.integers(0, 2, 50), np.stack([(third[:50] + 0.5) / 3, rng.random(50)], 1).astype(np.float32)
+    assignment = np.zeros((2, 3, 4, 8), np.float32)
+    for agent in range(3):
+        assignment[:, agent, :, 2 * agent : 2 * agent + 2] = 1  # the image spans six of the eight columns
+    memberships = np.zeros((POINTS, 6), np.float32)
+    memberships[np.arange(50), 3 * view + third[:50]] = 1
+    even = np.full((POINTS, 4), 0.25, np.float32) + 1e-3 * rng.random((POINTS, 4), np.float32)
+    frame = SimpleNamespace(
+        points=rng.random((POINTS, 3), np.float32),
+        labels=third.astype(np.int64),
+        projection_point=np.arange(50),
+        projection_view=view,
+        projection_uv=uv,
+    )
+    pictures = rng.integers(0, 256, (2, 8, 12, 3)).astype(np.uint8)
+    stored = ImageFeatures(maps={}, agents={}, geometry=np.zeros((2, 3, 5), np.float32))
+    queries = QueryAttention(
+        voxels=even / even.sum(1, keepdims=True),
+        queries=np.full((4, 4), 0.25, np.float32),
+        agents=np.full((4, 6), 1 / 6, np.float32),
+    )
+    matrices = {"tokens before truncation": rng.standard_normal((2, 3, 8)).astype(np.float32)}
+    return FrameAttention(
+        frame=frame,
+        seen=SeenImages(pictures=pictures, stored=stored, assignment=assignment, extent=(3.5, 6.0)),
+        insight=Insight(memberships=memberships, queries=queries, matrices=matrices),
+    )
+
+
+def test_padding_of_the_grid_is_no_part_of_the_image(look):
+    view, third = look.frame.projection_view, look.frame.labels[:50]
+    np.testing.assert_array_equal(look.seen.agents_of(look.frame)[:50], 3 * view + third)
+
+
+def test_both_ways_of_reading_agents_are_measured_over_the_points_that_an_image_shows(look):
+    assert look.ways == ("located", "queries")
+    own, alike = look.agreement("located")
+    assert (own, alike) == pytest.approx((1, 1 / 3))
+    even = look.agreement("queries")
+    assert even == pytest.approx((1 / 3, 1 / 3))
+    assert mean_agreement([look, look], "located") == pytest.approx((1, 1 / 3))
+    assert mean_agreement([], "located") is None
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_section_for_each_way_and_one_for_the_spectrum(look, monkeypatch, dense):
+    if dense:
+        object.__setattr__(look.insight.queries, "agents", None)
+    tally = ErrorTally(classes=("a",), points=np.ones((1, 5), int), wrong=np.zeros((1, 5), int))
+    monkeypatch.setattr("xd3d.pipeline.report.insight.tally_errors", lambda *_, **__: tally)
+    monkeypatch.setattr("xd3d.pipeline.report.insight.looks_over", lambda *_: [look])
+    run = SimpleNamespace(
+        domain=lambda *_: None, network=None, config=SimpleNamespace(fusion=FusionSettings(rank=3, queries="agents"))
+    )
+    located, queries, spectrum, _ = insight_sections(run, "product-prior")
+    assert (located.heading, spectrum.heading) == ("Which agents the points read", "What decoupling leaves")
+    assert "100 % of what a point reads is of agents of its own class" in located.text
+    assert ("no agents to draw" in queries.text) == dense
+    assert "on the first 3 directions" in spectrum.text
+    assert spectrum.parts[0].rows[0][:2] == ["tokens before truncation", "0.00 %"]
+    for section in (located, queries):
+        assert section.parts[0].png.startswith(b"\x89PNG")
 
 
 def test_shares_of_errors_are_per_cent_of_the_points_of_class_and_bin():

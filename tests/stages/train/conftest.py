@@ -61,6 +61,12 @@ def small_fusion() -> Callable[..., FusionSettings]:
     return lambda **values: FusionSettings(**{**base, **values})
 
 
+@pytest.fixture(scope="session")
+def paper() -> dict[str, str]:
+    """The fusion settings of the paper's form, but for the head: the queries alone join image and cloud."""
+    return {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
+
+
 @pytest.fixture
 def make_network(small_fusion: Callable) -> Callable:
     """A seeded slim network for a domain; keyword arguments go to the fusion settings."""

@@ -25,6 +25,7 @@ def cached_domain(make_domain, tmp_path):
         tmp_path / "cache",
         taps=list(source.taps.values()),
         agents=source.agents,
+        grid=source.grid,
         image_keys=[str(key) for key in domain.index.images.key],
         images_per_frame=2,
         fingerprint={},

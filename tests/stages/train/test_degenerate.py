@@ -1,5 +1,6 @@
 """Clouds that are empty, tiny, huge or unlabelled, from file to score: a defined result or a clear error."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -53,7 +54,14 @@ def walk(make_network, make_batch):
     return step
 
 
-VARIANTS = [{"variant": "3d-only"}, {"head": "distil"}, {"head": "refine", "keys": "features"}]
+PAPER = {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
+VARIANTS = [
+    {"variant": "3d-only"},
+    {},
+    {"head": "distil", **PAPER},
+    {"head": "refine", "keys": "features", **PAPER},
+    {"queries": "agents", "head": "distil", "locate_queries": True},
+]
 
 
 @pytest.mark.parametrize("values", VARIANTS)
@@ -89,12 +97,13 @@ def test_an_empty_frame_is_replaced_alike_in_one_process_and_in_two(make_domain,
     assert len(whole.labels) == sum(len(part.labels) for part in parts)
 
 
+@pytest.mark.parametrize("values", VARIANTS[1:3])
 def test_a_frame_that_no_camera_sees_is_scored_without_cameras_like_the_others(
-    make_domain, write_frame, make_network, worlds
+    make_domain, write_frame, make_network, worlds, values
 ):
     domain = make_domain(frames=2)
     write_frame(domain, 1, [[0.0, -8, 0]])
-    network = make_network(domain, head="distil")
+    network = make_network(domain, **values)
     blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
     card = score_frames(predict_frames(network, blind, workers=0), network.classes)
     assert (card.frames, card.miou["2d"]) == (2, None)
@@ -131,6 +140,29 @@ def test_an_image_in_which_no_point_falls_is_still_read(make_domain, write_frame
     batch, _, card = walk(domain, frames=2, **values)
     assert batch.images is None or len(batch.images.sample) == 6
     assert card.points == 80
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+def test_six_cameras_all_around_are_trained_on_and_scored(make_domain, walk, values):
+    domain = make_domain(frames=2, cameras=6)
+    batch, _, card = walk(domain, frames=2, **values)
+    assert batch.images is None or batch.images.camera.tolist() == 2 * [*range(6)]
+    assert card.points == sum((domain.load(position).labels != IGNORE).sum() for position in range(2))
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+def test_points_that_no_image_shows_are_trained_on_and_scored_where_all_are_kept(
+    make_domain, write_frame, walk, values
+):
+    """A frame around the car and one that no camera sees a point of; a 3D head that needs images reads none there."""
+    domain = dataclasses.replace(make_domain(frames=2, cameras=2), every_point=True)
+    around = np.random.default_rng(0).uniform([-9, -9, -1], [9, 9, 1], (60, 3))
+    write_frame(domain, 0, around)
+    write_frame(domain, 1, around * [1, 0, 1] - [0, 9, 0])
+    assert not len(domain.load(1).projection_point)
+    batch, _, card = walk(domain, frames=2, **values)
+    assert batch.images is None or 0 < batch.shown.sum() < 60
+    assert card.points == 120
 
 
 @pytest.mark.parametrize("values", VARIANTS)

@@ -14,6 +14,7 @@ from xd3d.stages.evaluate.official import NO_CLASS
 from xd3d.stages.train.batch import cloud_batch
 from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.inference import cloud_classes, predict_frames, sweep_classes
+from xd3d.stages.train.loader import evaluation_batch
 from xd3d.stages.train.record import build_network, make_record
 from xd3d.stages.train.settings import AugmentSettings, ModelSettings
 
@@ -67,7 +68,7 @@ def test_all_that_the_network_says_of_a_point_is_fused_by_the_rule(make_domain, 
 
 def test_the_sum_decides_as_xm_does_and_as_the_3d_head_without_an_image(make_domain, make_network, worlds):
     domain = make_domain(frames=2)
-    network = make_network(domain, head="distil")
+    network = make_network(domain)
     for prediction in predict_frames(network, domain, fusion="sum"):
         both = prediction.probabilities_2d + prediction.probabilities_3d
         np.testing.assert_array_equal(prediction.decided, both.argmax(1))
@@ -100,16 +101,31 @@ def test_the_prior_of_a_network_is_that_of_its_record(make_domain, small_fusion,
     assert build_network(record, torch.device("cpu")).prior is None
 
 
-def test_distil_needs_no_features_and_refine_says_that_it_does(make_domain, make_network, worlds):
+def test_distil_needs_no_features_and_refine_says_that_it_does(make_domain, make_network, worlds, paper):
     domain = make_domain(frames=2)
     blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
-    network = make_network(domain, head="distil")
+    network = make_network(domain, head="distil", **paper)
     with_camera, without = list(predict_frames(network, domain)), list(predict_frames(network, blind))
     for one, other in zip(with_camera, without, strict=True):
         assert np.array_equal(one.probabilities_3d, other.probabilities_3d)
         assert other.probabilities_2d is None
     with pytest.raises(RunError, match=r"fusion\.head=refine"):
-        next(predict_frames(make_network(domain), blind))
+        next(predict_frames(make_network(domain, head="refine", **paper), blind))
+
+
+def test_without_features_the_lidar_only_reading_is_the_prediction(make_domain, make_network, make_batch, worlds):
+    domain = make_domain(frames=2)
+    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    network = make_network(domain)
+    torch.nn.init.normal_(network.injection.project.weight)
+    predictions = list(predict_frames(network, blind))
+    network.eval()
+    for position, prediction in enumerate(predictions):
+        with torch.no_grad():
+            output = network(evaluation_batch(domain, network.plan, position))
+        assert prediction.probabilities_2d is None
+        np.testing.assert_array_equal(prediction.probabilities_3d, output.logits_lidar.softmax(1))
+        assert not np.allclose(prediction.probabilities_3d, output.logits_3d.softmax(1))
 
 
 def test_a_frame_that_no_camera_sees_has_an_empty_prediction(make_domain, make_network):
@@ -132,16 +148,21 @@ def test_features_of_other_taps_or_width_are_refused_by_name(make_domain, make_n
         next(predict_frames(network, domain))
 
 
-def test_more_cameras_than_it_was_trained_with_are_refused(make_domain, make_network):
-    network = make_network(make_domain(frames=1))
+def test_more_cameras_than_it_was_trained_with_are_refused_by_queries_that_tell_them_apart(make_domain, make_network):
+    one, two = make_domain(frames=1), make_domain(frames=1, cameras=2)
     with pytest.raises(RunError, match=r"trained with 1 camera.*has 2"):
-        next(predict_frames(network, make_domain(frames=1, cameras=2)))
+        next(predict_frames(make_network(one, queries="agents"), two))
+    prediction = next(predict_frames(make_network(one), two))
+    assert prediction.probabilities_3d.shape == (len(two.load(0).points), 6)
 
 
-def test_points_that_no_camera_sees_get_the_class_of_the_3d_head_where_it_needs_no_image(make_domain, make_network):
+@pytest.mark.parametrize("form", ["default", "paper"])
+def test_points_that_no_camera_sees_get_the_class_of_the_3d_head_where_it_needs_no_image(
+    make_domain, make_network, paper, form
+):
     domain = make_domain(frames=1)
     domain.index.images.intrinsics[:, 0, 0] *= 4  # a narrow view: some points lie beside the image
-    network = make_network(domain, head="distil").eval()
+    network = make_network(domain, **({"head": "distil", **paper} if form == "paper" else {})).eval()
     prediction = next(predict_frames(network, domain))
     seen = domain.load(0).source_rows
     classes = sweep_classes(network, domain, 0, prediction)
@@ -151,7 +172,7 @@ def test_points_that_no_camera_sees_get_the_class_of_the_3d_head_where_it_needs_
     expected = cloud_classes(network, whole)
     expected[seen] = prediction.decided
     np.testing.assert_array_equal(classes, expected)
-    refine = make_network(domain).eval()
+    refine = make_network(domain, head="refine", **paper).eval()
     classes = sweep_classes(refine, domain, 0, prediction)
     assert (np.delete(classes, seen) == NO_CLASS).all()
     np.testing.assert_array_equal(classes[seen], prediction.decided)

@@ -1,11 +1,19 @@
+"""The look inside a network: what its points read is what its forward pass reads, and it leaves the network alone."""
+
 import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError
 from xd3d.stages.train.insight import look_inside
+from xd3d.stages.train.loader import evaluation_batch
 from xd3d.stages.train.queries import QueryBlock
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+PAPER = {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
+DISTIL, REFINE = {"head": "distil", **PAPER}, {"head": "refine", **PAPER}
+LOCATED_QUERIES = {"queries": "agents", "head": "distil", "locate_queries": True}
+AGENTS = 2 * 7
 
 
 def test_a_blocks_attention_is_what_its_forward_pass_uses():
@@ -28,26 +36,142 @@ def test_a_blocks_attention_is_what_its_forward_pass_uses():
     torch.testing.assert_close(block(tokens, keys, mask), expected)
 
 
-@pytest.mark.parametrize("head", ["distil", "refine"])
-def test_the_look_inside_has_a_row_a_point_and_leaves_the_network_as_it_was(make_domain, make_network, head):
+def calls_of(module, run):
+    """What ``module`` was given and what it returned, call by call, while ``run`` ran."""
+    seen = []
+    handle = module.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
+    with torch.no_grad():
+        run()
+    handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("values", [{}, {"decoupling": "none"}, {"lidar_stages": 0, **LOCATED_QUERIES}], ids=str)
+def test_memberships_times_tokens_are_what_the_2d_head_reads(make_domain, make_network, values):
     domain = make_domain(cameras=2)
-    network = make_network(domain, head=head).train()
+    network = make_network(domain, **values).eval()
+    insight = look_inside(network, domain, 0)
+    frame, batch = domain.load(0), evaluation_batch(domain, network.plan, 0)
+    assert insight.memberships.shape == (len(frame.points), AGENTS)
+    assert insight.memberships.min() >= 0
+    np.testing.assert_allclose(insight.memberships.sum(1), 1, atol=1e-5)
+    ((((read,), _),)) = calls_of(network.read_context, lambda: network(batch))
+    kept = next(m for name, m in insight.matrices.items() if name in ("tokens", "tokens after it"))
+    np.testing.assert_allclose(insight.memberships @ kept.reshape(AGENTS, -1), read, atol=1e-5)
+    for point in range(0, len(frame.points), 17):
+        views = frame.projection_view[frame.projection_point == point]
+        assert set(insight.memberships[point].reshape(2, 7).any(1).nonzero()[0]) <= set(views)
+
+
+def test_points_that_no_view_shows_read_no_agent(make_domain, make_network):
+    domain = make_domain(frames=1)
+    domain.index.images.intrinsics[:, 0, 0] *= 4  # a narrow view: some points lie beside the image
+    domain = type(domain)(**{**vars(domain), "every_point": True})
+    frame, insight = domain.load(0), look_inside(make_network(domain), domain, 0)
+    shown = np.isin(np.arange(len(frame.points)), frame.projection_point)
+    assert 0 < shown.sum() < len(shown)
+    np.testing.assert_allclose(insight.memberships.sum(1), shown, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        DISTIL,
+        REFINE,
+        {"head": "distil", "queries": "agents"},
+        {"head": "refine", "queries": "agents", "locate_queries": True},
+        LOCATED_QUERIES,
+    ],
+    ids=str,
+)
+def test_the_attention_of_queries_is_that_of_the_forward_pass_and_the_network_stays_as_it_was(
+    make_domain, make_network, values
+):
+    domain = make_domain(cameras=2)
+    network = make_network(domain, **values).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     insight = look_inside(network, domain, 0)
+    attention = insight.queries
     points = len(domain.load(0).points)
-    assert insight.voxels.shape == (points, 6)
-    assert insight.queries.shape == (6, 6)
-    assert insight.agents.shape == (6, 2 * 7)
-    for rows in (insight.voxels, insight.queries, insight.agents, insight.voxels_to_agents, insight.queries_to_agents):
+    assert attention.voxels.shape == (points, 6)
+    assert attention.queries.shape == (6, 6)
+    assert attention.agents.shape == (6, AGENTS)
+    looks = (attention.voxels, attention.queries, attention.agents)
+    for rows in (*looks, attention.voxels_to_agents, attention.queries_to_agents):
         np.testing.assert_allclose(rows.sum(1), 1, atol=1e-5)
-    assert np.linalg.matrix_rank(insight.projected, tol=1e-4) == 3
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    network.eval()
+    batch, last = evaluation_batch(domain, network.plan, 0), network.refiners[-1]
+    ((inputs, output), *_) = calls_of(last, lambda: network(batch, complete=True))
+    with torch.no_grad():
+        read = torch.from_numpy(attention.voxels[:, 1:]) @ last.value(inputs[2][0, 1:])
+        expected = last.out(read + inputs[0][batch.point_to_voxel])
+    torch.testing.assert_close(output[batch.point_to_voxel], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_dense_keys_have_no_agents_and_other_variants_nothing_to_look_at(make_domain, make_network):
+def test_the_bias_of_located_queries_is_in_their_attention(make_domain, make_network):
     domain = make_domain()
-    insight = look_inside(make_network(domain, keys="features"), domain, 0)
-    assert (insight.agents, insight.voxels_to_agents, insight.queries_to_agents) == (None, None, None)
-    with pytest.raises(ConfigError, match="full"):
-        look_inside(make_network(domain, variant="image"), domain, 0)
+    values = [{**LOCATED_QUERIES, "locate_queries": locate} for locate in (True, False)]
+    located, plain = (look_inside(make_network(domain, **each), domain, 0) for each in values)
+    assert np.abs(located.queries.voxels - plain.queries.voxels).max() > 1e-3
+    np.testing.assert_array_equal(located.queries.agents, plain.queries.agents)
+
+
+@pytest.mark.parametrize("values", [{}, DISTIL, REFINE, LOCATED_QUERIES], ids=str)
+def test_a_complete_pass_predicts_bit_for_bit_what_a_plain_one_does(make_domain, make_network, make_batch, values):
+    domain = make_domain(frames=2)
+    network = make_network(domain, **values).eval()
+    batch = make_batch(domain, network)
+    plain, complete = network(batch), network(batch, complete=True)
+    for name in ("logits_3d", "logits_2d", "logits_lidar"):
+        one, other = getattr(plain, name), getattr(complete, name)
+        assert (one is None and other is None) or torch.equal(one, other)
+    assert plain.queries is None
+    assert not plain.refined
+    assert len(complete.refined) == (4 if "queries" in values else 0)
+
+
+def test_matrices_show_what_truncation_leaves(make_domain, make_network):
+    domain = make_domain(cameras=2)
+    matrices = look_inside(make_network(domain, queries="agents"), domain, 0).matrices
+    assert {name: values.shape for name, values in matrices.items()} == {
+        "cached agents": (2, 7, 12 + 8),
+        "tokens before truncation": (2, 7, 8),
+        "tokens after it": (2, 7, 8),
+        "Q_a before truncation": (1, 6, 16),
+        "Q_a after it": (1, 6, 16),
+    }
+    for name in ("tokens", "Q_a"):
+        whole, left = matrices[f"{name} before truncation"], matrices[f"{name} after it"]
+        for one, other in zip(whole, left, strict=True):
+            values = np.linalg.svd(one.astype("f8"), compute_uv=False)
+            expected = [*values[:3], *np.zeros(len(values) - 3)]
+            np.testing.assert_allclose(np.linalg.svd(other, compute_uv=False), expected, atol=1e-4)
+
+
+def test_matrices_of_the_papers_form_are_both_sets_of_queries_and_the_projection(make_domain, make_network):
+    domain = make_domain()
+    matrices = look_inside(make_network(domain, **PAPER), domain, 0).matrices
+    assert set(matrices) == {"Q_a", "Q_b before the projection", "Q_b after it"}
+    assert np.linalg.matrix_rank(matrices["Q_b before the projection"][0], tol=1e-4) == 6
+    assert np.linalg.matrix_rank(matrices["Q_b after it"][0], tol=1e-4) == 3
+
+
+def test_a_network_shows_what_it_has_and_nothing_else(make_domain, make_network):
+    domain = make_domain()
+    dense = look_inside(make_network(domain, keys="features", **PAPER), domain, 0)
+    assert dense.memberships is None
+    assert (dense.queries.agents, dense.queries.voxels_to_agents, dense.queries.queries_to_agents) == (None,) * 3
+    assert look_inside(make_network(domain), domain, 0).queries is None
+    injected = look_inside(make_network(domain, inject="agents", context="none"), domain, 0)
+    assert injected.memberships is not None
+    for values in ({"variant": "image"}, {"context": "mlp"}, {"queries": "voxels", "context": "none"}):
+        with pytest.raises(ConfigError, match=r"variant=full and fusion\.context=agents or fusion\.queries=agents"):
+            look_inside(make_network(domain, **values), domain, 0)
+
+
+def test_a_frame_that_no_camera_sees_shows_nothing(make_domain, make_network):
+    domain = make_domain(frames=2)
+    domain.index.images.camera_from_lidar[1, 2] *= -1  # the second camera looks backwards
+    assert look_inside(make_network(domain), domain, 1) is None

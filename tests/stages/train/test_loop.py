@@ -83,20 +83,24 @@ def timeless(run: Path) -> list[dict[str, object]]:
         pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"precision": "float16", "accumulate": 2}, marks=pytest.mark.slow),
         pytest.param({"lam_trg": 0.5, "shuffle_block": 1}, marks=pytest.mark.slow),
+        pytest.param({"lam_trg": 0.5, "paper": True}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
 def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
-    make_domain, run_training, small_fusion, train_settings, tmp_path, options
+    make_domain, run_training, small_fusion, train_settings, paper, tmp_path, options
 ):
     domain = make_domain(frames=4, points=100)
+    options = dict(options)
+    fusion = small_fusion(**paper) if options.pop("paper", False) else small_fusion()
     target = domain if "lam_trg" in options else None
-    unbroken = run_training(tmp_path / "unbroken", domain, target=target, validation=domain, **options)
+    options_here = {"target": target, "validation": domain, "fusion": fusion, **options}
+    unbroken = run_training(tmp_path / "unbroken", domain, **options_here)
     killed = subprocess.run(
         [
             *(sys.executable, "-c", KILLED, str(Path(__file__).with_name("worlds.py"))),
             *(str(domain.index.root), str(tmp_path / "killed")),
-            *(small_fusion().model_dump_json(), train_settings(**options).model_dump_json()),
+            *(fusion.model_dump_json(), train_settings(**options).model_dump_json()),
         ],
         capture_output=True,
         text=True,
@@ -104,7 +108,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "killed/checkpoints/step-00000003.partial").is_dir(), "the kill should hit a half-written one"
     assert len(read_log(tmp_path / "killed")) > 2
-    resumed = run_training(tmp_path / "killed", domain, target=target, validation=domain, workers=2, **options)
+    resumed = run_training(tmp_path / "killed", domain, workers=2, **options_here)
     assert (resumed.steps, resumed.best) == (unbroken.steps, unbroken.best)
     ours, theirs = stored_tensors(tmp_path / "unbroken"), stored_tensors(tmp_path / "killed")
     assert ours.keys() == theirs.keys()
@@ -124,7 +128,8 @@ def test_the_run_folder_tells_the_whole_story(make_domain, run_training, tmp_pat
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if "validation" in record]
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
-    assert {"ce_2d", "ce_3d", "xm_2d", "xm_3d", "decoupling", "agreement", "lr", *PACE_NAMES} <= steps[0].keys()
+    losses = {"ce_2d", "ce_3d", "ce_lidar", "xm_2d", "xm_3d"}
+    assert steps[0].keys() == {"step", "loss", *losses, "lr", *PACE_NAMES}
     assert [record["lr"] for record in steps] == pytest.approx([1e-3] * 4 + [1e-4] * 2)
     assert [record["step"] for record in validations] == [3, 6]
     scores = [record["validation"]["miou"]["fused"] for record in validations]
@@ -141,6 +146,16 @@ def test_the_run_folder_tells_the_whole_story(make_domain, run_training, tmp_pat
     assert read_log(tmp_path / "run") == records, "a finished run must be left alone"
     for which in ("best", "last"):
         assert not load_network(tmp_path / "run", which, device="cpu").training
+
+
+@pytest.mark.parametrize(("head", "more"), [("refine", set()), ("distil", {"ce_teacher"})])
+def test_the_log_of_the_papers_form_has_the_losses_of_its_queries(
+    make_domain, run_training, small_fusion, paper, tmp_path, head, more
+):
+    domain = make_domain(frames=2, points=60)
+    run_training(tmp_path / "run", domain, fusion=small_fusion(head=head, **paper), steps=1)
+    losses = {"ce_2d", "ce_3d", "xm_2d", "xm_3d", "decoupling", "agreement", *more}
+    assert read_log(tmp_path / "run")[0].keys() == {"step", "loss", *losses, "lr", *PACE_NAMES}
 
 
 def test_other_settings_are_refused_by_name_and_other_threads_are_not(
@@ -191,7 +206,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_frames(make_domain, ru
         run_training(tmp_path / "run", domain)
 
 
-def test_contradictions_between_settings_and_data_are_refused(make_domain, run_training, tmp_path):
+def test_contradictions_between_settings_and_data_are_refused(make_domain, run_training, small_fusion, paper, tmp_path):
     blind = make_domain(frames=2, lidar_only=True)
     with pytest.raises(RunError, match=r"fusion\.variant=3d-only"):
         run_training(tmp_path / "run", blind)
@@ -201,7 +216,9 @@ def test_contradictions_between_settings_and_data_are_refused(make_domain, run_t
     with pytest.raises(RunError, match="no frames"):
         run_training(tmp_path / "run", type(nothing)(**{**vars(nothing), "frames": nothing.frames[:0]}))
     with pytest.raises(RunError, match=r"frames to validate on have none; set fusion\.head=distil"):
-        run_training(tmp_path / "run", nothing, validation=blind)
+        run_training(tmp_path / "run", nothing, validation=blind, fusion=small_fusion(**paper))
+    lidar_only = run_training(tmp_path / "run", nothing, validation=blind, steps=1, validate_every=1)
+    assert lidar_only.best.metric == "3d", "without images the LiDAR-only branch is what is validated"
 
 
 def test_a_run_that_could_not_begin_leaves_its_folder_to_one_that_can(make_domain, run_training, tmp_path):

@@ -67,18 +67,37 @@ def test_labels_of_the_target_are_never_read(make_domain, adapt, tmp_path):
     assert not equal(clean, alone), "the target should have taught something"
 
 
-def test_the_log_names_the_losses_of_both_sides(make_domain, adapt, tmp_path):
-    adapt(tmp_path / "run", make_domain(frames=2, points=80), make_domain(frames=2, points=80, seed=9))
+#: Losses of the target by who teaches, and the parts of the network that they move and that they do not.
+TEACHERS = {
+    "heads": ({"xm_2d_target", "xm_3d_target"}, ("auxiliary_2d", "auxiliary_3d"), ("head_2d", "head_3d", "lidar_head")),
+    "fused": (
+        {"fused_2d_target", "fused_3d_target", "fused_lidar_target"},
+        ("head_2d", "head_3d", "lidar_head"),
+        ("auxiliary_2d", "auxiliary_3d"),
+    ),
+}
+
+
+def part(network, name):
+    return network.lidar_branch.head if name == "lidar_head" else getattr(network, name)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_the_log_names_the_losses_of_both_sides(make_domain, adapt, tmp_path, teacher):
+    domains = make_domain(frames=2, points=80), make_domain(frames=2, points=80, seed=9)
+    adapt(tmp_path / "run", *domains, target_teacher=teacher)
     record = read_log(tmp_path / "run")[0]
-    assert {"ce_2d", "ce_3d", "xm_2d", "xm_3d", "xm_2d_target", "xm_3d_target"} <= record.keys()
+    assert {"ce_2d", "ce_3d", "ce_lidar", "xm_2d", "xm_3d"} <= record.keys()
+    assert {name for name in record if name.endswith("_target")} == TEACHERS[teacher][0]
 
 
+@pytest.mark.parametrize("teacher", TEACHERS)
 def test_one_step_adds_the_losses_of_both_sides_and_gives_their_gradients(
-    make_domain, make_network, train_settings, worlds
+    make_domain, make_network, train_settings, worlds, teacher
 ):
     source, target = make_domain(frames=2, points=80), make_domain(frames=2, points=80, seed=9)
-    network = make_network(source, drop_path=0.0)
-    settings = train_settings(lam_trg=0.25)
+    network = make_network(source, drop_path=0.0, camera_dropout=0.0)
+    settings = train_settings(lam_trg=0.25, target_teacher=teacher)
     make = StepMaker(
         source=source,
         target=target.unlabelled(),
@@ -92,13 +111,14 @@ def test_one_step_adds_the_losses_of_both_sides_and_gives_their_gradients(
     assert batch.keys == batch.source.keys + batch.target.keys
     both = step_losses(network, batch, torch.ones(6), settings)
     alone = step_losses(network, type(batch)(source=batch.source, target=None), torch.ones(6), settings)
-    added = 0.25 * (both.terms["xm_2d_target"] + both.terms["xm_3d_target"])
+    terms, taught, held = TEACHERS[teacher]
+    added = 0.25 * sum(both.terms[name] for name in terms)
     assert both.total.item() == pytest.approx(alone.total.item() + added.item(), rel=1e-5)
     torch.autograd.backward(added)
-    for name in ("auxiliary_2d", "auxiliary_3d"):
-        assert getattr(network, name).weight.grad.any(), name
-    for name in ("head_2d", "head_3d"):
-        assert getattr(network, name).weight.grad is None, f"{name} teaches here, and is not taught"
+    for name in taught:
+        assert part(network, name).weight.grad.any(), name
+    for name in held:
+        assert part(network, name).weight.grad is None, f"{name} is not taught here"
 
 
 def test_source_and_target_are_drawn_independently(make_domain, make_network, train_settings):
@@ -161,21 +181,28 @@ def norms(tensors):
     return {name: value for name, value in tensors.items() if name.rpartition(".")[2].startswith("running")}
 
 
-def test_a_trained_network_adapts_to_the_target_alone(make_domain, adapt, trained, tmp_path):
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_a_trained_network_adapts_to_the_target_alone(make_domain, adapt, trained, tmp_path, teacher):
     target = make_domain(frames=3, points=80, seed=9)
     for frame in range(3):
         (target.index.root / f"{frame}.label").unlink()
     before = load_file(trained / "checkpoints/step-00000002/model.safetensors")
     # a rate too small to move a weight shows where the run begins
-    still = adapt(tmp_path / "still", None, target, init=trained, lr=1e-30)
+    still = adapt(tmp_path / "still", None, target, init=trained, lr=1e-30, target_teacher=teacher)
     assert all(
         torch.equal(still[name], before[name]) for name in before if "running" not in name and "num_" not in name
     )
     assert not equal(norms(still), norms(before)), "the statistics should follow the target"
-    adapted = adapt(tmp_path / "adapted", None, target, init=trained, target_norms="source")
+    options = {"target_norms": "source", "target_teacher": teacher}
+    adapted = adapt(tmp_path / "adapted", None, target, init=trained, **options)
     assert equal(norms(adapted), norms(before))
-    assert not torch.equal(adapted["auxiliary_3d.weight"], before["auxiliary_3d.weight"])
-    assert {"xm_2d_target", "xm_3d_target"} == {name for name in read_log(tmp_path / "adapted")[0] if "xm" in name}
+    taught = "auxiliary_3d.weight" if teacher == "heads" else "lidar_branch.head.weight"
+    assert not torch.equal(adapted[taught], before[taught])
+    log = read_log(tmp_path / "adapted")[0]
+    assert {name for name in log if name.startswith(("xm", "ce", "fused"))} == TEACHERS[teacher][0]
+    statistics = [name for name in before if name.startswith("image_statistics.")]
+    assert statistics
+    assert all(torch.equal(adapted[name], before[name]) for name in statistics), "they are the source's"
     records = [json.loads((run / "run.json").read_text()) for run in (trained, tmp_path / "adapted")]
     assert records[1]["source"] is None
     assert records[1]["class_counts"] == records[0]["class_counts"]

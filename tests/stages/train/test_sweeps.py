@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def network(make_domain, make_network):
-    """A network with a camera branch whose 3D head does not need it."""
-    return make_network(make_domain(frames=1), head="distil").eval()
+    """A network with a camera branch and a LiDAR-only one."""
+    return make_network(make_domain(frames=1)).eval()
 
 
 @pytest.fixture
@@ -46,13 +46,16 @@ def cloud(seed, points=200):
     return np.random.default_rng(seed).uniform([-9, -9, -1.5], [9, 9, 1.5], (points, 3)).astype(np.float32)
 
 
-def test_labels_are_those_that_evaluation_predicts(make_domain, make_network, out):
+@pytest.mark.parametrize("form", ["default", "paper"])
+def test_labels_are_those_that_evaluation_predicts_without_images(make_domain, make_network, worlds, paper, out, form):
     domain = make_domain(frames=2)  # its camera sees every point
-    network = make_network(domain, head="distil").eval()
+    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    network = make_network(domain, **({"head": "distil", **paper} if form == "paper" else {})).eval()
     sweeps = [domain.index.root / f"{number}.bin" for number in range(2)]
     done = label_sweeps(network, sweeps, out, columns=5)
     assert (done.labelled, done.kept, done.points, done.failed) == (2, 0, 600, ())
-    for sweep, expected in zip(sweeps, predict_frames(network, domain), strict=True):
+    # what the paper's form predicts needs no image even where there is one
+    for sweep, expected in zip(sweeps, predict_frames(network, domain if form == "paper" else blind), strict=True):
         content = label_path(out, sweep).read_bytes()
         np.testing.assert_array_equal(np.frombuffer(content, "<u4"), expected.probabilities_3d.argmax(1) + 1)
 
@@ -188,13 +191,14 @@ def test_a_cloud_that_lost_its_precision_to_its_origin_is_reported(network, out,
 
 
 def test_a_network_that_needs_images_is_refused_with_the_remedy(make_domain, make_network, write_sweeps, out):
+    network = make_network(make_domain(frames=1), queries="agents", head="refine")
     with pytest.raises(RunError, match=r"--set fusion\.head=distil"):
-        label_sweeps(make_network(make_domain(frames=1), head="refine"), find_sweeps(write_sweeps(cloud(0))), out)
+        label_sweeps(network, find_sweeps(write_sweeps(cloud(0))), out)
 
 
 def test_a_diverged_network_writes_nothing(network, write_sweeps, out):
     with torch.no_grad():
-        network.head_3d.bias[0] = torch.nan
+        network.lidar_branch.head.bias[0] = torch.nan
     with pytest.raises(RunError, match=r"000000\.bin; it has diverged"):
         label_sweeps(network, find_sweeps(write_sweeps(cloud(0))), out)
     assert not list(out.iterdir())
@@ -231,7 +235,7 @@ from xd3d.stages.train.settings import FusionSettings, ModelSettings
 from xd3d.stages.train.sweeps import label_sweeps
 network = Network(
     model=ModelSettings(preset="full", backend="torch"),
-    fusion=FusionSettings(head="distil"),
+    fusion=FusionSettings(),
     classes=tuple("abcdef"),
     taps={"up1": TapSpec(name="up1", channels=8, height=6, width=10, extent=(6.0, 10.0))},
     cameras=1,

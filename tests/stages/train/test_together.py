@@ -14,6 +14,7 @@ from xd3d.stages.train.settings import AugmentSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = ModelSettings(preset="slim", backend="torch", voxel_size=0.5)
+PAPER = {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
 # A process of the run in a folder; the second one kills itself, hard, before the step that is named last.
 SCRIPT = """
 import importlib.util, json, os, signal, sys
@@ -43,11 +44,11 @@ train(run=Path(run), source=domain, target=domain if settings.uses_target else N
 
 @pytest.fixture
 def start_two(together, small_fusion, train_settings):
-    def start(domain, run, *, last=-1, **values):
+    def start(domain, run, *, last=-1, fusion, **values):
         return together.start(
             SCRIPT,
             *(str(Path(__file__).with_name("worlds.py")), str(domain.index.root), str(run), MODEL.model_dump_json()),
-            *(small_fusion(head="distil").model_dump_json(), train_settings(**values).model_dump_json(), str(last)),
+            *(small_fusion(**fusion).model_dump_json(), train_settings(**values).model_dump_json(), str(last)),
         )
 
     return start
@@ -55,7 +56,7 @@ def start_two(together, small_fusion, train_settings):
 
 @pytest.fixture
 def train_alone(small_fusion, train_settings):
-    def train_one(domain, run, **values):
+    def train_one(domain, run, *, fusion, **values):
         return train(
             run=run,
             source=domain,
@@ -63,7 +64,7 @@ def train_alone(small_fusion, train_settings):
             validation=domain,
             augment=AugmentSettings(),
             model=MODEL,
-            fusion=small_fusion(head="distil"),
+            fusion=small_fusion(**fusion),
             settings=train_settings(**values),
         )
 
@@ -79,7 +80,15 @@ def timeless(run: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in record.items() if k not in PACE_NAMES} for record in read_log(run)]
 
 
-@pytest.mark.parametrize("more", [{}, pytest.param({"lam_trg": 0.5, "steps": 5}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"fusion": {}},
+        pytest.param({"fusion": {}, "lam_trg": 0.5, "steps": 5}, marks=pytest.mark.slow),
+        pytest.param({"fusion": {"head": "distil", **PAPER}}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_of_one(
     make_domain, start_two, train_alone, together, tmp_path, more
 ):
@@ -112,7 +121,7 @@ def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_o
 
 def test_a_run_goes_on_with_as_many_processes_as_it_began_with(make_domain, train_alone, tmp_path, monkeypatch):
     domain = make_domain(frames=3, points=60)
-    train_alone(domain, tmp_path / "run", steps=1)
+    train_alone(domain, tmp_path / "run", fusion={}, steps=1)
     monkeypatch.setattr("xd3d.stages.train.record.process_count", lambda: 2)
     with pytest.raises(RunError, match="processes: expected 1, found 2"):
-        train_alone(domain, tmp_path / "run", steps=1)
+        train_alone(domain, tmp_path / "run", fusion={}, steps=1)
