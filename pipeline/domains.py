@@ -73,7 +73,11 @@ class DomainOpener:
 
     def unlabelled_target(self) -> "Domain":
         """The target's train split, whose labels are never read."""
-        return self._training(self.config.data.target).unlabelled()
+        return self.unlabelled(self.config.data.target)
+
+    def unlabelled(self, side: DomainSettings) -> "Domain":
+        """The train split of a side of the shift, whose labels are never read."""
+        return self._training(side).unlabelled()
 
     def pseudo_labels(self) -> "PseudoLabels | None":
         """The pseudo labels that the run learns from, where it does.

@@ -2,17 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .console import Outcome
 from .runs import TrainedRun
 from .workspace import Workspace
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..stages.evaluate.scores import FramePrediction
+    from ..stages.train.domain import Domain
+
 __all__ = ["pseudo_labels"]
 
 
-def pseudo_labels(workspace: Workspace, run: Path | None = None) -> Outcome:
-    """Predict the target's train split with both heads of a run, and keep what they are sure of; safe to call again.
+def pseudo_labels(workspace: Workspace, run: Path | None = None, *, side: str = "target") -> Outcome:
+    """Predict the target's train split with a run, and keep what is sure; safe to call again.
+
+    Every head is to learn the fused prediction; where the run's rule is ``sum``, as in runs of earlier versions, its
+    own, as published. ``side`` is the target, or another domain of its data set.
 
     Raises:
         MissingDataError: there is no run, or no data of its target.
@@ -21,18 +30,19 @@ def pseudo_labels(workspace: Workspace, run: Path | None = None) -> Outcome:
     """
     from ..cache.fingerprint import fingerprint_digest
     from ..stages.evaluate.labelling import make_pseudo_labels
-    from ..stages.train.inference import predict_frames
     from ..stages.train.record import describe_domain
     from ..stages.train.start import Start
 
     trained = TrainedRun.open(workspace, run)
-    target, side = trained.domains.unlabelled_target(), trained.config.data.target
+    chosen, rule = trained.side(side), trained.config.evaluate.fusion
+    target = trained.domains.unlabelled(chosen)
     uses_images = trained.config.fusion.image
     identity = {
         **Start.open(trained.folder).identity(),
-        "features": fingerprint_digest(trained.domains.fingerprint(side.dataset)) if uses_images else "none",
-        "domain": side.domain,
+        "features": fingerprint_digest(trained.domains.fingerprint(chosen.dataset)) if uses_images else "none",
+        "domain": chosen.domain,
         "split": "train",
+        **({} if rule == "sum" else {"fusion": rule}),
         "target": describe_domain(target),
     }
     folder = workspace.pseudo_labels(f"{trained.folder.name}-{fingerprint_digest(identity)[:8]}")
@@ -41,12 +51,7 @@ def pseudo_labels(workspace: Workspace, run: Path | None = None) -> Outcome:
         identity=identity,
         frames=len(target),
         classes=target.merge.classes,
-        predict=lambda first: predict_frames(
-            trained.network,
-            replace(target, frames=target.frames[first:]),
-            fusion=trained.config.evaluate.fusion,
-            description="pseudo-label",
-        ),
+        predict=lambda first: _predictions(trained, replace(target, frames=target.frames[first:])),
     )
     workspace.remember_pseudo_labels(folder)
     kept = {head: _share(made.facts["classes"][head]) for head in made.heads}
@@ -56,6 +61,15 @@ def pseudo_labels(workspace: Workspace, run: Path | None = None) -> Outcome:
         text=f"{made.points} points of {made.frames} frames are labelled: {shares} labels are kept, in {folder}."
         " Next: xd3d train with train.lam_pl above 0, such as --config nuscenes_usa_singapore/uda_pl",
     )
+
+
+def _predictions(trained: TrainedRun, target: "Domain") -> "Iterator[FramePrediction]":
+    """Predictions of the frames of ``target``, without a fused one where each head is to learn its own."""
+    from ..stages.train.inference import predict_frames
+
+    rule = trained.config.evaluate.fusion
+    for found in predict_frames(trained.network, target, fusion=rule, description="pseudo-label"):
+        yield replace(found, probabilities_fused=None) if rule == "sum" else found
 
 
 def _share(classes: dict[str, Any]) -> float:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...files import write_json
 from .. import jobs
+from ..config import load_config
 from ..console import run_command_line, set_up_logging
+from ..pseudo import pseudo_labels
 from ..runs import TrainedRun
 from ..workspace import Workspace
 
@@ -58,7 +60,7 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
         Xd3dError: training or scoring failed.
     """
     begin = time.monotonic()
-    overrides = [*task.overrides, *(_started(workspace, **task.start) if task.start else [])]
+    overrides = [*task.overrides, *(_started(workspace, task, **task.start) if task.start else [])]
     done = jobs.train(workspace, task.preset, overrides, cached=True, run=Path(task.run)).result
     run = TrainedRun.open(workspace, Path(task.run))
     scores = {name: _scores(run, domain, bare=name != SOURCE) for name, domain in task.domains.items()}
@@ -72,10 +74,15 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
     }
 
 
-def _started(workspace: Workspace, preset: str, overrides: list[str], run: str) -> list[str]:
-    """Train the run to begin with where it is not trained yet; the setting that names it."""
+def _started(workspace: Workspace, task: Task, preset: str, overrides: list[str], run: str) -> list[str]:
+    """Train the run to begin with where it is not trained yet; the settings that name it and, if wanted, its labels."""
     jobs.train(workspace, preset, overrides, cached=True, run=Path(run))
-    return [f"train.init={json.dumps(run)}"]
+    config = load_config(task.preset, task.overrides).config
+    named = [f"train.init={json.dumps(run)}"]
+    if config.train.lam_pl:
+        made = pseudo_labels(workspace, Path(run), side=config.data.target.domain).result
+        named.append(f"data.pseudo_labels={json.dumps(made['pseudo_labels'])}")
+    return named
 
 
 def _scores(run: TrainedRun, domain: str, *, bare: bool) -> dict[str, Any]:

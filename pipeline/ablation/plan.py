@@ -21,7 +21,7 @@ SHORT = ("train.steps=120", "train.milestones=[80, 110]", "train.validate_every=
 #: Layers of settings that all variants share.
 SHARED = ("default", "ablation/base")
 #: Settings that each run gets from the runner.
-GIVEN = {"train.seed", "train.init", "data.source.domain", "data.target.domain"}
+GIVEN = {"train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,12 +122,18 @@ def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int) 
 def _decided(
     frame: FramePrediction, number: int
 ) -> tuple[UInt8[np.ndarray, "points 2"], UInt16[np.ndarray, "points 2"]]:
-    """The likeliest class of each point by each head, and its confidence; ``UNSURE`` where a head does not see it."""
+    """The likeliest class of each point for each head, and its confidence; ``UNSURE`` where a head does not see it.
+
+    Where there is a fused prediction, every head is to learn that, else its own.
+    """
     labels = np.full((len(frame.probabilities_3d), len(HEADS)), UNSURE, np.uint8)
     codes = np.zeros(labels.shape, np.uint16)
-    for column, values in enumerate((frame.probabilities_2d, frame.probabilities_3d)):
-        if values is None:
+    for column, own in enumerate((frame.probabilities_2d, frame.probabilities_3d)):
+        if own is None:
             continue
+        values = own
+        if frame.probabilities_fused is not None:
+            values = np.where(own.any(axis=1, keepdims=True), frame.probabilities_fused, 0)
         if not np.isfinite(values).all():
             raise DataError(
                 f"The {HEADS[column]} prediction of frame {number} is not finite; the network has diverged: lower"

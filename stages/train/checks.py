@@ -92,9 +92,9 @@ def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
     if fusion.memberships and features.grid is None:
         path = features.path if isinstance(features, FeatureReader) else "CACHE"
         raise CacheError(
-            f"fusion.context={fusion.context} and fusion.inject={fusion.inject} read the agents of each pixel, which the"
-            f" cache {path} does not keep (format 1). Add them, without the diffusion model: xd3d cache upgrade {path};"
-            " or go without: fusion.context=none and fusion.inject=pixel"
+            f"fusion.context={fusion.context} and fusion.inject={fusion.inject} read the agents of each pixel, which"
+            f" the cache {path} does not keep (format 1). Add them, without the diffusion model: xd3d cache upgrade"
+            f" {path}; or go without: fusion.context=none and fusion.inject=pixel"
         )
 
 

@@ -119,32 +119,27 @@ def target_losses(
     pseudo_labels: Int64[Tensor, "points 2"] | None,
     settings: TrainSettings,
     shown: Bool[Tensor, "points"] | None = None,
-    fused: Float[Tensor, "points classes"] | None = None,
 ) -> Losses:
     """Every loss that the unlabelled target gives the network's ``output``, and their weighted sum.
 
     Each head learns its own column of ``pseudo_labels``, 2D and 3D; as in xMUDA, no class weighs more than another.
-    ``shown`` is as in ``source_losses``; no pseudo label of the 2D head stands where it does not hold. Where ``fused``
-    is given, the fusion of the predictions [P, C] as probabilities, every head learns from it; else the 2D and the 3D
-    head learn from each other.
+    The LiDAR-only head learns that of the 3D head. ``shown`` is as in ``source_losses``; no pseudo label of the 2D head
+    stands where it does not hold.
     """
     terms: Terms = {}
     rows = slice(None) if shown is None else shown
     if pseudo_labels is not None:
-        for name, logits, labels in zip(
-            ("pl_2d", "pl_3d"), (output.logits_2d, output.logits_3d), pseudo_labels.unbind(1), strict=True
-        ):
+        seen, cloud = pseudo_labels.unbind(1)
+        heads = {
+            "pl_2d": (output.logits_2d, seen),
+            "pl_3d": (output.logits_3d, cloud),
+            "pl_lidar": (output.logits_lidar, cloud),
+        }
+        for name, (logits, labels) in heads.items():
             if logits is not None:
                 equal = logits.new_ones(logits.shape[1])
                 terms[name] = (settings.lam_pl, weighted_cross_entropy(logits, labels, equal))
-    if fused is not None and output.logits_2d is not None:
-        teacher = fused.clamp(min=torch.finfo(fused.dtype).tiny).log()
-        heads = {"2d": (output.logits_2d[rows], teacher[rows]), "3d": (output.logits_3d, teacher)}
-        if output.logits_lidar is not None:
-            heads["lidar"] = (output.logits_lidar, teacher)
-        for name, (student, taught) in heads.items():
-            terms[f"fused_{name}_target"] = (settings.lam_trg, cross_modal_loss(student, taught))
-    elif output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
+    if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
         terms["xm_2d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_2d[rows], output.logits_3d[rows]))
         terms["xm_3d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_3d[rows], output.logits_2d[rows]))
     return Losses.weighted(terms)

@@ -130,16 +130,12 @@ def read_record(run: Path) -> dict[str, Any]:
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:
     """A record that an earlier version may have written, in the words of this one."""
-    fusion, train = record["fusion"], record["train"]
-    if not isinstance(fusion, dict) or not isinstance(train, dict) or "inject" in fusion:
+    fusion = record["fusion"]
+    if not isinstance(fusion, dict) or "inject" in fusion:
         return record
     queries = _OLD_VARIANTS.get(fusion.get("variant", ""), "none")
     variant = "full" if queries != "none" else fusion.get("variant")
-    return {
-        **record,
-        "fusion": {**fusion, **_BEFORE_INJECTION, "variant": variant, "queries": queries},
-        "train": {**train, "target_teacher": "heads"},
-    }
+    return {**record, "fusion": {**fusion, **_BEFORE_INJECTION, "variant": variant, "queries": queries}}
 
 
 def make_record(

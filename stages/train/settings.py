@@ -198,12 +198,7 @@ class TrainSettings(Settings):
     lam_trg: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of what the unlabelled target's predictions teach; 0 trains without it (DG), more is UDA.",
-    )
-    target_teacher: Literal["heads", "fused"] = Field(
-        default="fused",
-        description="What the target's heads learn from under lam_trg: each other ('heads', as published), or the"
-        " fusion of their predictions, by the rule product-prior.",
+        description="Weight of the cross-modal losses on the unlabelled target; 0 trains without it (DG), more is UDA.",
     )
     lam_pl: float = Field(
         default=0.0, ge=0, description="Weight of the cross entropy with pseudo labels of the target; 0 uses none."

@@ -19,7 +19,6 @@ from .losses import Losses, source_losses, target_losses
 from .network import Network
 from .norms import held_statistics
 from .parallel import number_of_processes, rank
-from .readings import Readings
 from .settings import AugmentSettings, TrainSettings
 
 __all__ = ["StepBatch", "StepMaker", "step_losses"]
@@ -112,9 +111,5 @@ def step_losses(
         side = batch.target
         with held_statistics(network) if settings.target_norms == "source" else nullcontext():
             output = network(side)
-        fused = None
-        if settings.target_teacher == "fused" and output.logits_2d is not None:
-            found = Readings.of(output, side.shown).fused("product-prior", network.prior)
-            fused = torch.from_numpy(found).to(output.logits_3d)
-        parts.append(target_losses(output, side.pseudo_labels, settings, side.shown, fused))
+        parts.append(target_losses(output, side.pseudo_labels, settings, side.shown))
     return sum(parts[1:], parts[0])
