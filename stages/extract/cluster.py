@@ -20,7 +20,6 @@ from ...cache.writer import CacheWriter
 from ...errors import ClusterError
 from ...progress import progress
 from ..datasets.index import FrameIndex
-from .agents import grid_tap
 from .clock import ACTIVITIES
 from .crew import connected, quiet, worker_environments
 from .extractor import PictureSource
@@ -62,8 +61,7 @@ def extract_with_workers(
     settings = settings.model_copy(update={"dtype": resolve_dtype(settings, model)})  # the same on every machine
     opener, specs = cache_opener(index, settings, cache_path), tap_specs(model, settings)
     environments = [] if workers is None else worker_environments(workers, settings)
-    grid = specs[grid_tap(settings.agents, specs)]
-    with opener(taps=list(specs.values()), grid=grid, shared=True) as writer:
+    with opener(taps=list(specs.values()), shared=True) as writer:
         shards = list(writer.layout.shards())
         pending = writer.pending_shards(retry_failed)
         check_disk(cache_path, writer.layout, pending)

@@ -6,25 +6,28 @@ bytes are those of an unbroken run.
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...cache.fingerprint import fingerprint_digest
 from ...cache.layout import CacheLayout, Shard
+from ...cache.schema import TapSpec
 from ...cache.stores import open_store
 from ...cache.views import view_keys
 from ...cache.writer import CacheWriter
 from ...errors import DiskSpaceError
 from ...progress import progress
 from ..datasets.index import FrameIndex
+from .agents import grid_tap
 from .clock import ACTIVITIES
 from .extractor import FeatureExtractor, PictureSource
 from .fill import fill_shards
 from .fingerprint import feature_fingerprint
 from .plan import extraction_recipe, images_per_frame, shard_bytes, stored_bytes
-from .settings import ExtractSettings
+from .settings import AgentSettings, ExtractSettings
 
 __all__ = ["CacheOpener", "ExtractSummary", "cache_opener", "check_disk", "extract_features", "summarise"]
 
@@ -81,7 +84,7 @@ def extract_features(
     pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
     opener = cache_opener(index, settings, cache_path)
     extractor = FeatureExtractor(settings=settings)
-    with opener(taps=list(extractor.specs.values()), grid=extractor.agents.grid, shared=part is not None) as writer:
+    with opener(taps=list(extractor.specs.values()), shared=part is not None) as writer:
         first, step = part or (1, 1)
         shards = list(writer.layout.shards())[first - 1 :: step]
         pending = writer.pending_shards(retry_failed, among=shards)
@@ -99,15 +102,15 @@ def extract_features(
 
 
 def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> CacheOpener:
-    """What opens the cache of a run; call it with ``taps`` and ``grid``. It can be sent to another process.
+    """What opens the cache of a run; call it with ``taps``. It can be sent to another process.
 
     Raises:
         ModelError: the model cannot be found or is incomplete.
     """
     return partial(
-        CacheWriter.open,
+        _open_cache,
         cache_path,
-        agents=settings.agents.count,
+        agents=settings.agents,
         image_keys=view_keys(map(str, index.images.key), settings.views),
         images_per_frame=images_per_frame(index, settings),
         fingerprint=feature_fingerprint(settings, index),
@@ -115,6 +118,11 @@ def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path 
         shard_bytes=shard_bytes(settings),
         recipe=extraction_recipe(index, settings),
     )
+
+
+def _open_cache(path: Path | str, *, taps: Sequence[TapSpec], agents: AgentSettings, **facts: Any) -> CacheWriter:
+    specs = {tap.name: tap for tap in taps}
+    return CacheWriter.open(path, taps=taps, agents=agents.count, grid=specs[grid_tap(agents, specs)], **facts)
 
 
 def summarise(

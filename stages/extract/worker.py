@@ -106,8 +106,7 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
 
     @cached_property
     def _writer(self) -> CacheWriter:
-        extractor = self._extractor
-        return self.opener(taps=list(extractor.specs.values()), grid=extractor.agents.grid, shared=True)
+        return self.opener(taps=list(self._extractor.specs.values()), shared=True)
 
     def _go_on(self, images: int) -> None:
         if self._stop.is_set():

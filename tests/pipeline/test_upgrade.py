@@ -4,6 +4,7 @@ import json
 
 import pytest
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.writer import CacheWriter
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
@@ -34,7 +35,8 @@ def first(tiny_nuscenes_root, tmp_path):
         opener.extract_settings("nuscenes"),
         opener.cache_path("nuscenes"),
     )
-    cache_opener(index, settings, path)(taps=list(tap_specs(settings_model(settings), settings).values())).close()
+    facts, specs = cache_opener(index, settings, path).keywords, tap_specs(settings_model(settings), settings)
+    CacheWriter.open(path, **{**facts, "agents": 16}, taps=list(specs.values())).close()
     jobs.extract(workspace, "nuscenes", "default", SMALL, None, retry_failed=False, sharing=Sharing())
     assert FeatureReader(path).layout.format == 1
     return workspace, path

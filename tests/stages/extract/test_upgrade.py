@@ -53,8 +53,14 @@ def exact_maps(monkeypatch):
 def extract_first(index, settings, path, **options):
     """Stage one into a cache of format 1."""
     if not path.exists():
-        cache_opener(index, settings, path)(taps=list(tap_specs(settings_model(settings), settings).values())).close()
+        open_first(index, settings, path).close()
     return extract_features(index, settings, path, **options)
+
+
+def open_first(index, settings, path):
+    """A writer of a new cache of format 1."""
+    opener, specs = cache_opener(index, settings, path), tap_specs(settings_model(settings), settings)
+    return CacheWriter.open(path, **{**opener.keywords, "agents": settings.agents.count}, taps=list(specs.values()))
 
 
 def no_index():
@@ -137,7 +143,7 @@ def test_images_whose_grouping_settles_elsewhere_get_memberships_in_their_stored
     extract_features(index, chosen, tmp_path / "second")
     source = FeatureReader(tmp_path / "second")
     order = np.random.default_rng(3).permutation(12)
-    with cache_opener(index, chosen, tmp_path / "first")(taps=list(source.taps.values())) as writer:
+    with open_first(index, chosen, tmp_path / "first") as writer:
         for shard in writer.pending_shards():
             features = source.read(shard.rows)
             agents = {name: values[:, order] for name, values in features.agents.items()}
