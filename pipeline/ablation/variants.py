@@ -67,7 +67,10 @@ GROUPS: tuple[Group, ...] = (
         tabled=True,
         variants=(
             Variant(
-                name="uda", says="full, then steps with the target's unlabelled frames", trained="per shift", init="full"
+                name="uda",
+                says="full, then steps with the target's unlabelled frames",
+                trained="per shift",
+                init="full",
             ),
             Variant(name="oracle", says="full, trained on the target's labels", trained="on target"),
         ),
