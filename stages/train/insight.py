@@ -102,7 +102,7 @@ def _look(network: Network, batch: Batch, images: ImageBatch) -> Insight:
         each = torch.eye(views * agents, device=network.device).view(views, agents, views * agents)
         memberships = _array(agents_at_points(each, images, len(batch.labels)))
         cached = torch.cat([images.agents[tap] for tap in network.agent_tokens.taps], -1)
-        matrices |= {CACHED: _array(cached), **_truncation(network, "tokens", network.agent_tokens(images))}
+        matrices |= {CACHED: _array(cached), **_truncation(network, "agent tokens", network.agent_tokens(images))}
     if network.fusion.interface:
         queries, found = _attention(network, batch, images)
         matrices |= found

@@ -67,7 +67,7 @@ def in_every_mode(workspace, settings, *, cached):
     config = load_config("default", [*settings, "train.lam_trg=0.1"]).config
     domains = DomainOpener(workspace, config, cached=cached)
     source, found = domains.source(), []
-    batch = None
+    plan = batch = None
     for values in MODES:
         torch.manual_seed(1)
         fusion = config.fusion.model_copy(update=values)
@@ -79,11 +79,12 @@ def in_every_mode(workspace, settings, *, cached):
             cameras=1,
             device=torch.device("cpu"),
         )
-        if batch is None:
+        if network.plan != plan:
+            plan = network.plan
             make = StepMaker(
                 source=source,
                 target=domains.target(),
-                plan=network.plan,
+                plan=plan,
                 augment=config.augment,
                 settings=config.train,
                 device=network.device,
@@ -91,7 +92,7 @@ def in_every_mode(workspace, settings, *, cached):
             batch = make(0, 0)
         losses = step_losses(network, batch, torch.ones(6), config.train)
         torch.autograd.backward(losses.total)
-        assert {"ce_2d", "xm_3d", "xm_3d_target"} <= losses.terms.keys()
+        assert {"ce_2d", "xm_3d", "fused_3d_target"} <= losses.terms.keys()
         gradient = sum(parameter.grad.double().abs().sum().item() for parameter in network.parameters())
         found.append((gradient, {name: value.item() for name, value in losses.terms.items()}))
     if not cached:

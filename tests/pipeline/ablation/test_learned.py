@@ -46,9 +46,9 @@ def test_the_results_show_what_was_learned_and_are_not_drawn_again(tmp_path, tin
     assert set(learned["agreement"]) == {"city", "night"}
     assert [name for name, *_ in learned["spectrum"]] == [
         "cached agents",
-        "tokens before truncation, full",
-        "tokens after it, full",
-        "tokens, no-truncation",
+        "agent tokens before truncation, full",
+        "agent tokens after it, full",
+        "agent tokens, no-truncation",
         "Q_a, paper",
         "Q_b before the projection, paper",
         "Q_b after it, paper",

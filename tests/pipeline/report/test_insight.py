@@ -116,7 +116,7 @@ def look():
         queries=np.full((4, 4), 0.25, np.float32),
         agents=np.full((4, 6), 1 / 6, np.float32),
     )
-    matrices = {"tokens before truncation": rng.standard_normal((2, 3, 8)).astype(np.float32)}
+    matrices = {"agent tokens before truncation": rng.standard_normal((2, 3, 8)).astype(np.float32)}
     return FrameAttention(
         frame=frame,
         seen=SeenImages(pictures=pictures, stored=stored, assignment=assignment, extent=(3.5, 6.0)),
@@ -154,7 +154,7 @@ def test_a_section_for_each_way_and_one_for_the_spectrum(look, monkeypatch, dens
     assert "100 % of what a point reads is of agents of its own class" in located.text
     assert ("no agents to draw" in queries.text) == dense
     assert "on the first 3 directions" in spectrum.text
-    assert spectrum.parts[0].rows[0][:2] == ["tokens before truncation", "0.00 %"]
+    assert spectrum.parts[0].rows[0][:2] == ["agent tokens before truncation", "0.00 %"]
     for section in (located, queries):
         assert section.parts[0].png.startswith(b"\x89PNG")
 

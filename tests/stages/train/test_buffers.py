@@ -38,13 +38,16 @@ def cached_domain(make_domain, tmp_path):
 
 def tensors_of(batch):
     images = batch.images
-    return {**images.maps, **{f"agents/{tap}": values for tap, values in images.agents.items()}, "g": images.geometry}
+    own = {name: getattr(images, name) for name in ("geometry", "assignment", "membership")}
+    return {**images.maps, **{f"agents/{tap}": values for tap, values in images.agents.items()}, **own}
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_batches_in_reused_memory_equal_fresh_ones_for_as_long_as_they_are_in_use(cached_domain, make_network, threads):
     plan = make_network(cached_domain).plan
-    slots = domain_of_each_slot(cached_domain, ring_slots(threads), taps=plan.taps, device=CPU)
+    assert plan.memberships
+    memory = {"taps": plan.taps, "memberships": plan.memberships, "device": CPU}
+    slots = domain_of_each_slot(cached_domain, ring_slots(threads), **memory)
     options = {"batch_size": 2, "seed": 4}
     batches = made_ahead(
         lambda step, slot: training_batch(slots[slot], plan, AugmentSettings(), step=step, **options),

@@ -56,7 +56,7 @@ def test_memberships_times_tokens_are_what_the_2d_head_reads(make_domain, make_n
     assert insight.memberships.min() >= 0
     np.testing.assert_allclose(insight.memberships.sum(1), 1, atol=1e-5)
     ((((read,), _),)) = calls_of(network.read_context, lambda: network(batch))
-    kept = next(m for name, m in insight.matrices.items() if name in ("tokens", "tokens after it"))
+    kept = next(m for name, m in insight.matrices.items() if name in ("agent tokens", "agent tokens after it"))
     np.testing.assert_allclose(insight.memberships @ kept.reshape(AGENTS, -1), read, atol=1e-5)
     for point in range(0, len(frame.points), 17):
         views = frame.projection_view[frame.projection_point == point]
@@ -137,12 +137,12 @@ def test_matrices_show_what_truncation_leaves(make_domain, make_network):
     matrices = look_inside(make_network(domain, queries="agents"), domain, 0).matrices
     assert {name: values.shape for name, values in matrices.items()} == {
         "cached agents": (2, 7, 12 + 8),
-        "tokens before truncation": (2, 7, 8),
-        "tokens after it": (2, 7, 8),
+        "agent tokens before truncation": (2, 7, 8),
+        "agent tokens after it": (2, 7, 8),
         "Q_a before truncation": (1, 6, 16),
         "Q_a after it": (1, 6, 16),
     }
-    for name in ("tokens", "Q_a"):
+    for name in ("agent tokens", "Q_a"):
         whole, left = matrices[f"{name} before truncation"], matrices[f"{name} after it"]
         for one, other in zip(whole, left, strict=True):
             values = np.linalg.svd(one.astype("f8"), compute_uv=False)
