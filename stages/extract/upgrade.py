@@ -182,8 +182,10 @@ class _Regrouping:
         differing = torch.stack(away).amax(0).masked_fill(empty, 0.0).amax(1) > self._bound
         for image in differing.nonzero().flatten():
             one = slice(int(image), int(image) + 1)
-            parts = ({name: values[one] for name, values in group.items()} for group in (maps, found.queries, queries))
-            assignment[one] = self._assigned_to_stored(*parts, empty[one], pictures[one])
+            own_maps, own_queries, stored = (
+                {name: values[one] for name, values in group.items()} for group in (maps, found.queries, queries)
+            )
+            assignment[one] = self._assigned_to_stored(own_maps, own_queries, stored, empty[one], pictures[one])
         index, weight = strongest_memberships(assignment)
         return as_indices(index.cpu()), weight.cpu().numpy(), int(differing.sum())
 

@@ -46,7 +46,7 @@ def old_run(make_network, make_batch, train_settings, tmp_path):
                 model=network.model,
                 fusion=network.fusion,
                 augment=AugmentSettings(),
-                settings=train_settings(target_teacher="heads"),
+                settings=train_settings(),
                 source=domain,
                 target=None,
                 validation=domain,
@@ -57,8 +57,7 @@ def old_run(make_network, make_batch, train_settings, tmp_path):
             "class_counts": [5, 4, 3, 2, 1, 0],
         }
         fusion = {name: value for name, value in record["fusion"].items() if name in SETTINGS}
-        train = {name: value for name, value in record["train"].items() if name != "target_teacher"}
-        write_record(tmp_path / "run", {**record, "fusion": {**fusion, "variant": variant}, "train": train})
+        write_record(tmp_path / "run", {**record, "fusion": {**fusion, "variant": variant}})
         optimiser = torch.optim.Adam(network.parameters())
         state = TrainState(network=network, optimiser=optimiser, scaler=torch.amp.GradScaler("cpu"))
         save_checkpoint(tmp_path / "run", state, step=2, best=None)

@@ -9,14 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import ConfigError, DataError, RunError
-from xd3d.stages.evaluate.fusion import fused_probabilities
 from xd3d.stages.evaluate.labelling import make_pseudo_labels
 from xd3d.stages.evaluate.scores import FramePrediction
-from xd3d.stages.train import shift
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
-from xd3d.stages.train.losses import Losses, target_losses
+from xd3d.stages.train.losses import target_losses
 from xd3d.stages.train.record import describe_domain
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from xd3d.stages.train.shift import StepBatch, StepMaker, step_losses
@@ -67,37 +65,23 @@ def test_labels_of_the_target_are_never_read(make_domain, adapt, tmp_path):
     assert not equal(clean, alone), "the target should have taught something"
 
 
-#: Losses of the target by who teaches, and the parts of the network that they move and that they do not.
-TEACHERS = {
-    "heads": ({"xm_2d_target", "xm_3d_target"}, ("auxiliary_2d", "auxiliary_3d"), ("head_2d", "head_3d", "lidar_head")),
-    "fused": (
-        {"fused_2d_target", "fused_3d_target", "fused_lidar_target"},
-        ("head_2d", "head_3d", "lidar_head"),
-        ("auxiliary_2d", "auxiliary_3d"),
-    ),
-}
+TARGET = {"xm_2d_target", "xm_3d_target"}
 
 
-def part(network, name):
-    return network.lidar_branch.head if name == "lidar_head" else getattr(network, name)
-
-
-@pytest.mark.parametrize("teacher", TEACHERS)
-def test_the_log_names_the_losses_of_both_sides(make_domain, adapt, tmp_path, teacher):
+def test_the_log_names_the_losses_of_both_sides(make_domain, adapt, tmp_path):
     domains = make_domain(frames=2, points=80), make_domain(frames=2, points=80, seed=9)
-    adapt(tmp_path / "run", *domains, target_teacher=teacher)
+    adapt(tmp_path / "run", *domains)
     record = read_log(tmp_path / "run")[0]
     assert {"ce_2d", "ce_3d", "ce_lidar", "xm_2d", "xm_3d"} <= record.keys()
-    assert {name for name in record if name.endswith("_target")} == TEACHERS[teacher][0]
+    assert {name for name in record if name.endswith("_target")} == TARGET
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
 def test_one_step_adds_the_losses_of_both_sides_and_gives_their_gradients(
-    make_domain, make_network, train_settings, worlds, teacher
+    make_domain, make_network, train_settings, worlds
 ):
     source, target = make_domain(frames=2, points=80), make_domain(frames=2, points=80, seed=9)
     network = make_network(source, drop_path=0.0, camera_dropout=0.0)
-    settings = train_settings(lam_trg=0.25, target_teacher=teacher)
+    settings = train_settings(lam_trg=0.25)
     make = StepMaker(
         source=source,
         target=target.unlabelled(),
@@ -111,14 +95,13 @@ def test_one_step_adds_the_losses_of_both_sides_and_gives_their_gradients(
     assert batch.keys == batch.source.keys + batch.target.keys
     both = step_losses(network, batch, torch.ones(6), settings)
     alone = step_losses(network, type(batch)(source=batch.source, target=None), torch.ones(6), settings)
-    terms, taught, held = TEACHERS[teacher]
-    added = 0.25 * sum(both.terms[name] for name in terms)
+    added = 0.25 * sum(both.terms[name] for name in TARGET)
     assert both.total.item() == pytest.approx(alone.total.item() + added.item(), rel=1e-5)
     torch.autograd.backward(added)
-    for name in taught:
-        assert part(network, name).weight.grad.any(), name
-    for name in held:
-        assert part(network, name).weight.grad is None, f"{name} is not taught here"
+    for name in ("auxiliary_2d", "auxiliary_3d"):
+        assert getattr(network, name).weight.grad.any(), name
+    for head in (network.head_2d, network.head_3d, network.lidar_branch.head):
+        assert head.weight.grad is None, "a teacher is not taught"
 
 
 def test_source_and_target_are_drawn_independently(make_domain, make_network, train_settings):
@@ -181,25 +164,22 @@ def norms(tensors):
     return {name: value for name, value in tensors.items() if name.rpartition(".")[2].startswith("running")}
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
-def test_a_trained_network_adapts_to_the_target_alone(make_domain, adapt, trained, tmp_path, teacher):
+def test_a_trained_network_adapts_to_the_target_alone(make_domain, adapt, trained, tmp_path):
     target = make_domain(frames=3, points=80, seed=9)
     for frame in range(3):
         (target.index.root / f"{frame}.label").unlink()
     before = load_file(trained / "checkpoints/step-00000002/model.safetensors")
     # a rate too small to move a weight shows where the run begins
-    still = adapt(tmp_path / "still", None, target, init=trained, lr=1e-30, target_teacher=teacher)
+    still = adapt(tmp_path / "still", None, target, init=trained, lr=1e-30)
     assert all(
         torch.equal(still[name], before[name]) for name in before if "running" not in name and "num_" not in name
     )
     assert not equal(norms(still), norms(before)), "the statistics should follow the target"
-    options = {"target_norms": "source", "target_teacher": teacher}
-    adapted = adapt(tmp_path / "adapted", None, target, init=trained, **options)
+    adapted = adapt(tmp_path / "adapted", None, target, init=trained, target_norms="source")
     assert equal(norms(adapted), norms(before))
-    taught = "auxiliary_3d.weight" if teacher == "heads" else "lidar_branch.head.weight"
-    assert not torch.equal(adapted[taught], before[taught])
+    assert not torch.equal(adapted["auxiliary_3d.weight"], before["auxiliary_3d.weight"])
     log = read_log(tmp_path / "adapted")[0]
-    assert {name for name in log if name.startswith(("xm", "ce", "fused"))} == TEACHERS[teacher][0]
+    assert {name for name in log if name.startswith(("xm", "ce", "fused"))} == TARGET
     statistics = [name for name in before if name.startswith("image_statistics.")]
     assert statistics
     assert all(torch.equal(adapted[name], before[name]) for name in statistics), "they are the source's"
@@ -306,15 +286,16 @@ def test_each_head_learns_its_own_pseudo_labels(make_domain, make_network, train
     batch.pseudo_labels[: len(batch.labels) // 2, 0] = -100
     output = network(batch)
     losses = target_losses(output, batch.pseudo_labels, settings)
-    for column, (name, logits) in enumerate((("pl_2d", output.logits_2d), ("pl_3d", output.logits_3d))):
+    heads = ((0, "pl_2d", output.logits_2d), (1, "pl_3d", output.logits_3d), (1, "pl_lidar", output.logits_lidar))
+    for column, name, logits in heads:
         kept = batch.pseudo_labels[:, column] != -100
         by_hand = -logits.double().log_softmax(1)[kept, column + 1].mean()
         assert losses.terms[name].item() == pytest.approx(by_hand.item(), rel=1e-5), (
             "the mean over points that are kept"
         )
-    assert losses.total.item() == pytest.approx(0.5 * (losses.terms["pl_2d"] + losses.terms["pl_3d"]).item(), rel=1e-5)
+    assert losses.total.item() == pytest.approx(0.5 * sum(losses.terms[name] for _, name, _ in heads).item(), rel=1e-5)
     losses.total.backward()
-    assert all(head.weight.grad.any() for head in (network.head_2d, network.head_3d))
+    assert all(head.weight.grad.any() for head in (network.head_2d, network.head_3d, network.lidar_branch.head))
 
 
 def test_pseudo_labels_follow_their_points_through_augmentation(make_domain, make_network, tmp_path):
@@ -357,46 +338,6 @@ def test_training_with_pseudo_labels_is_recorded_and_others_are_refused(
         adapt(tmp_path / "run", None, target, **options)
     with pytest.raises(ConfigError, match=r"lam_pl.*some are given"):
         adapt(tmp_path / "run", None, labelled, **{**options, "lam_pl": 0.0, "lam_trg": 0.1})
-
-
-def test_what_the_target_teaches_is_the_fusion_that_evaluation_scores(
-    make_domain, make_network, make_batch, monkeypatch
-):
-    domain = make_domain(frames=2)
-    network = make_network(domain, camera_dropout=0.0)
-    network.prior = np.array([0.3, 0.3, 0.2, 0.1, 0.1, 0.0])
-    batch = make_batch(domain, network)
-    taught = []
-    monkeypatch.setattr(
-        shift, "target_losses", lambda output, *rest: taught.append((output, rest[-1])) or losses(output)
-    )
-
-    def losses(output):
-        return Losses(total=output.logits_3d.sum(), terms={})
-
-    settings = TrainSettings(lam_trg=1.0, target_norms="source")
-    step_losses(network, StepBatch(source=None, target=batch), torch.ones(6), settings)
-    step_losses(
-        network,
-        StepBatch(source=None, target=batch),
-        torch.ones(6),
-        settings.model_copy(update={"target_teacher": "heads"}),
-    )
-    (output, fused), (_, none) = taught
-    two, three, lidar = (
-        torch.softmax(values.detach(), 1).numpy()
-        for values in (output.logits_2d, output.logits_3d, output.logits_lidar)
-    )
-    expected = fused_probabilities(
-        "product-prior",
-        three,
-        probabilities_2d=two,
-        probabilities_lidar=lidar,
-        image_weight=output.image_weight.numpy(),
-        prior=network.prior,
-    )
-    np.testing.assert_allclose(fused, expected, atol=1e-6)
-    assert none is None
 
 
 def test_statistics_of_images_are_those_of_the_source_alone(make_domain, make_network, make_batch):
