@@ -44,7 +44,7 @@ class FusionSettings(Settings):
         " feature at the pixel, the agents there, both; as controls the 2D head's softmax, or the voxel's own place.",
     )
     camera_dropout: float = Field(
-        default=0.3,
+        default=0.1,
         ge=0,
         lt=1,
         description="Chance that a sample is injected nothing in training, as without a camera.",
