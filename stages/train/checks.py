@@ -58,7 +58,7 @@ def check_domains(
     taps = choose_taps(fusion, features.taps if features else {})
     for role, other in (("target", target), ("validation", validation)):
         if other is not None and role != first:
-            _check_pair(first, trained[first], role, other, taps)
+            _check_pair(first, trained[first], role, other, taps, tells_cameras=fusion.interface)
     if taps:
         for each in (*trained.values(), *([validation] if validation is not None else [])):
             each.require_features()
@@ -128,8 +128,10 @@ def _check_settings(
         )
 
 
-def _check_pair(role: str, domain: Domain, other_role: str, other: Domain, taps: Mapping[str, TapSpec]) -> None:
-    """Check that one network serves ``domain`` and ``other``."""
+def _check_pair(
+    role: str, domain: Domain, other_role: str, other: Domain, taps: Mapping[str, TapSpec], *, tells_cameras: bool
+) -> None:
+    """Check that one network, which may tell cameras apart, serves ``domain`` and ``other``."""
     if other.merge.classes != domain.merge.classes:
         raise ConfigError(
             f"The {role} is labelled with merge {domain.merge.name} and the {other_role} with {other.merge.name};"
@@ -139,7 +141,7 @@ def _check_pair(role: str, domain: Domain, other_role: str, other: Domain, taps:
         return
     check_taps({name: spec.channels for name, spec in taps.items()}, other.features)
     cameras, found = len(domain.index.cameras), len(other.index.cameras)
-    if taps and found > cameras:
+    if tells_cameras and found > cameras:
         raise RunError(
             f"The {role} has {cameras} camera(s) and the {other_role} {found}; prepare the {other_role} with as many"
         )
