@@ -4,6 +4,8 @@ import pytest
 from xd3d.pipeline import jobs
 from xd3d.pipeline.ablation.child import Task, perform
 from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.train.log import read_log
+from xd3d.stages.train.record import read_record
 
 QUICK = [
     "extract.image_size=[48,80]",
@@ -28,20 +30,27 @@ def workspace(tmp_path_factory, tiny_nuscenes_root):
     return made
 
 
-@pytest.mark.parametrize("variant", ["full", "full-refine"])
-def test_lidar_only_is_scored_where_the_3d_head_needs_no_image(workspace, tmp_path, variant):
-    task = Task(
-        preset=f"ablation/{variant}",
-        overrides=QUICK,
-        run=variant,
-        start=None,
-        domains={"city": "singapore", "source": "usa"},
-        result="",
-    )
-    done = perform(workspace, task)
+def task(variant, **values):
+    given = {"preset": f"ablation/{variant}", "overrides": QUICK, "run": variant, "start": None, "result": ""}
+    return Task(**{**given, "domains": {"city": "singapore", "source": "usa"}, **values})
+
+
+@pytest.mark.parametrize(("variant", "reads_alone"), [("full", True), ("paper", False)])
+def test_lidar_only_is_scored_where_a_head_needs_no_image(workspace, variant, reads_alone):
+    done = perform(workspace, task(variant, overrides=[*QUICK, *([] if reads_alone else ["fusion.taps=[up1]"])]))
     assert (list(done["scores"]), done["steps"]) == (["city", "source"], 1)
     for scores in done["scores"].values():
         assert None not in (scores["miou"][reading] for reading in ("2d", "3d", "xm", "fused"))
-    city = done["scores"]["city"]["miou"]
-    assert city["3d_lidar_only"] == (None if variant == "full-refine" else pytest.approx(city["3d"]))
+    assert (done["scores"]["city"]["miou"]["3d_lidar_only"] is not None) == reads_alone
     assert done["scores"]["city"]["points"] != done["scores"]["source"]["points"]
+
+
+def test_adaptation_begins_with_the_other_run_and_learns_its_labels_of_its_own_target(workspace):
+    first = {"preset": "ablation/full", "overrides": QUICK, "run": "full"}
+    overrides = [*QUICK[:-2], "data.target.domain=singapore", QUICK[-1]]
+    perform(workspace, task("uda", run="uda-city", overrides=overrides, start=first))
+    record = read_record(workspace.run("uda-city"))
+    assert record["init"]["run"] == "full"
+    assert record["pseudo_labels"]["run"] == "full"
+    assert (record["pseudo_labels"]["domain"], record["pseudo_labels"]["fusion"]) == ("singapore", "product-prior")
+    assert {"pl_2d", "pl_3d", "pl_lidar"} <= read_log(workspace.run("uda-city"))[0].keys()

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,30 @@ def read_all(folder):
 
 def must_not_predict(first):
     raise AssertionError("everything is there already")
+
+
+def test_every_head_learns_the_fused_prediction_where_there_is_one_and_the_2d_head_where_it_sees(tmp_path):
+    def predict(first):
+        for number, frame in enumerate(predictions(first), start=first):
+            shown = np.random.default_rng([7, number]).random(len(frame.labels)) < 0.5
+            fused = np.random.default_rng([9, number]).dirichlet(np.full(3, 0.01), len(frame.labels))
+            yield replace(
+                frame,
+                probabilities_2d=np.where(shown[:, None], frame.probabilities_2d, 0),
+                probabilities_fused=fused,
+            )
+
+    made = make(tmp_path / "pl", predict)
+    kept = 0
+    for number, frame in enumerate(predict(0)):
+        labels, expected = made.read(number, len(frame.labels)), frame.probabilities_fused.argmax(1)
+        shown = frame.probabilities_2d.any(1)
+        sure = labels != -100
+        kept += sure.sum()
+        assert not sure[~shown, 0].any()
+        for column in range(2):
+            np.testing.assert_array_equal(labels[sure[:, column], column], expected[sure[:, column]])
+    assert kept > 500
 
 
 def test_each_head_keeps_its_own_labels_by_the_rule(tmp_path):
