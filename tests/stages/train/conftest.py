@@ -103,3 +103,17 @@ def train_settings() -> Callable[..., TrainSettings]:
     """Settings of a run of a few steps on the CPU; keyword arguments replace values."""
     base = {"steps": 6, "batch_size": 2, "validate_every": 3, "checkpoint_every": 2, "workers": 0, "device": "cpu"}
     return lambda **values: TrainSettings(**{**base, **values})
+
+
+@pytest.fixture
+def awake() -> Callable:
+    """Call it with a network for the same with random weights where its fusion begins at zero."""
+
+    def wake(network):
+        torch.manual_seed(7)
+        for name, parameter in network.named_parameters():
+            if name.startswith(("injection.", "read_context.")):
+                torch.nn.init.normal_(parameter, std=0.3)
+        return network
+
+    return wake

@@ -24,15 +24,6 @@ INJECTED = [
 ]
 
 
-def awake(network):
-    """The network with random weights where the fusion begins at zero, so that everything it reads matters."""
-    torch.manual_seed(7)
-    for name, parameter in network.named_parameters():
-        if name.startswith(("injection.", "read_context.")):
-            torch.nn.init.normal_(parameter, std=0.5)
-    return network
-
-
 def bilinear(values, u, v, extent):
     """``values`` [C, h, w] at image fractions, the outermost centres repeated: one corner after the other."""
     _, height, width = values.shape
@@ -82,7 +73,7 @@ def test_voxels_get_the_mean_of_their_seen_points_as_a_loop_does():
         assert shown[number].item() == (len(own) > 0)
 
 
-def test_the_whole_injection_is_that_of_a_dense_float64_reference(make_domain, make_network, make_batch):
+def test_the_whole_injection_is_that_of_a_dense_float64_reference(make_domain, make_network, make_batch, awake):
     domain = make_domain(frames=2, cameras=3, points=80)
     network = awake(make_network(domain, context="none")).eval()
     batch = make_batch(domain, network)
@@ -112,7 +103,7 @@ def test_an_untrained_injection_changes_no_prediction(make_domain, make_network,
 
 
 @pytest.mark.parametrize("values", INJECTED, ids=str)
-def test_every_part_learns_once_the_zeros_have_moved(make_domain, make_network, make_batch, values):
+def test_every_part_learns_once_the_zeros_have_moved(make_domain, make_network, make_batch, values, awake):
     domain = make_domain(frames=2)
     network = awake(make_network(domain, camera_dropout=0.0, drop_path=0.0, **values))
     output = network(batch := make_batch(domain, network))
@@ -122,7 +113,9 @@ def test_every_part_learns_once_the_zeros_have_moved(make_domain, make_network, 
 
 
 @pytest.mark.parametrize("values", INJECTED[:4], ids=str)
-def test_the_camera_reaches_the_3d_reading_and_never_the_lidar_only_one(make_domain, make_network, make_batch, values):
+def test_the_camera_reaches_the_3d_reading_and_never_the_lidar_only_one(
+    make_domain, make_network, make_batch, values, awake
+):
     domain = make_domain(frames=2, cameras=2)
     network = awake(make_network(domain, **values)).eval()
     batch = make_batch(domain, network)
@@ -137,7 +130,7 @@ def test_the_camera_reaches_the_3d_reading_and_never_the_lidar_only_one(make_dom
 
 
 def test_without_a_branch_of_its_own_the_lidar_only_reading_is_the_3d_head_without_injection(
-    make_domain, make_network, make_batch
+    make_domain, make_network, make_batch, awake
 ):
     domain = make_domain(frames=2)
     network = awake(make_network(domain, lidar_stages=0)).eval()
@@ -148,7 +141,7 @@ def test_without_a_branch_of_its_own_the_lidar_only_reading_is_the_3d_head_witho
     assert torch.equal(network(batch).logits_3d, without)
 
 
-def test_cameras_that_see_nothing_inject_nothing(make_domain, make_network, make_batch):
+def test_cameras_that_see_nothing_inject_nothing(make_domain, make_network, make_batch, awake):
     domain = make_domain(frames=2, cameras=2)
     network = awake(make_network(domain, lidar_stages=0)).eval()
     batch = make_batch(domain, network)

@@ -31,21 +31,12 @@ VARIANTS = [
 ]
 
 
-def awake(network):
-    """The network with random weights where the fusion begins at zero."""
-    torch.manual_seed(7)
-    for name, parameter in network.named_parameters():
-        if name.startswith(("injection.", "read_context.")):
-            torch.nn.init.normal_(parameter, std=0.1)
-    return network
-
-
 def total(network, batch):
     return source_losses(network(batch), batch.labels, torch.ones(6), TrainSettings()).total
 
 
 @pytest.mark.parametrize("values", VARIANTS, ids=str)
-def test_every_ablation_is_one_setting_and_trains_all_that_it_has(make_domain, make_network, make_batch, values):
+def test_every_ablation_is_one_setting_and_trains_all_that_it_has(make_domain, make_network, make_batch, values, awake):
     domain = make_domain(frames=2)
     network = awake(make_network(domain, **values, drop_path=0.0, camera_dropout=0.0))
     total(network, make_batch(domain, network)).backward()
@@ -56,7 +47,7 @@ def test_every_ablation_is_one_setting_and_trains_all_that_it_has(make_domain, m
     assert [name for name in dead if not name.endswith("key.bias")] == []
 
 
-def test_the_default_network_has_no_dead_parameter(make_domain, make_network, make_batch):
+def test_the_default_network_has_no_dead_parameter(make_domain, make_network, make_batch, awake):
     domain = make_domain(frames=2, cameras=2)
     network = awake(make_network(domain))
     for step in range(3):  # camera dropout leaves a sample out now and then, not six times
@@ -108,7 +99,7 @@ def tensors_of(batch):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("values", VARIANTS[:8], ids=str)
-def test_no_sample_sees_another(make_domain, make_network, make_batch, values, training):
+def test_no_sample_sees_another(make_domain, make_network, make_batch, values, training, awake):
     """Another cloud with other images takes the place of one; in training only BatchNorm may notice, so it is held."""
     domain = make_domain(frames=4, cameras=2, points=150)
     network = awake(make_network(domain, drop_path=0.0, camera_dropout=0.0, **values)).train(training)
@@ -225,7 +216,9 @@ def test_unknown_and_useless_taps_are_named(worlds):
 @pytest.mark.parametrize(
     "values", [{"head": "distil"}, {"head": "distil", "locate_queries": True}, {"keys": "features"}], ids=str
 )
-def test_low_precision_is_for_products_in_training_alone(make_domain, make_network, make_batch, precision, values):
+def test_low_precision_is_for_products_in_training_alone(
+    make_domain, make_network, make_batch, precision, values, awake
+):
     domain = make_domain(points=200)
     queries = {"queries": "agents", "decoupling": "loss", "camera_dropout": 0.0}
     network = awake(make_network(domain, drop_path=0.0, **queries, **values))
