@@ -17,7 +17,7 @@ class Views:
 
     def __init__(self, source, views=("jitter:1", "hflip", "identity")):
         self._source, self.views = source, views
-        self.taps, self.agents = source.taps, source.agents
+        self.taps, self.agents, self.grid = source.taps, source.agents, source.grid
         self.rows = []
 
     def require(self, rows):
