@@ -182,15 +182,19 @@ class _Regrouping:
         differing = torch.stack(away).amax(0).masked_fill(empty, 0.0).amax(1) > self._bound
         for image in differing.nonzero().flatten():
             one = slice(int(image), int(image) + 1)
-            own_maps, own_queries, stored = (
-                {name: values[one] for name, values in group.items()} for group in (maps, found.queries, queries)
+            assignment[one] = self._assigned_to_stored(
+                maps=_part(maps, one),
+                found=_part(found.queries, one),
+                stored=_part(queries, one),
+                empty=empty[one],
+                pictures=pictures[one],
             )
-            assignment[one] = self._assigned_to_stored(own_maps, own_queries, stored, empty[one], pictures[one])
         index, weight = strongest_memberships(assignment)
         return as_indices(index.cpu()), weight.cpu().numpy(), int(differing.sum())
 
     def _assigned_to_stored(
         self,
+        *,
         maps: Mapping[str, Tensor],
         found: Mapping[str, Float32[Tensor, "1 agents _channels"]],
         stored: Mapping[str, Float32[Tensor, "1 agents _channels"]],
@@ -232,6 +236,10 @@ class _Regrouping:
         if failures:
             raise DataError("; ".join(failures.values()))
         return pictures
+
+
+def _part(tensors: Mapping[str, Tensor], images: slice) -> dict[str, Tensor]:
+    return {name: values[images] for name, values in tensors.items()}
 
 
 def _relative(difference: Float32[Tensor, "..."], stored: Float32[Tensor, "..."]) -> Float32[Tensor, "..."]:

@@ -216,13 +216,6 @@ def open_again(path, layout):
     )
 
 
-def test_a_format_of_the_future_is_refused_by_its_number(second_cache):
-    manifest = second_cache / "zarr.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(CacheError, match=r"has format 3, this version reads 1 and 2"):
-        FeatureReader(second_cache)
-
-
 def test_a_grid_that_contradicts_its_tap_is_refused(layout):
     with pytest.raises(CacheError, match="of another size than its map"):
         replace(layout, grid=replace(GRID, width=6, extent=(2.75, 6.0)))

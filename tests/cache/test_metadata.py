@@ -156,8 +156,14 @@ def test_a_folder_without_a_cache_says_how_to_make_one(tmp_path):
 
 
 def test_another_format_number_names_both(cache):
+    edit_manifest(cache, lambda m: m.update(format=3))
+    with pytest.raises(CacheError, match="has format 3, this version reads 1 and 2"):
+        load_layout(LocalStore(root=cache))
+
+
+def test_a_manifest_of_format_2_names_the_grid(cache):
     edit_manifest(cache, lambda m: m.update(format=2))
-    with pytest.raises(CacheError, match="has format 2, this version reads 1"):
+    with pytest.raises(CacheError, match="is damaged"):
         load_layout(LocalStore(root=cache))
 
 
