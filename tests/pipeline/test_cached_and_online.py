@@ -92,7 +92,7 @@ def in_every_mode(workspace, settings, *, cached):
             batch = make(0, 0)
         losses = step_losses(network, batch, torch.ones(6), config.train)
         torch.autograd.backward(losses.total)
-        assert {"ce_2d", "xm_3d", "fused_3d_target"} <= losses.terms.keys()
+        assert {"ce_2d", "xm_3d", "xm_3d_target"} <= losses.terms.keys()
         gradient = sum(parameter.grad.double().abs().sum().item() for parameter in network.parameters())
         found.append((gradient, {name: value.item() for name, value in losses.terms.items()}))
     if not cached:

@@ -163,7 +163,7 @@ def test_image_sizes_and_crops_are_the_published_ones():
 def test_settings_without_images_at_test_need_none():
     for setting in ("semantic_kitti_semantic_stf", "synlidar_semantic_stf"):
         config = load_config(f"{setting}/dg").config
-        assert config.fusion.head == "distil" or not config.fusion.image
+        assert config.fusion.lidar_branch or not config.fusion.image
         assert config.data.points == "all"
 
 

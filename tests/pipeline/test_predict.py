@@ -68,7 +68,8 @@ def home(tmp_path_factory):
     )
     workspace.remember_run(workspace.run("distil"))
     record = read_record(workspace.run("distil"))
-    write_record(workspace.run("refine"), {**record, "fusion": {**record["fusion"], "head": "refine"}})
+    refined = {**record["fusion"], "queries": "agents", "head": "refine"}
+    write_record(workspace.run("refine"), {**record, "fusion": refined})
     return workspace.home
 
 

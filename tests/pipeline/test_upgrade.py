@@ -1,10 +1,12 @@
 """A cache of format 1 trains as before, and one command brings it to format 2."""
 
 import json
+import re
 
 import pytest
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.writer import CacheWriter
+from xd3d.errors import CacheError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
@@ -42,15 +44,17 @@ def first(tiny_nuscenes_root, tmp_path):
     return workspace, path
 
 
-def losses(workspace, run, *, cached):
-    jobs.train(workspace, "default", SMALL, cached=cached, run=run)
+def losses(workspace, run, *changes, cached):
+    jobs.train(workspace, "default", [*SMALL, *changes], cached=cached, run=run)
     return [record["loss"] for record in read_log(run) if "loss" in record]
 
 
 def test_a_cache_of_format_1_trains_as_before_and_is_upgraded_in_its_place(first, xd3d, tmp_path):
     workspace, path = first
-    before = losses(workspace, tmp_path / "first", cached=True)
-    assert before == losses(workspace, tmp_path / "online", cached=False)
+    with pytest.raises(CacheError, match=f"xd3d cache upgrade {re.escape(str(path))}"):
+        losses(workspace, tmp_path / "refused", cached=True)
+    before = losses(workspace, tmp_path / "first", "fusion.context=none", cached=True)
+    assert before == losses(workspace, tmp_path / "online", "fusion.context=none", cached=False)
     done = xd3d("cache", "upgrade", str(path), "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
@@ -59,7 +63,8 @@ def test_a_cache_of_format_1_trains_as_before_and_is_upgraded_in_its_place(first
     assert (told["cache"], told["format"], told["images"], told["upgraded"]) == (str(path), 2, images, images)
     assert "image/s" in done.stderr
     assert FeatureReader(path).grid.name == "up3"
-    assert losses(workspace, tmp_path / "second", cached=True) == before
+    assert losses(workspace, tmp_path / "second", "fusion.context=none", cached=True) == before
+    assert losses(workspace, tmp_path / "third", cached=True)
     again = xd3d("cache", "upgrade", str(path))
     assert again.returncode == 0
     assert "has format 2" in again.stdout

@@ -54,7 +54,7 @@ def test_adaptation_begins_with_the_run_of_the_same_seed_that_serves_all_shifts(
     adapted = [training for training in planned if training.variant.name == "uda"]
     assert len(adapted) == 4
     assert all(training.start.run == (one if training.seed == 1 else other).run for training in adapted)
-    assert all(training.resolve().config.train.lam_trg > 0 for training in adapted)
+    assert all(training.resolve().config.train.lam_pl > 0 for training in adapted)
     places = {training.run: place for place, training in enumerate(planned)}
     assert all(places[training.start.run] < places[training.run] for training in adapted)
 
@@ -121,7 +121,7 @@ def test_a_faulty_setting_is_found_before_any_work(tmp_path, faulty):
     [
         ("no-truncation", "fusion.decoupling=truncate"),
         ("full-400", "train.steps=9"),
-        ("uda", "train={lam_trg: 0}"),
+        ("uda", "train={lam_pl: 0}"),
         ("rank-4", "fusion.rank=8"),
         ("full", "train.seed=9"),
         ("full", "train.init=another"),
