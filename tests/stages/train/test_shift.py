@@ -139,12 +139,14 @@ def test_a_target_that_teaches_nothing_is_refused(make_domain, adapt, tmp_path, 
         adapt(tmp_path / "run", domain, domain, **values)
 
 
-def test_a_target_that_does_not_fit_the_source_is_refused(make_domain, adapt, tmp_path, worlds):
+def test_a_target_that_does_not_fit_the_source_is_refused(make_domain, adapt, small_fusion, tmp_path, worlds):
     source = make_domain(frames=2, points=80)
     with pytest.raises(ConfigError, match=r"train\.lam_trg or"):
         adapt(tmp_path / "run", source, None)
+    more = make_domain(frames=2, points=80, cameras=2)
     with pytest.raises(RunError, match=r"1 camera.*target 2"):
-        adapt(tmp_path / "run", source, make_domain(frames=2, points=80, cameras=2))
+        adapt(tmp_path / "run", source, more, fusion=small_fusion(queries="agents"))
+    adapt(tmp_path / "any cameras", source, more)  # only the paper's queries tell cameras apart
     with pytest.raises(RunError, match="no features"):
         adapt(tmp_path / "run", source, worlds.open_domain(source.index.root, frames=2, lidar_only=True))
     with pytest.raises(ConfigError, match="has 1"):
