@@ -17,7 +17,7 @@ from jaxtyping import UInt8, UInt32
 from ..errors import CacheError
 from .layout import ASSIGNMENT, ArrayLayout, CacheLayout
 from .metadata import array_is_plain
-from .rows import strange_agent
+from .rows import check_agent_indices
 from .shards import ShardFile
 from .stores.base import Store, Version
 
@@ -132,11 +132,10 @@ class StoredArray:
         self._unchecked = 0 in self._checked
 
     def _check_agents(self, first: int, rows: np.ndarray) -> None:
-        agents = self._layout.agents
-        if strange_agent(rows, agents) is not None:
-            worst = rows.max(axis=1)
-            place = int(worst.argmax())
-            raise DamagedRowError(first + place, f"it names agent {worst[place]} of {agents}, counted from 0")
+        try:
+            check_agent_indices(rows, self._layout.agents)
+        except CacheError as error:
+            raise DamagedRowError(first + int(rows.max(axis=1).argmax()), str(error)) from error
 
     def _open_shard(self, index: int) -> ShardFile:
         """Open a shard; its index is read, and its rows are checked, once for as long as it is the same file."""

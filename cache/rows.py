@@ -15,12 +15,12 @@ from .schema import CHANNEL_AXES, ImageFeatures
 __all__ = [
     "arrays_of",
     "as_stored",
+    "check_agent_indices",
     "coded",
     "features_of",
     "named_arrays",
     "stored_arrays",
     "stored_rows",
-    "strange_agent",
     "unfit_rows",
 ]
 
@@ -48,15 +48,20 @@ def arrays_of(features: ImageFeatures, layout: CacheLayout, count: int) -> dict[
             raise CacheError(
                 f"{name} is {values.dtype} {values.shape}; the cache stores {array.dtype.name} {expected} of it"
             )
-    if layout.grid is not None and (strange := strange_agent(found[ASSIGNMENT], layout.agents)) is not None:
-        raise CacheError(f"{ASSIGNMENT} names agent {strange} of {layout.agents}; they are counted from 0")
+    if layout.grid is not None:
+        check_agent_indices(found[ASSIGNMENT], layout.agents)
     return found
 
 
-def strange_agent(assignment: UInt8[np.ndarray, "..."] | UInt16[np.ndarray, "..."], agents: int) -> int | None:
-    """The largest index of ``assignment`` where it is that of no agent, which no reader may be given."""
+def check_agent_indices(assignment: UInt8[np.ndarray, "..."] | UInt16[np.ndarray, "..."], agents: int) -> None:
+    """Check that every index of ``assignment`` is that of one of ``agents`` agents.
+
+    Raises:
+        CacheError: one is not.
+    """
     largest = int(assignment.max(initial=0))
-    return largest if largest >= agents else None
+    if largest >= agents:
+        raise CacheError(f"{ASSIGNMENT} names agent {largest} of {agents}, counted from 0")
 
 
 def named_arrays(features: ImageFeatures) -> dict[str, np.ndarray]:

@@ -26,12 +26,11 @@ from .metadata import (
     metadata_files,
     unfinished_manifest,
 )
-from .rows import stored_rows, strange_agent
+from .rows import check_agent_indices, stored_rows
 from .schema import TapSpec
-from .shards import write_rows
 from .stores import Store, open_store
 from .stores.base import Lock
-from .writer import write_metadata
+from .writer import stage_arrays, write_metadata
 
 __all__ = ["CacheUpgrade", "finish_upgrade"]
 
@@ -92,24 +91,18 @@ class CacheUpgrade:
             CacheError: an index is that of no agent, or the cache cannot be written.
             DiskSpaceError: the disk is full.
         """
-        if (strange := strange_agent(assignment, self.layout.agents)) is not None:
-            raise CacheError(f"The memberships name agent {strange} of {self.layout.agents}; they are counted from 0")
+        check_agent_indices(assignment, self.layout.agents)
         failed = {row: self._log.failed[row] for row in shard.rows if row in self._log.failed}
-        sizes, checksums, record = {}, {}, f"{UPGRADE}/{shard.index}.json"
+        record = f"{UPGRADE}/{shard.index}.json"
+        stored = (
+            (array := self.layout.arrays[name], stored_rows(values, array, shard.rows, failed, {}))
+            for name, values in ((ASSIGNMENT, assignment), (MEMBERSHIP, membership))
+        )
         with self._store.faults(f"upgrading shard {shard.index}"):
             stage = self._store.stage(self._lock.owner)
             try:
                 self._store.delete(record)  # it must never stand beside other bytes
-                for name, values in ((ASSIGNMENT, assignment), (MEMBERSHIP, membership)):
-                    array, written = self.layout.arrays[name], list[int]()
-                    rows = stored_rows(values, array, shard.rows, failed, {})
-                    sizes[name] = stage.write(
-                        array.shard_file(shard.index),
-                        lambda file, rows=rows, written=written: written.extend(  # type: ignore[misc]
-                            write_rows(file, rows, self.layout.images_per_shard)
-                        ),
-                    )
-                    checksums[name] = written
+                sizes, checksums = stage_arrays(stage, shard, stored, self.layout.images_per_shard)
                 stage.publish()
                 commit = self._record(shard, sizes, checksums)
                 stage.write(record, lambda file: file.write(commit.encode()))

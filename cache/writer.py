@@ -27,7 +27,7 @@ from .stores import Store, open_store
 from .stores.base import Lock, Stage
 from .stores.local import LOCK
 
-__all__ = ["CacheWriter", "write_metadata"]
+__all__ = ["CacheWriter", "stage_arrays", "write_metadata"]
 
 NOTHING_KEPT = KeptRows()
 
@@ -233,7 +233,7 @@ class CacheWriter:
         with self._store.faults(f"writing shard {shard.index}"):
             stage = self._store.stage(self._lock.owner)
             try:
-                sizes, checksums = self._stage_arrays(stage, shard, stored)
+                sizes, checksums = stage_arrays(stage, shard, stored, self.layout.images_per_shard)
                 commit = Commit(
                     shard=shard.index,
                     first=shard.first,
@@ -253,22 +253,6 @@ class CacheWriter:
                 self._lock.unclaim(shard.index)
         return commit
 
-    def _stage_arrays(
-        self, stage: Stage, shard: Shard, stored: Iterable[tuple[ArrayLayout, Iterable[np.ndarray]]]
-    ) -> tuple[dict[str, int], dict[str, list[int]]]:
-        sizes: dict[str, int] = {}
-        checksums: dict[str, list[int]] = {}
-        for array, rows in stored:
-            written: list[int] = []
-            sizes[array.name] = stage.write(
-                array.shard_file(shard.index),
-                lambda file, rows=rows, written=written: written.extend(  # type: ignore[misc]
-                    write_rows(file, rows, self.layout.images_per_shard)
-                ),
-            )
-            checksums[array.name] = written
-        return sizes, checksums
-
     def _shards_that_stand(self, shards: Iterable[Shard]) -> set[int]:
         """The committed ones of ``shards`` whose files all have the length that their record says."""
         stand = {shard.index for shard in shards} & set(self._log.sizes)
@@ -277,6 +261,24 @@ class CacheWriter:
             sizes = self._store.sizes(files.values())
             stand = {index for index in stand if sizes.get(files[index]) == self._log.sizes[index][name]}
         return stand
+
+
+def stage_arrays(
+    stage: Stage, shard: Shard, stored: Iterable[tuple[ArrayLayout, Iterable[np.ndarray]]], images_per_shard: int
+) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Stage the files of ``shard``; the length of each and the crc32c of its rows, by the array's name."""
+    sizes: dict[str, int] = {}
+    checksums: dict[str, list[int]] = {}
+    for array, rows in stored:
+        written: list[int] = []
+        sizes[array.name] = stage.write(
+            array.shard_file(shard.index),
+            lambda file, rows=rows, written=written: written.extend(  # type: ignore[misc]
+                write_rows(file, rows, images_per_shard)
+            ),
+        )
+        checksums[array.name] = written
+    return sizes, checksums
 
 
 def _joined(parts: Sequence[Mapping[str, Mapping[int, int]]], layout: CacheLayout) -> dict[str, dict[int, int]]:

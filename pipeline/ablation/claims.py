@@ -25,13 +25,12 @@ class Claim:
 
     def gains(self, board: Board, shift: str) -> dict[int, float]:
         """By how much, by seed."""
-        ours = board.scores(self.variant, self.reading, shift)
-        theirs = [board.scores(self.over, reading, shift) for reading in self.over_readings]
-        return {
-            seed: value - max(scores[seed] for scores in theirs)
-            for seed, value in ours.items()
-            if all(seed in scores for scores in theirs)
-        }
+        gains = [
+            board.gains(self.variant, self.reading, shift, over=self.over, over_reading=reading)
+            for reading in self.over_readings
+        ]
+        shared = set.intersection(*map(set, gains))
+        return {seed: min(each[seed] for each in gains) for seed in sorted(shared)}
 
     def holds(self, gain: float) -> bool:
         """Whether a mean gain of ``gain`` points is enough."""

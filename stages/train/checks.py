@@ -58,7 +58,7 @@ def check_domains(
     taps = choose_taps(fusion, features.taps if features else {})
     for role, other in (("target", target), ("validation", validation)):
         if other is not None and role != first:
-            _check_pair(first, trained[first], role, other, taps, tells_cameras=fusion.interface)
+            _check_pair(first, trained[first], role, other, taps, distinguishes_cameras=fusion.interface)
     if taps:
         for each in (*trained.values(), *([validation] if validation is not None else [])):
             each.require_features()
@@ -129,9 +129,15 @@ def _check_settings(
 
 
 def _check_pair(
-    role: str, domain: Domain, other_role: str, other: Domain, taps: Mapping[str, TapSpec], *, tells_cameras: bool
+    role: str,
+    domain: Domain,
+    other_role: str,
+    other: Domain,
+    taps: Mapping[str, TapSpec],
+    *,
+    distinguishes_cameras: bool,
 ) -> None:
-    """Check that one network, which may tell cameras apart, serves ``domain`` and ``other``."""
+    """Check that one network, which may have to distinguish cameras, serves ``domain`` and ``other``."""
     if other.merge.classes != domain.merge.classes:
         raise ConfigError(
             f"The {role} is labelled with merge {domain.merge.name} and the {other_role} with {other.merge.name};"
@@ -141,7 +147,7 @@ def _check_pair(
         return
     check_taps({name: spec.channels for name, spec in taps.items()}, other.features)
     cameras, found = len(domain.index.cameras), len(other.index.cameras)
-    if tells_cameras and found > cameras:
+    if distinguishes_cameras and found > cameras:
         raise RunError(
             f"The {role} has {cameras} camera(s) and the {other_role} {found}; prepare the {other_role} with as many"
         )

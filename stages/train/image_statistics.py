@@ -47,11 +47,10 @@ class ImageStatistics(nn.Module):
 
         1 for every image before any was counted.
         """
-        if self.count < 2:
-            return measures.new_ones(len(measures))
-        deviation = (self.squares / self.count).sqrt() + FLOOR
+        deviation = (self.squares / self.count.clamp(min=1)).sqrt() + FLOOR
         scores = (measures.double() - self.mean) / deviation
-        return scores.square().mean(1).sqrt().to(measures.dtype)
+        found = scores.square().mean(1).sqrt().to(measures.dtype)
+        return torch.where(self.count < 2, torch.ones_like(found), found)  # no branch: it would wait for a GPU
 
     def weights(self, measures: Float[Tensor, "views measures"]) -> Float[Tensor, "views"]:
         """min(1, FAR / distance): how much the reading of an image counts in the fusion of predictions."""

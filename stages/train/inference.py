@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from ...cache.loader import made_ahead, ring_slots
 from ...errors import RunError
 from ...progress import progress
 from ..datasets.frames import Frame
+from ..evaluate.fusion import fused_probabilities
 from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction
 from ..evaluate.settings import FusionRule
@@ -21,7 +23,6 @@ from .checks import check_memberships, check_taps
 from .domain import Domain
 from .loader import evaluation_batch
 from .network import Network
-from .readings import Readings
 
 __all__ = ["cloud_classes", "predict_frames", "sweep_classes"]
 
@@ -121,15 +122,26 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
 def _predict(network: Network, batch: Batch | None, *, fusion: FusionRule, with_images: bool) -> FramePrediction:
     if batch is None:
         none = np.zeros((0, len(network.classes)), np.float32)
-        readings = Readings(seen=none if with_images else None, cloud=none, lidar=None, weight=None)
-        labels = np.zeros(0, np.int64)
+        labels, images, cloud, lidar, weight = np.zeros(0, np.int64), none if with_images else None, none, None, None
     else:
-        readings = Readings.of(network(batch.to(network.device)), batch.shown)
-        labels = batch.labels.cpu().numpy()
-    has_sum = fusion != "sum" or readings.seen is not None  # as there is no xM without an image
-    return FramePrediction(
-        labels=labels,
-        probabilities_2d=readings.seen,
-        probabilities_3d=readings.cloud,
-        probabilities_fused=readings.fused(fusion, network.prior) if has_sum else None,
-    )
+        output = network(batch.to(network.device))
+        labels, cloud = batch.labels.cpu().numpy(), output.logits_3d.softmax(1).cpu().numpy()
+        images, lidar = _probabilities(output.logits_2d), _probabilities(output.logits_lidar)
+        weight = None if output.image_weight is None else output.image_weight.cpu().numpy()
+        if images is not None and batch.shown is not None:
+            images[~batch.shown.cpu().numpy()] = 0
+    fused = None
+    if fusion != "sum" or images is not None:  # there is no xM without an image
+        fused = fused_probabilities(
+            fusion,
+            cloud,
+            probabilities_2d=images,
+            probabilities_lidar=lidar,
+            image_weight=weight,
+            prior=network.prior,
+        )
+    return FramePrediction(labels=labels, probabilities_2d=images, probabilities_3d=cloud, probabilities_fused=fused)
+
+
+def _probabilities(logits: Float[Tensor, "points classes"] | None) -> Float[np.ndarray, "points classes"] | None:
+    return None if logits is None else logits.softmax(1).cpu().numpy()

@@ -5,11 +5,10 @@ shows one. W and b begin at zero, so an untrained network is the LiDAR-only one.
 ``camera_dropout``: a whole sample goes without its camera, and one network learns to read with and without.
 """
 
-import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from .parallel import number_of_processes, own_part
+from .parallel import drawn_for_samples
 from .sparse import SparseTensor
 
 __all__ = ["Injection", "voxel_means"]
@@ -35,13 +34,10 @@ class Injection(nn.Module):
         """``x``, whose voxels hold the points as ``point_to_voxel`` says, with ``values`` of the ``seen`` points."""
         means, shown = voxel_means(values, seen, point_to_voxel, len(x.features))
         if self.training and self.camera_dropout:
-            shown = shown * self._kept_samples(x.batch_size, shown.device)[x.sample.long()]
+            kept = drawn_for_samples(x.batch_size, shown.device) >= self.camera_dropout
+            shown = shown * kept[x.sample.long()].unsqueeze(1)
         added = self.project(means) * shown
         return x.replace(x.features + added.to(x.features.dtype))
-
-    def _kept_samples(self, samples: int, device: torch.device) -> Float[Tensor, "samples 1"]:
-        drawn = torch.rand(samples * number_of_processes(), 1, device=device)  # for the whole batch
-        return (own_part(drawn) >= self.camera_dropout).float()
 
 
 def voxel_means(

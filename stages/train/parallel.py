@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ...errors import RunError
@@ -19,6 +19,7 @@ from ...processes import local_rank, process_count
 
 __all__ = [
     "distributed",
+    "drawn_for_samples",
     "from_first",
     "gathered",
     "number_of_processes",
@@ -68,6 +69,11 @@ def rank() -> int:
 def own_part(values: Shaped[Tensor, "all *rest"]) -> Shaped[Tensor, "own *rest"]:
     """This process's share of values that all have alike, such as random numbers for every sample of the batch."""
     return values.chunk(number_of_processes())[rank()]
+
+
+def drawn_for_samples(samples: int, device: torch.device) -> Float[Tensor, "samples"]:
+    """A random number, 0 to 1, for each of this process's ``samples``: those of all processes are drawn in each."""
+    return own_part(torch.rand(samples * number_of_processes(), device=device))
 
 
 def from_first(value: Value) -> Value:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .images import ImageBatch, coverage
-from .parallel import number_of_processes, own_part
+from .parallel import drawn_for_samples
 from .ragged import Ragged
 from .sparse import SparseTensor
 
@@ -40,9 +40,8 @@ class DropPath(nn.Module):
         """The branch, or zeros in its place."""
         if not self.training or not self.rate:
             return branch
-        drawn = torch.rand(len(branch) * number_of_processes(), 1, 1, device=branch.device)  # for the whole batch
-        kept = own_part(drawn) >= self.rate
-        return branch * kept / (1 - self.rate)
+        kept = drawn_for_samples(len(branch), branch.device) >= self.rate
+        return branch * kept[:, None, None] / (1 - self.rate)
 
 
 class QueryBlock(nn.Module):

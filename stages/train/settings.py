@@ -129,9 +129,7 @@ class FusionSettings(Settings):
     @property
     def memberships(self) -> bool:
         """Whether the features must say which agents each pixel belongs to."""
-        return self.variant == "full" and (
-            self.context == "agents" or self.inject in ("agents", "both") or (self.interface and self.locate_queries)
-        )
+        return self.agent_tokens or (self.interface and self.locate_queries)
 
     @property
     def agent_tokens(self) -> bool:

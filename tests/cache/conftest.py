@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from xd3d.cache.layout import CacheLayout
+from xd3d.cache.rows import named_arrays
 from xd3d.cache.schema import ImageFeatures, TapSpec
 from xd3d.cache.writer import CacheWriter
 
@@ -164,3 +165,16 @@ def recompress() -> Callable[[Path, str], None]:
         stored[:] = values
 
     return store
+
+
+@pytest.fixture
+def assert_same() -> Callable:
+    """Call it with two batches of features that must be equal, array by array."""
+
+    def check(first, second):
+        first, second = named_arrays(first), named_arrays(second)
+        assert first.keys() == second.keys()
+        for name, values in first.items():
+            np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+    return check

@@ -5,21 +5,15 @@ from xd3d.cache.fingerprint import fingerprint_digest
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.recipe import load_recipe
-from xd3d.cache.rows import named_arrays
 from xd3d.cache.stores import open_store
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
 
-def assert_same(first, second):
-    first, second = named_arrays(first), named_arrays(second)
-    assert first.keys() == second.keys()
-    for name, values in first.items():
-        np.testing.assert_array_equal(values, second[name], err_msg=name)
-
-
 @pytest.mark.parametrize("profile", PROFILES)
-def test_some_images_are_a_whole_cache_that_the_same_settings_read(tmp_path, open_writer, features_of_rows, profile):
+def test_some_images_are_a_whole_cache_that_the_same_settings_read(
+    tmp_path, open_writer, features_of_rows, profile, assert_same
+):
     with open_writer(tmp_path / "cache", profile=profile, recipe={"dataset": "x"}) as writer:
         for shard in writer.pending_shards()[:4]:
             features = features_of_rows(shard.rows)

@@ -12,7 +12,6 @@ from xd3d.cache.info import cache_info
 from xd3d.cache.layout import ASSIGNMENT, MEMBERSHIP, MEMBERSHIPS, PROFILES, CacheLayout
 from xd3d.cache.metadata import load_layout
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import named_arrays
 from xd3d.cache.schema import TapSpec
 from xd3d.cache.shards import write_rows
 from xd3d.cache.stores import open_store
@@ -26,13 +25,6 @@ def fill(writer, features, failures=None):
     for shard in writer.pending_shards():
         failed = {row: reason for row, reason in (failures or {}).items() if row in shard.rows}
         writer.write_shard(shard, features(shard.rows), failed)
-
-
-def assert_same(first, second):
-    first, second = named_arrays(first), named_arrays(second)
-    assert first.keys() == second.keys()
-    for name, values in first.items():
-        np.testing.assert_array_equal(values, second[name], err_msg=name)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -141,7 +133,7 @@ def test_shards_and_fingerprint_are_the_same_in_both_formats(cache, second_cache
     assert {*cache_info(second_cache)["arrays"]} - {*cache_info(cache)["arrays"]} == {*MEMBERSHIPS}
 
 
-def test_an_export_keeps_memberships_even_without_the_tap_of_their_grid(second_cache, tmp_path):
+def test_an_export_keeps_memberships_even_without_the_tap_of_their_grid(second_cache, tmp_path, assert_same):
     whole = FeatureReader(second_cache)
     export_cache(second_cache, tmp_path / "taps", taps=["rgb"])
     part = FeatureReader(tmp_path / "taps")
@@ -174,7 +166,7 @@ def tree(path):
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_a_cache_that_the_last_version_of_format_1_wrote_reads_and_is_finished_as_format_1(first_format):
+def test_a_cache_that_the_last_version_of_format_1_wrote_reads_and_is_finished_as_format_1(first_format, assert_same):
     assert verify_cache(first_format) == {"ok": True, "checked": 4, "damaged": []}
     reader = FeatureReader(first_format)
     assert reader.grid is None
