@@ -1,7 +1,7 @@
 """Augmentation of a cloud: a noisy rotation, a flip, a turn about z, and a place in the voxel cube.
 
-The order and the numbers are those of xMUDA's loader. Every draw comes from one generator seeded by (seed, step, place
-in the batch) and the side of the shift, so a batch is the same whichever thread makes it, and after a resume.
+The order and the numbers are those of xMUDA's loader. Every sample has a generator of its own (``streams.py``), so a
+batch is the same whichever thread makes it, and after a resume.
 """
 
 import numpy as np
@@ -10,12 +10,7 @@ from jaxtyping import Bool, Float32, Float64
 from ..datasets.frames import Frame
 from .settings import AugmentSettings
 
-__all__ = ["augment_points", "augmentation_matrix", "crop_points", "sample_generator"]
-
-
-def sample_generator(seed: int, step: int, place: int, stream: int = 0) -> np.random.Generator:
-    """The generator of the sample in ``place`` of the batch of ``step``; each ``stream`` has numbers of its own."""
-    return np.random.default_rng([seed, step, place, stream])
+__all__ = ["augment_points", "augmentation_matrix", "crop_points"]
 
 
 def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> Float64[np.ndarray, "3 3"]:

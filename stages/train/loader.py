@@ -13,10 +13,11 @@ from jaxtyping import Int
 
 from ...errors import ConfigError
 from ..datasets.frames import Frame
-from .augment import augment_points, crop_points, sample_generator
+from .augment import augment_points, crop_points
 from .batch import Batch, BatchPlan, PlacedFrame, collate, to_corner
 from .domain import Domain
 from .settings import AugmentSettings
+from .streams import Use, generator
 from .views import draw_views, identity_views
 
 __all__ = ["epoch_order", "evaluation_batch", "step_positions", "training_batch"]
@@ -34,7 +35,7 @@ def epoch_order(frames: int, seed: int, epoch: int, block: int | None, stream: i
     With ``block``, blocks of so many consecutive positions come in random order, and the positions of each ``WINDOW``
     blocks that follow each other are shuffled among themselves: as random as the disk allows.
     """
-    rng = np.random.default_rng([seed, epoch, 0, stream])
+    rng = generator(seed, Use.ORDER, epoch, stream)
     if block is None or block >= frames:
         order = rng.permutation(frames)
     else:
@@ -87,7 +88,8 @@ def training_batch(
     positions = step_positions(len(domain), shares * batch_size, seed, step, block, stream)
     own = range(rank * batch_size, (rank + 1) * batch_size)
     drawn = [
-        _draw(domain, plan, augment, positions[place], sample_generator(seed, step, place, stream)) for place in own
+        _draw(domain, plan, augment, positions[index], generator(seed, Use.SAMPLE, step, index, stream))
+        for index in own
     ]
     return collate(drawn, domain, plan)
 

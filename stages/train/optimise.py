@@ -20,6 +20,7 @@ from .norms import norm_momentum, set_norm_momentum
 from .parallel import sum_gradients, total
 from .settings import TrainSettings
 from .shift import StepBatch, step_losses
+from .streams import Use, generator
 
 __all__ = ["StepResult", "Stepper", "learning_rate"]
 
@@ -97,7 +98,7 @@ class Stepper:
     def _backward(self, number: int, part: int, batch: StepBatch) -> StepResult:
         settings = self._settings
         turn = number * settings.accumulate + part
-        torch.manual_seed(int(np.random.default_rng([settings.seed, turn]).integers(2**63)))
+        torch.manual_seed(int(generator(settings.seed, Use.FORWARD, turn).integers(2**63)))
         set_norm_momentum(self.network, norm_momentum(turn))
         losses = step_losses(self.network, batch.to(self.network.device), self._weights, settings)
         result = _over_all_processes(losses, batch)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from xd3d.stages.datasets.frames import Frame
-from xd3d.stages.train.augment import augment_points, augmentation_matrix, crop_points, sample_generator
+from xd3d.stages.train.augment import augment_points, augmentation_matrix, crop_points
 from xd3d.stages.train.settings import AugmentSettings
+from xd3d.stages.train.streams import Use, generator
 
 CUBE = 204.8
 STILL = AugmentSettings(rotation_noise=0.0, flip="none", rotate=False, translate=False)
@@ -16,7 +17,7 @@ def cloud(points=50, size=30.0):
 
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(0, 63))
 def test_the_cloud_lies_in_the_cube(seed, step, place):
-    moved = augment_points(cloud(), AugmentSettings(), CUBE, sample_generator(seed, step, place))
+    moved = augment_points(cloud(), AugmentSettings(), CUBE, generator(seed, Use.SAMPLE, step, place))
     assert moved.dtype == np.float32
     assert (moved >= 0).all()
     assert (moved < CUBE).all()
@@ -26,7 +27,7 @@ def test_the_cloud_lies_in_the_cube(seed, step, place):
 def test_without_noise_distances_are_kept(seed):
     settings = AugmentSettings(rotation_noise=0.0)
     points = cloud()
-    moved = augment_points(points, settings, CUBE, sample_generator(seed, 0, 0))
+    moved = augment_points(points, settings, CUBE, generator(seed, Use.SAMPLE, 0, 0))
     before = np.linalg.norm(points[:, None] - points[None], axis=-1)
     after = np.linalg.norm(moved[:, None] - moved[None], axis=-1)
     np.testing.assert_allclose(after, before, atol=1e-3)
@@ -34,7 +35,7 @@ def test_without_noise_distances_are_kept(seed):
 
 def test_draws_depend_on_seed_step_and_place_alone():
     def draw(*key):
-        return augment_points(cloud(), AugmentSettings(), CUBE, sample_generator(*key))
+        return augment_points(cloud(), AugmentSettings(), CUBE, generator(key[0], Use.SAMPLE, *key[1:]))
 
     assert np.array_equal(draw(1, 2, 3), draw(1, 2, 3))
     assert not any(np.array_equal(draw(1, 2, 3), draw(*other)) for other in ((2, 2, 3), (1, 3, 3), (1, 2, 4)))
@@ -58,7 +59,9 @@ def test_noise_turn_and_flip_have_their_distributions():
 
 def test_the_place_in_the_cube_is_drawn_from_all_the_room_there_is():
     settings = STILL.model_copy(update={"translate": True})
-    lowest = [augment_points(cloud(), settings, CUBE, sample_generator(0, 0, place)).min(0) for place in range(300)]
+    lowest = [
+        augment_points(cloud(), settings, CUBE, generator(0, Use.SAMPLE, 0, place)).min(0) for place in range(300)
+    ]
     room = CUBE - np.ptp(cloud(), axis=0)
     assert np.abs(np.mean(lowest, 0) / room - 0.5).max() < 0.06
 
@@ -66,7 +69,7 @@ def test_the_place_in_the_cube_is_drawn_from_all_the_room_there_is():
 @pytest.mark.parametrize(("axis", "column"), [("x", 0), ("y", 1)])
 def test_a_flip_mirrors_its_axis_alone(axis, column):
     settings = STILL.model_copy(update={"flip": axis})
-    seen = {tuple(np.diag(augmentation_matrix(settings, sample_generator(0, 0, n)))) for n in range(20)}
+    seen = {tuple(np.diag(augmentation_matrix(settings, generator(0, Use.SAMPLE, 0, n)))) for n in range(20)}
     mirrored = [1.0, 1.0, 1.0]
     mirrored[column] = -1.0
     assert seen == {(1.0, 1.0, 1.0), tuple(mirrored)}
@@ -74,14 +77,16 @@ def test_a_flip_mirrors_its_axis_alone(axis, column):
 
 def test_a_cloud_larger_than_the_cube_keeps_its_corner_at_zero():
     moved = augment_points(
-        cloud(size=300.0), STILL.model_copy(update={"translate": True}), CUBE, sample_generator(0, 0, 0)
+        cloud(size=300.0), STILL.model_copy(update={"translate": True}), CUBE, generator(0, Use.SAMPLE, 0, 0)
     )
     np.testing.assert_allclose(moved.min(0), 0, atol=1e-4)
     assert (moved.max(0) > CUBE).all()
 
 
 def test_an_empty_cloud_stays_empty():
-    assert augment_points(np.zeros((0, 3), np.float32), AugmentSettings(), CUBE, sample_generator(0, 0, 0)).shape == (
+    assert augment_points(
+        np.zeros((0, 3), np.float32), AugmentSettings(), CUBE, generator(0, Use.SAMPLE, 0, 0)
+    ).shape == (
         0,
         3,
     )
@@ -106,7 +111,7 @@ def test_a_crop_keeps_what_lies_in_a_window_at_the_bottom_of_the_image():
     frame = seen_frame(rng.uniform(0.001, 0.999, (4000, 2)))
     lefts = []
     for place in range(200):
-        kept = frame.choose(crop_points(frame, (302, 480), (375, 1242), sample_generator(1, 2, place)))
+        kept = frame.choose(crop_points(frame, (302, 480), (375, 1242), generator(1, Use.SAMPLE, 2, place)))
         u, v = kept.projection_uv.T
         assert v.min() >= 1 - 302 / 375
         assert np.ptp(u) <= 480 / 1242
@@ -120,8 +125,8 @@ def test_a_crop_keeps_what_lies_in_a_window_at_the_bottom_of_the_image():
 
 def test_a_crop_as_large_as_the_image_keeps_every_point_and_one_of_a_camera_that_the_other_shows_too():
     frame = seen_frame([[0.1, 0.9], [0.9, 0.9]])
-    assert crop_points(frame, (302, 480), (302, 480), sample_generator(0, 0, 0)).all()
+    assert crop_points(frame, (302, 480), (302, 480), generator(0, Use.SAMPLE, 0, 0)).all()
     twice = seen_frame([[0.1, 0.1], [0.5, 0.9]], views=[0, 1], points=1)
-    assert crop_points(twice, (50, 100), (100, 100), sample_generator(0, 0, 0)).all()
+    assert crop_points(twice, (50, 100), (100, 100), generator(0, Use.SAMPLE, 0, 0)).all()
     unseen = seen_frame([[0.1, 0.1]], points=3)
-    assert crop_points(unseen, (50, 100), (100, 100), sample_generator(0, 0, 0)).tolist() == [False, True, True]
+    assert crop_points(unseen, (50, 100), (100, 100), generator(0, Use.SAMPLE, 0, 0)).tolist() == [False, True, True]

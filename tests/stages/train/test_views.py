@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from xd3d.errors import RunError
-from xd3d.stages.train.augment import sample_generator
 from xd3d.stages.train.loader import evaluation_batch, training_batch
+from xd3d.stages.train.streams import Use, generator
 from xd3d.stages.train.views import draw_views, identity_views
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +37,7 @@ def domain(make_domain):
 def test_a_mirrored_image_takes_its_points_along(domain):
     frame = domain.load(0)
     for step in range(20):
-        moved, drawn = draw_views(frame, domain.features, sample_generator(1, step, 0))
+        moved, drawn = draw_views(frame, domain.features, generator(1, Use.SAMPLE, step, 0))
         mirrored = (drawn == 1)[frame.projection_view]
         np.testing.assert_allclose(moved.projection_uv[mirrored, 0], 1 - frame.projection_uv[mirrored, 0], atol=1e-7)
         np.testing.assert_array_equal(moved.projection_uv[~mirrored], frame.projection_uv[~mirrored])
