@@ -84,12 +84,8 @@ def test_a_cloud_larger_than_the_cube_keeps_its_corner_at_zero():
 
 
 def test_an_empty_cloud_stays_empty():
-    assert augment_points(
-        np.zeros((0, 3), np.float32), AugmentSettings(), CUBE, generator(0, Use.SAMPLE, 0, 0)
-    ).shape == (
-        0,
-        3,
-    )
+    empty = np.zeros((0, 3), np.float32)
+    assert augment_points(empty, AugmentSettings(), CUBE, generator(0, Use.SAMPLE, 0, 0)).shape == (0, 3)
 
 
 def seen_frame(uv, views=None, points=None):
