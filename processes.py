@@ -29,8 +29,6 @@ def local_rank() -> int:
 def own_device(name: str) -> "torch.device":
     """The CPU where ``name`` is "cpu" or there is no GPU; else this process's GPU, among those of its machine.
 
-    Float32 convolutions of a GPU are set to float32, not TF32.
-
     Raises:
         RunError: there are more processes than GPUs.
     """
@@ -38,7 +36,6 @@ def own_device(name: str) -> "torch.device":
 
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same on a GPU as on a CPU
     if local_rank() >= torch.cuda.device_count():
         raise RunError(
             f"Process {local_rank()} of this machine has no GPU: PyTorch sees {torch.cuda.device_count()};"
