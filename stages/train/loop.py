@@ -180,8 +180,9 @@ class _Trainer:
                 pace.add(took)
                 rate = learning_rate(settings, step - 1)
                 records.write({"step": step, **did.losses, "lr": rate, **took.record()})
-                watch.check(step, did.losses["loss"])
-                bar.set_postfix({"loss": f"{did.losses['loss']:.3f}", **pace.postfix()}, refresh=False)
+                if did.losses:
+                    watch.check(step, did.losses["loss"])
+                    bar.set_postfix({"loss": f"{did.losses['loss']:.3f}", **pace.postfix()}, refresh=False)
                 bar.update(1)
                 self._finish(step, records)
         log.info(pace.summary())

@@ -84,7 +84,7 @@ class QueryBlock(nn.Module):
     ) -> Float[Tensor, "samples tokens keys"]:
         """How much each token looks at each key in ``forward``, mean over the heads; rows sum to 1."""
         query, key = _heads(self.query(self.norm_tokens(tokens)).unsqueeze(0)), _heads(self.key(keys))
-        logits = query @ key.transpose(2, 3) / sqrt(key.shape[3])
+        logits = query / sqrt(key.shape[3]) @ key.transpose(2, 3)
         return logits.masked_fill(~mask[:, None, None, :], -inf).softmax(-1).mean(1)
 
 

@@ -54,3 +54,10 @@ def test_nothing_is_read_from_the_sink():
     other[:, 0] += 100
     voxels, layout = torch.randn(2, 3), Ragged(torch.zeros(2, dtype=torch.int64), 1)
     torch.testing.assert_close(refiner(voxels, layout, queries), refiner(voxels, layout, other))
+
+
+def test_attention_of_large_features_stays_finite_in_float16():
+    refiner = StageRefiner(query_channels=256, voxel_channels=256).half()
+    torch.nn.init.eye_(refiner.key.weight)
+    voxels, queries = torch.full((1, 3, 256), 20.0).half(), torch.full((1, 4, 256), 20.0).half()
+    assert torch.equal(refiner.attention(voxels, queries), torch.full((1, 3, 4), 0.25).half())
