@@ -31,6 +31,7 @@ from .record import build_network, choose_device, make_record, open_record, writ
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from .shift import StepMaker
 from .start import Start
+from .transfer import sent_ahead
 from .validate import validate
 from .watch import DivergenceWatch
 
@@ -169,7 +170,8 @@ class _Trainer:
         with (
             RunLog(self.run, step=done, tensorboard=settings.tensorboard, wandb=settings.wandb) as records,
             progress("train", settings.steps, "step", done) as bar,
-            closing(made_ahead(self.make, turns, settings.workers)) as batches,
+            closing(made_ahead(self.make, turns, settings.workers)) as made,
+            closing(sent_ahead(made, self.network.device)) as batches,
         ):
             for step in range(done + 1, settings.steps + 1):
                 begin = time.perf_counter()

@@ -68,6 +68,8 @@ class Stepper:
     def step(self, number: int, batches: Iterable[tuple[StepBatch, float]]) -> StepResult:
         """Do step ``number`` (from 0) over its ``train.accumulate`` batches, each with the seconds it was waited for.
 
+        The batches lie on the network's device.
+
         Reading the losses waits for the device, so the memory of a batch may be used again once the next is asked for.
 
         Raises:
@@ -132,7 +134,7 @@ class Stepper:
         turn = number * settings.accumulate + part
         torch.manual_seed(int(generator(settings.seed, Use.FORWARD, turn).integers(2**63)))
         set_norm_momentum(self.network, norm_momentum(turn))
-        losses = step_losses(self.network, batch.to(self.network.device), self._weights, settings)
+        losses = step_losses(self.network, batch, self._weights, settings)
         result = _over_all_processes(losses, batch)
         if not np.isfinite(result.losses["loss"]):
             return result
