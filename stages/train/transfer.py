@@ -39,7 +39,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
             changed = {name: part for name, part in found.items() if part is not parts[name]}
             return replace(each, **changed) if changed else each
         if isinstance(each, Mapping):
-            return {key: visit(part) for key, part in each.items()}
+            found = {key: visit(part) for key, part in each.items()}
+            return found if any(found[key] is not part for key, part in each.items()) else each
         if type(each) is tuple and any(not isinstance(part, (int, str)) for part in each):
             return tuple(visit(part) for part in each)
         return each
@@ -88,6 +89,8 @@ def to_device(tree: Tree, device: torch.device) -> Tree:
     def move(tensor: Tensor) -> Tensor:
         if tensor.device.type == device.type:
             return tensor
+        if not tensor.numel():
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         if address not in copies:
@@ -119,17 +122,17 @@ def sent_ahead(items: Iterable[tuple[Tree, float]], device: torch.device) -> Gen
         with torch.cuda.stream(stream):
             ahead = to_device(item, device), stream.record_event()
         if ready is not None:
-            yield _received(*ready), waited
+            torch.cuda.current_stream().wait_event(ready[1])
+            yield _kept_for_this_stream(ready[0]), waited
             waited = 0.0
         ahead[1].synchronize()
     if ahead is not None:
-        yield _received(*ahead), waited
+        yield _kept_for_this_stream(ahead[0]), waited
 
 
-def _received(item: Tree, copied: torch.cuda.Event) -> Tree:
-    """``item`` for the present stream, which waits for its copy; its memory stays until that stream is done with it."""
+def _kept_for_this_stream(item: Tree) -> Tree:
+    """``item``, whose memory is used again only when the present stream is done with it."""
     stream = torch.cuda.current_stream()
-    stream.wait_event(copied)
 
     def record(tensor: Tensor) -> Tensor:
         tensor.record_stream(stream)
