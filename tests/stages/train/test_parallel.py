@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).with_name("shared_batch.py")
 LEFT_ALONE = """
 import sys, torch
 from xd3d.stages.train.parallel import distributed, rank, total
-with distributed(torch.device("cpu")):
+with distributed("cpu"):
     total(torch.ones(2))
     print("together", flush=True)
     if rank() == 0:
