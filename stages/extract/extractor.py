@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from ...cache.rows import features_of, named_arrays
 from ...cache.schema import ImageFeatures, TapSpec
 from ...cache.views import IDENTITY, split_row, view_key
-from ...errors import ConfigError, DataError, MissingDataError
+from ...errors import BackendError, ConfigError, DataError, MissingDataError
 from ...processes import own_device
 from ..datasets.index import FrameIndex
 from .agents import AgentMaker

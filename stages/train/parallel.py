@@ -57,7 +57,8 @@ def distributed(name: str) -> Iterator[None]:
     device = own_device(name, setting="train.device", member=member)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    log.info("Process %d of %d joins the others at %s", member.rank, member.count, os.environ.get("MASTER_ADDR", "?"))
+    if address := os.environ.get("MASTER_ADDR"):
+        log.info("Process %d of %d joins the others at %s", member.rank, member.count, address)
     try:
         # Objects go over gloo in any case, whose processes notice at once that another is gone.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
