@@ -19,7 +19,6 @@ __all__ = [
     "has_joined",
     "is_first_process",
     "launched_member",
-    "local_rank",
     "own_device",
     "process_count",
     "processors",
@@ -54,11 +53,6 @@ def process_count() -> int:
 def is_first_process() -> bool:
     """Whether this process speaks for all that it has joined: it alone prints, and writes to the run's folder."""
     return _member.rank == 0
-
-
-def local_rank() -> int:
-    """The number of this process among those of its machine that it has joined."""
-    return _member.local_rank
 
 
 def launched_member() -> Member:

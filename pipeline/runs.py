@@ -202,7 +202,7 @@ class TrainedRun:
     def progress(self) -> str:
         """Which network is read, and how far the run has come, in a sentence."""
         planned = self.config.train.steps
-        rest = f"; it has done {self.reached} of {planned} steps, and 'xd3d train' as it was begun goes on"
+        rest = f"; the run has done {self.reached} of {planned} steps, and goes on with the command that began it"
         return f"Run {self.folder.name}, weights of step {self.step}{rest if self.reached < planned else ''}"
 
     def require_lidar_only(self) -> None:
