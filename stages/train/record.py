@@ -182,7 +182,7 @@ def load_network(
     return network.eval()
 
 
-def build_network(record: Mapping[str, Any], device: torch.device, *, backend: str) -> Network:
+def build_network(record: Mapping[str, Any], device: torch.device, *, backend: str = "auto") -> Network:
     """A network, not yet trained, as ``record`` describes it, with the prior of its class counts where it has them.
 
     Its sparse convolutions are those of ``backend``, which may be another than the record names.
