@@ -85,7 +85,6 @@ def own_device(name: str, *, setting: str = "The device", member: Member | None 
 
     Of several processes (``member``, else what this one has joined) each has its own GPU among those of its machine;
     one that is shown a single GPU takes that. ``setting`` is what a message calls the choice.
-    Float32 convolutions of a GPU are set to float32, not TF32.
 
     Raises:
         BackendError: "cuda" was asked for, and there is none.
@@ -99,7 +98,6 @@ def own_device(name: str, *, setting: str = "The device", member: Member | None 
         if name == "cuda":
             raise BackendError(f"{setting} is cuda, and PyTorch sees no CUDA device here; set it to auto or cpu")
         return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same on a GPU as on a CPU
     member, gpus = member or _member, torch.cuda.device_count()
     if member.count == 1:
         return torch.device("cuda")

@@ -22,8 +22,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
         monkeypatch.setattr("torch.cuda.device_count", lambda: count)
 
-    yield pretend
-    torch.backends.cudnn.allow_tf32 = True
+    return pretend
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 A pixel's vector joins its taps (each channel normalised over the image, then each pixel scaled to unit length), its
 position and its colour; the similarity of two pixels is the weighted mean of their cosines. Position and colour enter
 as points on circles (sine and cosine of an angle), so that they too have unit length. Everything is a batched matrix
-product on the model's device, in float32 but where ``AgentMaker`` says so. ``docs/agents.md`` says what the settings
-were chosen by.
+product on the model's device, in float32. ``docs/agents.md`` says what the settings were chosen by.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,8 +17,7 @@ from torch.nn.functional import normalize
 
 from ...cache.schema import TapSpec
 from . import grids
-from .pixels import PixelVectors, colour_vectors, position_vectors, product, tap_vectors
-from .precision import rounded_products
+from .pixels import PixelVectors, colour_vectors, position_vectors, tap_vectors
 from .settings import AgentSettings
 
 __all__ = ["EMPTY_MASS", "AgentMaker", "Agents", "grid_tap"]
@@ -54,8 +52,7 @@ def grid_tap(settings: AgentSettings, specs: Mapping[str, TapSpec]) -> str:
 class AgentMaker:
     """Makes the agents of images whose maps have the shapes in ``specs`` (``rgb`` is ignored).
 
-    ``image_size`` is (height, width) in pixels of the pictures handed in beside the maps. ``dtype`` is the model's:
-    where it is bfloat16 on a CPU, the rounds of the grouping multiply in it too; seeds are chosen in float32.
+    ``image_size`` is (height, width) in pixels of the pictures handed in beside the maps.
     """
 
     def __init__(
@@ -65,11 +62,9 @@ class AgentMaker:
         specs: Mapping[str, TapSpec],
         image_size: tuple[int, int],
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.settings = settings
         self.device = device
-        self.dtype = dtype
         self.specs = {name: spec for name, spec in specs.items() if spec.dtype != "uint8"}
         self.grid = grid = self.specs[grid_tap(settings, specs)]
         rows, columns = _bounds(grid)
@@ -142,8 +137,7 @@ class AgentMaker:
             centres = _distinct(centres, self.settings.count)
         for _ in range(self.settings.rounds - 1):
             assignment = self.assign(pixels, centres)
-            with rounded_products(self.dtype, self.device):
-                means = pixels.sums(assignment, self._area)
+            means = pixels.sums(assignment, self._area)
             length = means.norm(dim=2, keepdim=True)
             centres = torch.where(length >= EMPTY_MASS, means / length.clamp_min(EMPTY_MASS), centres)
         return centres
@@ -152,14 +146,13 @@ class AgentMaker:
         self, pixels: PixelVectors, centres: Float[Tensor, "batch agents joint"]
     ) -> Float[Tensor, "batch agents cells"]:
         """The membership of each cell in each of ``centres``; sums to 1 over agents."""
-        with rounded_products(self.dtype, self.device):
-            return torch.softmax(pixels.similarity(centres / self.settings.temperature), dim=1)
+        return torch.softmax(pixels.similarity(centres / self.settings.temperature), dim=1)
 
     def _pooled(self, name: str, grid: Tensor, features: Tensor, mass: Tensor, full: Tensor) -> Tensor:
         """Mean of a tap over each agent, weighted by the area its cells share with the agent's cells."""
         down, across = self._pool[name]
         pooled = (down @ grid @ across.T).flatten(2)
-        means = product(pooled, features.flatten(2).transpose(1, 2)) / mass.clamp_min(EMPTY_MASS)
+        means = pooled @ features.flatten(2).transpose(1, 2) / mass.clamp_min(EMPTY_MASS)
         return torch.where(full, means, torch.zeros_like(means))
 
     def _geometry(self, weights: Tensor, mass: Tensor, full: Tensor) -> Tensor:

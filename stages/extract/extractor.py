@@ -65,7 +65,6 @@ class FeatureExtractor:
             specs=self.specs,
             image_size=settings.image_size,
             device=device,
-            dtype=self.backbone.dtype,
         )
         self.batch_size = settings.batch_size or self._fitting_batch(device)
 

@@ -41,9 +41,9 @@ class PixelVectors:
     def similarity(self, centres: Float[Tensor, "batch agents joint"]) -> Float[Tensor, "batch agents cells"]:
         """Inner product of each centre with each cell's vector."""
         first, *rest = torch.split(centres, self._channels, dim=2)
-        products = product(first, self._fine.flatten(2))
+        products = first @ self._fine.flatten(2)
         for part, (values, matrices) in zip(rest, self._coarse, strict=True):
-            cells = product(part, values.flatten(2)).reshape(*part.shape[:2], *values.shape[2:])
+            cells = (part @ values.flatten(2)).reshape(*part.shape[:2], *values.shape[2:])
             products += resized(cells, *matrices).flatten(2)
         return products.div_(self._length)
 
@@ -57,14 +57,7 @@ class PixelVectors:
             (scaled, self._fine),
             *(((rows.T @ cells @ columns).flatten(2), values) for values, (rows, columns) in self._coarse),
         ]
-        return torch.cat([product(shares, values.flatten(2).transpose(1, 2)) for shares, values in parts], dim=2)
-
-
-def product(first: Float[Tensor, "#batch rows inner"], second: Float[Tensor, "batch inner columns"]) -> Tensor:
-    """Batched matrix product, of one image as a plain one: on a CPU only those follow ``float32_matmul_precision``."""
-    if len(first) == len(second) == 1:
-        return (first[0] @ second[0]).unsqueeze(0)
-    return first @ second
+        return torch.cat([shares @ values.flatten(2).transpose(1, 2) for shares, values in parts], dim=2)
 
 
 def tap_vectors(

@@ -6,8 +6,6 @@ A processor without units for bfloat16 or float16 multiplies hundreds of times s
 import logging
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -15,7 +13,7 @@ from ...processes import own_device
 from .models import ModelFolder
 from .settings import ExtractSettings
 
-__all__ = ["is_fast", "precisions", "resolve_dtype", "rounded_products", "warn_if_slow"]
+__all__ = ["is_fast", "precisions", "resolve_dtype", "warn_if_slow"]
 
 WIDE_UNET = 512  #: channels of the widest block from which a UNet counts as full-size
 PROBE = 192  #: rows and columns of the product that a slow precision is timed with
@@ -37,20 +35,6 @@ def is_fast(dtype: str, device: torch.device) -> bool:
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and not emulates
-
-
-@contextmanager
-def rounded_products(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """Let a CPU's products of float32 matrices round factors to bfloat16, if that is ``dtype``; sums stay float32."""
-    if dtype != torch.bfloat16 or device.type != "cpu" or not is_fast("bfloat16", device):
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def precisions(settings: ExtractSettings, model: ModelFolder) -> tuple[str, ...]:

@@ -132,7 +132,6 @@ class _Regrouping:
                 specs=reader.taps,
                 image_size=self._image_size,
                 device=self._device,
-                dtype=getattr(torch, fields["dtype"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CacheError(

@@ -15,6 +15,7 @@ from ..datasets.frames import Frame
 from ..datasets.labels import IGNORE
 from .domain import Domain
 from .images import ImageBatch
+from .ragged import Ragged
 from .settings import MAX_SCALE, ModelSettings
 from .sparse import SparseTensor, build_kernel_maps
 from .unet3d import LEVELS, STEM_KERNEL
@@ -29,14 +30,16 @@ log = logging.getLogger(__name__)
 class BatchPlan:
     """What a batch must hold: the voxel grid, and the taps to read (none: no images).
 
-    ``memberships`` says whether the agents of each pixel are read too, and ``kernel_maps`` whether these are built with
-    the batch; a backend of its own maps has no use for them.
+    ``memberships`` says whether the agents of each pixel are read too, ``kernel_maps`` whether these are built with the
+    batch (a backend of its own maps has no use for them), and ``layouts`` whether those of the voxels are built with
+    them.
     """
 
     model: ModelSettings
     taps: tuple[str, ...]
     memberships: bool = False
     kernel_maps: bool = True
+    layouts: bool = False
 
     @property
     def cube(self) -> float:
@@ -86,23 +89,6 @@ class Batch:
     pseudo_labels: Int64[Tensor, "points 2"] | None = None
     shown: Bool[Tensor, "points"] | None = None
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on ``device``."""
-        if self.labels.device == device:
-            return self
-        maps = self.voxels.maps.to(device)
-        voxels = replace(self.voxels, features=self.voxels.features.to(device), indices=maps.indices, maps=maps)
-        return replace(
-            self,
-            voxels=voxels,
-            point_to_voxel=self.point_to_voxel.to(device),
-            sample=self.sample.to(device),
-            labels=self.labels.to(device),
-            images=self.images.to(device) if self.images else None,
-            pseudo_labels=self.pseudo_labels.to(device) if self.pseudo_labels is not None else None,
-            shown=self.shown.to(device) if self.shown is not None else None,
-        )
-
 
 def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> Batch:
     """Voxelise the samples together, build the kernel maps, and read the images' features in one call.
@@ -137,7 +123,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
         labels=torch.from_numpy(np.concatenate([each.frame.labels for each in placed])),
         images=images,
         pseudo_labels=torch.from_numpy(np.concatenate(pseudo)) if pseudo else None,
-        shown=_shown(images, len(points)) if images is not None else None,
+        shown=_shown(images) if images is not None else None,
     )
 
 
@@ -192,6 +178,7 @@ def _voxels(
             batch_size=voxels.batch_size,
             levels=LEVELS,
             stem_kernel=STEM_KERNEL,
+            layouts=plan.layouts,
         )
     tensor = SparseTensor.create(
         features=voxels.features,
@@ -212,25 +199,29 @@ def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]
     first_point = _offsets([len(each.points) for each in placed])
     first_view = _offsets([len(each.frame.image_rows) for each in placed])
     specs: dict[str, TapSpec] = {tap: source.taps[tap] for tap in taps}
+    sample = torch.cat([torch.full((len(each.frame.image_rows),), place) for place, each in enumerate(placed)])
+    point = _tensor(_joined([each.frame.projection_point for each in placed], first_point))
     return ImageBatch(
         specs=specs,
         maps={tap: _tensor(features.maps[tap]) for tap in taps},
         agents={tap: _tensor(features.agents[tap]) for tap in taps if tap in features.agents},
         geometry=_tensor(features.geometry),
         scales={name: _tensor(values) for name, values in features.scales.items() if name.partition("/")[2] in taps},
-        sample=torch.cat([torch.full((len(each.frame.image_rows),), place) for place, each in enumerate(placed)]),
+        sample=sample,
         camera=_tensor(np.concatenate([each.cameras for each in placed])),
-        projection_point=_tensor(_joined([each.frame.projection_point for each in placed], first_point)),
+        projection_point=point,
         projection_view=_tensor(_joined([each.frame.projection_view for each in placed], first_view)),
         projection_uv=_tensor(np.concatenate([each.frame.projection_uv for each in placed])),
+        view_counts=torch.bincount(point, minlength=sum(len(each.points) for each in placed)),
+        layout=Ragged.of(sample, len(placed)),
         grid=source.grid,
         assignment=None if features.assignment is None else _tensor(features.assignment),
         membership=None if features.membership is None else _tensor(features.membership),
     )
 
 
-def _shown(images: ImageBatch, points: int) -> Bool[Tensor, "points"] | None:
-    shown = torch.bincount(images.projection_point, minlength=points) > 0
+def _shown(images: ImageBatch) -> Bool[Tensor, "points"] | None:
+    shown = images.view_counts > 0
     return None if shown.all() else shown
 
 

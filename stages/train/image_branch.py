@@ -27,15 +27,15 @@ class ImageBranch(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in tap_channels.values())
         self.mix = nn.Sequential(*_convolution(channels), *_convolution(channels))
 
-    def forward(self, images: ImageBatch, points: int) -> Float[Tensor, "points channels"]:
-        """Features of the batch's ``points`` points: a mean over the views that show each, zero where none does."""
+    def forward(self, images: ImageBatch) -> Float[Tensor, "points channels"]:
+        """Features of the batch's points: a mean over the views that show each, zero where none does."""
         specs = [images.specs[tap] for tap in self.taps]
         finest = max(specs, key=lambda spec: spec.height * spec.width)
         total: Tensor | None = None
         for tap, spec, lateral in zip(self.taps, specs, self.lateral, strict=True):
             resized = _resize(lateral(images.maps[tap]), spec, finest)
             total = resized if total is None else total + resized
-        return sample_points(self.mix(total), images, finest.extent, points)
+        return sample_points(self.mix(total), images, finest.extent)
 
 
 def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: float) -> Float[Tensor, "cells source"]:
@@ -51,16 +51,15 @@ def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: f
 
 
 def sample_points(
-    maps: Float[Tensor, "views channels height width"], images: ImageBatch, extent: tuple[float, float], points: int
+    maps: Float[Tensor, "views channels height width"], images: ImageBatch, extent: tuple[float, float]
 ) -> Float[Tensor, "points channels"]:
     """Read ``maps`` at every projection and average over a point's views; the image spans ``extent`` cells."""
     views, channels, height, width = maps.shape
     cells, weights = _corners(images, height, width, extent)
-    seen = torch.bincount(images.projection_point, minlength=points).clamp(min=1)
-    weights = weights / seen[images.projection_point].unsqueeze(1)
+    weights = weights / images.view_counts[images.projection_point].unsqueeze(1)
     table = maps.float().permute(0, 2, 3, 1).reshape(views * height * width, channels)
     values = embedding_bag(cells, table, per_sample_weights=weights, mode="sum")
-    return values.new_zeros(points, channels).index_add(0, images.projection_point, values)
+    return values.new_zeros(len(images.view_counts), channels).index_add(0, images.projection_point, values)
 
 
 def _corners(
@@ -83,12 +82,16 @@ def _resize(
 ) -> Float[Tensor, "views channels height width"]:
     if (spec.height, spec.width, spec.extent) == (target.height, target.width, target.extent):
         return values
-    rows = _cached_matrix(target.height, target.extent[0], spec.height, spec.extent[0]).to(values.device)
-    columns = _cached_matrix(target.width, target.extent[1], spec.width, spec.extent[1]).to(values.device)
+    rows = _matrix_on(values.device, target.height, target.extent[0], spec.height, spec.extent[0])
+    columns = _matrix_on(values.device, target.width, target.extent[1], spec.width, spec.extent[1])
     return rows @ (values @ columns.T)
 
 
-_cached_matrix = lru_cache(maxsize=256)(resize_matrix)
+@lru_cache(maxsize=256)
+def _matrix_on(
+    device: torch.device, cells: int, extent: float, source_cells: int, source_extent: float
+) -> Float[Tensor, "cells source"]:
+    return resize_matrix(cells, extent, source_cells, source_extent).to(device)
 
 
 def _convolution(channels: int) -> Sequence[nn.Module]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float16, Float32, Int64, Integer, Num, UInt8
 from torch import Tensor
 
 from ...cache.schema import CHANNEL_AXES, TapSpec
+from .ragged import Ragged
 
 __all__ = ["ImageBatch", "coverage", "decode"]
 
@@ -23,7 +24,8 @@ class ImageBatch:
     ``maps``: tap -> [V, C, h, w] and ``agents``: tap -> [V, N, C], as the source stored them until ``prepared``;
     ``geometry`` [V, N, 5]: mass, centre (u, v), extent (su, sv) in image fractions. ``sample`` and ``camera`` number a
     view's sample in the batch and its camera in the index. A projection is a row of the batch's points, a row of the
-    views, and (u, v) as fractions of the image. Maps and agents that are codes of 8 bits have what decodes them in
+    views, and (u, v) as fractions of the image; ``view_counts`` says how many views show each point, and ``layout`` how
+    the views lie in a batch padded by sample. Maps and agents that are codes of 8 bits have what decodes them in
     ``scales``, under ``features/<tap>`` and ``agents/<tap>``. ``assignment`` and ``membership`` name the four agents
     that each cell of ``grid`` belongs to most, and how much of 255 each has; None where the source does not know.
     ``statistics``, once ``prepared``, are the mean and then the deviation of each channel of all taps over its image.
@@ -38,28 +40,20 @@ class ImageBatch:
     projection_point: Int64[Tensor, "projections"]
     projection_view: Int64[Tensor, "projections"]
     projection_uv: Float32[Tensor, "projections 2"]
+    view_counts: Int64[Tensor, "points"]
+    layout: Ragged
     scales: Mapping[str, Float16[Tensor, "views 2 _"]] = field(default_factory=dict)
     grid: TapSpec | None = None
     assignment: Integer[Tensor, "views 4 height width"] | None = None
     membership: UInt8[Tensor, "views 4 height width"] | None = None
     statistics: Float32[Tensor, "views measures"] | None = None
 
-    def to(self, device: torch.device) -> "ImageBatch":
-        """The same images on ``device``."""
-        return replace(
-            self,
-            maps={tap: values.to(device, non_blocking=True) for tap, values in self.maps.items()},
-            agents={tap: values.to(device, non_blocking=True) for tap, values in self.agents.items()},
-            geometry=self.geometry.to(device, non_blocking=True),
-            sample=self.sample.to(device),
-            camera=self.camera.to(device),
-            projection_point=self.projection_point.to(device),
-            projection_view=self.projection_view.to(device),
-            projection_uv=self.projection_uv.to(device),
-            scales={name: values.to(device, non_blocking=True) for name, values in self.scales.items()},
-            assignment=None if self.assignment is None else self.assignment.to(device, non_blocking=True),
-            membership=None if self.membership is None else self.membership.to(device, non_blocking=True),
+    def mean_over_views(self, values: Float[Tensor, "views"]) -> Float[Tensor, "points"]:
+        """The mean of a value of the views over those that show each point; 0 where none does."""
+        total = values.new_zeros(len(self.view_counts)).index_add(
+            0, self.projection_point, values[self.projection_view]
         )
+        return total / self.view_counts.clamp(min=1)
 
     def prepared(self, *, normalise: bool) -> "ImageBatch":
         """Maps and agents in float32 and, where asked, each channel less its mean over its image, over its deviation.
@@ -119,16 +113,18 @@ def coverage(cells: int, extent: float) -> Float32[Tensor, "cells"]:
 
 
 @lru_cache(maxsize=64)
-def _cell_weights(height: int, width: int, extent: tuple[float, float]) -> Float32[Tensor, "cells"]:
+def _cell_weights(
+    height: int, width: int, extent: tuple[float, float], device: torch.device
+) -> Float32[Tensor, "cells"]:
     weights = torch.outer(coverage(height, extent[0]), coverage(width, extent[1])).flatten()
-    return weights / weights.sum()
+    return (weights / weights.sum()).to(device)
 
 
 def _moments(
     values: Float32[Tensor, "views channels height width"], spec: TapSpec
 ) -> tuple[Float32[Tensor, "views channels"], Float32[Tensor, "views channels"]]:
     """Mean and standard deviation of each channel over each image, padding left out."""
-    weights = _cell_weights(spec.height, spec.width, spec.extent).to(values.device)
+    weights = _cell_weights(spec.height, spec.width, spec.extent, values.device)
     cells = values.flatten(2)
     mean = cells @ weights
     deviation = ((cells - mean.unsqueeze(2)).square() @ weights).sqrt()

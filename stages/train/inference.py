@@ -23,6 +23,7 @@ from .checks import check_memberships, check_taps
 from .domain import Domain
 from .loader import evaluation_batch
 from .network import Network
+from .transfer import pinned, sent_ahead, to_device
 
 __all__ = ["cloud_classes", "predict_frames", "sweep_classes"]
 
@@ -53,11 +54,15 @@ def predict_frames(
 
         def make(place: int, slot: int) -> tuple[int, Frame, Batch | None]:
             frame = slots[slot].load(place)
-            return place, frame, evaluation_batch(slots[slot], plan, place, frame)
+            batch = evaluation_batch(slots[slot], plan, place, frame)
+            return place, frame, pinned(batch) if network.device.type == "cuda" else batch
 
-        made = made_ahead(make, range(len(domain)), workers)
-        with closing(made), progress(description, len(domain), "frame") as bar:
-            for (place, frame, batch), _ in made:
+        with (
+            progress(description, len(domain), "frame") as bar,
+            closing(made_ahead(make, range(len(domain)), workers)) as made,
+            closing(sent_ahead(made, network.device)) as sent,
+        ):
+            for (place, frame, batch), _ in sent:
                 found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
                 distance = np.linalg.norm(frame.points, axis=1)
                 yield replace(found, distance=distance, weather=domain.weather(place))
@@ -92,7 +97,7 @@ def cloud_classes(network: Network, batch: Batch) -> Int64[np.ndarray, "points"]
     Raises:
         RunError: the network computed NaN: it has diverged.
     """
-    logits = network(batch.to(network.device)).logits_3d
+    logits = network(to_device(batch, network.device)).logits_3d
     if not logits.isfinite().all():
         raise RunError(
             f"The network computes NaN or infinite values for {', '.join(batch.keys)}; it has diverged: lower train.lr"
@@ -124,7 +129,7 @@ def _predict(network: Network, batch: Batch | None, *, fusion: FusionRule, with_
         none = np.zeros((0, len(network.classes)), np.float32)
         labels, images, cloud, lidar, weight = np.zeros(0, np.int64), none if with_images else None, none, None, None
     else:
-        output = network(batch.to(network.device))
+        output = network(batch)
         labels, cloud = batch.labels.cpu().numpy(), output.logits_3d.softmax(1).cpu().numpy()
         images, lidar = _probabilities(output.logits_2d), _probabilities(output.logits_lidar)
         weight = None if output.image_weight is None else output.image_weight.cpu().numpy()

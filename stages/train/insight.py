@@ -19,6 +19,7 @@ from .interface import StageRefiner
 from .loader import evaluation_batch
 from .located import agents_at_points
 from .network import Network
+from .transfer import to_device
 
 __all__ = ["CACHED", "Insight", "QueryAttention", "look_inside"]
 
@@ -82,7 +83,7 @@ def look_inside(network: Network, domain: Domain, position: int) -> Insight | No
     made = evaluation_batch(domain, network.plan, position)
     if made is None:
         return None
-    batch = made.to(network.device)
+    batch = to_device(made, network.device)
     if batch.images is None:
         return None
     was_training = network.training
@@ -100,7 +101,7 @@ def _look(network: Network, batch: Batch, images: ImageBatch) -> Insight:
     if network.fusion.agent_tokens:
         views, agents = images.geometry.shape[:2]
         each = torch.eye(views * agents, device=network.device).view(views, agents, views * agents)
-        memberships = _array(agents_at_points(each, images, len(batch.labels)))
+        memberships = _array(agents_at_points(each, images))
         cached = torch.cat([images.agents[tap] for tap in network.agent_tokens.taps], -1)
         matrices |= {CACHED: _array(cached), **_truncation(network, "agent tokens", network.agent_tokens(images))}
     if network.fusion.interface:
@@ -118,7 +119,7 @@ def _attention(network: Network, batch: Batch, images: ImageBatch) -> tuple[Quer
     (own, read), queries = met[0].inputs, met[0].output
     voxels, layout, _, bias = next(call.inputs for call in refined if call.inputs[2] is queries)
     looks = layout.unpad(refiner.attention(layout.pad(voxels), queries, None if bias is None else layout.pad(bias)))
-    agents = network.image_queries.attention(images, 1) if network.fusion.keys == "agents" else None
+    agents = network.image_queries.attention(images) if network.fusion.keys == "agents" else None
     found = QueryAttention(
         voxels=_array(looks[batch.point_to_voxel]),
         queries=_array(network.interface.attention(own, read)[0]),

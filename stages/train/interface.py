@@ -90,5 +90,5 @@ def _attend(
     keys: Float[Tensor, "samples keys channels"],
     bias: Float[Tensor, "samples rows keys"] | None = None,
 ) -> Float[Tensor, "samples rows keys"]:
-    logits = rows @ keys.transpose(1, 2) / sqrt(keys.shape[-1])
+    logits = rows / sqrt(keys.shape[-1]) @ keys.transpose(1, 2)  # in this order float16 does not overflow
     return torch.softmax(logits if bias is None else logits + bias, dim=-1)

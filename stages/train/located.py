@@ -34,7 +34,7 @@ class AgentTokens(nn.Module):
 
 
 def agents_at_points(
-    tokens: Float[Tensor, "views agents channels"], images: ImageBatch, points: int
+    tokens: Float[Tensor, "views agents channels"], images: ImageBatch
 ) -> Float[Tensor, "points channels"]:
     """o_p = sum_i A_pi t_i, a mean over the views that show point p; zero where none does.
 
@@ -55,4 +55,4 @@ def agents_at_points(
         rows.flatten(0, 1), tokens.float().flatten(0, 1), per_sample_weights=weights.flatten(0, 1), mode="sum"
     )
     maps = cells.view(views, height, width, channels).permute(0, 3, 1, 2)
-    return sample_points(maps, images, images.grid.extent, points)
+    return sample_points(maps, images, images.grid.extent)

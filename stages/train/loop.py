@@ -31,6 +31,7 @@ from .record import build_network, make_record, open_record, write_record
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from .shift import StepMaker
 from .start import Start
+from .transfer import sent_ahead
 from .validate import validate
 from .watch import DivergenceWatch
 
@@ -179,7 +180,8 @@ class _Trainer:
         with (
             RunLog(self.run, step=done, tensorboard=settings.tensorboard, wandb=settings.wandb) as records,
             progress("train", settings.steps, "step", done) as bar,
-            closing(made_ahead(self.make, turns, settings.workers)) as batches,
+            closing(made_ahead(self.make, turns, settings.workers)) as made,
+            closing(sent_ahead(made, self.network.device)) as batches,
         ):
             for step in range(done + 1, settings.steps + 1):
                 begin = time.perf_counter()
@@ -190,8 +192,9 @@ class _Trainer:
                 pace.add(took)
                 rate = learning_rate(settings, step - 1)
                 records.write({"step": step, **did.losses, "lr": rate, **took.record()})
-                watch.check(step, did.losses["loss"])
-                bar.set_postfix({"loss": f"{did.losses['loss']:.3f}", **pace.postfix()}, refresh=False)
+                if did.losses:
+                    watch.check(step, did.losses["loss"])
+                    bar.set_postfix({"loss": f"{did.losses['loss']:.3f}", **pace.postfix()}, refresh=False)
                 bar.update(1)
                 self._finish(step, records)
         log.info(pace.summary())

@@ -21,7 +21,6 @@ from .interface import QueryInterface, StageRefiner
 from .lidar_branch import LidarBranch
 from .located import AgentTokens, agents_at_points
 from .queries import ImageQueries, VoxelQueries
-from .ragged import Ragged
 from .settings import FusionSettings, ModelSettings
 from .sparse import Backend, SparseTensor, make_backend
 from .unet3d import LEVELS, SpUNet
@@ -191,6 +190,7 @@ class Network(nn.Module):
             taps=tuple(self.tap_channels),
             memberships=self.fusion.memberships,
             kernel_maps=self.backend == "torch",
+            layouts=self.fusion.voxel_queries,
         )
 
     @property
@@ -228,7 +228,7 @@ class Network(nn.Module):
 
     def _run(self, batch: Batch, images: ImageBatch | None, complete: bool) -> NetworkOutput:
         rows, fusion = batch.point_to_voxel, self.fusion
-        read = self._read_images(images, len(batch.labels)) if images is not None else None
+        read = self._read_images(images) if images is not None else None
         encoded = self.unet.encode(batch.voxels)
         decoder = _Decoder(self, batch, encoded, images, complete)
         refine = decoder.refine if fusion.voxel_queries else None
@@ -258,25 +258,24 @@ class Network(nn.Module):
             statistics=read.statistics,
         )
 
-    def _read_images(self, images: ImageBatch, points: int) -> "_ImageReading":
-        pixel = self.image_branch(images, points)
+    def _read_images(self, images: ImageBatch) -> "_ImageReading":
+        pixel = self.image_branch(images)
         agents = None
         if self.fusion.agent_tokens:
-            agents = agents_at_points(self.truncated(self.agent_tokens(images)), images, points)
+            agents = agents_at_points(self.truncated(self.agent_tokens(images)), images)
         features = pixel
         if self.fusion.variant == "full" and self.fusion.context != "none":
             features = pixel + self.read_context(agents if self.fusion.context == "agents" else self.pixel_mlp(pixel))
-        seen = torch.bincount(images.projection_point, minlength=points)
         if images.statistics is None:
             raise ValueError("These images are not prepared: they have no statistics")
         weights = self.image_statistics.weights(images.statistics)[images.projection_view]
-        weight = weights.new_zeros(points).index_add(0, images.projection_point, weights) / seen.clamp(min=1)
+        weight = images.mean_over_views(weights)
         return _ImageReading(
             pixel=pixel,
             agents=agents,
             features=features,
             logits=self.head_2d(features),
-            seen=seen > 0,
+            seen=images.view_counts > 0,
             weight=weight,
             statistics=images.statistics,
         )
@@ -316,7 +315,7 @@ def _of_points_alone(logits: Float[Tensor, "points classes"]) -> NetworkOutput:
 def _places(voxels: SparseTensor) -> Float[Tensor, "voxels 3"]:
     """Where each voxel is in its cloud: less the cloud's mean, in units of 256 voxels."""
     place, sample = voxels.indices[:, 1:].float(), voxels.sample.long()
-    count = torch.bincount(sample, minlength=voxels.batch_size).clamp(min=1)
+    count = place.new_zeros(voxels.batch_size).index_add(0, sample, torch.ones_like(place[:, 0])).clamp(min=1)
     mean = place.new_zeros(voxels.batch_size, 3).index_add(0, sample, place) / count.unsqueeze(1)
     return (place - mean[sample]) / 256
 
@@ -347,7 +346,7 @@ class _Decoder:
         own: Tensor = network.voxel_queries(encoded[1:])
         self.own = own
         if fusion.interface and images is not None and (complete or network.needs_images):
-            semantic, other = network.image_queries(images, encoded[0].batch_size)
+            semantic, other = network.image_queries(images)
             semantic = network.truncated(semantic)
             self.met = network.interface(own, semantic)
             if complete and fusion.decoupling == "loss":
@@ -357,17 +356,16 @@ class _Decoder:
 
     def _located(self, batch: Batch, images: ImageBatch, own: Tensor, semantic: Tensor) -> Tensor:
         """log(N sum_i A_vi R_ji + FLOOR): how much query j looks at voxel v's agents; 0 where no image shows it."""
-        network, points = self.network, len(batch.labels)
+        network = self.network
         met = network.interface.attention(own, semantic)
-        looks = met[images.sample] @ network.image_queries.attention(images, len(semantic))
-        shares = agents_at_points(looks.transpose(1, 2).contiguous(), images, points) * looks.shape[2]
-        seen = torch.bincount(images.projection_point, minlength=points) > 0
-        means, shown = voxel_means(shares, seen, batch.point_to_voxel, len(batch.voxels.features))
+        looks = met[images.sample] @ network.image_queries.attention(images)
+        shares = agents_at_points(looks.transpose(1, 2).contiguous(), images) * looks.shape[2]
+        means, shown = voxel_means(shares, images.view_counts > 0, batch.point_to_voxel, len(batch.voxels.features))
         return (means + FLOOR).log() * shown
 
     def refine(self, stage: int, x: SparseTensor) -> Tensor:
         """The features that decoder ``stage`` goes on with."""
-        refiner, layout = self.network.refiners[stage], Ragged(x.sample, x.batch_size)
+        refiner, layout = self.network.refiners[stage], x.layout
         if self.met is None:
             return refiner(x.features, layout, self.own)
         met: Tensor = refiner(x.features, layout, self.met, self.bias if stage == LEVELS - 1 else None)

@@ -4,7 +4,8 @@ Gradients of all batches and all processes add up first. Random numbers of a ste
 run draws what an unbroken one would have drawn, in every process alike.
 """
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -25,6 +26,9 @@ from .streams import Use, generator
 __all__ = ["StepResult", "Stepper", "learning_rate"]
 
 LEAST_SCALE = 2.0**-14  #: of the loss in float16; it starts at 65536 and halves with each step that overflows
+MOST_SKIPPED = 10  #: steps in a row that may be left out in float16 because the loss is not finite
+
+log = logging.getLogger(__name__)
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -37,7 +41,8 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 class StepResult:
     """What a step did, over all processes: the mean of each loss over its batches, ``loss`` being their weighted sum.
 
-    ``frames`` and ``points`` are those it learnt from, ``waited`` the seconds without a batch.
+    ``losses`` is empty where the step was left out. ``frames`` and ``points`` are those of its batches, ``waited`` the
+    seconds without a batch.
     """
 
     losses: Mapping[str, float]
@@ -49,8 +54,8 @@ class StepResult:
 class Stepper:
     """Adam over the parameters of ``network``, which it sets to the precision of ``settings``.
 
-    In float16 the loss is scaled so that small gradients stay above zero, and a step whose gradients overflow is left
-    out while the scale comes down; ``scaler`` holds the scale.
+    In float16 the loss is scaled so that small gradients stay above zero; ``scaler`` holds the scale. A step whose loss
+    or gradients overflow is left out, and the scale comes down if it was the gradients.
     """
 
     def __init__(self, network: Network, weights: Float[Tensor, "classes"], settings: TrainSettings) -> None:
@@ -58,34 +63,63 @@ class Stepper:
         self.network, self._weights, self._settings = network, weights, settings
         self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr)
         self.scaler = torch.amp.GradScaler(network.device.type, enabled=settings.precision == "float16")
+        self._skipped = 0
 
     def step(self, number: int, batches: Iterable[tuple[StepBatch, float]]) -> StepResult:
         """Do step ``number`` (from 0) over its ``train.accumulate`` batches, each with the seconds it was waited for.
 
+        The batches lie on the network's device.
+
         Reading the losses waits for the device, so the memory of a batch may be used again once the next is asked for.
 
         Raises:
-            RunError: the loss is not finite; the message names the frames. Or in float16 no scale of the loss has given
-                finite gradients for many steps.
+            RunError: the loss is not finite, in float16 for many steps in a row; the message names the frames. Or in
+                float16 no scale of the loss has given finite gradients for many steps.
         """
         settings = self._settings
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, number)
         self.optimiser.zero_grad(set_to_none=True)
-        told, waited = [], 0.0
+        buffers = [each.clone() for each in self.network.buffers()] if self.scaler.is_enabled() else []
+        told, keys, waited = list[StepResult](), list[str](), 0.0
         for part, (batch, seconds) in enumerate(batches):
             told.append(self._backward(number, part, batch))
+            keys += batch.keys
             waited += seconds
-        sum_gradients(self.network.parameters())
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self._require_scale(number)
+        losses = {name: fmean(each.losses[name] for each in told) for name in told[0].losses}
+        if np.isfinite(losses["loss"]):
+            self._move(number)
+        else:
+            self._skip(number, losses, keys, buffers)
+            losses = {}
         return StepResult(
-            losses={name: fmean(each.losses[name] for each in told) for name in told[0].losses},
+            losses=losses,
             frames=sum(each.frames for each in told),
             points=sum(each.points for each in told),
             waited=waited,
         )
+
+    def _move(self, number: int) -> None:
+        self._skipped = 0
+        sum_gradients(self.network.parameters())
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self._require_scale(number)
+
+    def _skip(self, number: int, losses: Mapping[str, float], keys: Iterable[str], buffers: Sequence[Tensor]) -> None:
+        """Leave the step out and put back what its forward passes did to the running statistics.
+
+        Raises:
+            RunError: the precision is not float16, or too many steps were left out in a row.
+        """
+        error = _not_finite(number, losses, keys)
+        if not self.scaler.is_enabled() or self._skipped == MOST_SKIPPED:
+            raise error
+        self._skipped += 1
+        with torch.no_grad():
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        log.warning("The step is left out (%d in a row, of at most %d). %s", self._skipped, MOST_SKIPPED, error)
 
     def _require_scale(self, number: int) -> None:
         if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
@@ -100,10 +134,10 @@ class Stepper:
         turn = number * settings.accumulate + part
         torch.manual_seed(int(generator(settings.seed, Use.FORWARD, turn).integers(2**63)))
         set_norm_momentum(self.network, norm_momentum(turn))
-        losses = step_losses(self.network, batch.to(self.network.device), self._weights, settings)
+        losses = step_losses(self.network, batch, self._weights, settings)
         result = _over_all_processes(losses, batch)
         if not np.isfinite(result.losses["loss"]):
-            raise _not_finite(number, result.losses, batch.keys)
+            return result
         torch.autograd.backward(self.scaler.scale(losses.total / settings.accumulate))
         return result
 

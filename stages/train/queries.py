@@ -5,7 +5,7 @@ back (the released XDiff3D code overwrites its parameters in forward, which leak
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import inf, sqrt
+from math import ceil, inf, sqrt
 from typing import cast
 
 import torch
@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from .images import ImageBatch, coverage
+from .images import ImageBatch
 from .parallel import drawn_for_samples
-from .ragged import Ragged
 from .sparse import SparseTensor
 
 __all__ = ["HEADS", "ImageQueries", "QueryBlock", "StageMerge", "VoxelQueries"]
@@ -84,7 +83,7 @@ class QueryBlock(nn.Module):
     ) -> Float[Tensor, "samples tokens keys"]:
         """How much each token looks at each key in ``forward``, mean over the heads; rows sum to 1."""
         query, key = _heads(self.query(self.norm_tokens(tokens)).unsqueeze(0)), _heads(self.key(keys))
-        logits = query @ key.transpose(2, 3) / sqrt(key.shape[3])
+        logits = query / sqrt(key.shape[3]) @ key.transpose(2, 3)
         return logits.masked_fill(~mask[:, None, None, :], -inf).softmax(-1).mean(1)
 
 
@@ -143,60 +142,56 @@ class ImageQueries(nn.Module):
             nn.init.trunc_normal_(self.camera.weight, std=CAMERA_STD)
 
     def forward(
-        self, images: ImageBatch, samples: int
+        self, images: ImageBatch
     ) -> tuple[Float[Tensor, "samples tokens channels"], Float[Tensor, "samples tokens channels"]]:
         """The queries Q_a and Q_b of each sample."""
         merged = [
-            block(tokens, keys, layout.mask)
-            for block, tokens, (keys, layout) in zip(self.blocks, self.tokens, self._keys(images, samples), strict=True)
+            block(tokens, keys, mask)
+            for block, tokens, (keys, mask) in zip(self.blocks, self.tokens, self._keys(images), strict=True)
         ]
         semantic, low_rank = self.merge(merged).chunk(2, dim=1)
         return semantic, low_rank
 
-    def attention(self, images: ImageBatch, samples: int) -> Float[Tensor, "views tokens agents"]:
+    def attention(self, images: ImageBatch) -> Float[Tensor, "views tokens agents"]:
         """How much the semantic queries of a view's sample look at its agents, mean over taps and heads.
 
         Over all agents of a sample's views the shares of a query sum to 1. Only where the keys are agents.
         """
         looks = []
-        for block, tokens, (keys, layout) in zip(self.blocks, self.tokens, self._keys(images, samples), strict=True):
-            seen = cast("QueryBlock", block).attention(tokens[: len(tokens) // 2], keys, layout.mask)
-            looks.append(layout.unpad(seen.transpose(1, 2)))
+        for block, tokens, (keys, mask) in zip(self.blocks, self.tokens, self._keys(images), strict=True):
+            seen = cast("QueryBlock", block).attention(tokens[: len(tokens) // 2], keys, mask)
+            looks.append(seen.transpose(1, 2))
         mean = torch.stack(looks).mean(0)
-        return mean.view(len(images.sample), -1, mean.shape[1]).transpose(1, 2)
+        of_views = images.layout.unpad(mean.reshape(*images.layout.mask.shape, -1))
+        return of_views.view(len(of_views), -1, mean.shape[2]).transpose(1, 2)
 
-    def _keys(self, images: ImageBatch, samples: int) -> Iterator[tuple[Tensor, Ragged]]:
-        """For each tap what its block attends to, [samples, longest, D], and how rows lie in it."""
-        context = self._context(images)
+    def _keys(
+        self, images: ImageBatch
+    ) -> Iterator[tuple[Float[Tensor, "samples keys channels"], Bool[Tensor, "samples keys"]]]:
+        """For each tap what its block attends to, and which of it is no padding."""
+        context, layout = self._context(images), images.layout
         for place, tap in enumerate(self.taps):
-            cells, view = self._cells(images, tap)
-            keys = self.lift[place](cells)
+            keys = self.lift[place](self._cells(images, tap))
             if context is not None:
-                keys = keys + (context if self.from_agents else context[view])
-            layout = Ragged(images.sample[view], samples)
-            yield layout.pad(self.norm_keys[place](keys)), layout
+                keys = keys + context
+            rows = self.norm_keys[place](keys)
+            padded = layout.pad(rows.flatten(1)).view(layout.samples, -1, rows.shape[2])
+            yield padded, layout.mask.repeat_interleave(rows.shape[1], 1)
 
-    def _context(self, images: ImageBatch) -> Tensor | None:
-        """What is added to each key beside its feature: [V * N, D] for agents, [V, D] for cells."""
-        camera = self.camera(images.camera) if self.camera is not None else None
+    def _context(self, images: ImageBatch) -> Float[Tensor, "views #keys channels"] | None:
+        """What is added to each key beside its feature."""
+        camera = self.camera(images.camera).unsqueeze(1) if self.camera is not None else None
         if self.geometry is None:
             return camera
-        shape = self.geometry(images.geometry)
-        return (shape if camera is None else shape + camera.unsqueeze(1)).flatten(0, 1)
+        shape: Tensor = self.geometry(images.geometry)
+        return shape if camera is None else shape + camera
 
-    def _cells(self, images: ImageBatch, tap: str) -> tuple[Tensor, Tensor]:
-        """Rows to attend to, [keys, C], and the view each belongs to."""
-        views = len(images.sample)
+    def _cells(self, images: ImageBatch, tap: str) -> Float[Tensor, "views keys width"]:
+        """What to attend to: the agents of each view, or the cells of its map that lie on the image."""
         if self.from_agents:
-            agents = images.agents[tap]
-            number = torch.arange(views, device=agents.device)
-            return agents.flatten(0, 1), number.repeat_interleave(agents.shape[1])
-        spec, values = images.specs[tap], images.maps[tap]
-        rows = coverage(spec.height, spec.extent[0]) > 0
-        columns = coverage(spec.width, spec.extent[1]) > 0
-        on_image = values[:, :, rows.to(values.device)][:, :, :, columns.to(values.device)]
-        number = torch.arange(views, device=values.device)
-        return on_image.flatten(2).transpose(1, 2).flatten(0, 1), number.repeat_interleave(on_image[0, 0].numel())
+            return images.agents[tap]
+        height, width = (ceil(extent) for extent in images.specs[tap].extent)
+        return images.maps[tap][:, :, :height, :width].flatten(2).transpose(1, 2)
 
 
 class VoxelQueries(nn.Module):
@@ -215,9 +210,8 @@ class VoxelQueries(nn.Module):
         """The queries Q3 of each sample from the encoder's ``stages``, finest first."""
         merged = []
         for place, stage in enumerate(stages):
-            layout = Ragged(stage.sample, stage.batch_size)
-            keys = layout.pad(self.norm_keys[place](self.lift[place](stage.features)))
-            merged.append(self.blocks[place](self.tokens[place], keys, layout.mask))
+            keys = stage.layout.pad(self.norm_keys[place](self.lift[place](stage.features)))
+            merged.append(self.blocks[place](self.tokens[place], keys, stage.layout.mask))
         return self.merge(merged)
 
 

@@ -20,6 +20,7 @@ from .network import Network
 from .norms import held_statistics
 from .parallel import number_of_processes, rank
 from .settings import AugmentSettings, TrainSettings
+from .transfer import pinned
 
 __all__ = ["StepBatch", "StepMaker", "step_losses"]
 
@@ -43,13 +44,6 @@ class StepBatch:
         """The points of both sides."""
         return sum(len(side.labels) for side in (self.source, self.target) if side)
 
-    def to(self, device: torch.device) -> "StepBatch":
-        """The same batches on ``device``."""
-        return StepBatch(
-            source=self.source.to(device) if self.source else None,
-            target=self.target.to(device) if self.target else None,
-        )
-
 
 class StepMaker:
     """Makes the batches of a step, wherever it is called and whenever."""
@@ -65,7 +59,7 @@ class StepMaker:
         device: torch.device,
     ) -> None:
         slots = ring_slots(settings.workers)
-        self._plan, self._augment, self._settings = plan, augment, settings
+        self._plan, self._augment, self._settings, self._device = plan, augment, settings, device
         self._sides = [
             domain_of_each_slot(side, slots, taps=plan.taps, device=device, memberships=plan.memberships)
             if side
@@ -76,10 +70,11 @@ class StepMaker:
     def __call__(self, step: int, slot: int) -> StepBatch:
         """The batches of turn ``step`` (from 0), in the memory of ``slot`` of a loader's ring."""
         source, target = self._sides
-        return StepBatch(
+        made = StepBatch(
             source=self._batch(source[slot], step, SOURCE_STREAM) if source else None,
             target=self._batch(target[slot], step, TARGET_STREAM) if target else None,
         )
+        return pinned(made) if self._device.type == "cuda" else made
 
     def _batch(self, domain: Domain, step: int, stream: int) -> Batch:
         settings = self._settings

@@ -39,6 +39,7 @@ from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.train import images as device
+from xd3d.stages.train.ragged import Ragged
 
 FLAT = device.FLAT
 AGENTS, BATCH, READ_IMAGES = 100, 8, 48
@@ -211,6 +212,8 @@ def prepared(features: ImageFeatures, taps: dict[str, TapSpec]) -> device.ImageB
         projection_point=none,
         projection_view=none,
         projection_uv=torch.zeros(0, 2),
+        view_counts=none,
+        layout=Ragged.of(torch.zeros(BATCH, dtype=torch.int64), 1),
         **tensors,
     ).prepared(normalise=True)
 

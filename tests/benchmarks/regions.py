@@ -18,6 +18,7 @@ from xd3d.stages.extract.agents import AgentMaker
 from xd3d.stages.extract.grids import sample_matrix, seed_points
 from xd3d.stages.extract.settings import AgentSettings
 from xd3d.stages.train.images import ImageBatch
+from xd3d.stages.train.ragged import Ragged
 
 ROUNDS = 10  # of k-means on colours, as many as the agents' own
 
@@ -200,5 +201,7 @@ def _normalised(
         projection_point=none,
         projection_view=none,
         projection_uv=torch.zeros(0, 2),
+        view_counts=none,
+        layout=Ragged.of(torch.arange(views), views),
     )
     return batch.prepared(normalise=True).agents

@@ -48,18 +48,33 @@ def test_losses_of_20_steps_and_in_every_mode_are_equal_when_features_come_from_
     other = next(each for each in PROFILES if each != profile)
     with pytest.raises(CacheMismatchError, match=rf'profile: expected "{other}", found "{profile}"'):
         jobs.train(workspace, "default", [*SMALL, f"extract.profile={other}"], cached=True, run=tmp_path / "refused")
+    assert_equal_losses(workspace, settings, steps=20)
+    assert in_every_mode(workspace, settings, cached=True) == in_every_mode(workspace, settings, cached=False)
+
+
+def test_losses_are_equal_when_a_bfloat16_model_runs_in_the_threads_that_make_batches(tiny_nuscenes_root, tmp_path):
+    workspace = Workspace(home=tmp_path / "work")
+    settings = (*SMALL, "extract.dtype=bfloat16", "train.workers=2", "train.steps=8", "train.milestones=[6]")
+    jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False, sharing=Sharing())
+    assert_equal_losses(workspace, settings, steps=8)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def assert_equal_losses(workspace, settings, *, steps):
+    """Train from the cache and online into ``workspace.home``'s parent; every term of every step must agree."""
     logs = {}
     for cached in (True, False):
-        done = jobs.train(workspace, "default", settings, cached=cached, run=tmp_path / f"cached {cached}")
-        assert done.result["steps"] == 20
-        logs[cached] = [record for record in read_log(tmp_path / f"cached {cached}") if "loss" in record]
-    assert len(logs[True]) == 20
+        folder = workspace.home.parent / f"cached {cached}"
+        done = jobs.train(workspace, "default", settings, cached=cached, run=folder)
+        assert done.result["steps"] == steps
+        logs[cached] = [record for record in read_log(folder) if "loss" in record]
+    assert len(logs[True]) == steps
     terms = [name for name in logs[True][0] if name not in PACE_NAMES]
     for stored, live in zip(logs[True], logs[False], strict=True):
         for name in terms:
             assert stored[name] == live[name], (stored["step"], name)
     assert logs[True][0]["loss"] != logs[True][-1]["loss"]
-    assert in_every_mode(workspace, settings, cached=True) == in_every_mode(workspace, settings, cached=False)
 
 
 def in_every_mode(workspace, settings, *, cached):

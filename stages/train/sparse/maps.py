@@ -15,6 +15,7 @@ from jaxtyping import Int, Int32, Int64
 from torch import Tensor
 
 from ....errors import BackendError
+from ..ragged import Ragged
 
 __all__ = [
     "KernelMap",
@@ -37,10 +38,6 @@ class Segments:
     order: Int64[Tensor, "pairs"]
     starts: Int64[Tensor, "rows_and_end"]
 
-    def to(self, device: torch.device) -> "Segments":
-        """The same segments on ``device``."""
-        return Segments(order=self.order.to(device), starts=self.starts.to(device))
-
 
 @dataclass(frozen=True, kw_only=True)
 class KernelMap:
@@ -58,20 +55,6 @@ class KernelMap:
     source_shape: Shape
     target_indices: Int32[Tensor, "outputs 4"]
     target_shape: Shape
-
-    def to(self, device: torch.device) -> "KernelMap":
-        """The same map on ``device``."""
-        return KernelMap(
-            source=self.source.to(device),
-            target=self.target.to(device),
-            counts=self.counts,
-            by_target=self.by_target.to(device),
-            by_source=self.by_source.to(device),
-            source_indices=self.source_indices.to(device),
-            source_shape=self.source_shape,
-            target_indices=self.target_indices.to(device),
-            target_shape=self.target_shape,
-        )
 
 
 class KernelMaps:
@@ -125,12 +108,17 @@ class KernelMaps:
         extended._entries = {**self._entries, (kind, level, kernel): value}
         return extended
 
-    def to(self, device: torch.device) -> "KernelMaps":
-        """The same maps on ``device`` (those of the torch backend; spconv makes its own there)."""
-        moved = copy(self)
-        moved.indices = self.indices.to(device)
-        moved._entries = {key: entry.to(device) for key, entry in self._entries.items() if isinstance(entry, KernelMap)}
-        return moved
+    def mapped(self, function: Callable[[Any], Any]) -> "KernelMaps":
+        """A copy with ``function`` of its indices and entries; those of spconv, which makes its own, are left out."""
+        found = copy(self)
+        found.indices = function(self.indices)
+        kept = {key: entry for key, entry in self._entries.items() if isinstance(entry, (KernelMap, Ragged))}
+        found._entries = {key: function(entry) for key, entry in kept.items()}
+        return found
+
+    def layout(self, level: int, sample: Int32[Tensor, "voxels"]) -> Ragged:
+        """How the voxels of ``level``, which belong to the samples ``sample``, lie in a padded batch."""
+        return self.entry("layout", level, 0, lambda: Ragged.of(sample, self.batch_size))
 
 
 def build_kernel_maps(
@@ -140,8 +128,9 @@ def build_kernel_maps(
     batch_size: int,
     levels: int = 4,
     stem_kernel: int = 5,
+    layouts: bool = False,
 ) -> KernelMaps:
-    """Build every kernel map of a U-Net with ``levels`` halvings, ahead of its forward pass.
+    """Build every kernel map of a U-Net with ``levels`` halvings, ahead of its forward pass; ``layouts`` too if asked.
 
     Safe in a loader's thread: it reads its arguments and nothing else. Hand the result to ``SparseTensor.create`` or
     leave it out; the network computes the same either way.
@@ -154,6 +143,8 @@ def build_kernel_maps(
     maps.submanifold(0, stem_kernel, indices, spatial_shape)
     for level in range(levels + 1):
         maps.submanifold(level, 3, indices, spatial_shape)
+        if layouts:
+            maps.layout(level, indices[:, 0])
         if level < levels:
             coarser = maps.strided(level, indices, spatial_shape)
             indices, spatial_shape = coarser.target_indices, coarser.target_shape
@@ -192,12 +183,13 @@ def submanifold_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, ke
     cell = torch.cat([cell, torch.full_like(own, cells // 2), cells - 1 - cell])  # cells k and K - 1 - k are mirrored
     order = cell.argsort(stable=True)
     source, target = torch.cat([source, own, target])[order], torch.cat([target, own, source])[order]
+    by_target = _segments(target, len(indices))
     return KernelMap(
         source=source,
         target=target,
         counts=tuple(torch.bincount(cell, minlength=cells).tolist()),
-        by_target=_segments(target, len(indices)),
-        by_source=_segments(source, len(indices)),
+        by_target=by_target,
+        by_source=Segments(order=source.argsort(stable=True), starts=by_target.starts),  # if a meets b, b meets a
         source_indices=indices,
         source_shape=spatial_shape,
         target_indices=indices,

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from ....errors import BackendError
+from ..ragged import Ragged
 from .maps import KernelMaps, Shape
 
 __all__ = ["SparseTensor"]
@@ -43,12 +44,16 @@ class SparseTensor:
         ``maps`` are those that ``build_kernel_maps`` made of the same coordinates; without them they are made on use.
 
         Raises:
-            BackendError: coordinates are not int32, repeated, out of range, or not those that ``maps`` were made for.
+            BackendError: coordinates are not int32, repeated, out of range, or not those that ``maps`` were made for;
+                or the parts lie on different devices.
         """
         if maps is None:
             maps = KernelMaps(indices, spatial_shape, batch_size)
-        maps = maps if maps.indices.device == features.device else maps.to(features.device)
-        indices = indices.to(features.device)
+        if not features.device == indices.device == maps.indices.device:
+            raise BackendError(
+                f"Features lie on {features.device}, voxel indices on {indices.device} and kernel maps on"
+                f" {maps.indices.device}; move all of them to one device"
+            )
         if len(features) != len(indices):
             raise BackendError(f"{len(features)} rows of features do not fit {len(indices)} voxels")
         if (maps.spatial_shape, maps.batch_size) != (spatial_shape, batch_size) or not torch.equal(
@@ -67,6 +72,11 @@ class SparseTensor:
     def sample(self) -> Int32[Tensor, "voxels"]:
         """The sample that each voxel belongs to, 0 to ``batch_size - 1``."""
         return self.indices[:, 0]
+
+    @property
+    def layout(self) -> Ragged:
+        """How the voxels lie in a padded batch, shared by all tensors of this level."""
+        return self.maps.layout(self.level, self.sample)
 
     def replace(self, features: Float[Tensor, "voxels channels"]) -> "SparseTensor":
         """The same voxels with other features (any width).

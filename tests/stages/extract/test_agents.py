@@ -7,7 +7,6 @@ import pytest
 import torch
 from xd3d.cache.schema import TapSpec
 from xd3d.stages.extract.agents import AgentMaker, grid_tap
-from xd3d.stages.extract.precision import is_fast
 from xd3d.stages.extract.settings import AgentSettings
 
 CPU = torch.device("cpu")
@@ -178,29 +177,6 @@ def test_agents_equal_a_plain_loop(changes):
         np.testing.assert_allclose(made.geometry[b], geometry, atol=2e-4)
         for name, query in queries.items():
             np.testing.assert_allclose(made.queries[name][b], query, atol=1e-3)
-
-
-@pytest.mark.skipif(not is_fast("bfloat16", CPU), reason="a processor without units for bfloat16")
-def test_agents_of_a_bfloat16_model_are_those_of_float32_within_its_rounding():
-    specs = {
-        name: TapSpec(
-            name=name, channels=channels, height=height, width=2 * height, extent=(float(height), 2.0 * height)
-        )
-        for name, channels, height in (("up0", 640, 7), ("up1", 320, 28))
-    }
-    maps, pictures = random_inputs(specs, batch=1, image=(224, 448))
-    smooth = {name: torch.nn.functional.avg_pool2d(values, 5, 1, 2) for name, values in maps.items()}
-    settings = AgentSettings(count=50)
-    exact, rounded = (
-        AgentMaker(settings=settings, specs=specs, image_size=(224, 448), device=CPU, dtype=dtype)(smooth, pictures)
-        for dtype in (torch.float32, torch.bfloat16)
-    )
-    moved = (exact.assignment - rounded.assignment).abs().sum(1).mean() / 2
-    assert 0 < moved < 0.03
-    for name in specs:
-        same = torch.nn.functional.cosine_similarity(exact.queries[name], rounded.queries[name], dim=2)
-        assert same.min() > 0.999
-    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_memberships_and_masses_are_shares_of_the_image():

@@ -7,6 +7,7 @@ from xd3d.errors import DataError
 from xd3d.stages.train.batch import BatchPlan, PlacedFrame, collate
 from xd3d.stages.train.loader import evaluation_batch
 from xd3d.stages.train.settings import ModelSettings
+from xd3d.stages.train.transfer import to_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,7 +90,7 @@ def test_evaluation_voxelises_every_point_alike_whether_or_not_the_cube_is_wide_
 def test_moving_to_the_device_it_is_on_changes_nothing(make_domain):
     domain = make_domain(frames=1)
     batch = collate([placed(domain, 0)], domain, PLAN)
-    assert batch.to(torch.device("cpu")) is batch
+    assert to_device(batch, torch.device("cpu")) is batch
 
 
 def test_kernel_maps_built_with_the_batch_give_the_same_network_output(make_domain, make_network):

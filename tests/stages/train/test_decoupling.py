@@ -9,15 +9,31 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-def test_projection_is_that_of_numpys_svd_sample_by_sample():
+def projected(queries, rank):
+    """Onto the first right singular vectors, in float64."""
+    _, _, vh = np.linalg.svd(queries, full_matrices=False)
+    return queries @ vh[:rank].T @ vh[:rank]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20)])
+def test_projection_is_that_of_numpys_svd_sample_by_sample(shape, scale):
     torch.manual_seed(0)
-    queries = torch.randn(3, 20, 12)
-    found = low_rank(queries, 4)
+    queries = torch.randn(3, *shape)
+    found = low_rank(queries * scale, 4) / scale
     for sample in range(3):
-        _, _, vh = np.linalg.svd(queries[sample].double().numpy(), full_matrices=False)
-        expected = queries[sample].double().numpy() @ vh[:4].T @ vh[:4]
-        np.testing.assert_allclose(found[sample], expected, atol=1e-4)
+        np.testing.assert_allclose(found[sample], projected(queries[sample].double().numpy(), 4), atol=1e-4)
     assert all(np.linalg.matrix_rank(each.numpy(), tol=1e-3) == 4 for each in found)
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20)])
+def test_queries_with_fewer_directions_than_are_kept_stay_as_they_are(shape):
+    torch.manual_seed(0)
+    few = torch.randn(2, shape[0], 2) @ torch.randn(2, 2, shape[1])
+    torch.testing.assert_close(low_rank(few, 5), few, rtol=1e-4, atol=1e-5)
+    same = torch.randn(2, 1, shape[1]).expand(2, *shape)
+    torch.testing.assert_close(low_rank(same, 5), same, rtol=1e-4, atol=1e-5)
+    assert torch.equal(low_rank(torch.zeros(2, *shape), 5), torch.zeros(2, *shape))
 
 
 @pytest.mark.parametrize("rank", [12, 50])

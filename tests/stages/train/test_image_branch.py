@@ -3,6 +3,7 @@ from torch.nn.functional import grid_sample, interpolate
 from xd3d.cache.schema import TapSpec
 from xd3d.stages.train.image_branch import ImageBranch, resize_matrix, sample_points
 from xd3d.stages.train.images import ImageBatch
+from xd3d.stages.train.ragged import Ragged
 
 SPECS = {
     "up1": TapSpec(name="up1", channels=4, height=3, width=4, extent=(2.5, 4.0)),
@@ -10,17 +11,20 @@ SPECS = {
 }
 
 
-def image_batch(points, views, uv, **maps):
+def image_batch(points, views, uv, count=None, **maps):
+    sample = torch.zeros(int(max(views)) + 1, dtype=torch.int64)
     return ImageBatch(
         specs=SPECS,
         maps=maps,
         agents={},
         geometry=torch.zeros(int(max(views)) + 1, 1, 5),
-        sample=torch.zeros(int(max(views)) + 1, dtype=torch.int64),
+        sample=sample,
         camera=torch.arange(int(max(views)) + 1),
         projection_point=torch.tensor(points),
         projection_view=torch.tensor(views),
         projection_uv=uv,
+        view_counts=torch.bincount(torch.tensor(points), minlength=count or 0),
+        layout=Ragged.of(sample, 1),
     )
 
 
@@ -31,7 +35,7 @@ def test_points_read_the_maps_as_grid_sample_does_and_average_over_their_views()
     uv = torch.rand(40, 2)
     uv[0], uv[1] = torch.tensor([1e-6, 1e-6]), torch.tensor([1 - 1e-6, 1 - 1e-6])
     points, views = [*range(30), *range(10)], [0] * 30 + [1] * 10
-    found = sample_points(maps, image_batch(points, views, uv), extent, points=31)
+    found = sample_points(maps, image_batch(points, views, uv, count=31), extent)
     place = 2 * uv * torch.tensor([extent[1] / 7, extent[0] / 6]) - 1
     read = [
         grid_sample(
@@ -72,7 +76,7 @@ def test_the_branch_gives_a_feature_a_point_and_learns_from_every_tap():
     images = image_batch(
         [0, 1, 2], [0, 0, 0], torch.rand(3, 2), up1=torch.randn(1, 4, 3, 4), rgb=torch.randn(1, 3, 10, 16)
     )
-    features = branch(images, 3)
+    features = branch(images)
     assert features.shape == (3, 8)
     features.square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in branch.parameters())

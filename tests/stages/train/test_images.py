@@ -6,6 +6,7 @@ import torch
 from xd3d.cache import codec
 from xd3d.cache.schema import TapSpec
 from xd3d.stages.train.images import ImageBatch, coverage, decode
+from xd3d.stages.train.ragged import Ragged
 
 SPEC = TapSpec(name="up1", channels=3, height=4, width=5, extent=(3.0, 4.5))
 
@@ -21,6 +22,8 @@ def image_batch(values, agents):
         projection_point=torch.zeros(0, dtype=torch.int64),
         projection_view=torch.zeros(0, dtype=torch.int64),
         projection_uv=torch.zeros(0, 2),
+        view_counts=torch.zeros(0, dtype=torch.int64),
+        layout=Ragged.of(torch.tensor([0, 1]), 2),
     )
 
 
@@ -102,7 +105,7 @@ def test_codes_are_decoded_where_they_are_normalised():
     batch = replace(
         image_batch(torch.from_numpy(maps), torch.from_numpy(queries)),
         scales={name: torch.from_numpy(scales) for name, (_, scales) in coded.items()},
-    ).to(torch.device("cpu"))
+    )
     decoded = [codec.decode(*coded[name], axis) for name, axis in (("features/up1", 1), ("agents/up1", 2))]
     for normalise in (False, True):
         done = batch.prepared(normalise=normalise)

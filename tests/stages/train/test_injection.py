@@ -41,7 +41,7 @@ def test_a_point_reads_the_agents_of_its_pixel_as_a_dense_reference_does(make_do
     images = make_batch(domain, make_network(domain)).images
     views, agents, points = len(images.sample), images.geometry.shape[1], 120
     tokens = np.random.default_rng(0).normal(size=(views, agents, 5))
-    found = agents_at_points(torch.from_numpy(tokens).float(), images, points)
+    found = agents_at_points(torch.from_numpy(tokens).float(), images)
     height, width = images.assignment.shape[2:]
     dense = np.zeros((views, agents, height, width))
     for view in range(views):
@@ -79,7 +79,7 @@ def test_the_whole_injection_is_that_of_a_dense_float64_reference(make_domain, m
     batch = make_batch(domain, network)
     images = batch.images.prepared(normalise=True)
     stem = network.unet.encode(batch.voxels)[0]
-    pixel = network.image_branch(images, len(batch.labels))
+    pixel = network.image_branch(images)
     seen = torch.bincount(images.projection_point, minlength=len(batch.labels)) > 0
     found = network.injection(stem, pixel, seen, batch.point_to_voxel).features - stem.features
     weight, bias = (value.detach().double().numpy() for value in network.injection.parameters())
@@ -147,7 +147,11 @@ def test_cameras_that_see_nothing_inject_nothing(make_domain, make_network, make
     batch = make_batch(domain, network)
     none = torch.zeros(0, dtype=torch.int64)
     images = dataclasses.replace(
-        batch.images, projection_point=none, projection_view=none, projection_uv=torch.zeros(0, 2)
+        batch.images,
+        projection_point=none,
+        projection_view=none,
+        projection_uv=torch.zeros(0, 2),
+        view_counts=0 * batch.labels,
     )
     blind = network(dataclasses.replace(batch, images=images, shown=torch.zeros(len(batch.labels), dtype=torch.bool)))
     assert torch.equal(blind.logits_3d, network(dataclasses.replace(batch, images=None)).logits_3d)

@@ -36,7 +36,7 @@ def test_refiner_follows_its_formula_voxel_by_voxel_over_ragged_samples():
     torch.nn.init.normal_(refiner.out.weight)
     sample = torch.tensor([1, 0, 1, 1])
     voxels, queries = torch.randn(4, 3).double(), torch.randn(2, 5, 6).double()
-    found = refiner(voxels, Ragged(sample, 2), queries).detach().numpy()
+    found = refiner(voxels, Ragged.of(sample, 2), queries).detach().numpy()
     for row in range(4):
         q, x = queries[sample[row]].numpy(), voxels[row].numpy()
         attention = softmax(x @ refiner.key.weight.detach().numpy() @ q.T / np.sqrt(3))[1:]
@@ -52,5 +52,12 @@ def test_nothing_is_read_from_the_sink():
     queries = torch.randn(1, 5, 4)
     other = queries.clone()
     other[:, 0] += 100
-    voxels, layout = torch.randn(2, 3), Ragged(torch.zeros(2, dtype=torch.int64), 1)
+    voxels, layout = torch.randn(2, 3), Ragged.of(torch.zeros(2, dtype=torch.int64), 1)
     torch.testing.assert_close(refiner(voxels, layout, queries), refiner(voxels, layout, other))
+
+
+def test_attention_of_large_features_stays_finite_in_float16():
+    refiner = StageRefiner(query_channels=256, voxel_channels=256).half()
+    torch.nn.init.eye_(refiner.key.weight)
+    voxels, queries = torch.full((1, 3, 256), 20.0).half(), torch.full((1, 4, 256), 20.0).half()
+    assert torch.equal(refiner.attention(voxels, queries), torch.full((1, 3, 4), 0.25).half())

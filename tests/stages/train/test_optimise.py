@@ -1,6 +1,7 @@
 import pytest
 import torch
 from xd3d.errors import RunError
+from xd3d.stages.train.norms import VoxelNorm
 from xd3d.stages.train.optimise import Stepper, learning_rate
 from xd3d.stages.train.settings import TrainSettings
 from xd3d.stages.train.shift import StepBatch, step_losses
@@ -64,6 +65,28 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(make_domain, make_netw
         stepper.step(step, parts)
     with pytest.raises(RunError, match=r"Up to step 31 the gradients were not finite .*train\.precision=float32"):
         stepper.step(30, parts)
+
+
+def test_a_step_of_float16_whose_loss_is_not_finite_is_left_out_a_few_times_and_leaves_no_trace(
+    make_domain, make_network, make_batch
+):
+    domain = make_domain(frames=1, points=30, lidar_only=True)
+    network = make_network(domain, variant="3d-only")
+    parts = batches(make_batch, domain, network, 1)
+    stepper = Stepper(network, WEIGHTS, TrainSettings(precision="float16"))
+    stepper.step(0, parts)
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    stage = next(each for each in network.unet.modules() if isinstance(each, VoxelNorm))
+    overflow = stage.register_forward_pre_hook(lambda _, inputs: (inputs[0] * float("inf"),))
+    for step in range(1, 11):
+        assert not stepper.step(step, parts).losses
+    for name, values in network.state_dict().items():
+        assert torch.equal(values, before[name]), name
+    with pytest.raises(RunError, match=r"not finite at step 12 .*train\.precision=float32"):
+        stepper.step(11, parts)
+    overflow.remove()
+    assert stepper.step(12, parts).losses["loss"] > 0
+    assert not torch.equal(network.head_3d.bias, before["head_3d.bias"])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

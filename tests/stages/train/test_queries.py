@@ -35,6 +35,8 @@ def image_batch(views, sample, agents=4):
         projection_point=torch.zeros(0, dtype=torch.int64),
         projection_view=torch.zeros(0, dtype=torch.int64),
         projection_uv=torch.zeros(0, 2),
+        view_counts=torch.zeros(0, dtype=torch.int64),
+        layout=Ragged.of(torch.tensor(sample), max(sample) + 1),
     )
 
 
@@ -50,7 +52,7 @@ def test_ragged_attention_equals_a_loop_over_samples_forward_and_backward():
     sample = torch.tensor([0, 2, 2, 0, 2, 2, 0])
     rows = torch.randn(7, 16, dtype=torch.float64, requires_grad=True)
     tokens = torch.randn(5, 16, dtype=torch.float64)
-    layout = Ragged(sample, 3)
+    layout = Ragged.of(sample, 3)
     found = block(tokens, layout.pad(rows), layout.mask)
     (gradient,) = torch.autograd.grad(found[[0, 2]].square().sum(), rows)
     loop = torch.stack([naive_block(block, tokens, rows[sample == each]) for each in (0, 2)])
@@ -103,11 +105,11 @@ def test_merge_is_max_mean_and_last_in_this_order():
 
 def test_each_sample_has_queries_of_its_own_whatever_its_number_of_views():
     queries = image_queries()
-    both = queries(image_batch(3, [0, 0, 1]), 2)
+    both = queries(image_batch(3, [0, 0, 1]))
     assert [part.shape for part in both] == [(2, 5, 16), (2, 5, 16)]
     images = image_batch(3, [0, 0, 1])
     images.agents["up1"][2] += 1
-    changed = queries(images, 2)
+    changed = queries(images)
     for before, after in zip(both, changed, strict=True):
         assert torch.equal(before[0], after[0])
         assert not torch.allclose(before[1], after[1])
@@ -116,19 +118,19 @@ def test_each_sample_has_queries_of_its_own_whatever_its_number_of_views():
 def test_the_order_of_agents_does_not_matter_and_their_geometry_does():
     queries = image_queries()
     images = image_batch(1, [0])
-    semantic, _ = queries(images, 1)
+    semantic, _ = queries(images)
     turned = image_batch(1, [0])
     turned.agents["up1"] = images.agents["up1"].flip(1)
     with_its_geometry = type(images)(**{**vars(turned), "geometry": images.geometry.flip(1)})
-    torch.testing.assert_close(queries(with_its_geometry, 1)[0], semantic, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(queries(turned, 1)[0], semantic)
+    torch.testing.assert_close(queries(with_its_geometry)[0], semantic, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(queries(turned)[0], semantic)
 
 
 def test_cameras_are_told_apart():
     queries = image_queries()
     images = image_batch(2, [0, 0])
     other = type(images)(**{**vars(images), "camera": images.camera.flip(0)})
-    assert not torch.allclose(queries(images, 1)[0], queries(other, 1)[0])
+    assert not torch.allclose(queries(images)[0], queries(other)[0])
     assert image_queries(cameras=1).camera is None
 
 
@@ -137,9 +139,9 @@ def test_dense_keys_are_the_cells_on_the_image(cell):
     """Row 2 is padding; column 4 lies half on the image, and so counts."""
     queries = image_queries(from_agents=False)
     images = image_batch(2, [0, 1])
-    semantic, _ = queries(images, 2)
+    semantic, _ = queries(images)
     images.maps["up1"][0, :, cell[0], cell[1]] += 5
-    changed, _ = queries(images, 2)
+    changed, _ = queries(images)
     assert torch.equal(changed[0], semantic[0]) == (cell[0] == 2)
     assert torch.equal(changed[1], semantic[1])
 

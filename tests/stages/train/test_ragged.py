@@ -7,7 +7,7 @@ SAMPLE = torch.tensor([2, 0, 2, 0, 0, 2, 2])  # unsorted, and sample 1 has no ro
 
 def test_padding_keeps_every_row_with_its_sample_and_in_order():
     rows = torch.arange(14.0).view(7, 2)
-    layout = Ragged(SAMPLE, 3)
+    layout = Ragged.of(SAMPLE, 3)
     padded = layout.pad(rows)
     assert padded.shape == (3, 4, 2)
     for sample in range(3):
@@ -21,6 +21,6 @@ def test_padding_keeps_every_row_with_its_sample_and_in_order():
 @pytest.mark.parametrize("samples", [1, 4])
 def test_rows_come_back_with_their_gradient(samples):
     rows = torch.randn(9, 3, requires_grad=True)
-    layout = Ragged(torch.arange(9) % samples, samples)
+    layout = Ragged.of(torch.arange(9) % samples, samples)
     (layout.unpad(layout.pad(rows)) * torch.arange(9.0)[:, None]).sum().backward()
     torch.testing.assert_close(rows.grad, torch.arange(9.0)[:, None].expand(9, 3))
