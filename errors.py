@@ -80,7 +80,7 @@ class RunError(Xd3dError, RuntimeError):
 
 
 class BackendError(Xd3dError, RuntimeError):
-    """A sparse convolution backend is missing, broken or misused."""
+    """A device or a sparse convolution backend is missing, broken or misused."""
 
 
 class ClusterError(Xd3dError, RuntimeError):

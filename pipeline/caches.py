@@ -19,9 +19,18 @@ __all__ = ["add_memberships", "collect_garbage", "export_part", "repair_cache"]
 
 
 def repair_cache(
-    workspace: Workspace, path: str, dataset: str | None, config: str, overrides: Sequence[str], root: Path | None
+    workspace: Workspace,
+    path: str,
+    dataset: str | None,
+    config: str,
+    overrides: Sequence[str],
+    root: Path | None,
+    device: str | None = None,
 ) -> Outcome:
-    """Mend the cache at ``path`` by its own recipe, or as ``dataset`` and the config say; 1 when something is left."""
+    """Mend the cache at ``path`` by its own recipe, or as ``dataset`` and the config say; 1 when something is left.
+
+    ``device`` is where the model runs on this machine, wherever it ran before; None leaves it to the config, or "auto".
+    """
     from ..stages.extract.repair import repair_features
 
     if dataset:
@@ -29,6 +38,8 @@ def repair_cache(
         index, settings = opener.index(dataset), opener.extract_settings(dataset)
     else:
         index, settings = _by_recipe(workspace, path, root)
+    if device:
+        settings = settings.model_copy(update={"device": device})
     done = repair_features(index, settings, path, root=root)
     mended = f"{done.repaired} images and {len(done.metadata)} metadata files mended"
     failed = f"; {done.failed} images could not be computed" if done.failed else ""
@@ -36,14 +47,16 @@ def repair_cache(
     return Outcome(result=asdict(done), text=mended + failed + rest, exit_code=0 if done.ok and not done.failed else 1)
 
 
-def add_memberships(workspace: Workspace, path: str, dataset: str | None, root: Path | None) -> Outcome:
+def add_memberships(
+    workspace: Workspace, path: str, dataset: str | None, root: Path | None, device: str | None = None
+) -> Outcome:
     """Bring the cache at ``path`` to the newest format; ``dataset`` is for one that does not name its own."""
     from ..stages.extract.upgrade import upgrade_cache
 
     def index() -> "FrameIndex":
         return open_index(workspace, dataset, root) if dataset else _by_recipe(workspace, path, root)[0]
 
-    done = upgrade_cache(path, index=index, root=root)
+    done = upgrade_cache(path, index=index, root=root, device=device or "auto")
     text = f"The cache {done.cache} has format {done.format}, with the memberships of its images"
     if done.upgraded:
         text = (
@@ -172,9 +185,9 @@ def _by_recipe(workspace: Workspace, path: str, root: Path | None) -> "tuple[Fra
     recipe = load_recipe(open_store(path))
     try:
         if recipe is not None:
-            settings = ExtractSettings.model_validate(recipe["extract"])
+            settings = ExtractSettings.model_validate({**recipe["extract"], "device": "auto"})
             return open_index(workspace, str(recipe["dataset"]), root), settings
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise CacheError(f"The recipe of the cache {path} is of another version ({error}); {_REMEDY}") from error
     raise CacheError(f"The cache {path} does not say how it was made; {_REMEDY}")
 

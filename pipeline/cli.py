@@ -14,7 +14,9 @@ from .options import (
     CameraNames,
     ConfigName,
     DatasetName,
+    Device,
     Json,
+    MachineOverrides,
     Overrides,
     Root,
     RunFolder,
@@ -22,7 +24,7 @@ from .options import (
     ShardPart,
     Workers,
 )
-from .sharing import Sharing
+from .sharing import Sharing, require_one_process
 from .workspace import Workspace
 
 __all__ = ["app", "main"]
@@ -44,8 +46,12 @@ Fusion = Literal["product-prior", "product", "sum"]
 
 
 @app.callback()
-def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the details too.")] = False) -> None:
+def _options(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the details too.")] = False,
+) -> None:
     set_up_logging(verbose)
+    require_one_process(context.invoked_subcommand or "")
 
 
 @app.command()
@@ -160,13 +166,13 @@ def train(
 ) -> None:
     """Stage two: train the sparse 3D network and the fusion module.
 
-    A run that was stopped goes on exactly where its last checkpoint is.
+    A run that was stopped goes on exactly where its last checkpoint is. Processes of torchrun share each batch.
 
     Example: `xd3d train --cached --config nuscenes_usa_singapore/dg --set train.batch_size=4`
     """
     from . import jobs
 
-    conclude(jobs.train(Workspace.current(), config, overrides or [], cached=cached, run=run), as_json)
+    conclude(jobs.train_together(Workspace.current(), config, overrides or [], cached=cached, run=run), as_json)
 
 
 @app.command()
@@ -181,6 +187,8 @@ def evaluate(
         Path | None,
         typer.Option(file_okay=False, help="Write the predictions to a folder, as the official evaluators read them."),
     ] = None,
+    device: Device = None,
+    overrides: MachineOverrides = None,
     as_json: Json = False,
 ) -> None:
     """Score a run: IoU per class and their mean, for 2D, 3D, the sum of both (xM) and all predictions fused.
@@ -188,10 +196,18 @@ def evaluate(
     Example: `xd3d evaluate --split test --json`
     """
     from . import jobs
+    from .runs import machine_settings
 
-    workspace = Workspace.current()
     done = jobs.evaluate(
-        workspace, run, split=split, side=domain, absent=absent, fusion=fusion, lidar_only=lidar_only, export=export
+        Workspace.current(),
+        run,
+        split=split,
+        side=domain,
+        absent=absent,
+        fusion=fusion,
+        lidar_only=lidar_only,
+        export=export,
+        machine=machine_settings(device, overrides),
     )
     conclude(done, as_json)
 
@@ -207,6 +223,8 @@ def predict(
         int | None, typer.Option(min=3, help="float32 a point in raw files; the default is 4 in .bin, 5 in .pcd.bin.")
     ] = None,
     picture: Annotated[bool, typer.Option("--picture", help="Draw the first sweep and its labels from above.")] = False,
+    device: Device = None,
+    overrides: MachineOverrides = None,
     as_json: Json = False,
 ) -> None:
     """Label LiDAR sweeps with a run's 3D head: no camera, no cache; one .label file a sweep, and classes.json.
@@ -216,8 +234,17 @@ def predict(
     Example: `xd3d predict /data/velodyne --picture`
     """
     from .predict import predict as predict_sweeps
+    from .runs import machine_settings
 
-    done = predict_sweeps(Workspace.current(), run, points, out=out, columns=columns, picture=picture)
+    done = predict_sweeps(
+        Workspace.current(),
+        run,
+        points,
+        out=out,
+        columns=columns,
+        picture=picture,
+        machine=machine_settings(device, overrides),
+    )
     conclude(done, as_json)
 
 
@@ -227,6 +254,8 @@ def report(
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="The file to write; the default is report.html in the run.")
     ] = None,
+    device: Device = None,
+    overrides: MachineOverrides = None,
     as_json: Json = False,
 ) -> None:
     """Write a single-file report of a run: pictures, curves, scores and the protocol.
@@ -234,10 +263,15 @@ def report(
     Example: `xd3d report --out scores.html`
     """
     from . import jobs
+    from .runs import machine_settings
 
-    conclude(jobs.write_report(Workspace.current(), run, out), as_json)
+    conclude(jobs.write_report(Workspace.current(), run, out, machine_settings(device, overrides)), as_json)
 
 
 def main() -> None:
     """Entry point of the ``xd3d`` command."""
     run_command_line(app)
+
+
+if __name__ == "__main__":
+    main()

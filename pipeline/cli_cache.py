@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .console import Outcome, conclude
-from .options import ConfigName, Json, Overrides, Root
+from .options import ConfigName, Device, Json, Overrides, Root
 from .workspace import Workspace
 
 __all__ = ["app"]
@@ -55,6 +55,7 @@ def repair(
     config: Annotated[str, typer.Option("--config", help="The preset or file it was made with, likewise.")] = "default",
     overrides: Overrides = None,
     root: Root = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Compute anew what is damaged in a cache, and keep the rest. Example: `xd3d cache repair xd3d-work/cache/NAME`.
@@ -64,7 +65,7 @@ def repair(
     """
     from .caches import repair_cache
 
-    conclude(repair_cache(Workspace.current(), path, dataset, config, overrides or [], root), as_json)
+    conclude(repair_cache(Workspace.current(), path, dataset, config, overrides or [], root, device), as_json)
 
 
 @app.command()
@@ -74,6 +75,7 @@ def upgrade(
         str | None, typer.Option("--dataset", help="Its data set, for a cache that does not know it itself.")
     ] = None,
     root: Root = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Add what the newest cache format has to a cache. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
@@ -83,7 +85,7 @@ def upgrade(
     """
     from .caches import add_memberships
 
-    conclude(add_memberships(Workspace.current(), path, dataset, root), as_json)
+    conclude(add_memberships(Workspace.current(), path, dataset, root, device), as_json)
 
 
 @app.command()

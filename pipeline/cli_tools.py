@@ -7,7 +7,7 @@ import typer
 from . import cli_cache
 from .cli_models import models_app
 from .console import Outcome, conclude
-from .options import Json, Overrides, RunFolder
+from .options import Device, Json, MachineOverrides, Overrides, RunFolder
 from .workspace import Workspace
 
 __all__ = ["register"]
@@ -36,7 +36,9 @@ def doctor(as_json: Json = False) -> None:
     conclude(examine(), as_json)
 
 
-def pseudo_label(run: RunFolder = None, as_json: Json = False) -> None:
+def pseudo_label(
+    run: RunFolder = None, device: Device = None, overrides: MachineOverrides = None, as_json: Json = False
+) -> None:
     """Label the target's train split with a run's best network, keeping what it is sure of, to train on.
 
     It can be stopped at any time; the same command goes on where it stopped.
@@ -44,8 +46,9 @@ def pseudo_label(run: RunFolder = None, as_json: Json = False) -> None:
     Example: `xd3d pseudo-label && xd3d train --cached --config nuscenes_usa_singapore/uda_pl`
     """
     from .pseudo import pseudo_labels
+    from .runs import machine_settings
 
-    conclude(pseudo_labels(Workspace.current(), run), as_json)
+    conclude(pseudo_labels(Workspace.current(), run, machine=machine_settings(device, overrides)), as_json)
 
 
 @config_app.command("list")

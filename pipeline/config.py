@@ -1,7 +1,7 @@
 """One configuration for all stages: presets by name, files, ``extends:``, ``--set a.b=c``, and every fault at once."""
 
 import importlib.resources
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,7 +17,15 @@ from ..stages.evaluate.settings import EvaluateSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 
-__all__ = ["DEFAULT_PRESET", "Config", "ResolvedConfig", "dotted_values", "load_config", "preset_names"]
+__all__ = [
+    "DEFAULT_PRESET",
+    "Config",
+    "ResolvedConfig",
+    "change_config",
+    "dotted_values",
+    "load_config",
+    "preset_names",
+]
 
 DEFAULT_PRESET = "default"
 _OPTION = "--set"
@@ -63,12 +71,35 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Re
             _merge(values, layer, origin, origins, "")
         except RecursionError as error:
             raise ConfigError(f"A section of '{origin}' holds itself (a YAML alias); write its settings out") from error
+    config = _validated(values, f"The config '{name}'")
+    return ResolvedConfig(name=_short_name(name), config=config, origins=origins)
+
+
+def change_config(config: Config, overrides: Sequence[str], *, allowed: Collection[str]) -> Config:
+    """``config`` with ``key=value`` overrides, of the dotted keys ``allowed`` only.
+
+    Raises:
+        ConfigError: another key, or faulty values.
+    """
+    values = config.model_dump(mode="json")
+    for text in overrides:
+        origin, layer = _override(text)
+        keys: dict[str, str] = {}
+        _merge(values, layer, origin, keys, "")
+        if strange := next((key for key in keys if key not in allowed), None):
+            raise ConfigError(
+                f"'{origin}' would change a run that is trained: {strange} is the run's own. What belongs to this"
+                f" machine can be set: {', '.join(allowed)}"
+            )
+    return _validated(values, "What is set")
+
+
+def _validated(values: Mapping[str, Any], what: str) -> Config:
     try:
-        config = Config.model_validate(values)
+        return Config.model_validate(values)
     except ValidationError as error:
         faults = "\n".join(f"  {line}" for line in _fault_lines(error))
-        raise ConfigError(f"The config '{name}' has {error.error_count()} fault(s):\n{faults}") from error
-    return ResolvedConfig(name=_short_name(name), config=config, origins=origins)
+        raise ConfigError(f"{what} has {error.error_count()} fault(s):\n{faults}") from error
 
 
 def _short_name(name: str) -> str:

@@ -33,11 +33,13 @@ _REMEDIES = {
 def set_up_logging(verbose: bool) -> None:
     """Send the log of xd3d to stderr: warnings and news, with ``verbose`` the details too.
 
-    Of several processes the first tells the news.
+    Of several processes that have joined each other the first tells the news.
     """
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
-    news = logging.INFO if is_first_process() else logging.WARNING
-    logging.getLogger("xd3d").setLevel(logging.DEBUG if verbose else news)
+    logging.getLogger("xd3d").setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(lambda record: record.levelno >= logging.WARNING or is_first_process())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Outcome:
 def conclude(outcome: Outcome, as_json: bool) -> None:
     """Print ``outcome`` on stdout, as text or as one line of JSON, and end the command with its exit code.
 
-    Of several processes the first prints.
+    Of several processes that have joined each other the first prints.
     """
     if is_first_process():
         text = json.dumps(outcome.result, allow_nan=False) if as_json else outcome.text.rstrip()

@@ -18,7 +18,16 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from ..stages.datasets.synthetic.synthesize import Plan
 
-__all__ = ["evaluate", "extract", "forecast_extraction", "prepare", "synthesize_city", "train", "write_report"]
+__all__ = [
+    "evaluate",
+    "extract",
+    "forecast_extraction",
+    "prepare",
+    "synthesize_city",
+    "train",
+    "train_together",
+    "write_report",
+]
 
 
 def synthesize_city(
@@ -131,6 +140,20 @@ def extract(
     )
 
 
+def train_together(
+    workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None
+) -> Outcome:
+    """``train`` in each of the processes that ``torchrun`` started, which share every batch; in this one alone without.
+
+    Raises:
+        RunError: the others cannot be reached.
+    """
+    from ..stages.train.parallel import distributed
+
+    with distributed(load_config(config, overrides).config.train.device):
+        return train(workspace, config, overrides, cached=cached, run=run)
+
+
 def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None) -> Outcome:
     """Stage two, from the cache or with the diffusion model in the loop; a run that was stopped goes on."""
     from ..stages.train.loop import train as train_network
@@ -155,6 +178,7 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         augment=settings.augment,
         settings=settings.train,
         facts=run_facts(resolved, cached=cached),
+        begun=lambda: workspace.remember_run(folder),  # a run that is stopped was the last one too
     )
     if is_first_process():
         workspace.remember_run(folder)
@@ -176,20 +200,24 @@ def evaluate(
     fusion: FusionRule | None = None,
     lidar_only: bool = False,
     export: Path | None = None,
+    machine: Sequence[str] = (),
 ) -> Outcome:
-    """Score a run on a split of its target or source, and keep the score, with its protocol, in the run's folder."""
+    """Score a run on a split of its target or source, and keep the score, with its protocol, in the run's folder.
+
+    ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
+    """
     from ..stages.evaluate.scores import score_table
 
-    trained = TrainedRun.open(workspace, run)
+    trained = TrainedRun.open(workspace, run, machine)
     card = trained.score(split=split, side=side, absent=absent, fusion=fusion, lidar_only=lidar_only, export=export)
     written = {} if export is None else {"export": str(export)}
-    return Outcome(result={**card.to_json(), **written}, text=score_table(card))
+    return Outcome(result={**card.to_json(), **written}, text=f"{score_table(card)}\n{trained.progress}")
 
 
-def write_report(workspace: Workspace, run: Path | None, out: Path | None) -> Outcome:
-    """Write the single-file report of a run that was evaluated."""
+def write_report(workspace: Workspace, run: Path | None, out: Path | None, machine: Sequence[str] = ()) -> Outcome:
+    """Write the single-file report of a run that was evaluated; ``machine`` as in ``evaluate``."""
     from .report.build import build_report
 
-    trained = TrainedRun.open(workspace, run)
+    trained = TrainedRun.open(workspace, run, machine)
     path = build_report(trained, out or trained.folder / "report.html")
     return Outcome(result={"report": str(path)}, text=f"The report is in {path}")

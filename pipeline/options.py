@@ -1,7 +1,7 @@
 """Command-line options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,7 +9,9 @@ __all__ = [
     "CameraNames",
     "ConfigName",
     "DatasetName",
+    "Device",
     "Json",
+    "MachineOverrides",
     "Overrides",
     "Root",
     "RunFolder",
@@ -21,6 +23,14 @@ __all__ = [
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ConfigName = Annotated[str, typer.Option("--config", help="A preset ('xd3d config list') or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE; may be repeated.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option("--device", help="Where networks and models run; the default is a GPU where there is one."),
+]
+MachineOverrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting of this machine, as model.backend=torch; may be repeated."),
+]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="The run's folder; the default is the last run.")]
 Root = Annotated[Path | None, typer.Option("--root", help="The data root; remembered once it is given.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="The data set.")]

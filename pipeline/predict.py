@@ -23,9 +23,18 @@ IDENTITY = ("sweeps", "columns", "weights", "classes")
 
 
 def predict(
-    workspace: Workspace, run: Path | None, points: Path, *, out: Path | None, columns: int | None, picture: bool
+    workspace: Workspace,
+    run: Path | None,
+    points: Path,
+    *,
+    out: Path | None,
+    columns: int | None,
+    picture: bool,
+    machine: Sequence[str] = (),
 ) -> Outcome:
     """Label the sweep or the folder of sweeps ``points`` with a run's 3D head; the exit code is 1 when one failed.
+
+    ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
 
     Raises:
         MissingDataError: no run, or no sweep.
@@ -37,7 +46,7 @@ def predict(
     begin = time.perf_counter()
     points = points.resolve() if ".." in points.parts else points.absolute()  # its name names the folder of labels
     sweeps = find_sweeps(points)
-    trained = TrainedRun.open(workspace, run)
+    trained = TrainedRun.open(workspace, run, machine)
     trained.require_lidar_only()
     network = trained.network
     out = (out or workspace.home / "labels" / trained.folder.name / points.name).absolute()

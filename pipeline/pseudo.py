@@ -9,7 +9,7 @@ from .runs import TrainedRun
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ..stages.evaluate.scores import FramePrediction
     from ..stages.train.domain import Domain
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["pseudo_labels"]
 
 
-def pseudo_labels(workspace: Workspace, run: Path | None = None, *, side: str = "target") -> Outcome:
+def pseudo_labels(
+    workspace: Workspace, run: Path | None = None, *, side: str = "target", machine: "Sequence[str]" = ()
+) -> Outcome:
     """Predict the target's train split with a run, and keep what is sure; safe to call again.
 
     Every head is to learn the fused prediction; where the run's rule is ``sum``, as in runs of earlier versions, its
-    own, as published. ``side`` is the target, or another domain of its data set.
+    own, as published. ``side`` is the target, or another domain of its data set. ``machine`` holds settings of this
+    machine, as ``TrainedRun.open`` takes them.
 
     Raises:
         MissingDataError: there is no run, or no data of its target.
@@ -33,7 +36,7 @@ def pseudo_labels(workspace: Workspace, run: Path | None = None, *, side: str = 
     from ..stages.train.record import describe_domain
     from ..stages.train.start import Start
 
-    trained = TrainedRun.open(workspace, run)
+    trained = TrainedRun.open(workspace, run, machine)
     chosen, rule = trained.side(side), trained.config.evaluate.fusion
     target = trained.domains.unlabelled(chosen)
     uses_images = trained.config.fusion.image

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ..errors import ConfigError, RunError, nearest
-from .config import Config, ResolvedConfig
+from .config import Config, ResolvedConfig, change_config
 from .domains import DomainOpener
 from .export import exported
 from .workspace import Workspace
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from ..stages.train.domain import Domain
     from ..stages.train.network import Network
 
-__all__ = ["TrainedRun", "as_begun", "run_facts", "run_name"]
+__all__ = ["MACHINE", "TrainedRun", "as_begun", "machine_settings", "run_facts", "run_name"]
+
+log = logging.getLogger(__name__)
 
 #: Settings that move work and change no result: a run may go on with others.
 FREE = {
@@ -31,6 +34,12 @@ FREE = {
     "extract": {"batch_size", "caches", "compile", "device", "offline", "shard_mb"},
     "train": {"init", "workers", "device", "tensorboard", "wandb"},
 }
+
+#: Settings of the machine that a trained run is read on; the run's own are not asked for.
+MACHINE = (
+    *("model.backend", "train.device"),
+    *("extract.device", "extract.batch_size", "extract.compile", "extract.caches", "extract.offline"),
+)
 
 #: The rule of fusion that a record names by naming none, as those from before there was a choice do.
 UNNAMED_RULE: "FusionRule" = "sum"
@@ -63,13 +72,20 @@ def as_begun(resolved: ResolvedConfig, run: Path) -> ResolvedConfig:
     return replace(resolved, config=config.model_copy(update={"evaluate": evaluate}))
 
 
+def machine_settings(device: str | None, overrides: Sequence[str] | None) -> list[str]:
+    """The options ``--device`` and ``--set`` of a command that reads a run, as ``TrainedRun.open`` takes them."""
+    return [*([f"train.device={device}", f"extract.device={device}"] if device else []), *(overrides or [])]
+
+
 def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -> str:
     """A name that is the same for the same settings on the same data, so that a stopped run is found again."""
     from ..stages.train.start import Start
 
     init, pseudo = domains.init(), domains.pseudo_labels()
+    settings = resolved.config.model_dump(mode="json", exclude=FREE)
+    settings["model"]["backend"] = "auto"  # the machine's, not the run's
     identity = {
-        "settings": resolved.config.model_dump(mode="json", exclude=FREE),
+        "settings": settings,
         "cached": cached,
         "indexes": [domains.index(side.dataset).digest for side in domains.sides()],
         "init": Start.open(init).identity() if init else None,
@@ -81,14 +97,19 @@ def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's folder and its record; what it needs from the workspace is opened when it is asked for."""
+    """A run's folder and its record; what it needs from the workspace is opened when it is asked for.
+
+    ``machine``: settings of this machine, KEY=VALUE of ``MACHINE``; those that none is given for are the defaults,
+    whatever machine the run was trained on.
+    """
 
     workspace: Workspace
     folder: Path
     record: Mapping[str, Any]
+    machine: Sequence[str] = ()
 
     @classmethod
-    def open(cls, workspace: Workspace, run: Path | None) -> "TrainedRun":
+    def open(cls, workspace: Workspace, run: Path | None, machine: Sequence[str] = ()) -> "TrainedRun":
         """The run in ``run`` (a folder, or a name in the workspace), else the last one.
 
         Raises:
@@ -98,14 +119,15 @@ class TrainedRun:
         from ..stages.train.record import read_record
 
         folder = workspace.last_run() if run is None else workspace.find_run(run)
-        return cls(workspace, folder, read_record(folder))
+        return cls(workspace, folder, read_record(folder), machine)
 
     @cached_property
     def config(self) -> Config:
-        """The settings the run was trained with.
+        """The settings the run was trained with, and those of this machine.
 
         Raises:
             RunError: they are not all there, or this version does not know them.
+            ConfigError: ``machine`` holds other settings, or faulty values.
         """
         facts = self.record["facts"]
         try:
@@ -113,12 +135,15 @@ class TrainedRun:
             sections["extract"] = {**sections["extract"], "caches": facts.get("caches")}
             sections["evaluate"] = {"fusion": UNNAMED_RULE, **sections["evaluate"]}
             sections |= {name: self.record[name] for name in ("model", "fusion", "augment", "train")}
-            return Config.model_validate(sections)
+            sections["model"] = {**sections["model"], "backend": "auto"}
+            sections["train"] = {**sections["train"], "device": "auto"}
+            config = Config.model_validate(sections)
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise RunError(
                 f"{self.folder / 'run.json'} is damaged, of another version, or not of 'xd3d train' ({error!r}); train"
                 " again in another folder"
             ) from error
+        return change_config(config, self.machine, allowed=MACHINE)
 
     @cached_property
     def domains(self) -> DomainOpener:
@@ -127,10 +152,13 @@ class TrainedRun:
 
     @cached_property
     def network(self) -> "Network":
-        """Its best network, ready to predict."""
+        """Its best network, ready to predict; a warning where the run has not ended."""
         from ..stages.train.record import load_network
 
-        return load_network(self.folder)
+        network = load_network(self.folder, device=self.config.train.device, backend=self.config.model.backend)
+        if self.reached < self.config.train.steps:
+            log.warning("%s", self.progress)
+        return network
 
     def side(self, name: str) -> "DomainSettings":
         """The source or the target of its shift, or another domain of the target's data set.
@@ -158,6 +186,24 @@ class TrainedRun:
         from ..stages.train.checkpoint import best_step
 
         return best_step(self.folder)
+
+    @property
+    def reached(self) -> int:
+        """Training steps behind its last checkpoint, at which it was stopped or is now.
+
+        Raises:
+            RunError: it has no checkpoint yet.
+        """
+        from ..stages.train.checkpoint import checkpoint_steps
+
+        return max(checkpoint_steps(self.folder), default=0) or self.step
+
+    @property
+    def progress(self) -> str:
+        """Which network is read, and how far the run has come, in a sentence."""
+        planned = self.config.train.steps
+        rest = f"; the run has done {self.reached} of {planned} steps, and goes on with the command that began it"
+        return f"Run {self.folder.name}, weights of step {self.step}{rest if self.reached < planned else ''}"
 
     def require_lidar_only(self) -> None:
         """Make sure that the run's 3D head predicts without a camera.
@@ -245,6 +291,8 @@ class TrainedRun:
             merge=settings.data.merge,
             checkpoint=str(self.folder),
             step=self.step,
+            reached=self.reached,
+            planned=settings.train.steps,
             seed=settings.train.seed,
             features=fingerprint_digest(self.domains.fingerprint(dataset)) if domain.features else "none",
             head=settings.fusion.head,

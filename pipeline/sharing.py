@@ -1,11 +1,14 @@
-"""How the work of stage one is shared out: by which option, and that they do not contradict each other."""
+"""Which commands several processes share, and how the work of stage one is shared out: by one option alone."""
 
 import re
 from dataclasses import dataclass
 
 from ..errors import ConfigError
+from ..processes import torchrun_processes
 
-__all__ = ["ALONE", "Sharing"]
+__all__ = ["ALONE", "Sharing", "require_one_process"]
+
+TOGETHER = "train"  #: the command whose processes join each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,26 @@ def _part(text: str) -> tuple[int, int]:
     if not 1 <= i <= n:
         raise ConfigError(f"--shard takes I/N with I from 1 to N, such as 2/8 for the second of eight; found {text!r}")
     return i, n
+
+
+def require_one_process(command: str) -> None:
+    """Make sure that ``torchrun`` did not start several processes of a ``command`` that is the work of one.
+
+    Raises:
+        ConfigError: it did; the message says how to share the work out, if it can be.
+    """
+    if command == TOGETHER or (count := torchrun_processes()) == 1:
+        return
+    way = f"start it by itself: xd3d {command}"
+    if command == "extract-features":
+        way = (
+            "share its images out with --workers N, for N processes of this machine with a GPU each, or with"
+            " --shard I/N in jobs of their own (docs/cluster.md)"
+        )
+    raise ConfigError(
+        f"torchrun started {count} processes of 'xd3d {command}', and each would do all of its work: only"
+        f" 'xd3d {TOGETHER}' is shared like that. Without torchrun, {way}"
+    )
 
 
 ALONE = Sharing()  #: the work is done here, by one process

@@ -120,8 +120,11 @@ class Workspace:
         """
         name = self._memory().get("last_run")
         if not name or not self.run(name).is_dir():
+            there = sorted(path.parent.name for path in (self.home / "runs").glob("*/run.json"))
+            found = f" (there are {', '.join(there)})" if there else ""
             raise MissingDataError(
-                f"There is no run in {self.home}; train one with: xd3d train --cached (or name one: --run DIR)"
+                f"There is no last run in {self.home}; train one with: xd3d train --cached (or name one: --run"
+                f" DIR{found})"
             )
         return self.run(name)
 

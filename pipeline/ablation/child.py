@@ -19,7 +19,7 @@ from .. import jobs
 from ..config import load_config
 from ..console import run_command_line, set_up_logging
 from ..pseudo import pseudo_labels
-from ..runs import TrainedRun
+from ..runs import MACHINE, TrainedRun
 from ..workspace import Workspace
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def perform(workspace: Workspace, task: Task) -> dict[str, Any]:
     begin = time.monotonic()
     overrides = [*task.overrides, *(_started(workspace, task, **task.start) if task.start else [])]
     done = jobs.train(workspace, task.preset, overrides, cached=True, run=Path(task.run)).result
-    run = TrainedRun.open(workspace, Path(task.run))
+    run = TrainedRun.open(workspace, Path(task.run), _machine(task))
     scores = {name: _scores(run, domain, bare=name != SOURCE) for name, domain in task.domains.items()}
     return {
         "scores": scores,
@@ -80,9 +80,14 @@ def _started(workspace: Workspace, task: Task, preset: str, overrides: list[str]
     config = load_config(task.preset, task.overrides).config
     named = [f"train.init={json.dumps(run)}"]
     if config.train.lam_pl:
-        made = pseudo_labels(workspace, Path(run), side=config.data.target.domain).result
+        made = pseudo_labels(workspace, Path(run), side=config.data.target.domain, machine=_machine(task)).result
         named.append(f"data.pseudo_labels={json.dumps(made['pseudo_labels'])}")
     return named
+
+
+def _machine(task: Task) -> list[str]:
+    """The settings of this machine among those of the task."""
+    return [text for text in task.overrides if text.partition("=")[0].strip() in MACHINE]
 
 
 def _scores(run: TrainedRun, domain: str, *, bare: bool) -> dict[str, Any]:

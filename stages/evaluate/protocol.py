@@ -40,6 +40,8 @@ class ScoreProtocol:
     seed: int
     features: str  #: fingerprint of the feature cache, or of the online extractor
     head: str  #: reading of the fusion module: "distil" or "refine"
+    reached: int | None = None  #: steps that the run had done when it was scored; earlier cards do not say
+    planned: int | None = None  #: steps that it is to do
     fusion: FusionRule = "sum"  #: of the reading "fused"; cards from before there was a choice name none
     split_rule: str = SPLIT_RULE
     code: str = ""

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from ...errors import ClusterError, ConfigError, Xd3dError
-from ...processes import threads_each
+from ...processes import own_device, threads_each
 from .settings import ExtractSettings
 
 __all__ = ["connected", "local_cluster", "quiet", "worker_environments"]
@@ -109,10 +109,9 @@ def worker_environments(workers: int, settings: ExtractSettings) -> list[dict[st
 
     Raises:
         ConfigError: there are fewer GPUs than workers.
+        BackendError: CUDA is asked for and there is none.
     """
-    import torch
-
-    gpus = _gpus() if settings.device != "cpu" and torch.cuda.is_available() else []
+    gpus = _gpus() if own_device(settings.device, setting="extract.device").type == "cuda" else []
     if gpus and workers > len(gpus):
         raise ConfigError(
             f"--workers {workers} asks for a GPU each, and there are {len(gpus)}; give --workers {len(gpus)}"

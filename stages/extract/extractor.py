@@ -54,7 +54,7 @@ class FeatureExtractor:
             )
         self.settings = settings
         self.clock = StageClock()
-        device = _device(settings)
+        device = own_device(settings.device, setting="extract.device")
         if device.type == "cpu":
             keep_freed_memory()
         model = settings_model(settings)
@@ -203,10 +203,3 @@ class PictureSource:
             stored_size=(int(width), int(height)),
             lens=self.index.lenses.get(str(self.index.images.camera[image])),
         )
-
-
-def _device(settings: ExtractSettings) -> torch.device:
-    device = own_device(settings.device)
-    if settings.device == "cuda" and device.type != "cuda":
-        raise BackendError("extract.device is cuda, but torch finds no CUDA device here; set it to auto or cpu")
-    return device

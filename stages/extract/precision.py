@@ -47,7 +47,14 @@ def precisions(settings: ExtractSettings, model: ModelFolder) -> tuple[str, ...]
     widths = model.config("unet").get("block_out_channels")
     if not isinstance(widths, list) or max(widths) < WIDE_UNET:
         return ("float32",)
-    return ("bfloat16", "float32") if is_fast("bfloat16", own_device(settings.device)) else ("float32", "bfloat16")
+    return ("bfloat16", "float32") if _will_be_fast("bfloat16", settings) else ("float32", "bfloat16")
+
+
+def _will_be_fast(dtype: str, settings: ExtractSettings) -> bool:
+    """Whether the device of the settings has units for ``dtype``; a GPU that is asked for and not here is elsewhere."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        return True
+    return is_fast(dtype, own_device(settings.device))
 
 
 def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:

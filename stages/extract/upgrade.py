@@ -58,22 +58,26 @@ class UpgradeSummary:
     recomputed: int
 
 
-def upgrade_cache(path: Path | str, *, index: Callable[[], FrameIndex], root: Path | None = None) -> UpgradeSummary:
+def upgrade_cache(
+    path: Path | str, *, index: Callable[[], FrameIndex], root: Path | None = None, device: str = "auto"
+) -> UpgradeSummary:
     """Add memberships to the cache of format 1 in ``path``, which has format 2 then; one of format 2 is left alone.
 
     ``index`` opens the index of its data set, and is called only where agents were made of colours too; ``root``
-    overrides its data root. Shards that are not committed stay so. Interrupted at any moment, the same call goes on.
+    overrides its data root; ``device`` is what ``own_device`` reads. Shards that are not committed stay so. Interrupted
+    at any moment, the same call goes on.
 
     Raises:
         CacheError: there is no cache, it is damaged or an export of fewer taps, or a writer is at work on it.
         CacheMismatchError: the index is not the one that the cache was made of.
         DataError: a picture cannot be decoded.
         DiskSpaceError: the disk has no room for the memberships.
+        BackendError: the device is "cuda", and there is none.
     """
     start, upgraded, written, recomputed = time.monotonic(), 0, 0, 0
     if not finish_upgrade(path):
         reader = FeatureReader(path)
-        regrouping = _Regrouping(reader, index, root)
+        regrouping = _Regrouping(reader, index, root, device)
         with CacheUpgrade.open(path, grid=regrouping.grid) as upgrade:
             reader.refresh()
             _check_disk(path, upgrade)
@@ -111,7 +115,7 @@ def _check_disk(path: Path | str, upgrade: CacheUpgrade) -> None:
 class _Regrouping:
     """Groups the images of a cache again, from what it stores of them."""
 
-    def __init__(self, reader: FeatureReader, index: Callable[[], FrameIndex], root: Path | None) -> None:
+    def __init__(self, reader: FeatureReader, index: Callable[[], FrameIndex], root: Path | None, device: str) -> None:
         self._reader = reader
         layout, fields = reader.layout, reader.fingerprint
         if "exported_from" in fields:
@@ -119,7 +123,7 @@ class _Regrouping:
                 f"The cache {reader.path} is an export of some taps, and its agents were made of all; upgrade the cache"
                 " it was exported from, then export again"
             )
-        self._device = own_device("auto")
+        self._device = own_device(device)
         try:
             settings = AgentSettings.model_validate(fields["agents"])
             self._image_size = int(fields["image_size"][0]), int(fields["image_size"][1])

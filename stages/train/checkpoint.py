@@ -177,7 +177,7 @@ def best_step(run: Path) -> int:
     """
     steps = checkpoint_steps(run)
     if not steps:
-        raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' go on")
+        raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' go on, or name another run (--run)")
     best = read_best(run, steps[-1])
     if best is not None and best.step not in steps:
         log.warning("The best checkpoint of %s, step %d, is gone; the last one is taken", run, best.step)

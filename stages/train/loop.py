@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ import torch
 
 from ...cache.loader import made_ahead
 from ...cache.lock import sole_user
-from ...processes import is_first_process
+from ...processes import is_first_process, own_device
 from ...progress import progress
 from ..datasets.frames import count_labels
 from ..datasets.labels import class_weights
@@ -26,8 +26,8 @@ from .domain import Domain
 from .log import RunLog, past_losses
 from .optimise import Stepper, learning_rate
 from .pace import Pace, StepPace
-from .parallel import distributed, from_first
-from .record import build_network, choose_device, make_record, open_record, write_record
+from .parallel import from_first
+from .record import build_network, make_record, open_record, write_record
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from .shift import StepMaker
 from .start import Start
@@ -63,6 +63,7 @@ def train(
     judged_by: Modality = "fused",
     fusion_rule: FusionRule = "product-prior",
     facts: Mapping[str, Any] | None = None,
+    begun: Callable[[], object] | None = None,
 ) -> TrainSummary:
     """Train on ``source`` into the folder ``run``, validate on ``validation``; call it again to go on after a stop.
 
@@ -71,10 +72,13 @@ def train(
     The best checkpoint has the highest score of the kind ``judged_by``, or of 3D where validation has no images;
     ``fusion_rule`` is how validation fuses predictions.
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are kept in
-    ``run.json`` and must be the same when the run is resumed. The number of threads and the device may change.
-    Under ``torchrun`` every process calls this, and each takes its part of every batch.
+    ``run.json`` and must be the same when the run is resumed. The number of threads, the device and the sparse backend
+    may change. ``begun`` is called, by one process, as soon as the folder is the run's.
+    Of several processes that have joined each other (``distributed``) every one calls this, and each takes its part of
+    every batch.
 
     Raises:
+        BackendError: the device or the sparse backend that is asked for is not here.
         RunError: the folder belongs to a run with other settings, or is being trained in; ``init`` belongs to a run
             with another network; features are missing; or the loss is not finite.
         ConfigError: settings that contradict the data: an unknown tap, a batch larger than the domain.
@@ -98,13 +102,13 @@ def train(
         taps=taps,
         facts=facts or {},
     )
-    device = choose_device(settings.device)
+    device = own_device(settings.device, setting="train.device")
     alone = sole_user(run, work="trains", option="--run")
-    with distributed(device), alone if is_first_process() else nullcontext(), _seeded(settings.seed, device):
-        stored, done = from_first(_begin(run, record, source, start) if is_first_process() else ({}, 0))
+    with alone if is_first_process() else nullcontext(), _seeded(settings.seed, device):
+        stored, done = from_first(_begin(run, record, source, start, begun) if is_first_process() else ({}, 0))
         if done >= settings.steps:
             return TrainSummary(run=run, steps=done, best=read_best(run, done))
-        network = build_network(stored, device)
+        network = build_network(stored, device, backend=model.backend)
         if start is not None and not done:
             start.load(network)
         weights = torch.tensor(class_weights(np.array(stored["class_counts"])), dtype=torch.float32, device=device)
@@ -116,7 +120,11 @@ def train(
 
 
 def _begin(
-    run: Path, record: Mapping[str, Any], source: Domain | None, start: Start | None
+    run: Path,
+    record: Mapping[str, Any],
+    source: Domain | None,
+    start: Start | None,
+    begun: Callable[[], object] | None,
 ) -> tuple[Mapping[str, Any], int]:
     """The record of ``run``, written if it is new, and the steps that its last checkpoint has done."""
     stored = open_record(run, record)
@@ -127,6 +135,8 @@ def _begin(
         class_weights(np.array(counts))  # refuses a source without labels before the folder is the run's
         stored = {**record, "class_counts": counts}
         write_record(run, stored)
+    if begun is not None:
+        begun()
     done = checkpoint_steps(run)
     return stored, done[-1] if done else 0
 

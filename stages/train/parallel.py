@@ -4,6 +4,9 @@ Each has its part of every batch. A mean is each process's sum over the count of
 the processes add up to those of the whole batch. Every process must call these functions in the same order.
 """
 
+import logging
+import os
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,7 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ...errors import RunError
-from ...processes import local_rank, process_count
+from ...processes import has_joined, launched_member, own_device, process_count
 
 __all__ = [
     "distributed",
@@ -29,31 +32,58 @@ __all__ = [
     "total",
 ]
 
+log = logging.getLogger(__name__)
+
 Value = TypeVar("Value")
 #: How long a process waits for one that lives and does not answer; the first counts labels and saves meanwhile.
 PATIENCE = timedelta(minutes=30)
 
 
 @contextmanager
-def distributed(device: torch.device) -> Iterator[None]:
+def distributed(name: str) -> Iterator[None]:
     """Join the processes that ``torchrun`` started, for the time of the block; nothing to do for one alone.
 
+    ``name`` is the device to train on, as ``own_device`` reads it. From here on the first process alone speaks, and
+    ``own_device`` gives each its own GPU.
+
     Raises:
-        RunError: another process cannot be reached, here or in the block.
+        BackendError: "cuda" was asked for, and there is none.
+        RunError: another process cannot be reached, here or in the block; or there are fewer GPUs than processes.
     """
-    if process_count() == 1:
+    member = launched_member()
+    if member.count == 1:
         yield
         return
+    device = own_device(name, setting="train.device", member=member)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if address := os.environ.get("MASTER_ADDR"):
+        log.info("Process %d of %d joins the others at %s", member.rank, member.count, address)
     try:
-        with _all_alive():
-            # Objects go over gloo in any case, whose processes notice at once that another is gone.
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    except ValueError as error:
-        raise RunError(f"RANK and WORLD_SIZE are set, but not by torchrun ({error}); start with torchrun") from error
+        # Objects go over gloo in any case, whose processes notice at once that another is gone.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        raise RunError(
+            f"RANK={member.rank} and WORLD_SIZE={member.count} are set, and this process did not meet the others"
+            f" ({_said(error)}); start several with torchrun, or unset RANK and WORLD_SIZE to train with one"
+        ) from error
+    has_joined(member)
+    if device.type == "cuda":
+        _require_own_gpus(f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}")
     yield
     dist.destroy_process_group()  # not after an error: the others may be gone, and NCCL would wait for them
+
+
+def _require_own_gpus(own: str) -> None:
+    """Check that no two processes have the same GPU, by what names it among all; NCCL would only say that it failed."""
+    every: list[Any] = [None] * number_of_processes()
+    with _all_alive():
+        dist.all_gather_object(every, own)
+    if len(shared := [number for number, other in enumerate(every) if other == own]) > 1:
+        raise RunError(
+            f"Processes {', '.join(map(str, shared))} have the same GPU ({own}); start as many on a machine as it has"
+            " GPUs (torchrun --nproc-per-node), and show each its own"
+        )
 
 
 def number_of_processes() -> int:
@@ -125,9 +155,12 @@ def _all_alive() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:300]
         raise RunError(
-            f"Process {local_rank()} of {process_count()} lost another process of this run, whose own message, if it"
-            f" left one, says why it ended (heard here: {said}). Give the same command again to go on from the last"
+            f"Process {rank()} of {process_count()} lost another process of this run, whose own message, if it left"
+            f" one, says why it ended (heard here: {_said(error)}). Give the same command again to go on from the last"
             " checkpoint"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -27,7 +27,6 @@ __all__ = [
     "build_network",
     "camera_count",
     "describe_domain",
-    "choose_device",
     "load_network",
     "make_record",
     "open_record",
@@ -56,23 +55,13 @@ FREE = (
     "code",
     "class_counts",
     "facts.caches",
+    "model.backend",
     "train.init",
     "train.workers",
     "train.device",
     "train.tensorboard",
     "train.wandb",
 )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that "auto", "cpu" or "cuda" means here; each process of a machine has a GPU of its own.
-
-    Raises:
-        RunError: "cuda" was asked for and there is none, or there are more processes than GPUs.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RunError("train.device is cuda, and PyTorch sees no CUDA device here; set train.device to cpu or auto")
-    return own_device(name)
 
 
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -173,27 +162,38 @@ def make_record(
 
 
 def load_network(
-    run: Path, which: Literal["best", "last"] = "best", *, device: Literal["auto", "cpu", "cuda"] = "auto"
+    run: Path,
+    which: Literal["best", "last"] = "best",
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    backend: Literal["auto", "torch", "spconv"] = "auto",
 ) -> Network:
     """The trained network of ``run`` in evaluation mode; ``best`` is the last one where nothing was validated.
 
+    Device and sparse backend are this machine's, whatever the run was trained on: their weights are the same.
+
     Raises:
         RunError: no run, no checkpoint yet, or a damaged one.
+        BackendError: the device or the backend that is asked for is not here.
     """
     record, best = read_record(run), best_step(run)
-    network = build_network(record, choose_device(device))
+    network = build_network(record, own_device(device), backend=backend)
     load_weights(run, network, best if which == "best" else checkpoint_steps(run)[-1])
     return network.eval()
 
 
-def build_network(record: Mapping[str, Any], device: torch.device) -> Network:
+def build_network(record: Mapping[str, Any], device: torch.device, *, backend: str = "auto") -> Network:
     """A network, not yet trained, as ``record`` describes it, with the prior of its class counts where it has them.
+
+    Its sparse convolutions are those of ``backend``, which may be another than the record names.
 
     Raises:
         RunError: this version does not know its settings.
+        BackendError: the backend is not here.
     """
     try:
-        model, fusion = ModelSettings.model_validate(record["model"]), FusionSettings.model_validate(record["fusion"])
+        model = ModelSettings.model_validate({**record["model"], "backend": backend})
+        fusion = FusionSettings.model_validate(record["fusion"])
         taps = {name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()}
         cameras, classes = camera_count(record), tuple(record["classes"])
         counts = np.array(record.get("class_counts") or [], np.int64)

@@ -1,7 +1,11 @@
-"""``torchrun`` around the command line: one voice, one run folder, and an end within a minute when a process dies."""
+"""``torchrun`` around the command line: one voice, one run folder, and an end within a minute when a process dies.
+
+What only looks like it, because a launcher left its variables, silences nobody.
+"""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +24,42 @@ def start(home, steps):
     return subprocess.Popen(
         [*launcher, *COMMAND, *settings], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+@pytest.mark.parametrize("rank", ["0", "1", "first"])
+def test_variables_of_a_launcher_silence_no_command(xd3d, tiny_nuscenes_root, rank):
+    left = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1,1"}
+    done = xd3d("prepare", "--root", str(tiny_nuscenes_root), "--json", **left)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 18
+    assert "checking files" in done.stderr
+    done = xd3d("train", "--set", "fusion.variant=3d-only", **left)
+    assert done.returncode == 1
+    assert "torchrun" in done.stderr
+    assert "unset RANK and WORLD_SIZE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "way"),
+    [("extract-features", "--workers N.*--shard I/N"), ("evaluate", "start it by itself: xd3d evaluate")],
+)
+def test_torchrun_around_the_work_of_one_process_is_refused_with_the_way_to_do_it(xd3d, command, way):
+    done = xd3d(command, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", TORCHELASTIC_RUN_ID="none")
+    assert done.returncode == 2
+    assert re.search(f"torchrun started 2 processes of 'xd3d {command}'.*{way}", done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prepared")
+def test_torchrun_around_stage_one_says_how_it_is_shared_out(tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = {**os.environ, "XD3D_HOME": str(tmp_path / "xd3d-work"), "OMP_NUM_THREADS": "1"}
+    command = [*launcher, "-m", "xd3d", "extract-features"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "--workers N" in done.stderr
+    assert not (tmp_path / "xd3d-work" / "cache").exists()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from distributed import Client
 from xd3d.cache.layout import CacheLayout
-from xd3d.errors import ClusterError, ConfigError
+from xd3d.errors import BackendError, ClusterError, ConfigError
 from xd3d.stages.extract import cluster, crew
 from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.job import extract_features
@@ -71,13 +71,16 @@ def test_more_workers_than_gpus_are_refused_and_each_gets_its_own(settings, monk
     with pytest.raises(ConfigError, match="--workers 3 asks for a GPU each, and there are 2"):
         crew.worker_environments(3, settings(device="cuda"))
     assert {environment["CUDA_VISIBLE_DEVICES"] for environment in crew.worker_environments(3, settings())} == {""}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(BackendError, match=r"extract\.device is cuda, and PyTorch sees no CUDA device here"):
+        crew.worker_environments(2, settings(device="cuda"))
 
 
 def test_workers_share_out_the_threads_unless_their_number_is_set(settings, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     assert [env["OMP_NUM_THREADS"] for env in crew.worker_environments(3, settings())] == ["2"] * 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
     assert [env["OMP_NUM_THREADS"] for env in crew.worker_environments(2, settings())] == ["5"] * 2
 
 

@@ -24,6 +24,12 @@ def test_auto_takes_bfloat16_for_full_size_models_where_there_are_units(settings
     assert set(precisions(settings(dtype="auto"), large)) == {"bfloat16", "float32"}
 
 
+def test_a_gpu_that_is_asked_for_and_is_on_another_machine_is_not_taken_for_this_cpu(settings, large, monkeypatch):
+    monkeypatch.setattr(precision, "is_fast", lambda *_: False)
+    assert resolve_dtype(settings(dtype="auto", device="cpu"), large) == "float32"
+    assert resolve_dtype(settings(dtype="auto", device="cuda"), large) == "bfloat16"
+
+
 def test_small_models_and_set_precisions_are_the_same_on_any_machine(settings, large, tiny_model):
     assert precisions(settings(dtype="auto"), resolve_model(str(tiny_model))) == ("float32",)
     for dtype in ("float32", "bfloat16", "float16"):

@@ -51,5 +51,5 @@ def compute() -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with distributed(torch.device("cpu")):
+    with distributed("cpu"):
         sys.stdout.write(json.dumps(compute()))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from xd3d.errors import RunError
+from xd3d.processes import is_first_process, process_count
 from xd3d.stages.train.parallel import distributed, number_of_processes
 
 SCRIPT = Path(__file__).with_name("shared_batch.py")
@@ -13,13 +14,35 @@ SCRIPT = Path(__file__).with_name("shared_batch.py")
 LEFT_ALONE = """
 import sys, torch
 from xd3d.stages.train.parallel import distributed, rank, total
-with distributed(torch.device("cpu")):
+with distributed("cpu"):
     total(torch.ones(2))
     print("together", flush=True)
     if rank() == 0:
         sys.stdin.read()
     total(torch.ones(2))
 """
+# Three processes join; two are shown the same GPU, and each says what it is before and after.
+ONE_GPU = """
+import os
+from xd3d.errors import RunError
+from xd3d.processes import is_first_process, process_count
+from xd3d.stages.train.parallel import _require_own_gpus, distributed
+assert is_first_process() and process_count() == 1
+with distributed("cpu"):
+    _require_own_gpus("host gpu-" + os.environ["RANK"])
+    try:
+        _require_own_gpus("host gpu-" + "010"[int(os.environ["RANK"])])
+    except RunError as error:
+        print(error)
+print(is_first_process(), process_count())
+"""
+
+
+def test_processes_that_joined_know_their_number_and_refuse_to_share_a_gpu(together):
+    first, second, third = together.outputs(together.start(ONE_GPU, processes=3))
+    assert (first.splitlines()[-1], second.strip(), third.splitlines()[-1]) == ("True 3", "False 3", "False 3")
+    assert first.splitlines()[0] == third.splitlines()[0]
+    assert first.startswith("Processes 0, 2 have the same GPU (host gpu-0); start as many")
 
 
 def test_norms_losses_and_gradients_of_two_processes_are_those_of_one(load_module, together):
@@ -54,8 +77,9 @@ def test_what_another_launcher_left_in_the_environment_is_no_torchrun(monkeypatc
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with distributed(torch.device("cpu")):
+    with distributed("cpu"):
         assert number_of_processes() == 1
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(RunError, match="start with torchrun"), distributed(torch.device("cpu")):
+    with pytest.raises(RunError, match="with torchrun, or unset RANK"), distributed("cpu"):
         pass
+    assert (is_first_process(), process_count()) == (True, 1)

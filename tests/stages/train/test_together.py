@@ -22,6 +22,7 @@ import torch
 from pathlib import Path
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.optimise import Stepper
+from xd3d.stages.train.parallel import distributed
 from xd3d.stages.train.settings import *
 worlds_file, data, run, model, fusion, settings, last = sys.argv[1:]
 torch.set_num_threads(1)
@@ -36,9 +37,10 @@ def step(self, number, batches):
 Stepper.step = step
 domain = worlds.open_domain(Path(data), frames=4)
 settings = TrainSettings(**json.loads(settings))
-train(run=Path(run), source=domain, target=domain if settings.uses_target else None, validation=domain,
-      augment=AugmentSettings(), model=ModelSettings(**json.loads(model)), fusion=FusionSettings(**json.loads(fusion)),
-      settings=settings)
+with distributed("cpu"):
+    train(run=Path(run), source=domain, target=domain if settings.uses_target else None, validation=domain,
+          augment=AugmentSettings(), model=ModelSettings(**json.loads(model)),
+          fusion=FusionSettings(**json.loads(fusion)), settings=settings)
 """
 
 

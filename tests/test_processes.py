@@ -1,0 +1,106 @@
+"""Which process this is, which device it takes and how many threads: what an environment may say, and what counts."""
+
+import pytest
+import torch
+from xd3d.errors import BackendError, RunError
+from xd3d.processes import (
+    Member,
+    is_first_process,
+    launched_member,
+    own_device,
+    process_count,
+    threads_each,
+    torchrun_processes,
+)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretend that PyTorch sees so many GPUs."""
+
+    def pretend(count):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Set these variables of a launcher, and no other one."""
+
+    def put(**values):
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+def test_a_process_that_joined_no_others_is_the_first_of_one_whatever_the_environment_says(environment, gpus):
+    environment(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+    assert (is_first_process(), process_count(), torchrun_processes()) == (True, 1, 1)
+    gpus(4)
+    assert own_device("auto") == torch.device("cuda")
+
+
+def test_what_a_launcher_says_is_read_where_processes_are_to_join(environment):
+    environment(RANK="3", WORLD_SIZE="4", LOCAL_RANK="1")
+    assert launched_member() == Member(rank=3, local_rank=1, count=4)
+    environment(RANK=" 3 ", WORLD_SIZE="4")
+    assert launched_member() == Member(rank=3, count=4)
+    for alone in ({}, {"WORLD_SIZE": "4"}, {"RANK": "1", "WORLD_SIZE": ""}):
+        environment(**alone)
+        assert launched_member() == Member()
+    environment(RANK="0", WORLD_SIZE="2", TORCHELASTIC_RUN_ID="none")
+    assert torchrun_processes() == 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "a"},
+        {"RANK": "0", "WORLD_SIZE": "0"},
+        {"RANK": "0", "WORLD_SIZE": "9" * 5000},
+    ],
+    ids=lambda values: str(values)[:60],
+)
+def test_numbers_that_name_no_process_are_refused(environment, values):
+    environment(**values)
+    with pytest.raises(RunError, match=r"The environment says RANK=.*WORLD_SIZE=.*unset"):
+        launched_member()
+
+
+def test_each_of_several_processes_takes_its_own_gpu_or_the_only_one_it_is_shown(gpus):
+    members = [Member(rank=number, local_rank=number, count=4) for number in range(4)]
+    gpus(4)
+    assert [own_device("cuda", member=member).index for member in members] == [0, 1, 2, 3]
+    gpus(1)  # srun --gpus-per-task=1
+    assert [own_device("auto", member=member) for member in members] == [torch.device("cuda", 0)] * 4
+    gpus(2)
+    with pytest.raises(RunError, match="Process 3 of this machine has no GPU: PyTorch sees 2"):
+        own_device("auto", member=members[3])
+    assert own_device("cpu", member=members[3]) == torch.device("cpu")
+
+
+def test_cuda_by_name_without_a_gpu_is_an_error_and_auto_is_the_cpu(gpus):
+    gpus(0)
+    assert own_device("auto") == own_device("cpu") == torch.device("cpu")
+    with pytest.raises(BackendError, match=r"extract\.device is cuda, and PyTorch sees no CUDA device.*auto or cpu"):
+        own_device("cuda", setting="extract.device")
+
+
+@pytest.mark.parametrize(
+    ("value", "threads"),
+    [("4", 4), ("4,2", 4), (" 6 , 3,1", 6), ("08", 8)]
+    + [(odd, 3) for odd in ("", "0", "-2", "four", ",2", "4.5", "4 2", "1e3", "\u0664", "9" * 5000)],
+    ids=lambda value: str(value)[:8],
+)
+def test_the_first_number_of_omp_num_threads_counts_and_what_is_none_is_passed_over(monkeypatch, value, threads):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert threads_each(2) == threads
