@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from xd3d.stages.train.transfer import map_tensors, pinned, sent_ahead, to_device
 
@@ -34,6 +34,7 @@ def test_a_tensor_that_occurs_twice_is_handed_in_once_and_the_rest_stays():
     assert map_tensors(lambda tensor: tensor, tree[0]) is tree[0]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 5), max_size=3), st.booleans()),
