@@ -16,7 +16,6 @@ from .workspace import Workspace
 __all__ = ["Finding", "examine"]
 
 PACKAGES = ("torch", "diffusers", "transformers", "zarr", "numcodecs", "dask", "nuscenes-devkit", "numpy")
-OPTIONAL = {"spconv-cu118": "needed to train on a CUDA GPU; it has wheels for Linux on x86-64"}
 ENOUGH_DISK = 2_000_000_000
 
 
@@ -60,11 +59,6 @@ def _versions() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             remedy = "pip install --constraint constraints.txt --editable ."
             yield Finding(name=package, status="fault", detail="not installed", remedy=remedy)
-    for package, use in OPTIONAL.items():
-        try:
-            yield Finding(name=package, status="ok", detail=importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(name=package, status="note", detail="not installed", remedy=use)
 
 
 def _devices() -> Iterator[Finding]:
@@ -76,7 +70,8 @@ def _devices() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(number)
-            detail = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
+            capability = f"compute capability {facts.major}.{facts.minor}"
+            detail = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {capability}"
             yield Finding(name=f"cuda:{number}", status="ok", detail=detail)
     else:
         remedy = "for full-size models install a CUDA build of torch on a machine with a GPU"
@@ -88,12 +83,26 @@ def _backends() -> Iterator[Finding]:
 
     from ..stages.train.sparse import choose_backend
 
+    yield _spconv()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         choice = choose_backend("auto", device)
         yield Finding(name="sparse backend", status="ok", detail=f"{choice.name}: {choice.reason}")
     except Xd3dError as error:
         yield Finding(name="sparse backend", status="fault", detail=str(error), remedy="--set model.backend=torch")
+
+
+def _spconv() -> Finding:
+    """Which build of spconv is here, and the GPUs it was compiled for; without one the torch backend does its work."""
+    from ..stages.train.sparse.spconv_build import compiled_capabilities, installed_build, listed
+
+    build, fault = installed_build()
+    if fault:
+        remedy = "faster on a CUDA GPU, not needed: the torch backend computes the same; wheels are for Linux on x86-64"
+        return Finding(name="spconv", status="note", detail=fault, remedy=remedy)
+    compiled = listed(compiled_capabilities())
+    made_for = f"compiled for GPUs of compute capability {compiled}" if compiled else "it does not tell for which GPUs"
+    return Finding(name="spconv", status="ok", detail=f"{build}, {made_for}")
 
 
 def _roots(workspace: Workspace) -> Iterator[Finding]:

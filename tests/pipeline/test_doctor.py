@@ -16,6 +16,9 @@ def test_a_healthy_machine_has_no_fault_and_names_backend_and_model(xd3d, tmp_pa
     findings = findings_of(done)
     assert findings["torch"]["status"] == "ok"
     assert findings["sparse backend"]["detail"]
+    spconv = findings["spconv"]
+    assert "spconv-cu" in spconv["detail"]
+    assert spconv["status"] == "note" or "compiled for GPUs of compute capability" in spconv["detail"]
     assert findings["model tiny-street"]["status"] == "ok"
     assert all(finding["remedy"] for finding in findings.values() if finding["status"] != "ok")
 

@@ -1,8 +1,8 @@
 """Which library computes sparse convolutions, and why."""
 
-import platform
+import logging
 from dataclasses import dataclass
-from importlib import metadata
+from functools import cache
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....errors import BackendError, nearest
+from .spconv_build import gpu_fault, installed_build
 from .tensor import SparseTensor
 
 __all__ = ["Backend", "BackendChoice", "choose_backend", "make_backend"]
 
-CPU_WHEEL = "spconv"  # the plain name on PyPI is a CPU build that races between threads
+log = logging.getLogger(__name__)
+
 NAMES = ("auto", "torch", "spconv")
 
 
@@ -38,66 +40,69 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BackendChoice:
-    """A backend and the reason it was taken, for the doctor and the run's log."""
+    """A backend and the reason it was taken, for the doctor and the run's log.
+
+    ``unserved`` says that spconv is installed and has no kernels for the GPU that is here.
+    """
 
     name: Literal["torch", "spconv"]
     reason: str
+    unserved: bool = False
 
 
 def choose_backend(name: str, device: torch.device | str) -> BackendChoice:
-    """Settle ``auto`` and check that a named backend can serve ``device``; imports nothing.
+    """Settle ``auto`` and check that a named backend can serve ``device``; torch is never replaced.
 
-    ``auto`` takes spconv on CUDA where a GPU build is installed, and torch anywhere else.
+    ``auto`` takes spconv on CUDA where a GPU build is installed that was compiled for the GPU, and torch anywhere else.
 
     Raises:
-        BackendError: unknown name, or spconv was asked for and is missing or known to be wrong.
+        BackendError: unknown name, or spconv was asked for and is missing, known to be wrong, or not made for the GPU.
     """
     if name not in NAMES:
         raise BackendError(f"Unknown sparse backend '{name}'; {nearest(name, NAMES)}")
     if name == "torch":
         return BackendChoice(name="torch", reason="asked for by name")
-    build, fault = _spconv_build()
+    device = torch.device(device)
+    if name == "auto" and device.type != "cuda":
+        return BackendChoice(name="torch", reason=f"the device is {device.type}, where torch is the default")
+    build, missing = installed_build()
+    fault = missing or gpu_fault(build, device)
     if name == "spconv":
         if fault:
             raise BackendError(f"The spconv backend cannot be used: {fault}, or set model.backend=torch")
         return BackendChoice(name="spconv", reason=f"asked for by name; {build} is installed")
-    if torch.device(device).type != "cuda":
-        return BackendChoice(
-            name="torch", reason=f"the device is {torch.device(device).type}, where torch is the default"
-        )
     if fault:
-        return BackendChoice(name="torch", reason=f"spconv cannot be used: {fault}")
+        return BackendChoice(name="torch", reason=f"spconv cannot be used: {fault}", unserved=not missing)
     return BackendChoice(name="spconv", reason=f"the device is cuda and {build} is installed")
 
 
 def make_backend(name: str, device: torch.device | str) -> Backend:
     """Open the backend that ``choose_backend`` settles on; spconv takes about 5 s to import.
 
+    Where ``auto`` passes over an installed spconv, because it does not serve the GPU or does not import, it says so
+    once.
+
     Raises:
-        BackendError: as ``choose_backend``, or spconv does not import.
+        BackendError: as ``choose_backend``, or spconv was asked for and does not import.
     """
-    if choose_backend(name, device).name == "torch":
-        from .torch_backend import TorchBackend
+    from .torch_backend import TorchBackend
 
+    choice = choose_backend(name, device)
+    if choice.unserved:
+        _warn(choice.reason)
+    if choice.name == "torch":
         return TorchBackend()
-    from .spconv_backend import SpconvBackend
-
+    try:
+        from .spconv_backend import SpconvBackend
+    except BackendError as error:
+        if name != "auto":
+            raise
+        _warn(f"spconv cannot be used: {error}")
+        return TorchBackend()
     return SpconvBackend()
 
 
-def _spconv_build() -> tuple[str, str]:
-    """The installed GPU build of spconv ("spconv-cu118 2.3.8"), or "" and what is wrong."""
-    installed = ((dist.metadata["Name"] or "", dist.version) for dist in metadata.distributions())
-    builds = {name.lower().replace("_", "-"): version for name, version in installed}
-    if CPU_WHEEL in builds:
-        return "", (
-            f"the wheel 'spconv' {builds[CPU_WHEEL]} is a CPU build that computes wrong results with several threads; "
-            "run 'pip uninstall spconv' and 'pip install --force-reinstall spconv-cu118'"
-        )
-    gpu = sorted(build for build in builds if build.startswith("spconv-cu"))
-    if not gpu:
-        return (
-            "",
-            f"no spconv-cu wheel is installed ({platform.system()} {platform.machine()}); 'pip install spconv-cu118'",
-        )
-    return f"{gpu[0]} {builds[gpu[0]]}", ""
+@cache
+def _warn(reason: str) -> None:
+    """Say once in the life of the process why the torch backend stands in."""
+    log.warning("Sparse convolutions are computed by the torch backend: %s", reason)

@@ -3,6 +3,8 @@
 What spconv would get silently wrong is refused or mended here: bfloat16, indices that are not contiguous int32, odd
 extents, whose last plane a stride of 2 drops, and on the CPU spaces of 2^31 cells or more: its CPU code keys voxels in
 32 bits (spconv 2.3.8, ``SparseConvIndicesCPU``), so in larger spaces different voxels collide; CUDA uses 64 bits there.
+In float16 its products read eight channels at a time; with fewer, as in a stem, few kernels are left to choose from
+("can't find suitable algorithm", traveller59/spconv issues 455 and 563), so these layers compute in float32.
 """
 
 import math
@@ -31,6 +33,7 @@ except ImportError as error:
 
 __all__ = ["SpconvBackend"]
 
+HALF_CHANNELS = 8  #: float16 values in one access of 16 bytes
 _TYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float32, torch.float16)}
 
 
@@ -43,7 +46,9 @@ class SpconvBackend:
         self._layers: dict[tuple[Any, ...], Any] = {}
 
     def submanifold(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
-        """See ``Backend.submanifold``."""
+        """See ``Backend.submanifold``; float16 of fewer than eight input channels is computed in float32."""
+        if x.features.dtype == torch.float16 and weight.shape[-1] < HALF_CHANNELS:
+            return self.submanifold(x.map(Tensor.float), weight.float()).map(Tensor.half)
         key = f"submanifold{weight.shape[1]}.{x.level}"
         y = self._apply(spconv.SubMConv3d, x, _even(x.spatial_shape), weight, key)
         _pairs(x).update(y.indice_dict)

@@ -274,6 +274,28 @@ class TestSpconvDetails:
         assert single.dtype == torch.float32
         torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("channels", [1, 7])
+    def test_a_stem_in_float16_is_computed_in_float32_forwards_and_backwards(self, channels):
+        """spconv has no float16 on the CPU at all, so what comes through was computed in float32."""
+        indices, backend = random_indices(120), open_backend("spconv")
+        half = module(SubMConv3d, backend, in_channels=channels, out_channels=16, kernel=5).half()
+        single = module(SubMConv3d, make_backend("torch", "cpu"), in_channels=channels, out_channels=16, kernel=5)
+        single.load_state_dict(half.state_dict())
+        x = sparse(indices, channels, dtype=torch.float16)
+        y, exact = half(x), single(x.map(torch.Tensor.double))
+        assert y.features.dtype == torch.float16
+        torch.testing.assert_close(y.features.double(), exact.features, rtol=1e-3, atol=1e-3)
+        found = gradients(y.features, x.features, half.weight)
+        expected = gradients(exact.features, x.features, single.weight)
+        assert [each.dtype for each in found] == [torch.float16] * 2
+        for each, other in zip(found, expected, strict=True):
+            assert (each.double() - other.double()).abs().max() < 2e-3 * other.abs().max()
+
+    def test_wider_layers_stay_in_float16(self):
+        conv = module(SubMConv3d, open_backend("spconv"), in_channels=8, out_channels=16).half()
+        with pytest.raises(BackendError, match="found float16"):
+            conv(sparse(random_indices(5), 8, dtype=torch.float16))
+
     def test_a_failing_import_is_a_backend_error(self, monkeypatch):
         open_backend("spconv")
         monkeypatch.delitem(sys.modules, "xd3d.stages.train.sparse.spconv_backend")
