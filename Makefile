@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint gpu-check
 
 demo: .venv/ready
 	$(BIN)/xd3d demo
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Does everything work on this machine's GPU, and how fast: ten minutes at most; writes gpu-check.json.
+gpu-check: .venv/ready
+	$(BIN)/python tests/benchmarks/gpu_check.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

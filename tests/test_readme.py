@@ -33,7 +33,10 @@ def test_every_command_of_the_readme_works(tmp_path):
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
 
 
-@pytest.mark.parametrize(("target", "command"), [("demo", "xd3d demo"), ("test", "python -m pytest")])
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [("demo", "xd3d demo"), ("test", "python -m pytest"), ("gpu-check", "python tests/benchmarks/gpu_check.py")],
+)
 def test_make_targets_run_what_the_readme_says(tmp_path, target, command):
     assert f"make {target}" in COMMANDS
     done = run(["make", "--dry-run", "--directory", str(ROOT), target], tmp_path)
