@@ -2,13 +2,37 @@
 
 import json
 import os
+import re
+import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
 
-__all__ = ["fsync_folder", "parse_yaml", "read_json", "write_atomic", "write_bytes", "write_json"]
+__all__ = [
+    "fsync_folder",
+    "host_name",
+    "parse_yaml",
+    "read_json",
+    "unique_name",
+    "write_atomic",
+    "write_bytes",
+    "write_json",
+]
+
+_LONGEST_STEM = 100  #: bytes of a file's own name in that of its partial file; names may have 255 in all
+
+
+def host_name() -> str:
+    """The name of this machine, without the characters that mean something in a file's name."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
+
+
+def unique_name() -> str:
+    """A name that nobody else gives, on any machine: ``host~process-random``, without a dot."""
+    return f"{host_name()}~{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def fsync_folder(folder: Path) -> None:
@@ -23,11 +47,12 @@ def fsync_folder(folder: Path) -> None:
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a file beside ``path``, flush it, and rename it into place.
 
-    A reader of ``path`` sees the old content or the new, never a part. On an error the partial file is removed.
+    A reader of ``path`` sees the old content or the new, never a part. On an error the partial file, ``*.partial``, is
+    removed. Its name is no other writer's, also where several machines write one folder.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{_stem(path.name)}.{unique_name()}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -39,6 +64,11 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         partial.unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def _stem(name: str) -> str:
+    """The beginning of a file's name that leaves room for what is appended."""
+    return os.fsencode(name)[:_LONGEST_STEM].decode(errors="ignore")
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -9,8 +9,6 @@ import errno
 import fcntl
 import logging
 import os
-import re
-import secrets
 import socket
 import weakref
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 
 from ..errors import CacheError, RunError
+from ..files import host_name, unique_name
 
 __all__ = ["LOCKS", "FileLock", "WriterLock", "in_turn", "live_owners", "sole_user"]
 
@@ -74,8 +73,8 @@ class WriterLock:
     def __init__(self, *, path: Path, shared: bool = False) -> None:
         self.path = path
         self.shared = shared
-        self.host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) + "~"
-        self.owner = f"{self.host}{os.getpid()}-{secrets.token_hex(4)}"
+        self.host = host_name() + "~"
+        self.owner = unique_name()
         self._locks = path.parent / LOCKS
         self._claims: dict[int, FileLock] = {}
         self._locks.mkdir(exist_ok=True)

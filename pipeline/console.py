@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,6 +20,8 @@ from ..processes import is_first_process
 __all__ = ["Outcome", "conclude", "run_command_line", "set_up_logging"]
 
 log = logging.getLogger(__name__)
+
+_STDERR = 2  #: the file descriptor
 
 #: What mends an error of the system; the command can then be given again.
 _REMEDIES = {
@@ -99,7 +102,12 @@ def _refusal(error: OSError | MemoryError | RuntimeError) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Unwind as from an error, so that files are closed and bars end; 130 after SIGINT, 143 after SIGTERM."""
+    """Unwind as from an error, so that files are closed and bars end; 130 after SIGINT, 143 after SIGTERM.
+
+    It may come in the middle of a write to ``sys.stderr``, whose buffer can be entered only once: it writes past it.
+    """
     name = signal.Signals(number).name
-    sys.stderr.write(f"\nxd3d: stopped by {name}. What was finished is kept: give the same command again to go on.\n")
+    text = f"\nxd3d: stopped by {name}. What was finished is kept: give the same command again to go on.\n"
+    with suppress(OSError):  # nobody may be listening any more
+        os.write(_STDERR, text.encode())
     sys.exit(128 + number)

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from ...errors import ModelError
 from .digests import file_digest, recall, remember
 from .published import PublishedFile
 
-__all__ = ["FetchedFile", "HubFiles", "downloaded", "fetch"]
+__all__ = ["FetchedFile", "HubFiles", "downloaded", "fetch", "same_origin"]
 
 HUB_TIMEOUT = 10.0  #: seconds the hub may take to answer
 RECORD = "fetched.json"  #: where the digests of what was fetched are kept
@@ -140,7 +141,7 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
     folder.mkdir(parents=True, exist_ok=True)
     facts = get_hf_file_metadata(hf_hub_url(wanted.hub_id, file, revision=revision), timeout=HUB_TIMEOUT)
     headers = {"Accept-Encoding": "identity"}
-    if (token := get_token()) and facts.location.startswith(constants.ENDPOINT):  # and not the store it points to
+    if (token := get_token()) and same_origin(facts.location, constants.ENDPOINT):  # and not the store it points to
         headers["Authorization"] = f"Bearer {token}"
     with partial.open("ab") as stream:
         _lock(stream, partial)
@@ -158,6 +159,22 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
         partial.unlink()
         raise _differs(wanted, file, announced, found, "the download was removed; fetch it again")
     partial.replace(target)
+
+
+def same_origin(first: str, second: str) -> bool:
+    """Whether two URLs have the same scheme, host and port, so that what is for one server may be sent to the other."""
+    return _origin(first) == _origin(second) is not None
+
+
+def _origin(url: str) -> tuple[str, str, int | None] | None:
+    """Scheme, host and port of ``url``; None where it names no host or cannot be read."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    usual = {"https": 443, "http": 80}.get(parts.scheme)
+    return (parts.scheme, parts.hostname, port or usual) if parts.hostname else None
 
 
 def _lock(stream: BinaryIO, partial: Path) -> None:

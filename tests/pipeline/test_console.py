@@ -1,8 +1,12 @@
 """What a command says and how it ends when the system itself refuses."""
 
 import logging
+import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +64,32 @@ def test_a_name_that_is_no_text_is_printed_all_the_same(capsys):
     with pytest.raises(typer.Exit):
         conclude(Outcome(result={}, text="labels of \udcff.npy"), as_json=False)
     assert capsys.readouterr().out == "labels of \\udcff.npy\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_write_to_stderr_ends_the_command_as_any_other_does(tmp_path, number):
+    script = (
+        "import sys\nfrom xd3d.pipeline.console import run_command_line\n"
+        "run_command_line(lambda: (print('ready', flush=True), sys.stderr.write('x' * 1_000_000)))"
+    )
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=buffered,
+    )
+    process.stdout.readline()
+    wait = Path(f"/proc/{process.pid}/wchan")
+    deadline = time.monotonic() + 20
+    while "pipe" not in wait.read_text() and time.monotonic() < deadline:  # the pipe is full, and the write waits
+        time.sleep(0.02)
+    process.send_signal(number)
+    time.sleep(0.2)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "stopped by" in errors
+    assert "reentrant" not in errors
+    assert "Traceback" not in errors

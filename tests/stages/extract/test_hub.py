@@ -5,11 +5,13 @@ import importlib.util
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from xd3d.errors import ModelError
 from xd3d.stages.extract import catalogue, hub, published
 from xd3d.stages.extract.catalogue import fetch_model, find_local, known_models
+from xd3d.stages.extract.hub import same_origin
 from xd3d.stages.extract.models import resolve_model, resolve_unet
 from xd3d.stages.extract.published import PublishedFile
 
@@ -204,3 +206,47 @@ def test_a_hub_that_is_gone_is_told_from_a_damaged_model(fake, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
     with pytest.raises(ModelError, match=r"could not be fetched.*give a folder"):
         fetch_model(ID)
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://huggingface.co/some/model", True),
+        ("https://HuggingFace.co:443/some/model", True),
+        ("https://huggingface.co.evil.com/some/model", False),
+        ("https://huggingface.co@evil.com/some/model", False),
+        ("https://huggingface.co:8443/some/model", False),
+        ("http://huggingface.co/some/model", False),
+        ("https://huggingface.co:x/some/model", False),
+        ("https://evil.com/https://huggingface.co", False),
+        ("/some/model", False),
+    ],
+)
+def test_a_url_is_the_hubs_only_with_its_scheme_host_and_port(url, same):
+    assert same_origin(url, "https://huggingface.co") is same
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_token_goes_to_the_hub_and_to_no_server_whose_name_begins_alike(fake, monkeypatch, elsewhere):
+    import huggingface_hub
+    from huggingface_hub import constants, file_download
+
+    sent = []
+
+    def facts(url, **_):
+        place = url.replace(fake.address, f"{fake.address}.evil.com") if elsewhere else url
+        return SimpleNamespace(location=place, size=1)
+
+    def transfer(url, stream, *, headers, **_):
+        sent.append((url, headers.get("Authorization")))
+        raise OSError("enough was seen")
+
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "secret")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", facts)
+    monkeypatch.setattr(file_download, "http_get", transfer)
+    assert constants.ENDPOINT == fake.address
+    with pytest.raises(ModelError, match="enough was seen"):
+        fetch_model(ID)
+    ((url, authorization),) = sent
+    assert url.startswith(fake.address)
+    assert authorization == (None if elsewhere else "Bearer secret")
