@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from xd3d import files
@@ -14,7 +15,7 @@ def test_two_hosts_with_one_process_id_write_one_file_side_by_side(tmp_path, mon
 
     def slowly(content):
         def write(file):
-            names.add(os.path.basename(file.name))
+            names.add(Path(file.name).name)
             file.write(content[:3])
             both_write.wait(10)
             file.write(content[3:])

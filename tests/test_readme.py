@@ -1,5 +1,6 @@
 """The README stays true: each of its commands is run, in order, and each file it links to is there."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from xd3d.pipeline.ablation.benchmark import STREETS
+from xd3d.pipeline.ablation.board import Board
+from xd3d.pipeline.ablation.rows import parse_rows
+from xd3d.pipeline.ablation.tables import headline_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,3 +57,9 @@ def test_every_file_that_the_readme_links_to_is_there():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_scores_of_the_readme_are_those_of_the_published_rows():
+    results = json.loads((ROOT / "docs/results.json").read_text(encoding="utf-8"))
+    table = headline_table(Board(parse_rows(results["rows"]), list(STREETS.shifts)))
+    assert table in README

@@ -244,7 +244,7 @@ def test_the_token_goes_to_the_hub_and_to_no_server_whose_name_begins_alike(fake
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "secret")
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", facts)
     monkeypatch.setattr(file_download, "http_get", transfer)
-    assert constants.ENDPOINT == fake.address
+    assert fake.address == constants.ENDPOINT
     with pytest.raises(ModelError, match="enough was seen"):
         fetch_model(ID)
     ((url, authorization),) = sent
