@@ -2,6 +2,7 @@
 
 from ..errors import CacheError
 from .fingerprint import canonical_json
+from .finished import FINISHED, finished_fault
 from .layout import CacheLayout
 from .metadata import STORAGE, metadata_files, parse_json
 from .recipe import RECIPE, recipe_fault
@@ -36,8 +37,10 @@ def _faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool) -> dict[s
                 faults[name] = "it differs from what the writer made"
         except CacheError as error:
             faults[name] = str(error)
-    reason = recipe_fault(store)
-    return {**faults, RECIPE: reason} if reason else faults
+    for name, reason in ((RECIPE, recipe_fault(store)), (FINISHED, finished_fault(store, layout))):
+        if reason:
+            faults[name] = reason
+    return faults
 
 
 def _mean_the_same(found: bytes, made: bytes, file: str) -> bool:

@@ -16,6 +16,7 @@ from ..errors import CacheError, CacheMismatchError, UnfinishedUpgradeError
 from .arrays import StoredArray
 from .commits import Commit, CommitLog, list_records
 from .fingerprint import canonical_json, differences
+from .finished import FINISHED, encode_finished, lost_records
 from .intact import metadata_faults
 from .kept import read_rows
 from .layout import CacheLayout, Shard
@@ -68,6 +69,8 @@ class CacheRepair:
                 files = {name: data for name, data in metadata_files(layout).items() if name in faults}
                 if RECIPE in faults or not store.exists(RECIPE):
                     files = {RECIPE: encode_recipe(load_recipe(store) or recipe), **files}
+                if FINISHED in faults:
+                    files = {FINISHED: encode_finished(layout), **files}
                 write_metadata(store, files, lock.owner)
                 log = CommitLog(store=store, layout=layout)
                 writer = CacheWriter(store=store, layout=layout, lock=lock)
@@ -142,7 +145,7 @@ def _layout_of_records(store: Store, wanted: CacheLayout, error: CacheError) -> 
 
 def _damaged_rows(store: Store, log: CommitLog) -> dict[Shard, list[int]]:
     layout = log.layout
-    rows = {row for index in log.damaged for row in layout.shard(index).rows}
+    rows = {row for index in [*log.damaged, *lost_records(store, log)] for row in layout.shard(index).rows}
     rows |= {fault.row for fault in row_faults(store, log) if fault.row is not None}
     shards = sorted({row // layout.images_per_shard for row in rows})
     return {shard: [row for row in shard.rows if row in rows] for shard in (layout.shard(index) for index in shards)}

@@ -16,6 +16,7 @@ from numpy import ndarray
 
 from ..errors import CacheError
 from .commits import Commit, CommitLog, list_records
+from .finished import mark_finished
 from .intact import refuse_damaged_metadata
 from .layout import ASSIGNMENT, DONE, MEMBERSHIP, MEMBERSHIPS, UPGRADE, CacheLayout, Shard
 from .metadata import (
@@ -202,8 +203,10 @@ def _exchange_records(store: Store, layout: CacheLayout, owner: str) -> None:
         stage.publish()
     finally:
         stage.discard()
-    _refuse_damaged_records(store, CommitLog(store=store, layout=layout), "the upgrade cannot be finished")
+    log = CommitLog(store=store, layout=layout)
+    _refuse_damaged_records(store, log, "the upgrade cannot be finished")
     write_metadata(store, {MANIFEST: metadata_files(layout)[MANIFEST]}, owner)
+    mark_finished(store, log, owner)
     store.remove(UPGRADE)
 
 

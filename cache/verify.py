@@ -11,12 +11,15 @@ from ..errors import CacheError
 from ..progress import track
 from .arrays import DamagedRowError, StoredArray
 from .commits import CommitLog
+from .finished import lost_records
 from .intact import metadata_faults
 from .layout import DONE, ArrayLayout, CacheLayout, Shard
 from .metadata import KEYS, MANIFEST, array_is_plain, load_layout
 from .stores import Store, open_store
 
 __all__ = ["Fault", "row_faults", "verify_cache"]
+
+_LOST = "the cache was finished, and this commit record is missing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +45,10 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
 
     ``quick`` reads no values: it looks at the metadata, the commit records and the sizes of the shard files.
 
-    Returns a JSON-ready dictionary: ``ok``, ``checked`` (committed images that were looked at) and ``damaged``, a list
-    of ``image`` (key; None where a file concerns no single image), ``array`` (None likewise), ``file`` (inside the
-    cache) and ``reason``. Shards that are not committed yet are no damage. Memory holds one array's shard at a time.
+    Returns a JSON-ready dictionary: ``ok``, ``images`` (of the cache; None where that cannot be read), ``checked``
+    (committed ones, which were looked at) and ``damaged``, a list of ``image`` (key; None where a file concerns no
+    single image), ``array`` (None likewise), ``file`` (inside the cache) and ``reason``. Shards that are not committed
+    yet are no damage, unless the cache was finished once. Memory holds one array's shard at a time.
 
     Raises:
         CacheError: ``path`` holds no cache at all.
@@ -58,7 +62,7 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
         file, reason = (KEYS if KEYS in str(error) else MANIFEST), str(error)
         if not store.exists(MANIFEST):
             reason = "the manifest is missing, commit records are there"
-        return {"ok": False, "checked": 0, "damaged": [Fault(file=file, reason=reason).to_json()]}
+        return {"ok": False, "images": None, "checked": 0, "damaged": [Fault(file=file, reason=reason).to_json()]}
     log = CommitLog(store=store, layout=layout)
     faults = [
         Fault(
@@ -69,9 +73,11 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
         for file, reason in metadata_faults(store, layout).items()
     ]
     faults += [Fault(file=f"{DONE}/{index}.json", reason=reason) for index, reason in sorted(log.damaged.items())]
+    faults += [Fault(file=file, reason=_LOST) for file in lost_records(store, log).values()]
     faults += row_faults(store, log, quick=quick)
     checked = sum(len(layout.shard(index).rows) for index in log.sizes)
-    return {"ok": not faults, "checked": checked, "damaged": [fault.to_json() for fault in faults]}
+    damaged = [fault.to_json() for fault in faults]
+    return {"ok": not faults, "images": layout.images, "checked": checked, "damaged": damaged}
 
 
 def row_faults(store: Store, log: CommitLog, *, quick: bool = False) -> Iterator[Fault]:

@@ -5,6 +5,7 @@ appears. Killed at any moment, the cache holds exactly the shards that have a re
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ import numpy as np
 from ..errors import CacheError, CacheMismatchError
 from .commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
+from .finished import FINISHED, mark_finished
 from .kept import KeptRows
 from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
 from .lock import LOCKS
@@ -29,9 +31,11 @@ from .stores.local import LOCK
 
 __all__ = ["CacheWriter", "stage_arrays", "write_metadata"]
 
+log = logging.getLogger(__name__)
+
 NOTHING_KEPT = KeptRows()
 
-_OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, UPGRADE, KEYS, RECIPE, LOCKS, LOCK}
+_OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, UPGRADE, KEYS, RECIPE, FINISHED, LOCKS, LOCK}
 
 
 class CacheWriter:
@@ -107,7 +111,10 @@ class CacheWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._lock.release()
 
     @property
     def location(self) -> Path | str:
@@ -120,8 +127,18 @@ class CacheWriter:
         return self._lock.witness
 
     def close(self) -> None:
-        """Let another writer in; what was committed stays, and closing twice does no harm."""
-        self._lock.release()
+        """Let another writer in; what was committed stays, and closing twice does no harm.
+
+        A cache that is complete now is marked as finished; where that cannot be done now, the next writer does it.
+        """
+        try:
+            if self._lock.held:
+                self._log.refresh()
+                mark_finished(self._store, self._log, self._lock.owner)
+        except (OSError, CacheError) as error:
+            log.warning("%s cannot be marked as finished now (%s)", self._store.describe(), error)
+        finally:
+            self._lock.release()
 
     def resume(self) -> None:
         """Take the lock again after ``close``; what is known of the cache is kept. Between shards others may come in.

@@ -34,7 +34,10 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read everything in a cache and compare checksums. Example: `xd3d cache verify xd3d-work/cache/NAME`."""
+    """Read everything in a cache and compare checksums. Example: `xd3d cache verify xd3d-work/cache/NAME`.
+
+    The exit code is 1 when something is damaged, or when a cache that was finished lost images.
+    """
     from ..cache.verify import verify_cache
 
     result = verify_cache(path, quick=quick)
@@ -42,7 +45,8 @@ def verify(
         f"{fault['image'] or 'the cache'}: {fault['array'] or 'no array'} in {fault['file']}: {fault['reason']}"
         for fault in result["damaged"]
     ]
-    lines.append(f"{result['checked']} images checked, {len(result['damaged'])} faults")
+    images = "" if result["images"] is None else f" of {result['images']}"
+    lines.append(f"{result['checked']}{images} images are committed and were checked, {len(result['damaged'])} faults")
     conclude(Outcome(result=result, text="\n".join(lines), exit_code=0 if result["ok"] else 1), as_json)
 
 

@@ -134,6 +134,8 @@ def failed(steps, path, step, code):
             writer.close()
     reached = steps.left < 0  # a folder that is there already may well fail to be made
     steps.left = -1
+    if reached:
+        open_writer(path).close()  # the next writer marks a finished cache where this one could not
     return reached
 
 

@@ -82,7 +82,7 @@ def test_a_compact_cache_of_stable_diffusion_takes_half_the_bytes():
 
 
 def test_verify_and_info_know_every_array(compact):
-    assert verify_cache(compact) == {"ok": True, "checked": 18, "damaged": []}
+    assert verify_cache(compact) == {"ok": True, "images": 18, "checked": 18, "damaged": []}
     assert sorted(cache_info(compact)["arrays"]) == sorted(NAMES)
 
 

@@ -22,7 +22,7 @@ def test_some_images_are_a_whole_cache_that_the_same_settings_read(
     wanted = [f"image-{row:04d}" for row in (17, 4, 5, 8, 9)]
     told = export_cache(tmp_path / "cache", tmp_path / "out", images=wanted)
     assert (told["images"], told["left_out"], told["taps"]) == (4, 1, ["up1", "rgb"])
-    assert verify_cache(tmp_path / "out") == {"ok": True, "checked": 4, "damaged": []}
+    assert verify_cache(tmp_path / "out") == {"ok": True, "images": 4, "checked": 4, "damaged": []}
     whole, part = FeatureReader(tmp_path / "cache"), FeatureReader(tmp_path / "out")
     assert part.layout.identity == whole.layout.identity
     assert part.layout.images_per_frame == 2

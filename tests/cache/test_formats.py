@@ -167,7 +167,7 @@ def tree(path):
 
 
 def test_a_cache_that_the_last_version_of_format_1_wrote_reads_and_is_finished_as_format_1(first_format, assert_same):
-    assert verify_cache(first_format) == {"ok": True, "checked": 4, "damaged": []}
+    assert verify_cache(first_format) == {"ok": True, "images": 5, "checked": 4, "damaged": []}
     reader = FeatureReader(first_format)
     assert reader.grid is None
     assert reader.available.tolist() == [True, True, True, False, False]

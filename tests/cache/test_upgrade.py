@@ -143,7 +143,7 @@ def test_what_is_staged_counts_only_while_it_fits_what_is_stored(cache, upgrade,
     upgrade(cache)
     reader = FeatureReader(cache)
     assert np.flatnonzero(~reader.available).tolist() == [0, 1, 2, 3, 5]
-    assert verify_cache(cache)["ok"]
+    assert [fault["file"] for fault in verify_cache(cache)["damaged"]] == ["done/0.json"]
 
 
 def test_what_cannot_be_upgraded_is_refused_before_anything_changes(cache, upgrade, open_writer, monkeypatch):
@@ -169,7 +169,7 @@ def test_a_store_of_objects_is_upgraded_too(new_bucket, open_writer, features_of
         for shard in writer.pending_shards():
             writer.write_shard(shard, features_of_rows(shard.rows), {})
     upgrade(place)
-    assert verify_cache(place) == {"ok": True, "checked": 18, "damaged": []}
+    assert verify_cache(place) == {"ok": True, "images": 18, "checked": 18, "damaged": []}
     assert FeatureReader(place).read([4]).assignment.shape == (1, 4, 3, 5)
     assert not open_store(place).listing("upgrade")
 

@@ -25,10 +25,60 @@ def test_info_and_verify_of_no_cache_say_so(tmp_path):
             look(tmp_path)
 
 
-def test_a_whole_cache_is_sound_and_so_is_an_unfinished_one(cache):
-    assert verify_cache(cache) == {"ok": True, "checked": 18, "damaged": []}
-    (cache / "done/1.json").unlink()
-    assert verify_cache(cache) == {"ok": True, "checked": 14, "damaged": []}
+def test_a_whole_cache_is_sound_and_so_is_an_unfinished_one(cache, tmp_path, open_writer, features_of_rows):
+    assert verify_cache(cache) == {"ok": True, "images": 18, "checked": 18, "damaged": []}
+    for rounds in range(2):  # stopped and resumed, it stays unfinished
+        with open_writer(tmp_path / "begun") as writer:
+            shard = writer.pending_shards()[0]
+            writer.write_shard(shard, features_of_rows(shard.rows), {})
+        told = {"ok": True, "images": 18, "checked": 4 * (rounds + 1), "damaged": []}
+        assert verify_cache(tmp_path / "begun") == told
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("lost", [[1], [0, 4], range(5)])
+def test_a_finished_cache_that_lost_commit_records_is_not_sound(cache, lost, quick):
+    for index in lost:
+        (cache / f"done/{index}.json").unlink()
+    told = verify_cache(cache, quick=quick)
+    assert (told["ok"], told["images"]) == (False, 18)
+    assert told["checked"] == 18 - sum(2 if index == 4 else 4 for index in lost)
+    assert [(fault["file"], fault["image"]) for fault in told["damaged"]] == [(f"done/{i}.json", None) for i in lost]
+    assert all("was finished" in fault["reason"] for fault in told["damaged"])
+
+
+def test_a_finished_cache_without_its_folder_of_records_is_not_sound_until_a_writer_is_through(
+    cache, open_writer, features_of_rows
+):
+    shutil.rmtree(cache / "done")
+    assert verify_cache(cache)["checked"] == 0
+    for left in (4, 0):  # a writer that stops before the end mends nothing yet
+        with open_writer(cache) as writer:
+            for shard in writer.pending_shards()[: -left or None]:
+                assert not verify_cache(cache)["ok"]
+                writer.write_shard(shard, features_of_rows(shard.rows), {})
+        assert verify_cache(cache)["ok"] == (not left)
+
+
+def test_a_cache_with_failed_images_is_finished_too(tmp_path, open_writer, features_of_rows):
+    with open_writer(tmp_path / "failed") as writer:
+        for shard in writer.pending_shards():
+            writer.write_shard(shard, features_of_rows(shard.rows), {shard.first: "no picture"})
+    assert verify_cache(tmp_path / "failed")["ok"]
+    (tmp_path / "failed/done/2.json").unlink()
+    assert [fault["file"] for fault in verify_cache(tmp_path / "failed")["damaged"]] == ["done/2.json"]
+
+
+def test_a_cache_from_before_there_was_a_mark_is_read_as_it_was_and_marked_by_the_next_writer(cache, open_writer):
+    whole = (cache / "finished.json").read_bytes()
+    (cache / "finished.json").unlink()
+    assert FeatureReader(cache).available.all()
+    assert verify_cache(cache) == {"ok": True, "images": 18, "checked": 18, "damaged": []}
+    with pytest.raises(RuntimeError, match="stopped"), open_writer(cache):
+        raise RuntimeError("stopped")
+    assert not (cache / "finished.json").exists()
+    open_writer(cache).close()
+    assert (cache / "finished.json").read_bytes() == whole
 
 
 def test_a_flipped_bit_in_any_file_is_found_in_that_file_and_never_changes_what_is_read(cache, features_of_rows):
@@ -141,7 +191,7 @@ def test_an_array_changed_through_zarr_is_found(cache):
 
 
 def test_a_quick_look_finds_sizes_records_and_metadata_but_reads_no_values(cache):
-    assert verify_cache(cache, quick=True) == {"ok": True, "checked": 18, "damaged": []}
+    assert verify_cache(cache, quick=True) == {"ok": True, "images": 18, "checked": 18, "damaged": []}
     values, gone, record, metadata = (
         cache / name for name in ("features/up1/c/0/0/0/0", "features/rgb/c/1/0/0/0", "done/3.json", "agents/zarr.json")
     )

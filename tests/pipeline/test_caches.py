@@ -46,6 +46,14 @@ def test_damage_is_refused_by_training_and_mended_by_a_bare_repair_and_parts_are
     assert {shard: shard.read_bytes() for shard in shards} == sound
     assert (path / "zarr.json").read_bytes() == manifest
 
+    (path / "done/0.json").unlink()
+    done = xd3d("cache", "verify", str(path))
+    assert done.returncode == 1
+    assert "done/0.json: the cache was finished" in done.stdout
+    assert " of 24 images are committed and were checked, 1 faults" in done.stdout
+    told(xd3d("extract-features", *SMALL, "--json"))
+    assert "24 of 24 images are committed and were checked, 0 faults" in xd3d("cache", "verify", str(path)).stdout
+
     part = told(xd3d("cache", "export", str(path), "part", "--split", "source-train", "--json"))
     assert 0 < part["images"] < 24
     differ = diff_caches(path, tmp_path / "part")

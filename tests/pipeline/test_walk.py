@@ -137,4 +137,4 @@ def test_the_dry_run_forecasts_the_bytes_that_extraction_then_stores(xd3d, prepa
     assert forecast["bytes"] == info["bytes"]
     assert forecast["images"] == info["images"] == info["done"] == 24
     verified = xd3d("cache", "verify", done["cache"], "--json")
-    assert json.loads(verified.stdout.splitlines()[-1]) == {"ok": True, "checked": 24, "damaged": []}
+    assert json.loads(verified.stdout.splitlines()[-1]) == {"ok": True, "images": 24, "checked": 24, "damaged": []}

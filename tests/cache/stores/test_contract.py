@@ -135,7 +135,7 @@ class TestCaches:
             assert [shard.index for shard in writer.pending_shards()] == [0, 3, 4]
             fill(writer, features_of_rows)
             assert writer.pending_shards() == []
-        assert verify_cache(location) == {"ok": True, "checked": 18, "damaged": []}
+        assert verify_cache(location) == {"ok": True, "images": 18, "checked": 18, "damaged": []}
         assert_rows(FeatureReader(location), [17, 0, 3, 4, 5, 3], features_of_rows)
         store = open_store(location)
         for file in whole_cache.rglob("*"):

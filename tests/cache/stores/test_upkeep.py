@@ -11,7 +11,7 @@ def test_a_cache_in_a_bucket_is_looked_after_like_one_in_a_folder(new_bucket, ca
     bucket = new_bucket()
     told = export_cache(cache, f"{bucket}/part", images=[f"image-{row:04d}" for row in range(8)])
     assert told["images"] == 8
-    assert verify_cache(f"{bucket}/part", quick=True) == {"ok": True, "checked": 8, "damaged": []}
+    assert verify_cache(f"{bucket}/part", quick=True) == {"ok": True, "images": 8, "checked": 8, "damaged": []}
     export_cache(f"{bucket}/part", tmp_path / "back")
     assert diff_caches(f"{bucket}/part", tmp_path / "back", values=True)["equal"]
     store = open_store(f"{bucket}/part")
@@ -23,5 +23,5 @@ def test_a_cache_in_a_bucket_is_looked_after_like_one_in_a_folder(new_bucket, ca
         "done/77.json",
         "features/up1/c/77/0/0/0",
     ]
-    assert verify_cache(f"{bucket}/part") == {"ok": True, "checked": 8, "damaged": []}
+    assert verify_cache(f"{bucket}/part") == {"ok": True, "images": 8, "checked": 8, "damaged": []}
     assert not store.exists("done/77.json")

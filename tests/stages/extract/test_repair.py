@@ -71,6 +71,22 @@ def test_a_flipped_bit_in_every_kind_of_file_is_mended_to_the_bytes_there_were(m
     assert verify_cache(path)["ok"]
 
 
+@pytest.mark.parametrize("lost", [("1",), ("0", "1", "2")])
+def test_lost_commit_records_of_a_finished_cache_are_mended_and_of_an_unfinished_one_left(made, lost):
+    index, settings, path = made()
+    sound = tree(path)
+    for number in lost:
+        (path / f"done/{number}.json").unlink()
+    assert not verify_cache(path)["ok"]
+    done = repair_features(index, settings, path)
+    assert (done.ok, done.repaired + done.failed, done.failed) == (True, 8 if len(lost) == 3 else 3, len(lost) // 3)
+    assert tree(path) == sound
+    (path / "finished.json").unlink()
+    (path / "done/1.json").unlink()
+    assert repair_features(index, settings, path).repaired == 0
+    assert verify_cache(path)["checked"] == 5
+
+
 def test_shards_deleted_emptied_cut_swapped_and_stale_are_mended(made, settings, make_index, tmp_path):
     index, chosen, path = made()
     sound = tree(path)
