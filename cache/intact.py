@@ -37,10 +37,8 @@ def _faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool) -> dict[s
                 faults[name] = "it differs from what the writer made"
         except CacheError as error:
             faults[name] = str(error)
-    for name, reason in ((RECIPE, recipe_fault(store)), (FINISHED, finished_fault(store, layout))):
-        if reason:
-            faults[name] = reason
-    return faults
+    others = {RECIPE: recipe_fault(store), FINISHED: finished_fault(store, layout)}
+    return faults | {name: reason for name, reason in others.items() if reason}
 
 
 def _mean_the_same(found: bytes, made: bytes, file: str) -> bool:
