@@ -40,7 +40,7 @@ def elsewhere(workspace, monkeypatch):
     record = json.loads((run / "run.json").read_text())
     record["model"]["backend"], record["train"]["device"] = "spconv", "cuda"
     (run / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr("xd3d.stages.train.sparse.backend.metadata.distributions", list)
+    monkeypatch.setattr("xd3d.stages.train.sparse.spconv_build.metadata.distributions", list)
     yield run
     shutil.rmtree(run)
 
