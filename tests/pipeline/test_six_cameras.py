@@ -61,8 +61,8 @@ def test_every_image_brings_its_agents_and_the_camera_tells_them_apart(trained):
     assert batch.images.camera.tolist() == list(range(6))
     images = batch.images.prepared(normalise=network.fusion.normalise)
     with torch.no_grad():
-        queries, _ = network.image_queries(images, 1)
-        turned = network.image_queries(replace(images, camera=images.camera.roll(1)), 1)[0]
+        queries, _ = network.image_queries(images)
+        turned = network.image_queries(replace(images, camera=images.camera.roll(1)))[0]
     assert queries.shape == (1, 6, 16)
     assert not torch.equal(queries, turned)
 

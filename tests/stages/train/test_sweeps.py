@@ -137,7 +137,7 @@ def test_a_sweep_whose_labels_have_no_place_is_reported_and_the_others_are_done(
     folder = write_sweeps(cloud(9), cloud(10))
     (folder / "loop.bin").symlink_to("loop.bin")
     (folder / "below.bin").symlink_to(folder / "000000.bin" / "below")
-    (folder / ("x" * 245 + ".bin")).write_bytes((folder / "000000.bin").read_bytes())
+    (folder / ("x" * 251 + ".bin")).write_bytes((folder / "000000.bin").read_bytes())
     (out / "000000.label").mkdir()
     done = label_sweeps(network, find_sweeps(folder), out)
     assert (done.labelled, len(done.failed)) == (1, 4)
