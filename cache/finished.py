@@ -12,7 +12,7 @@ from .fingerprint import canonical_json, fingerprint_digest
 from .layout import DONE, CacheLayout
 from .stores.base import Store
 
-__all__ = ["FINISHED", "encode_finished", "finished_fault", "lost_records", "mark_finished"]
+__all__ = ["FINISHED", "encode_finished", "finished_fault", "lost_records", "wants_mark"]
 
 FINISHED = "finished.json"
 
@@ -23,15 +23,9 @@ def encode_finished(layout: CacheLayout) -> bytes:
     return f"{canonical_json({'finished': facts})}\n".encode()
 
 
-def mark_finished(store: Store, log: CommitLog, owner: str) -> None:
-    """Mark the cache where every image of it is committed by what ``log`` knows, failed ones among them."""
-    if np.isin(log.states, (COMMITTED, FAILED)).all() and not store.exists(FINISHED):
-        stage = store.stage(owner)
-        try:
-            stage.write(FINISHED, lambda file: file.write(encode_finished(log.layout)))
-            stage.publish()
-        finally:
-            stage.discard()
+def wants_mark(store: Store, log: CommitLog) -> bool:
+    """Whether every image is committed by what ``log`` knows, failed ones among them, and the mark is not there yet."""
+    return bool(np.isin(log.states, (COMMITTED, FAILED)).all()) and not store.exists(FINISHED)
 
 
 def finished_fault(store: Store, layout: CacheLayout) -> str | None:

@@ -16,7 +16,6 @@ from numpy import ndarray
 
 from ..errors import CacheError
 from .commits import Commit, CommitLog, list_records
-from .finished import mark_finished
 from .intact import refuse_damaged_metadata
 from .layout import ASSIGNMENT, DONE, MEMBERSHIP, MEMBERSHIPS, UPGRADE, CacheLayout, Shard
 from .metadata import (
@@ -31,7 +30,7 @@ from .rows import check_agent_indices, stored_rows
 from .schema import TapSpec
 from .stores import Store, open_store
 from .stores.base import Lock
-from .writer import stage_arrays, write_metadata
+from .writer import mark_finished, stage_arrays, write_metadata
 
 __all__ = ["CacheUpgrade", "finish_upgrade"]
 

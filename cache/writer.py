@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import CacheError, CacheMismatchError
 from .commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
-from .finished import FINISHED, mark_finished
+from .finished import FINISHED, encode_finished, wants_mark
 from .kept import KeptRows
 from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
 from .lock import LOCKS
@@ -29,7 +29,7 @@ from .stores import Store, open_store
 from .stores.base import Lock, Stage
 from .stores.local import LOCK
 
-__all__ = ["CacheWriter", "stage_arrays", "write_metadata"]
+__all__ = ["CacheWriter", "mark_finished", "stage_arrays", "write_metadata"]
 
 log = logging.getLogger(__name__)
 
@@ -335,6 +335,12 @@ def write_metadata(store: Store, files: Mapping[str, bytes], owner: str) -> None
         stage.publish()
     finally:
         stage.discard()
+
+
+def mark_finished(store: Store, log: CommitLog, owner: str) -> None:
+    """Write the mark of a finished cache where ``log`` says that every image is committed."""
+    if wants_mark(store, log):
+        write_metadata(store, {FINISHED: encode_finished(log.layout)}, owner)
 
 
 def _resumed(store: Store, wanted: CacheLayout) -> CacheLayout:

@@ -271,7 +271,3 @@ def report(
 def main() -> None:
     """Entry point of the ``xd3d`` command."""
     run_command_line(app)
-
-
-if __name__ == "__main__":
-    main()

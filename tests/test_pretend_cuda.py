@@ -20,7 +20,7 @@ from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from xd3d.stages.train.shift import StepMaker
-from xd3d.stages.train.transfer import sent_ahead
+from xd3d.stages.train.transfer import prefetch
 
 
 def load(path):
@@ -92,7 +92,7 @@ def stage_two(domain, device, values, precision, traffic=None, change=None):
         device=device,
     )
     losses, seen = [], None
-    with closing(made_ahead(make, range(3), 1)) as made, closing(sent_ahead(made, device)) as batches:
+    with closing(made_ahead(make, range(3), 1)) as made, closing(prefetch(made, device)) as batches:
         for step in range(2):
             if traffic is not None:
                 traffic.clear()

@@ -23,7 +23,7 @@ from .checks import check_memberships, check_taps
 from .domain import Domain
 from .loader import evaluation_batch
 from .network import Network
-from .transfer import pinned, sent_ahead, to_device
+from .transfer import pin_memory, prefetch, to_device
 
 __all__ = ["cloud_classes", "predict_frames", "sweep_classes"]
 
@@ -55,14 +55,14 @@ def predict_frames(
         def make(place: int, slot: int) -> tuple[int, Frame, Batch | None]:
             frame = slots[slot].load(place)
             batch = evaluation_batch(slots[slot], plan, place, frame)
-            return place, frame, pinned(batch) if network.device.type == "cuda" else batch
+            return place, frame, pin_memory(batch, network.device)
 
         with (
             progress(description, len(domain), "frame") as bar,
             closing(made_ahead(make, range(len(domain)), workers)) as made,
-            closing(sent_ahead(made, network.device)) as sent,
+            closing(prefetch(made, network.device)) as prefetched,
         ):
-            for (place, frame, batch), _ in sent:
+            for (place, frame, batch), _ in prefetched:
                 found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
                 distance = np.linalg.norm(frame.points, axis=1)
                 yield replace(found, distance=distance, weather=domain.weather(place))

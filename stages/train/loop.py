@@ -31,7 +31,7 @@ from .record import build_network, make_record, open_record, write_record
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from .shift import StepMaker
 from .start import Start
-from .transfer import sent_ahead
+from .transfer import prefetch
 from .validate import validate
 from .watch import DivergenceWatch
 
@@ -181,7 +181,7 @@ class _Trainer:
             RunLog(self.run, step=done, tensorboard=settings.tensorboard, wandb=settings.wandb) as records,
             progress("train", settings.steps, "step", done) as bar,
             closing(made_ahead(self.make, turns, settings.workers)) as made,
-            closing(sent_ahead(made, self.network.device)) as batches,
+            closing(prefetch(made, self.network.device)) as batches,
         ):
             for step in range(done + 1, settings.steps + 1):
                 begin = time.perf_counter()

@@ -88,7 +88,7 @@ class Stepper:
             waited += seconds
         losses = {name: fmean(each.losses[name] for each in told) for name in told[0].losses}
         if np.isfinite(losses["loss"]):
-            self._move(number)
+            self._update(number)
         else:
             self._skip(number, losses, keys, buffers)
             losses = {}
@@ -99,7 +99,8 @@ class Stepper:
             waited=waited,
         )
 
-    def _move(self, number: int) -> None:
+    def _update(self, number: int) -> None:
+        """Take the optimiser's step by the gradients of all processes."""
         self._skipped = 0
         sum_gradients(self.network.parameters())
         self.scaler.step(self.optimiser)

@@ -20,7 +20,7 @@ from .network import Network
 from .norms import held_statistics
 from .parallel import number_of_processes, rank
 from .settings import AugmentSettings, TrainSettings
-from .transfer import pinned
+from .transfer import pin_memory
 
 __all__ = ["StepBatch", "StepMaker", "step_losses"]
 
@@ -74,7 +74,7 @@ class StepMaker:
             source=self._batch(source[slot], step, SOURCE_STREAM) if source else None,
             target=self._batch(target[slot], step, TARGET_STREAM) if target else None,
         )
-        return pinned(made) if self._device.type == "cuda" else made
+        return pin_memory(made, self._device)
 
     def _batch(self, domain: Domain, step: int, stream: int) -> Batch:
         settings = self._settings

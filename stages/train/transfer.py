@@ -1,4 +1,4 @@
-"""Batches on their way to the device: pinned in one block, copied beside the computation, each memory once.
+"""Transfer of batches to the device: pinned in one block, prefetched asynchronously, each memory copied once.
 
 A batch is a tree of dataclasses, mappings, tuples and tensors. On a GPU some hundred small copies, each of which waits
 for the computation, would cost more than the step's own kernels.
@@ -6,7 +6,7 @@ for the computation, would cost more than the step's own kernels.
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from math import prod
+from math import ceil
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .sparse import KernelMaps
 
-__all__ = ["map_tensors", "pinned", "sent_ahead", "to_device"]
+__all__ = ["map_tensors", "pin_memory", "prefetch", "to_device"]
 
 ALIGNMENT = 64  #: bytes; every dtype can be viewed at a multiple of it
 
@@ -49,30 +49,31 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return result
 
 
-def pinned(tree: Tree) -> Tree:
-    """``tree`` with its CPU tensors in pinned memory, from which a copy to a GPU runs beside the computation.
+def pin_memory(tree: Tree, device: torch.device) -> Tree:
+    """``tree`` with its CPU tensors in pinned memory, if ``device`` is a GPU: a copy to it then runs asynchronously.
 
-    Those that are not there yet move into one new block.
+    Those that are not pinned yet move into one new block.
     """
-    places: dict[int, int] = {}
+    if device.type != "cuda":
+        return tree
+    offsets: dict[int, int] = {}
     size = 0
 
-    def measure(tensor: Tensor) -> Tensor:
+    def reserve(tensor: Tensor) -> Tensor:
         nonlocal size
         if tensor.device.type == "cpu" and not tensor.is_pinned():
-            places[id(tensor)] = size
-            size += -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
+            offsets[id(tensor)] = size
+            size += ceil(tensor.nbytes / ALIGNMENT) * ALIGNMENT
         return tensor
 
-    map_tensors(measure, tree)
+    map_tensors(reserve, tree)
     block = torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def move(tensor: Tensor) -> Tensor:
-        if id(tensor) not in places:
+        if id(tensor) not in offsets:
             return tensor
-        first = places[id(tensor)]
-        held = block[first : first + tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
-        return held.copy_(tensor)
+        offset = offsets[id(tensor)]
+        return block[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
     return map_tensors(move, tree)
 
@@ -91,47 +92,46 @@ def to_device(tree: Tree, device: torch.device) -> Tree:
             return tensor
         if not tensor.numel():
             return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        if not tensor.is_contiguous():
+            return tensor.to(device, non_blocking=True)
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         if address not in copies:
             copies[address] = torch.empty(0, dtype=torch.uint8).set_(storage).to(device, non_blocking=True)
         begin = tensor.storage_offset() * tensor.element_size()
-        length = prod(tensor.shape) * tensor.element_size()
-        if not tensor.is_contiguous():
-            return tensor.to(device, non_blocking=True)
-        return copies[address][begin : begin + length].view(tensor.dtype).view(tensor.shape)
+        return copies[address][begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
 
     return map_tensors(move, tree)
 
 
-def sent_ahead(items: Iterable[tuple[Tree, float]], device: torch.device) -> Generator[tuple[Tree, float], None, None]:
+def prefetch(items: Iterable[tuple[Tree, float]], device: torch.device) -> Generator[tuple[Tree, float], None, None]:
     """Yield each of ``items`` on ``device`` with the seconds waited for; a GPU gets the next one while it computes.
 
-    The copies run in a stream of their own. By the time that an item is asked for, the copy of the one before is done,
-    and its memory may be overwritten.
+    The copies run in a stream of their own. When an item is asked for, the copy of the one before is done, and its host
+    memory may be overwritten.
     """
     if device.type != "cuda":
         for item, waited in items:
             yield to_device(item, device), waited
         return
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    ahead: tuple[Tree, torch.cuda.Event] | None = None
+    following: tuple[Tree, torch.cuda.Event] | None = None
     waited = 0.0
     for item, seconds in items:
-        ready, waited = ahead, waited + seconds
+        ready, waited = following, waited + seconds
         with torch.cuda.stream(stream):
-            ahead = to_device(item, device), stream.record_event()
+            following = to_device(item, device), stream.record_event()
         if ready is not None:
             torch.cuda.current_stream().wait_event(ready[1])
-            yield _kept_for_this_stream(ready[0]), waited
+            yield _record_stream(ready[0]), waited
             waited = 0.0
-        ahead[1].synchronize()
-    if ahead is not None:
-        yield _kept_for_this_stream(ahead[0]), waited
+        following[1].synchronize()
+    if following is not None:
+        yield _record_stream(following[0]), waited
 
 
-def _kept_for_this_stream(item: Tree) -> Tree:
-    """``item``, whose memory is used again only when the present stream is done with it."""
+def _record_stream(item: Tree) -> Tree:
+    """``item``, whose memory the allocator reuses only after the current stream is done with it."""
     stream = torch.cuda.current_stream()
 
     def record(tensor: Tensor) -> Tensor:

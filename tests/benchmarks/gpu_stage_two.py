@@ -21,7 +21,7 @@ from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper, StepResult
 from xd3d.stages.train.shift import StepMaker
-from xd3d.stages.train.transfer import sent_ahead
+from xd3d.stages.train.transfer import prefetch
 
 VARIANTS = ("3d-only", "full")
 #: How far the first loss may be from that of the CPU in float32, as a part of it.
@@ -97,7 +97,7 @@ def training(config: Config, source: Domain, steps: int) -> Iterator[Iterator[St
     )
     with (
         closing(made_ahead(make, range(steps), config.train.workers)) as made,
-        closing(sent_ahead(made, device)) as batches,
+        closing(prefetch(made, device)) as batches,
     ):
         yield (stepper.step(step, islice(batches, 1)) for step in range(steps))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xd3d.stages.train.transfer import map_tensors, pinned, sent_ahead, to_device
+from xd3d.stages.train.transfer import map_tensors, pin_memory, prefetch, to_device
 
 SPEC = importlib.util.spec_from_file_location("pretend_cuda", Path(__file__).parents[2] / "pretend_cuda.py")
 pretended = importlib.util.module_from_spec(SPEC)
@@ -49,7 +49,7 @@ def test_values_of_every_dtype_and_shape_arrive_in_one_copy(kinds):
         values.mT if turned and values.ndim > 1 else values for values, (*_, turned) in zip(tensors, kinds, strict=True)
     ]
     with pretended.pretend_cuda() as traffic:
-        arrived = to_device(pinned(dict(enumerate(tensors))), pretended.CUDA)
+        arrived = to_device(pin_memory(dict(enumerate(tensors)), pretended.CUDA), pretended.CUDA)
         assert all(values.device == pretended.CUDA for values in arrived.values())
         for number, values in enumerate(tensors):
             assert torch.equal(arrived[number].held, values)
@@ -78,11 +78,11 @@ def test_memory_may_be_overwritten_when_the_next_item_is_asked_for(count, monkey
 
     with pretended.pretend_cuda():
         monkeypatch.setattr(pretended._Event, "synchronize", lambda self: copied.append(self))
-        arrived = [(item["values"].tolist(), waited) for item, waited in sent_ahead(items(), pretended.CUDA)]
+        arrived = [(item["values"].tolist(), waited) for item, waited in prefetch(items(), pretended.CUDA)]
     assert [values for values, _ in arrived] == [[number] * 4 for number in range(count)]
     assert sum(waited for _, waited in arrived) == 0.5 * count
 
 
 def test_on_the_cpu_items_pass_through_as_they_are():
     item = {"values": torch.zeros(2)}
-    assert next(each for each, _ in sent_ahead([(item, 1.0)], torch.device("cpu"))) is item
+    assert next(each for each, _ in prefetch([(item, 1.0)], torch.device("cpu"))) is item
