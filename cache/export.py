@@ -19,10 +19,10 @@ from .arrays import DamagedRowError, StoredArray
 from .commits import COMMITTED, FAILED, CommitLog
 from .fingerprint import fingerprint_digest
 from .intact import refuse_damaged_metadata
-from .kept import KeptRows, read_rows
 from .layout import CacheLayout
 from .metadata import load_layout
 from .recipe import load_recipe
+from .stored import StoredRows, read_rows
 from .stores import Store, open_store
 from .writer import CacheWriter
 
@@ -78,7 +78,7 @@ def export_cache(
         pending = writer.pending_shards()
         for shard in track(pending, "Exporting", len(pending), "shard"):
             theirs = [int(row) for row in rows[shard.first : shard.last]]
-            writer.copy_shard(shard, _renumbered(_read(source, arrays, theirs), shard.first))
+            writer.write_rows(shard, _read(source, arrays, theirs).renumbered(shard.rows))
         stored = sum(array.row_bytes for array in writer.layout.arrays.values()) * len(rows)
     return {
         "cache": str(out),
@@ -133,7 +133,7 @@ def _fingerprint(layout: CacheLayout, taps: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
-def _read(source: _Source, arrays: dict[str, StoredArray], rows: list[int]) -> KeptRows:
+def _read(source: _Source, arrays: dict[str, StoredArray], rows: list[int]) -> StoredRows:
     try:
         return read_rows(source.log, arrays, rows)
     except DamagedRowError as error:
@@ -142,18 +142,3 @@ def _read(source: _Source, arrays: dict[str, StoredArray], rows: list[int]) -> K
             f"Image '{source.layout.image_keys[error.row]}' (row {error.row}) of {where} is damaged: {error.reason}; "
             f"mend it first with: xd3d cache repair {where}"
         ) from error
-
-
-def _renumbered(kept: KeptRows, first: int) -> KeptRows:
-    """The same rows as rows ``first``, ``first + 1``, ... of another cache."""
-    places = {row: first + place for place, row in enumerate(kept.rows)}
-    return KeptRows(
-        rows=list(places.values()),
-        arrays=kept.arrays,
-        clamped={
-            name: {places[row]: count for row, count in counts.items()}
-            for name, counts in kept.clamped.items()
-            if name in kept.arrays
-        },
-        failed={places[row]: reason for row, reason in kept.failed.items()},
-    )

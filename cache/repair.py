@@ -18,11 +18,10 @@ from .commits import Commit, CommitLog, list_records
 from .fingerprint import canonical_json, differences
 from .finished import FINISHED, encode_finished, lost_records
 from .intact import metadata_faults
-from .kept import read_rows
 from .layout import CacheLayout, Shard
 from .metadata import MANIFEST, load_layout, manifest_checksum, metadata_files
 from .recipe import RECIPE, encode_recipe, load_recipe
-from .schema import ImageFeatures
+from .stored import StoredRows, read_rows
 from .stores import Store, open_store
 from .verify import row_faults
 from .writer import CacheWriter, write_metadata
@@ -87,20 +86,16 @@ class CacheRepair:
     ) -> None:
         self._writer.close()
 
-    def mend(self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str]) -> Commit:
-        """Write ``shard`` again: its sound rows as they are, the damaged ones from ``features``, in their order.
-
-        Return its new record.
-
-        ``failures``: image row -> why it could not be computed.
+    def mend(self, shard: Shard, computed: StoredRows) -> Commit:
+        """Write ``shard`` again: its sound rows as they are, the damaged ones as ``computed``; return its new record.
 
         Raises:
-            CacheError: the features do not fit, or the cache cannot be written.
+            CacheError: the rows do not fit, or the cache cannot be written.
             DiskSpaceError: the disk is full.
         """
         damaged = set(self.damaged[shard])
         sound = [row for row in shard.rows if row not in damaged]
-        return self._writer.write_shard(shard, features, failures, read_rows(self._log, self._arrays, sound))
+        return self._writer.write_rows(shard, StoredRows.join([read_rows(self._log, self._arrays, sound), computed]))
 
 
 def _layout_of(store: Store, wanted: CacheLayout) -> CacheLayout:

@@ -1,7 +1,6 @@
 """From features in memory to rows on disk: shapes checked, values clamped to float16, NaN and infinity refused."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ __all__ = [
     "arrays_of",
     "as_stored",
     "check_agent_indices",
-    "coded",
     "features_of",
     "named_arrays",
     "stored_arrays",
@@ -159,14 +157,3 @@ def as_stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dt
     if dtype == np.float16 and values.dtype != np.float16:
         values = np.clip(values, -_FLOAT16_MAX, _FLOAT16_MAX)
     return np.ascontiguousarray(values, dtype=dtype)
-
-
-def coded(features: ImageFeatures) -> ImageFeatures:
-    """Turn features as a cache of the profile ``exact`` gives them into what one of the profile ``compact`` gives."""
-    scales = {}
-    groups = {"features": dict(features.maps), "agents": dict(features.agents)}
-    for folder, group in groups.items():
-        for tap, values in group.items():
-            if values.dtype == np.float16:
-                group[tap], scales[f"{folder}/{tap}"] = encode(values, CHANNEL_AXES[folder])
-    return replace(features, maps=groups["features"], agents=groups["agents"], scales=scales)

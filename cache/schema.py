@@ -35,8 +35,8 @@ class ImageFeatures:
     """Raw (not normalised) features of a batch of V images, in the order they were asked for.
 
     ``maps``: tap -> [V, C, h, w]; ``agents``: tap -> [V, N, C]; ``geometry``: [V, N, 5] = mass, centre (u, v) and
-    extent (su, sv) in image fractions. A feature source gives maps and agents as float16, the model itself as float32;
-    geometry is float32; the ``rgb`` map is uint8 and has no agents.
+    extent (su, sv) in image fractions. A feature source gives maps and agents as float16; features that were computed
+    elsewhere may be float32. Geometry is float32; the ``rgb`` map is uint8 and has no agents.
 
     A source of the profile ``compact`` gives maps and agents as uint8 codes; ``scales`` has what decodes them
     (``codec.decode``) under the name of each such array, ``features/<tap>`` or ``agents/<tap>``.

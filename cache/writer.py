@@ -17,7 +17,6 @@ from ..errors import CacheError, CacheMismatchError
 from .commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
 from .fingerprint import canonical_json, differences
 from .finished import FINISHED, encode_finished, wants_mark
-from .kept import KeptRows
 from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
 from .lock import LOCKS
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files
@@ -25,6 +24,7 @@ from .recipe import RECIPE, encode_recipe
 from .rows import arrays_of, stored_arrays, unfit_rows
 from .schema import ImageFeatures, TapSpec
 from .shards import write_rows
+from .stored import StoredRows, check_stored
 from .stores import Store, open_store
 from .stores.base import Lock, Stage
 from .stores.local import LOCK
@@ -32,8 +32,6 @@ from .stores.local import LOCK
 __all__ = ["CacheWriter", "mark_finished", "stage_arrays", "write_metadata"]
 
 log = logging.getLogger(__name__)
-
-NOTHING_KEPT = KeptRows()
 
 _OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, UPGRADE, KEYS, RECIPE, FINISHED, LOCKS, LOCK}
 
@@ -189,47 +187,41 @@ class CacheWriter:
         self._lock.unclaim(shard.index)
         return False
 
-    def write_shard(
-        self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str], kept: KeptRows = NOTHING_KEPT
-    ) -> Commit:
-        """Store and commit one shard; return its record.
+    def write_shard(self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str]) -> Commit:
+        """Convert features to what the cache stores, and commit one shard of them; return its record.
 
         ``features`` has one row for each image of the shard, in order; floating arrays are float16 or float32. Values
         beyond float16 are clamped and counted. ``failures`` maps image rows (rows of the cache, not of the shard) to
         the reason they could not be computed; an image with NaN or infinity is added to them, with where it was found.
-        A failed image is stored as zeros, and no reader ever gives them out. ``kept`` rows are stored as they are, and
-        ``features`` then has the other ones.
+        A failed image is stored as zeros, and no reader ever gives them out.
 
         Raises:
             CacheError: the features do not fit the shard, a failure is not one of its rows, or the cache cannot be
                 written.
             DiskSpaceError: the disk is full; the shard stays uncommitted and the rest of the cache is whole.
         """
-        self._refuse(shard)
-        rows = [row for row in shard.rows if row not in kept.rows]
-        if stray := [row for row in failures if row not in rows]:
-            raise CacheError(
-                f"Failures name rows {stray[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
-            )
-        arrays = arrays_of(features, self.layout, len(rows))
-        failed = {**unfit_rows(arrays, rows), **failures}
+        self._refuse(shard, failures)
+        arrays = arrays_of(features, self.layout, len(shard.rows))
+        failed = {**unfit_rows(arrays, shard.rows), **failures}
         clamped: dict[str, dict[int, int]] = {}
-        stored = stored_arrays(arrays, self.layout, rows, failed, clamped)
-        return self._commit(shard, kept.among(shard, stored), {**kept.failed, **failed}, [kept.clamped, clamped])
+        return self._commit(shard, stored_arrays(arrays, self.layout, shard.rows, failed, clamped), failed, clamped)
 
-    def copy_shard(self, shard: Shard, kept: KeptRows) -> Commit:
-        """Store and commit one shard of rows as another cache stores them; return its record.
+    def write_rows(self, shard: Shard, stored: StoredRows) -> Commit:
+        """Commit one shard of rows that have the form in which the cache stores them; return its record.
+
+        Memberships are left out where the cache has format 1.
 
         Raises:
             CacheError: as ``write_shard``.
             DiskSpaceError: as ``write_shard``.
         """
-        self._refuse(shard)
-        stored = [(array, kept.arrays[name]) for name, array in self.layout.arrays.items()]
-        return self._commit(shard, stored, kept.failed, [kept.clamped])
+        self._refuse(shard, stored.failed)
+        check_stored(stored, self.layout, shard)
+        arrays = ((array, stored.values(array)) for array in self.layout.arrays.values())
+        return self._commit(shard, arrays, stored.failed, stored.clamped)
 
-    def _refuse(self, shard: Shard) -> None:
-        """Refuse a shard that this writer may not write."""
+    def _refuse(self, shard: Shard, failed: Iterable[int]) -> None:
+        """Refuse a shard that this writer may not write, and failed rows that are not its own."""
         where = self._store.describe()
         if not self._lock.held:
             raise CacheError(f"This writer of {where} is closed, or was opened in another process; open a new one")
@@ -237,13 +229,17 @@ class CacheWriter:
             raise CacheError(f"{shard} is no shard of the cache {where}; take them from pending_shards()")
         if not self._lock.has_claimed(shard.index):
             raise CacheError(f"Shard {shard.index} of {where} is shared with other writers; claim() it first")
+        if stray := [row for row in failed if row not in shard.rows]:
+            raise CacheError(
+                f"Failures name rows {stray[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
+            )
 
     def _commit(
         self,
         shard: Shard,
         stored: Iterable[tuple[ArrayLayout, Iterable[np.ndarray]]],
         failed: Mapping[int, str],
-        clamped: Sequence[Mapping[str, Mapping[int, int]]],
+        clamped: Mapping[str, Mapping[int, int]],
     ) -> Commit:
         """Write every array and then the record; ``clamped`` may be filled while the rows are taken."""
         record = f"{DONE}/{shard.index}.json"
@@ -258,7 +254,7 @@ class CacheWriter:
                     manifest=self._log.manifest,
                     sizes=sizes,
                     crc32c=checksums,
-                    clamped=_joined(clamped, self.layout),
+                    clamped={name: dict(clamped[name]) for name in self.layout.arrays if clamped.get(name)},
                     failed=dict(failed),
                 )
                 self._store.delete(record)  # it must never stand beside other bytes
@@ -296,11 +292,6 @@ def stage_arrays(
         )
         checksums[array.name] = written
     return sizes, checksums
-
-
-def _joined(parts: Sequence[Mapping[str, Mapping[int, int]]], layout: CacheLayout) -> dict[str, dict[int, int]]:
-    joined = {name: {row: n for part in parts for row, n in part.get(name, {}).items()} for name in layout.arrays}
-    return {name: counts for name, counts in joined.items() if counts}
 
 
 def _refuse_foreign(store: Store) -> None:

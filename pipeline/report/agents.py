@@ -67,7 +67,9 @@ def see_images(settings: "ExtractSettings", domain: "Domain", features: "Feature
     rows = [int(row) for row in frame.image_rows]
     views = identity_views(frame, features)
     stored = features.read([row * len(features.views) + int(view) for row, view in zip(rows, views, strict=True)])
-    pictures, _ = PictureSource(index=domain.index, image_size=settings.image_size).read(rows)
+    pictures, _ = PictureSource(index=domain.index, image_size=settings.image_size, decoding=settings.decoding).read(
+        rows
+    )
     if features.grid is not None and stored.assignment is not None and stored.membership is not None:
         assignment = dense_memberships(stored.assignment, stored.membership, features.agents)
         extent = features.grid.extent

@@ -163,7 +163,7 @@ def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.n
     from ...stages.extract.extractor import PictureSource
 
     settings = run.config.extract.for_dataset(domain.index.dataset)
-    source = PictureSource(index=domain.index, image_size=settings.image_size)
+    source = PictureSource(index=domain.index, image_size=settings.image_size, decoding=settings.decoding)
     pictures, _ = source.read([int(row) for row in frame.image_rows])
     shown = []
     for view, picture in enumerate(pictures):

@@ -1,4 +1,4 @@
-"""Stage one shared out: this process hands the shards to dask workers, one task a shard, and keeps count.
+"""Stage one shared out: this process hands the shards to dask workers, some to a task, and keeps count.
 
 Workers are processes started here, one a GPU, or those of a scheduler that runs already. The bytes are those of a run
 in one process.
@@ -28,11 +28,16 @@ from .models import settings_model
 from .precision import resolve_dtype
 from .settings import ExtractSettings
 from .specs import tap_specs
-from .worker import ShardWorker, fill_shard, misfit
+from .worker import ShardWorker, device_type, fill_task, misfit
 
 __all__ = ["extract_with_workers"]
 
 log = logging.getLogger(__name__)
+
+#: Shards of a task. Within a task the next shards are decoded and the last ones written while the model computes; on a
+#: GPU, which takes a fraction of a second for a shard, the time between two tasks would count.
+SHARDS_A_TASK = {"cpu": 1, "cuda": 16}
+TASKS_A_WORKER = 8  #: at least, where there are shards enough: all workers should end at about the same time
 
 
 def extract_with_workers(
@@ -56,7 +61,7 @@ def extract_with_workers(
         ModelError, MissingDataError, CacheError, CacheMismatchError, DiskSpaceError: as ``extract_features``.
     """
     start = time.monotonic()
-    pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
+    pictures = PictureSource.of(index, settings, root)
     model = settings_model(settings)
     settings = settings.model_copy(update={"dtype": resolve_dtype(settings, model)})  # the same on every machine
     opener, specs = cache_opener(index, settings, cache_path), tap_specs(model, settings)
@@ -78,9 +83,11 @@ def extract_with_workers(
                 threads=int(environments[0]["OMP_NUM_THREADS"]) if environments else None,
             )
             with quiet(), connected(scheduler, environments) as client, _registered(client, plugin):
-                crew = len(client.scheduler_info()["workers"])
-                begun = time.monotonic()
-                lost = _hand_out(client, plugin.name, writer, shards, pending, seconds)
+                devices = client.run(device_type, plugin.name)
+                crew, begun = len(devices), time.monotonic()
+                largest = max(SHARDS_A_TASK[device] for device in devices.values())
+                size = max(1, min(largest, len(pending) // (crew * TASKS_A_WORKER)))
+                lost = _hand_out(client, plugin.name, shards, pending, size, seconds)
             if lost:
                 raise _given_up(lost, writer)
         elapsed = time.monotonic() - begun
@@ -97,29 +104,33 @@ def extract_with_workers(
 def _hand_out(
     client: Client,
     name: str,
-    writer: CacheWriter,
     shards: Sequence[Shard],
     pending: Sequence[Shard],
+    size: int,
     seconds: dict[str, float],
 ) -> list[Shard]:
-    """Have the pending shards filled, adding up what the workers spent; return those that their workers died over."""
+    """Have the pending shards filled, ``size`` to a task; return those that their workers died over.
+
+    What the workers spent is added up in ``seconds``.
+    """
     total, left = (sum(len(shard.rows) for shard in part) for part in (shards, pending))
     with progress("Extracting features", total, "image", done=total - left) as bar:
         hand_out = partial(_round, client, name, seconds=seconds, report=bar.update)
-        todo, suspects = hand_out(pending)
+        todo, suspects = hand_out(pending, size)
         while todo:
             log.info("Waiting for %d shards that other writers are at work on", len(todo))
             time.sleep(LOOK_AGAIN)
-            todo, more = hand_out(todo)
+            todo, more = hand_out(todo, 1)
             suspects += more
         # A death counts against every task that its worker had: alone, those that only stood beside get through.
-        return [shard for shard in suspects if hand_out([shard])[1]]
+        return [shard for shard in suspects if hand_out([shard], 1)[1]]
 
 
 def _round(
     client: Client,
     name: str,
     shards: Sequence[Shard],
+    size: int,
     *,
     seconds: dict[str, float],
     report: Callable[[int], object],
@@ -127,20 +138,18 @@ def _round(
     """Give each shard out once; return those that other writers are at work on, and those that workers died with."""
     busy: list[Shard] = []
     died: list[Shard] = []
-    tasks = {client.submit(fill_shard, name, shard.index, pure=False): shard for shard in shards}
+    groups = [shards[first : first + size] for first in range(0, len(shards), size)]
+    tasks = {client.submit(fill_task, name, [shard.index for shard in group], pure=False): group for group in groups}
     for task in as_completed(tasks):
-        shard = tasks[task]
         try:
-            spent = task.result()
+            spent, left = task.result()
         except KilledWorker:
-            died.append(shard)
-            continue
-        if spent is None:
-            busy.append(shard)
+            died += tasks[task]
             continue
         for activity, value in spent.items():
             seconds[activity] += value
-        report(len(shard.rows))
+        busy += [shard for shard in tasks[task] if shard.index in left]
+        report(sum(len(shard.rows) for shard in tasks[task] if shard.index not in left))
     return busy, died
 
 

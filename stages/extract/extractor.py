@@ -4,17 +4,19 @@ The job that fills the cache, the forecast and the online source all go through 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from ...cache.rows import features_of, named_arrays
-from ...cache.schema import ImageFeatures, TapSpec
+from ...cache.layout import ASSIGNMENT, GEOMETRY, MEMBERSHIP
+from ...cache.schema import TapSpec
+from ...cache.stored import StoredRows
 from ...cache.views import IDENTITY, split_row, view_key
 from ...errors import BackendError, ConfigError, DataError, MissingDataError
 from ...processes import own_device
@@ -22,14 +24,15 @@ from ..datasets.index import FrameIndex
 from .agents import AgentMaker
 from .backbone import DiffusionBackbone
 from .clock import StageClock
+from .encode import stored_rows
 from .images import load_image
-from .memberships import as_indices, strongest_memberships
+from .memberships import strongest_memberships
 from .memory import fitting_batch, keep_freed_memory
 from .models import settings_model
-from .settings import RGB, ExtractSettings
+from .settings import RGB, Decoding, ExtractSettings
 from .views import apply_view
 
-__all__ = ["FeatureExtractor", "PictureSource", "join_features"]
+__all__ = ["FeatureExtractor", "PictureSource"]
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +71,21 @@ class FeatureExtractor:
         )
         self.batch_size = settings.batch_size or self._fitting_batch(device)
 
-    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> ImageFeatures:
-        """Compute the features of a batch: floating arrays float32, ``rgb`` uint8. ``keys`` seed the noise, if any.
+    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
+        """Compute the features of a batch as the cache stores them; rows are numbered by their place in the batch.
 
-        A batch that a GPU has no room for is done in halves, and so are the later ones.
+        ``keys`` seed the noise, if any. A batch that a GPU has no room for is done in halves, as are the later ones.
         """
         while (features := self._attempt(pictures, keys)) is None:
             torch.cuda.empty_cache()
         return features
 
-    def _attempt(self, pictures: np.ndarray, keys: Sequence[str]) -> ImageFeatures | None:
+    def _attempt(self, pictures: np.ndarray, keys: Sequence[str]) -> StoredRows | None:
         """The features of a batch; None, and a smaller ``batch_size``, where the GPU had no room."""
         size = self.batch_size
         starts = range(0, len(keys), size)
         try:
-            return join_features([self._features(pictures[i : i + size], keys[i : i + size]) for i in starts])
+            parts = [self._features(pictures[i : i + size], keys[i : i + size]) for i in starts]
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise BackendError(
@@ -90,6 +93,10 @@ class FeatureExtractor:
                     "or choose a smaller extract.image_size"
                 ) from error
             self.batch_size = max(1, min(size, len(keys)) // 2)
+        else:
+            return StoredRows.join(
+                part.renumbered(range(i, i + len(part.rows))) for i, part in zip(starts, parts, strict=True)
+            )
         log.warning("The GPU has no room for %d images at a time; going on with %d", size, self.batch_size)
         return None
 
@@ -105,28 +112,17 @@ class FeatureExtractor:
         return fitting_batch(torch.cuda.mem_get_info(device)[0], needed)
 
     @torch.inference_mode()
-    def _features(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> ImageFeatures:
+    def _features(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
         images = torch.from_numpy(pictures).to(self.backbone.device)
         with self._timed("model"):
             maps = self.backbone(images, keys)
         with self._timed("agents"):
             agents = self.agents({name: values for name, values in maps.items() if name != RGB}, images)
-            memberships = strongest_memberships(agents.assignment)
-        # Copies from a GPU go to pinned memory, all under way at once.
-        host = [
-            {name: part.to("cpu", non_blocking=True) for name, part in parts.items()}
-            for parts in (maps, agents.queries)
-        ]
-        geometry = agents.geometry.to("cpu", non_blocking=True)
-        assignment, membership = (part.to("cpu", non_blocking=True) for part in memberships)
-        self._finish()
-        return ImageFeatures(
-            maps={name: values.numpy() for name, values in host[0].items()},
-            agents={name: values.numpy() for name, values in host[1].items()},
-            geometry=geometry.numpy(),
-            assignment=as_indices(assignment),
-            membership=membership.numpy(),
-        )
+            assignment, membership = strongest_memberships(agents.assignment)
+        named = {f"features/{tap}": values for tap, values in maps.items()}
+        named |= {f"agents/{tap}": values for tap, values in agents.queries.items()}
+        named |= {GEOMETRY: agents.geometry, ASSIGNMENT: assignment, MEMBERSHIP: membership}
+        return stored_rows(named, self.settings.profile)
 
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:
@@ -140,18 +136,10 @@ class FeatureExtractor:
             torch.cuda.synchronize(self.backbone.device)
 
 
-def join_features(parts: Sequence[ImageFeatures]) -> ImageFeatures:
-    """Put the images of several batches behind one another."""
-    if len(parts) == 1:
-        return parts[0]
-    named = [named_arrays(part) for part in parts]
-    return features_of({name: np.concatenate([arrays[name] for arrays in named]) for name in named[0]})
-
-
 class PictureSource:
     """The pictures of an index, decoded at the size the model sees; their rows are those of a source with ``views``.
 
-    ``root`` overrides the index's own.
+    ``decoding`` is that of ``ExtractSettings``; ``root`` overrides the index's own.
 
     Raises:
         MissingDataError: the data root is not there.
@@ -163,9 +151,11 @@ class PictureSource:
         index: FrameIndex,
         image_size: tuple[int, int],
         views: Sequence[str] = (IDENTITY,),
+        decoding: Decoding = "full",
         root: Path | None = None,
     ) -> None:
         self.index = index
+        self.decoding: Decoding = decoding
         self.image_size = image_size
         self.views = tuple(views)
         self.root = index.root if root is None else root
@@ -174,6 +164,13 @@ class PictureSource:
                 f"The data root {self.root} of the index is not there; mount it, or run 'xd3d prepare --root DIR' again"
             )
 
+    @classmethod
+    def of(cls, index: FrameIndex, settings: ExtractSettings, root: Path | None) -> "PictureSource":
+        """The pictures that ``settings`` ask for."""
+        return cls(
+            index=index, image_size=settings.image_size, views=settings.views, decoding=settings.decoding, root=root
+        )
+
     def __len__(self) -> int:
         return len(self.index.images.key) * len(self.views)
 
@@ -181,6 +178,10 @@ class PictureSource:
         """Keys of the views in ``rows``."""
         places = [split_row(row, self.views) for row in rows]
         return [view_key(str(self.index.images.key[image]), view) for image, view in places]
+
+    def by_image(self, rows: Iterable[int]) -> list[list[int]]:
+        """``rows`` in groups that follow each other and show the same image: what is read from one file."""
+        return [list(group) for _, group in groupby(rows, lambda row: row // len(self.views))]
 
     def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "batch 3 height width"], dict[int, str]]:
         """Decode the views in ``rows``; those that fail are black, and returned with the reason under their row."""
@@ -202,4 +203,5 @@ class PictureSource:
             image_size=self.image_size,
             stored_size=(int(width), int(height)),
             lens=self.index.lenses.get(str(self.index.images.camera[image])),
+            decoding=self.decoding,
         )

@@ -56,6 +56,8 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
         fields["draws"] = settings.draws
     if not settings.noise:
         fields["noise"] = False
+    if settings.decoding != "full":
+        fields["decoding"] = settings.decoding
     if settings.profile != "exact":
         fields["profile"] = settings.profile
     if settings.exported_from:

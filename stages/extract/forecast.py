@@ -50,7 +50,7 @@ def forecast(
         MissingDataError: the data root is not there.
         DataError: no image of the index can be decoded.
     """
-    pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
+    pictures = PictureSource.of(index, settings, root)
     extractor = FeatureExtractor(settings=settings)
     layout, store = planned_layout(index, settings, extractor.specs), open_store(cache_path)
     stored: dict[str, Any] = {"done": 0, "failed": 0, "bytes": 0}

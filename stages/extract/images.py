@@ -17,6 +17,7 @@ from torch.nn.functional import avg_pool2d, pad
 from ...errors import DataError
 from ..datasets.checks import UNDECODABLE
 from ..datasets.lens import Lens
+from .settings import Decoding
 
 __all__ = ["IMAGE_METHOD", "RGB_STRIDE", "load_image", "pad_to_multiple", "shrink_to_stride"]
 
@@ -32,11 +33,13 @@ def load_image(
     image_size: tuple[int, int],
     stored_size: tuple[int, int] | None = None,
     lens: Lens | None = None,
+    decoding: Decoding = "full",
 ) -> UInt8[np.ndarray, "3 height width"]:
     """Decode an image file to RGB and resize it to ``image_size`` (height, width).
 
     Greyscale, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped. ``stored_size`` (width,
-    height) is what the index says of the file; ``lens`` straightens the picture first.
+    height) is what the index says of the file; ``lens`` straightens the picture first. With ``decoding`` "scaled" and
+    no lens, a JPEG at least twice as large as ``image_size`` is decoded at a half, a quarter or an eighth of its size.
 
     Raises:
         DataError: the file is missing, truncated, no image, of a pixel type without a range, or of another size.
@@ -45,6 +48,8 @@ def load_image(
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             found = image.size
             if stored_size in (None, found):  # else it is not worth decoding
+                if decoding == "scaled" and lens is None:
+                    image.draft("RGB", image_size[::-1])
                 image.load()
                 picture = _to_rgb(image)
     except FileNotFoundError as error:

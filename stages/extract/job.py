@@ -81,7 +81,7 @@ def extract_features(
         DiskSpaceError: the disk is too small for what is left to do.
     """
     start = time.monotonic()
-    pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
+    pictures = PictureSource.of(index, settings, root)
     opener = cache_opener(index, settings, cache_path)
     extractor = FeatureExtractor(settings=settings)
     with opener(taps=list(extractor.specs.values()), shared=part is not None) as writer:

@@ -3,12 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ...cache.layout import CacheLayout, Shard
 from ...cache.repair import CacheRepair
-from ...cache.rows import features_of, named_arrays
-from ...cache.schema import ImageFeatures
+from ...cache.stored import StoredRows
 from ...cache.verify import verify_cache
 from ...progress import track
 from ..datasets.index import FrameIndex
@@ -54,12 +51,11 @@ def repair_features(
     repaired = failed = 0
     with CacheRepair.open(cache_path, wanted=wanted, recipe=extraction_recipe(index, settings)) as repair:
         if repair.damaged:
-            pictures = PictureSource(index=index, image_size=settings.image_size, views=settings.views, root=root)
+            pictures = PictureSource.of(index, settings, root)
             extractor = FeatureExtractor(settings=settings)
             index_rows = _index_rows(repair.layout, planned)
         for shard, rows in track(repair.damaged.items(), "Repairing", len(repair.damaged), "shard"):
-            features, failures = _computed(shard, rows, extractor, pictures, index_rows)
-            commit = repair.mend(shard, features, failures)
+            commit = repair.mend(shard, _computed(shard, rows, extractor, pictures, index_rows))
             lost = sum(row in commit.failed for row in rows)
             failed += lost
             repaired += len(rows) - lost
@@ -75,17 +71,16 @@ def _index_rows(layout: CacheLayout, planned: CacheLayout) -> list[int]:
 
 def _computed(
     shard: Shard, rows: list[int], extractor: FeatureExtractor, pictures: PictureSource, index_rows: list[int]
-) -> tuple[ImageFeatures, dict[int, str]]:
-    """Features of ``rows`` of a shard, in batches cut as an ordinary run cuts them, and why some failed."""
-    parts: list[dict[str, np.ndarray]] = []
-    failures: dict[int, str] = {}
+) -> StoredRows:
+    """Features of ``rows`` of a shard, in batches cut as an ordinary run cuts them."""
+    parts: list[StoredRows] = []
     for first in range(shard.first, shard.last, extractor.batch_size):
         batch = range(first, min(first + extractor.batch_size, shard.last))
         chosen = [row for row in rows if row in batch]
         if chosen:
             asked = [index_rows[row] for row in batch]
             images, faults = pictures.read(asked)
-            found = named_arrays(extractor(images, pictures.keys(asked)))
-            parts.append({name: values[[row - first for row in chosen]] for name, values in found.items()})
-            failures.update({row: faults[index_rows[row]] for row in chosen if index_rows[row] in faults})
-    return features_of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}), failures
+            found = extractor(images, pictures.keys(asked)).select([row - first for row in chosen], chosen)
+            failures = {row: faults[index_rows[row]] for row in chosen if index_rows[row] in faults}
+            parts.append(found.with_failures(failures))
+    return StoredRows.join(parts)

@@ -229,7 +229,13 @@ class _Regrouping:
                 f"The cache {self._reader.path} was made of another index of {index.dataset} (digest {made_of}, found"
                 f" {index.digest}); prepare the data set again as it was"
             )
-        return PictureSource(index=index, image_size=self._image_size, views=self._reader.views, root=root)
+        return PictureSource(
+            index=index,
+            image_size=self._image_size,
+            views=self._reader.views,
+            decoding="scaled" if self._reader.fingerprint.get("decoding") == "scaled" else "full",
+            root=root,
+        )
 
     def _read_pictures(self, rows: Sequence[int]) -> UInt8[np.ndarray, "images 3 height width"]:
         """The pictures of ``rows``; black ones where colours have no part in the grouping."""

@@ -1,7 +1,7 @@
-"""What a worker of a dask cluster does: it loads the model once, then fills one shard a task.
+"""What a worker of a dask cluster does: it loads the model once, then fills the shards of one task after the other.
 
-The plugin is sent to every worker of a run, also to those that join or are started again later. Every shard is a task
-that may be given twice, to two workers or after a worker's death: what is committed stays, what is claimed is left.
+The plugin is sent to every worker of a run, also to those that join or are started again later. A shard may be given
+out twice, to two workers or after a worker's death: what is committed stays, what is claimed is left.
 """
 
 import signal
@@ -14,13 +14,14 @@ from distributed import WorkerPlugin, get_worker
 from ...cache.stores import open_store
 from ...cache.writer import CacheWriter
 from ...errors import ClusterError
+from ...processes import own_device
 from .extractor import FeatureExtractor, PictureSource
 from .fill import fill_shards
 from .job import CacheOpener
 from .models import settings_model
 from .settings import ExtractSettings
 
-__all__ = ["ShardWorker", "fill_shard", "misfit"]
+__all__ = ["ShardWorker", "device_type", "fill_task", "misfit"]
 
 
 class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
@@ -74,20 +75,23 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
             return f"does not see the cache {location}; mount it there under the same path"
         return None
 
-    def fill(self, shard: int) -> dict[str, float] | None:
-        """Fill a shard where it is still to be done; seconds by activity, or None where another writer has it now."""
-        with self._one_at_a_time:
-            return self._fill(shard)
+    def device_type(self) -> str:
+        """Where this worker computes: "cuda" or "cpu"."""
+        return own_device(self.settings.device, setting="extract.device").type
 
-    def _fill(self, shard: int) -> dict[str, float] | None:
+    def fill(self, shards: list[int]) -> tuple[dict[str, float], list[int]]:
+        """Fill those of ``shards`` that are still to be done; seconds by activity, and those another writer has now."""
+        with self._one_at_a_time:
+            return self._fill(shards)
+
+    def _fill(self, shards: list[int]) -> tuple[dict[str, float], list[int]]:
         self._writer.resume()
         try:
-            chosen = self._writer.layout.shard(shard)
+            chosen = map(self._writer.layout.shard, shards)
             self._extractor.clock.restart()
-            for pending in self._writer.pending_shards(self.retry_failed, among=[chosen]):
-                if fill_shards(self._writer, [pending], self._extractor, self.pictures, self._go_on):
-                    return None
-            return dict(self._extractor.clock.seconds)
+            pending = self._writer.pending_shards(self.retry_failed, among=chosen)
+            left = fill_shards(self._writer, pending, self._extractor, self.pictures, self._go_on)
+            return dict(self._extractor.clock.seconds), [shard.index for shard in left]
         finally:
             self._writer.close()
 
@@ -113,14 +117,19 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
             raise ClusterError("The run that this worker took part in has ended")
 
 
-def fill_shard(name: str, shard: int) -> dict[str, float] | None:
-    """The task: have the plugin ``name`` of the worker fill a shard."""
-    return _plugin(get_worker(), name).fill(shard)
+def fill_task(name: str, shards: list[int]) -> tuple[dict[str, float], list[int]]:
+    """The task: have the plugin ``name`` of the worker fill shards."""
+    return _plugin(get_worker(), name).fill(shards)
 
 
 def misfit(name: str, dask_worker: Any) -> str | None:
     """Why a worker cannot take part in the run of the plugin ``name``; for ``Client.run``, which fills the last one."""
     return _plugin(dask_worker, name).misfit()
+
+
+def device_type(name: str, dask_worker: Any) -> str:
+    """Where a worker computes for the run of the plugin ``name``; for ``Client.run``, which fills the last one."""
+    return _plugin(dask_worker, name).device_type()
 
 
 def _plugin(worker: Any, name: str) -> ShardWorker:

@@ -85,11 +85,11 @@ def city_features(pictures: int) -> dict[str, list[Channels]]:
     for domain in list(DOMAINS)[:3]:
         for number in range(pictures):
             picture = city_picture(domain, number).image.transpose(2, 0, 1)[None]
-            features = extractor(np.ascontiguousarray(picture), [f"{domain} {number}"])
+            features = extractor(np.ascontiguousarray(picture), [f"{domain} {number}"]).features()
             for tap, values in features.agents.items():
                 maps = features.maps[tap][0].reshape(values.shape[2], -1)
-                found.setdefault(tap, []).append(stored(maps))
-                found.setdefault(f"{tap} agents", []).append(stored(values[0].T))
+                found.setdefault(tap, []).append(maps.astype(np.float32))
+                found.setdefault(f"{tap} agents", []).append(values[0].T.astype(np.float32))
     return found
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
-from xd3d.cache.codec import E4M3
+from xd3d.cache.codec import E4M3, encode
 from xd3d.cache.info import cache_info
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import as_stored, coded, named_arrays
-from xd3d.cache.schema import TapSpec
+from xd3d.cache.rows import as_stored, named_arrays
+from xd3d.cache.schema import CHANNEL_AXES, TapSpec
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
@@ -30,16 +30,12 @@ def compact(tmp_path, open_writer, features_of_rows):
 
 
 def expected(features):
-    """What a compact cache gives of computed features."""
-    return named_arrays(
-        coded(
-            replace(
-                features,
-                maps={tap: as_stored(v, np.dtype("u1" if tap == "rgb" else "f2")) for tap, v in features.maps.items()},
-                agents={tap: as_stored(v, np.dtype("f2")) for tap, v in features.agents.items()},
-            )
-        )
-    )
+    """The arrays that a compact cache gives of computed features."""
+    arrays = named_arrays(features)
+    for name in CODED:
+        codes, scales = encode(as_stored(arrays[name], np.dtype("f2")), CHANNEL_AXES[name.partition("/")[0]])
+        arrays |= {name: codes, f"scales/{name}": scales}
+    return arrays
 
 
 def test_rows_come_back_as_codes_and_scales_and_as_zarr_reads_them(compact, features_of_rows):

@@ -6,7 +6,9 @@ import pytest
 import zarr
 from xd3d.cache.commits import Commit
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.rows import named_arrays
 from xd3d.cache.schema import ImageFeatures
+from xd3d.cache.stored import StoredRows
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
@@ -79,6 +81,42 @@ def test_clamped_values_are_counted_in_the_commit(tmp_path, open_writer, feature
         commit = writer.write_shard(shard, features, {})
     assert commit.clamped == {"agents/up1": {6: 4}}
     assert FeatureReader(tmp_path).read([6]).agents["up1"][0, 0, :4].tolist() == [65504.0] * 4
+
+
+def stored(reader, rows):
+    """Rows of a cache as they are stored."""
+    return StoredRows(rows=rows, arrays=named_arrays(reader.read(rows)))
+
+
+def test_stored_rows_are_written_as_they_are_and_those_of_failed_images_as_zeros(cache, tmp_path, open_writer):
+    reader = FeatureReader(cache)
+    with open_writer(tmp_path / "other") as writer:
+        for shard in writer.pending_shards():
+            rows = stored(reader, list(shard.rows))
+            writer.write_rows(shard, rows.with_failures({5: "no picture"}) if shard.index == 1 else rows)
+    other = FeatureReader(tmp_path / "other")
+    assert other.failed == {5: "no picture"}
+    for name, values in named_arrays(reader.read([0, 4, 17])).items():
+        np.testing.assert_array_equal(named_arrays(other.read([0, 4, 17]))[name], values)
+    assert not zarr.open(tmp_path / "other", mode="r")["features/up1"][5].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.renumbered([4, 5, 6, 7]), "rows 0 to 3, given are others"),
+        (lambda s: replace(s, arrays={n: v for n, v in s.arrays.items() if n != "agents/up1"}), "missing"),
+        (lambda s: replace(s, arrays={**s.arrays, "features/up9": s.arrays["features/up1"]}), "not expected"),
+        (lambda s: replace(s, arrays={**s.arrays, "features/up1": s.arrays["features/up1"].astype("f4")}), "float32"),
+        (lambda s: replace(s, arrays={**s.arrays, "features/up1": s.arrays["features/up1"][:, :1]}), "stores float16"),
+        (lambda s: s.with_failures({9: "not its row"}), r"Failures name rows \[9\]"),
+    ],
+)
+def test_stored_rows_that_do_not_fit_are_refused(cache, tmp_path, open_writer, change, message):
+    with open_writer(tmp_path / "other") as writer:
+        with pytest.raises(CacheError, match=message):
+            writer.write_rows(writer.layout.shard(0), change(stored(FeatureReader(cache), [0, 1, 2, 3])))
+        assert len(writer.pending_shards()) == writer.layout.shard_count
 
 
 @pytest.mark.parametrize("damage", ["delete", "empty", "truncate", "grow"])

@@ -33,6 +33,7 @@ SETTINGS = {
     "image_size": ({}, {"image_size": "[96, 160]"}),
     "dtype": ({}, {"dtype": "bfloat16"}),
     "views": ({}, {"views": "[identity, hflip]"}),
+    "decoding": ({}, {"decoding": "scaled"}),
     "profile": ({}, {"profile": "compact"}),
     "agents.count": ({}, {"agents.count": 9}),
     "agents.rounds": ({}, {"agents.rounds": 3}),
@@ -117,6 +118,7 @@ def test_another_index_is_named_alone(workspace, tiny_nuscenes_root):
 
 
 def test_no_field_is_left_out(workspace):
-    everything = make_cache(workspace, {"timestep": 100, "draws": 2, "unet": "{folder}/unet", "profile": "compact"})
+    rare = {"timestep": 100, "draws": 2, "unet": "{folder}/unet", "profile": "compact", "decoding": "scaled"}
+    everything = make_cache(workspace, rare)
     tested = {field.partition(".")[0] for field in SETTINGS} | {*CONSTANTS, "index"}
     assert {*everything, "noise"} == tested

@@ -1,4 +1,4 @@
-"""Shards are written while the model goes on, at most one of them at a time, and none handed over is lost."""
+"""Shards are written while the model goes on, as many at a time as there are threads, and none is lost."""
 
 import threading
 from functools import partial
@@ -21,7 +21,7 @@ class SlowDisk:
 
 def test_the_model_goes_on_while_a_shard_is_written():
     disk = SlowDisk()
-    with WriteBehind() as behind:
+    with WriteBehind(1) as behind:
         behind.put(partial(disk.write, 0))
         behind.check()
         assert disk.written == []
@@ -33,7 +33,7 @@ def test_the_model_goes_on_while_a_shard_is_written():
 
 def test_a_second_shard_waits_for_the_first():
     disk = SlowDisk()
-    with WriteBehind() as behind:
+    with WriteBehind(1) as behind:
         behind.put(partial(disk.write, 0))
         second = threading.Thread(target=behind.put, args=(partial(disk.write, 1),))
         second.start()
@@ -44,8 +44,25 @@ def test_a_second_shard_waits_for_the_first():
     assert disk.written == [0, 1]
 
 
+def test_as_many_shards_as_threads_are_written_at_a_time():
+    disk, together = SlowDisk(), threading.Barrier(2, timeout=30)
+    with WriteBehind(2) as behind:
+        behind.put(together.wait)
+        behind.put(together.wait)
+        behind.wait()
+        behind.put(partial(disk.write, 0))
+        behind.put(partial(disk.write, 1))
+        third = threading.Thread(target=behind.put, args=(partial(disk.write, 2),))
+        third.start()
+        third.join(0.05)
+        assert third.is_alive()
+        disk.let.set()
+        third.join(30)
+    assert sorted(disk.written) == [0, 1, 2]
+
+
 def interrupted_after(disk):
-    with WriteBehind() as behind:
+    with WriteBehind(1) as behind:
         behind.put(partial(disk.write, 0))
         disk.let.set()
         raise KeyboardInterrupt
@@ -64,7 +81,7 @@ def full_disk():
 
 @pytest.mark.parametrize("how", ["put", "wait", "end"])
 def test_an_error_of_the_writer_comes_out_as_it_is(how):
-    with pytest.raises(DiskSpaceError, match="full"), WriteBehind() as behind:  # noqa: PT012
+    with pytest.raises(DiskSpaceError, match="full"), WriteBehind(1) as behind:  # noqa: PT012
         behind.put(full_disk)
         if how == "put":
             behind.put(full_disk)

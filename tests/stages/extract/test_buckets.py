@@ -13,7 +13,7 @@ from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.extractor import PictureSource
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.repair import repair_features
-from xd3d.stages.extract.worker import fill_shard
+from xd3d.stages.extract.worker import fill_task
 
 
 @pytest.fixture(autouse=True)
@@ -55,22 +55,22 @@ def flipped(data, place):
     return bytes(changed)
 
 
-def deadly(name, shard):
+def deadly(name, shards):
     """In a worker: the task, but the first worker that comes to shard 1 is killed over it."""
-    if shard == 1:
+    if 1 in shards:
         try:
             os.mkdir(os.environ["XD3D_TEST_DEATHS"])  # noqa: PTH102
         except FileExistsError:
-            return fill_shard(name, shard)
+            return fill_task(name, shards)
         os.kill(os.getpid(), 9)
-    return fill_shard(name, shard)
+    return fill_task(name, shards)
 
 
 @pytest.mark.usefixtures("forked_workers")
 def test_workers_fill_a_bucket_like_a_folder_though_one_is_killed(settings, index, new_bucket, tmp_path, monkeypatch):
     plain = extract_features(index, settings(), tmp_path / "plain")
     monkeypatch.setenv("XD3D_TEST_DEATHS", str(tmp_path / "a worker died"))
-    monkeypatch.setattr(cluster, "fill_shard", deadly)
+    monkeypatch.setattr(cluster, "fill_task", deadly)
     url = new_bucket()
     shared = extract_with_workers(index, settings(), url, workers=2)
     assert (tmp_path / "a worker died").exists()

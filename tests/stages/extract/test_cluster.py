@@ -9,7 +9,7 @@ from xd3d.errors import BackendError, ClusterError, ConfigError
 from xd3d.stages.extract import cluster, crew
 from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.job import extract_features
-from xd3d.stages.extract.worker import fill_shard
+from xd3d.stages.extract.worker import fill_task
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
@@ -120,23 +120,26 @@ def test_workers_of_a_scheduler_do_the_work_and_one_that_does_not_fit_is_named(s
             share("other")
 
 
-def deadly(name, shard):
+def deadly(name, shards):
     """In a worker: the task, but shard 1 ends the process as a lack of memory does."""
     import os
 
-    if shard == 1:
+    if 1 in shards:
         os.kill(os.getpid(), 9)
-    return fill_shard(name, shard)
+    return fill_task(name, shards)
 
 
+@pytest.mark.parametrize("together", [1, 3])
 def test_a_shard_that_its_workers_die_over_is_given_up_and_the_others_are_done(
-    settings, make_index, tmp_path, monkeypatch
+    settings, make_index, tmp_path, monkeypatch, together
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(cluster, "SHARDS_A_TASK", {"cpu": together})
+    monkeypatch.setattr(cluster, "TASKS_A_WORKER", 1)
     index, path = make_index(6), tmp_path / "cache"
     extract_features(index, settings(), tmp_path / "plain")
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "fill_shard", deadly)
+        patch.setattr(cluster, "fill_task", deadly)
         with pytest.raises(
             ClusterError, match=r"1 shards were given up.*shard 1 \(images image0-2 to image0-3\).*memory"
         ):

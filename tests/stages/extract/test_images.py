@@ -49,6 +49,23 @@ def test_orientation_tags_are_ignored(gradient, tmp_path):
     assert np.array_equal(load_image(tmp_path / "a.png", image_size=(60, 80)), gradient.transpose(2, 0, 1))
 
 
+def test_scaled_decoding_shrinks_jpegs_as_far_as_the_wanted_size_and_stays_close(gradient, tmp_path, monkeypatch):
+    large = Image.fromarray(gradient).resize((640, 480))
+    large.save(tmp_path / "a.jpg", quality=95)
+    large.save(tmp_path / "a.png")
+    decoded = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *a: decoded.append(self.size) or resize(self, *a))
+    sizes = {(60, 80): (80, 60), (120, 160): (160, 120), (200, 300): (320, 240), (250, 300): (640, 480)}
+    for size, expected in sizes.items():
+        full = load_image(tmp_path / "a.jpg", image_size=size, stored_size=(640, 480))
+        scaled = load_image(tmp_path / "a.jpg", image_size=size, stored_size=(640, 480), decoding="scaled")
+        assert decoded[-2:] == [(640, 480), expected]
+        assert np.abs(scaled.astype(int) - full).mean() < 2
+    load_image(tmp_path / "a.png", image_size=(60, 80), decoding="scaled")
+    assert decoded[-1] == (640, 480)
+
+
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "float", "missing", "folder"])
 def test_a_broken_file_gives_a_reason_with_its_name(gradient, tmp_path, kind):
     path = tmp_path / "a.tif"

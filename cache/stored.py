@@ -1,0 +1,129 @@
+"""Rows as a cache stores them, with what their commit records say of them.
+
+Rows that are copied from a cache have this form, and so have those that stage one computes: a writer only adds their
+checksums.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..errors import CacheError
+from .arrays import StoredArray, runs_of
+from .commits import Commit, CommitLog
+from .layout import MEMBERSHIPS, ArrayLayout, CacheLayout, Shard
+from .rows import features_of
+from .schema import ImageFeatures
+
+__all__ = ["StoredRows", "check_stored", "read_rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRows:
+    """Rows of the image axis, in order, and their stored values: array -> one contiguous value for each row.
+
+    ``clamped``: array -> row -> clamped values; ``failed``: row -> reason. Values of failed rows are never stored.
+    """
+
+    rows: Sequence[int]
+    arrays: Mapping[str, Sequence[np.ndarray] | np.ndarray]
+    clamped: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def join(cls, parts: Iterable["StoredRows"]) -> "StoredRows":
+        """All rows of ``parts``, which have the same arrays, in ascending order; no value is copied."""
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
+        order = sorted((row, number, place) for number, part in enumerate(parts) for place, row in enumerate(part.rows))
+        return cls(
+            rows=[row for row, _, _ in order],
+            arrays={
+                name: [parts[number].arrays[name][place] for _, number, place in order] for name in parts[0].arrays
+            },
+            clamped={
+                name: {row: count for part in parts for row, count in part.clamped.get(name, {}).items()}
+                for name in sorted({name for part in parts for name in part.clamped})
+            },
+            failed={row: reason for part in parts for row, reason in part.failed.items()},
+        )
+
+    def select(self, places: Sequence[int], rows: Sequence[int]) -> "StoredRows":
+        """The rows at ``places`` of these, as the rows ``rows`` of another cache."""
+        new = {self.rows[place]: row for place, row in zip(places, rows, strict=True)}
+        return StoredRows(
+            rows=list(rows),
+            arrays={name: [values[place] for place in places] for name, values in self.arrays.items()},
+            clamped={
+                name: {new[row]: count for row, count in counts.items() if row in new}
+                for name, counts in self.clamped.items()
+                if name in self.arrays
+            },
+            failed={new[row]: reason for row, reason in self.failed.items() if row in new},
+        )
+
+    def renumbered(self, rows: Sequence[int]) -> "StoredRows":
+        """The same rows under the numbers ``rows``."""
+        return self.select(range(len(self.rows)), rows)
+
+    def with_failures(self, failures: Mapping[int, str]) -> "StoredRows":
+        """The same rows, of which those in ``failures`` failed too."""
+        clamped = {
+            name: {row: count for row, count in counts.items() if row not in failures}
+            for name, counts in self.clamped.items()
+        }
+        return replace(self, clamped=clamped, failed={**self.failed, **failures})
+
+    def values(self, array: ArrayLayout) -> Iterator[np.ndarray]:
+        """The rows of one array as they are stored: those of failed images as zeros."""
+        for row, value in zip(self.rows, self.arrays[array.name], strict=True):
+            yield np.zeros(array.row_shape, array.dtype) if row in self.failed else value
+
+    def features(self) -> ImageFeatures:
+        """The rows as a reader gives them."""
+        return features_of({name: np.asarray(values) for name, values in self.arrays.items()})
+
+
+def check_stored(stored: StoredRows, layout: CacheLayout, shard: Shard) -> None:
+    """Check that ``stored`` is what a cache of ``layout`` stores of ``shard``; memberships may be there in any format.
+
+    Raises:
+        CacheError: rows or arrays are missing or not expected, or a value has another shape or type.
+    """
+    if list(stored.rows) != list(shard.rows):
+        raise CacheError(f"Shard {shard.index} has rows {shard.first} to {shard.last - 1}, given are others")
+    found = stored.arrays.keys() - (set(MEMBERSHIPS) if layout.grid is None else set())
+    if found != layout.arrays.keys():
+        missing, extra = sorted(layout.arrays.keys() - found), sorted(found - layout.arrays.keys())
+        raise CacheError(f"The rows do not fit the cache: missing {missing}, not expected {extra}")
+    for name, array in layout.arrays.items():
+        for value in stored.arrays[name]:
+            if value.shape != array.row_shape or value.dtype != array.dtype:
+                raise CacheError(
+                    f"{name} is {value.dtype} {value.shape}; the cache stores {array.dtype.name} {array.row_shape}"
+                )
+
+
+def read_rows(log: CommitLog, arrays: Mapping[str, StoredArray], rows: Sequence[int]) -> StoredRows:
+    """Read committed ``rows`` of ``arrays``, each held against its checksum.
+
+    Raises:
+        DamagedRowError: a row cannot be read or does not match its checksum.
+        CacheError: a commit record is not there any more.
+    """
+    layout = log.layout
+    values = {
+        name: np.empty((len(rows), *stored.array.row_shape), stored.array.dtype) for name, stored in arrays.items()
+    }
+    for name, stored in arrays.items():
+        stored.read(runs_of(rows, layout.images_per_shard), values[name], log.crc32c[name])
+    clamped: dict[str, dict[int, int]] = {}
+    chosen = set(rows)
+    for index in sorted({row // layout.images_per_shard for row in rows}):
+        commit = Commit.load(log.store, layout.shard(index), layout, log.manifest)
+        for name, counts in commit.clamped.items():
+            clamped.setdefault(name, {}).update({row: count for row, count in counts.items() if row in chosen})
+    failed = {row: log.failed[row] for row in rows if row in log.failed}
+    return StoredRows(rows=rows, arrays=values, clamped=clamped, failed=failed)
