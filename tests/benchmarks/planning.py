@@ -2,40 +2,46 @@
 
 ``python tests/benchmarks/planning.py --model FOLDER`` reads the configs of a model (a folder in diffusers' layout, no
 weights needed). Bytes are exact: the layout of the cache that would be written. TFLOP an image are counted on a pass
-without data. Hours follow from them and a rate for each ``--gpu NAME=TFLOP/s:PRICE``, an estimate; ``--measure N`` also
-times N images of each size on this machine, with random weights in float32. Prints the tables of ``docs/planning.md``
-in Markdown, and one JSON object as the last line.
+without data. Hours are those of the slowest of three that work side by side: the device, by a rate for each ``--gpu
+NAME=TFLOP/s:PRICE``, an estimate; decoding, by the milliseconds that a picture of the data set's size and format takes
+a core of this machine, and ``--cores``; and writing, by ``--disk``. ``--measure N`` also times N images of each size on
+this machine, with random weights in float32. Prints the tables of ``docs/planning.md`` in Markdown, and one JSON object
+as the last line.
 """
 
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from streets import PHOTO_QUALITY, photo
 from torch.utils.flop_counter import FlopCounterMode
 from xd3d.cache.layout import PROFILES
 from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
 from xd3d.stages.extract.extractor import FeatureExtractor
+from xd3d.stages.extract.images import load_image
 from xd3d.stages.extract.models import ModelFolder, resolve_model
 from xd3d.stages.extract.plan import planned_layout, stored_bytes
-from xd3d.stages.extract.settings import ExtractSettings
+from xd3d.stages.extract.settings import Decoding, ExtractSettings
 from xd3d.stages.extract.specs import tap_specs, vae_factor
 from xd3d.stages.extract.taps import find_taps, run_to_taps
 
-DATASETS = {  # name -> images, cameras a frame
-    "nuScenes, front": (34_149, 1),
-    "nuScenes, six cameras": (204_894, 6),
-    "A2D2": (27_695, 1),
-    "SemanticKITTI": (43_552, 1),
+DATASETS = {  # name -> images, cameras a frame, width and height and format of its pictures
+    "nuScenes, front": (34_149, 1, (1600, 900), "JPEG"),
+    "nuScenes, six cameras": (204_894, 6, (1600, 900), "JPEG"),
+    "A2D2": (27_695, 1, (1920, 1208), "PNG"),
+    "SemanticKITTI": (43_552, 1, (1242, 375), "PNG"),
 }
+DECODED = 5  #: pictures, of which the median counts
 SIZES = ((225, 400), (302, 480), (448, 800))  # height, width
 SHARE_OF_PEAK = 0.3  # of the dense bfloat16 peak: what is assumed where nothing was measured
 GPUS = (f"A100={312 * SHARE_OF_PEAK:g}:1.50", f"H100={989 * SHARE_OF_PEAK:g}:2.50")
@@ -49,13 +55,14 @@ def main() -> None:
     parser.add_argument(
         "--disk", type=float, default=1.0, help="GB/s at which the cache is written; default %(default)s"
     )
+    parser.add_argument("--cores", type=int, default=16, help="that decode beside a GPU; default %(default)s")
     given = parser.parse_args()
     model = resolve_model(given.model, weights="random")
     gpus = dict(_gpu(text) for text in given.gpu or GPUS)
     sizes = [_size(model, size, given.measure) for size in SIZES]
-    rows = [row for size in sizes for row in _rows(model, size, gpus, given.disk)]
-    print(_size_table(sizes), _cost_table(rows, gpus), sep="\n\n", end="\n\n")
-    assumed = {"gpus": gpus, "disk_gb_per_second": given.disk}
+    rows = [row for size in sizes for row in _rows(model, size, gpus, given.disk, given.cores)]
+    print(_size_table(sizes), _decode_table(rows), _cost_table(rows, gpus), sep="\n\n", end="\n\n")
+    assumed = {"gpus": gpus, "disk_gb_per_second": given.disk, "cores": given.cores}
     print(json.dumps({"model": Path(given.model).name, "assumed": assumed, "sizes": sizes, "rows": rows}))
 
 
@@ -74,7 +81,7 @@ def _settings(model: ModelFolder, size: tuple[int, int]) -> ExtractSettings:
 def _size(model: ModelFolder, size: tuple[int, int], repeats: int) -> dict[str, Any]:
     """Facts of one image size that hold for any data set."""
     settings = _settings(model, size)
-    layout = planned_layout(_index(1, 1), settings, tap_specs(model, settings))
+    layout = planned_layout(bare_index(1, 1), settings, tap_specs(model, settings))
     stored = {profile: replace(layout, profile=profile).bytes_per_image for profile in PROFILES}
     facts: dict[str, Any] = {"image_size": size, "bytes_per_image": stored, **image_tflop(model, settings)}
     if repeats:
@@ -120,29 +127,53 @@ def _measured(settings: ExtractSettings, tflop: float, repeats: int) -> dict[str
 
 
 def _rows(
-    model: ModelFolder, size: dict[str, Any], gpus: dict[str, dict[str, float]], disk: float
+    model: ModelFolder, size: dict[str, Any], gpus: dict[str, dict[str, float]], disk: float, cores: int
 ) -> Iterator[dict[str, Any]]:
     """What each data set takes at one image size; ``disk`` in GB/s."""
     settings = _settings(model, size["image_size"])
     specs = tap_specs(model, settings)
-    for name, (images, cameras) in DATASETS.items():
-        layout = planned_layout(_index(images, cameras), settings, specs)
-        hours = {gpu: images * size["tflop"] / facts["tflops"] / 3600 for gpu, facts in gpus.items()}
+    for name, (images, cameras, source, kind) in DATASETS.items():
+        layout = planned_layout(bare_index(images, cameras), settings, specs)
         stored = {p: stored_bytes(replace(layout, profile=p), layout.shards()) for p in PROFILES}
+        decode = {way: decode_milliseconds(source, kind, settings.image_size, way) for way in get_args(Decoding)}
+        host = {
+            "decode": images * decode["full"] / 1e3 / cores / 3600,
+            "write": stored[PROFILES[0]] / (disk * 1e9) / 3600,
+        }
+        device = {gpu: images * size["tflop"] / facts["tflops"] / 3600 for gpu, facts in gpus.items()}
+        hours = {gpu: max((value, "device"), *((h, part) for part, h in host.items())) for gpu, value in device.items()}
         yield {
             "dataset": name,
             "images": images,
+            "source": [*source, kind],
             "image_size": size["image_size"],
             "shards": layout.shard_count,
             "bytes": stored,
-            "write_hours": {p: count / (disk * 1e9) / 3600 for p, count in stored.items()},
-            "gpu_hours": hours,
-            "cost": {gpu: hours[gpu] * facts["price_per_hour"] for gpu, facts in gpus.items()},
+            "decode_milliseconds": decode,
+            "host_hours": host,
+            "device_hours": device,
+            "hours": {gpu: value for gpu, (value, _) in hours.items()},
+            "slowest": {gpu: part for gpu, (_, part) in hours.items()},
+            "cost": {gpu: value * gpus[gpu]["price_per_hour"] for gpu, (value, _) in hours.items()},
         }
 
 
 @lru_cache
-def _index(images: int, cameras: int) -> FrameIndex:
+def decode_milliseconds(source: tuple[int, int], kind: str, image_size: tuple[int, int], decoding: Decoding) -> float:
+    """Processor time of a core that decodes and resizes a picture of ``source`` (width, height) for stage one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture"
+        photo(0, *source).save(path, kind, **({"quality": PHOTO_QUALITY} if kind == "JPEG" else {}))
+        took = []
+        for _ in range(1 + DECODED):
+            start = time.process_time()
+            load_image(path, image_size=image_size, decoding=decoding)
+            took.append(1e3 * (time.process_time() - start))
+    return float(np.median(took[1:]))  # the first warms up
+
+
+@lru_cache
+def bare_index(images: int, cameras: int) -> FrameIndex:
     """An index of as many images and frames as a data set has, and nothing else of it."""
     frames = images // cameras
     words = np.array([f"{row:032x}" for row in range(images)])
@@ -180,16 +211,28 @@ def _size_table(sizes: list[dict[str, Any]]) -> str:
     return _table(heads, lines)
 
 
+def _decode_table(rows: list[dict[str, Any]]) -> str:
+    heads = ["pictures (w x h)", "decoded to", *(f"ms a core, `decoding={way}`" for way in get_args(Decoding))]
+    found = {}
+    for row in rows:
+        (width, height, kind), (rows_, columns) = row["source"], row["image_size"]
+        times = (f"{row['decode_milliseconds'][way]:.1f}" for way in get_args(Decoding))
+        found[width, height, rows_] = [f"{kind} {width} x {height}", f"{columns} x {rows_}", *times]
+    return _table(heads, list(found.values()))
+
+
 def _cost_table(rows: list[dict[str, Any]], gpus: dict[str, dict[str, float]]) -> str:
-    heads = ["data set", "images", "image (w x h)", *(f"GB, {p}" for p in PROFILES), "shards", f"{PROFILES[0]} written"]
-    heads += [f"{gpu} hours, cost" for gpu in gpus]
+    heads = ["data set", "images", "image (w x h)", *(f"GB, {p}" for p in PROFILES), "shards", "decoded"]
+    heads += [f"{PROFILES[0]} written", *(f"{gpu} hours, cost" for gpu in gpus)]
     lines = []
     for row in rows:
         height, width = row["image_size"]
         cells = [row["dataset"], f"{row['images']:,}", f"{width} x {height}"]
         cells += [f"{row['bytes'][p] / 1e9:,.0f}" for p in PROFILES] + [f"{row['shards']:,}"]
-        cells.append(f"{row['write_hours'][PROFILES[0]]:.2f} h")
-        cells += [f"{row['gpu_hours'][gpu]:.2f} h, {row['cost'][gpu]:.2f}" for gpu in gpus]
+        cells += [f"{row['host_hours'][part]:.2f} h" for part in ("decode", "write")]
+        for gpu in gpus:
+            why = "" if row["slowest"][gpu] == "device" else f" ({row['slowest'][gpu]})"
+            cells.append(f"{row['hours'][gpu]:.2f} h{why}, {row['cost'][gpu]:.2f}")
         lines.append(cells)
     return _table(heads, lines)
 

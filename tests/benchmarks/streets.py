@@ -40,6 +40,7 @@ DOMAINS: dict[str, tuple[str, Hour, Weather]] = {
 }
 #: Shifts on which settings are chosen and nothing is reported: rain at dusk, and towns of neither city by day.
 DEVELOPMENT = ("boston rain at dusk", "other towns")
+PHOTO_QUALITY = 90  # of JPEG: about as many bytes a picture as nuScenes has
 MODELS = {
     "trained": ("tiny-street", "pretrained"),
     "random": ("tiny-street", "random"),
@@ -72,6 +73,13 @@ def city_picture(domain: str, number: int) -> Picture:
     picture = render(world, camera, pose, distance / world.cruise_speed, rng)
     image = np.asarray(Image.fromarray(picture.image).resize((width, height), Image.Resampling.BILINEAR))
     return Picture(image, picture.labels[1::2, 1::2], picture.depth[1::2, 1::2])
+
+
+def photo(number: int, width: int, height: int) -> Image.Image:
+    """A street with the noise of a sensor, of whatever size; as JPEG or PNG about as many bytes as a camera's."""
+    picture = np.asarray(Image.fromarray(city_picture("boston day", number).image).resize((width, height)), np.int16)
+    noisy = picture + np.random.default_rng(number).normal(0, 3, picture.shape).astype(np.int16)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
