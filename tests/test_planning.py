@@ -12,8 +12,8 @@ SCRIPT = Path(__file__).parent / "benchmarks" / "planning.py"
 
 
 def test_bytes_hours_and_cost_follow_from_the_model_and_the_rates_it_is_given():
-    command = [sys.executable, SCRIPT, "--model", resolve_model("tiny-street").path, "--gpu", "card=2:3", "--gpu", "fast=1e6:1"]
-    command += ["--disk=0.5", "--cores=4"]
+    rates = ["--gpu", "card=2:3", "--gpu", "fast=1e6:1", "--disk=0.5", "--cores=4"]
+    command = [sys.executable, SCRIPT, "--model", resolve_model("tiny-street").path, *rates]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
     six = next(row for row in told["rows"] if row["images"] == 204_894 and row["image_size"] == [225, 400])

@@ -9,7 +9,7 @@ import numpy as np
 from ...processes import processors
 from .extractor import PictureSource
 
-__all__ = ["Batch", "decode_ahead", "host_threads"]
+__all__ = ["LARGEST_DECODERS", "Batch", "decode_ahead", "host_threads"]
 
 LARGEST_DECODERS = 16  #: threads; they decode some 900 pictures of 1600 x 900 a second
 AHEAD = 3  #: batches that are decoded or waited for; more where they have fewer pictures than there are threads

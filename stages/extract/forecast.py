@@ -10,6 +10,7 @@ from ...cache.metadata import MANIFEST, load_layout
 from ...cache.stores import open_store
 from ...errors import DataError
 from ..datasets.index import FrameIndex
+from .ahead import LARGEST_DECODERS, host_threads
 from .extractor import FeatureExtractor, PictureSource
 from .plan import planned_layout, stored_bytes
 from .settings import ExtractSettings
@@ -22,7 +23,8 @@ class Forecast:
     """What a run will take. ``bytes`` is the exact size of a whole cache's arrays, as ``cache info`` counts it.
 
     ``left`` is the number of images still to do, ``bytes_left`` and ``seconds`` what they take; ``seconds_per_image``
-    was measured on one image, decoding included.
+    was measured on one image. Decoding shares a CPU with the model and adds to its time; beside a GPU, where threads
+    decode meanwhile, the slower of the two counts.
     """
 
     images: int
@@ -73,7 +75,7 @@ def forecast(
 
 
 def _probe(extractor: FeatureExtractor, pictures: PictureSource) -> float:
-    """Seconds of the first image that decodes, the second time it is done: the first time libraries warm up."""
+    """Seconds an image, by the first that decodes, the second time it is done: the first time libraries warm up."""
     reason = "it names no images"
     for row in range(len(pictures)):
         _, failures = pictures.read([row])
@@ -85,6 +87,9 @@ def _probe(extractor: FeatureExtractor, pictures: PictureSource) -> float:
     for _ in range(2):
         start = time.perf_counter()
         decoded, _ = pictures.read([row])
+        between = time.perf_counter()
         extractor(decoded, pictures.keys([row]))
-        seconds = time.perf_counter() - start
-    return seconds
+        decoding, model = between - start, time.perf_counter() - between
+    if extractor.backbone.device.type == "cpu":
+        return decoding + model
+    return max(decoding / host_threads(LARGEST_DECODERS), model)
