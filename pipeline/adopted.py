@@ -93,8 +93,7 @@ def _candidate(fields: Fingerprint, absent: Mapping[str, str], cache: Cache, own
 
 
 def _require_one_model(fits: Sequence[_Candidate], absent: Mapping[str, str]) -> None:
-    first = {fit.digests: fit for fit in reversed(fits)}
-    if len(first) > 1:
+    if len({fit.digests for fit in fits}) > 1:
         listed = "\n".join(f"  {_described(fit)}" for fit in fits)
         raise CacheError(
             f"{_said(absent)}, and caches of different models fit in everything else:\n{listed}\nMove the one that is"
