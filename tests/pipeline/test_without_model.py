@@ -154,13 +154,15 @@ def test_where_caches_of_two_models_fit_both_are_named_and_one_is_chosen_by_its_
     assert sum("is not on this machine" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_copies_of_one_cache_and_damaged_ones_leave_the_choice_clear(workspace, tmp_path):
+def test_copies_of_one_cache_and_damaged_ones_leave_the_choice_clear(workspace, tmp_path, caplog):
     model = f"extract.model={tmp_path / 'model'}"
     cache = empty_cache(workspace, model)
     shutil.copytree(cache, cache.with_name("nuscenes-copy"))
     shutil.copytree(cache, cache.with_name("nuscenes-damaged"))
     (cache.with_name("nuscenes-damaged") / "zarr.json").write_text("{")
+    cache.with_name("nuscenes-copy").touch()
     assert features(workspace, "extract.model=/nowhere").path == cache
+    assert f"the features are those of {cache} (digest" in caplog.text
     shutil.rmtree(cache)
     for chosen in (model, "extract.model=/nowhere"):
         assert features(workspace, chosen).path.name == "nuscenes-copy"
