@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["canonical_json", "differences", "fingerprint_digest"]
+__all__ = ["canonical_json", "differences", "fingerprint_digest", "identity_differences"]
 
 _ABSENT = "(absent)"
 
@@ -37,6 +37,14 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     ]
+
+
+def identity_differences(expected: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """``differences`` of the fingerprint that is ``expected`` and the ``CacheLayout.identity`` of a cache.
+
+    A fingerprint that names no profile means ``exact``.
+    """
+    return differences({"profile": "exact", **expected}, identity)
 
 
 def _flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

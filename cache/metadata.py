@@ -6,6 +6,8 @@ hundreds of thousands do not belong in attributes). What is read back is checked
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -21,6 +23,7 @@ __all__ = [
     "MANIFEST",
     "STORAGE",
     "array_is_plain",
+    "load_identity",
     "load_layout",
     "load_unfinished",
     "manifest_checksum",
@@ -77,6 +80,18 @@ def load_layout(store: Store) -> CacheLayout:
     return _checked_layout(store, facts)
 
 
+def load_identity(store: Store) -> dict[str, Any]:
+    """The ``CacheLayout.identity`` of the cache in ``store``, by its manifest alone.
+
+    Raises:
+        CacheError: there is no cache, its manifest is damaged, or it is between two formats.
+    """
+    facts = _facts(store)
+    with _damage_named(store):
+        _require_checksum(store, facts)
+        return {"profile": str(facts["profile"]), **facts["fingerprint"]}
+
+
 def load_unfinished(store: Store) -> CacheLayout | None:
     """The layout that an unfinished upgrade of the cache in ``store`` leads to; None where there is no such upgrade.
 
@@ -102,9 +117,16 @@ def _facts(store: Store) -> dict[str, Any]:
 
 
 def _checked_layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
+    with _damage_named(store):
+        return _layout(store, facts)
+
+
+@contextmanager
+def _damage_named(store: Store) -> Iterator[None]:
+    """Turn what reading the facts of a manifest raises into a ``CacheError`` that names the file."""
     file = store.describe(MANIFEST)
     try:
-        return _layout(store, facts)
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, CacheError):
             raise
@@ -154,9 +176,7 @@ def _manifest(layout: CacheLayout) -> dict[str, Any]:
 
 
 def _layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
-    unsigned = {key: value for key, value in facts.items() if key != "checksum"}
-    if _checksum(unsigned) != facts["checksum"]:
-        raise CacheError(f"The manifest {store.describe(MANIFEST)} is damaged: it does not match its checksum")
+    _require_checksum(store, facts)
     data, file = store.read(KEYS), store.describe(KEYS)
     if hashlib.sha256(data).hexdigest() != facts["image_keys"]["sha256"]:
         raise CacheError(f"{file} is damaged: the manifest gives it another sha256")
@@ -178,6 +198,12 @@ def _layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
             f"{store.describe(MANIFEST)} gives shards of {layout.images_per_shard} images to {layout.images} images"
         )
     return layout
+
+
+def _require_checksum(store: Store, facts: dict[str, Any]) -> None:
+    unsigned = {key: value for key, value in facts.items() if key != "checksum"}
+    if _checksum(unsigned) != facts["checksum"]:
+        raise CacheError(f"The manifest {store.describe(MANIFEST)} is damaged: it does not match its checksum")
 
 
 def _encode_tap(tap: TapSpec) -> dict[str, Any]:

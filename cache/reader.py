@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, UInt32
 from ..errors import CacheError, CacheMismatchError
 from .arrays import DamagedRowError, Run, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
-from .fingerprint import differences
+from .fingerprint import identity_differences
 from .intact import refuse_damaged_metadata
 from .layout import DONE, GEOMETRY, MEMBERSHIPS
 from .metadata import load_layout
@@ -56,7 +56,7 @@ class FeatureReader:
         self._store = open_store(path)
         self.path = self._store.location
         self.layout = load_layout(self._store)
-        if expected is not None and (lines := differences({"profile": "exact", **expected}, self.layout.identity)):
+        if expected is not None and (lines := identity_differences(expected, self.layout.identity)):
             raise CacheMismatchError(
                 f"The cache in {self.path} was made with other settings:\n  " + "\n  ".join(lines) + "\n"
                 "Change the settings back, or extract again with: xd3d extract-features"

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,8 @@ class DomainOpener:
         self.config = config
         self._cached = cached
         self.index = lru_cache(lambda dataset: open_index(workspace, dataset, root))
-        self.fingerprint = lru_cache(self._make_fingerprint)
+        self.fingerprint = lru_cache(self._shared_fingerprint)
+        self._own_fingerprint = lru_cache(self._make_fingerprint)
         self._features = lru_cache(self._open_features)
 
     def source(self) -> "Domain | None":
@@ -161,8 +162,28 @@ class DomainOpener:
             image_size=self.config.extract.for_dataset(side.dataset).image_size,
         )
 
+    def _shared_fingerprint(self, dataset: str) -> Mapping[str, object]:
+        """Fingerprint of the features of ``dataset`` that are read: the first of several processes finds it for all.
+
+        Where they are cached and the model is not on this machine, it is that of the one cache that fits otherwise.
+        """
+        from ..stages.train.parallel import from_first, rank
+
+        return from_first(self._read_fingerprint(dataset) if rank() == 0 else {})
+
+    def _read_fingerprint(self, dataset: str) -> Mapping[str, object]:
+        from ..stages.extract.fingerprint import partial_fingerprints
+        from ..stages.extract.models import absent_models
+        from .adopted import adopted_fingerprint
+
+        settings = self.config.extract.for_dataset(dataset)
+        if not self._cached or not (absent := absent_models(settings)):
+            return self._own_fingerprint(dataset)
+        wanted = partial_fingerprints(settings, self.index(dataset), absent)
+        return adopted_fingerprint(wanted, absent, self._caches(dataset), usual=partial(self._cache_of, dataset))
+
     def _make_fingerprint(self, dataset: str) -> Mapping[str, object]:
-        """Fingerprint that the features of ``dataset`` must have.
+        """Fingerprint of the features of ``dataset`` that the model, which must be there, gives.
 
         Where the precision is left open, a cache that is there decides: one from a GPU serves on any machine.
         """
@@ -180,12 +201,29 @@ class DomainOpener:
 
     def extract_settings(self, dataset: str) -> "ExtractSettings":
         """The settings of stage one for ``dataset``, their precision fixed."""
-        settings = self.config.extract.for_dataset(dataset)
-        return settings.model_copy(update={"dtype": self.fingerprint(dataset)["dtype"]})
+        return self._extract_settings(dataset, self._own_fingerprint(dataset))
+
+    def _extract_settings(self, dataset: str, fingerprint: Mapping[str, object]) -> "ExtractSettings":
+        return self.config.extract.for_dataset(dataset).model_copy(update={"dtype": fingerprint["dtype"]})
 
     def cache_path(self, dataset: str) -> Path | str:
-        """Where the cache of ``dataset`` is, or will be."""
-        return self._cache_of(dataset, self.fingerprint(dataset))
+        """Where stage one keeps the cache of ``dataset``, or will."""
+        return self._cache_of(dataset, self._own_fingerprint(dataset))
+
+    def _caches(self, dataset: str) -> list[Path | str]:
+        """Every cache of ``dataset``, the newest first.
+
+        Raises:
+            CacheError: there is none.
+        """
+        configured = self.config.extract.caches
+        there = self._workspace.caches(dataset, configured)
+        if not there:
+            raise CacheError(
+                f"There are no cached features of {dataset} in {self._workspace.place_of_caches(configured)}."
+                f" Make them with: xd3d extract-features --dataset {dataset} (the same --config and --set)"
+            )
+        return there
 
     def _cache_of(self, dataset: str, fingerprint: Mapping[str, object]) -> Path | str:
         from ..cache.fingerprint import fingerprint_digest
@@ -198,19 +236,16 @@ class DomainOpener:
         if not self._cached:
             from ..stages.extract.online import OnlineExtractor
 
-            return OnlineExtractor(index=self.index(dataset), settings=self.extract_settings(dataset))
+            settings = self._extract_settings(dataset, self.fingerprint(dataset))
+            return OnlineExtractor(index=self.index(dataset), settings=settings)
         from ..cache.reader import FeatureReader
         from ..cache.views import view_keys
+        from .adopted import fitting_cache
 
-        path, configured = self.cache_path(dataset), self.config.extract.caches
-        there = self._workspace.caches(dataset, configured)
-        if not there:
-            raise CacheError(
-                f"There are no cached features of {dataset} in {self._workspace.place_of_caches(configured)}."
-                f" Make them with: xd3d extract-features --dataset {dataset} (the same --config and --set)"
-            )
+        there, expected = self._caches(dataset), self.fingerprint(dataset)
+        path = self._cache_of(dataset, expected)
         if path not in there:
-            path = there[0]
+            path = fitting_cache(expected, there) or there[0]
         in_blocks = self.config.train.shuffle_block is not None
         keys = view_keys(map(str, self.index(dataset).images.key), self.config.extract.views)
-        return FeatureReader(path, expected=self.fingerprint(dataset), keys=keys, whole_shards=in_blocks)
+        return FeatureReader(path, expected=expected, keys=keys, whole_shards=in_blocks)

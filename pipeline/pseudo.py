@@ -39,7 +39,7 @@ def pseudo_labels(
     trained = TrainedRun.open(workspace, run, machine)
     chosen, rule = trained.side(side), trained.config.evaluate.fusion
     target = trained.domains.unlabelled(chosen)
-    uses_images = trained.config.fusion.image
+    uses_images = target.features is not None
     identity = {
         **Start.open(trained.folder).identity(),
         "features": fingerprint_digest(trained.domains.fingerprint(chosen.dataset)) if uses_images else "none",

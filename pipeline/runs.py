@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ..errors import ConfigError, RunError, nearest
+from ..settings import Mark, marked, unmarked_values
 from .config import Config, ResolvedConfig, change_config
 from .domains import DomainOpener
 from .export import exported
@@ -24,22 +25,9 @@ if TYPE_CHECKING:
     from ..stages.train.domain import Domain
     from ..stages.train.network import Network
 
-__all__ = ["MACHINE", "TrainedRun", "as_begun", "machine_settings", "run_facts", "run_name"]
+__all__ = ["TrainedRun", "as_begun", "machine_settings", "run_facts", "run_name"]
 
 log = logging.getLogger(__name__)
-
-#: Settings that move work and change no result: a run may go on with others.
-FREE = {
-    "data": {"pseudo_labels", "roots"},
-    "extract": {"batch_size", "caches", "compile", "device", "offline", "shard_mb"},
-    "train": {"init", "workers", "device", "tensorboard", "wandb"},
-}
-
-#: Settings of the machine that a trained run is read on; the run's own are not asked for.
-MACHINE = (
-    *("model.backend", "train.device"),
-    *("extract.device", "extract.batch_size", "extract.compile", "extract.caches", "extract.offline"),
-)
 
 #: The rule of fusion that a record names by naming none, as those from before there was a choice do.
 UNNAMED_RULE: "FusionRule" = "sum"
@@ -50,7 +38,8 @@ def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
 
     Where its caches were set to be kept is among them, for the commands that come after, and may change.
     """
-    sections = resolved.config.model_dump(mode="json", include={"data", "extract", "evaluate"}, exclude=FREE)
+    values = unmarked_values(resolved.config, Mark.FREE)
+    sections = {name: values[name] for name in ("data", "extract", "evaluate")}
     if sections["evaluate"]["fusion"] == UNNAMED_RULE:
         del sections["evaluate"]["fusion"]
     return {"config": resolved.name, "cached": cached, "caches": resolved.config.extract.caches, **sections}
@@ -82,8 +71,8 @@ def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -
     from ..stages.train.start import Start
 
     init, pseudo = domains.init(), domains.pseudo_labels()
-    settings = resolved.config.model_dump(mode="json", exclude=FREE)
-    settings["model"]["backend"] = "auto"  # the machine's, not the run's
+    settings = unmarked_values(resolved.config, Mark.FREE)
+    settings["model"]["backend"] = "auto"  # the machine's; names have it from before it was
     identity = {
         "settings": settings,
         "cached": cached,
@@ -99,7 +88,7 @@ def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -
 class TrainedRun:
     """A run's folder and its record; what it needs from the workspace is opened when it is asked for.
 
-    ``machine``: settings of this machine, KEY=VALUE of ``MACHINE``; those that none is given for are the defaults,
+    ``machine``: settings of this machine, KEY=VALUE of those marked so; those that none is given for are the defaults,
     whatever machine the run was trained on.
     """
 
@@ -129,21 +118,23 @@ class TrainedRun:
             RunError: they are not all there, or this version does not know them.
             ConfigError: ``machine`` holds other settings, or faulty values.
         """
-        facts = self.record["facts"]
+        facts, machine = self.record["facts"], marked(Config, Mark.MACHINE)
         try:
-            sections = {name: facts[name] for name in ("data", "extract", "evaluate")}
-            sections["extract"] = {**sections["extract"], "caches": facts.get("caches")}
-            sections["evaluate"] = {"fusion": UNNAMED_RULE, **sections["evaluate"]}
-            sections |= {name: self.record[name] for name in ("model", "fusion", "augment", "train")}
-            sections["model"] = {**sections["model"], "backend": "auto"}
-            sections["train"] = {**sections["train"], "device": "auto"}
+            recorded = {name: facts[name] for name in ("data", "extract", "evaluate")}
+            recorded |= {name: self.record[name] for name in ("model", "fusion", "augment", "train")}
+            sections = {
+                name: {key: value for key, value in values.items() if f"{name}.{key}" not in machine}
+                for name, values in recorded.items()
+            }
+            sections["extract"]["caches"] = facts.get("caches")
+            sections["evaluate"].setdefault("fusion", UNNAMED_RULE)
             config = Config.model_validate(sections)
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise RunError(
                 f"{self.folder / 'run.json'} is damaged, of another version, or not of 'xd3d train' ({error!r}); train"
                 " again in another folder"
             ) from error
-        return change_config(config, self.machine, allowed=MACHINE)
+        return change_config(config, self.machine, allowed=machine)
 
     @cached_property
     def domains(self) -> DomainOpener:
@@ -155,7 +146,8 @@ class TrainedRun:
         """Its best network, ready to predict; a warning where the run has not ended."""
         from ..stages.train.record import load_network
 
-        network = load_network(self.folder, device=self.config.train.device, backend=self.config.model.backend)
+        model, fusion, device = self.config.model, self.config.fusion, self.config.train.device
+        network = load_network(self.folder, self.record, model=model, fusion=fusion, device=device)
         if self.reached < self.config.train.steps:
             log.warning("%s", self.progress)
         return network

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import write_json
+from ...settings import Mark, marked
 from .. import jobs
-from ..config import load_config
+from ..config import Config, load_config
 from ..console import run_command_line, set_up_logging
 from ..pseudo import pseudo_labels
-from ..runs import MACHINE, TrainedRun
+from ..runs import TrainedRun
 from ..workspace import Workspace
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def _started(workspace: Workspace, task: Task, preset: str, overrides: list[str]
 
 def _machine(task: Task) -> list[str]:
     """The settings of this machine among those of the task."""
-    return [text for text in task.overrides if text.partition("=")[0].strip() in MACHINE]
+    machine = marked(Config, Mark.MACHINE)
+    return [text for text in task.overrides if text.partition("=")[0].strip() in machine]
 
 
 def _scores(run: TrainedRun, domain: str, *, bare: bool) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from ...errors import ConfigError
-from ..config import ResolvedConfig, load_config
-from ..runs import FREE
+from ...settings import Mark, marked, unmarked_values
+from ..config import Config, ResolvedConfig, load_config
 from .benchmark import Benchmark
 from .variants import PLACES, VARIANTS, Variant
 
@@ -20,8 +20,6 @@ SHORT = ("train.steps=120", "train.milestones=[80, 110]", "train.validate_every=
 
 #: Layers of settings that all variants share.
 SHARED = ("default", "ablation/base")
-#: Settings that each run gets from the runner.
-GIVEN = {"train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +42,11 @@ class Request:
         Raises:
             ConfigError: a setting is unknown or out of range, is what a variant differs in, or is the runner's to give.
         """
+        given = set(marked(Config, Mark.GIVEN))
         for variant in self.variants:
             own = {key for key, layer in load_config(variant.preset).origins.items() if layer not in SHARED}
             for key, layer in load_config(variant.preset, self.overrides).origins.items():
-                if layer.startswith("--set") and key in own | GIVEN:
+                if layer.startswith("--set") and key in own | given:
                     raise ConfigError(f"'{layer}' cannot be chosen here: {key} makes '{variant.name}' what it is")
             for seed in self.seeds:
                 load_config(variant.preset, (*self.settings(benchmark), f"train.seed={seed}"))
@@ -135,7 +134,7 @@ def _training(
 
 def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[str], data: str) -> str:
     """What identifies a variant's rows beside shift and seed: every setting that changes a result, and the data."""
-    values = load_config(variant.preset, settings).config.model_dump(mode="json", exclude=FREE)
+    values = unmarked_values(load_config(variant.preset, settings).config, Mark.FREE)
     del values["train"]["seed"]
     values["data"] |= {"source": benchmark.source, "target": None}
     first = variant_digest(benchmark, VARIANTS[variant.init], settings, data) if variant.init else None

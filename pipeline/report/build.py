@@ -219,7 +219,7 @@ def _confusion(card: ScoreCard) -> Section:
 def _protocol(run: TrainedRun, card: ScoreCard) -> Section:
     protocol = {} if card.protocol is None else dataclasses.asdict(card.protocol)
     parts = [facts_table({**protocol, "frames": card.frames, "points": card.points, "absent classes": card.absent})]
-    if run.config.fusion.image:
+    if run.config.fusion.image and run.domains.index(run.config.data.target.dataset).cameras:
         fingerprint = run.domains.fingerprint(run.config.data.target.dataset)
         parts.append(facts_table({f"features: {key}": value for key, value in _flat(fingerprint)}))
     return Section(

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from ...errors import nearest
-from ...settings import Settings
+from ...settings import Mark, Settings
 from .merges import FOLDER, MERGES, datasets_of
 
 __all__ = ["DOMAINS", "BenchmarkDomain", "DataSettings", "DatasetName", "DomainSettings", "MergeName", "SplitName"]
@@ -53,7 +53,7 @@ class DomainSettings(Settings):
     """One side of a shift: a part of a data set."""
 
     dataset: DatasetName = Field(default="nuscenes", description="Data set, as named by 'xd3d prepare --dataset'")
-    domain: str = Field(
+    domain: Annotated[str, Mark.GIVEN] = Field(
         default="all",
         description="Part of it: all; of nuScenes usa and singapore by log location, day and night by scene"
         " description, streets-...: the domains of 'xd3d synthesize --plan benchmark'; of SemanticKITTI official; of"
@@ -82,10 +82,10 @@ class DataSettings(Settings):
         description="Side whose val split chooses the checkpoint; auto: the target, or the source where the target"
         " holds out no scene",
     )
-    roots: dict[DatasetName, Path] = Field(
+    roots: Annotated[dict[DatasetName, Path], Mark.FREE] = Field(
         default_factory=dict, description="Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"
     )
-    pseudo_labels: str | None = Field(
+    pseudo_labels: Annotated[str | None, Mark.FREE, Mark.GIVEN] = Field(
         default=None,
         description="Pseudo labels to learn where train.lam_pl is above 0: a name in the workspace or a folder;"
         " null takes those that were made last",

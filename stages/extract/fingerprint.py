@@ -4,16 +4,17 @@ Batch size, compilation, device and shard size are left out: they change results
 in it; where it is left to the machine, more than one fingerprint will do.
 """
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ..datasets.index import FrameIndex
 from .backbone import PROMPT
 from .images import IMAGE_METHOD
-from .models import settings_model
+from .models import resolve_model, resolve_unet, settings_model, unet_digest
 from .precision import precisions
 from .settings import ExtractSettings
 
-__all__ = ["FEATURE_FORMAT", "feature_fingerprint", "feature_fingerprints"]
+__all__ = ["FEATURE_FORMAT", "feature_fingerprint", "feature_fingerprints", "partial_fingerprints"]
 
 FEATURE_FORMAT = 2  #: raised whenever the same settings would give other features
 
@@ -34,9 +35,32 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
         ModelError: the model cannot be found or is incomplete.
     """
     model = settings_model(settings)
+    digests = {"model": model.digest, "unet": model.unet_digest}
+    return _fingerprints(settings, index, digests, precisions(settings, model))
+
+
+def partial_fingerprints(settings: ExtractSettings, index: FrameIndex, absent: Collection[str]) -> list[dict[str, Any]]:
+    """``feature_fingerprints`` where what ``absent_models`` names is not on this machine: such a digest is None.
+
+    The precisions are those that some model would have. No network is asked.
+
+    Raises:
+        ModelError: what is on this machine is incomplete.
+    """
+    digests: dict[str, str | None] = dict.fromkeys(absent)
+    if "model" not in absent:
+        digests["model"] = resolve_model(settings.model, weights=settings.weights, offline=True).digest
+    if settings.unet and "unet" not in absent:
+        digests["unet"] = unet_digest(resolve_unet(settings.unet, offline=True))
+    return _fingerprints(settings, index, digests, precisions(settings, None))
+
+
+def _fingerprints(
+    settings: ExtractSettings, index: FrameIndex, digests: Mapping[str, str | None], precisions: Iterable[str]
+) -> list[dict[str, Any]]:
     fields: dict[str, Any] = {
         "format": FEATURE_FORMAT,
-        "model": model.digest,
+        "model": digests["model"],
         "weights": settings.weights if settings.weights == "pretrained" else f"random, seed {settings.weights_seed}",
         "taps": list(settings.taps),
         "timestep": settings.timestep,
@@ -51,7 +75,7 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
     }
     # Fields of later versions stand only where they matter, so that earlier caches keep their fingerprints.
     if settings.unet:
-        fields["unet"] = model.unet_digest
+        fields["unet"] = digests["unet"]
     if settings.draws > 1:
         fields["draws"] = settings.draws
     if not settings.noise:
@@ -62,4 +86,4 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
         fields["profile"] = settings.profile
     if settings.exported_from:
         fields["exported_from"] = settings.exported_from
-    return [{**fields, "dtype": dtype} for dtype in precisions(settings, model)]
+    return [{**fields, "dtype": dtype} for dtype in precisions]

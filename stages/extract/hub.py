@@ -49,11 +49,11 @@ class FetchedFile:
 def downloaded(wanted: HubFiles) -> Path | None:
     """The folder of a repository among the files downloaded earlier, whole or not; None where there is none."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(wanted.hub_id, allow_patterns=list(wanted.patterns), local_files_only=True))
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, HFValidationError):  # the latter: a path that reads nearly like a hub id
         return None
 
 

@@ -17,7 +17,7 @@ from .parts import CONFIGS, WEIGHTS, check_parts, config_files, unet_folder, wei
 from .published import HUB_NAMES, PACKAGED_NAMES, UNET_NAMES
 from .settings import ExtractSettings
 
-__all__ = ["ModelFolder", "resolve_model", "resolve_unet", "settings_model"]
+__all__ = ["ModelFolder", "absent_models", "resolve_model", "resolve_unet", "settings_model", "unet_digest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,7 @@ class ModelFolder:
     @property
     def unet_digest(self) -> str | None:
         """sha256 of the weights, and of the config, that replace the UNet; None where nothing does."""
-        if self.unet is None or self.unet.is_file():
-            return file_digest(self.unet) if self.unet else None
-        return folder_digest(self.unet, [self.unet / CONFIGS["unet"], *self.weight_files("unet")])
+        return None if self.unet is None else unet_digest(self.unet)
 
     def folder(self, part: str) -> Path:
         """Where the config of a part, such as ``unet``, is."""
@@ -61,6 +59,29 @@ class ModelFolder:
         if part == "unet" and self.unet and self.unet.is_file():
             return [self.unet]
         return weight_files(self.folder(part), part)
+
+
+def unet_digest(path: Path) -> str:
+    """sha256 of weights for a UNet, and of their config where ``path`` is a folder."""
+    if path.is_file():
+        return file_digest(path)
+    return folder_digest(path, [path / CONFIGS["unet"], *weight_files(path, "unet")])
+
+
+def absent_models(settings: ExtractSettings) -> dict[str, str]:
+    """What ``settings`` name that is not on this machine: "model", "unet" (what replaces its UNet) -> the name.
+
+    No network is asked. A folder that is there counts as present, whole or not.
+    """
+    named = {"model": settings.model, **({"unet": settings.unet} if settings.unet else {})}
+    return {part: name for part, name in named.items() if not _is_here(name, unet=part == "unet")}
+
+
+def _is_here(name: str, *, unet: bool) -> bool:
+    bundled, path = name in PACKAGED_NAMES and not unet, Path(name).expanduser()
+    if not bundled and (path.exists() if unet else path.is_dir()):
+        return True
+    return (bundled or is_hub_name(name, unet=unet)) and find_local(name, unet=unet) is not None
 
 
 def settings_model(settings: ExtractSettings) -> ModelFolder:

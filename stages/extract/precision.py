@@ -37,14 +37,15 @@ def is_fast(dtype: str, device: torch.device) -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and not emulates
 
 
-def precisions(settings: ExtractSettings, model: ModelFolder) -> tuple[str, ...]:
+def precisions(settings: ExtractSettings, model: ModelFolder | None) -> tuple[str, ...]:
     """Every dtype that the settings allow for ``model``, the one to choose on this machine first.
 
     One that is set is the only one. ``auto`` allows bfloat16 and float32 for a full-size UNet, float32 for a small one.
+    A model that is not here (None) may be a full-size one.
     """
     if settings.dtype != "auto":
         return (settings.dtype,)
-    widths = model.config("unet").get("block_out_channels")
+    widths = model.config("unet").get("block_out_channels") if model else [WIDE_UNET]
     if not isinstance(widths, list) or max(widths) < WIDE_UNET:
         return ("float32",)
     return ("bfloat16", "float32") if _will_be_fast("bfloat16", settings) else ("float32", "bfloat16")

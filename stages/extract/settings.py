@@ -1,12 +1,12 @@
 """Settings of stage one: which diffusion model looks at the images, where it is tapped, and how agents are made."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ...cache.views import HFLIP, IDENTITY
-from ...settings import Settings
+from ...settings import Mark, Settings
 from ..datasets.settings import DatasetName
 
 __all__ = ["RGB", "AgentSettings", "Decoding", "ExtractSettings"]
@@ -72,7 +72,9 @@ class ExtractSettings(Settings):
         default="pretrained", description="'random' builds the model from its configs with seeded random weights."
     )
     weights_seed: int = Field(default=0, ge=0, description="Seed of the random weights.")
-    offline: bool = Field(default=False, description="Never reach for the network: models must be on this machine.")
+    offline: Annotated[bool, Mark.FREE, Mark.MACHINE] = Field(
+        default=False, description="Never reach for the network: models must be on this machine."
+    )
     taps: tuple[str, ...] = Field(
         default=("up0", "up1", "up2", "up3", RGB),
         description="What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip, rgb.",
@@ -107,19 +109,23 @@ class ExtractSettings(Settings):
         description="Arithmetic of the model; auto: bfloat16 for a full-size UNet where the device has units for it,"
         " else float32, and a cache that is there already in the other one is taken as it is.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model runs.")
-    batch_size: int | None = Field(
+    device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = Field(
+        default="auto", description="Where the model runs."
+    )
+    batch_size: Annotated[int | None, Mark.FREE, Mark.MACHINE] = Field(
         default=None,
         ge=1,
         le=1024,
         description="Images that pass the model together; null: as many as a GPU has room for, and 1 on the CPU, where"
         " an image then has the same bits whichever images come before it.",
     )
-    compile: bool = Field(
+    compile: Annotated[bool, Mark.FREE, Mark.MACHINE] = Field(
         default=False,
         description="Compile the model's blocks first: minutes at the start, features equal to within rounding.",
     )
-    shard_mb: int = Field(default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes of float16.")
+    shard_mb: Annotated[int, Mark.FREE] = Field(
+        default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes of float16."
+    )
     profile: Literal["exact", "compact"] = Field(
         default="exact", description="How the cache keeps values: 'exact' float16, 'compact' 8 bits (half the bytes)."
     )
@@ -127,7 +133,7 @@ class ExtractSettings(Settings):
         default=None,
         description="Fingerprint of the cache that an export with fewer taps was made of; such features are only read.",
     )
-    caches: str | None = Field(
+    caches: Annotated[str | None, Mark.FREE, Mark.MACHINE] = Field(
         default=None,
         min_length=1,
         description="Where caches are kept: a folder or s3://bucket/prefix, unless XD3D_CACHES says another place;"

@@ -108,7 +108,7 @@ def train(
         stored, done = from_first(_begin(run, record, source, start, begun) if is_first_process() else ({}, 0))
         if done >= settings.steps:
             return TrainSummary(run=run, steps=done, best=read_best(run, done))
-        network = build_network(stored, device, backend=model.backend)
+        network = build_network(stored, model=model, fusion=fusion, taps=taps, device=device)
         if start is not None and not done:
             start.load(network)
         weights = torch.tensor(class_weights(np.array(stored["class_counts"])), dtype=torch.float32, device=device)

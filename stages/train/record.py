@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ...cache.schema import TapSpec
 from ...errors import RunError
 from ...files import read_json, write_json
 from ...processes import own_device, process_count
+from ...settings import Mark, marked
 from ..datasets.labels import class_weights
 from ..evaluate.fusion import class_prior
 from ..evaluate.protocol import code_version
@@ -50,18 +52,10 @@ _BEFORE_INJECTION = {
     "locate_queries": False,
 }
 _OLD_VARIANTS = {"no-interface": "voxels", "full": "agents"}
-#: What may change between a start and a resume: it moves work, not results.
-FREE = (
-    "code",
-    "class_counts",
-    "facts.caches",
-    "model.backend",
-    "train.init",
-    "train.workers",
-    "train.device",
-    "train.tensorboard",
-    "train.wandb",
-)
+#: Groups of settings by their names in a record; what of them may change between a start and a resume, their marks say.
+_GROUPS = {"model": ModelSettings, "fusion": FusionSettings, "augment": AugmentSettings, "train": TrainSettings}
+#: What a record notes beside settings, and may change likewise.
+_NOTES = ("code", "class_counts", "facts.caches")
 
 
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -77,8 +71,9 @@ def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
             )
         return None
     stored = read_record(run)
+    free = {f"{group}.{key}" for group, kind in _GROUPS.items() for key in marked(kind, Mark.FREE, Mark.MACHINE)}
     found = differences(stored, {"format": FORMAT, **record})
-    faults = [line for line in found if line.split(":", 1)[0] not in FREE]
+    faults = [line for line in found if line.split(":", 1)[0] not in free.union(_NOTES)]
     if faults:
         listed = "\n".join(f"  {line[:300]}" for line in faults)
         raise RunError(
@@ -163,46 +158,60 @@ def make_record(
 
 def load_network(
     run: Path,
+    record: Mapping[str, Any],
     which: Literal["best", "last"] = "best",
     *,
+    model: ModelSettings,
+    fusion: FusionSettings,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    backend: Literal["auto", "torch", "spconv"] = "auto",
 ) -> Network:
     """The trained network of ``run`` in evaluation mode; ``best`` is the last one where nothing was validated.
 
-    Device and sparse backend are this machine's, whatever the run was trained on: their weights are the same.
+    ``model`` and ``fusion`` are the settings of its ``record``, but device and sparse backend are this machine's,
+    whatever the run was trained on: the weights are the same.
 
     Raises:
-        RunError: no run, no checkpoint yet, or a damaged one.
+        RunError: the record is damaged, there is no checkpoint yet, or it is damaged.
         BackendError: the device or the backend that is asked for is not here.
     """
-    record, best = read_record(run), best_step(run)
-    network = build_network(record, own_device(device), backend=backend)
+    best = best_step(run)
+    with _reading():
+        taps = {name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()}
+    network = build_network(record, model=model, fusion=fusion, taps=taps, device=own_device(device))
     load_weights(run, network, best if which == "best" else checkpoint_steps(run)[-1])
     return network.eval()
 
 
-def build_network(record: Mapping[str, Any], device: torch.device, *, backend: str = "auto") -> Network:
-    """A network, not yet trained, as ``record`` describes it, with the prior of its class counts where it has them.
-
-    Its sparse convolutions are those of ``backend``, which may be another than the record names.
+def build_network(
+    record: Mapping[str, Any],
+    *,
+    model: ModelSettings,
+    fusion: FusionSettings,
+    taps: Mapping[str, TapSpec],
+    device: torch.device,
+) -> Network:
+    """A network, not yet trained, with the prior of the class counts of ``record`` where it has them.
 
     Raises:
-        RunError: this version does not know its settings.
+        RunError: the record is damaged.
         BackendError: the backend is not here.
     """
-    try:
-        model = ModelSettings.model_validate({**record["model"], "backend": backend})
-        fusion = FusionSettings.model_validate(record["fusion"])
-        taps = {name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()}
+    with _reading():
         cameras, classes = camera_count(record), tuple(record["classes"])
         counts = np.array(record.get("class_counts") or [], np.int64)
         prior = class_prior(counts, class_weights(counts)) if counts.any() else None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"The run's {NAME} is damaged, or of another version of xd3d ({error}); train again") from error
     network = Network(model=model, fusion=fusion, classes=classes, taps=taps, cameras=cameras, device=device)
     network.prior = prior
     return network
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn what reading the values of a record raises into an error that says so."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"The run's {NAME} is damaged, or of another version of xd3d ({error}); train again") from error
 
 
 def camera_count(record: Mapping[str, Any]) -> int:

@@ -1,10 +1,10 @@
 """Settings of stage two; importing this module imports nothing heavy."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ...settings import Settings
+from ...settings import Mark, Settings
 
 __all__ = ["MAX_SCALE", "AugmentSettings", "FusionSettings", "ModelSettings", "TrainSettings", "Variant"]
 
@@ -20,7 +20,7 @@ class ModelSettings(Settings):
     preset: Literal["full", "slim"] = Field(
         default="full", description="Width of the 3D U-Net: 'full' (published) or 'slim'."
     )
-    backend: Literal["auto", "torch", "spconv"] = Field(
+    backend: Annotated[Literal["auto", "torch", "spconv"], Mark.MACHINE] = Field(
         default="auto",
         description="Sparse convolution: 'torch' runs everywhere, 'spconv' wants a CUDA GPU, 'auto' chooses.",
     )
@@ -43,7 +43,7 @@ class FusionSettings(Settings):
         description="What is added to the finest skip connection of the 3D network, voxel by voxel: the 2D branch's"
         " feature at the pixel, the agents there, both; as controls the 2D head's softmax, or the voxel's own place.",
     )
-    camera_dropout: float = Field(
+    camera_dropout: Annotated[float, Mark.TRAINING_ONLY] = Field(
         default=0.1,
         ge=0,
         lt=1,
@@ -93,13 +93,15 @@ class FusionSettings(Settings):
         description="Bias each voxel's attention, in the finest decoder stage, to the queries that look at the agents"
         " its pixels belong to.",
     )
-    interface_scale: float = Field(
+    interface_scale: Annotated[float, Mark.TRAINING_ONLY] = Field(
         default=1.0,
         ge=0,
         description="Weight s, at first, of what 3D queries take from the image's (the paper: 0.001).",
     )
     image_channels: int = Field(default=64, ge=1, le=4096, description="Width of the 2D branch (D2).")
-    drop_path: float = Field(default=0.1, ge=0, lt=1, description="Chance to skip a query block's branch in training.")
+    drop_path: Annotated[float, Mark.TRAINING_ONLY] = Field(
+        default=0.1, ge=0, lt=1, description="Chance to skip a query block's branch in training."
+    )
 
     @property
     def image(self) -> bool:
@@ -204,7 +206,7 @@ class TrainSettings(Settings):
     source_free: bool = Field(
         default=False, description="Adapt to the target alone, from train.init; no data of the source are opened."
     )
-    init: str | None = Field(
+    init: Annotated[str | None, Mark.FREE, Mark.GIVEN] = Field(
         default=None, description="The run, a name or a folder, whose best weights this one begins with."
     )
     target_norms: Literal["own", "source"] = Field(
@@ -222,7 +224,9 @@ class TrainSettings(Settings):
     lam_teacher: float = Field(
         default=1.0, ge=0, description="Weight of the refined features' own cross entropy; only with head 'distil'."
     )
-    seed: int = Field(default=1, ge=0, lt=2**63, description="Seed of weights, data order and augmentation.")
+    seed: Annotated[int, Mark.GIVEN] = Field(
+        default=1, ge=0, lt=2**63, description="Seed of weights, data order and augmentation."
+    )
     shuffle_block: int | None = Field(
         default=None,
         ge=1,
@@ -231,12 +235,16 @@ class TrainSettings(Settings):
     )
     validate_every: int = Field(default=2_000, ge=1, description="Steps between validations.")
     checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
-    workers: int = Field(default=2, ge=0, le=256, description="Threads that prepare batches; 0 prepares them in line.")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the network runs.")
-    tensorboard: bool = Field(
+    workers: Annotated[int, Mark.FREE] = Field(
+        default=2, ge=0, le=256, description="Threads that prepare batches; 0 prepares them in line."
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = Field(
+        default="auto", description="Where the network runs."
+    )
+    tensorboard: Annotated[bool, Mark.FREE] = Field(
         default=False, description="Write TensorBoard logs too (pip install 'xd3d[tensorboard]')."
     )
-    wandb: bool = Field(
+    wandb: Annotated[bool, Mark.FREE] = Field(
         default=False,
         description="Send the log to Weights & Biases too (pip install 'xd3d[wandb]'; offline: WANDB_MODE=offline).",
     )

@@ -7,14 +7,13 @@ from typing import Any
 
 from ...cache.fingerprint import differences
 from ...errors import RunError
+from ...settings import Mark, marked
 from .checkpoint import best_step, checkpoint_digest, load_weights
 from .network import Network
 from .record import camera_count, read_record
+from .settings import FusionSettings, ModelSettings
 
 __all__ = ["Start"]
-
-#: Settings of the fusion that training alone reads, or only its beginning: another run may have others.
-_FREE = {"camera_dropout", "drop_path", "interface_scale"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +59,10 @@ class Start:
 def _network(record: Mapping[str, Any]) -> dict[str, Any]:
     """All of a record that a network and its features depend on."""
     uses_images = bool(record["taps"])
+    free = {*marked(ModelSettings, Mark.MACHINE), *marked(FusionSettings, Mark.TRAINING_ONLY)}
     return {
-        "model": {key: value for key, value in record["model"].items() if key != "backend"},
-        "fusion": {key: value for key, value in record["fusion"].items() if key not in _FREE},
+        "model": {key: value for key, value in record["model"].items() if key not in free},
+        "fusion": {key: value for key, value in record["fusion"].items() if key not in free},
         "classes": record["classes"],
         "cameras": camera_count(record),
         "taps": {name: spec["channels"] for name, spec in record["taps"].items()},

@@ -11,11 +11,10 @@ from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.predict import predict
 from xd3d.pipeline.pseudo import pseudo_labels
-from xd3d.pipeline.runs import FREE, MACHINE, TrainedRun, machine_settings, run_name
+from xd3d.pipeline.runs import TrainedRun, machine_settings, run_name
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.checkpoint import checkpoint_steps
 from xd3d.stages.train.optimise import Stepper
-from xd3d.stages.train.record import FREE as FREE_TO_GO_ON
 
 SMALL = (
     *("fusion.variant=3d-only", "model.preset=slim", "train.batch_size=1", "train.workers=0"),
@@ -130,11 +129,6 @@ def test_a_run_has_the_same_name_on_every_machine(workspace):
 
     assert name("model.backend=spconv", "train.device=cuda") == name("model.backend=torch") == name()
     assert name("train.seed=5") != name()
-
-
-def test_what_a_machine_may_set_is_free_to_change_between_runs():
-    named = {f"{section}.{key}" for section, keys in FREE.items() for key in keys}
-    assert set(MACHINE) <= named | set(FREE_TO_GO_ON)
 
 
 def test_a_stopped_training_is_the_last_run_and_its_scores_say_how_far_it_had_come(workspace, monkeypatch):

@@ -88,6 +88,20 @@ def make_network(small_fusion: Callable) -> Callable:
 
 
 @pytest.fixture
+def load_run() -> Callable:
+    """Call it with a run's folder for its network, built of what its record says and nothing else."""
+    from xd3d.stages.train.record import load_network, read_record
+
+    def load(run, which="best"):
+        record = read_record(run)
+        model = ModelSettings.model_validate({**record["model"], "backend": "auto"})
+        fusion = FusionSettings.model_validate(record["fusion"])
+        return load_network(run, record, which, model=model, fusion=fusion, device="cpu")
+
+    return load
+
+
+@pytest.fixture
 def make_batch() -> Callable:
     """Call it with a domain and a network for an unmoved batch of the first ``frames`` frames."""
     from xd3d.stages.train.loader import training_batch

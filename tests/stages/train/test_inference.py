@@ -81,10 +81,10 @@ def test_the_sum_decides_as_xm_does_and_as_the_3d_head_without_an_image(make_dom
 
 
 def test_the_prior_of_a_network_is_that_of_its_record(make_domain, small_fusion, train_settings):
-    domain = make_domain(frames=2)
+    domain, model, fusion = make_domain(frames=2), ModelSettings(preset="slim", backend="torch"), small_fusion()
     record = make_record(
-        model=ModelSettings(preset="slim", backend="torch"),
-        fusion=small_fusion(),
+        model=model,
+        fusion=fusion,
         augment=AugmentSettings(),
         settings=train_settings(),
         source=domain,
@@ -94,11 +94,12 @@ def test_the_prior_of_a_network_is_that_of_its_record(make_domain, small_fusion,
         taps=domain.features.taps,
         facts={},
     )
+    parts = {"model": model, "fusion": fusion, "taps": domain.features.taps, "device": torch.device("cpu")}
     counts = [500, 0, 20, 3, 100, 9]
-    network = build_network({**record, "class_counts": counts}, torch.device("cpu"))
+    network = build_network({**record, "class_counts": counts}, **parts)
     expected = class_prior(np.array(counts), class_weights(np.array(counts)))
     np.testing.assert_array_equal(network.prior, expected)
-    assert build_network(record, torch.device("cpu")).prior is None
+    assert build_network(record, **parts).prior is None
 
 
 def test_distil_needs_no_features_and_refine_says_that_it_does(make_domain, make_network, worlds, paper):

@@ -15,7 +15,6 @@ from xd3d.errors import CacheError, ConfigError, DataError, RunError
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.pace import PACE_NAMES
-from xd3d.stages.train.record import load_network
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -119,7 +118,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
     assert states[0].read_bytes() == states[1].read_bytes(), "the scale of the loss is part of the state"
 
 
-def test_the_run_folder_tells_the_whole_story(make_domain, run_training, tmp_path):
+def test_the_run_folder_tells_the_whole_story(make_domain, run_training, load_run, tmp_path):
     domain = make_domain(frames=4, points=100)
     before = torch.get_rng_state()
     done = run_training(tmp_path / "run", domain, validation=domain, facts={"fingerprint": "abc"}, milestones=(4,))
@@ -145,7 +144,7 @@ def test_the_run_folder_tells_the_whole_story(make_domain, run_training, tmp_pat
     assert again == done
     assert read_log(tmp_path / "run") == records, "a finished run must be left alone"
     for which in ("best", "last"):
-        assert not load_network(tmp_path / "run", which, device="cpu").training
+        assert not load_run(tmp_path / "run", which).training
 
 
 @pytest.mark.parametrize(("head", "more"), [("refine", set()), ("distil", {"ce_teacher"})])
@@ -173,12 +172,12 @@ def test_other_settings_are_refused_by_name_and_other_threads_are_not(
     assert run_training(tmp_path / "run", domain, steps=2, workers=3).steps == 2
 
 
-def test_validation_frames_without_a_label_choose_nothing(make_domain, run_training, tmp_path, caplog):
+def test_validation_frames_without_a_label_choose_nothing(make_domain, run_training, load_run, tmp_path, caplog):
     domain = make_domain(frames=2, points=50)
     done = run_training(tmp_path / "run", domain, validation=domain.unlabelled(), steps=1)
     assert done.best is None
     assert "the last checkpoint counts as the best" in caplog.text
-    assert load_network(tmp_path / "run", device="cpu").classes == domain.merge.classes
+    assert load_run(tmp_path / "run").classes == domain.merge.classes
 
 
 def test_two_trainings_in_one_folder_are_one_too_many(make_domain, run_training, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from xd3d.stages.train.checkpoint import TrainState, save_checkpoint
 from xd3d.stages.train.inference import predict_frames
-from xd3d.stages.train.record import load_network, make_record, open_record, read_record, write_record
+from xd3d.stages.train.record import make_record, open_record, read_record, write_record
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings
 from xd3d.stages.train.start import Start
 
@@ -74,10 +74,10 @@ def old_run(make_network, make_batch, train_settings, tmp_path):
 
 
 @pytest.mark.parametrize(("variant", "values"), VARIANTS, ids=str)
-def test_an_old_run_predicts_bit_for_bit_what_its_network_does(make_domain, old_run, variant, values):
+def test_an_old_run_predicts_bit_for_bit_what_its_network_does(make_domain, old_run, load_run, variant, values):
     domain = make_domain(frames=2, cameras=2)
     run, network, _ = old_run(domain, variant, values)
-    loaded = load_network(run, device="cpu")
+    loaded = load_run(run)
     assert loaded.fusion == network.fusion
     network.prior = loaded.prior
     for one, other in zip(predict_frames(loaded, domain), predict_frames(network, domain), strict=True):
