@@ -65,7 +65,7 @@ def load_image(
         picture = Image.fromarray(lens.undistort(np.asarray(picture)))
     height, width = image_size
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    return np.stack([np.asarray(channel) for channel in resized.split()])
 
 
 def pad_to_multiple(
