@@ -1,4 +1,4 @@
-"""The script behind docs/speed.md, "The host beside a GPU": it ends with one JSON object that has every figure by name."""
+"""The script behind "The host beside a GPU" in docs/speed.md: one JSON object has every figure by name."""
 
 import json
 import subprocess
