@@ -16,7 +16,7 @@ from .sharing import ALONE, Sharing
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from ..stages.datasets.synthetic.synthesize import Plan
+    from ..stages.synthesize.synthesize import Plan
 
 __all__ = [
     "evaluate",
@@ -35,11 +35,11 @@ def synthesize_city(
 ) -> Outcome:
     """Write the synthetic city to ``out`` as a data root of ``dataset``."""
     if dataset == "nuscenes":
-        from ..stages.datasets.synthetic.synthesize import synthesize
+        from ..stages.synthesize.synthesize import synthesize
 
         root = synthesize(out, frames=frames, seed=seed, cameras=cameras or "CAM_FRONT", plan=plan)
     else:
-        from ..stages.datasets.synthetic.twins import synthesize_twin
+        from ..stages.synthesize.twins import synthesize_twin
 
         if cameras or plan != "city":
             raise ConfigError(f"--cameras and --plan belong to --format nuscenes; leave them out for {dataset}")

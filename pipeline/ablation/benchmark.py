@@ -60,7 +60,7 @@ class Benchmark:
             DataError: files of the root are missing or damaged.
         """
         from ...stages.datasets.index import FrameIndex
-        from ...stages.datasets.synthetic.synthesize import FACTS
+        from ...stages.synthesize.synthesize import FACTS
 
         root = self.root or out / "root"
         if self.root is None:

@@ -178,7 +178,7 @@ def data(bench: Bench) -> dict[str, Any]:
     """Write the synthetic city as a data root, and its index in the workspace; the other checks read them."""
     from xd3d.pipeline import jobs
     from xd3d.pipeline.workspace import Workspace
-    from xd3d.stages.datasets.synthetic.synthesize import synthesize
+    from xd3d.stages.synthesize.synthesize import synthesize
 
     city = synthesize(bench.folder / "city", frames=bench.scale.frames, image_size=bench.scale.picture)
     done = jobs.prepare(Workspace(home=bench.home), "nuscenes", city, version=None, cameras=None)

@@ -24,7 +24,7 @@ from PIL import Image
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.datasets.prepare import prepare_dataset
 from xd3d.stages.datasets.raw_classes import NUSCENES_32
-from xd3d.stages.datasets.synthetic.twins import synthesize_twin
+from xd3d.stages.synthesize.twins import synthesize_twin
 
 VERSION = "v1.0-trainval"
 SCENES, KEYFRAMES, SENSOR_RECORDS, BOXES = 850, 34_149, 2_631_083, 1_166_187

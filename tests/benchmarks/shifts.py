@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from xd3d.pipeline.ablation.benchmark import STREETS
-from xd3d.stages.datasets.synthetic.benchmark_plan import BENCHMARK_GROUPS
-from xd3d.stages.datasets.synthetic.nuscenes_writer import SceneJob, write_scene
-from xd3d.stages.datasets.synthetic.plan import ScenePlan, plan_scenes
-from xd3d.stages.datasets.synthetic.synthesize import make_folders
+from xd3d.stages.synthesize.benchmark_plan import BENCHMARK_GROUPS
+from xd3d.stages.synthesize.nuscenes_writer import SceneJob, write_scene
+from xd3d.stages.synthesize.plan import ScenePlan, plan_scenes
+from xd3d.stages.synthesize.synthesize import make_folders
 
 CAMERA = "CAM_FRONT"
 COLUMNS = 4

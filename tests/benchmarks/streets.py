@@ -18,14 +18,14 @@ from xd3d.cache.schema import TapSpec
 from xd3d.files import write_atomic
 from xd3d.progress import progress
 from xd3d.stages.datasets.labels import get_merge
-from xd3d.stages.datasets.synthetic.camera import CameraModel, Picture, camera_pose, render
-from xd3d.stages.datasets.synthetic.draws import draw_light
-from xd3d.stages.datasets.synthetic.styles import Hour, Style, Weather, city_style, random_style
-from xd3d.stages.datasets.synthetic.world import World
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.extract.specs import tap_specs
+from xd3d.stages.synthesize.camera import CameraModel, Picture, camera_pose, render
+from xd3d.stages.synthesize.draws import draw_light
+from xd3d.stages.synthesize.styles import Hour, Style, Weather, city_style, random_style
+from xd3d.stages.synthesize.world import World
 
 SIZE = (225, 400)
 SUPERSAMPLING = 2  # the synthetic data root is rendered at 800 x 450 and shrunk by stage one

@@ -31,7 +31,7 @@ def xd3d(tmp_path):
 @pytest.fixture(scope="session")
 def twin_of(tiny_nuscenes_root, tmp_path_factory) -> Callable[[str], Path]:
     """Call it with a data set's name for a root of a few frames with small images. Read only."""
-    from xd3d.stages.datasets.synthetic.twins import synthesize_twin
+    from xd3d.stages.synthesize.twins import synthesize_twin
 
     frames = {"semantickitti": 5, "semanticstf": 7, "synlidar": 3, "a2d2": 3, "virtualkitti": 2}
 

@@ -14,7 +14,7 @@ SMALL = ("--set", "extract.image_size=[64,112]", "--set", "extract.taps=[up1,up2
 @pytest.fixture(scope="module")
 def city(tmp_path_factory):
     """A synthetic nuScenes root of 24 frames."""
-    from xd3d.stages.datasets.synthetic.synthesize import synthesize
+    from xd3d.stages.synthesize.synthesize import synthesize
 
     return synthesize(tmp_path_factory.mktemp("city") / "root", frames=24, seed=7, image_size=(400, 225))
 

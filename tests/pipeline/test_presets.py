@@ -10,8 +10,8 @@ from xd3d.pipeline.config import load_config, preset_names
 from xd3d.pipeline.presets import TASKS
 from xd3d.pipeline.pseudo import pseudo_labels
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.datasets.synthetic.synthesize import synthesize
-from xd3d.stages.datasets.synthetic.twins import synthesize_twin
+from xd3d.stages.synthesize.synthesize import synthesize
+from xd3d.stages.synthesize.twins import synthesize_twin
 from xd3d.stages.train.log import read_log
 
 SETTINGS = sorted({name.partition("/")[0] for name in preset_names() if name.endswith("/dg")})

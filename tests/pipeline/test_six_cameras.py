@@ -10,7 +10,7 @@ from xd3d.pipeline.runs import TrainedRun
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.nuscenes import CAMERAS
-from xd3d.stages.datasets.synthetic.synthesize import synthesize
+from xd3d.stages.synthesize.synthesize import synthesize
 
 SETTINGS = [
     *("extract.image_size=[48,80]", "extract.device=cpu", "model.preset=slim", "model.voxel_size=0.4"),

@@ -19,7 +19,7 @@ QUICK = ("--set", "train.steps=8", "--set", "train.checkpoint_every=2", "--set",
 @pytest.fixture(scope="session")
 def city(tmp_path_factory):
     """A synthetic nuScenes root of 24 frames, in a folder whose name has spaces."""
-    from xd3d.stages.datasets.synthetic.synthesize import synthesize
+    from xd3d.stages.synthesize.synthesize import synthesize
 
     return synthesize(tmp_path_factory.mktemp("synthetic city") / "the root", frames=24, seed=7, image_size=(400, 225))
 

@@ -52,7 +52,7 @@ CASES = (
 @pytest.fixture(scope="session")
 def root_of(tiny_nuscenes_root, tmp_path_factory) -> Callable[[str], Path]:
     """Call it with a data set's name for a small root of it. Read only."""
-    from xd3d.stages.datasets.synthetic.twins import TWINS, synthesize_twin
+    from xd3d.stages.synthesize.twins import TWINS, synthesize_twin
 
     assert set(FRAMES) == set(TWINS)
 

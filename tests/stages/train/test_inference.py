@@ -8,9 +8,9 @@ from xd3d.errors import RunError
 from xd3d.stages.datasets.labels import class_weights, get_merge
 from xd3d.stages.datasets.readers import READERS
 from xd3d.stages.datasets.splits import domain_frames
-from xd3d.stages.datasets.synthetic.twins import synthesize_twin
 from xd3d.stages.evaluate.fusion import class_prior, fused_probabilities
 from xd3d.stages.evaluate.official import NO_CLASS
+from xd3d.stages.synthesize.twins import synthesize_twin
 from xd3d.stages.train.batch import cloud_batch
 from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.inference import cloud_classes, predict_frames, sweep_classes

@@ -1,6 +1,0 @@
-"""The script that makes ``tiny-street``: a whole diffusion pipeline trained on rendered streets, small enough to ship.
-
-``python -m xd3d.stages.extract.tiny_pipeline OUT`` renders pictures of streets in random styles, trains an autoencoder
-on them, trains a UNet on its latents, and writes a folder that ``StableDiffusionPipeline.from_pretrained`` loads.
-Nothing else of stage one imports this package. What came out of it stands in ``docs/tiny-street.md``.
-"""

@@ -1,0 +1,190 @@
+"""A pinhole camera: intrinsics, poses, and the picture of a world with labels and depth."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, UInt8
+
+from ...errors import ConfigError
+from .classes import DRIVEABLE, SKY
+from .light import GroundMaps, illuminate, own_headlights, sky_colour, through_air
+from .materials import ground_look, solid_look
+from .optics import develop, soften_edges
+from .primitives import Solids
+from .snow import draw_flakes, ground_cover, solid_cover, under_snow
+from .trace import GROUND, SKY_HIT, Hits, Windows, cast, surface
+from .world import World
+
+__all__ = ["CameraModel", "CameraRays", "Picture", "camera_pose", "render"]
+
+_NEAR = 0.1  # metres
+_FAR = 220.0  # metres: nothing but ground is drawn beyond
+_EDGES = np.array([(a, b) for a in range(8) for b in range(a + 1, 8) if (a ^ b) in (1, 2, 4)])
+
+
+@dataclass(frozen=True, eq=False)
+class CameraModel:
+    """Size in pixels and the 3x3 intrinsics K; pixel (column 0, row 0) covers u, v in [0, 1)."""
+
+    width: int
+    height: int
+    intrinsics: Float64[np.ndarray, "3 3"]
+
+    @classmethod
+    def from_field_of_view(cls, *, width: int = 400, height: int = 225, degrees: float = 70.0) -> "CameraModel":
+        """Make a camera with square pixels, the principal point in the middle, and this horizontal field of view.
+
+        Raises:
+            ConfigError: a size below 1 or an angle that is not within (0, 180).
+        """
+        if width < 1 or height < 1 or not 0 < degrees < 180:
+            raise ConfigError(f"no camera of {width}x{height} pixels and a field of view of {degrees} degrees")
+        focal = width / 2 / np.tan(np.radians(degrees) / 2)
+        return cls(width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What a camera saw. ``labels`` are raw lidarseg ids (0: sky), ``depth`` is along z in metres (inf: sky)."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    labels: UInt8[np.ndarray, "H W"]
+    depth: Float32[np.ndarray, "H W"]
+
+
+def camera_pose(
+    x: float, y: float, yaw: float, *, height: float = 1.5, pitch: float = 0.0
+) -> Float64[np.ndarray, "4 4"]:
+    """Return ``world_from_camera`` for a camera at (x, y, ``height``) that looks along ``yaw``, ``pitch`` radians down.
+
+    Camera frame: x right, y down, z forward.
+    """
+    cos, sin, tilt, sink = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
+    pose = np.eye(4)
+    pose[:3, 0] = sin, -cos, 0
+    pose[:3, 1] = -sink * cos, -sink * sin, -tilt
+    pose[:3, 2] = tilt * cos, tilt * sin, -sink
+    pose[:3, 3] = x, y, height
+    return pose
+
+
+@dataclass(frozen=True, eq=False)
+class CameraRays:
+    """One ray a pixel, through its centre; directions have depth 1, so distances along them are depths."""
+
+    camera: CameraModel
+    world_from_camera: Float64[np.ndarray, "4 4"]
+    origin: Float32[np.ndarray, "3 1 1"] = field(init=False)
+    direction: Float32[np.ndarray, "3 H W"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        camera, pose = self.camera, self.world_from_camera
+        u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+        inverse = np.linalg.inv(camera.intrinsics)
+        local = np.einsum("ij,jhw->ihw", inverse, np.stack([u, v, np.ones_like(u)]))
+        direction = np.einsum("ij,jhw->ihw", pose[:3, :3], local)
+        object.__setattr__(self, "origin", pose[:3, 3].astype(np.float32).reshape(3, 1, 1))
+        object.__setattr__(self, "direction", direction.astype(np.float32))
+
+    def windows(self, solids: Solids) -> Windows:
+        """Bound each solid before the camera by the pixels around its projected box, cut at the image plane."""
+        rotation, position = self.world_from_camera[:3, :3], self.world_from_camera[:3, 3]
+        radius = np.linalg.norm(solids.half, axis=1)
+        depth = (solids.centre - position) @ rotation[:, 2]
+        index = np.flatnonzero((depth + radius > _NEAR) & (depth - radius < _FAR))
+        corners = (solids.take(index).corners() - position) @ rotation
+        starts, ends = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
+        span = ends[..., 2] - starts[..., 2]
+        share = (_NEAR - starts[..., 2]) / np.where(np.abs(span) < 1e-9, 1e-9, span)
+        cut = starts + np.clip(share, 0, 1)[..., None] * (ends - starts)
+        points = np.concatenate([corners, cut], axis=1)
+        valid = np.concatenate([corners[..., 2] >= _NEAR, (share > 0) & (share < 1)], axis=1)
+        z = np.maximum(points[..., 2], _NEAR * 0.99)
+        k = self.camera.intrinsics
+        u = (k[0, 0] * points[..., 0] + k[0, 1] * points[..., 1]) / z + k[0, 2]
+        v = k[1, 1] * points[..., 1] / z + k[1, 2]
+        left, right = _bounds(u, valid, self.camera.width)
+        top, bottom = _bounds(v, valid, self.camera.height)
+        near = np.where(valid, points[..., 2], np.inf).min(axis=1).astype(np.float32)
+        seen = np.flatnonzero((right > left) & (bottom > top))
+        order = seen[np.argsort(near[seen], kind="stable")]
+        return Windows(index[order], top[order], bottom[order], left[order], right[order], near[order])
+
+
+def _bounds(value: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first pixel and the one past the last that valid projections span, within the image."""
+    low = np.where(valid, value, np.inf).min(axis=1)
+    high = np.where(valid, value, -np.inf).max(axis=1)
+    first = np.floor(np.clip(low - 0.5, 0, size)).astype(np.int64)
+    return first, np.ceil(np.clip(high + 0.5, 0, size)).astype(np.int64)
+
+
+def render(
+    world: World,
+    camera: CameraModel,
+    world_from_camera: Float[np.ndarray, "4 4"],
+    time: float,
+    rng: np.random.Generator,
+) -> Picture:
+    """Render the world at ``time`` (seconds) from any pose; ``rng`` draws sensor noise, rain and flakes only."""
+    rays = CameraRays(camera, np.asarray(world_from_camera, np.float64))
+    solids = world.solids(time)
+    hits = cast(rays, solids, world.ground)
+    labels, radiance, glow = _shade(world, solids, rays, hits)
+    shape = (camera.height, camera.width)
+    radiance = radiance.reshape(*shape, 3)
+    soften_edges(radiance, hits.solid)
+    light = world.style.light
+    if light.weather == "snow":
+        white, speed = light.air, world.cruise_speed
+        radiance = draw_flakes(radiance, hits.distance, camera.intrinsics, speed=speed, light=white, rng=rng)
+    image = develop(world.style, radiance, glow.reshape(*shape, 3), rng)
+    return Picture(image, labels.reshape(shape), hits.distance)
+
+
+def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return label, radiance and glare-making light of every ray, flat."""
+    style, light = world.style, world.style.light
+    direction = rays.direction.reshape(3, -1).T
+    length = np.linalg.norm(direction, axis=1)
+    solid, depth = hits.solid.ravel(), hits.distance.ravel()
+    distance = np.where(np.isfinite(depth), depth, 0) * length
+    origin = rays.origin.reshape(3)
+    points = origin + direction * np.where(np.isfinite(depth), depth, 0)[:, None]
+    labels = np.full(len(solid), SKY, np.uint8)
+    colour, normals = np.zeros_like(direction), np.zeros_like(direction)
+    glow = np.zeros_like(direction)
+    on_ground, on_solid = solid == GROUND, solid >= 0
+    x, y = points[on_ground, 0], points[on_ground, 1]
+    labels[on_ground] = world.ground.classes(x, y)
+    colour[on_ground] = ground_look(style, world.ground, labels[on_ground], x, y, distance[on_ground])
+    normals[on_ground] = 0, 0, 1
+    index = solid[on_solid]
+    labels[on_solid] = solids.label[index]
+    local, normals[on_solid] = surface(solids, index, points[on_solid])
+    colour[on_solid], glow[on_solid] = solid_look(style, solids, index, local, points[on_solid], distance[on_solid])
+    if light.weather == "snow":
+        cover, road = ground_cover(world.ground, labels[on_ground], x, y), labels[on_ground] == DRIVEABLE
+        colour[on_ground] = under_snow(colour[on_ground], cover, road)
+        cover = solid_cover(solids.material[index], points[on_solid], normals[on_solid])
+        colour[on_solid] = under_snow(colour[on_solid], cover)
+    maps = GroundMaps.draw(solids, light, float(origin[0]), float(origin[1]))
+    met = solid != SKY_HIT
+    arriving = illuminate(maps, light, points[met], normals[met], on_ground[met])
+    if light.headlights > 0:
+        arriving += own_headlights(light, world.ground, origin, points[met])
+    radiance = np.empty_like(direction)
+    radiance[met] = colour[met] * arriving + glow[met]
+    sky = direction / length[:, None]
+    radiance[~met] = sky_colour(light, sky[~met])
+    if light.weather == "rain":
+        _wet(radiance, sky, labels == DRIVEABLE, np.array(light.horizon, np.float32))
+    way = np.where(met, distance, 150 + 900 * np.clip(0.12 - sky[:, 2], 0, 0.12)).astype(np.float32)
+    left = np.exp(-np.float32(light.extinction) * way)[:, None]
+    return labels, through_air(light, radiance, way), glow * left
+
+
+def _wet(radiance: np.ndarray, direction: np.ndarray, road: np.ndarray, horizon: np.ndarray) -> None:
+    """Darken a wet road and let it mirror the sky at flat angles."""
+    mirror = (np.float32(0.55) * (1 - np.abs(direction[road, 2])) ** 6)[:, None]
+    radiance[road] = radiance[road] * np.float32(0.7) * (1 - mirror) + horizon * mirror

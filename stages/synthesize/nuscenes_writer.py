@@ -1,0 +1,171 @@
+"""One scene of the synthetic city, driven and written to disk in nuScenes form.
+
+The car passes a street; at 2 Hz the LiDAR sweep, its labels, the pictures and the boxes of a keyframe are written, with
+one more sweep just before each keyframe but the first. The scene's table rows and its square of the map go to a parts
+folder; the row file is written last, so a scene without it is unfinished and is simply driven again.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from PIL import Image
+
+from ...files import write_atomic, write_bytes, write_json
+from .camera import render
+from .cities import DISTRICTS
+from .drive import Drive
+from .lidar import Sweep, scan
+from .nuscenes_boxes import sights
+from .nuscenes_maps import global_from_world, street_tile, write_tile
+from .nuscenes_rows import SceneRows
+from .nuscenes_tables import Tokens
+from .plan import ScenePlan
+from .rigs import LIDAR, rig
+from .styles import city_style
+from .world import World
+
+__all__ = ["PARTS", "SceneJob", "write_scene"]
+
+PARTS = ".parts"
+KEYFRAME_PERIOD = 500_000
+JPEG_QUALITY = 92
+START_TIME = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneJob:
+    """What a worker needs to write one scene."""
+
+    out: Path
+    plan: ScenePlan
+    seed: int
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]  #: width, height in pixels
+
+    @property
+    def rows_path(self) -> Path:
+        """The scene's table rows; the file exists once the scene is finished."""
+        return self.out / PARTS / f"{self.plan.name}.json"
+
+    @property
+    def tile_path(self) -> Path:
+        """The scene's square of the map."""
+        return self.out / PARTS / f"{self.plan.name}.png"
+
+    def rng(self, *path: object) -> np.random.Generator:
+        """Return the random stream of one purpose in this scene; streams of different paths are unrelated."""
+        text = "/".join(map(str, ("xd3d", self.seed, self.plan.name, *path)))
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big"))
+
+
+def write_scene(job: SceneJob) -> int:
+    """Drive one scene and write it; return the number of its keyframes. The folders must exist."""
+    recorder = _Recorder(job)
+    for order in range(job.plan.keyframes):
+        recorder.keyframe(job.plan.start + order * KEYFRAME_PERIOD, first=order == 0)
+    recorder.finish()
+    return job.plan.keyframes
+
+
+class _Recorder:
+    """A car on its street, writing what its sensors see. Stamps are microseconds."""
+
+    def __init__(self, job: SceneJob) -> None:
+        group = job.plan.group
+        style = city_style(group.city, hour=group.hour, weather=job.plan.weather, rng=job.rng("style"))
+        if group.domain and group.location in DISTRICTS:
+            style = DISTRICTS[group.location](style, job.rng("suburbs"))
+        street = int(job.rng("street").integers(2**31))
+        self._job = job
+        self._rig = rig(group.vehicle, cameras=job.cameras, image_size=job.image_size)
+        seconds = START_TIME + job.plan.keyframes * KEYFRAME_PERIOD / 1e6
+        self._world = World(style, street, length=seconds * style.traffic.speed[1])
+        self._drive = Drive(world=self._world, rng=job.rng("drive"))
+        self._global_from_world = global_from_world(
+            world=self._world, slot=job.plan.slot, angle=float(job.rng("angle").uniform(0, 2 * np.pi))
+        )
+        self._clock = job.rng("clock")
+        self._rows = SceneRows(tokens=Tokens(job.seed), plan=job.plan)
+
+    def keyframe(self, stamp: int, *, first: bool) -> None:
+        """Write a keyframe near ``stamp`` (no clock ticks to the microsecond), and the sweep before it."""
+        stamp += int(self._clock.integers(-2000, 2001))
+        sample = self._rows.add_sample(stamp)
+        if not first:
+            self._sweep(sample, stamp - round(self._rig.lidar.spin_seconds * 1e6), keyframe=False)
+        sweep = self._sweep(sample, stamp, keyframe=True)
+        self._annotate(sample, stamp, sweep)
+        for channel in self._rig.cameras:
+            self._picture(sample, channel, stamp)
+
+    def finish(self) -> None:
+        """Write the scene's square of the map, then its rows."""
+        tile = street_tile(world=self._world, slot=self._job.plan.slot, global_from_world=self._global_from_world)
+        write_tile(self._job.tile_path, tile)
+        write_json(self._job.rows_path, self._rows.tables())
+
+    def _time(self, stamp: int) -> float:
+        """Seconds of the street's own clock."""
+        return START_TIME + (stamp - self._job.plan.start) / 1e6
+
+    def _global_from_ego(self, stamp: int) -> Float64[np.ndarray, "4 4"]:
+        return self._global_from_world @ self._drive.world_from_ego(self._time(stamp))
+
+    def _sweep(self, sample: str, stamp: int, *, keyframe: bool) -> Sweep:
+        time = self._time(stamp)
+        start, end = (
+            self._drive.world_from_ego(moment) @ self._rig.ego_from_lidar
+            for moment in (time - self._rig.lidar.spin_seconds, time)
+        )
+        sweep = scan(self._world, self._rig.lidar, start, end, time, self._job.rng(LIDAR, stamp))
+        row = self._rows.add_data(
+            sample=sample,
+            channel=LIDAR,
+            stamp=stamp,
+            global_from_ego=self._global_from_ego(stamp),
+            keyframe=keyframe,
+        )
+        self._write(row["filename"], sweep.points.astype("<f4").tobytes())
+        if keyframe:
+            self._write(self._rows.add_labels(row["token"]), sweep.labels.tobytes())
+        return sweep
+
+    def _picture(self, sample: str, channel: str, sweep_stamp: int) -> None:
+        mount = self._rig.cameras[channel]
+        stamp = sweep_stamp - round(mount.delay * 1e6) + int(self._clock.integers(-500, 501))
+        time = self._time(stamp)
+        picture = render(
+            self._world,
+            mount.model,
+            self._drive.world_from_ego(time) @ mount.ego_from_camera,
+            time,
+            self._job.rng(channel, stamp),
+        )
+        row = self._rows.add_data(
+            sample=sample,
+            channel=channel,
+            stamp=stamp,
+            global_from_ego=self._global_from_ego(stamp),
+            keyframe=True,
+            size=self._job.image_size,
+        )
+        image = Image.fromarray(picture.image)
+        write_atomic(
+            self._job.out / row["filename"], lambda file: image.save(file, format="JPEG", quality=JPEG_QUALITY)
+        )
+
+    def _annotate(self, sample: str, stamp: int, sweep: Sweep) -> None:
+        """Add the box of every object that has a point of the sweep in it."""
+        time = self._time(stamp)
+        world_from_lidar = self._drive.world_from_ego(time) @ self._rig.ego_from_lidar
+        points = sweep.points[:, :3].astype(np.float64) @ world_from_lidar[:3, :3].T + world_from_lidar[:3, 3]
+        boxes = self._world.objects(time)
+        for box, seen in zip(boxes, sights(boxes, points, world_from_lidar[:3, 3]), strict=True):
+            if seen.points:
+                self._rows.add_box(sample=sample, box=box, seen=seen, global_from_world=self._global_from_world)
+
+    def _write(self, filename: str, content: bytes) -> None:
+        write_bytes(self._job.out / filename, content)

@@ -1,0 +1,216 @@
+"""Which scenes a synthetic root holds: how a number of frames becomes scenes of every domain and split.
+
+Scenes carry names of the official nuScenes split lists, so the official train/val rule holds for the synthetic root as
+it does for the real one. A group is one location, one split and one light, driven by one vehicle in one log. The
+benchmark has the groups of ``benchmark_plan``; the city has six, and all its night scenes lie in Singapore, as in the
+real data:
+
+    group                 split  share  used as
+    boston, day           train   30 %  source (USA), day
+    singapore, day        train   25 %  target (Singapore), day
+    singapore, night      train   21 %  target (Night), Singapore
+    boston, day           val      6 %  test of USA and day
+    singapore, day        val      9 %  test of Singapore and day
+    singapore, night      val      9 %  test of Night and Singapore
+
+Every group has a frame at least, so its six are the fewest; whatever is above is shared out by largest remainder. The
+benchmark grew: its groups come in parts, and each part's frames are shared out among its own groups, so that a part
+added later leaves the scenes of those before as they were. A
+scene has about six keyframes: frames beyond that open new scenes (new streets), and a train group has two scenes as
+soon as it has two frames, so one of them can be held out as the target's val split. Only when a group's names are used
+up do its scenes grow, to 40 keyframes, the length of a real scene (20 s at 2 Hz).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import groupby
+
+from ...errors import ConfigError
+from .knobs import Hour, Weather
+
+__all__ = [
+    "BOSTON",
+    "GROUPS",
+    "MAXIMUM_FRAMES",
+    "SIENA",
+    "SINGAPORE",
+    "SceneGroup",
+    "ScenePlan",
+    "plan_scenes",
+    "scene_names",
+]
+
+KEYFRAMES_PER_SCENE = 6
+FOG_EVERY = 6
+SCENE_SPACING = timedelta(seconds=30)
+
+
+def scene_names(*ranges: tuple[int, int]) -> tuple[str, ...]:
+    """Scene names of inclusive number ranges."""
+    return tuple(f"scene-{number:04d}" for first, last in ranges for number in range(first, last + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneGroup:
+    """Scenes of one location, split and light, all from one log of one vehicle."""
+
+    location: str  #: as in the nuScenes log table
+    split: str  #: "train" or "val", the official list that the names stand in
+    share: int  #: of all frames, as a part of the sum of all groups' shares
+    vehicle: str  #: names the car, see ``rigs``
+    start: datetime  #: local time at which the log begins
+    names: tuple[str, ...]
+    hour: Hour = "day"
+    weather: Weather = "clear"
+    domain: str = ""  #: benchmark domain, named in the descriptions of its scenes
+    part: int = 0  #: groups of one part share its frames out among themselves
+
+    @property
+    def city(self) -> str:
+        """The city that the location lies in, see ``styles``."""
+        return self.location.partition("-")[0]
+
+    @property
+    def logfile(self) -> str:
+        """The log's name in nuScenes style, such as ``n015-2018-07-24-11-22-45+0800``."""
+        return f"{self.vehicle}-{self.start:%Y-%m-%d-%H-%M-%S%z}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenePlan:
+    """One scene to be driven."""
+
+    group: SceneGroup
+    name: str
+    keyframes: int
+    weather: Weather
+    start: int  #: microseconds since 1970, UTC
+    slot: int  #: counts the scenes of a location; the scene's place on the location's map
+
+
+BOSTON, SIENA, SINGAPORE = (timezone(timedelta(hours=hours)) for hours in (-4, 2, 8))
+
+GROUPS = (
+    SceneGroup(
+        location="boston-seaport",
+        split="train",
+        share=30,
+        vehicle="n008",
+        start=datetime(2018, 8, 27, 11, 48, 51, tzinfo=BOSTON),
+        names=scene_names((161, 168), (170, 176), (190, 196), (206, 214), (224, 253)),
+    ),
+    SceneGroup(
+        location="singapore-onenorth",
+        split="train",
+        share=25,
+        vehicle="n015",
+        start=datetime(2018, 9, 25, 13, 17, 43, tzinfo=SINGAPORE),
+        names=scene_names((1, 2), (4, 11), (19, 34), (41, 76)),
+    ),
+    SceneGroup(
+        location="singapore-hollandvillage",
+        split="train",
+        hour="night",
+        share=21,
+        vehicle="n015",
+        start=datetime(2018, 11, 14, 19, 9, 14, tzinfo=SINGAPORE),
+        names=scene_names((994, 1025), (1044, 1058)),
+    ),
+    SceneGroup(
+        location="boston-seaport",
+        split="val",
+        share=6,
+        vehicle="n008",
+        start=datetime(2018, 9, 18, 14, 35, 12, tzinfo=BOSTON),
+        names=scene_names((92, 110)),
+    ),
+    SceneGroup(
+        location="singapore-onenorth",
+        split="val",
+        share=9,
+        vehicle="n015",
+        start=datetime(2018, 10, 2, 10, 50, 40, tzinfo=SINGAPORE),
+        names=scene_names((12, 18), (35, 36), (38, 39), (268, 278)),
+    ),
+    SceneGroup(
+        location="singapore-hollandvillage",
+        split="val",
+        hour="night",
+        share=9,
+        vehicle="n015",
+        start=datetime(2018, 11, 21, 19, 21, 35, tzinfo=SINGAPORE),
+        names=scene_names((1059, 1073)),
+    ),
+)
+
+#: No group of either plan has more keyframes than its scene names can hold.
+MAXIMUM_FRAMES = 6000
+
+
+def plan_scenes(frames: int, groups: Sequence[SceneGroup] = GROUPS) -> tuple[ScenePlan, ...]:
+    """Share ``frames`` keyframes out over scenes, group by group; the same number always gives the same plan.
+
+    Raises:
+        ConfigError: fewer frames than groups, or more than ``MAXIMUM_FRAMES``.
+    """
+    if not len(groups) <= frames <= MAXIMUM_FRAMES:
+        raise ConfigError(
+            f"The synthetic city cannot have {frames} frames: every domain and split needs one, and the scene names "
+            f"reach no further; choose --frames between {len(groups)} and {MAXIMUM_FRAMES}"
+        )
+    plans: list[ScenePlan] = []
+    slots: dict[str, int] = {}
+    for group, share in zip(groups, _share_out(frames, groups), strict=True):
+        for order, keyframes in enumerate(_scene_lengths(group, share)):
+            slot = slots.get(group.location, 0)
+            slots[group.location] = slot + 1
+            start = group.start + order * SCENE_SPACING
+            plans.append(
+                ScenePlan(
+                    group=group,
+                    name=group.names[order],
+                    keyframes=keyframes,
+                    weather=_weather(group, order),
+                    start=(start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1),
+                    slot=slot,
+                )
+            )
+    return tuple(plans)
+
+
+def _weather(group: SceneGroup, order: int) -> Weather:
+    """The weather of a benchmark domain; in the city every sixth day scene lies in fog."""
+    foggy = not group.domain and group.hour == "day" and order % FOG_EVERY == FOG_EVERY - 1
+    return "fog" if foggy else group.weather
+
+
+def _share_out(frames: int, groups: Sequence[SceneGroup]) -> list[int]:
+    """Frames per group, part by part; every part ends at its share of all frames, rounded."""
+    total, ending = sum(group.share for group in groups), 0
+    counts: list[int] = []
+    for _, members in groupby(groups, key=lambda group: group.part):
+        part = list(members)
+        ending += sum(group.share for group in part)
+        left = len(groups) - len(counts) - len(part)  # groups of later parts, which need a frame each
+        end = min((2 * frames * ending + total) // (2 * total), frames - left)
+        counts += _share_out_part(max(end - sum(counts), len(part)), part)
+    return counts
+
+
+def _share_out_part(frames: int, groups: Sequence[SceneGroup]) -> list[int]:
+    """Frames per group: one each, the rest by share, rounded by largest remainder."""
+    rest, total = frames - len(groups), sum(group.share for group in groups)
+    counts = [1 + rest * group.share // total for group in groups]
+    remainders = [rest * group.share % total for group in groups]
+    by_remainder = sorted(range(len(groups)), key=lambda place: -remainders[place])
+    for place in by_remainder[: frames - sum(counts)]:
+        counts[place] += 1
+    return counts
+
+
+def _scene_lengths(group: SceneGroup, frames: int) -> list[int]:
+    """Keyframes of each scene of a group, as equal as can be."""
+    fewest = min(frames, 2 if group.split == "train" else 1)
+    scenes = min(max(fewest, round(frames / KEYFRAMES_PER_SCENE)), len(group.names))
+    return [frames // scenes + (order < frames % scenes) for order in range(scenes)]

@@ -1,0 +1,144 @@
+"""The cars: which sensors they carry, where, and when each camera fires.
+
+A camera fires when the LiDAR beam passes its viewing direction, so its stamp lies before the sweep's stamp (the end of
+the spin) and the ego moves in between: this is the two-ego-pose chain of real nuScenes. The Boston car (n008) and the
+Singapore car (n015) differ in the LiDAR model, in lenses, and in where everything is mounted; a third (n108) carries a
+LiDAR of 64 beams on a higher rack, a fourth (n109) one of 22 beams on a lower rack. Siena's car (n110) is low and has
+wide lenses; the truck (n111) has its LiDAR on the bumper, nose down, and cameras at the top of its cab.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from ...errors import ConfigError
+from .camera import CameraModel
+from .lidar_models import (
+    LidarModel,
+    boston_lidar,
+    dense_lidar,
+    near_lidar,
+    singapore_lidar,
+    sparse_lidar,
+    uneven_lidar,
+)
+from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, quaternion, rigid, rotation
+
+__all__ = ["LIDAR", "CameraMount", "Rig", "rig"]
+
+LIDAR = "LIDAR_TOP"
+
+_MOUNTS: dict[str, tuple[float, tuple[float, float, float], float]] = {
+    "CAM_FRONT": (0.0, (1.70, 0.0, 1.50), 0.79),
+    "CAM_FRONT_RIGHT": (-55.0, (1.55, -0.49, 1.50), 0.79),
+    "CAM_FRONT_LEFT": (55.0, (1.53, 0.49, 1.50), 0.79),
+    "CAM_BACK": (180.0, (0.03, 0.0, 1.58), 0.51),
+    "CAM_BACK_LEFT": (110.0, (1.03, 0.48, 1.58), 0.79),
+    "CAM_BACK_RIGHT": (-110.0, (1.02, -0.48, 1.57), 0.79),
+}
+"""Direction (degrees left of forward), place in the ego frame (metres) and focal length as a share of image width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Car:
+    """A car's LiDAR, and how its mounts differ from ``_MOUNTS`` and from a LiDAR upright above the seats."""
+
+    lidar: Callable[[], LidarModel]
+    lidar_ahead: float = 0.94  # metres before the rear axle
+    lidar_pitch: float = 0.0  # degrees, nose down
+    zoom: float = 1.0  # of focal lengths
+    camera_raise: float = 0.0  # metres
+    camera_pitch: float = 0.0  # degrees, nose down
+
+
+_CARS = {
+    "n008": _Car(lidar=boston_lidar),
+    "n015": _Car(lidar=singapore_lidar),
+    "n108": _Car(lidar=dense_lidar),
+    "n109": _Car(lidar=sparse_lidar),
+    "n110": _Car(lidar=uneven_lidar, zoom=0.78, camera_raise=-0.22),
+    "n111": _Car(lidar=near_lidar, lidar_ahead=3.3, lidar_pitch=12.0, camera_raise=0.8, camera_pitch=6.0),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class CameraMount:
+    """A camera on a car."""
+
+    model: CameraModel
+    ego_from_camera: Float64[np.ndarray, "4 4"]
+    delay: float  #: seconds from the shot to the stamp of the sweep that sees the same thing
+
+
+@dataclass(frozen=True, eq=False)
+class Rig:
+    """A car's LiDAR and its cameras by channel."""
+
+    lidar: LidarModel
+    ego_from_lidar: Float64[np.ndarray, "4 4"]
+    cameras: dict[str, CameraMount]
+
+    def calibration(self, channel: str) -> dict[str, Any]:
+        """Return translation, rotation and intrinsics of a sensor, as ``calibrated_sensor.json`` holds them."""
+        mount = self.cameras.get(channel)
+        pose = self.ego_from_lidar if mount is None else mount.ego_from_camera
+        return {
+            "translation": pose[:3, 3].tolist(),
+            "rotation": quaternion(pose[:3, :3]),
+            "camera_intrinsic": [] if mount is None else mount.model.intrinsics.tolist(),
+        }
+
+
+def rig(vehicle: str, *, cameras: tuple[str, ...], image_size: tuple[int, int]) -> Rig:
+    """Build the car ``vehicle`` with the named cameras; ``image_size`` is width, height in pixels.
+
+    Raises:
+        ConfigError: there is no such car.
+    """
+    if vehicle not in _CARS:
+        raise ConfigError(f"There is no car named '{vehicle}'; choose one of: {', '.join(_CARS)}")
+    car, lidar = _CARS[vehicle], _CARS[vehicle].lidar()
+    turn, shift = _mounting_error(vehicle, LIDAR)
+    tilt = rotation(yaw=0.0, pitch=np.deg2rad(car.lidar_pitch))
+    ego_from_lidar = rigid(
+        turn @ tilt @ EGO_FROM_LIDAR, np.array([car.lidar_ahead, 0.0, lidar.mount_height]) + shift * [1, 1, 0]
+    )
+    mounts = {channel: _mount(vehicle, channel, lidar, image_size) for channel in cameras}
+    return Rig(lidar=lidar, ego_from_lidar=ego_from_lidar, cameras=mounts)
+
+
+def _mount(vehicle: str, channel: str, lidar: LidarModel, image_size: tuple[int, int]) -> CameraMount:
+    car = _CARS[vehicle]
+    degrees, place, focal = _MOUNTS[channel]
+    width, height = image_size
+    turn, shift = _mounting_error(vehicle, channel)
+    rng = _constants(vehicle, channel, "lens")
+    focal *= car.zoom * width * (1 + rng.uniform(-0.01, 0.01))
+    centre = (width * (0.5 + rng.uniform(-0.02, 0.02)), height * (0.53 + rng.uniform(-0.02, 0.02)))
+    intrinsics = np.array([[focal, 0.0, centre[0]], [0.0, focal, centre[1]], [0.0, 0.0, 1.0]])
+    yaw = np.deg2rad(degrees)
+    fraction = lidar.fraction_at(float(-yaw))
+    return CameraMount(
+        model=CameraModel(width=width, height=height, intrinsics=intrinsics),
+        ego_from_camera=rigid(
+            turn @ rotation(yaw=yaw, pitch=np.deg2rad(car.camera_pitch)) @ EGO_FROM_CAMERA,
+            np.add(place, [0, 0, car.camera_raise]) + shift,
+        ),
+        delay=lidar.spin_seconds * (1 - fraction),
+    )
+
+
+def _mounting_error(vehicle: str, channel: str) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
+    """What calibration finds beside the drawing: a turn of a fraction of a degree and a shift of a centimetre or so."""
+    rng = _constants(vehicle, channel, "mounting")
+    yaw, pitch, roll = rng.normal(0.0, 0.006, 3)
+    return rotation(yaw=yaw, pitch=pitch, roll=roll), rng.normal(0.0, 0.015, 3)
+
+
+def _constants(*path: str) -> np.random.Generator:
+    """Return the generator of a car's constants: the same in every root, whatever its seed."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256("/".join(path).encode()).digest()[:8], "big"))

@@ -1,0 +1,173 @@
+"""The synthetic city as a nuScenes data root, scene by scene, in any number of processes.
+
+The root is whole or it is not a root: ``synthetic.json`` (what was asked for) is written first, then each scene with
+its rows in a parts folder, and the table folder appears by a rename at the very end. An interrupted call is taken up
+again by the same call; finished scenes are kept. Every byte depends on the arguments alone, neither on the number of
+processes nor on interruptions.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import ConfigError, DiskSpaceError
+from ...files import fsync_folder, read_json, write_json
+from ...progress import progress
+from ..datasets.cameras import choose_cameras
+from ..datasets.nuscenes import CAMERAS
+from .benchmark_plan import BENCHMARK_GROUPS
+from .nuscenes_maps import write_map
+from .nuscenes_tables import VERSION, Tokens, assemble_tables
+from .nuscenes_writer import PARTS, SceneJob, write_scene
+from .plan import GROUPS, plan_scenes
+from .rigs import LIDAR
+from .workers import check_workers, in_processes
+
+__all__ = ["FACTS", "PLANS", "Plan", "make_folders", "synthesize"]
+
+Plan = Literal["city", "benchmark"]
+PLANS = {"city": GROUPS, "benchmark": BENCHMARK_GROUPS}
+
+FACTS = "synthetic.json"
+FORMAT = 1  # rises whenever the same arguments give other bytes
+SWEEP_BYTES = 1_600_000
+PIXEL_BYTES = 0.6
+SPARE_BYTES = 50_000_000
+
+
+def synthesize(
+    out: Path,
+    *,
+    frames: int = 60,
+    seed: int = 0,
+    cameras: str | Sequence[str] = ("CAM_FRONT",),
+    image_size: tuple[int, int] = (800, 450),
+    workers: int | None = None,
+    plan: Plan = "city",
+) -> Path:
+    """Write the synthetic city to ``out`` as a nuScenes root of version ``v1.0-trainval`` with lidarseg labels.
+
+    Args:
+        out: a new or empty folder, or one that an equal call began; a finished equal root is left as it is.
+        frames: keyframes of all scenes together; ``plan.py`` says which scenes they make.
+        seed: equal arguments give equal files, byte for byte.
+        cameras: channels to render, such as ``CAM_FRONT``, or ``all``; the tables know only these and the LiDAR.
+        image_size: width and height of the pictures, pixels.
+        workers: processes; by default one for each processor this process may use.
+        plan: the scenes to drive: two cities, or the domains of the generalisation benchmark.
+
+    Returns:
+        The root.
+
+    Raises:
+        ConfigError: an argument is out of range, or ``out`` holds something else.
+        DiskSpaceError: the disk has less room than the root needs.
+        RunError: a worker process was killed.
+    """
+    plans = plan_scenes(frames, PLANS[plan])
+    facts = _facts(frames, seed, cameras, image_size) | _plan_facts(plan)
+    check_workers(workers)
+    out = Path(out).absolute()
+    _claim(out, facts)
+    if (out / VERSION).is_dir():
+        shutil.rmtree(out / PARTS, ignore_errors=True)
+        return out
+    chosen = tuple(facts["cameras"])
+    jobs = [SceneJob(out=out, plan=plan, seed=seed, cameras=chosen, image_size=image_size) for plan in plans]
+    pending = [job for job in jobs if not job.rows_path.exists()]
+    _check_disk(out, frames=sum(job.plan.keyframes for job in pending), cameras=len(chosen), image_size=image_size)
+    make_folders(out, chosen)
+    with progress("Synthesising", frames, "frame", frames - sum(job.plan.keyframes for job in pending)) as bar:
+        for done in in_processes(write_scene, pending, workers):
+            bar.update(done)
+    _finish(out, jobs)
+    return out
+
+
+def _facts(frames: int, seed: int, cameras: str | Sequence[str], image_size: tuple[int, int]) -> dict[str, Any]:
+    """Check the arguments and return what identifies the root."""
+    if seed < 0:
+        raise ConfigError(f"The seed is {seed}; give 0 or more")
+    if not all(32 <= side <= 4096 for side in image_size):
+        raise ConfigError(f"The image size is {image_size[0]}x{image_size[1]}; give sides between 32 and 4096 pixels")
+    return {
+        "format": FORMAT,
+        "frames": frames,
+        "seed": seed,
+        "cameras": list(choose_cameras(cameras, CAMERAS)),
+        "image_size": list(image_size),
+    }
+
+
+def _plan_facts(plan: Plan) -> dict[str, Any]:
+    """Return what identifies a plan: its name and domains; nothing for the city, which was there first."""
+    domains = list(dict.fromkeys(group.domain for group in PLANS[plan] if group.domain))
+    return {"plan": plan, "domains": domains} if domains else {}
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    """Make ``out`` ours: write the facts into a new or empty folder, or see that they are the same."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a folder for the synthetic city")
+    if out.is_dir() and any(path.name != FACTS and not path.name.endswith(".partial") for path in out.iterdir()):
+        try:
+            found = read_json(out / FACTS)
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(
+                f"{out} is not empty and holds no readable {FACTS}, so it is not a synthetic city; name another folder"
+            ) from error
+        differences = [
+            f"{key}: here {found.get(key)}, asked for {value}"
+            for key, value in facts.items()
+            if found.get(key) != value
+        ]
+        if differences:
+            raise ConfigError(
+                f"{out} holds another synthetic city ({'; '.join(differences)}); name another folder or remove this one"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / FACTS, facts)
+
+
+def _check_disk(out: Path, *, frames: int, cameras: int, image_size: tuple[int, int]) -> None:
+    needed = SPARE_BYTES + int(frames * (SWEEP_BYTES + cameras * image_size[0] * image_size[1] * PIXEL_BYTES))
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise DiskSpaceError(
+            f"{frames} frames need about {needed / 1e9:.2f} GB and {out} has {free / 1e9:.2f} GB free; "
+            "free some room, choose fewer --frames, or name a folder on another disk"
+        )
+
+
+def make_folders(out: Path, cameras: Sequence[str]) -> None:
+    """Make every folder of the root but the tables', and sweep up what an interrupted call left half written."""
+    data = [out / "samples" / channel for channel in (LIDAR, *cameras)]
+    for folder in (*data, out / "sweeps" / LIDAR, out / "lidarseg" / VERSION, out / "maps", out / PARTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob("*.partial"):
+            partial.unlink()
+
+
+def _finish(out: Path, jobs: Sequence[SceneJob]) -> None:
+    """Write the maps and all tables, then let the table folder appear, then remove the parts."""
+    first = jobs[0]
+    tokens = Tokens(first.seed)
+    tables = assemble_tables(
+        tokens=tokens,
+        plans=[job.plan for job in jobs],
+        scene_rows=(read_json(job.rows_path) for job in jobs),
+        cameras=first.cameras,
+        image_size=first.image_size,
+    )
+    for location in dict.fromkeys(job.plan.group.location for job in jobs):
+        tiles = {job.plan.slot: job.tile_path for job in jobs if job.plan.group.location == location}
+        write_map(out / "maps" / f"{tokens('map', location)}.png", tiles)
+    unfinished = out / PARTS / VERSION
+    unfinished.mkdir(exist_ok=True)
+    for name, rows in tables.items():
+        write_json(unfinished / f"{name}.json", rows)
+    unfinished.rename(out / VERSION)
+    fsync_folder(out)
+    shutil.rmtree(out / PARTS)

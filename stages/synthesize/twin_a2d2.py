@@ -1,0 +1,171 @@
+"""The twin of A2D2: front-centre LiDAR views with rows and columns, and images and labels bent by a lens."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from ..datasets.lens import Lens
+from ..datasets.projection import project
+from ..datasets.raw_classes import A2D2_COLOURS
+from . import classes
+from .camera import CameraModel, Picture
+from .lidar import Sweep
+from .lidar_models import boston_lidar
+from .passage import City, Passage, TwinScene
+from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, rigid
+from .twin_files import write_file, write_png
+from .twin_job import TwinJob, share_out
+
+__all__ = ["a2d2_scenes", "finish_a2d2", "write_a2d2"]
+
+_EGO_FROM_CAMERA = rigid(EGO_FROM_CAMERA, (1.72, 0.0, 0.94))
+_DISTORTION = (-0.26, 0.12, 0.0003, -0.0004, -0.03)
+_NAMES = {
+    classes.NOISE: "Sky",
+    classes.ADULT: "Pedestrian 1",
+    classes.CHILD: "Pedestrian 2",
+    classes.CONSTRUCTION_WORKER: "Pedestrian 3",
+    classes.BARRIER: "Road blocks",
+    classes.CONE: "Traffic guide obj.",
+    classes.BICYCLE: "Bicycle 1",
+    classes.BUS: "Truck 2",
+    classes.CAR: "Car 1",
+    classes.CONSTRUCTION_VEHICLE: "Utility vehicle 1",
+    classes.MOTORCYCLE: "Small vehicles 1",
+    classes.TRAILER: "Truck 3",
+    classes.TRUCK: "Truck 1",
+    classes.DRIVEABLE: "RD normal street",
+    classes.SIDEWALK: "Sidewalk",
+    classes.TERRAIN: "Nature object",
+    classes.MANMADE: "Buildings",
+    classes.VEGETATION: "Nature object",
+}
+
+
+def a2d2_scenes(frames: int) -> list[TwinScene]:
+    """Two scenes to train on and the one that is tested on."""
+    cities: dict[str, City] = {
+        "20180810_142822": "boston",
+        "20180925_101535": "singapore",
+        "20180807_145028": "boston",
+    }
+    counts = share_out(frames, (40, 40, 20))
+    return [
+        TwinScene(name=name, city=city, frames=count)
+        for (name, city), count in zip(cities.items(), counts, strict=True)
+    ]
+
+
+def write_a2d2(job: TwinJob) -> int:
+    """Write a scene: camera, label and lidar of ``cam_front_center``."""
+    lidar = replace(boston_lidar(), azimuth_steps=job.azimuth_steps)
+    passage = Passage(job.scene, seed=job.seed, lidar=lidar, period=0.5)
+    lens = twin_lens(job.image_size)
+    mount = np.linalg.inv(_EGO_FROM_CAMERA) @ rigid(EGO_FROM_LIDAR, (0.0, 0.0, lidar.mount_height))
+    for order in range(job.scene.frames):
+        canvas, margin = _canvas(lens, job.image_size)
+        picture = passage.picture(order, canvas, _EGO_FROM_CAMERA)
+        image, labels = _bent(picture, lens, job.image_size, margin)
+        stamp, number = job.scene.name.replace("_", ""), f"{1000 + 7 * order:09d}"
+        for kind, pixels in (("camera", image), ("label", labels)):
+            write_png(_path(job, kind, f"{stamp}_{kind}_frontcenter_{number}.png"), pixels)
+        arrays = _arrays(passage.sweep(order), mount, lens, job.image_size)
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_file(_path(job, "lidar", f"{stamp}_lidar_frontcenter_{number}.npz"), content.getvalue())
+    return job.scene.frames
+
+
+def finish_a2d2(jobs: Sequence[TwinJob]) -> None:
+    """Write the calibration and the list of classes."""
+    out, size = jobs[0].out, jobs[0].image_size
+    lens = twin_lens(size)
+    camera = {
+        "CamMatrix": lens.straight,
+        "CamMatrixOriginal": lens.stored,
+        "Distortion": [lens.distortion],
+        "Lens": "Telecam",
+        "Resolution": size,
+    }
+    calibration = {"cameras": {"front_center": camera}, "lidars": {}, "vehicle": {}}
+    write_file(out / "cams_lidars.json", json.dumps(calibration, indent=2).encode())
+    write_file(out / "class_list.json", json.dumps(A2D2_COLOURS, indent=2).encode())
+
+
+def twin_lens(size: tuple[int, int]) -> Lens:
+    """The front-centre lens at an image size: A2D2's field of view, barrel distortion."""
+    width, height = size
+    focal, straight = 1.0 * width, 0.9 * width
+    centre = (0.502 * width, 0.56 * height)
+    return Lens(
+        kind="telecam",
+        stored=((focal, 0.0, centre[0]), (0.0, focal, centre[1]), (0.0, 0.0, 1.0)),
+        straight=((straight, 0.0, centre[0]), (0.0, straight, centre[1]), (0.0, 0.0, 1.0)),
+        distortion=_DISTORTION,
+    )
+
+
+def _canvas(lens: Lens, size: tuple[int, int]) -> tuple[CameraModel, int]:
+    """A pinhole camera that sees the straight image and a margin around it, for the lens to draw from.
+
+    OpenCV's whole pixels are centres, those of the renderer corners: hence half a pixel.
+    """
+    margin = size[0] // 5
+    intrinsics = np.array(lens.straight)
+    intrinsics[:2, 2] += 0.5 + margin
+    return CameraModel(size[0] + 2 * margin, size[1] + 2 * margin, intrinsics), margin
+
+
+def _bent(
+    picture: Picture, lens: Lens, size: tuple[int, int], margin: int
+) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W 3"]]:
+    """The image and the label image as the lens draws them."""
+    import cv2
+
+    columns, rows = np.meshgrid(np.arange(size[0], dtype=np.float64), np.arange(size[1], dtype=np.float64))
+    straight = lens.straighten(np.stack([columns.ravel(), rows.ravel()], axis=1)) + margin
+    x, y = (straight[:, axis].reshape(columns.shape).astype(np.float32) for axis in (0, 1))
+    colours = _palette()[picture.labels]
+    image = cv2.remap(picture.image, x, y, cv2.INTER_LINEAR)
+    return image.astype(np.uint8), cv2.remap(colours, x, y, cv2.INTER_NEAREST).astype(np.uint8)
+
+
+def _palette() -> UInt8[np.ndarray, "city 3"]:
+    colour_of = {name: bytes.fromhex(colour[1:]) for colour, name in A2D2_COLOURS.items()}
+    palette = np.zeros((max(_NAMES) + 1, 3), np.uint8)
+    for label, name in _NAMES.items():
+        palette[label] = list(colour_of[name])
+    return palette
+
+
+def _arrays(
+    sweep: Sweep, camera_from_lidar: Float64[np.ndarray, "4 4"], lens: Lens, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """The arrays of a LiDAR view: the points that the straight image shows, in the camera's place, x forward."""
+    intrinsics = np.array(lens.straight)
+    intrinsics[:2, 2] += 0.5
+    pixels, depth = project(sweep.points[:, :3], camera_from_lidar, intrinsics)
+    with np.errstate(invalid="ignore"):
+        seen = ((pixels > 0) & (pixels < size)).all(axis=1)
+    local = sweep.points[seen, :3].astype(np.float64) @ camera_from_lidar[:3, :3].T + camera_from_lidar[:3, 3]
+    points = np.stack([local[:, 2], -local[:, 0], -local[:, 1]], axis=1)
+    return {
+        "azimuth": np.arctan2(points[:, 1], points[:, 0]),
+        "row": pixels[seen, 1],
+        "lidar_id": np.zeros(len(points), np.int64),
+        "depth": depth[seen],
+        "reflectance": sweep.points[seen, 3].astype(np.int64),
+        "col": pixels[seen, 0],
+        "points": points,
+        "timestamp": np.zeros(len(points), np.int64),
+        "distance": np.linalg.norm(points, axis=1),
+    }
+
+
+def _path(job: TwinJob, kind: str, name: str) -> Path:
+    return job.out / job.scene.name / kind / "cam_front_center" / name

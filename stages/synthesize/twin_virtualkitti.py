@@ -1,0 +1,135 @@
+"""The twin of VirtualKITTI: one camera in six weathers, depth and class images, and the point clouds made of them."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float64, UInt8, UInt16
+
+from ..datasets.raw_classes import VIRTUALKITTI
+from ..datasets.virtualkitti import WEATHERS
+from . import classes
+from .camera import CameraModel, Picture
+from .knobs import Hour, Weather
+from .lidar_models import dense_lidar
+from .passage import City, Passage, TwinScene
+from .poses import EGO_FROM_CAMERA, rigid
+from .twin_files import write_file, write_png
+from .twin_job import TwinJob, share_out
+
+__all__ = ["virtualkitti_scenes", "write_virtualkitti"]
+
+_EGO_FROM_CAMERA = rigid(EGO_FROM_CAMERA, (0.3, 0.0, 1.6))
+_LOOKS: dict[str, tuple[Hour, Weather]] = {
+    "clone": ("day", "clear"),
+    "fog": ("day", "fog"),
+    "morning": ("dusk", "clear"),
+    "overcast": ("overcast", "clear"),
+    "rain": ("overcast", "rain"),
+    "sunset": ("dusk", "clear"),
+}
+_NAMES = {
+    classes.ADULT: "Misc",
+    classes.CHILD: "Misc",
+    classes.CONSTRUCTION_WORKER: "Misc",
+    classes.BARRIER: "GuardRail",
+    classes.CONE: "TrafficSign",
+    classes.BICYCLE: "Misc",
+    classes.BUS: "Van",
+    classes.CAR: "Car",
+    classes.CONSTRUCTION_VEHICLE: "Misc",
+    classes.MOTORCYCLE: "Misc",
+    classes.TRAILER: "Truck",
+    classes.TRUCK: "Truck",
+    classes.DRIVEABLE: "Road",
+    classes.SIDEWALK: "Terrain",
+    classes.TERRAIN: "Terrain",
+    classes.MANMADE: "Building",
+    classes.VEGETATION: "Tree",
+}
+_SKY, _SKY_COLOUR = "Sky", (90, 200, 255)
+_FARTHEST = 65_535  # centimetres, and what sky has
+
+
+def virtualkitti_scenes(frames: int) -> list[TwinScene]:
+    """Two of its worlds."""
+    cities: dict[str, City] = {"0001": "boston", "0002": "singapore"}
+    counts = share_out(frames, (60, 40))
+    return [
+        TwinScene(name=name, city=city, frames=count)
+        for (name, city), count in zip(cities.items(), counts, strict=True)
+    ]
+
+
+def write_virtualkitti(job: TwinJob) -> int:
+    """Write a world: rgb in six weathers, depthgt and scenegt of the clone, vkitti3d_npy."""
+    camera = _camera(job.image_size)
+    for weather in WEATHERS:
+        hour, air = _LOOKS[weather]
+        passage = Passage(replace(job.scene, hour=hour, weather=air), seed=job.seed, lidar=dense_lidar(), period=0.5)
+        for order in range(job.scene.frames):
+            picture = passage.picture(order, camera, _EGO_FROM_CAMERA)
+            stem = f"{job.scene.name}/{weather}/{order:05d}.png"
+            write_png(job.out / "vkitti_1.3.1_rgb" / stem, picture.image)
+            if weather == "clone":
+                _write_truth(job, stem, order, picture)
+    encoding = job.out / "vkitti_1.3.1_scenegt" / f"{job.scene.name}_clone_scenegt_rgb_encoding.txt"
+    write_file(encoding, _encoding().encode())
+    return job.scene.frames
+
+
+def _write_truth(job: TwinJob, stem: str, order: int, picture: Picture) -> None:
+    metres = np.where(np.isfinite(picture.depth), picture.depth, np.inf).astype(np.float64)
+    depth = np.minimum(np.round(metres * 100), _FARTHEST).astype(np.uint16)
+    colours = _palette()[picture.labels]
+    colours[~np.isfinite(picture.depth)] = _SKY_COLOUR
+    write_png(job.out / "vkitti_1.3.1_depthgt" / stem, depth)
+    write_png(job.out / "vkitti_1.3.1_scenegt" / stem, colours)
+    content = io.BytesIO()
+    np.save(content, _cloud(depth, picture))
+    write_file(job.out / "vkitti3d_npy" / job.scene.name / f"{order:05d}.npy", content.getvalue())
+
+
+def _cloud(depth: UInt16[np.ndarray, "H W"], picture: Picture) -> Float64[np.ndarray, "P 7"]:
+    """x, y, z, red, green, blue, label of every pixel nearer than 100 m, as the vkitti3D tools compute them."""
+    height, width = depth.shape
+    focal, metres = 725.0 * width / 1242, depth / 100.0
+    rows, columns = np.mgrid[:height, :width]
+    right = (columns - (width - 1) / 2) / focal * metres
+    down = (rows - (height - 1) / 2) / focal * metres
+    number_of = {name: number for number, name in VIRTUALKITTI.items()}
+    numbers = np.full(256, number_of["Don't care"], np.float64)
+    for label, name in _NAMES.items():
+        numbers[label] = number_of[name]
+    places = np.stack([metres, -right, -down], axis=-1).reshape(-1, 3)
+    cloud = np.hstack([places, picture.image.reshape(-1, 3), numbers[picture.labels].reshape(-1, 1)])
+    return cloud[np.sqrt(np.square(places).sum(axis=1)) < 100.0]
+
+
+def _camera(size: tuple[int, int]) -> CameraModel:
+    """Its pinhole, with c = (620.5, 187) at pixel centres for images of 1242x375."""
+    width, height = size
+    focal = 725.0 * width / 1242
+    return CameraModel(width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return (17 * number + 5) % 256, (91 * number + 40) % 256, (53 * number + 120) % 256
+
+
+def _palette() -> UInt8[np.ndarray, "city 3"]:
+    number_of = {name: number for number, name in VIRTUALKITTI.items()}
+    palette = np.zeros((max(_NAMES) + 1, 3), np.uint8)
+    for label, name in _NAMES.items():
+        palette[label] = _colour(number_of[name])
+    return palette
+
+
+def _encoding() -> str:
+    """The list of colours; vehicles carry the number of an instance."""
+    colours = {name: _colour(number) for number, name in VIRTUALKITTI.items() if name in _NAMES.values()}
+    colours[_SKY] = _SKY_COLOUR
+    lines = ["Category(:id) r g b"]
+    for name, (red, green, blue) in colours.items():
+        lines.append(f"{name}{':0' if name in ('Car', 'Van', 'Truck') else ''} {red} {green} {blue}")
+    return "".join(f"{line}\n" for line in lines)

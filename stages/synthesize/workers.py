@@ -1,0 +1,63 @@
+"""Scenes are written in this process or in several, which makes no difference to a byte."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+from ...errors import ConfigError, RunError
+from ...processes import processors
+
+__all__ = ["check_workers", "in_processes"]
+
+Job = TypeVar("Job")
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of processes below 1.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers is {workers}; give 1 or more, or leave it out for one a processor")
+
+
+def in_processes(write: Callable[[Job], int], jobs: Sequence[Job], workers: int | None) -> Iterator[int]:
+    """Write the scenes, in this process or in ``workers`` (None: one a processor); yield each one's frames when done.
+
+    Raises:
+        RunError: a worker was killed.
+    """
+    workers = min(workers or processors(), len(jobs))
+    if workers <= 1:
+        yield from map(write, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_with_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(write, job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise RunError(
+                "A process that renders scenes was killed, perhaps for want of memory; run the same command again,"
+                " with fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _leave_with_parent() -> None:
+    """Let this worker end when the process that started it does, even if that one was killed."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

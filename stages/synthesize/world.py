@@ -1,0 +1,93 @@
+"""One street as a function of time: the geometry that cameras and LiDAR intersect, and the objects that get boxes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64, UInt8
+
+from ...errors import ConfigError
+from .actors import keep_side, populate
+from .classes import CATEGORY_NAMES
+from .knobs import Style
+from .layout import build_street, make_ground
+from .primitives import Solids
+
+__all__ = ["ObjectBox", "World"]
+
+
+@dataclass(frozen=True)
+class ObjectBox:
+    """An annotated object at one instant, in the world frame (metres; x east, y north, z up)."""
+
+    instance: int  # the same object has the same number at all times
+    category: str  # official category name
+    centre: tuple[float, float, float]
+    size: tuple[float, float, float]  # width, length, height, as nuScenes orders them
+    yaw: float  # radians from the x axis, anticlockwise; the heading of a vehicle
+    velocity: tuple[float, float]  # metres a second along x and y; (0, 0) when parked
+
+
+class World:
+    """A street along x from ``distance`` 0 to ``length`` (with 120 m more built beyond both ends).
+
+    Args:
+        style: the look; its ``stream`` and ``seed`` together seed the geometry.
+        seed: the street's number within the style's stream; equal styles and seeds give equal worlds, bit for bit.
+        length: metres that can be driven.
+
+    Attributes:
+        ground: road, sidewalks and terrain.
+        actors: everything that gets a box.
+        cruise_speed: metres a second of all traffic in the ego lane; who drives so hits nothing.
+
+    Raises:
+        ConfigError: negative seed, or a length that is not positive.
+    """
+
+    def __init__(self, style: Style, seed: int, *, length: float = 300.0) -> None:
+        if seed < 0 or length <= 0:
+            raise ConfigError(f"a world needs seed >= 0 and length > 0, got seed {seed} and length {length}")
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(style.stream,)))
+        self.style = style
+        self.seed = seed
+        self.length = length
+        self.cruise_speed = float(rng.uniform(*style.traffic.speed))
+        self.ground = make_ground(style, length, rng)
+        self._fixed = build_street(style, self.ground, length, rng)
+        self.actors = populate(style, self.ground, length, self.cruise_speed, rng)
+
+    def lane_pose(self, distance: float) -> tuple[float, float, float]:
+        """Return x, y (metres) and yaw (radians) of the ego lane's centre; ``distance`` is measured along x.
+
+        The ego lane keeps to the style's traffic side. Who is at ``distance = cruise_speed * time`` meets no other
+        vehicle in it; anywhere else the place may be taken.
+        """
+        layout, x = self.style.layout, np.array([distance])
+        offset = keep_side(self.style) * (layout.lanes - 0.5) * layout.lane_width
+        return distance, float(self.ground.centre(x)[0]) + offset, float(np.arctan(self.ground.slope(x)[0]))
+
+    def objects(self, time: float) -> list[ObjectBox]:
+        """Return the box of every vehicle, person, cone and barrier at ``time`` (seconds)."""
+        actors = self.actors
+        x, y, z, yaw = actors.poses(self.ground, np.array([time]))
+        velocity = actors.velocities(self.ground, time)
+        return [
+            ObjectBox(
+                instance=row,
+                category=CATEGORY_NAMES[int(actors.label[row])],
+                centre=(float(x[row]), float(y[row]), float(z[row] + actors.size[row, 2] / 2)),
+                size=(float(actors.size[row, 0]), float(actors.size[row, 1]), float(actors.size[row, 2])),
+                yaw=float(yaw[row]),
+                velocity=(float(velocity[row, 0]), float(velocity[row, 1])),
+            )
+            for row in range(len(actors.label))
+        ]
+
+    def solids(self, time: float | Float64[np.ndarray, " A"]) -> Solids:
+        """Return all solids in the world frame at ``time`` (seconds), or with each actor at a time of its own."""
+        poses = self.actors.poses(self.ground, np.atleast_1d(np.asarray(time, np.float64)))
+        return Solids.join([self._fixed, self.actors.solids.placed(*poses)])
+
+    def ground_class(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
+        """Return the raw label of the ground at points of the world (driveable, sidewalk or terrain)."""
+        return self.ground.classes(x, y)
