@@ -15,9 +15,9 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
     from ..stages.evaluate.card import Modality
-    from ..stages.evaluate.pseudo_labels import PseudoLabels
     from ..stages.extract.settings import ExtractSettings
     from ..stages.train.domain import Domain
+    from ..stages.train.pseudo_labels import PseudoLabels
     from ..stages.train.source import FeatureSource
 
 __all__ = ["DomainOpener", "open_index"]
@@ -86,7 +86,7 @@ class DomainOpener:
         Raises:
             MissingDataError: there are none, or they are not finished.
         """
-        from ..stages.evaluate.pseudo_labels import PseudoLabels
+        from ..stages.train.pseudo_labels import PseudoLabels
 
         if not self.config.train.lam_pl:
             return None
@@ -107,7 +107,7 @@ class DomainOpener:
         data = self.config.data
         return [data.target] if self.config.train.source_free else [data.source, data.target]
 
-    def judged_by(self) -> "Modality":
+    def best_metric(self) -> "Modality":
         """The score that chooses the best checkpoint: fused, or 3D where the target has no images to be tested with.
 
         Where the fusion is the sum, that is xM.

@@ -42,7 +42,7 @@ def exported(
         DataError: a keyframe has no label file, which names its prediction.
     """
     from ..stages.evaluate.official import NO_CLASS, finish_export, official_ids, require_official, write_prediction
-    from ..stages.train.inference import sweep_classes
+    from ..stages.predict.inference import sweep_classes
 
     index, merge = domain.index, domain.merge
     require_official(index.dataset)
@@ -68,8 +68,8 @@ def exported(
 
 def _facts(run: "TrainedRun", domain: "Domain", ids: list[int], fusion: "FusionRule") -> dict[str, Any]:
     """What a folder of predictions says of itself: what its numbers mean, and where they come from."""
-    from ..stages.evaluate.protocol import code_version
     from ..stages.train.checkpoint import checkpoint_digest
+    from ..version import code_version
 
     summed = "the class of xM" if domain.features is not None else "the class of the 3D head"
     rest = "none" if run.network.needs_images else "the 3D head, which is given the whole sweep"

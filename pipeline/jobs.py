@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,6 +157,7 @@ def train_together(
 
 def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None) -> Outcome:
     """Stage two, from the cache or with the diffusion model in the loop; a run that was stopped goes on."""
+    from ..stages.predict.validate import validate
     from ..stages.train.loop import train as train_network
 
     resolved, named = load_config(config, overrides), workspace.find_run(run) if run else None
@@ -170,8 +172,8 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         source=source,
         target=target,
         init=domains.init(),
-        judged_by=domains.judged_by(),
-        fusion_rule=settings.evaluate.fusion,
+        score=partial(validate, fusion=settings.evaluate.fusion, workers=settings.train.workers),
+        metric=domains.best_metric(),
         validation=validation,
         model=settings.model,
         fusion=settings.fusion,

@@ -41,7 +41,7 @@ def predict(
         ConfigError: ``out`` holds labels of other sweeps or of another network.
         RunError: the run's 3D head needs images.
     """
-    from ..stages.train.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
+    from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
 
     begin = time.perf_counter()
     points = points.resolve() if ".." in points.parts else points.absolute()  # its name names the folder of labels
@@ -83,9 +83,9 @@ def predict(
 
 def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int | None) -> dict[str, Any]:
     """What a folder of labels says of itself: what the numbers mean, and where they come from."""
-    from ..stages.evaluate.protocol import code_version
+    from ..stages.predict.sweeps import LABEL_SUFFIX
     from ..stages.train.checkpoint import checkpoint_digest
-    from ..stages.train.sweeps import LABEL_SUFFIX
+    from ..version import code_version
     from .report.palette import UNLABELLED, class_colours
 
     colours = [UNLABELLED, *class_colours(network.classes)]
@@ -107,7 +107,7 @@ def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int |
 def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str]) -> Path:
     """Draw a sweep with its labels, from above."""
     from ..stages.datasets.sweeps import read_coordinates
-    from ..stages.train.sweeps import label_path, read_labels
+    from ..stages.predict.sweeps import label_path, read_labels
     from .report.figures import labels_from_above
 
     labels = label_path(out, sweep)

@@ -32,7 +32,7 @@ def pseudo_labels(
         DataError: a prediction is not finite.
     """
     from ..cache.fingerprint import fingerprint_digest
-    from ..stages.evaluate.labelling import make_pseudo_labels
+    from ..stages.adapt.pseudo_labels import make_pseudo_labels
     from ..stages.train.record import describe_domain
     from ..stages.train.start import Start
 
@@ -68,7 +68,7 @@ def pseudo_labels(
 
 def _predictions(trained: TrainedRun, target: "Domain") -> "Iterator[FramePrediction]":
     """Predictions of the frames of ``target``, without a fused one where each head is to learn its own."""
-    from ..stages.train.inference import predict_frames
+    from ..stages.predict.inference import predict_frames
 
     rule = trained.config.evaluate.fusion
     for found in predict_frames(trained.network, target, fusion=rule, description="pseudo-label"):

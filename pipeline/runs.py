@@ -239,7 +239,7 @@ class TrainedRun:
             RunError: the run has no checkpoint yet, or its 3D head needs images and is to go without.
         """
         from ..stages.evaluate.scores import score_frames
-        from ..stages.train.inference import predict_frames
+        from ..stages.predict.inference import predict_frames
 
         if lidar_only:
             self.require_lidar_only()

@@ -14,8 +14,8 @@ from xd3d.stages.extract.agents import AgentMaker
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.settings import RGB, ExtractSettings
-from xd3d.stages.train.inference import predict_frames
-from xd3d.stages.train.insight import look_inside
+from xd3d.stages.predict.attention import look_inside
+from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings

@@ -146,7 +146,7 @@ def _draw(
 
 def _spectra(opened: Mapping[str, TrainedRun], source: str) -> dict[str, Any]:
     """Spectra of agents and queries on the source's test split: of the full method, and of what it is compared with."""
-    from ...stages.train.insight import CACHED
+    from ...stages.predict.attention import CACHED
     from ..report.insight import looks_over
     from ..report.spectrum import spectra_of
 

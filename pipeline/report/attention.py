@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ...stages.datasets.frames import Frame
+    from ...stages.predict.attention import Insight
     from ...stages.train.domain import Domain
-    from ...stages.train.insight import Insight
     from ..runs import TrainedRun
 
 __all__ = ["FrameAttention", "Way", "class_agreement", "look_at_frame", "striking_columns"]
@@ -119,7 +119,7 @@ class FrameAttention:
 
 def look_at_frame(run: "TrainedRun", domain: "Domain", position: int) -> FrameAttention | None:
     """What the network of ``run`` reads on one frame of ``domain``; None without agents, features or points."""
-    from ...stages.train.insight import look_inside
+    from ...stages.predict.attention import look_inside
 
     fusion = run.config.fusion
     if not (fusion.agent_tokens or fusion.interface) or domain.features is None:

@@ -103,7 +103,7 @@ def _parts(card: ScoreCard) -> list[Section]:
 
 def _frames(run: TrainedRun, rule: "FusionRule") -> list[Section]:
     """What the model saw and said on a few frames of the target's test split, spread over it."""
-    from ...stages.train.inference import predict_frames
+    from ...stages.predict.inference import predict_frames
 
     domain = run.domain("target", "test")
     places = np.unique(np.linspace(0, len(domain) - 1, SHOWN_FRAMES + 2).round().astype(int)[1:-1])
@@ -188,7 +188,7 @@ def _training(run: TrainedRun) -> Section:
     steps = [record for record in records if "loss" in record]
     names = [name for name in steps[0] if name not in LOSS_NAMES_LEFT_OUT] if steps else []
     losses = {name: [float(record[name]) for record in steps] for name in names}
-    reading = run.domains.judged_by()
+    reading = run.domains.best_metric()
     scores = {record["step"]: record["validation"]["miou"] for record in records if "validation" in record}
     validation = {step: float(miou[reading]) for step, miou in scores.items() if miou[reading] is not None}
     png = figures.loss_curves([record["step"] for record in steps], losses, validation)

@@ -46,7 +46,7 @@ def tally_errors(
 
     The class of a point is that of the 3D head, or by all that predicts it, fused by the rule ``fusion``.
     """
-    from ...stages.train.inference import predict_frames
+    from ...stages.predict.inference import predict_frames
 
     spread = np.unique(np.linspace(0, len(domain) - 1, min(MOST_FRAMES, len(domain))).round().astype(int))
     few = dataclasses.replace(domain, frames=domain.frames[spread])

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from .figures import new_figure, png_bytes
 
 if TYPE_CHECKING:
-    from ...stages.train.insight import Insight
+    from ...stages.predict.attention import Insight
 
 __all__ = ["dropped_energy", "spectra_of", "spectrum_picture", "spectrum_rows"]
 

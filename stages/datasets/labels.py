@@ -7,17 +7,20 @@ A merge is one entry of ``merges.MERGES``; the lookup table of each of its data 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Int64, Integer
+from jaxtyping import Float, Float64, Int, Int64, Integer
 
 from ...errors import ConfigError, DataError, nearest
 from .index import FrameIndex
 from .merges import FOLDER, MERGES, datasets_of
 from .raw_classes import RAW_NAMES
 
-__all__ = ["IGNORE", "LabelMerge", "class_weights", "get_merge", "index_merge", "merge_names"]
+__all__ = ["IGNORE", "LabelMerge", "class_prior", "class_weights", "get_merge", "index_merge", "merge_names"]
 
 #: Label of a point that no loss and no score counts.
 IGNORE = -100
+
+#: Least prior of a class that occurs; a rarer one would win wherever nothing else is sure.
+LEAST_PRIOR = 0.01
 
 #: What a lookup table holds for numbers that are no raw id of the data set.
 _NO_ID = -1
@@ -127,3 +130,16 @@ def class_weights(counts: Int[np.ndarray, "classes"]) -> Float[np.ndarray, "clas
     weights /= weights.min()
     weights[~seen] = 1.0
     return weights
+
+
+def class_prior(
+    counts: Int[np.ndarray, "classes"], weights: Float[np.ndarray, "classes"]
+) -> Float64[np.ndarray, "classes"]:
+    """The prior that cross entropy with class ``weights`` makes a network assume, from points per class; sums to 1.
+
+    In proportion to counts times weights, at least ``LEAST_PRIOR`` (before all are scaled to 1 again) for a class that
+    occurs, and 0 for one that does not. At least one class must occur.
+    """
+    share = counts * weights.astype(np.float64)
+    floored = np.where(counts > 0, np.maximum(share / share.sum(), LEAST_PRIOR), 0.0)
+    return floored / floored.sum()

@@ -1,28 +1,12 @@
 """What a score is worth depends on how it was counted: the protocol that is stored with each one."""
 
-import hashlib
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-from ... import __version__
+from ...version import code_version
 from ..datasets.splits import SPLIT_RULE
 from .settings import FusionRule
 
-__all__ = ["ScoreProtocol", "code_version"]
-
-_PACKAGE = Path(__file__).resolve().parents[2]
-
-
-@cache
-def code_version() -> str:
-    """The package's version and a digest of its source, such as ``0.1.0+1f2e3d4c``: equal only for equal code."""
-    folders = [_PACKAGE / name for name in ("cache", "pipeline", "stages")]
-    files = [*_PACKAGE.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"{__version__}+{digest.hexdigest()[:8]}"
+__all__ = ["ScoreProtocol"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from ...cache.reader import FeatureReader
 from ...cache.schema import TapSpec
 from ...errors import CacheError, ConfigError, RunError
 from ...processes import process_count
-from ..evaluate.pseudo_labels import HEADS
 from .domain import Domain
 from .loader import step_positions
 from .network import choose_taps
+from .pseudo_labels import HEADS
 from .record import describe_domain
 from .settings import FusionSettings, TrainSettings
 from .source import FeatureSource

@@ -10,7 +10,7 @@ from ..datasets.frames import Frame, load_frame
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
 from ..datasets.settings import DOMAINS
-from ..evaluate.pseudo_labels import PseudoLabels
+from .pseudo_labels import PseudoLabels
 from .source import FeatureSource
 
 __all__ = ["Domain"]

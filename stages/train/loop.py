@@ -18,12 +18,11 @@ from ...processes import is_first_process, own_device
 from ...progress import progress
 from ..datasets.frames import count_labels
 from ..datasets.labels import class_weights
-from ..evaluate.card import Modality
-from ..evaluate.settings import FusionRule
 from .checkpoint import Best, TrainState, checkpoint_steps, load_state, read_best, save_checkpoint
 from .checks import check_domains
 from .domain import Domain
 from .log import RunLog, past_losses
+from .network import Network
 from .optimise import Stepper, learning_rate
 from .pace import Pace, StepPace
 from .parallel import from_first
@@ -32,12 +31,26 @@ from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSetti
 from .shift import StepMaker
 from .start import Start
 from .transfer import prefetch
-from .validate import validate
 from .watch import DivergenceWatch
 
-__all__ = ["TrainSummary", "train"]
+__all__ = ["Score", "TrainSummary", "ValidationScores", "train"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationScores:
+    """Scores of a validation: labelled ``points``, and ``miou`` and per-class ``iou`` by modality, where there are any.
+
+    The score of a modality that was not predicted is None.
+    """
+
+    points: int
+    miou: Mapping[str, float | None]
+    iou: Mapping[str, Mapping[str, float | None]]
+
+
+Score = Callable[[Network, Domain], ValidationScores]  #: scores a network on every frame of a domain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +73,8 @@ def train(
     settings: TrainSettings,
     target: Domain | None = None,
     init: Path | None = None,
-    judged_by: Modality = "fused",
-    fusion_rule: FusionRule = "product-prior",
+    score: Score | None = None,
+    metric: str = "fused",
     facts: Mapping[str, Any] | None = None,
     begun: Callable[[], object] | None = None,
 ) -> TrainSummary:
@@ -69,8 +82,8 @@ def train(
 
     Each step also takes a batch of ``target`` where it is given; its label files are not read. The run begins with the
     best weights of the run in the folder ``init``, where that is given, and with its class weights if it has no source.
-    The best checkpoint has the highest score of the kind ``judged_by``, or of 3D where validation has no images;
-    ``fusion_rule`` is how validation fuses predictions.
+    ``score`` is called with the network and ``validation``, which needs it. The best checkpoint has the highest mIoU of
+    the modality ``metric``, or of "3d" where validation has no images.
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are kept in
     ``run.json`` and must be the same when the run is resumed. The number of threads, the device and the sparse backend
     may change. ``begun`` is called, by one process, as soon as the folder is the run's.
@@ -116,7 +129,7 @@ def train(
             source=source, target=target, plan=network.plan, augment=augment, settings=settings, device=device
         )
         stepper = Stepper(network, weights, settings)
-        return _Trainer(run, make, validation, settings, stepper, judged_by, fusion_rule).go_on(done)
+        return _Trainer(run, make, validation, settings, stepper, score, metric).go_on(done)
 
 
 def _begin(
@@ -159,11 +172,11 @@ class _Trainer:
         validation: Domain | None,
         settings: TrainSettings,
         stepper: Stepper,
-        judged_by: Modality,
-        fusion_rule: FusionRule,
+        score: Score | None,
+        metric: str,
     ) -> None:
         self.run, self.make, self.validation, self.settings = run, make, validation, settings
-        self.judged_by, self.fusion_rule = judged_by, fusion_rule
+        self.score, self.metric = score, metric
         self.network, self.stepper = stepper.network, stepper
         self.best: Best | None = None
         self.state = TrainState(network=stepper.network, optimiser=stepper.optimiser, scaler=stepper.scaler)
@@ -205,22 +218,21 @@ class _Trainer:
         settings = self.settings
         last = step == settings.steps
         validates = self.validation is not None and (last or step % settings.validate_every == 0)
-        if self.validation is not None and validates:
-            self._validate(self.validation, step, records)
+        if self.validation is not None and self.score is not None and validates:
+            self._validate(self.score(self.network, self.validation), step, records)
         if is_first_process() and (validates or last or step % settings.checkpoint_every == 0):
             records.flush()
             save_checkpoint(self.run, self.state, step=step, best=self.best)
 
-    def _validate(self, validation: Domain, step: int, records: RunLog) -> None:
-        card = validate(self.network, validation, fusion=self.fusion_rule, workers=self.settings.workers)
-        if not card.points:
+    def _validate(self, scores: ValidationScores, step: int, records: RunLog) -> None:
+        if not scores.points:
             log.warning("Not one point of the validation frames has a label; the last checkpoint counts as the best")
             return
-        records.write({"step": step, "validation": {"miou": card.miou, "iou": card.iou}})
-        metric: Modality = self.judged_by if "xm" in card.confusion else "3d"
-        score = card.miou[metric]
-        if score is not None and (self.best is None or score > self.best.miou):
-            self.best = Best(step=step, metric=metric, miou=score)
+        records.write({"step": step, "validation": {"miou": scores.miou, "iou": scores.iou}})
+        metric = self.metric if scores.miou["xm"] is not None else "3d"
+        miou = scores.miou[metric]
+        if miou is not None and (self.best is None or miou > self.best.miou):
+            self.best = Best(step=step, metric=metric, miou=miou)
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from ...errors import RunError
 from ...files import read_json, write_json
 from ...processes import own_device, process_count
 from ...settings import Mark, marked
-from ..datasets.labels import class_weights
-from ..evaluate.fusion import class_prior
-from ..evaluate.protocol import code_version
+from ...version import code_version
+from ..datasets.labels import class_prior, class_weights
 from .checkpoint import best_step, checkpoint_steps, load_weights
 from .domain import Domain
 from .network import Network

@@ -16,13 +16,13 @@ from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import open_index
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.index import FrameIndex
-from xd3d.stages.evaluate.protocol import code_version
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.online import OnlineExtractor
 from xd3d.stages.extract.settings import RGB, ExtractSettings
 from xd3d.stages.train.sparse.spconv_build import compiled_capabilities, installed_build, listed
+from xd3d.version import code_version
 
 IMAGES = 4  #: of the city, that are looked at in each precision
 #: Least mean cosine of a cell's features with those that the CPU computes in float32.

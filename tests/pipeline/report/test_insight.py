@@ -10,7 +10,7 @@ from xd3d.pipeline.report.attention import FrameAttention, class_agreement, stri
 from xd3d.pipeline.report.errors import ErrorTally, errors_picture
 from xd3d.pipeline.report.insight import insight_sections, mean_agreement
 from xd3d.pipeline.report.spectrum import dropped_energy, singular_values, spectra_of, spectrum_rows
-from xd3d.stages.train.insight import Insight, QueryAttention
+from xd3d.stages.predict.attention import Insight, QueryAttention
 from xd3d.stages.train.settings import FusionSettings
 
 

@@ -7,8 +7,8 @@ import torch
 from xd3d.cache.loader import made_ahead, ring_slots
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.writer import CacheWriter
+from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.buffers import domain_of_each_slot
-from xd3d.stages.train.inference import predict_frames
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.settings import AugmentSettings
 

@@ -10,7 +10,7 @@ from xd3d.errors import DataError
 from xd3d.stages.datasets.frames import count_labels
 from xd3d.stages.datasets.labels import IGNORE, class_weights
 from xd3d.stages.evaluate.scores import score_frames
-from xd3d.stages.train.inference import predict_frames
+from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.settings import AugmentSettings, TrainSettings

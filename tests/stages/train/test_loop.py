@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from xd3d.cache.lock import FileLock
 from xd3d.errors import CacheError, ConfigError, DataError, RunError
+from xd3d.stages.predict.validate import validate
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.pace import PACE_NAMES
@@ -25,6 +27,8 @@ KILLED = """
 import importlib.util, json, os, signal, sys
 import torch
 from pathlib import Path
+from functools import partial
+from xd3d.stages.predict.validate import validate
 from xd3d.stages.train import checkpoint
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.settings import *
@@ -43,6 +47,7 @@ domain = worlds.open_domain(Path(sys.argv[2]), frames=4)
 settings = TrainSettings(**json.loads(sys.argv[5]))
 target = domain if settings.uses_target else None
 train(run=Path(sys.argv[3]), source=domain, target=target, validation=domain, augment=AugmentSettings(),
+      score=partial(validate, fusion="product-prior", workers=0),
       model=ModelSettings(preset="slim", backend="torch"), fusion=FusionSettings(**json.loads(sys.argv[4])),
       settings=settings)
 """
@@ -56,6 +61,7 @@ def run_training(small_fusion, train_settings):
             source=domain,
             target=target,
             validation=validation,
+            score=partial(validate, fusion="product-prior", workers=0),
             model=MODEL,
             fusion=fusion or small_fusion(),
             augment=augment or AugmentSettings(),
@@ -97,7 +103,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
     unbroken = run_training(tmp_path / "unbroken", domain, **options_here)
     killed = subprocess.run(
         [
-            *(sys.executable, "-c", KILLED, str(Path(__file__).with_name("worlds.py"))),
+            *(sys.executable, "-c", KILLED, str(Path(__file__).parents[1] / "worlds.py")),
             *(str(domain.index.root), str(tmp_path / "killed")),
             *(fusion.model_dump_json(), train_settings(**options).model_dump_json()),
         ],
@@ -273,7 +279,7 @@ def test_it_overfits_one_cloud(make_domain, run_training, small_fusion, tmp_path
     assert records[-1]["validation"]["miou"]["3d"] > 0.9
 
 
-def test_a_lidar_only_run_is_judged_by_3d(make_domain, run_training, tmp_path):
+def test_a_lidar_only_run_is_validated_in_3d(make_domain, run_training, tmp_path):
     domain = make_domain(frames=2, points=100, lidar_only=True)
     fusion = FusionSettings(variant="3d-only")
     done = run_training(tmp_path / "run", domain, validation=domain, fusion=fusion, steps=2)

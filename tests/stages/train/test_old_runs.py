@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.checkpoint import TrainState, save_checkpoint
-from xd3d.stages.train.inference import predict_frames
 from xd3d.stages.train.record import make_record, open_record, read_record, write_record
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings
 from xd3d.stages.train.start import Start

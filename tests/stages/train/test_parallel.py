@@ -48,7 +48,7 @@ def test_processes_that_joined_know_their_number_and_refuse_to_share_a_gpu(toget
 def test_norms_losses_and_gradients_of_two_processes_are_those_of_one(load_module, together):
     started = together.start(SCRIPT.read_text())
     with torch.random.fork_rng():
-        one = load_module("shared_batch").compute()
+        one = load_module("train/shared_batch").compute()
     first, second = (json.loads(printed) for printed in together.outputs(started))
     for name in ("loss", "norm", "buffers"):
         assert first[name] == second[name], "the processes must stay equal bit for bit"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import ConfigError, DataError, RunError
-from xd3d.stages.evaluate.labelling import make_pseudo_labels
+from xd3d.stages.adapt.pseudo_labels import make_pseudo_labels
 from xd3d.stages.evaluate.scores import FramePrediction
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.log import read_log

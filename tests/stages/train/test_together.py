@@ -1,12 +1,14 @@
 """Training by two processes: what one does with twice the batch, through kills and restarts, and with a clear end."""
 
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import RunError
+from xd3d.stages.predict.validate import validate
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.pace import PACE_NAMES
@@ -22,6 +24,8 @@ import torch
 from pathlib import Path
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.optimise import Stepper
+from functools import partial
+from xd3d.stages.predict.validate import validate
 from xd3d.stages.train.parallel import distributed
 from xd3d.stages.train.settings import *
 worlds_file, data, run, model, fusion, settings, last = sys.argv[1:]
@@ -39,6 +43,7 @@ domain = worlds.open_domain(Path(data), frames=4)
 settings = TrainSettings(**json.loads(settings))
 with distributed("cpu"):
     train(run=Path(run), source=domain, target=domain if settings.uses_target else None, validation=domain,
+          score=partial(validate, fusion="product-prior", workers=0),
           augment=AugmentSettings(), model=ModelSettings(**json.loads(model)),
           fusion=FusionSettings(**json.loads(fusion)), settings=settings)
 """
@@ -49,7 +54,7 @@ def start_two(together, small_fusion, train_settings):
     def start(domain, run, *, last=-1, fusion, **values):
         return together.start(
             SCRIPT,
-            *(str(Path(__file__).with_name("worlds.py")), str(domain.index.root), str(run), MODEL.model_dump_json()),
+            *(str(Path(__file__).parents[1] / "worlds.py"), str(domain.index.root), str(run), MODEL.model_dump_json()),
             *(small_fusion(**fusion).model_dump_json(), train_settings(**values).model_dump_json(), str(last)),
         )
 
@@ -64,6 +69,7 @@ def train_alone(small_fusion, train_settings):
             source=domain,
             target=domain if "lam_trg" in values else None,
             validation=domain,
+            score=partial(validate, fusion="product-prior", workers=0),
             augment=AugmentSettings(),
             model=MODEL,
             fusion=small_fusion(**fusion),

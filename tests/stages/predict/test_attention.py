@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError
-from xd3d.stages.train.insight import look_inside
+from xd3d.stages.predict.attention import look_inside
 from xd3d.stages.train.loader import evaluation_batch
 from xd3d.stages.train.queries import QueryBlock
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xd3d.stages.evaluate.refine import Confidences, confidence_codes, sure
+from xd3d.stages.adapt.pseudo_labels import Confidences, confidence_codes, sure
 
 
 def kept_by(labels, confidences, classes):

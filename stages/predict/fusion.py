@@ -13,29 +13,14 @@ cloud alone.
 """
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 
-from .settings import FusionRule
+from ..evaluate.settings import FusionRule
 
-__all__ = ["class_prior", "fused_probabilities"]
+__all__ = ["fused_probabilities"]
 
-#: Least prior of a class that occurs; a rarer one would win wherever nothing else is sure.
-LEAST_PRIOR = 0.01
 #: Least probability in a logarithm.
 LEAST_PROBABILITY = 1e-12
-
-
-def class_prior(
-    counts: Int[np.ndarray, "classes"], weights: Float[np.ndarray, "classes"]
-) -> Float64[np.ndarray, "classes"]:
-    """The prior that cross entropy with class ``weights`` makes a network assume, from points per class; sums to 1.
-
-    In proportion to counts times weights, at least ``LEAST_PRIOR`` (before all are scaled to 1 again) for a class that
-    occurs, and 0 for one that does not. At least one class must occur.
-    """
-    share = counts * weights.astype(np.float64)
-    floored = np.where(counts > 0, np.maximum(share / share.sum(), LEAST_PRIOR), 0.0)
-    return floored / floored.sum()
 
 
 def fused_probabilities(

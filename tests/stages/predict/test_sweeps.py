@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError, MissingDataError, RunError
-from xd3d.stages.train.inference import predict_frames
-from xd3d.stages.train.sweeps import find_sweeps, label_path, label_sweeps, read_labels
+from xd3d.stages.predict.inference import predict_frames
+from xd3d.stages.predict.sweeps import find_sweeps, label_path, label_sweeps, read_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -232,7 +232,7 @@ import torch
 from xd3d.cache.schema import TapSpec
 from xd3d.stages.train.network import Network
 from xd3d.stages.train.settings import FusionSettings, ModelSettings
-from xd3d.stages.train.sweeps import label_sweeps
+from xd3d.stages.predict.sweeps import label_sweeps
 network = Network(
     model=ModelSettings(preset="full", backend="torch"),
     fusion=FusionSettings(),

@@ -1,6 +1,10 @@
-"""Making pseudo labels: predict all frames, part by part, then keep per class what is sure (``refine``).
+"""Makes pseudo labels: predicts all frames, part by part, then keeps the confident predictions of each class.
 
-A part that was written is not predicted again after a stop; the refined labels appear whole or not at all.
+A part that was written is not predicted again when the run is resumed; the labels appear whole or not at all.
+
+The rule is that of xMUDA (after BDL): of the points predicted as a class, those are dropped whose confidence is below
+the class's median or 0.9, whichever is lower. Confidences are kept as 16-bit fractions, so the median of any number of
+points comes from a histogram.
 """
 
 import shutil
@@ -12,21 +16,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Int64, UInt8, UInt16
+from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt16
 
 from ...cache.fingerprint import fingerprint_digest
 from ...cache.lock import sole_user
 from ...errors import DataError, MissingDataError
 from ...files import write_atomic, write_json
 from ..datasets.arrays import load_archive
-from .pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
-from .refine import Confidences, confidence_codes, sure
-from .scores import FramePrediction
+from ..evaluate.scores import FramePrediction
+from ..train.pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
 
-__all__ = ["make_pseudo_labels"]
+__all__ = ["Confidences", "confidence_codes", "make_pseudo_labels", "sure"]
 
 PART = 64  #: frames
 PREDICTED = "predicted"
+ENOUGH = 0.9  #: a point this sure is never dropped
+CODES = 2**16
 
 
 def make_pseudo_labels(
@@ -215,3 +220,36 @@ def _kept(part: _Part, thresholds: Sequence[np.ndarray]) -> UInt8[np.ndarray, "p
         unsure = ~sure(labels[there, column], part.codes[there, column], least)
         labels[there[unsure], column] = UNSURE
     return labels
+
+
+def confidence_codes(probabilities: Float[np.ndarray, "points"]) -> UInt16[np.ndarray, "points"]:
+    """Confidences from 0 to 1 as multiples of 1 / 65535."""
+    return np.round(probabilities.astype(np.float64) * (CODES - 1)).astype(np.uint16)
+
+
+class Confidences:
+    """How many points of each class were predicted with each confidence."""
+
+    def __init__(self, classes: int) -> None:
+        self.counts: Int64[np.ndarray, "classes codes"] = np.zeros((classes, CODES), np.int64)
+
+    def add(self, labels: UInt8[np.ndarray, "points"], codes: UInt16[np.ndarray, "points"]) -> None:
+        """Count the points predicted as ``labels`` with the confidences ``codes``."""
+        places = labels.astype(np.int64) * CODES + codes
+        self.counts += np.bincount(places, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def thresholds(self) -> Float64[np.ndarray, "classes"]:
+        """The least confidence of each class that is kept; the median of an even number is the lower of the two."""
+        below = self.counts.cumsum(axis=1)
+        middle = (below[:, -1:] + 1) // 2
+        medians = (below >= middle).argmax(axis=1) / (CODES - 1)
+        return np.minimum(medians, ENOUGH)
+
+
+def sure(
+    labels: UInt8[np.ndarray, "points"],
+    codes: UInt16[np.ndarray, "points"],
+    thresholds: Float64[np.ndarray, "classes"],
+) -> Bool[np.ndarray, "points"]:
+    """Whether each point is kept."""
+    return codes / (CODES - 1) >= thresholds[labels]

@@ -21,9 +21,9 @@ from ...files import write_bytes
 from ...progress import progress
 from ..datasets.checks import FileFault
 from ..datasets.sweeps import SWEEP_SUFFIXES, read_coordinates, sweep_suffix
-from .batch import Batch, BatchPlan, cloud_batch
+from ..train.batch import Batch, BatchPlan, cloud_batch
+from ..train.network import Network
 from .inference import cloud_classes
-from .network import Network
 
 __all__ = ["LABEL_SUFFIX", "LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
 

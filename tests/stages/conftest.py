@@ -11,7 +11,7 @@ STILL = AugmentSettings(rotation_noise=0.0, flip="none", rotate=False, translate
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -35,12 +35,12 @@ def worlds() -> ModuleType:
 @pytest.fixture(scope="session")
 def together() -> ModuleType:
     """The module that starts several processes."""
-    return load("together")
+    return load("train/together")
 
 
 @pytest.fixture(scope="session")
 def load_module() -> Callable[[str], ModuleType]:
-    """Call it with the name of a file beside the tests."""
+    """Call it with the path of a file below this folder, without its suffix."""
     return load
 
 

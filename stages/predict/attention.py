@@ -11,15 +11,15 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from .batch import Batch
-from .decoupling import low_rank
-from .domain import Domain
-from .images import ImageBatch
-from .interface import StageRefiner
-from .loader import evaluation_batch
-from .located import agents_at_points
-from .network import Network
-from .transfer import to_device
+from ..train.batch import Batch
+from ..train.decoupling import low_rank
+from ..train.domain import Domain
+from ..train.images import ImageBatch
+from ..train.interface import StageRefiner
+from ..train.loader import evaluation_batch
+from ..train.located import agents_at_points
+from ..train.network import Network
+from ..train.transfer import to_device
 
 __all__ = ["CACHED", "Insight", "QueryAttention", "look_inside"]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xd3d.stages.datasets.labels import class_weights
-from xd3d.stages.evaluate.fusion import class_prior, fused_probabilities
+from xd3d.stages.datasets.labels import class_prior, class_weights
+from xd3d.stages.predict.fusion import fused_probabilities
 from xd3d.stages.train.losses import weighted_cross_entropy
 
 RULES = ("product-prior", "product", "sum")

@@ -13,17 +13,17 @@ from ...cache.loader import made_ahead, ring_slots
 from ...errors import RunError
 from ...progress import progress
 from ..datasets.frames import Frame
-from ..evaluate.fusion import fused_probabilities
 from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction
 from ..evaluate.settings import FusionRule
-from .batch import Batch, BatchPlan, cloud_batch
-from .buffers import domain_of_each_slot
-from .checks import check_memberships, check_taps
-from .domain import Domain
-from .loader import evaluation_batch
-from .network import Network
-from .transfer import pin_memory, prefetch, to_device
+from ..train.batch import Batch, BatchPlan, cloud_batch
+from ..train.buffers import domain_of_each_slot
+from ..train.checks import check_memberships, check_taps
+from ..train.domain import Domain
+from ..train.loader import evaluation_batch
+from ..train.network import Network
+from ..train.transfer import pin_memory, prefetch, to_device
+from .fusion import fused_probabilities
 
 __all__ = ["cloud_classes", "predict_frames", "sweep_classes"]
 

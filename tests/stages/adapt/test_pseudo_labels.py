@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from xd3d.cache.lock import FileLock
 from xd3d.errors import DataError, MissingDataError, RunError
-from xd3d.stages.evaluate.labelling import PART, make_pseudo_labels
-from xd3d.stages.evaluate.pseudo_labels import PseudoLabels
+from xd3d.stages.adapt.pseudo_labels import PART, make_pseudo_labels
 from xd3d.stages.evaluate.scores import FramePrediction
+from xd3d.stages.train.pseudo_labels import PseudoLabels
 
 CLASSES = ("road", "car", "tree")
 FRAMES = 2 * PART + 5

@@ -5,15 +5,15 @@ import pytest
 import torch
 from xd3d.cache.schema import TapSpec
 from xd3d.errors import RunError
-from xd3d.stages.datasets.labels import class_weights, get_merge
+from xd3d.stages.datasets.labels import class_prior, class_weights, get_merge
 from xd3d.stages.datasets.readers import READERS
 from xd3d.stages.datasets.splits import domain_frames
-from xd3d.stages.evaluate.fusion import class_prior, fused_probabilities
 from xd3d.stages.evaluate.official import NO_CLASS
+from xd3d.stages.predict.fusion import fused_probabilities
+from xd3d.stages.predict.inference import cloud_classes, predict_frames, sweep_classes
 from xd3d.stages.synthesize.twins import synthesize_twin
 from xd3d.stages.train.batch import cloud_batch
 from xd3d.stages.train.domain import Domain
-from xd3d.stages.train.inference import cloud_classes, predict_frames, sweep_classes
 from xd3d.stages.train.loader import evaluation_batch
 from xd3d.stages.train.record import build_network, make_record
 from xd3d.stages.train.settings import AugmentSettings, ModelSettings

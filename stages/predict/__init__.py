@@ -1,0 +1,1 @@
+"""What a trained network says: predictions of frames and sweeps, their fusion, and attention maps."""
