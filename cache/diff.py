@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ..fingerprint import differences
 from ..progress import track
 from .codec import decode
-from .fingerprint import differences
 from .reader import FeatureReader
 from .rows import named_arrays
 from .schema import CHANNEL_AXES, ImageFeatures

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import CacheError, nearest
+from ..fingerprint import fingerprint_digest
 from ..progress import track
 from .arrays import DamagedRowError, StoredArray
 from .commits import COMMITTED, FAILED, CommitLog
-from .fingerprint import fingerprint_digest
 from .intact import refuse_damaged_metadata
 from .layout import CacheLayout
 from .metadata import load_layout

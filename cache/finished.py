@@ -7,8 +7,8 @@ committed and never goes. Caches of earlier versions have none until a writer, a
 import numpy as np
 
 from ..errors import CacheError
+from ..fingerprint import canonical_json, fingerprint_digest
 from .commits import COMMITTED, FAILED, CommitLog
-from .fingerprint import canonical_json, fingerprint_digest
 from .layout import DONE, CacheLayout
 from .stores.base import Store
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CacheError
+from ..locks import LOCKS
 from .commits import CommitLog
 from .layout import DONE, STAGING, UPGRADE, CacheLayout
-from .lock import LOCKS
 from .metadata import load_layout, metadata_files
 from .recipe import RECIPE
 from .stores import Store, open_store

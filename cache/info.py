@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..fingerprint import fingerprint_digest
 from .commits import COMMITTED, FAILED, CommitLog
-from .fingerprint import fingerprint_digest
 from .metadata import load_layout
 from .stores import open_store
 

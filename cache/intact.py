@@ -1,7 +1,7 @@
 """Whether the metadata files of a cache are what its writer made."""
 
 from ..errors import CacheError
-from .fingerprint import canonical_json
+from ..fingerprint import canonical_json
 from .finished import FINISHED, finished_fault
 from .layout import CacheLayout
 from .metadata import STORAGE, metadata_files, parse_json

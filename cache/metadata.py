@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import CacheError, UnfinishedUpgradeError
-from .fingerprint import canonical_json, fingerprint_digest
+from ..fingerprint import canonical_json, fingerprint_digest
 from .layout import FORMATS, SCALES, ArrayLayout, CacheLayout
 from .schema import TapSpec
 from .stores.base import Store

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt32
 
 from ..errors import CacheError, CacheMismatchError
+from ..fingerprint import identity_differences
 from .arrays import DamagedRowError, Run, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
-from .fingerprint import identity_differences
 from .intact import refuse_damaged_metadata
 from .layout import DONE, GEOMETRY, MEMBERSHIPS
 from .metadata import load_layout

@@ -11,7 +11,7 @@ from typing import Any
 import google_crc32c
 
 from ..errors import CacheError
-from .fingerprint import canonical_json
+from ..fingerprint import canonical_json
 from .stores.base import Store
 
 __all__ = ["RECIPE", "encode_recipe", "load_recipe", "recipe_fault"]

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import CacheError, CacheMismatchError, UnfinishedUpgradeError
+from ..fingerprint import canonical_json, differences
 from .arrays import StoredArray
 from .commits import Commit, CommitLog, list_records
-from .fingerprint import canonical_json, differences
 from .finished import FINISHED, encode_finished, lost_records
 from .intact import metadata_faults
 from .layout import CacheLayout, Shard

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import CacheError, CacheMismatchError
+from ..fingerprint import canonical_json, differences
+from ..locks import LOCKS
 from .commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
-from .fingerprint import canonical_json, differences
 from .finished import FINISHED, encode_finished, wants_mark
 from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
-from .lock import LOCKS
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files
 from .recipe import RECIPE, encode_recipe
 from .rows import arrays_of, stored_arrays, unfit_rows

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cache.fingerprint import identity_differences
 from ..cache.metadata import load_identity
 from ..cache.recipe import load_recipe
 from ..cache.stores import open_store
 from ..errors import CacheError
+from ..fingerprint import identity_differences
 
 __all__ = ["adopted_fingerprint", "fitting_cache"]
 

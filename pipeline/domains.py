@@ -226,7 +226,7 @@ class DomainOpener:
         return there
 
     def _cache_of(self, dataset: str, fingerprint: Mapping[str, object]) -> Path | str:
-        from ..cache.fingerprint import fingerprint_digest
+        from ..fingerprint import fingerprint_digest
 
         return self._workspace.cache(dataset, fingerprint_digest(fingerprint), self.config.extract.caches)
 

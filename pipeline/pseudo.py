@@ -31,7 +31,7 @@ def pseudo_labels(
         RunError: the run has no checkpoint yet.
         DataError: a prediction is not finite.
     """
-    from ..cache.fingerprint import fingerprint_digest
+    from ..fingerprint import fingerprint_digest
     from ..stages.adapt.pseudo_labels import make_pseudo_labels
     from ..stages.train.record import describe_domain
     from ..stages.train.start import Start

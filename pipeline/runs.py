@@ -270,7 +270,7 @@ class TrainedRun:
         return majority_miou(counts, card.confusion["3d"].sum(axis=1), card.absent)
 
     def _protocol(self, side: str, split: str, domain: "Domain", fusion: "FusionRule") -> Any:
-        from ..cache.fingerprint import fingerprint_digest
+        from ..fingerprint import fingerprint_digest
         from ..stages.evaluate.protocol import ScoreProtocol
 
         settings, dataset = self.config, self.side(side).dataset

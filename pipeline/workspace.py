@@ -154,9 +154,9 @@ class Workspace:
     @contextmanager
     def _changing_memory(self) -> Iterator[dict[str, Any]]:
         """What is remembered, to be changed and then kept; commands that end at the same time take turns."""
-        from ..cache.lock import in_turn
+        from ..locks import blocking_lock
 
-        with in_turn(self.home, work="ends a command"):
+        with blocking_lock(self.home, work="ends a command"):
             memory = self._memory()
             yield memory
             write_json(self.home / "workspace.json", memory)

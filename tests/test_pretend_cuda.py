@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from xd3d.cache.loader import made_ahead
+from xd3d.prefetch import map_ahead
 from xd3d.stages.extract.agents import AgentMaker
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
@@ -92,7 +92,7 @@ def stage_two(domain, device, values, precision, traffic=None, change=None):
         device=device,
     )
     losses, seen = [], None
-    with closing(made_ahead(make, range(3), 1)) as made, closing(prefetch(made, device)) as batches:
+    with closing(map_ahead(make, range(3), 1)) as made, closing(prefetch(made, device)) as batches:
         for step in range(2):
             if traffic is not None:
                 traffic.clear()

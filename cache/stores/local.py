@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 
 from ...errors import CacheError
 from ...files import fsync_folder
+from ...locks import LOCKS, FileLock, WriterLock
 from ..layout import DONE, STAGING
-from ..lock import LOCKS, FileLock, WriterLock
 from .base import Version
 from .regular import open_regular, read_regular
 from .staging import LocalStage, disk_errors, refuse_way_out, sweep_partials

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from ...errors import CacheError, DiskSpaceError
 from ...files import fsync_folder
+from ...locks import live_owners
 from ..layout import DONE, STAGING
-from ..lock import live_owners
 
 __all__ = ["LocalStage", "disk_errors", "refuse_way_out", "sweep_partials"]
 

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...cache.lock import sole_user
 from ...errors import RunError, Xd3dError
+from ...locks import exclusive_lock
 from .. import jobs
 from ..console import Outcome
 from ..domains import DomainOpener
@@ -42,7 +42,7 @@ def run_ablation(
     """
     request.check(benchmark)
     out = out.absolute()
-    with sole_user(out, work="runs 'xd3d ablate'", option="--out"):
+    with exclusive_lock(out, work="runs 'xd3d ablate'", option="--out"):
         workspace = Workspace(home=out / "work")
         data = benchmark.prepare(out, workspace)
         rows = RowFile(out / "rows.jsonl")

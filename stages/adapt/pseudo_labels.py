@@ -18,10 +18,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt16
 
-from ...cache.fingerprint import fingerprint_digest
-from ...cache.lock import sole_user
 from ...errors import DataError, MissingDataError
 from ...files import write_atomic, write_json
+from ...fingerprint import fingerprint_digest
+from ...locks import exclusive_lock
 from ..datasets.arrays import load_archive
 from ..evaluate.scores import FramePrediction
 from ..train.pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
@@ -53,7 +53,7 @@ def make_pseudo_labels(
     there = _sound(folder)
     if there is not None and not (folder / PREDICTED).exists():
         return there
-    with sole_user(folder, work="makes pseudo labels"):
+    with exclusive_lock(folder, work="makes pseudo labels"):
         if _sound(folder) is None:
             (folder / MANIFEST).unlink(missing_ok=True)
             _refine(folder, identity, classes, _predicted(folder, frames, predict))

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ...cache.lock import in_turn
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_bytes, write_json
+from ...locks import blocking_lock
 from .lens import Lens
 
 __all__ = ["FrameIndex", "FrameTable", "ImageRow", "ImageTable"]
@@ -137,7 +137,7 @@ class FrameIndex:
         The columns get a name of their own, the facts that name them replace the older ones in one step, and only then
         the older columns go. Several processes take turns.
         """
-        with in_turn(folder, work="saves an index"):
+        with blocking_lock(folder, work="saves an index"):
             self._write(folder)
 
     def _write(self, folder: Path) -> None:

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...cache.fingerprint import fingerprint_digest
 from ...cache.layout import CacheLayout, Shard
 from ...cache.schema import TapSpec
 from ...cache.stores import open_store
 from ...cache.views import view_keys
 from ...cache.writer import CacheWriter
 from ...errors import DiskSpaceError
+from ...fingerprint import fingerprint_digest
 from ...progress import progress
 from ..datasets.index import FrameIndex
 from .agents import grid_tap

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ...cache.loader import made_ahead, ring_slots
 from ...errors import RunError
+from ...prefetch import map_ahead, ring_slots
 from ...progress import progress
 from ..datasets.frames import Frame
 from ..evaluate.official import NO_CLASS
@@ -59,7 +59,7 @@ def predict_frames(
 
         with (
             progress(description, len(domain), "frame") as bar,
-            closing(made_ahead(make, range(len(domain)), workers)) as made,
+            closing(map_ahead(make, range(len(domain)), workers)) as made,
             closing(prefetch(made, network.device)) as prefetched,
         ):
             for (place, frame, batch), _ in prefetched:

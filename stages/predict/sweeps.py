@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, UInt32
 
-from ...cache.loader import made_ahead
 from ...errors import ConfigError, DataError, MissingDataError, RunError
 from ...files import write_bytes
+from ...prefetch import map_ahead
 from ...progress import progress
 from ..datasets.checks import FileFault
 from ..datasets.sweeps import SWEEP_SUFFIXES, read_coordinates, sweep_suffix
@@ -112,7 +112,7 @@ def label_sweeps(
     def read(sweep: Path, _slot: int) -> _Cloud | FileFault:
         return _read(sweep, columns, plan)
 
-    clouds = made_ahead(read, left, workers)
+    clouds = map_ahead(read, left, workers)
     with closing(clouds), progress("label sweeps", len(sweeps), "sweep", len(sweeps) - len(left)) as bar:
         for cloud, _ in clouds:
             fault = cloud if isinstance(cloud, FileFault) else _store(out, cloud, _labels(network, cloud))

@@ -30,5 +30,7 @@ def validate(network: Network, domain: Domain, *, fusion: FusionRule, workers: i
     if not card.points:
         return ValidationScores(points=0, miou={}, iou={})
     return ValidationScores(
-        points=card.points, miou=dict(card.miou), iou={name: dict(v) for name, v in card.iou.items()}
+        points=card.points,
+        miou={str(modality): value for modality, value in card.miou.items()},
+        iou={name: {str(modality): v for modality, v in values.items()} for name, values in card.iou.items()},
     )

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from ...cache.fingerprint import fingerprint_digest
 from ...errors import RunError
 from ...files import fsync_folder, read_json, write_bytes, write_json
+from ...fingerprint import fingerprint_digest
 
 __all__ = [
     "Best",

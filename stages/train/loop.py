@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...cache.loader import made_ahead
-from ...cache.lock import sole_user
+from ...locks import exclusive_lock
+from ...prefetch import map_ahead
 from ...processes import is_first_process, own_device
 from ...progress import progress
 from ..datasets.frames import count_labels
@@ -116,7 +116,7 @@ def train(
         facts=facts or {},
     )
     device = own_device(settings.device, setting="train.device")
-    alone = sole_user(run, work="trains", option="--run")
+    alone = exclusive_lock(run, work="trains", option="--run")
     with alone if is_first_process() else nullcontext(), _seeded(settings.seed, device):
         stored, done = from_first(_begin(run, record, source, start, begun) if is_first_process() else ({}, 0))
         if done >= settings.steps:
@@ -193,7 +193,7 @@ class _Trainer:
         with (
             RunLog(self.run, step=done, tensorboard=settings.tensorboard, wandb=settings.wandb) as records,
             progress("train", settings.steps, "step", done) as bar,
-            closing(made_ahead(self.make, turns, settings.workers)) as made,
+            closing(map_ahead(self.make, turns, settings.workers)) as made,
             closing(prefetch(made, self.network.device)) as batches,
         ):
             for step in range(done + 1, settings.steps + 1):

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from ...cache.fingerprint import differences, fingerprint_digest
 from ...errors import DataError, MissingDataError, RunError
 from ...files import read_json
+from ...fingerprint import differences, fingerprint_digest
 from ..datasets.arrays import load_array
 from ..datasets.labels import IGNORE
 

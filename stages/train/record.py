@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ...cache.fingerprint import differences
 from ...cache.schema import TapSpec
 from ...errors import RunError
 from ...files import read_json, write_json
+from ...fingerprint import differences
 from ...processes import own_device, process_count
 from ...settings import Mark, marked
 from ...version import code_version

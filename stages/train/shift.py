@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...cache.loader import ring_slots
+from ...prefetch import ring_slots
 from .batch import Batch, BatchPlan
 from .buffers import domain_of_each_slot
 from .domain import Domain

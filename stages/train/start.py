@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...cache.fingerprint import differences
 from ...errors import RunError
+from ...fingerprint import differences
 from ...settings import Mark, marked
 from .checkpoint import best_step, checkpoint_digest, load_weights
 from .network import Network

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from gpu_bench import PRECISIONS, Bench, CheckError, finished, peak_bytes
 from torch.profiler import ProfilerActivity, profile
-from xd3d.cache.loader import made_ahead
 from xd3d.errors import CacheError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import Config, load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.workspace import Workspace
+from xd3d.prefetch import map_ahead
 from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper, StepResult
@@ -96,7 +96,7 @@ def training(config: Config, source: Domain, steps: int) -> Iterator[Iterator[St
         device=device,
     )
     with (
-        closing(made_ahead(make, range(steps), config.train.workers)) as made,
+        closing(map_ahead(make, range(steps), config.train.workers)) as made,
         closing(prefetch(made, device)) as batches,
     ):
         yield (stepper.step(step, islice(batches, 1)) for step in range(steps))

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 from xd3d.cache.export import export_cache
-from xd3d.cache.fingerprint import fingerprint_digest
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.recipe import load_recipe
 from xd3d.cache.stores import open_store
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
+from xd3d.fingerprint import fingerprint_digest
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -1,8 +1,8 @@
 import json
 
-from xd3d.cache.fingerprint import fingerprint_digest
 from xd3d.cache.info import cache_info
 from xd3d.cache.reader import FeatureReader
+from xd3d.fingerprint import fingerprint_digest
 
 ARRAYS = ["features/up1", "features/rgb", "agents/up1", "agents/geometry"]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xd3d.cache.loader import load_batches, made_ahead, ring_slots
+from xd3d.cache.loader import load_batches
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import arrays_of
 from xd3d.errors import CacheError
+from xd3d.prefetch import map_ahead, ring_slots
 
 BATCHES = [[0, 17, 3], [4, 5], [9], [1, 2, 3, 4, 5], [17, 17, 17], [8, 6], [12, 13, 14]] * 3
 
@@ -51,7 +52,7 @@ def test_a_slot_is_filled_again_only_after_its_batch_was_let_go(threads):
         ring[slot] = number
         return number, slot
 
-    for (number, slot), waited in made_ahead(make, range(40), threads):
+    for (number, slot), waited in map_ahead(make, range(40), threads):
         assert waited >= 0
         deadline = time.monotonic() + 5
         ahead = min(40 - 1, number + len(ring) - 1)
@@ -72,7 +73,7 @@ def test_an_error_is_raised_when_its_turn_comes_and_no_thread_stays(cache):
 
 
 def test_closing_early_stops_the_threads():
-    made = made_ahead(lambda number, slot: number, range(10**9), 3)
+    made = map_ahead(lambda number, slot: number, range(10**9), 3)
     assert next(made)[0] == 0
     assert loader_threads()
     made.close()
@@ -87,7 +88,7 @@ def test_work_is_done_ahead_and_in_order():
         time.sleep(0.01 * (5 - number))
         return number
 
-    assert [number for number, _ in made_ahead(make, range(5), 2)] == [0, 1, 2, 3, 4]
+    assert [number for number, _ in map_ahead(make, range(5), 2)] == [0, 1, 2, 3, 4]
     assert sorted(started) == [0, 1, 2, 3, 4]
 
 

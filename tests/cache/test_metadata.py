@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
-from xd3d.cache.fingerprint import canonical_json
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.metadata import array_is_plain, load_layout, manifest_checksum, metadata_files
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.stores.local import LocalStore
 from xd3d.errors import CacheError
+from xd3d.fingerprint import canonical_json
 
 
 def edit(file, change):

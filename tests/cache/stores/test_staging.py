@@ -2,9 +2,9 @@ import errno
 import os
 
 import pytest
-from xd3d.cache.lock import WriterLock
 from xd3d.cache.stores.staging import LocalStage, disk_errors, sweep_partials
 from xd3d.errors import CacheError, DiskSpaceError
+from xd3d.locks import WriterLock
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xd3d.cache.lock import FileLock
 from xd3d.errors import DataError, MissingDataError, RunError
+from xd3d.locks import FileLock
 from xd3d.stages.adapt.pseudo_labels import PART, make_pseudo_labels
 from xd3d.stages.evaluate.scores import FramePrediction
 from xd3d.stages.train.pseudo_labels import PseudoLabels

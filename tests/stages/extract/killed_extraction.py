@@ -19,9 +19,9 @@ from pathlib import Path
 import dask
 from distributed.utils import get_mp_context
 from xd3d.cache.layout import CacheLayout
-from xd3d.cache.lock import live_owners
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import ClusterError
+from xd3d.locks import live_owners
 from xd3d.pipeline.console import run_command_line
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.extract.cluster import extract_with_workers

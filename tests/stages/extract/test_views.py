@@ -100,7 +100,7 @@ def test_an_image_that_cannot_be_decoded_fails_in_every_view(settings, make_inde
 
 
 def test_the_fingerprint_of_identity_alone_is_that_of_earlier_caches(settings, make_index):
-    from xd3d.cache.fingerprint import fingerprint_digest
+    from xd3d.fingerprint import fingerprint_digest
 
     fields = feature_fingerprint(settings(), make_index(1))
     later = {"unet", "draws", "noise"}

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from xd3d.cache.loader import made_ahead, ring_slots
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.writer import CacheWriter
+from xd3d.prefetch import map_ahead, ring_slots
 from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.buffers import domain_of_each_slot
 from xd3d.stages.train.loader import training_batch
@@ -49,7 +49,7 @@ def test_batches_in_reused_memory_equal_fresh_ones_for_as_long_as_they_are_in_us
     memory = {"taps": plan.taps, "memberships": plan.memberships, "device": CPU}
     slots = domain_of_each_slot(cached_domain, ring_slots(threads), **memory)
     options = {"batch_size": 2, "seed": 4}
-    batches = made_ahead(
+    batches = map_ahead(
         lambda step, slot: training_batch(slots[slot], plan, AugmentSettings(), step=step, **options),
         range(24),
         threads,

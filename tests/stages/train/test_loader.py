@@ -3,8 +3,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xd3d.cache.loader import made_ahead
 from xd3d.errors import ConfigError
+from xd3d.prefetch import map_ahead
 from xd3d.stages.train.loader import WINDOW, epoch_order, step_positions, training_batch
 from xd3d.stages.train.settings import AugmentSettings
 
@@ -54,12 +54,12 @@ def test_batches_do_not_depend_on_the_number_of_threads(make_domain, make_networ
     def make(step, slot):
         return training_batch(domain, plan, AugmentSettings(), batch_size=2, seed=4, step=step)
 
-    alone = [batch for batch, _ in made_ahead(make, range(6), 0)]
+    alone = [batch for batch, _ in map_ahead(make, range(6), 0)]
     for workers in (1, 3):
-        for one, other in zip(alone, made_ahead(make, range(6), workers), strict=True):
+        for one, other in zip(alone, map_ahead(make, range(6), workers), strict=True):
             assert one.keys == other[0].keys
             assert torch.equal(one.voxels.indices, other[0].voxels.indices)
             assert torch.equal(one.labels, other[0].labels)
             assert torch.equal(one.images.maps["up2"], other[0].images.maps["up2"])
-    late = [batch for batch, _ in made_ahead(make, range(3, 6), 2)]
+    late = [batch for batch, _ in map_ahead(make, range(3, 6), 2)]
     assert torch.equal(late[0].voxels.indices, alone[3].voxels.indices), "a resumed run must go on with the same batch"

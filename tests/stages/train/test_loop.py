@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from xd3d.cache.lock import FileLock
 from xd3d.errors import CacheError, ConfigError, DataError, RunError
+from xd3d.locks import FileLock
 from xd3d.stages.predict.validate import validate
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train

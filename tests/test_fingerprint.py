@@ -4,7 +4,7 @@ import hashlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xd3d.cache.fingerprint import differences, fingerprint_digest
+from xd3d.fingerprint import differences, fingerprint_digest
 
 scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.text("ab", max_size=2)
 names = st.text("xyz", min_size=1, max_size=2)

@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from xd3d.cache.lock import WriterLock, live_owners, sole_user
 from xd3d.errors import CacheError, RunError
+from xd3d.locks import WriterLock, exclusive_lock, live_owners
 
 HOLDER = """
 import sys
 from pathlib import Path
-from xd3d.cache.lock import WriterLock
+from xd3d.locks import WriterLock
 lock = WriterLock(path=Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -43,7 +43,7 @@ def test_a_lock_dies_with_its_process(tmp_path):
 FORKER = """
 import os, sys, time
 from pathlib import Path
-from xd3d.cache.lock import WriterLock
+from xd3d.locks import WriterLock
 lock = WriterLock(path=Path(sys.argv[1]))
 read, write = os.pipe()
 if os.fork() == 0:
@@ -103,7 +103,7 @@ def test_a_claim_is_one_workers_until_it_gives_it_up(tmp_path):
 CLAIMER = """
 import sys
 from pathlib import Path
-from xd3d.cache.lock import WriterLock
+from xd3d.locks import WriterLock
 lock = WriterLock(path=Path(sys.argv[1]), shared=True)
 lock.claim(0)
 print("claimed", flush=True)
@@ -128,7 +128,7 @@ def test_a_dead_workers_claim_vanishes_with_it_and_its_litter_is_removed(tmp_pat
 
 def test_a_folder_has_one_user_at_a_time(tmp_path):
     def use():
-        return sole_user(tmp_path / "new", work="trains", option="--run")
+        return exclusive_lock(tmp_path / "new", work="trains", option="--run")
 
     with use(), pytest.raises(RunError, match=r"Another process trains in .*new; .* with --run"), use():
         raise AssertionError
@@ -140,5 +140,5 @@ def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capl
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with sole_user(tmp_path, work="trains"):
+    with exclusive_lock(tmp_path, work="trains"):
         assert "has no locks" in caplog.text

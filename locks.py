@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from ..errors import CacheError, RunError
-from ..files import host_name, unique_name
+from .errors import CacheError, RunError
+from .files import host_name, unique_name
 
-__all__ = ["LOCKS", "FileLock", "WriterLock", "in_turn", "live_owners", "sole_user"]
+__all__ = ["LOCKS", "FileLock", "WriterLock", "blocking_lock", "live_owners", "exclusive_lock"]
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class WriterLock:
 
 
 @contextmanager
-def sole_user(folder: Path, *, work: str, option: str = "") -> Iterator[None]:
+def exclusive_lock(folder: Path, *, work: str, option: str = "") -> Iterator[None]:
     """Make ``folder`` and keep other processes out of it; a disk that has no locks gets a warning instead.
 
     Raises:
@@ -150,8 +150,8 @@ def sole_user(folder: Path, *, work: str, option: str = "") -> Iterator[None]:
         yield
 
 
-def in_turn(folder: Path, *, work: str) -> AbstractContextManager[object]:
-    """As ``sole_user``, but the end of another process at the same ``work`` is awaited."""
+def blocking_lock(folder: Path, *, work: str) -> AbstractContextManager[object]:
+    """As ``exclusive_lock``, but the end of another process at the same ``work`` is awaited."""
     return _lock_of(folder, work, wait=True)
 
 
