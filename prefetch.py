@@ -27,10 +27,10 @@ def map_ahead(
 ) -> Generator[tuple[Made, float], None, None]:
     """Yield ``make(item, slot)`` for each item, in order, and the seconds spent waiting for it.
 
-    ``threads`` threads run ``make`` for the next items meanwhile; with 0 threads, each item is made when it is requested.
-    An exception is raised when the result of its item is requested. ``slot``, from 0 to ``ring_slots(threads) - 1``,
-    names a buffer that ``make`` may fill: it is reused for another item as soon as the consumer requests the next
-    result. Close the generator (``contextlib.closing``) to stop the threads early.
+    ``threads`` threads run ``make`` for the next items meanwhile; with 0 threads, each item is made when it is
+    requested. An exception is raised when the result of its item is requested. ``slot``, from 0 to
+    ``ring_slots(threads) - 1``, names a buffer that ``make`` may fill: it is reused for another item as soon as the
+    consumer requests the next result. Close the generator (``contextlib.closing``) to stop the threads early.
 
     Raises:
         CacheError: a result is requested in a process that was forked since: it does not have the threads.
