@@ -1,4 +1,4 @@
-"""What looks after caches and needs more than the cache: the index of its data set, the model, the workspace."""
+"""Cache maintenance that needs the data set's index, the model or the workspace."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,9 +27,9 @@ def repair_cache(
     root: Path | None,
     device: str | None = None,
 ) -> Outcome:
-    """Mend the cache at ``path`` by its own recipe, or as ``dataset`` and the config say; 1 when something is left.
+    """Repair the cache at ``path`` with the settings it records, or with those of ``dataset`` and the config.
 
-    ``device`` is where the model runs on this machine, wherever it ran before; None leaves it to the config, or "auto".
+    The exit code is 1 if damage is left. ``device`` is where the model runs; None takes that of the config, or "auto".
     """
     from ..stages.extract.repair import repair_features
 
@@ -41,16 +41,18 @@ def repair_cache(
     if device:
         settings = settings.model_copy(update={"device": device})
     done = repair_features(index, settings, path, root=root)
-    mended = f"{done.repaired} images and {len(done.metadata)} metadata files mended"
+    repaired = f"{done.repaired} images and {len(done.metadata)} metadata files repaired"
     failed = f"; {done.failed} images could not be computed" if done.failed else ""
-    rest = "" if done.ok else "; damage is left: xd3d cache verify names it"
-    return Outcome(result=asdict(done), text=mended + failed + rest, exit_code=0 if done.ok and not done.failed else 1)
+    rest = "" if done.ok else "; damage is left: xd3d cache verify lists it"
+    return Outcome(
+        result=asdict(done), text=repaired + failed + rest, exit_code=0 if done.ok and not done.failed else 1
+    )
 
 
 def add_memberships(
     workspace: Workspace, path: str, dataset: str | None, root: Path | None, device: str | None = None
 ) -> Outcome:
-    """Bring the cache at ``path`` to the newest format; ``dataset`` is for one that does not name its own."""
+    """Upgrade the cache at ``path`` to the newest format; ``dataset`` is for a cache that does not record its own."""
     from ..stages.extract.upgrade import upgrade_cache
 
     def index() -> "FrameIndex":
@@ -60,22 +62,22 @@ def add_memberships(
     text = f"The cache {done.cache} has format {done.format}, with the memberships of its images"
     if done.upgraded:
         text = (
-            f"{done.upgraded} images got their memberships ({done.bytes / 1e6:.1f} MB, {done.seconds:.0f} s),"
-            f" {done.recomputed} of them by their stored agents; the cache has format {done.format}"
+            f"{done.upgraded} images were given memberships ({done.bytes / 1e6:.1f} MB, {done.seconds:.0f} s),"
+            f" {done.recomputed} of them by assigning cells to the stored agents; the cache has format {done.format}"
         )
     return Outcome(result={**asdict(done), "seconds": round(done.seconds, 3)}, text=text)
 
 
 def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) -> Outcome:
-    """Remove the litter in the cache at ``path``, or in every cache of the workspace and caches that stayed empty.
+    """Remove stale files from the cache at ``path``, or from all caches of the workspace, and caches that are empty.
 
-    1 when a cache of the workspace could not be looked at, because a writer is at work on it say.
+    The exit code is 1 if a cache of the workspace was skipped, for example because it is being written.
     """
     from ..cache.gc import collect_litter, remove_unused
 
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}
-    for place in [path] if path else _places(workspace):
+    for place in [path] if path else _all_caches(workspace):
         try:
             unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
             found = unused or collect_litter(place, dry_run=dry_run)
@@ -88,7 +90,7 @@ def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) ->
     total = sum(int(str(file["bytes"])) for file in files)
     verb = "would be removed" if dry_run else "removed"
     lines = [f"{file['bytes']:>14,} {file['cache']}/{file['file']}" for file in files]
-    lines += [f"left alone: {reason}" for reason in busy.values()]
+    lines += [f"skipped: {reason}" for reason in busy.values()]
     return Outcome(
         result={"files": files, "bytes": total, "dry_run": dry_run, "busy": busy},
         text="\n".join([*lines, f"{len(files)} files with {total:,} bytes {verb}"]),
@@ -96,8 +98,8 @@ def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) ->
     )
 
 
-def _places(workspace: Workspace) -> list[Path | str]:
-    """Every cache of the workspace; links are left out, for they may lead out of it."""
+def _all_caches(workspace: Workspace) -> list[Path | str]:
+    """Every cache of the workspace; symbolic links are skipped, because they may lead out of it."""
     from ..cache.metadata import MANIFEST
     from ..cache.stores import open_store
 
@@ -122,7 +124,7 @@ def export_part(
     config: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
 ) -> Outcome:
-    """Copy some taps, and the images of a file, of scenes or of a split of the config, from a cache into a new one."""
+    """Copy some taps, and the images of a list, of scenes or of a split, from a cache to a new one."""
     from ..cache.export import export_cache
     from ..cache.metadata import load_layout
     from ..cache.stores import open_store
@@ -140,7 +142,7 @@ def export_part(
         views = load_layout(open_store(path)).fingerprint.get("views", [IDENTITY])
         chosen = view_keys(chosen, views)
     done = export_cache(path, out, taps=taps, images=chosen)
-    left = f"; {done['left_out']} that are not committed were left out" if done["left_out"] else ""
+    left = f"; {done['left_out']} uncommitted images were left out" if done["left_out"] else ""
     return Outcome(
         result=done,
         text=f"{done['images']} images, taps {', '.join(done['taps'])}, {done['bytes'] / 1e9:.2f} GB in {out}{left}",
@@ -155,7 +157,7 @@ def _keys_of_frames(
     config: str,
     overrides: Sequence[str],
 ) -> list[str]:
-    """Keys of the images of some scenes of the cache's data set, or of one split of a side of the config's shift."""
+    """Keys of the images of scenes of the cache's data set, or of a split of the config's source or target."""
     import numpy as np
 
     from ..stages.datasets.splits import domain_frames

@@ -1,6 +1,6 @@
-"""The command line: each command parses, calls one function of the pipeline, and prints what it returned.
+"""The command line: each command parses its options, calls one function of the pipeline and prints the result.
 
-Nothing heavy is imported here; every command imports what it needs when it runs.
+Heavy libraries are imported by the commands when they run, not here.
 """
 
 from pathlib import Path
@@ -48,7 +48,7 @@ Fusion = Literal["product-prior", "product", "sum"]
 @app.callback()
 def _options(
     context: typer.Context,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the details too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
 ) -> None:
     set_up_logging(verbose)
     require_one_process(context.invoked_subcommand or "")
@@ -63,7 +63,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the city and of the training.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Do the whole walk on a synthetic city: make it, extract, train, evaluate, and write report.html.
+    """Run all stages on a synthetic city: synthesize, extract, train, evaluate, and write report.html.
 
     Example: `xd3d demo --out my-demo`
     """
@@ -74,8 +74,8 @@ def demo(
 
 @app.command()
 def synthesize(
-    out: Annotated[Path, typer.Argument(help="The folder to make; it must be empty or not there.")],
-    frames: Annotated[int, typer.Option(help="LiDAR keyframes in all scenes together.")] = 120,
+    out: Annotated[Path, typer.Argument(help="The folder to create; it must be empty or not exist.")],
+    frames: Annotated[int, typer.Option(help="Total number of LiDAR keyframes.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal bytes.")] = 0,
     cameras: CameraNames = None,
     plan: Annotated[
@@ -98,13 +98,13 @@ def synthesize(
 def prepare(
     dataset: DatasetName = "nuscenes",
     root: Root = None,
-    version: Annotated[str | None, typer.Option(help="Version folder, such as v1.0-mini; found by itself.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version folder, such as v1.0-mini; detected by default.")] = None,
     cameras: CameraNames = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Index a data set and check that every file is there and whole, before hours of work.
+    """Index a data set and check that every file exists and is complete, before hours of work.
 
     Example: `xd3d prepare --dataset nuscenes --root /data/nuscenes --cameras all`
     """
@@ -129,7 +129,7 @@ def extract_features(
     overrides: Overrides = None,
     root: Root = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Forecast bytes, disk and time from one image.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the images again that failed.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry images that failed.")] = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
     shard: ShardPart = None,
@@ -137,7 +137,7 @@ def extract_features(
 ) -> None:
     """Stage one: run the diffusion model once over every image and store features and agent queries.
 
-    It can be stopped at any time; the same command goes on where it stopped.
+    It can be stopped at any time; the same command resumes.
 
     Example: `xd3d extract-features --dataset nuscenes --dry-run`
     """
@@ -155,18 +155,18 @@ def extract_features(
 @app.command()
 def train(
     cached: Annotated[
-        bool, typer.Option("--cached", help="Read features from the cache (else: run the model).")
+        bool, typer.Option("--cached", help="Read features from the cache instead of running the model.")
     ] = False,
     config: ConfigName = "default",
     overrides: Overrides = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="A folder or name; the default is made of the config.")
+        Path | None, typer.Option("--run", help="A folder or a name; by default it follows from the config.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Stage two: train the sparse 3D network and the fusion module.
 
-    A run that was stopped goes on exactly where its last checkpoint is. Processes of torchrun share each batch.
+    A run that was stopped resumes from its last checkpoint. Under torchrun, the processes share each batch.
 
     Example: `xd3d train --cached --config nuscenes_usa_singapore/dg --set train.batch_size=4`
     """
@@ -180,12 +180,12 @@ def evaluate(
     run: RunFolder = None,
     split: Annotated[Split | None, typer.Option(help="The split to score; the default is the config's.")] = None,
     domain: Tested = "target",
-    absent: Annotated[Absent | None, typer.Option(help="How a class that is absent everywhere counts.")] = None,
+    absent: Annotated[Absent | None, typer.Option(help="How a class that occurs nowhere is counted.")] = None,
     fusion: Annotated[Fusion | None, typer.Option(help="How predictions are fused; the default is the run's.")] = None,
-    lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head; open no image feature.")] = False,
+    lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head without image features.")] = False,
     export: Annotated[
         Path | None,
-        typer.Option(file_okay=False, help="Write the predictions to a folder, as the official evaluators read them."),
+        typer.Option(file_okay=False, help="Write the predictions to a folder, in the official submission format."),
     ] = None,
     device: Device = None,
     overrides: MachineOverrides = None,
@@ -217,10 +217,11 @@ def predict(
     points: Annotated[Path, typer.Argument(help="A sweep, or a folder of them: .bin, .pcd.bin, .npy or .ply.")],
     run: RunFolder = None,
     out: Annotated[
-        Path | None, typer.Option(file_okay=False, help="The folder of labels; the default is in the workspace.")
+        Path | None, typer.Option(file_okay=False, help="Output folder; by default in the workspace.")
     ] = None,
     columns: Annotated[
-        int | None, typer.Option(min=3, help="float32 a point in raw files; the default is 4 in .bin, 5 in .pcd.bin.")
+        int | None,
+        typer.Option(min=3, help="float32 values per point in raw files; by default 4 in .bin, 5 in .pcd.bin."),
     ] = None,
     picture: Annotated[bool, typer.Option("--picture", help="Draw the first sweep and its labels from above.")] = False,
     device: Device = None,
@@ -229,7 +230,7 @@ def predict(
 ) -> None:
     """Label LiDAR sweeps with a run's 3D head: no camera, no cache; one .label file a sweep, and classes.json.
 
-    It can be stopped at any time; the same command goes on where it stopped.
+    It can be stopped at any time; the same command resumes.
 
     Example: `xd3d predict /data/velodyne --picture`
     """
@@ -252,7 +253,7 @@ def predict(
 def report(
     run: RunFolder = None,
     out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="The file to write; the default is report.html in the run.")
+        Path | None, typer.Option(dir_okay=False, help="The file to write; by default report.html in the run folder.")
     ] = None,
     device: Device = None,
     overrides: MachineOverrides = None,

@@ -1,4 +1,4 @@
-"""The commands that look after a feature cache."""
+"""The commands that manage a feature cache."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ app = typer.Typer(help="The feature cache: info, verify, repair, upgrade, gc, di
 
 @app.command()
 def info(path: CachePath, as_json: Json = False) -> None:
-    """Say what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
+    """Show what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
     from ..cache.info import cache_info
 
     found = cache_info(path)
@@ -36,7 +36,7 @@ def verify(
 ) -> None:
     """Read everything in a cache and compare checksums. Example: `xd3d cache verify xd3d-work/cache/NAME`.
 
-    The exit code is 1 when something is damaged, or when a cache that was finished lost images.
+    The exit code is 1 if something is damaged, or if a complete cache has lost images.
     """
     from ..cache.verify import verify_cache
 
@@ -54,18 +54,19 @@ def verify(
 def repair(
     path: CachePath,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Its data set, for a cache that does not know it itself.")
+        str | None, typer.Option("--dataset", help="Its data set, for a cache that does not record it.")
     ] = None,
-    config: Annotated[str, typer.Option("--config", help="The preset or file it was made with, likewise.")] = "default",
+    config: Annotated[
+        str, typer.Option("--config", help="The preset or file it was made with, for such a cache.")
+    ] = "default",
     overrides: Overrides = None,
     root: Root = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Compute anew what is damaged in a cache, and keep the rest. Example: `xd3d cache repair xd3d-work/cache/NAME`.
+    """Recompute what is damaged in a cache, and keep the rest. Example: `xd3d cache repair xd3d-work/cache/NAME`.
 
-    How its features were asked for stands in the cache; for caches made before that was kept, give --dataset and the
-    config they were made with.
+    A cache records the settings it was made with; for older caches that do not, give --dataset and the config.
     """
     from .caches import repair_cache
 
@@ -76,16 +77,16 @@ def repair(
 def upgrade(
     path: CachePath,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Its data set, for a cache that does not know it itself.")
+        str | None, typer.Option("--dataset", help="Its data set, for a cache that does not record it.")
     ] = None,
     root: Root = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Add what the newest cache format has to a cache. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
+    """Upgrade a cache to the newest format. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
 
     It computes the memberships of each image's agents from the cached maps and the pictures; the diffusion model is
-    not needed. Stopped, it goes on with the same command; until it ends the cache reads as before.
+    not needed. If it is stopped, the same command resumes; until it ends the cache reads as before.
     """
     from .caches import add_memberships
 
@@ -95,12 +96,13 @@ def upgrade(
 @app.command()
 def gc(
     path: Annotated[
-        str | None, typer.Argument(help="The cache; without it every cache of the workspace, and unused ones go.")
+        str | None,
+        typer.Argument(help="The cache; by default all caches of the workspace, and unused caches are removed."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and its bytes.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, with its size.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove litter that no live process owns, and nothing that is committed. Example: `xd3d cache gc --dry-run`."""
+    """Remove stale files that no running process owns; committed data stay. Example: `xd3d cache gc --dry-run`."""
     from .caches import collect_garbage
 
     conclude(collect_garbage(Workspace.current(), path, dry_run=dry_run), as_json)
@@ -110,10 +112,10 @@ def gc(
 def diff(
     first: CachePath,
     second: CachePath,
-    values: Annotated[bool, typer.Option("--values", help="Compare the numbers too.")] = False,
+    values: Annotated[bool, typer.Option("--values", help="Compare the values too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what tells two caches apart; the exit code is 1 when something does. Example: `xd3d cache diff A B`."""
+    """Show how two caches differ; the exit code is 1 if they do. Example: `xd3d cache diff A B`."""
     from ..cache.diff import diff_caches
 
     told = diff_caches(first, second, values=values)
@@ -141,7 +143,7 @@ def export(
 ) -> None:
     """Write some taps or images of a cache as a new cache. Example: `xd3d cache export PATH OUT --split source-val`.
 
-    Stopped, it goes on with the same command.
+    If it is stopped, the same command resumes.
     """
     from .caches import export_part
 

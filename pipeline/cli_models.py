@@ -1,4 +1,4 @@
-"""The commands about diffusion models: which are known and where they are, and fetching one from the hub."""
+"""The commands for diffusion models: list the known models, download one from the hub."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -16,17 +16,17 @@ __all__ = ["models_app"]
 ModelName = Annotated[
     str, typer.Argument(help="A known name ('xd3d models list'), a hub id OWNER/NAME, or OWNER/NAME:FILE.safetensors.")
 ]
-AsUNet = Annotated[bool, typer.Option("--unet", help="Of a hub id, fetch only a UNet's weights.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Only check what is on this machine; no network.")]
+AsUNet = Annotated[bool, typer.Option("--unet", help="Fetch only the UNet weights of a hub id.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Only check the local files; no network.")]
 
-CHECKED = {"published": "as published", "hub": "as the hub says", "nothing": "not known beforehand; recorded"}
+CHECKED = {"published": "as published", "hub": "as the hub says", "nothing": "not known in advance; recorded"}
 
 models_app = typer.Typer(help="Diffusion models: list, fetch.", no_args_is_help=True)
 
 
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
-    """List the models that go by a name, and where they are. Example: `xd3d models list`."""
+    """List the models known by name, and where they are. Example: `xd3d models list`."""
     from ..stages.extract.catalogue import known_models
 
     models = known_models()
@@ -38,7 +38,7 @@ def models_list(as_json: Json = False) -> None:
 
 @models_app.command("fetch")
 def models_fetch(name: ModelName, unet: AsUNet = False, offline: Offline = False, as_json: Json = False) -> None:
-    """Download what stage one needs of a model, digests checked; given again, it goes on where it stopped.
+    """Download the parts of a model that stage one needs, and check their digests; interrupted downloads resume.
 
     Example: `xd3d models fetch sd21-base`
     """

@@ -1,4 +1,4 @@
-"""The commands beside the main way: doctor, pseudo-label, config and models, and where those of the cache are."""
+"""The commands beside the main pipeline: doctor, pseudo-label, config, cache and models."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ config_app = typer.Typer(help="Presets and settings: list, show, validate.", no_
 
 
 def register(app: typer.Typer) -> None:
-    """Add these commands to the main one."""
+    """Add these commands to ``app``."""
     app.command()(doctor)
     app.command("pseudo-label")(pseudo_label)
     app.add_typer(config_app, name="config")
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what works here: versions, devices, sparse backend, data roots, models, disk; each fault with its remedy.
+    """Check this machine: versions, devices, sparse backend, data roots, models, disk; each fault with its remedy.
 
     Example: `xd3d doctor`
     """
@@ -39,9 +39,9 @@ def doctor(as_json: Json = False) -> None:
 def pseudo_label(
     run: RunFolder = None, device: Device = None, overrides: MachineOverrides = None, as_json: Json = False
 ) -> None:
-    """Label the target's train split with a run's best network, keeping what it is sure of, to train on.
+    """Label the target's train split with a run's best network, and keep confident labels to train on.
 
-    It can be stopped at any time; the same command goes on where it stopped.
+    It can be stopped at any time; the same command resumes.
 
     Example: `xd3d pseudo-label && xd3d train --cached --config nuscenes_usa_singapore/uda_pl`
     """
@@ -53,7 +53,7 @@ def pseudo_label(
 
 @config_app.command("list")
 def config_list(as_json: Json = False) -> None:
-    """List the presets, and which published settings have their data prepared here. Example: `xd3d config list`."""
+    """List the presets, and for which published settings the data are prepared. Example: `xd3d config list`."""
     from .presets import list_presets
 
     conclude(list_presets(Workspace.current()), as_json)
@@ -61,7 +61,7 @@ def config_list(as_json: Json = False) -> None:
 
 @config_app.command("show")
 def config_show(name: PresetName = "default", overrides: Overrides = None, as_json: Json = False) -> None:
-    """Print every setting, its value, and where it came from. Example: `xd3d config show --set train.seed=2`."""
+    """Print every setting, its value and its origin. Example: `xd3d config show --set train.seed=2`."""
     from .config import dotted_values, load_config
 
     resolved = load_config(name, overrides or [])

@@ -1,4 +1,4 @@
-"""Folders that a command fills piece by piece: each says what it is for, and takes nothing else."""
+"""Output folders that a command can resume: a file in the folder records what it is for."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ __all__ = ["claim_folder"]
 def claim_folder(
     path: Path, facts: Mapping[str, Any], identity: Sequence[str], *, what: str, files: Sequence[str], option: str
 ) -> None:
-    """Write ``facts`` to ``path`` in a folder that is to hold ``what``, or make sure that it was begun for the same.
+    """Write ``facts`` to ``path`` in an output folder, or check that the folder was started with the same facts.
 
-    ``identity``: the facts that must be equal; ``files``: patterns of the files that will be written beside them;
-    ``option``: the one that chooses another folder.
+    ``what`` names the content in messages; ``identity``: the facts that must be equal; ``files``: patterns of the files
+    that will be written; ``option``: the option that chooses another folder.
 
     Raises:
-        ConfigError: the folder was begun for something else, or holds such files that someone else made.
+        ConfigError: the folder was started with other facts, or holds such files already.
         DataError: its facts are damaged.
     """
     folder, remedy = (
@@ -31,7 +31,7 @@ def claim_folder(
         other = [key for key in identity if stored[key] != facts[key]]
     except FileNotFoundError:
         if there := next((found for pattern in files for found in folder.glob(pattern)), None):
-            raise ConfigError(f"{there} was there before, and is not ours to replace; {remedy}") from None
+            raise ConfigError(f"{there} exists already and would be replaced; {remedy}") from None
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, dict(facts))
         return

@@ -1,4 +1,4 @@
-"""One function a command: open what it needs from the workspace, call the stage, say what came of it."""
+"""One function for each command: opens its inputs from the workspace, calls the stage and reports the result."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -61,7 +61,7 @@ def prepare(
     config: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
 ) -> Outcome:
-    """Index ``dataset`` and check its files; the index is kept, and the root remembered, when all are whole."""
+    """Index ``dataset`` and check its files; the index is stored, and the root remembered, if all are complete."""
     from ..stages.datasets.prepare import prepare_dataset
 
     roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
@@ -71,14 +71,14 @@ def prepare(
         workspace.remember_root(dataset, chosen)
     faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]
     summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
-    advice = "Mend these files (download them again), then run the same command." if faults else ""
+    advice = "Replace these files (download them again), then run the same command." if faults else ""
     return Outcome(result=done.to_json(), text="\n".join([*faults, summary, advice]), exit_code=1 if faults else 0)
 
 
 def forecast_extraction(
     workspace: Workspace, dataset: str, config: str, overrides: Sequence[str], root: Path | None
 ) -> Outcome:
-    """Say what stage one will need, from one probe image; the exit code is 1 when the disk is too small."""
+    """Forecast the cost of stage one from one image; the exit code is 1 if the disk is too small."""
     from ..stages.extract.forecast import forecast
 
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
@@ -88,9 +88,9 @@ def forecast_extraction(
     advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_CACHES to a larger disk."
     return Outcome(
         result={**asdict(expected), "fits": expected.fits},
-        text=f"{expected.left} of {expected.images} images to do, {expected.bytes_per_image / 1e6:.2f} MB an image:"
+        text=f"{expected.left} of {expected.images} images left, {expected.bytes_per_image / 1e6:.2f} MB per image:"
         f" {expected.bytes_left / 1e9:.2f} GB{free},"
-        f" {expected.seconds_per_image:.2f} s an image: {hours:.2f} h{advice}",
+        f" {expected.seconds_per_image:.2f} s per image: {hours:.2f} h{advice}",
         exit_code=0 if expected.fits else 1,
     )
 
@@ -105,7 +105,7 @@ def extract(
     retry_failed: bool,
     sharing: Sharing = ALONE,
 ) -> Outcome:
-    """Stage one over every image of ``dataset``, or a part of them; the exit code is 1 when one has no features."""
+    """Run stage one on every image of ``dataset``, or on a part of them; the exit code is 1 if one has no features."""
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
     path = opener.cache_path(dataset)
     index, settings = opener.index(dataset), opener.extract_settings(dataset)
@@ -144,10 +144,10 @@ def extract(
 def train_together(
     workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None
 ) -> Outcome:
-    """``train`` in each of the processes that ``torchrun`` started, which share every batch; in this one alone without.
+    """Run ``train`` in every process that ``torchrun`` started; the processes share each batch.
 
     Raises:
-        RunError: the others cannot be reached.
+        RunError: the other processes cannot be reached.
     """
     from ..stages.train.parallel import distributed
 
@@ -156,7 +156,7 @@ def train_together(
 
 
 def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None) -> Outcome:
-    """Stage two, from the cache or with the diffusion model in the loop; a run that was stopped goes on."""
+    """Run stage two, from the cache or with the diffusion model in the loop; a run that was stopped resumes."""
     from ..stages.predict.validate import validate
     from ..stages.train.loop import train as train_network
 
@@ -180,7 +180,7 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         augment=settings.augment,
         settings=settings.train,
         facts=run_facts(resolved, cached=cached),
-        begun=lambda: workspace.remember_run(folder),  # a run that is stopped was the last one too
+        begun=lambda: workspace.remember_run(folder),  # a run that is interrupted counts as the last run too
     )
     if is_first_process():
         workspace.remember_run(folder)
@@ -204,9 +204,9 @@ def evaluate(
     export: Path | None = None,
     machine: Sequence[str] = (),
 ) -> Outcome:
-    """Score a run on a split of its target or source, and keep the score, with its protocol, in the run's folder.
+    """Score a run on a split of its target or source, and store the score with its protocol in the run folder.
 
-    ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
+    ``machine``: overrides of machine settings, see ``TrainedRun.open``.
     """
     from ..stages.evaluate.scores import score_table
 
@@ -217,7 +217,7 @@ def evaluate(
 
 
 def write_report(workspace: Workspace, run: Path | None, out: Path | None, machine: Sequence[str] = ()) -> Outcome:
-    """Write the single-file report of a run that was evaluated; ``machine`` as in ``evaluate``."""
+    """Write the single-file report of a run; ``machine`` as in ``evaluate``."""
     from .report.build import build_report
 
     trained = TrainedRun.open(workspace, run, machine)

@@ -25,21 +25,25 @@ ConfigName = Annotated[str, typer.Option("--config", help="A preset ('xd3d confi
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE; may be repeated.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
-    typer.Option("--device", help="Where networks and models run; the default is a GPU where there is one."),
+    typer.Option("--device", help="Where networks and models run; by default a GPU if there is one."),
 ]
 MachineOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting of this machine, as model.backend=torch; may be repeated."),
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="The run's folder; the default is the last run.")]
-Root = Annotated[Path | None, typer.Option("--root", help="The data root; remembered once it is given.")]
+Root = Annotated[Path | None, typer.Option("--root", help="The data root; it is remembered.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="The data set.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes on this machine that share the work, one a GPU.")]
-Scheduler = Annotated[
-    str | None, typer.Option(help="Share the work among the workers of a dask scheduler: its address.")
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Number of processes on this machine that share the work, one per GPU.")
 ]
-ShardPart = Annotated[str | None, typer.Option("--shard", help="Do part I of N, such as 2/8, beside other processes.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a dask scheduler whose workers share the work.")]
+ShardPart = Annotated[
+    str | None, typer.Option("--shard", help="Process part I of N, such as 2/8; other processes take the other parts.")
+]
 CameraNames = Annotated[
     str | None,
-    typer.Option("--cameras", help="Cameras, separated by commas, 'all' or 'none'; the default is the published ones."),
+    typer.Option(
+        "--cameras", help="Cameras, separated by commas, 'all' or 'none'; by default those of the published settings."
+    ),
 ]

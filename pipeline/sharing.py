@@ -1,4 +1,4 @@
-"""Which commands several processes share, and how the work of stage one is shared out: by one option alone."""
+"""Distribution over processes: the options of stage one, and which commands torchrun may start."""
 
 import re
 from dataclasses import dataclass
@@ -8,12 +8,16 @@ from ..processes import torchrun_processes
 
 __all__ = ["ALONE", "Sharing", "require_one_process"]
 
-TOGETHER = "train"  #: the command whose processes join each other
+TOGETHER = "train"  #: the command that torchrun may start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """At most one of: ``workers`` processes here, those of a ``scheduler``, or one ``part`` (i, n), i from 1 to n."""
+    """How stage one is distributed; at most one is set.
+
+    ``workers``: local processes; ``scheduler``: address of a dask scheduler; ``part`` (i, n), i from 1 to n: this
+    process takes every n-th shard.
+    """
 
     workers: int | None = None
     scheduler: str | None = None
@@ -29,7 +33,7 @@ class Sharing:
         given = {"--workers": workers, "--scheduler": scheduler, "--shard": shard}
         names = [name for name, value in given.items() if value is not None]
         if len(names) > 1:
-            raise ConfigError(f"{' and '.join(names)} are different ways to share the work out; give one of them")
+            raise ConfigError(f"{' and '.join(names)} are different ways to distribute the work; give one of them")
         if names and dry_run:
             raise ConfigError(f"--dry-run forecasts a run of one process; leave {names[0]} out and divide its time")
         return cls(workers=workers, scheduler=scheduler, part=None if shard is None else _part(shard))
@@ -44,23 +48,23 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def require_one_process(command: str) -> None:
-    """Make sure that ``torchrun`` did not start several processes of a ``command`` that is the work of one.
+    """Refuse several processes that ``torchrun`` started of a ``command`` that runs in one.
 
     Raises:
-        ConfigError: it did; the message says how to share the work out, if it can be.
+        ConfigError: there are several; the message says how to distribute the work, if that is possible.
     """
     if command == TOGETHER or (count := torchrun_processes()) == 1:
         return
     way = f"start it by itself: xd3d {command}"
     if command == "extract-features":
         way = (
-            "share its images out with --workers N, for N processes of this machine with a GPU each, or with"
+            "distribute its images with --workers N, for N processes of this machine with a GPU each, or with"
             " --shard I/N in jobs of their own (docs/cluster.md)"
         )
     raise ConfigError(
         f"torchrun started {count} processes of 'xd3d {command}', and each would do all of its work: only"
-        f" 'xd3d {TOGETHER}' is shared like that. Without torchrun, {way}"
+        f" 'xd3d {TOGETHER}' runs under torchrun. Instead, {way}"
     )
 
 
-ALONE = Sharing()  #: the work is done here, by one process
+ALONE = Sharing()  #: this process does all the work
