@@ -103,7 +103,7 @@ def _all_caches(workspace: Workspace) -> list[Path | str]:
     from ..cache.metadata import MANIFEST
     from ..cache.stores import open_store
 
-    place = workspace.place_of_caches()
+    place = workspace.cache_root()
     if isinstance(place, Path):
         return [
             folder for folder in sorted(place.glob("*")) if (folder / MANIFEST).is_file() and not folder.is_symlink()

@@ -1,4 +1,4 @@
-"""One configuration for all stages: presets by name, files, ``extends:``, ``--set a.b=c``, and every fault at once."""
+"""The configuration of all stages: presets, YAML files, ``extends:`` and ``--set a.b=c``, validated together."""
 
 import importlib.resources
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ _OPTION = "--set"
 
 
 class Config(Settings):
-    """Every setting of a run; each section belongs to the stage that reads it."""
+    """All settings of a run; each section belongs to one stage."""
 
     data: DataSettings = Field(default_factory=DataSettings, description="Domains, classes and splits")
     extract: ExtractSettings = Field(default_factory=ExtractSettings, description="Stage one: the diffusion features")
@@ -45,7 +45,7 @@ class Config(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig:
-    """A validated config, the name it goes by, and where each value was set (dotted key -> preset, file or option)."""
+    """A validated config, its name, and the origin of each value (dotted key -> preset, file or option)."""
 
     name: str
     config: Config
@@ -53,15 +53,15 @@ class ResolvedConfig:
 
 
 def preset_names() -> list[str]:
-    """Names of the shipped presets, such as ``nuscenes_usa_singapore/dg``."""
+    """Returns the names of the presets, such as ``nuscenes_usa_singapore/dg``."""
     return sorted(_walk(importlib.resources.files("xd3d.configs"), ""))
 
 
 def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> ResolvedConfig:
-    """Load a preset or a YAML file, apply ``extends:`` and ``key=value`` overrides, and validate the whole.
+    """Loads a preset or a YAML file, applies ``extends:`` and ``key=value`` overrides, and validates the result.
 
     Raises:
-        ConfigError: unknown preset, unreadable YAML, or faulty values: all of them at once, by dotted key.
+        ConfigError: unknown preset, invalid YAML, or invalid values, which are all listed by dotted key.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -70,16 +70,18 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Re
         try:
             _merge(values, layer, origin, origins, "")
         except RecursionError as error:
-            raise ConfigError(f"A section of '{origin}' holds itself (a YAML alias); write its settings out") from error
+            raise ConfigError(
+                f"A section of '{origin}' contains itself (a YAML alias); write its settings out"
+            ) from error
     config = _validated(values, f"The config '{name}'")
     return ResolvedConfig(name=_short_name(name), config=config, origins=origins)
 
 
 def change_config(config: Config, overrides: Sequence[str], *, allowed: Collection[str]) -> Config:
-    """``config`` with ``key=value`` overrides, of the dotted keys ``allowed`` only.
+    """Returns ``config`` with ``key=value`` overrides of the dotted keys ``allowed``.
 
     Raises:
-        ConfigError: another key, or faulty values.
+        ConfigError: another key, or an invalid value.
     """
     values = config.model_dump(mode="json")
     for text in overrides:
@@ -88,8 +90,8 @@ def change_config(config: Config, overrides: Sequence[str], *, allowed: Collecti
         _merge(values, layer, origin, keys, "")
         if strange := next((key for key in keys if key not in allowed), None):
             raise ConfigError(
-                f"'{origin}' would change a run that is trained: {strange} is the run's own. What belongs to this"
-                f" machine can be set: {', '.join(allowed)}"
+                f"'{origin}' would change a trained run: {strange} is a setting of the run. The settings of this"
+                f" machine can be changed: {', '.join(allowed)}"
             )
     return _validated(values, "What is set")
 
@@ -133,9 +135,9 @@ def _read(name: str) -> str:
 
 
 def _layers(name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
-    """The chain of ``extends:``, parents first, as (origin, values)."""
+    """Returns the chain of ``extends:``, parents first, as (origin, values)."""
     if name in above:
-        raise ConfigError(f"The presets extend each other in a circle: {' -> '.join([*above, name])}")
+        raise ConfigError(f"The presets extend each other in a cycle: {' -> '.join([*above, name])}")
     text = _read(name)
     try:
         layer = parse_yaml(text) or {}
@@ -165,7 +167,7 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _forget_domains(values: dict[str, Any], layer: Mapping[str, Any], origins: dict[str, str]) -> None:
-    """Drop the domain that presets gave to a side of the shift whose data set ``layer`` changes."""
+    """Drops the domain that presets set for a side of the shift whose data set ``layer`` changes."""
     data = layer.get("data")
     for side in ("source", "target"):
         change = data.get(side) if isinstance(data, Mapping) else None
@@ -212,7 +214,7 @@ def _nearest_key(keys: Sequence[str]) -> str:
 
 
 def dotted_values(config: BaseModel) -> Iterable[tuple[str, Any]]:
-    """Every value of ``config`` with its dotted key, in the order of the models."""
+    """Yields all values of ``config`` with their dotted keys, in the order of the fields."""
     for name, value in config:
         if isinstance(value, BaseModel):
             yield from ((f"{name}.{key}", inner) for key, inner in dotted_values(value))

@@ -1,4 +1,4 @@
-"""What a person and a script see: logging on stderr, results on stdout, exit codes, and clean ends."""
+"""Output and exit of commands: logging on stderr, results on stdout, exit codes, signals."""
 
 import errno
 import json
@@ -23,20 +23,22 @@ log = logging.getLogger(__name__)
 
 _STDERR = 2  #: the file descriptor
 
-#: What mends an error of the system; the command can then be given again.
+#: Remedies of system errors, by errno.
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some room on the disk"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that can be read and written"),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "move away what is in the place of a file or folder"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some disk space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a location with read and write access"),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "move away what occupies the path of a file or folder"
+    ),
     errno.ENAMETOOLONG: "shorten the name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Send the log of xd3d to stderr: warnings and news, with ``verbose`` the details too.
+    """Configures logging to stderr: messages from INFO on, with ``verbose`` from DEBUG on.
 
-    Of several processes that have joined each other the first tells the news.
+    In a process group only the first process logs messages below WARNING.
     """
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
     logging.getLogger("xd3d").setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -47,7 +49,7 @@ def set_up_logging(verbose: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a command did: ``result`` for ``--json``, ``text`` for a person, and the exit code."""
+    """Result of a command: ``result`` is printed with ``--json``, ``text`` without; and the exit code."""
 
     result: Mapping[str, Any]
     text: str
@@ -55,23 +57,23 @@ class Outcome:
 
 
 def conclude(outcome: Outcome, as_json: bool) -> None:
-    """Print ``outcome`` on stdout, as text or as one line of JSON, and end the command with its exit code.
+    """Prints ``outcome`` on stdout, as text or as one line of JSON, and exits with its exit code.
 
-    Of several processes that have joined each other the first prints.
+    In a process group only the first process prints.
     """
     if is_first_process():
         text = json.dumps(outcome.result, allow_nan=False) if as_json else outcome.text.rstrip()
-        encoding = sys.stdout.encoding or "utf-8"  # which may lack letters of a file's name
+        encoding = sys.stdout.encoding or "utf-8"  # it may not encode every character of a file name
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
     raise typer.Exit(outcome.exit_code)
 
 
 def run_command_line(command: Callable[[], Any]) -> NoReturn:
-    """Run the command line and leave with its exit code.
+    """Runs the command line and exits with its exit code.
 
-    Errors of ours, of the disk and of memory are printed without a traceback; ``--verbose`` shows that of the latter.
-    Float32 convolutions of a GPU are float32, not TF32 as PyTorch has it by default, unless the environment says so.
+    Errors of xd3d, of the disk and of memory are printed without a traceback; ``--verbose`` shows that of the latter.
+    TF32 is disabled on GPUs unless ``NVIDIA_TF32_OVERRIDE`` is set.
     """
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -86,12 +88,12 @@ def run_command_line(command: Callable[[], Any]) -> NoReturn:
         if not (refusal := _refusal(error)):
             raise
         log.debug("Where it happened", exc_info=True)
-        sys.stderr.write(f"xd3d: {refusal}, then give the same command again. What was finished is kept\n")
+        sys.stderr.write(f"xd3d: {refusal}, then run the same command again. Finished work is kept\n")
         sys.exit(1)
 
 
 def _refusal(error: OSError | MemoryError | RuntimeError) -> str:
-    """What the system refused and what to do about it; nothing for an error that is the program's own."""
+    """Returns a description and remedy of a system error; empty for an error of the program."""
     if isinstance(error, OSError):
         return f"The system refused ({error}); {_REMEDIES.get(error.errno or 0, 'look at the disk and the network')}"
     said = " ".join(str(error).split())
@@ -102,12 +104,12 @@ def _refusal(error: OSError | MemoryError | RuntimeError) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Unwind as from an error, so that files are closed and bars end; 130 after SIGINT, 143 after SIGTERM.
+    """Raises SystemExit, so that files and progress bars are closed; code 130 after SIGINT, 143 after SIGTERM.
 
-    It may come in the middle of a write to ``sys.stderr``, whose buffer can be entered only once: it writes past it.
+    The signal may interrupt a write to ``sys.stderr``, whose buffer is not reentrant; the message is written directly.
     """
     name = signal.Signals(number).name
-    text = f"\nxd3d: stopped by {name}. What was finished is kept: give the same command again to go on.\n"
-    with suppress(OSError):  # nobody may be listening any more
+    text = f"\nxd3d: stopped by {name}. Finished work is kept: run the same command again to resume.\n"
+    with suppress(OSError):  # stderr may be closed
         os.write(_STDERR, text.encode())
     sys.exit(128 + number)

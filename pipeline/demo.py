@@ -1,4 +1,4 @@
-"""The demo: the whole walk on a synthetic city, from a data root in real format to a report."""
+"""The demo: all stages on a synthetic city, from a data root in nuScenes' format to a report."""
 
 import logging
 from pathlib import Path
@@ -22,7 +22,7 @@ LEAD = (
 
 
 def run_demo(out: Path, *, frames: int, seed: int) -> Outcome:
-    """Do everything in the folder ``out``; what an earlier call finished there is kept.
+    """Runs all stages in the folder ``out``; finished work of an earlier call is kept.
 
     Raises:
         RunError: the preset scores no fused prediction of image and cloud, because it uses no images.
@@ -48,6 +48,6 @@ def run_demo(out: Path, *, frames: int, seed: int) -> Outcome:
         raise RunError(f"The preset '{PRESET}' gave no 2D score; it must use images (fusion.variant)")
     return Outcome(
         result={"report": str(report), "miou": miou, "majority_miou": majority},
-        text=f"Singapore, fused mIoU {100 * miou:.1f} % (always the commonest class: {100 * majority:.1f} %)."
+        text=f"Singapore, fused mIoU {100 * miou:.1f} % (always the most frequent class: {100 * majority:.1f} %)."
         f" Open {report}",
     )

@@ -1,4 +1,4 @@
-"""What works here: one line a finding, and a remedy for every fault."""
+"""Checks the machine: one line per finding, and a remedy for every fault."""
 
 import importlib.metadata
 import os
@@ -21,7 +21,7 @@ ENOUGH_DISK = 2_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at; a fault and a note carry the remedy."""
+    """Result of one check; faults and notes have a remedy."""
 
     name: str
     status: Literal["ok", "note", "fault"]
@@ -30,7 +30,7 @@ class Finding:
 
 
 def examine() -> Outcome:
-    """Look at versions, devices, the sparse backend, data roots, models and disk; the exit code is 1 on a fault."""
+    """Checks versions, devices, sparse backend, data roots, models and disk; the exit code is 1 if there is a fault."""
     workspace = Workspace.current()
     findings = [
         *_versions(),
@@ -43,7 +43,7 @@ def examine() -> Outcome:
     ]
     faults = [finding for finding in findings if finding.status == "fault"]
     lines = [f"{f.status:5}  {f.name}: {f.detail}{f'  ->  {f.remedy}' if f.remedy else ''}" for f in findings]
-    lines.append(f"{len(faults)} fault(s)" if faults else "Everything that is needed is here.")
+    lines.append(f"{len(faults)} fault(s)" if faults else "No faults found.")
     return Outcome(
         result={"ok": not faults, "findings": [asdict(finding) for finding in findings]},
         text="\n".join(lines),
@@ -155,7 +155,7 @@ def _caches(workspace: Workspace) -> Iterator[Finding]:
 
     if not os.environ.get("XD3D_CACHES"):
         return
-    place = workspace.place_of_caches()
+    place = workspace.cache_root()
     try:
         store = open_store(place)
         count, free = len(store.listing("")), store.free_bytes()

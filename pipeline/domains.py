@@ -1,4 +1,4 @@
-"""From a config to domains: which index, which frames, and where their features come from."""
+"""Opens the domains of a config: the index, the frames and the source of their features."""
 
 import dataclasses
 import logging
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> "FrameIndex":
-    """Open the index of ``dataset``, its data at ``root``, else where they were when it was prepared.
+    """Opens the index of ``dataset``; ``root`` overrides the data root it was prepared with.
 
     Raises:
-        MissingDataError: nothing was prepared, or the data root is gone.
+        MissingDataError: the data set is not prepared, or the data root does not exist.
     """
     from ..stages.datasets.index import FrameIndex
 
@@ -41,8 +41,8 @@ def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> 
     index = dataclasses.replace(index, root=(root or index.root).absolute())
     if not index.root.is_dir():
         raise MissingDataError(
-            f"The data root of {dataset} is gone: {index.root}."
-            f" Say where it is: xd3d prepare --dataset {dataset} --root DIR"
+            f"The data root of {dataset} does not exist: {index.root}."
+            f" Give its new location: xd3d prepare --dataset {dataset} --root DIR"
         )
     return index
 
@@ -60,31 +60,31 @@ class DomainOpener:
         self._features = lru_cache(self._open_features)
 
     def source(self) -> "Domain | None":
-        """The labelled frames that the run trains on: the source's train split, none of which it is validated on.
+        """Returns the labelled training frames: the source's train split without validation frames.
 
-        None where only the target is trained on.
+        None if training is source-free.
         """
         return None if self.config.train.source_free else self._training(self.config.data.source)
 
     def target(self) -> "Domain | None":
-        """The unlabelled frames that it also trains on: the target's train split; None where no loss asks for it."""
+        """Returns the unlabelled training frames: the target's train split; None if no loss uses it."""
         if not self.config.train.uses_target:
             return None
         return dataclasses.replace(self.unlabelled_target(), pseudo=self.pseudo_labels())
 
     def unlabelled_target(self) -> "Domain":
-        """The target's train split, whose labels are never read."""
+        """Returns the target's train split without labels."""
         return self.unlabelled(self.config.data.target)
 
     def unlabelled(self, side: DomainSettings) -> "Domain":
-        """The train split of a side of the shift, whose labels are never read."""
+        """Returns the train split of ``side`` without labels."""
         return self._training(side).unlabelled()
 
     def pseudo_labels(self) -> "PseudoLabels | None":
-        """The pseudo labels that the run learns from, where it does.
+        """Returns the pseudo labels that the run learns from; None if it uses none.
 
         Raises:
-            MissingDataError: there are none, or they are not finished.
+            MissingDataError: they do not exist, or are not finished.
         """
         from ..stages.train.pseudo_labels import PseudoLabels
 
@@ -98,26 +98,26 @@ class DomainOpener:
         return self.open(side, "train", validated_on=validated.domain if shared else None)
 
     def init(self) -> Path | None:
-        """The run whose weights the run begins with."""
+        """Returns the folder of the run that provides the initial weights."""
         name = self.config.train.init
         return None if name is None else self._workspace.find_run(Path(name))
 
     def sides(self) -> list[DomainSettings]:
-        """The sides of the shift that the run opens."""
+        """Returns the sides of the shift that the run uses."""
         data = self.config.data
         return [data.target] if self.config.train.source_free else [data.source, data.target]
 
     def best_metric(self) -> "Modality":
-        """The score that chooses the best checkpoint: fused, or 3D where the target has no images to be tested with.
+        """Returns the metric that selects the best checkpoint: "fused", or "3d" if the target has no images.
 
-        Where the fusion is the sum, that is xM.
+        With the fusion rule "sum" it is "xm".
         """
         images = self.config.fusion.image and self.index(self.config.data.target.dataset).cameras
         fused: Modality = "xm" if self.config.evaluate.fusion == "sum" else "fused"
         return fused if images else "3d"
 
     def validation(self) -> "Domain | None":
-        """The held-out frames that the best checkpoint is chosen on; None, with a warning, where none are held out."""
+        """Returns the validation frames; None, with a warning, if there are none."""
         if self._validated() not in self.sides():
             log.warning(
                 "Training goes without validation, and the last checkpoint counts as the best: the run would be"
@@ -142,11 +142,11 @@ class DomainOpener:
     def open(
         self, side: DomainSettings, split: str, *, validated_on: str | None = None, images: bool = True
     ) -> "Domain":
-        """The frames of one side of the shift in ``split``, with their features where ``images`` are wanted.
+        """Returns the frames of ``side`` in ``split``, with their features if ``images``.
 
         Raises:
-            MissingDataError: no index, no cache, or no such frames.
-            CacheMismatchError: the only caches were made with other settings.
+            MissingDataError: there is no index, no cache, or no such frame.
+            CacheMismatchError: all caches were made with other settings.
         """
         from ..stages.datasets.labels import index_merge
         from ..stages.datasets.splits import domain_frames
@@ -163,9 +163,9 @@ class DomainOpener:
         )
 
     def _shared_fingerprint(self, dataset: str) -> Mapping[str, object]:
-        """Fingerprint of the features of ``dataset`` that are read: the first of several processes finds it for all.
+        """Returns the fingerprint of the features of ``dataset``; in a process group the first process computes it.
 
-        Where they are cached and the model is not on this machine, it is that of the one cache that fits otherwise.
+        If the features are cached and the model is not on this machine, it is that of the cache that matches otherwise.
         """
         from ..stages.train.parallel import from_first, rank
 
@@ -183,9 +183,9 @@ class DomainOpener:
         return adopted_fingerprint(wanted, absent, self._caches(dataset), usual=partial(self._cache_of, dataset))
 
     def _make_fingerprint(self, dataset: str) -> Mapping[str, object]:
-        """Fingerprint of the features of ``dataset`` that the model, which must be there, gives.
+        """Returns the fingerprint of the features of ``dataset`` with the model on this machine.
 
-        Where the precision is left open, a cache that is there decides: one from a GPU serves on any machine.
+        With ``dtype: auto`` an existing cache determines the precision: a cache made on a GPU is valid on any machine.
         """
         from ..cache.metadata import MANIFEST
         from ..cache.stores import open_store
@@ -196,22 +196,22 @@ class DomainOpener:
             return allowed[0]
         there = [found for found in allowed if open_store(self._cache_of(dataset, found)).exists(MANIFEST)]
         if there and there[0] != allowed[0]:
-            log.info("The cache of %s is in %s, and is used as it is", dataset, there[0]["dtype"])
+            log.info("The cache of %s is in %s, and is used in that precision", dataset, there[0]["dtype"])
         return (there or allowed)[0]
 
     def extract_settings(self, dataset: str) -> "ExtractSettings":
-        """The settings of stage one for ``dataset``, their precision fixed."""
+        """Returns the settings of stage one for ``dataset``, with the precision resolved."""
         return self._extract_settings(dataset, self._own_fingerprint(dataset))
 
     def _extract_settings(self, dataset: str, fingerprint: Mapping[str, object]) -> "ExtractSettings":
         return self.config.extract.for_dataset(dataset).model_copy(update={"dtype": fingerprint["dtype"]})
 
     def cache_path(self, dataset: str) -> Path | str:
-        """Where stage one keeps the cache of ``dataset``, or will."""
+        """Returns the location of the cache of ``dataset``."""
         return self._cache_of(dataset, self._own_fingerprint(dataset))
 
     def _caches(self, dataset: str) -> list[Path | str]:
-        """Every cache of ``dataset``, the newest first.
+        """Returns all caches of ``dataset``, newest first.
 
         Raises:
             CacheError: there is none.
@@ -220,7 +220,7 @@ class DomainOpener:
         there = self._workspace.caches(dataset, configured)
         if not there:
             raise CacheError(
-                f"There are no cached features of {dataset} in {self._workspace.place_of_caches(configured)}."
+                f"There are no cached features of {dataset} in {self._workspace.cache_root(configured)}."
                 f" Make them with: xd3d extract-features --dataset {dataset} (the same --config and --set)"
             )
         return there

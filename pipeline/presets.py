@@ -1,4 +1,4 @@
-"""The shipped presets: the published settings and their tasks, and whether their data are prepared here."""
+"""Lists the presets: published settings and tasks, and whether their data are prepared in the workspace."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ TASKS = ("dg", "uda", "uda_pl", "sfda")
 
 
 def list_presets(workspace: Workspace) -> Outcome:
-    """Every preset by name; of those that are a published setting and task, the shift, and what is prepared here."""
+    """Returns all presets by name; for published settings also the shift and which data sets are prepared."""
     names = preset_names()
     settings = [_describe(workspace, name) for name in names if _is_setting(name, names)]
     notes = {setting["name"]: _note(setting["prepared"]) for setting in settings}

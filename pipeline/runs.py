@@ -1,4 +1,4 @@
-"""A trained run as the later commands see it: its settings, its domains, its network and its scores."""
+"""A trained run, as evaluation, prediction and reports read it: settings, domains, network and scores."""
 
 import hashlib
 import json
@@ -29,14 +29,14 @@ __all__ = ["TrainedRun", "as_begun", "machine_settings", "run_facts", "run_name"
 
 log = logging.getLogger(__name__)
 
-#: The rule of fusion that a record names by naming none, as those from before there was a choice do.
+#: The fusion rule of a record that names none: records of earlier versions, which had no choice.
 UNNAMED_RULE: "FusionRule" = "sum"
 
 
 def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
-    """What a run keeps beside the settings of its network: enough to open its domains again.
+    """Returns what a run records beside the settings of its network: enough to open its domains again.
 
-    Where its caches were set to be kept is among them, for the commands that come after, and may change.
+    The location of its caches is recorded for later commands and may change.
     """
     values = unmarked_values(resolved.config, Mark.FREE)
     sections = {name: values[name] for name in ("data", "extract", "evaluate")}
@@ -46,9 +46,9 @@ def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
 
 
 def as_begun(resolved: ResolvedConfig, run: Path) -> ResolvedConfig:
-    """``resolved`` for the run in the folder ``run``, if there is one: where its record names no rule, it keeps that.
+    """Returns ``resolved`` with the fusion rule of the run in the folder ``run``, if that run records none.
 
-    A rule that was set is not changed.
+    A rule that the user set is kept.
     """
     from ..stages.train.record import NAME, read_record
 
@@ -62,17 +62,17 @@ def as_begun(resolved: ResolvedConfig, run: Path) -> ResolvedConfig:
 
 
 def machine_settings(device: str | None, overrides: Sequence[str] | None) -> list[str]:
-    """The options ``--device`` and ``--set`` of a command that reads a run, as ``TrainedRun.open`` takes them."""
+    """Returns the options ``--device`` and ``--set`` of a command as overrides for ``TrainedRun.open``."""
     return [*([f"train.device={device}", f"extract.device={device}"] if device else []), *(overrides or [])]
 
 
 def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -> str:
-    """A name that is the same for the same settings on the same data, so that a stopped run is found again."""
+    """Returns a name that follows from settings and data, so that an interrupted run is found again."""
     from ..stages.train.start import Start
 
     init, pseudo = domains.init(), domains.pseudo_labels()
     settings = unmarked_values(resolved.config, Mark.FREE)
-    settings["model"]["backend"] = "auto"  # the machine's; names have it from before it was
+    settings["model"]["backend"] = "auto"  # a setting of the machine; names still contain it
     identity = {
         "settings": settings,
         "cached": cached,
@@ -86,10 +86,10 @@ def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's folder and its record; what it needs from the workspace is opened when it is asked for.
+    """A run's folder and record; domains and network are opened on first use.
 
-    ``machine``: settings of this machine, KEY=VALUE of those marked so; those that none is given for are the defaults,
-    whatever machine the run was trained on.
+    ``machine``: overrides KEY=VALUE of machine settings (``Mark.MACHINE``). Without an override they have their
+    defaults, whatever machine the run was trained on.
     """
 
     workspace: Workspace
@@ -99,10 +99,10 @@ class TrainedRun:
 
     @classmethod
     def open(cls, workspace: Workspace, run: Path | None, machine: Sequence[str] = ()) -> "TrainedRun":
-        """The run in ``run`` (a folder, or a name in the workspace), else the last one.
+        """Opens ``run`` (a folder, or a name in the workspace), by default the last run.
 
         Raises:
-            MissingDataError: nothing was trained yet.
+            MissingDataError: nothing has been trained yet.
             RunError: the folder holds no run.
         """
         from ..stages.train.record import read_record
@@ -112,11 +112,11 @@ class TrainedRun:
 
     @cached_property
     def config(self) -> Config:
-        """The settings the run was trained with, and those of this machine.
+        """The settings that the run was trained with, and the machine settings.
 
         Raises:
-            RunError: they are not all there, or this version does not know them.
-            ConfigError: ``machine`` holds other settings, or faulty values.
+            RunError: the record is incomplete, or of another version.
+            ConfigError: ``machine`` holds other settings, or invalid values.
         """
         facts, machine = self.record["facts"], marked(Config, Mark.MACHINE)
         try:
@@ -138,12 +138,12 @@ class TrainedRun:
 
     @cached_property
     def domains(self) -> DomainOpener:
-        """The way to its data and features."""
+        """Opens the run's data and features."""
         return DomainOpener(self.workspace, self.config, cached=self.record["facts"]["cached"])
 
     @cached_property
     def network(self) -> "Network":
-        """Its best network, ready to predict; a warning where the run has not ended."""
+        """The best network, in evaluation mode; a warning is logged if the run is not finished."""
         from ..stages.train.record import load_network
 
         model, fusion, device = self.config.model, self.config.fusion, self.config.train.device
@@ -153,10 +153,10 @@ class TrainedRun:
         return network
 
     def side(self, name: str) -> "DomainSettings":
-        """The source or the target of its shift, or another domain of the target's data set.
+        """Returns the source, the target, or another domain of the target's data set.
 
         Raises:
-            ConfigError: there is no such domain.
+            ConfigError: the domain does not exist.
         """
         from ..stages.datasets.splits import domain_names
 
@@ -170,10 +170,10 @@ class TrainedRun:
 
     @cached_property
     def step(self) -> int:
-        """Training steps behind its best network.
+        """Training step of the best checkpoint.
 
         Raises:
-            RunError: it has no checkpoint yet.
+            RunError: there is no checkpoint yet.
         """
         from ..stages.train.checkpoint import best_step
 
@@ -181,10 +181,10 @@ class TrainedRun:
 
     @property
     def reached(self) -> int:
-        """Training steps behind its last checkpoint, at which it was stopped or is now.
+        """Training step of the last checkpoint.
 
         Raises:
-            RunError: it has no checkpoint yet.
+            RunError: there is no checkpoint yet.
         """
         from ..stages.train.checkpoint import checkpoint_steps
 
@@ -192,16 +192,16 @@ class TrainedRun:
 
     @property
     def progress(self) -> str:
-        """Which network is read, and how far the run has come, in a sentence."""
+        """A sentence on which checkpoint is read and how far the run has come."""
         planned = self.config.train.steps
-        rest = f"; the run has done {self.reached} of {planned} steps, and goes on with the command that began it"
+        rest = f"; the run has done {self.reached} of {planned} steps; the command that started it resumes it"
         return f"Run {self.folder.name}, weights of step {self.step}{rest if self.reached < planned else ''}"
 
     def require_lidar_only(self) -> None:
-        """Make sure that the run's 3D head predicts without a camera.
+        """Checks that the run's 3D head predicts without a camera.
 
         Raises:
-            RunError: it reads features that the image's agents refined.
+            RunError: it reads features that were refined with the image's agents.
         """
         if self.config.fusion.needs_images:
             raise RunError(
@@ -210,11 +210,11 @@ class TrainedRun:
             )
 
     def scores_path(self, side: str, split: str, *, lidar_only: bool = False) -> Path:
-        """Where the score of one side and split is kept."""
+        """Returns the file of the scores of one side and split."""
         return self.folder / "scores" / f"{side}-{split}{'-lidar-only' if lidar_only else ''}.json"
 
     def domain(self, side: str, split: str, *, lidar_only: bool = False) -> "Domain":
-        """The frames of one side and split, with their features, or with ``lidar_only`` without."""
+        """Returns the frames of one side and split, with their features unless ``lidar_only``."""
         return self.domains.open(self.side(side), split, images=not lidar_only)
 
     def score(
@@ -227,16 +227,16 @@ class TrainedRun:
         lidar_only: bool = False,
         export: Path | None = None,
     ) -> "ScoreCard":
-        """Predict and count every point of a split, and keep the score with its protocol.
+        """Predicts all points of a split, scores them, and stores the score with its protocol.
 
-        ``absent`` and ``fusion`` are those of the run's settings where they are None. With ``lidar_only`` the 3D head
-        alone is scored, on the same points, and no image feature is opened. With ``export`` the predictions are written
-        there in the data set's official format.
+        ``absent`` and ``fusion`` default to the run's settings. With ``lidar_only`` only the 3D head is scored, on the
+        same points and without image features. With ``export`` the predictions are written to that folder in the data
+        set's official format.
 
         Raises:
             ConfigError: unknown domain or split, or ``export`` cannot take these predictions.
             DataError: the split has no frames.
-            RunError: the run has no checkpoint yet, or its 3D head needs images and is to go without.
+            RunError: the run has no checkpoint yet, or its 3D head needs images and ``lidar_only`` is set.
         """
         from ..stages.evaluate.scores import score_frames
         from ..stages.predict.inference import predict_frames
@@ -261,7 +261,7 @@ class TrainedRun:
         return card
 
     def majority(self, card: "ScoreCard") -> float:
-        """Mean IoU, over the points of ``card``, of always predicting the commonest class of the training labels."""
+        """Returns the mean IoU on the points of ``card`` of always predicting the most frequent training class."""
         import numpy as np
 
         from ..stages.evaluate.scores import majority_miou

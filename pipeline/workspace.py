@@ -1,4 +1,4 @@
-"""The workspace: where the index, the caches and the runs live, and what it remembers between commands."""
+"""The workspace: the folder of indexes, caches and runs, and what commands remember for later commands."""
 
 import os
 from collections.abc import Iterator
@@ -34,14 +34,14 @@ class Workspace:
         """Folder of the index of ``dataset``."""
         return self.home / "index" / dataset
 
-    def place_of_caches(self, configured: str | None = None) -> Path | str:
-        """Where caches are kept, a folder or a URL: ``XD3D_CACHES``, the configured place, or ``cache/``."""
+    def cache_root(self, configured: str | None = None) -> Path | str:
+        """Returns the folder or URL of the caches: ``XD3D_CACHES``, the configured one, or ``cache/``."""
         chosen = os.environ.get("XD3D_CACHES") or configured or str(self.home / "cache")
         return chosen.rstrip("/") if "://" in chosen else Path(chosen).absolute()
 
     def caches(self, dataset: str, configured: str | None = None) -> list[Path | str]:
-        """Every feature cache of ``dataset``, newest first; in an object store by name."""
-        place = self.place_of_caches(configured)
+        """Returns all feature caches of ``dataset``, newest first; in an object store, sorted by name."""
+        place = self.cache_root(configured)
         if isinstance(place, str):
             from ..cache.stores import open_store
 
@@ -52,8 +52,8 @@ class Workspace:
         return list(found)
 
     def cache(self, dataset: str, digest: str, configured: str | None = None) -> Path | str:
-        """Where the feature cache of ``dataset`` with the fingerprint ``digest`` is, or will be."""
-        place, name = self.place_of_caches(configured), f"{dataset}-{digest[:12]}"
+        """Returns the location of the feature cache of ``dataset`` with the fingerprint ``digest``."""
+        place, name = self.cache_root(configured), f"{dataset}-{digest[:12]}"
         return place / name if isinstance(place, Path) else f"{place}/{name}"
 
     def run(self, name: str) -> Path:
@@ -61,7 +61,7 @@ class Workspace:
         return self.home / "runs" / name
 
     def find_run(self, run: Path) -> Path:
-        """The folder that ``run`` means: a bare name is a run of this workspace, anything else a path."""
+        """Returns the folder of ``run``: a plain name is a run of this workspace, anything else a path."""
         return _named(run, self.home / "runs")
 
     def pseudo_labels(self, name: str) -> Path:
@@ -69,10 +69,10 @@ class Workspace:
         return self.home / "pseudo-labels" / name
 
     def find_pseudo_labels(self, given: str | None) -> Path:
-        """The folder of the pseudo labels that ``given`` names as a run is named; None means those made last.
+        """Returns the folder of pseudo labels, given by name or path; by default those that were made last.
 
         Raises:
-            MissingDataError: none were made in this workspace.
+            MissingDataError: this workspace has none.
         """
         name = given or self._memory().get("pseudo_labels")
         if not name:
@@ -82,15 +82,15 @@ class Workspace:
         return _named(Path(name), self.home / "pseudo-labels")
 
     def remember_pseudo_labels(self, folder: Path) -> None:
-        """Keep ``folder`` as the one that training takes by default."""
+        """Makes ``folder`` the default of training."""
         with self._changing_memory() as memory:
             memory["pseudo_labels"] = folder.name
 
     def root(self, dataset: str, given: Path | None = None, *, configured: Path | None = None) -> Path:
-        """The data root of ``dataset``: the one given, ``XD3D_<DATASET>_ROOT``, the configured or the remembered one.
+        """Returns the root of ``dataset``: ``given``, ``XD3D_<DATASET>_ROOT``, ``configured`` or the remembered one.
 
         Raises:
-            MissingDataError: none is known; the message says the ways to give one.
+            MissingDataError: none is known; the message says how to give one.
         """
         variable = f"XD3D_{dataset.upper()}_ROOT"
         remembered = self._memory().get("roots", {}).get(dataset)
@@ -104,19 +104,19 @@ class Workspace:
         return Path(chosen).absolute()
 
     def roots(self) -> dict[str, str]:
-        """The remembered data roots, by data set."""
+        """Returns the remembered data roots by data set."""
         return dict(self._memory().get("roots", {}))
 
     def remember_root(self, dataset: str, root: Path) -> None:
-        """Keep ``root`` for later commands."""
+        """Remembers ``root`` for later commands."""
         with self._changing_memory() as memory:
             memory.setdefault("roots", {})[dataset] = str(root)
 
     def last_run(self) -> Path:
-        """The run that was trained last.
+        """Returns the folder of the run that was trained last.
 
         Raises:
-            MissingDataError: nothing was trained in this workspace.
+            MissingDataError: nothing has been trained in this workspace.
         """
         name = self._memory().get("last_run")
         if not name or not self.run(name).is_dir():
@@ -129,7 +129,7 @@ class Workspace:
         return self.run(name)
 
     def remember_run(self, run: Path) -> None:
-        """Keep ``run`` as the one that ``evaluate`` and ``report`` take by default."""
+        """Makes ``run`` the default of ``evaluate`` and ``report``."""
         with self._changing_memory() as memory:
             memory["last_run"] = os.path.relpath(run, self.home / "runs")
 
@@ -141,7 +141,7 @@ class Workspace:
             return {}
         except ValueError as error:
             raise DataError(
-                f"{path} is not valid JSON ({error}); mend or delete it (it only remembers roots and the last run)"
+                f"{path} is not valid JSON ({error}); repair or delete it (it only remembers roots and the last run)"
             ) from error
         if not isinstance(memory, dict) or not all(
             isinstance(memory.get(key, kind()), kind) for key, kind in _REMEMBERED.items()
@@ -153,7 +153,7 @@ class Workspace:
 
     @contextmanager
     def _changing_memory(self) -> Iterator[dict[str, Any]]:
-        """What is remembered, to be changed and then kept; commands that end at the same time take turns."""
+        """Yields what is remembered and writes it back; a lock serialises commands that end at the same time."""
         from ..locks import blocking_lock
 
         with blocking_lock(self.home, work="ends a command"):
@@ -163,7 +163,7 @@ class Workspace:
 
 
 def _named(given: Path, folder: Path) -> Path:
-    """A bare name is an entry of ``folder``, unless it is a folder where we are; anything else is a path."""
+    """Resolves a plain name as an entry of ``folder``, unless the working directory has such a folder."""
     if given.parts == (given.name,) and not given.is_dir():
         return folder / given
     return given.resolve() if ".." in given.parts else given.absolute()

@@ -40,7 +40,7 @@ def test_a_file_extends_another_file_beside_it(tmp_path):
 def test_presets_that_extend_each_other_in_a_circle_are_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
-    with pytest.raises(ConfigError, match="circle"):
+    with pytest.raises(ConfigError, match=r"a\.yaml -> .*b\.yaml"):
         load_config(str(tmp_path / "a.yaml"))
 
 
@@ -172,7 +172,7 @@ def test_settings_without_images_at_test_need_none():
     [
         ("train: {steps: 5}\nfusion: {}\ntrain: {lr: 1}\n", r"found the key 'train' twice[\s\S]*line 3"),
         ("train:\n  steps: 5\n  steps: 6\n", "found the key 'steps' twice"),
-        ("train: &a {lr: *a}\n", "holds itself"),
+        ("train: &a {lr: *a}\n", "YAML alias"),
         ("train: {lr: .inf}\n", r"train\.lr: .*finite"),
     ],
 )

@@ -27,7 +27,7 @@ def signals():
 @pytest.mark.parametrize(
     ("refused", "words"),
     [
-        (lambda file: Path("/dev/full").write_text("x" * 100_000), "No space left on device.*free some room"),
+        (lambda file: Path("/dev/full").write_text("x" * 100_000), "No space left on device.*free some disk space"),
         (lambda file: (file / "below").write_text("x"), "Not a directory.*move away"),
         (lambda file: file.parent.read_text(), "Is a directory"),
         (lambda file: np.zeros(2**55), "The memory does not suffice"),

@@ -55,7 +55,7 @@ def test_a_command_that_is_stopped_takes_its_workers_with_it_and_says_how_to_go_
         assert "Traceback" not in facts["said"], facts["said"]
     for name in ("SIGINT", "SIGTERM"):
         assert f"stopped by {name}" in found[name]["said"]
-        assert "give the same command again" in found[name]["said"]
+        assert "same command again" in found[name]["said"]
         assert found[name]["left"] == []
 
 
