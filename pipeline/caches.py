@@ -71,14 +71,14 @@ def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) ->
 
     1 when a cache of the workspace could not be looked at, because a writer is at work on it say.
     """
-    from ..cache.gc import collect_litter, remove_unused
+    from ..cache.gc import collect_garbage, remove_unused
 
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}
     for place in [path] if path else _places(workspace):
         try:
             unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
-            found = unused or collect_litter(place, dry_run=dry_run)
+            found = unused or collect_garbage(place, dry_run=dry_run)
         except CacheError as error:
             if path:
                 raise

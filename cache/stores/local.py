@@ -9,70 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-import numpy as np
-from jaxtyping import UInt8
-
 from ...errors import CacheError
 from ...files import fsync_folder
 from ...locks import LOCKS, FileLock, WriterLock
 from ..layout import DONE, STAGING
 from .base import Version
-from .regular import open_regular, read_regular
-from .staging import LocalStage, disk_errors, refuse_way_out, sweep_partials
+from .local_files import (
+    LocalFile,
+    LocalStage,
+    disk_errors,
+    file_version,
+    read_regular,
+    refuse_links_out,
+    sweep_partials,
+)
 
-__all__ = ["LOCK", "LocalFile", "LocalStore"]
+__all__ = ["LOCK", "LocalStore"]
 
 LOCK = "writer.lock"
 
 _OPEN_FILES = 4096  #: at most; and a quarter of the process's limit
-_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  #: Linux alone has it
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class LocalFile:
-    """A file that is open; it needs no place in the folder any more. Reads carry their own offset, forks may share it.
-
-    Raises:
-        CacheError: the file is missing or no regular file.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self._descriptor = -1
-        self._descriptor, status = open_regular(path)
-        self.size = status.st_size
-        self.version = _version(status)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def read_into(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
-        """Fill ``out`` with the bytes from ``offset`` on."""
-        done = 0
-        while done < out.nbytes:
-            try:
-                count = os.preadv(self._descriptor, [(out[done:] if done else out).data], offset + done)
-            except OSError as error:
-                raise CacheError(f"the disk failed ({error.strerror})") from error
-            if count == 0:
-                raise CacheError(f"the file ends at byte {offset + done}, {out.nbytes - done} bytes early")
-            done += count
-
-    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
-        """Fill ``out`` from the page cache, or let the disk begin to fetch its bytes."""
-        if _NOWAIT is None:
-            return False
-        try:
-            count = os.preadv(self._descriptor, (out.data,), offset, _NOWAIT)
-        except OSError:  # not in memory, or a file system without the flag; faults of the disk come again in read_into
-            count = 0
-        if count == out.nbytes:
-            return True
-        wanted = (0, self.size) if whole else (offset, out.nbytes)
-        os.posix_fadvise(self._descriptor, *wanted, os.POSIX_FADV_WILLNEED)
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +70,7 @@ class LocalStore:
     def version(self, key: str) -> Version | None:
         """Inode, size and time of a file: the three tell a replaced one from the old one."""
         try:
-            return _version((self.root / key).lstat())
+            return file_version((self.root / key).lstat())
         except FileNotFoundError:
             return None
 
@@ -132,7 +91,7 @@ class LocalStore:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
                     with suppress(FileNotFoundError):  # a writer may take it away just now
-                        found[entry.name] = _version(entry.stat(follow_symlinks=False))
+                        found[entry.name] = file_version(entry.stat(follow_symlinks=False))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -185,7 +144,7 @@ class LocalStore:
         """Remove a file and flush its folder."""
         path = self.root / key
         if path.is_symlink() or path.exists():
-            refuse_way_out(self.root, path.parent)
+            refuse_links_out(self.root, path.parent)
             path.unlink()
             fsync_folder(path.parent)
 
@@ -193,7 +152,7 @@ class LocalStore:
         """Remove a folder, which must be a real one."""
         path = self.root / folder
         if path.is_dir():
-            refuse_way_out(self.root, path)
+            refuse_links_out(self.root, path)
             shutil.rmtree(path)
             fsync_folder(path.parent)
 
@@ -231,7 +190,3 @@ class LocalStore:
     def zarr(self) -> str:
         """The folder, as zarr takes it."""
         return str(self.root)
-
-
-def _version(status: os.stat_result) -> Version:
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -105,7 +105,7 @@ class ObjectLock:
         return self._process == os.getpid()
 
     @property
-    def witness(self) -> str:
+    def presence_key(self) -> str:
         """Nothing is kept of the lock itself: the manifest shows that the cache is the same one."""
         return MANIFEST
 

@@ -17,8 +17,7 @@ from .noise import add_noise, scheduler_noise
 from .packing import pack_layers
 from .precision import is_fast, resolve_dtype, warn_if_slow
 from .settings import RGB, ExtractSettings
-from .specs import tap_specs, vae_factor
-from .taps import find_taps, run_to_taps
+from .taps import find_taps, run_to_taps, tap_specs, vae_factor
 from .weights import load_text_encoder, load_tokenizer, load_unet, load_vae_encoder
 
 __all__ = ["PROMPT", "DiffusionBackbone"]

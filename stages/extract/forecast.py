@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...cache.info import cache_info
 from ...cache.metadata import MANIFEST, load_layout
 from ...cache.stores import open_store
+from ...cache.verify import cache_info
 from ...errors import DataError
 from ..datasets.index import FrameIndex
-from .ahead import LARGEST_DECODERS, host_threads
-from .extractor import FeatureExtractor, PictureSource
+from .extractor import FeatureExtractor
+from .images import PictureSource
+from .overlap import LARGEST_DECODERS, host_threads
 from .plan import planned_layout, stored_bytes
 from .settings import ExtractSettings
 

@@ -11,13 +11,20 @@ from typing import Literal
 
 from ...errors import ModelError, nearest
 from ...files import read_json
-from .catalogue import PACKAGED, fetch_model, find_local, is_hub_name
-from .digests import file_digest, folder_digest
-from .parts import CONFIGS, WEIGHTS, check_parts, config_files, unet_folder, weight_files
-from .published import HUB_NAMES, PACKAGED_NAMES, UNET_NAMES
+from .catalogue import HUB_NAMES, PACKAGED, PACKAGED_NAMES, UNET_NAMES, fetch_model, find_local, is_hub_name
+from .model_files import (
+    CONFIGS,
+    WEIGHTS,
+    check_parts,
+    config_files,
+    file_digest,
+    folder_digest,
+    unet_folder,
+    weight_files,
+)
 from .settings import ExtractSettings
 
-__all__ = ["ModelFolder", "absent_models", "resolve_model", "resolve_unet", "settings_model", "unet_digest"]
+__all__ = ["ModelFolder", "missing_models", "resolve_model", "resolve_unet", "settings_model", "unet_digest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +75,16 @@ def unet_digest(path: Path) -> str:
     return folder_digest(path, [path / CONFIGS["unet"], *weight_files(path, "unet")])
 
 
-def absent_models(settings: ExtractSettings) -> dict[str, str]:
+def missing_models(settings: ExtractSettings) -> dict[str, str]:
     """What ``settings`` name that is not on this machine: "model", "unet" (what replaces its UNet) -> the name.
 
     No network is asked. A folder that is there counts as present, whole or not.
     """
     named = {"model": settings.model, **({"unet": settings.unet} if settings.unet else {})}
-    return {part: name for part, name in named.items() if not _is_here(name, unet=part == "unet")}
+    return {part: name for part, name in named.items() if not _is_local(name, unet=part == "unet")}
 
 
-def _is_here(name: str, *, unet: bool) -> bool:
+def _is_local(name: str, *, unet: bool) -> bool:
     bundled, path = name in PACKAGED_NAMES and not unet, Path(name).expanduser()
     if not bundled and (path.exists() if unet else path.is_dir()):
         return True

@@ -8,7 +8,8 @@ from ...cache.schema import ImageFeatures, TapSpec
 from ...cache.stored import StoredRows
 from ...errors import DataError, ModelError
 from ..datasets.index import FrameIndex
-from .extractor import FeatureExtractor, PictureSource
+from .extractor import FeatureExtractor
+from .images import PictureSource
 from .settings import ExtractSettings
 
 __all__ = ["OnlineExtractor"]
@@ -25,7 +26,7 @@ class OnlineExtractor:
     def __init__(self, *, index: FrameIndex, settings: ExtractSettings, root: Path | None = None) -> None:
         self._pictures = PictureSource.of(index, settings, root)
         self._extractor = FeatureExtractor(settings=settings)
-        self._one_at_a_time = threading.Lock()  # the taps hook into the one model that all threads share
+        self._lock = threading.Lock()  # the taps hook into the one model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
         self.grid: TapSpec | None = self._extractor.agents.grid
         self.agents = settings.agents.count
@@ -52,7 +53,7 @@ class OnlineExtractor:
         if failures:
             raise DataError("; ".join(failures.values()))
         keys = self._pictures.keys(rows)
-        with self._one_at_a_time:
+        with self._lock:
             stored = self._extractor(pictures, keys)
         for place, reason in stored.failed.items():
             raise ModelError(

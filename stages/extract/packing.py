@@ -16,8 +16,8 @@ __all__ = ["pack_layers"]
 
 TOLERANCE = 0.05  #: largest deviation from the stock layer, in standard deviations of its output
 MANY_CELLS = 1024  #: from here on attention is worth products of its own
-SCORES = 1 << 21  #: at once, so that they stay in the processor's cache
-KEYS_LOOKED_AT = 8  #: one key of so many tells about how large a row's largest score is
+SCORES_PER_BLOCK = 1 << 21  #: at once, so that they stay in the processor's cache
+KEY_STRIDE = 8  #: one key of so many tells about how large a row's largest score is
 
 Pack = Callable[..., Callable[..., Tensor]]  #: makes of a layer and its first inputs what takes its place
 
@@ -41,21 +41,23 @@ def pack_layers(model: nn.Module, tapped: Collection[nn.Module] = (), *, in_plac
         layer: Any = module
         kind: Any = type(module)
         if kind is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-            _replace_later(layer, PackedConvolution)
+            _pack_on_first_call(layer, PackedConvolution)
         elif kind is nn.Linear:
-            _replace_later(layer, PackedLinear)
+            _pack_on_first_call(layer, PackedLinear)
         elif kind is GEGLU:
-            _replace_later(layer, PackedGeglu)
-        elif kind is ResnetBlock2D and _is_plain(layer) and not inside.intersection(list(layer.modules())[1:]):
-            _replace_later(layer, partial(JoinedResnet, in_place=in_place))
+            _pack_on_first_call(layer, PackedGeglu)
+        elif (
+            kind is ResnetBlock2D and _is_standard_resnet(layer) and not inside.intersection(list(layer.modules())[1:])
+        ):
+            _pack_on_first_call(layer, partial(FusedResnet, in_place=in_place))
         elif kind is Transformer2DModel:
-            _replace_later(layer, _ending_in_maps, "_get_output_for_continuous_inputs")
-        elif kind is Attention and _is_bare(layer):
-            _replace_later(layer, _attention_of_maps if layer.group_norm else FixedTextAttention)
+            _pack_on_first_call(layer, _channels_last_output, "_get_output_for_continuous_inputs")
+        elif kind is Attention and _is_standard_attention(layer):
+            _pack_on_first_call(layer, _channels_last_attention if layer.group_norm else FixedTextAttention)
         elif kind is Downsample2D and layer.use_conv and layer.padding == 0 and layer.norm is None:
-            _replace_later(layer, _with_edge)
+            _pack_on_first_call(layer, _padded_downsampling)
         elif kind is Upsample2D and layer.use_conv and layer.interpolate and layer.norm is None:
-            _replace_later(layer, FoldedUpsampling)
+            _pack_on_first_call(layer, FoldedUpsampling)
 
 
 class PackedConvolution:
@@ -139,7 +141,7 @@ class FoldedUpsampling:
             output_size or doubled
         ) != doubled:
             raise RuntimeError("it is no 3x3 convolution of a map of twice the size")
-        weights = _meeting(_meeting(conv.weight.detach().float(), 2), 3).to(inputs)  # [column, row, out, in, 2, 2]
+        weights = _folded(_folded(conv.weight.detach().float(), 2), 3).to(inputs)  # [column, row, out, in, 2, 2]
         four = nn.Conv2d(conv.in_channels, 4 * conv.out_channels, 2, padding=1, bias=conv.bias is not None)
         four.weight = nn.Parameter(weights.flatten(0, 2).contiguous(memory_format=torch.channels_last), False)
         if conv.bias is not None:
@@ -157,14 +159,14 @@ class FoldedUpsampling:
         return doubled.reshape(batch, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
-def _meeting(weights: Tensor, dim: int) -> Tensor:
+def _folded(weights: Tensor, dim: int) -> Tensor:
     """Add those of three weights along ``dim`` that meet in one of two cells, for even places, then for odd ones."""
     first, second, third = weights.unbind(dim)
     even, odd = (first, second + third), (first + second, third)
     return torch.stack([torch.stack(pair, -1) for pair in (even, odd)])
 
 
-def _attention_of_maps(attention: Any, *_inputs: Tensor, **_: Any) -> Callable[..., Tensor]:
+def _channels_last_attention(attention: Any, *_inputs: Tensor, **_: Any) -> Callable[..., Tensor]:
     """Attention among the cells of a map, its norm included, on maps that stay channels last."""
 
     def forward(inputs: Tensor, **_: Any) -> Tensor:
@@ -202,13 +204,13 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, found: Tensor
     about its largest score, found over a few of the keys; what a softmax gives does not depend on it.
     """
     columns = torch.cat([key, torch.ones_like(key[:, :1])], 1).t().contiguous()
-    few = columns[:-1, ::KEYS_LOOKED_AT].contiguous()
-    for rows, filled in zip(*(torch.split(part, SCORES // len(key)) for part in (query, found)), strict=True):
+    few = columns[:-1, ::KEY_STRIDE].contiguous()
+    for rows, filled in zip(*(torch.split(part, SCORES_PER_BLOCK // len(key)) for part in (query, found)), strict=True):
         scores = torch.cat([rows, -(rows @ few).amax(1, keepdim=True)], 1) @ columns
         torch.mm(torch.softmax(scores, 1, out=scores), value, out=filled)
 
 
-class JoinedResnet:
+class FusedResnet:
     """A ResNet whose last convolution adds the shortcut, and whose time embedding, always the same, is in a bias."""
 
     def __init__(self, block: Any, _inputs: Tensor, temb: Tensor | None = None, *, in_place: bool) -> None:
@@ -230,7 +232,7 @@ class JoinedResnet:
         return inputs + block.conv2(branch)
 
 
-def _ending_in_maps(block: Any, **_: Any) -> Callable[..., Tensor]:
+def _channels_last_output(block: Any, **_: Any) -> Callable[..., Tensor]:
     """What a transformer ends with, on maps that stay channels last; diffusers turns them over and back."""
 
     def end(
@@ -244,7 +246,7 @@ def _ending_in_maps(block: Any, **_: Any) -> Callable[..., Tensor]:
     return end
 
 
-def _with_edge(block: Any, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
+def _padded_downsampling(block: Any, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
     """Halve maps with a row and a column of zeros behind them; only those are cleared, not the whole map."""
 
     def forward(inputs: Tensor) -> Tensor:
@@ -258,14 +260,14 @@ def _with_edge(block: Any, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _is_bare(attention: Any) -> bool:
+def _is_standard_attention(attention: Any) -> bool:
     """Whether an attention layer is its four projections alone, or they and a norm, with a shortcut around all."""
     norms = (attention.spatial_norm, attention.norm_q, attention.norm_k, attention.norm_cross)
     joined = attention.residual_connection is (attention.group_norm is not None)
     return not any(norms) and joined and attention.rescale_output_factor == 1
 
 
-def _is_plain(block: Any) -> bool:
+def _is_standard_resnet(block: Any) -> bool:
     return (
         block.upsample is None
         and block.downsample is None
@@ -276,7 +278,7 @@ def _is_plain(block: Any) -> bool:
     )
 
 
-def _replace_later(module: nn.Module, pack: Pack, method: str = "forward") -> None:
+def _pack_on_first_call(module: nn.Module, pack: Pack, method: str = "forward") -> None:
     setattr(module, method, partial(_first, module, pack, method))
 
 

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from ...processes import own_device
+from ...processes import select_device
 from .models import ModelFolder
 from .settings import ExtractSettings
 
@@ -55,7 +55,7 @@ def _will_be_fast(dtype: str, settings: ExtractSettings) -> bool:
     """Whether the device of the settings has units for ``dtype``; a GPU that is asked for and not here is elsewhere."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         return True
-    return is_fast(dtype, own_device(settings.device))
+    return is_fast(dtype, select_device(settings.device))
 
 
 def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:

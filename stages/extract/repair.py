@@ -9,12 +9,13 @@ from ...cache.stored import StoredRows
 from ...cache.verify import verify_cache
 from ...progress import track
 from ..datasets.index import FrameIndex
-from .extractor import FeatureExtractor, PictureSource
+from .extractor import FeatureExtractor
 from .fingerprint import feature_fingerprint
+from .images import PictureSource
 from .models import settings_model
 from .plan import extraction_recipe, planned_layout
 from .settings import ExtractSettings
-from .specs import tap_specs
+from .taps import tap_specs
 
 __all__ = ["RepairSummary", "repair_features"]
 
@@ -55,7 +56,7 @@ def repair_features(
             extractor = FeatureExtractor(settings=settings)
             index_rows = _index_rows(repair.layout, planned)
         for shard, rows in track(repair.damaged.items(), "Repairing", len(repair.damaged), "shard"):
-            commit = repair.mend(shard, _computed(shard, rows, extractor, pictures, index_rows))
+            commit = repair.rewrite(shard, _computed(shard, rows, extractor, pictures, index_rows))
             lost = sum(row in commit.failed for row in rows)
             failed += lost
             repaired += len(rows) - lost
