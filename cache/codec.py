@@ -2,7 +2,7 @@
 
 A value is ``e4m3(code) * scale + offset``, where e4m3 is the 8-bit float of the OCP specification (FP8, "e4m3fn"):
 sign, 4 bits of exponent, 3 of mantissa, no infinity. The offset is the channel's mean, because floats are most
-precise near zero and a network reads the distance from the mean. It is zero if the mean is small beside the values, since
+precise near zero and a network reads the distance from the mean. It is zero if the mean is small beside the values, as
 a few outliers may dominate it. The scale is a power of two: scaling is exact, and a decoder on any device gives
 the same float32. The numbers behind these choices stand in ``docs/compact.md``.
 """

@@ -1,4 +1,4 @@
-"""A cache in a folder: regular files only, read at their offsets, written through a stage."""
+"""A cache in a local folder."""
 
 import os
 import resource
@@ -48,34 +48,34 @@ class LocalStore:
 
     @property
     def open_files(self) -> int:
-        """Files that may be kept open: the process needs some for other things."""
+        """A quarter of the process's limit, at most 4096."""
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return _OPEN_FILES if allowed == resource.RLIM_INFINITY else min(_OPEN_FILES, allowed // 4)
 
     def describe(self, key: str = "") -> str:
-        """The path of a file."""
+        """Returns the path of a file."""
         return str(self.root / key)
 
     def exists(self, key: str) -> bool:
-        """Whether there is such a file."""
+        """Returns whether the file exists."""
         return (self.root / key).exists()
 
     def size(self, key: str) -> int:
-        """Bytes of a file."""
+        """Returns the size of a file in bytes."""
         try:
             return (self.root / key).stat().st_size
         except OSError as error:
             raise CacheError(f"the file cannot be opened ({error.strerror})") from error
 
     def version(self, key: str) -> Version | None:
-        """Inode, size and time of a file: the three tell a replaced one from the old one."""
+        """Returns inode, size and modification time of a file; None if it does not exist."""
         try:
             return file_version((self.root / key).lstat())
         except FileNotFoundError:
             return None
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        """Bytes of each file that exists."""
+        """Returns the size of each file that exists."""
         found = {}
         for key in keys:
             try:
@@ -85,12 +85,12 @@ class LocalStore:
         return found
 
     def listing(self, folder: str) -> dict[str, Version]:
-        """Names in a folder, each with its version."""
+        """Returns the names in a folder with their versions."""
         found: dict[str, Version] = {}
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
-                    with suppress(FileNotFoundError):  # a writer may take it away just now
+                    with suppress(FileNotFoundError):  # a writer may have just deleted it
                         found[entry.name] = file_version(entry.stat(follow_symlinks=False))
         except FileNotFoundError:
             return {}
@@ -99,14 +99,14 @@ class LocalStore:
         return found
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Every file below the folder with its bytes; a link counts as a file."""
+        """Yields every file below the folder with its size; links count as files."""
         folders = [""]
         while folders:
             prefix = folders.pop()
             try:
                 with os.scandir(f"{self.root}/{prefix}") as entries:
                     for entry in entries:
-                        with suppress(FileNotFoundError):  # a writer may take it away just now
+                        with suppress(FileNotFoundError):  # a writer may have just deleted it
                             if entry.is_dir(follow_symlinks=False):
                                 folders.append(f"{prefix}{entry.name}/")
                             else:
@@ -117,15 +117,15 @@ class LocalStore:
                 raise CacheError(f"{self.root / prefix} cannot be listed ({error.strerror})") from error
 
     def read(self, key: str) -> bytes:
-        """The whole content of a regular file."""
+        """Returns the content of a regular file."""
         return read_regular(self.root / key)
 
     def open(self, key: str) -> LocalFile:
-        """Open a regular file."""
+        """Opens a regular file."""
         return LocalFile(f"{self.root}/{key}")
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Make the folder; refuse links in it that would lead a writer out."""
+        """Creates the folder; raises if it contains links out of the cache."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._refuse_links(names)
 
@@ -137,11 +137,11 @@ class LocalStore:
             )
 
     def stage(self, owner: str) -> LocalStage:
-        """Begin a set of files."""
+        """Starts a set of files."""
         return LocalStage(root=self.root, owner=owner)
 
     def delete(self, key: str) -> None:
-        """Remove a file and flush its folder."""
+        """Deletes a file and flushes its folder."""
         path = self.root / key
         if path.is_symlink() or path.exists():
             refuse_links_out(self.root, path.parent)
@@ -149,7 +149,7 @@ class LocalStore:
             fsync_folder(path.parent)
 
     def remove(self, folder: str) -> None:
-        """Remove a folder, which must be a real one."""
+        """Deletes a folder, which must not be a link."""
         path = self.root / folder
         if path.is_dir():
             refuse_links_out(self.root, path)
@@ -157,13 +157,13 @@ class LocalStore:
             fsync_folder(path.parent)
 
     def lock(self, *, shared: bool) -> WriterLock:
-        """Take the advisory lock of the folder."""
+        """Takes the advisory lock of the folder."""
         self._refuse_links((DONE, LOCKS, STAGING, LOCK))
         return WriterLock(path=self.root / LOCK, shared=shared)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Wait for whoever is opening the cache just now."""
+        """Blocks while another writer is opening the cache."""
         lock = FileLock(self.root / LOCKS / "opening", wait=True)
         try:
             yield
@@ -171,22 +171,22 @@ class LocalStore:
             lock.release(remove=True)
 
     def sweep(self, *, host: str) -> int:
-        """Remove the ``*.partial`` files of those who do not hold the lock any more."""
+        """Removes the ``*.partial`` files of dead writers."""
         return sweep_partials(self.root, host=host)
 
     def faults(self, doing: str) -> AbstractContextManager[None]:
-        """Explain faults of the disk."""
+        """Turns disk errors into errors with a remedy."""
         return disk_errors(self.root, doing)
 
     def free_bytes(self) -> int:
-        """Free bytes on the disk that the folder is, or will be, on."""
+        """Returns the free bytes on the disk of the folder, which need not exist yet."""
         path = self.root.absolute()
         return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.is_dir())).free
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Do ``work`` on one item after the other."""
+        """Applies ``work`` to one item after the other."""
         return map(work, items)
 
     def zarr(self) -> str:
-        """The folder, as zarr takes it."""
+        """Returns the path for zarr."""
         return str(self.root)
