@@ -1,7 +1,7 @@
-"""Every error that xd3d raises on purpose.
+"""The exceptions that xd3d raises.
 
-Each class also inherits the builtin that a caller would expect, so library users can catch either. A message says what
-happened, what was found (or the nearest valid choices), and the command or setting that mends it.
+Each class also inherits from the builtin exception that a caller would expect, so either can be caught. A message says
+what happened, what was found (or the nearest valid choices), and the command or setting that fixes it.
 """
 
 import difflib
@@ -26,69 +26,69 @@ __all__ = [
 
 
 class Xd3dError(Exception):
-    """Root of the tree; the command line prints it without a traceback and leaves with ``exit_code``."""
+    """Base class; the command line prints the message without a traceback and exits with ``exit_code``."""
 
     exit_code = 1
 
 
 class ConfigError(Xd3dError, ValueError):
-    """A setting, preset name or option is unknown, out of range or contradicts another one."""
+    """A setting, preset name or option is unknown, out of range, or contradicts another one."""
 
     exit_code = 2
 
 
 class DataError(Xd3dError, ValueError):
-    """A file of a data set does not hold what its format promises."""
+    """A file of a data set violates its format."""
 
 
 class MissingDataError(Xd3dError, FileNotFoundError):
-    """A data root, an index or a file of a data set is not where it should be."""
+    """A data root, an index or a file of a data set is missing."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class ModelError(Xd3dError, ValueError):
-    """A diffusion model cannot be found, is incomplete, or lacks what was asked of it."""
+    """A diffusion model cannot be found, is incomplete, or lacks a requested part."""
 
 
 class CacheError(Xd3dError, ValueError):
-    """A feature cache is damaged, incomplete or of another format."""
+    """A feature cache is damaged, incomplete, in use, or of an unsupported format."""
 
 
 class CacheMismatchError(CacheError):
-    """A feature cache was made with other settings than the ones in force."""
+    """A feature cache was made with other settings than the current ones."""
 
 
 class UnfinishedUpgradeError(CacheError):
-    """A feature cache is between two formats: what upgraded it was stopped in the switch, or is at it just now."""
+    """A feature cache is between two formats: its upgrade was interrupted in the last step, or is still running."""
 
 
 class DiskSpaceError(Xd3dError, OSError):
-    """The disk has less room than the work needs."""
+    """The disk has too little free space."""
 
 
 class StoreError(Xd3dError, OSError):
-    """An object store does not answer, refuses, or is not there; nothing is known of what it holds."""
+    """An object store does not answer, refuses the request, or does not exist."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class RunError(Xd3dError, RuntimeError):
-    """A training run cannot start, go on or be evaluated."""
+    """A training run cannot be started, resumed or evaluated."""
 
 
 class BackendError(Xd3dError, RuntimeError):
-    """A device or a sparse convolution backend is missing, broken or misused."""
+    """A device or a sparse convolution backend is unavailable, broken or misused."""
 
 
 class ClusterError(Xd3dError, RuntimeError):
-    """Workers that share the work, or their scheduler, cannot be reached, do not fit, or died too often."""
+    """Workers or their scheduler cannot be reached, do not match this run, or died too often."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return a hint for a mistyped ``name``: the closest choice, or every choice when none is close."""
+    """Returns a hint for a mistyped ``name``: the closest choice, or every choice if none is close."""
     known = sorted(choices)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else "choose one of: " + ", ".join(known)

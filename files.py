@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: write beside the target, flush to disk, rename."""
+"""Atomic writes (temporary file, fsync, rename), and safe JSON and YAML parsing."""
 
 import json
 import os
@@ -22,21 +22,21 @@ __all__ = [
     "write_json",
 ]
 
-_LONGEST_STEM = 100  #: bytes of a file's own name in that of its partial file; names may have 255 in all
+_LONGEST_STEM = 100  #: bytes of the target's name in the name of its partial file; a name may have 255 bytes
 
 
 def host_name() -> str:
-    """The name of this machine, without the characters that mean something in a file's name."""
+    """Returns the host name, with only characters that are safe in a file name."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
 
 
 def unique_name() -> str:
-    """A name that nobody else gives, on any machine: ``host~process-random``, without a dot."""
+    """Returns a name that is unique across machines and processes: ``host~process-random``, without a dot."""
     return f"{host_name()}~{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    """Flushes the entries of a folder to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,10 +45,10 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, flush it, and rename it into place.
+    """Writes a temporary file with ``write``, flushes it, and renames it to ``path``.
 
-    A reader of ``path`` sees the old content or the new, never a part. On an error the partial file, ``*.partial``, is
-    removed. Its name is no other writer's, also where several machines write one folder.
+    A reader of ``path`` sees the old content or the new one, never a part. The temporary file, ``*.partial``, has a
+    unique name, even if several machines write to one folder, and is removed on an error.
     """
     partial = path.with_name(f"{_stem(path.name)}.{unique_name()}.partial")
     try:
@@ -58,7 +58,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        if error.filename is None:  # a write that fails does not say where
+        if error.filename is None:  # a failed write has no file name
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -67,23 +67,23 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _stem(name: str) -> str:
-    """The beginning of a file's name that leaves room for what is appended."""
+    """Returns the start of a file name, short enough for the suffixes."""
     return os.fsencode(name)[:_LONGEST_STEM].decode(errors="ignore")
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write ``content``, atomically."""
+    """Writes ``content`` atomically."""
     write_atomic(path, lambda file: file.write(content))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically; NaN and infinity are refused with ``ValueError``."""
+    """Writes ``value`` as indented JSON, atomically; raises ``ValueError`` for NaN and infinity."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     write_bytes(path, text.encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; ``FileNotFoundError`` passes through, and damage is ``ValueError``."""
+    """Reads a JSON file; raises ``FileNotFoundError`` if it is missing and ``ValueError`` if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -91,11 +91,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text, loaded safely.
+    """Parses a YAML text with the safe loader.
 
     Raises:
-        ValueError: the parser refuses it, a 13th month among others; or a key occurs twice in one mapping, of which
-            the last would be kept without a word.
+        ValueError: the text is invalid (a 13th month, for example), or a key occurs twice in one mapping.
     """
     try:
         return _UniqueKeys(text).get_single_data()
@@ -104,7 +103,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that occurs twice."""
+    """The safe loader; it also rejects duplicate keys."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)

@@ -1,4 +1,4 @@
-"""The fingerprint of a cache: every setting its features depend on, as one canonical JSON text and its sha256."""
+"""Canonical JSON of settings, its sha256 digest (the fingerprint of a cache), and differences between two of them."""
 
 import hashlib
 import json
@@ -11,25 +11,25 @@ _ABSENT = "(absent)"
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no spaces, ASCII; tuples count as lists.
+    """Returns the canonical JSON of ``value``: sorted keys, no spaces, ASCII; tuples become lists.
 
     Raises:
-        ValueError: ``value`` holds NaN or infinity.
-        TypeError: ``value`` holds something that JSON cannot say.
+        ValueError: ``value`` contains NaN or infinity.
+        TypeError: ``value`` contains an object that JSON cannot represent.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def fingerprint_digest(fields: Mapping[str, Any]) -> str:
-    """Return the sha256 (64 hexadecimal digits) of the canonical JSON of ``fields``."""
+    """Returns the sha256 (64 hexadecimal digits) of the canonical JSON of ``fields``."""
     return hashlib.sha256(canonical_json(dict(fields)).encode()).hexdigest()
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return one line for each field that differs: ``"key: expected X, found Y"``, sorted by key.
+    """Returns one line for each field that differs: ``"key: expected X, found Y"``, sorted by key.
 
     Nested mappings are compared field by field under dotted keys (``agents.count``); lists are compared whole. Values
-    are equal when their canonical JSON is, which is when they give the same digest.
+    are equal if their canonical JSON is, so equal values give equal digests.
     """
     ours, theirs = _flatten(expected), _flatten(found)
     return [
@@ -40,9 +40,9 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
 
 
 def identity_differences(expected: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    """``differences`` of the fingerprint that is ``expected`` and the ``CacheLayout.identity`` of a cache.
+    """Returns the ``differences`` between the ``expected`` fingerprint and the ``CacheLayout.identity`` of a cache.
 
-    A fingerprint that names no profile means ``exact``.
+    A fingerprint without a profile means ``exact``.
     """
     return differences({"profile": "exact", **expected}, identity)
 

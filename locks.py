@@ -1,8 +1,8 @@
-"""Who may write a cache: advisory locks on files, which the system drops when their process dies.
+"""Advisory file locks (``flock``), which the system releases when the process that holds them ends.
 
-``writer.lock`` is held alone by a plain run and by maintenance, or shared by workers that cooperate; a worker then
-claims each shard it works on with a lock of its own. Every holder also keeps a file of its own locked in ``locks/``:
-by it others can name who is at work, and tell a co-worker's files from litter. ``flock`` reaches over NFS too.
+``writer.lock`` of a cache is exclusive for a single run and for maintenance, or shared by cooperating workers. A worker
+also locks each shard that it writes. In addition, every holder keeps one file in ``locks/`` locked: it tells other
+processes who the holder is, and which temporary files are still in use. ``flock`` works over NFS too.
 """
 
 import errno
@@ -22,17 +22,17 @@ __all__ = ["LOCKS", "FileLock", "WriterLock", "blocking_lock", "live_owners", "e
 
 log = logging.getLogger(__name__)
 
-LOCKS = "locks"  #: folder, beside ``writer.lock``, of the files that holders and claims keep locked
+LOCKS = "locks"  #: folder of lock files for holders and shards, beside ``writer.lock``
 
 _HOLDER, _CLAIM = ".holder", ".claim"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class FileLock:
-    """Hold the lock on ``path`` until ``release`` or the end of the process; a forked child does not inherit it.
+    """A lock on ``path``, held until ``release`` or the end of the process; a forked child does not inherit it.
 
     Raises:
-        BlockingIOError: another one holds it; with ``wait`` its end is awaited instead.
+        BlockingIOError: the lock is taken; with ``wait`` the call blocks instead.
     """
 
     def __init__(self, path: Path, *, shared: bool = False, wait: bool = False) -> None:
@@ -45,13 +45,13 @@ class FileLock:
         """Whether this process holds the lock."""
         return self._descriptor >= 0
 
-    def say(self, text: str) -> None:
-        """Make ``text`` the content of the file."""
+    def write(self, text: str) -> None:
+        """Replaces the content of the lock file with ``text``."""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text.encode(), 0)
 
     def release(self, *, remove: bool = False) -> None:
-        """Let the next one in, and with ``remove`` take the file away first; harmless when called again."""
+        """Releases the lock; ``remove`` deletes the file first. It may be called more than once."""
         if self._descriptor >= 0:
             if remove:
                 _remove(self.path)
@@ -61,13 +61,12 @@ class FileLock:
 
 
 class WriterLock:
-    """The right to write the cache in whose folder ``path`` (``writer.lock``) lies, alone or ``shared`` with others.
+    """The writer's lock of a cache, at ``path`` (``writer.lock`` in its folder), exclusive or ``shared``.
 
-    ``owner`` is a name that no other holder has, on any machine: it begins with ``host``, then the process and a
-    random part.
+    ``owner`` is a name of the holder that is unique across machines; it starts with ``host``.
 
     Raises:
-        CacheError: others hold it, and not in a way that can be shared; the message gives their process ids and hosts.
+        CacheError: the lock is taken and cannot be shared; the message gives process ids and hosts of the holders.
     """
 
     def __init__(self, *, path: Path, shared: bool = False) -> None:
@@ -80,7 +79,7 @@ class WriterLock:
         self._locks.mkdir(exist_ok=True)
         self._presence = FileLock(self._locks / f"{self.owner}{_HOLDER}", wait=True)
         try:
-            self._presence.say(f"pid {os.getpid()} on {socket.gethostname()}")
+            self._presence.write(f"pid {os.getpid()} on {socket.gethostname()}")
             self._lock = FileLock(path, shared=shared)
         except BlockingIOError as error:
             self._presence.release(remove=True)
@@ -95,12 +94,12 @@ class WriterLock:
         return self._lock.held
 
     @property
-    def witness(self) -> str:
-        """Key of a file that is in the cache while this is held."""
+    def presence_key(self) -> str:
+        """Key of a file that exists in the cache while the lock is held."""
         return f"{LOCKS}/{self._presence.path.name}"
 
     def claim(self, shard: int) -> bool:
-        """Claim a shard among those who share the cache; False when another one has it now."""
+        """Locks a shard among the writers that share the cache; returns False if another writer has it."""
         if shard not in self._claims:
             try:
                 self._claims[shard] = FileLock(self._locks / f"{shard}{_CLAIM}")
@@ -109,16 +108,16 @@ class WriterLock:
         return True
 
     def has_claimed(self, shard: int) -> bool:
-        """Whether this holder may write ``shard``: it is alone, or has claimed it."""
+        """Returns whether this holder may write ``shard``: its lock is exclusive, or it has claimed the shard."""
         return self.held and (not self.shared or shard in self._claims)
 
     def unclaim(self, shard: int) -> None:
-        """Give a claim up; harmless where there is none."""
+        """Releases the claim on a shard, if there is one."""
         if shard in self._claims:
             self._claims.pop(shard).release(remove=True)
 
     def release(self) -> None:
-        """Let the next writer in; harmless when called again."""
+        """Releases the lock and all claims. It may be called more than once."""
         for shard in list(self._claims):
             self.unclaim(shard)
         self._presence.release(remove=True)
@@ -127,19 +126,21 @@ class WriterLock:
     def _refusal(self) -> str:
         names = sorted(live_owners(self.path.parent).values())
         others = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        who = ", ".join(names[:3]) + others or "a process that ends just now"
+        who = ", ".join(names[:3]) + others or "a process that is just ending"
         return (
             f"Another writer is at work on the cache {self.path.parent}: {who}. "
-            "Wait for it or stop it; its lock ends with it, so there is no file to delete"
+            "Wait for it or stop it; its lock is released when it ends, there is no file to delete"
         )
 
 
 @contextmanager
 def exclusive_lock(folder: Path, *, work: str, option: str = "") -> Iterator[None]:
-    """Make ``folder`` and keep other processes out of it; a disk that has no locks gets a warning instead.
+    """Creates ``folder`` and locks it for the block; on a file system without locks it only logs a warning.
+
+    ``work`` is a verb phrase for messages ("trains"); ``option`` is the option with which to choose another folder.
 
     Raises:
-        RunError: another process is at the same ``work`` there; ``option`` is the one that names another folder.
+        RunError: another process holds the lock.
     """
     try:
         lock = _lock_of(folder, work, wait=False)
@@ -151,19 +152,21 @@ def exclusive_lock(folder: Path, *, work: str, option: str = "") -> Iterator[Non
 
 
 def blocking_lock(folder: Path, *, work: str) -> AbstractContextManager[object]:
-    """As ``exclusive_lock``, but the end of another process at the same ``work`` is awaited."""
+    """Like ``exclusive_lock``, but blocks until another process releases the lock."""
     return _lock_of(folder, work, wait=True)
 
 
 def _lock_of(folder: Path, work: str, *, wait: bool) -> AbstractContextManager[object]:
-    """Make ``folder`` and lock it; leaving what is returned lets the next one in."""
+    """Creates ``folder`` and returns a context manager that holds its lock."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / "lock", wait=wait)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        log.warning("The disk of %s has no locks (%s): see to it that no other process %s there", folder, error, work)
+        log.warning(
+            "The file system of %s has no locks (%s): make sure that no other process %s there", folder, error, work
+        )
         return nullcontext()
     held = ExitStack()
     held.callback(lock.release, remove=True)
@@ -171,9 +174,9 @@ def _lock_of(folder: Path, work: str, *, wait: bool) -> AbstractContextManager[o
 
 
 def live_owners(folder: Path) -> dict[str, str]:
-    """Owners that hold the writer's lock of the cache in ``folder``: name -> "pid 1 on host".
+    """Returns the holders of the writer's lock of the cache in ``folder``: owner -> "pid 1 on host".
 
-    What dead ones left in ``locks/`` is removed on the way.
+    Lock files of dead processes are removed.
     """
     found = {}
     for file in sorted((folder / LOCKS).glob("*")):
@@ -183,7 +186,7 @@ def live_owners(folder: Path) -> dict[str, str]:
 
 
 def _holder_of(file: Path) -> str | None:
-    """What a locked file says; None, and the file is gone, where nobody holds it."""
+    """Returns the text of a locked file; removes a file that is not locked and returns None."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -201,7 +204,7 @@ def _holder_of(file: Path) -> str | None:
 
 
 def _locked(path: Path, mode: int) -> int:
-    """A descriptor of ``path`` with the lock; tried again where the file was removed between opening and locking."""
+    """Opens and locks ``path``; tries again if the file was removed between opening and locking."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -222,7 +225,7 @@ def _is_file(descriptor: int, path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Tidy up; a lock file that stays, on a disk that turned read-only say, locks nothing."""
+    """Deletes a lock file; a file that cannot be deleted (on a read-only disk, say) does no harm."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -233,7 +236,7 @@ _held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
 
 
 def _drop_in_child() -> None:
-    """Close the child's copy, which would keep a dead parent's lock alive; the parent's own lock stays."""
+    """Closes the copies in a forked child, which would keep the locks of a dead parent; the parent keeps its locks."""
     for lock in list(_held):
         lock.release()
 

@@ -1,7 +1,7 @@
-"""Which of several processes that do one job this is, and what it may use; imports nothing heavy.
+"""The rank of this process in a distributed job, and the device, processors and threads it may use.
 
-A process speaks for itself until it has joined others: what launchers and batch systems leave in the environment says
-nothing of who else is there.
+A process has rank 0 of 1 until it joins a group: the variables that launchers and batch systems leave in the
+environment do not prove that other processes exist. Nothing heavy is imported.
 """
 
 import os
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Member",
-    "has_joined",
+    "ProcessRank",
+    "set_process_rank",
     "is_first_process",
-    "launched_member",
-    "own_device",
-    "process_count",
+    "launched_rank",
+    "select_device",
+    "world_size",
     "processors",
     "threads_each",
     "torchrun_processes",
@@ -28,66 +28,66 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """One of ``count`` processes: ``rank`` is its number among all, ``local_rank`` that among those of its machine."""
+class ProcessRank:
+    """``rank`` among the ``world_size`` processes of a job, and ``local_rank`` among those of the same machine."""
 
     rank: int = 0
     local_rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
 
-_member = Member()
+_rank = ProcessRank()
 
 
-def has_joined(member: Member) -> None:
-    """Keep that this process has joined a group as ``member``; it stays that when the group has done its work."""
-    global _member
-    _member = member
+def set_process_rank(rank: ProcessRank) -> None:
+    """Records the rank with which this process joined a group; it outlives the group."""
+    global _rank
+    _rank = rank
 
 
-def process_count() -> int:
-    """How many processes do one job together with this one; 1 for a process that has joined no others."""
-    return _member.count
+def world_size() -> int:
+    """Returns the number of processes in the job; 1 for a process that has not joined a group."""
+    return _rank.world_size
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all that it has joined: it alone prints, and writes to the run's folder."""
-    return _member.rank == 0
+    """Returns whether this process has rank 0: only that one prints, and writes to the run's folder."""
+    return _rank.rank == 0
 
 
-def launched_member() -> Member:
-    """What ``torchrun``, or who sets the same variables, says this process is; only who then joins may believe it.
+def launched_rank() -> ProcessRank:
+    """Returns the rank that ``torchrun``, or another launcher, set in the environment; use it only to join a group.
 
     Raises:
-        RunError: the variables do not hold numbers that fit together.
+        RunError: the variables are not consistent numbers.
     """
     given = {name: os.environ.get(name, "").strip() for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     if not (given["RANK"] and given["WORLD_SIZE"]):
-        return Member()
+        return ProcessRank()
     numbers = [int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else -1 for text in given.values() if text]
-    rank, count, *local = numbers
-    if min(numbers) < 0 or rank >= count:
+    rank, size, *local = numbers
+    if min(numbers) < 0 or rank >= size:
         found = ", ".join(f"{name}={text}" for name, text in given.items() if text)
         raise RunError(
-            f"The environment says {found}, which names none of several processes; start them with torchrun, or unset"
+            f"The environment says {found}, which is not a valid rank; start the processes with torchrun, or unset"
             " RANK and WORLD_SIZE to train with one"
         )
-    return Member(rank=rank, local_rank=local[0] if local else 0, count=count)
+    return ProcessRank(rank=rank, local_rank=local[0] if local else 0, world_size=size)
 
 
 def torchrun_processes() -> int:
-    """How many processes ``torchrun`` started of this command; 1 where it did not."""
-    return launched_member().count if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    """Returns the number of processes that ``torchrun`` started for this command; 1 without ``torchrun``."""
+    return launched_rank().world_size if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
-def own_device(name: str, *, setting: str = "The device", member: Member | None = None) -> "torch.device":
-    """The device that "auto", "cpu" or "cuda" means here: "auto" is a GPU where there is one, else the CPU.
+def select_device(name: str, *, setting: str = "The device", process: ProcessRank | None = None) -> "torch.device":
+    """Returns the device for "auto", "cpu" or "cuda"; "auto" is a GPU if one is available, else the CPU.
 
-    Of several processes (``member``, else what this one has joined) each has its own GPU among those of its machine;
-    one that is shown a single GPU takes that. ``setting`` is what a message calls the choice.
+    In a distributed job each process uses the GPU of its local rank, or the only GPU that it can see. ``process`` is
+    the rank to use, by default that of the group this process joined. ``setting`` names the option in error messages.
 
     Raises:
-        BackendError: "cuda" was asked for, and there is none.
+        BackendError: "cuda" was requested and is not available.
         RunError: there are more processes than GPUs.
     """
     import torch
@@ -96,30 +96,30 @@ def own_device(name: str, *, setting: str = "The device", member: Member | None 
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if name == "cuda":
-            raise BackendError(f"{setting} is cuda, and PyTorch sees no CUDA device here; set it to auto or cpu")
+            raise BackendError(f"{setting} is cuda, and PyTorch sees no CUDA device; set it to auto or cpu")
         return torch.device("cpu")
-    member, gpus = member or _member, torch.cuda.device_count()
-    if member.count == 1:
+    process, gpus = process or _rank, torch.cuda.device_count()
+    if process.world_size == 1:
         return torch.device("cuda")
     if gpus == 1:
         return torch.device("cuda", 0)
-    if member.local_rank >= gpus:
+    if process.local_rank >= gpus:
         raise RunError(
-            f"Process {member.local_rank} of this machine has no GPU: PyTorch sees {gpus};"
+            f"Process {process.local_rank} of this machine has no GPU: PyTorch sees {gpus};"
             " start as many processes as there are GPUs (torchrun --nproc-per-node)"
         )
-    return torch.device("cuda", member.local_rank)
+    return torch.device("cuda", process.local_rank)
 
 
 def processors() -> int:
-    """How many processors this process may use; some systems tell only how many there are."""
+    """Returns the number of processors this process may use, or of all where the system does not report affinity."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_each(workers: int) -> int:
-    """The threads that each of ``workers`` processes gets: what ``OMP_NUM_THREADS`` says, or its share of PyTorch's.
+    """Returns the threads for each of ``workers`` processes: ``OMP_NUM_THREADS``, or an equal share of PyTorch's.
 
-    Of a list, one number a level of nesting, the first counts; what is no number is passed over, as OpenMP does.
+    The first number counts if the variable holds a list (one per nesting level). Other text is ignored, as in OpenMP.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Progress with a rate and the time left, on stderr, for every loop that a person may wait for."""
+"""Progress bars on stderr, with rate and remaining time."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 @contextmanager
 def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterator[tqdm[Any]]":
-    """Open a bar of ``total`` units, ``done`` of them already; call ``bar.update(n)`` inside."""
+    """Opens a progress bar of ``total`` units, ``done`` of them finished; call ``bar.update(n)`` inside the block."""
     with tqdm(
         total=total,
         initial=done,
@@ -31,7 +31,7 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterato
 
 
 def track(items: Iterable[Item], description: str, total: int, unit: str) -> Iterator[Item]:
-    """Pass ``items`` on while a bar counts them."""
+    """Yields ``items`` and counts them on a progress bar."""
     with progress(description, total, unit) as bar:
         for item in items:
             yield item

@@ -1,8 +1,7 @@
-"""One stored array as a source of rows: read from its shards directly, or through zarr where it is stored otherwise.
+"""Reads rows of one stored array: directly from its shards, or through zarr if it was stored with another codec.
 
-Either way a row counts only when its values match the crc32c of the commit record; each row is checked the first time
-this process reads it. Indices of agents are held against the number of agents at every reading: whoever reads them
-looks up agents by them.
+In both cases the values of a row must match the crc32c in the commit record; each row is checked when this process
+reads it for the first time. Agent indices are checked against the number of agents at every read.
 """
 
 from collections.abc import Iterable
@@ -23,28 +22,28 @@ from .stores.base import Store, Version
 
 __all__ = ["DamagedRowError", "Run", "StoredArray", "runs_of"]
 
-Run = tuple[int, int, int]  #: first place in the batch, first row of the cache, number of rows; all in one shard
+Run = tuple[int, int, int]  #: first batch index, first row of the cache, number of rows; all in one shard
 
 
 def runs_of(rows: Iterable[int], images_per_shard: int) -> list[Run]:
-    """Group a batch's rows where they are consecutive in one shard, so that each group is one read."""
+    """Groups the rows of a batch into runs that are consecutive in one shard, one read each."""
     runs: list[Run] = []
-    place, start, count = 0, -1, 0
+    index, start, count = 0, -1, 0
     for row in rows:
         if row == start + count and row % images_per_shard:
             count += 1
             continue
         if count:
-            runs.append((place, start, count))
-            place += count
+            runs.append((index, start, count))
+            index += count
         start, count = row, 1
     if count:
-        runs.append((place, start, count))
+        runs.append((index, start, count))
     return runs
 
 
 class StoredArray:
-    """Rows of one array. Safe to share between threads: every read carries its own offset.
+    """Rows of one array; safe to share between threads.
 
     Raises:
         CacheError: the array's metadata is missing, damaged, or describes another array.
@@ -63,16 +62,16 @@ class StoredArray:
         self._open = lru_cache(maxsize=max(4, store.open_files // len(layout.arrays)))(self._open_shard)
         self._zarr: Any = None
         if not self.is_plain:
-            # This starts the event loop of zarr; a fork while another thread starts it would leave its lock shut.
-            with suppress(Exception):  # what is wrong is said when a row is asked for
+            # This starts the event loop of zarr; a fork while another thread starts it would leave its lock held.
+            with suppress(Exception):  # the error is reported when a row is read
                 self._zarr = self._open_zarr()
 
     def file_of(self, row: int) -> str:
-        """The file, relative to the cache, that a plain array keeps ``row`` in; of another array its folder."""
+        """Returns the file of ``row``, relative to the cache; for an array with another codec its folder."""
         return self.array.shard_file(row // self._layout.images_per_shard) if self.is_plain else self.array.name
 
     def forget(self) -> None:
-        """Drop open files and check every row anew: something was written again."""
+        """Closes files and forgets which rows were checked, because shards were rewritten."""
         self._checked = bytearray(self._layout.images)
         self._unchecked = True
         self._known.clear()
@@ -80,9 +79,9 @@ class StoredArray:
         self._zarr = None
 
     def begin(self, runs: Iterable[Run], out: np.ndarray, checksums: UInt32[np.ndarray, "images"]) -> list[Run]:
-        """Do as ``read`` for the rows that are in memory already, and ask the disk for the others, which it returns.
+        """Reads the rows that are in the page cache, starts reading ahead for the others, and returns those.
 
-        So the disk works at all rows of a batch at once.
+        The disk can then fetch all rows of a batch concurrently.
         """
         if not self.is_plain:
             return list(runs)
@@ -90,12 +89,12 @@ class StoredArray:
         return [run for run in runs if not self._take(run, data, checksums, wait=False)]
 
     def read(self, runs: Iterable[Run], out: np.ndarray, checksums: UInt32[np.ndarray, "images"]) -> None:
-        """Fill ``out`` [rows, ...] (contiguous) with the rows of ``runs``.
+        """Fills ``out`` [rows, ...] (contiguous) with the rows of ``runs``.
 
         ``checksums`` holds the crc32c of every row of the cache.
 
         Raises:
-            DamagedRowError: a row cannot be read, does not match its checksum, or names an agent that there is not.
+            DamagedRowError: a row cannot be read, does not match its checksum, or has an agent index out of range.
         """
         data = out.reshape(-1).view(np.uint8)
         for run in runs:
@@ -106,10 +105,10 @@ class StoredArray:
     def _take(
         self, run: Run, data: UInt8[np.ndarray, "bytes"], checksums: UInt32[np.ndarray, "images"], *, wait: bool
     ) -> bool:
-        """Read and check the rows of ``run``; whether they are there."""
-        place, row, count = run
+        """Reads and checks the rows of ``run``; returns False if they are not in memory and ``wait`` is False."""
+        index, row, count = run
         size = self._size
-        target = data[place * size : (place + count) * size]
+        target = data[index * size : (index + count) * size]
         if self.is_plain and not self._read_shard(row, count, target, wait):
             return False
         if self._unchecked:
@@ -138,7 +137,7 @@ class StoredArray:
             raise DamagedRowError(first + int(rows.max(axis=1).argmax()), str(error)) from error
 
     def _open_shard(self, index: int) -> ShardFile:
-        """Open a shard; its index is read, and its rows are checked, once for as long as it is the same file."""
+        """Opens a shard; its index is read and its rows are checked only once while the file stays the same."""
         file = self._store.open(self.array.shard_file(index))
         shard = ShardFile(file=file, row_bytes=self._size, whole=self._whole)
         version, entries = self._known.get(index, (None, None))
@@ -160,7 +159,7 @@ class StoredArray:
                 return shard.read(slot, data, wait=wait)
             size = self._size
             parts = [data[i * size : (i + 1) * size] for i in range(count)]
-            return all([shard.read(slot + i, part, wait=wait) for i, part in enumerate(parts)])  # noqa: C419 - ask for all
+            return all([shard.read(slot + i, part, wait=wait) for i, part in enumerate(parts)])  # noqa: C419 - start every read
         except CacheError as error:
             raise DamagedRowError(row, str(error)) from error
 
@@ -170,17 +169,17 @@ class StoredArray:
         return zarr.open_array(self._store.zarr(), path=self.array.name, mode="r")
 
     def _read_zarr(self, run: Run, out: np.ndarray) -> None:
-        place, row, count = run
+        index, row, count = run
         try:
             if self._zarr is None:
                 self._zarr = self._open_zarr()
-            out[place : place + count] = self._zarr[row : row + count]
+            out[index : index + count] = self._zarr[row : row + count]
         except Exception as error:
             raise DamagedRowError(row, f"zarr cannot read it ({type(error).__name__}: {error})") from error
 
 
 class DamagedRowError(CacheError):
-    """A row that cannot be trusted; the reader adds the image's key and the file."""
+    """A damaged row; the reader adds the image key and the file to the message."""
 
     def __init__(self, row: int, reason: str) -> None:
         super().__init__(reason)

@@ -1,9 +1,9 @@
 """The codec of the profile ``compact``: 8 bits a value, with a scale and an offset for each channel of each image.
 
 A value is ``e4m3(code) * scale + offset``, where e4m3 is the 8-bit float of the OCP specification (FP8, "e4m3fn"):
-sign, 4 bits of exponent, 3 of mantissa, no infinity. The offset is the channel's mean, because a float is finest near
-zero and what a network reads is the distance from the mean; it is zero where the mean is small beside the values, for
-there a few huge ones may have made it. The scale is a power of two: scaling is exact, and a decoder on any device gives
+sign, 4 bits of exponent, 3 of mantissa, no infinity. The offset is the channel's mean, because floats are most
+precise near zero and a network reads the distance from the mean. It is zero if the mean is small beside the values, as
+a few outliers may dominate it. The scale is a power of two: scaling is exact, and a decoder on any device gives
 the same float32. The numbers behind these choices stand in ``docs/compact.md``.
 """
 
@@ -34,36 +34,36 @@ E4M3: Float32[np.ndarray, "256"] = _e4m3_values()  #: value of each code; 127 an
 def encode(
     values: Float16[np.ndarray, "images *row"], channel_axis: int
 ) -> tuple[UInt8[np.ndarray, "images *row"], Float16[np.ndarray, "images 2 channels"]]:
-    """Return the codes of ``values``, and scale (first) and offset (second) of each channel of each image.
+    """Returns the codes of ``values``, and scale (index 0) and offset (index 1) of each channel of each image.
 
-    An image's codes depend on nothing but the image; a channel of zeros has scale 0.
+    The codes of an image depend on that image only; a channel of zeros has scale 0.
 
     Raises:
         CacheError: a value is NaN or infinite.
     """
     codes = np.empty(values.shape, np.uint8)
     scales = np.empty((len(values), 2, values.shape[channel_axis]), np.float16)
-    for place, image in enumerate(values):  # one by one: what is at work stays in the processor's cache
+    for index, image in enumerate(values):  # one at a time, to stay in the processor's cache
         by_channel = np.moveaxis(image, channel_axis - 1, 0)
-        found = _encode_image(by_channel.reshape(len(by_channel), -1).astype(np.float32, order="C"), scales[place])
-        np.moveaxis(codes[place], channel_axis - 1, 0)[:] = found.reshape(by_channel.shape)
+        found = _encode_image(by_channel.reshape(len(by_channel), -1).astype(np.float32, order="C"), scales[index])
+        np.moveaxis(codes[index], channel_axis - 1, 0)[:] = found.reshape(by_channel.shape)
     return codes, scales
 
 
 def decode(
     codes: UInt8[np.ndarray, "images *row"], scales: Float16[np.ndarray, "images 2 channels"], channel_axis: int
 ) -> Float32[np.ndarray, "images *row"]:
-    """Return the values of ``codes``: the reference for every faster decoder."""
+    """Decodes ``codes``; the reference for every faster decoder."""
     spread = [1] * codes.ndim
     spread[0], spread[channel_axis] = scales.shape[0], scales.shape[2]
-    scale, offset = (scales[:, place].astype(np.float32).reshape(spread) for place in (0, 1))
+    scale, offset = (scales[:, index].astype(np.float32).reshape(spread) for index in (0, 1))
     return E4M3[codes] * scale + offset
 
 
 def _encode_image(
     values: Float32[np.ndarray, "channels cells"], scales: Float16[np.ndarray, "2 channels"]
 ) -> UInt8[np.ndarray, "channels cells"]:
-    """Codes of one image; ``values`` are used up, ``scales`` is filled."""
+    """Encodes one image; overwrites ``values`` and fills ``scales``."""
     if not np.isfinite(values).all():
         raise CacheError("Only finite values can be stored in 8 bits; leave the image out and record why it failed")
     mean = values.mean(axis=1, dtype=np.float64)
@@ -79,7 +79,7 @@ def _encode_image(
 
 
 def _nearest_codes(values: Float32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Codes of contiguous ``values`` within +-448, rounded to the nearest, ties to the even code."""
+    """Returns the codes of contiguous ``values`` in [-448, 448], rounded to the nearest, ties to even."""
     bits: UInt32[np.ndarray, "*shape"] = values.view(np.uint32)
     sign = (bits >> 24).astype(np.uint8) & 0x80
     magnitude = bits & 0x7FFFFFFF

@@ -1,8 +1,11 @@
-"""Commit records: the only thing a reader trusts.
+"""Commit records, the only source of truth for a reader, and the mark of a finished cache.
 
 ``done/<shard>.json`` appears, whole, after every array's shard file is on disk. It says which rows it commits, how long
 each file is, the crc32c of every row of every array, what was clamped and which images failed. It opens with its own
-crc32c and names the manifest it belongs to, so a damaged, swapped or foreign record is no record.
+crc32c and names the manifest it belongs to, so a damaged, swapped or foreign record is invalid.
+
+``finished.json`` appears when the last shard is committed and is never removed. Without it, a cache that lost records
+would look like an unfinished one. Caches of earlier versions get it from the next writer, export or upgrade.
 """
 
 import json
@@ -15,11 +18,25 @@ import numpy as np
 from jaxtyping import UInt8, UInt32
 
 from ..errors import CacheError
+from ..fingerprint import canonical_json, fingerprint_digest
 from .layout import DONE, CacheLayout, Shard
 from .metadata import manifest_checksum, parse_json
 from .stores.base import Store, Version
 
-__all__ = ["COMMITTED", "DAMAGED", "FAILED", "UNCOMMITTED", "Commit", "CommitLog", "list_records"]
+__all__ = [
+    "COMMITTED",
+    "Commit",
+    "CommitLog",
+    "DAMAGED",
+    "FAILED",
+    "FINISHED",
+    "UNCOMMITTED",
+    "encode_finished",
+    "finished_fault",
+    "list_records",
+    "lost_records",
+    "wants_mark",
+]
 
 UNCOMMITTED, COMMITTED, FAILED, DAMAGED = range(4)
 
@@ -28,9 +45,12 @@ _HEAD_LENGTH = len(_HEAD % 0)
 _TAIL = b"}\n"
 
 
+FINISHED = "finished.json"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """What one shard holds, once it is on disk. Rows are rows of the image axis; ``last`` is not included."""
+    """The commit record of one shard. Rows are rows of the image axis; ``last`` is exclusive."""
 
     shard: int
     first: int
@@ -42,7 +62,7 @@ class Commit:
     failed: Mapping[int, str] = field(default_factory=dict)  #: row -> reason; such a row is zero in every array
 
     def encode(self) -> bytes:
-        """The record as the bytes of its file."""
+        """Returns the content of the record's file."""
         clamped = {name: {str(row): n for row, n in sorted(rows.items())} for name, rows in self.clamped.items()}
         body = {
             **{name: getattr(self, name) for name in ("shard", "first", "last", "manifest")},
@@ -56,7 +76,7 @@ class Commit:
 
     @classmethod
     def load(cls, store: Store, shard: Shard, layout: CacheLayout, manifest: str, folder: str = DONE) -> "Commit":
-        """Read the record of ``shard`` in ``folder``.
+        """Reads the record of ``shard`` in ``folder``.
 
         Raises:
             CacheError: it is missing, damaged, or speaks of another shard, another cache or other arrays.
@@ -77,7 +97,7 @@ class Commit:
 
     @classmethod
     def read(cls, store: Store, index: int, folder: str = DONE) -> "Commit":
-        """Read a record for what it says itself, whatever shard and cache it speaks of.
+        """Reads a record without checking which shard and cache it belongs to.
 
         Raises:
             CacheError: it is missing or damaged.
@@ -131,7 +151,7 @@ class CommitLog:
         self.refresh()
 
     def refresh(self) -> list[int]:
-        """Take in what changed in the folder of records; return the numbers of the shards concerned."""
+        """Reads new, changed and deleted records; returns the indices of the affected shards."""
         found = self._scan()
         changed = [index for index in found if found[index] != self._seen.get(index)]
         changed += [index for index in self._seen if index not in found]
@@ -145,11 +165,11 @@ class CommitLog:
         return changed
 
     def is_current(self, shard: Shard) -> bool:
-        """Whether the record of ``shard``, or its absence, is still what the last ``refresh`` found."""
+        """Returns whether the record of ``shard``, or its absence, has not changed since the last ``refresh``."""
         return self.store.version(f"{DONE}/{shard.index}.json") == self._seen.get(shard.index)
 
     def _scan(self) -> dict[int, Version]:
-        """Shard -> the version of its record."""
+        """Returns shard -> version of its record."""
         found = list_records(self.store)
         return {index: version for index, version in sorted(found.items()) if index < self.layout.shard_count}
 
@@ -164,7 +184,7 @@ class CommitLog:
                 self.failed.pop(row, None)
 
     def _load(self, shard: Shard) -> "_Record | str":
-        """The record of ``shard``, or why it is none."""
+        """Returns the record of ``shard``, or the reason why it is invalid."""
         try:
             commit = Commit.load(self.store, shard, self.layout, self.manifest)
             return _Record(
@@ -216,3 +236,32 @@ def _checksums(values: Any) -> UInt32[np.ndarray, "rows"]:
     if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= 2**32:
         raise CacheError("the commit record holds numbers that are no checksums")
     return found.astype(np.uint32)
+
+
+def encode_finished(layout: CacheLayout) -> bytes:
+    """Returns the content of the mark, which is the same in every cache format."""
+    facts = {"images": layout.images, "fingerprint": fingerprint_digest(layout.fingerprint)}
+    return f"{canonical_json({'finished': facts})}\n".encode()
+
+
+def wants_mark(store: Store, log: CommitLog) -> bool:
+    """Returns whether every image is committed or failed according to ``log``, and the mark is still missing."""
+    return bool(np.isin(log.states, (COMMITTED, FAILED)).all()) and not store.exists(FINISHED)
+
+
+def finished_fault(store: Store, layout: CacheLayout) -> str | None:
+    """Returns what is wrong with the mark; None if it is valid or missing."""
+    if not store.exists(FINISHED):
+        return None
+    try:
+        return None if store.read(FINISHED) == encode_finished(layout) else "it differs from what the writer made"
+    except CacheError as error:
+        return str(error)
+
+
+def lost_records(store: Store, log: CommitLog) -> dict[int, str]:
+    """Returns shard -> commit record for every missing record of a finished cache."""
+    if len(log.sizes) + len(log.damaged) == log.layout.shard_count or not store.exists(FINISHED):
+        return {}
+    found = log.sizes.keys() | log.damaged.keys()
+    return {index: f"{DONE}/{index}.json" for index in range(log.layout.shard_count) if index not in found}

@@ -1,4 +1,4 @@
-"""What tells two caches apart: settings, images, arrays, and the rows whose stored values differ."""
+"""Compares two caches: settings, images, arrays, and the rows whose stored values differ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ _BATCH = 8  #: rows compared at a time
 
 
 def diff_caches(first: Path | str, second: Path | str, *, values: bool = False) -> dict[str, Any]:
-    """Compare two caches by what their commit records say of each row, with ``values`` also by the numbers.
+    """Compares two caches by the checksums in their commit records; ``values`` also compares the numbers.
 
     Returns a JSON-ready dictionary: ``equal``; ``fingerprint``, a line for each field that differs; ``images`` and
     ``arrays``, each with what is ``only_first`` and ``only_second``; ``readable``, the same of images that can be read;
@@ -28,7 +28,7 @@ def diff_caches(first: Path | str, second: Path | str, *, values: bool = False) 
     the profile ``compact`` as decoded).
 
     Raises:
-        CacheError: there is no cache in one of them, its metadata is damaged, or a row that is compared is.
+        CacheError: there is no cache in one of them, its metadata is damaged, or a compared row is damaged.
     """
     ours, theirs = FeatureReader(first), FeatureReader(second)
     lines = differences(ours.layout.identity, theirs.layout.identity)
@@ -55,7 +55,7 @@ def _only(first: Sequence[str], second: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _shared_rows(ours: FeatureReader, theirs: FeatureReader) -> np.ndarray:
-    """Rows in the first cache and in the second of the images that both can read, int64 [images, 2]."""
+    """Returns the rows in the first and the second cache of the images readable in both, int64 [images, 2]."""
     places = {key: row for row, key in enumerate(theirs.image_keys)}
     pairs = [(row, places[key]) for row, key in enumerate(ours.image_keys) if key in places]
     rows = np.array(pairs, np.int64).reshape(-1, 2)
@@ -73,7 +73,7 @@ def _rows_that_differ(ours: FeatureReader, theirs: FeatureReader, rows: np.ndarr
 
 
 def _compared(ours: FeatureReader, theirs: FeatureReader, rows: np.ndarray) -> dict[str, dict[str, float | None]]:
-    """Largest difference and mean cosine of every computed array that both caches have in one shape."""
+    """Returns largest difference and mean cosine of every computed array with the same shape in both caches."""
     shapes = [{name: array.row_shape for name, array in reader.layout.computed.items()} for reader in (ours, theirs)]
     names = [name for name, shape in shapes[0].items() if shapes[1].get(name) == shape]
     largest, cosines = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)

@@ -1,9 +1,9 @@
-"""Writing a part of a cache, some of its taps or images, as a whole cache of its own: rows are copied, not computed.
+"""Exports some taps or images of a cache to a new cache; rows are copied, not computed.
 
-The export's fingerprint and format are those of the cache it was made of. Images that were left out change nothing in
-the others, so an export of some images is read wherever the whole cache would be. Fewer taps are another setting, and
-the agents were grouped by all taps, also those that were left out: then the fingerprint names the chosen taps and, as
-``exported_from``, the digest of the cache, and only a config that names the same reads it.
+The export has the fingerprint and the format of its source. Images do not depend on each other, so an export of some
+images can be used wherever the whole cache can. Fewer taps are a different setting, because the agents were grouped by
+all taps: the fingerprint then lists the exported taps and, as ``exported_from``, the digest of the source, and only a
+config with the same values accepts it.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from ..fingerprint import fingerprint_digest
 from ..progress import track
 from .arrays import DamagedRowError, StoredArray
 from .commits import COMMITTED, FAILED, CommitLog
-from .intact import refuse_damaged_metadata
 from .layout import CacheLayout
 from .metadata import load_layout
 from .recipe import load_recipe
 from .stored import StoredRows, read_rows
 from .stores import Store, open_store
+from .verify import refuse_damaged_metadata
 from .writer import CacheWriter
 
 __all__ = ["export_cache"]
@@ -39,9 +39,9 @@ class _Source:
 def export_cache(
     path: Path | str, out: Path | str, *, taps: Sequence[str] | None = None, images: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Copy the committed rows of a cache, of some ``taps`` and ``images`` (keys) only, into a new cache in ``out``.
+    """Copies the committed rows of a cache, or of some ``taps`` and ``images`` (keys), to a new cache in ``out``.
 
-    Called again after an interruption it goes on. Returns a JSON-ready dictionary: ``cache`` (the new one),
+    The same call resumes after an interruption. Returns a JSON-ready dictionary: ``cache`` (the new one),
     ``fingerprint``, ``images`` (in it), ``left_out`` (wanted images that are not committed), ``taps``, ``bytes``.
 
     Raises:
@@ -68,7 +68,7 @@ def export_cache(
         images_per_frame=_images_per_frame(layout, rows),
         fingerprint=fingerprint,
         profile=layout.profile,
-        shard_bytes=layout.images_per_shard * layout.task_bytes,
+        shard_bytes=layout.images_per_shard * layout.shard_bytes_per_image,
         recipe={**recipe, "exported_from": fingerprint_digest(layout.fingerprint)},
         grid=layout.grid,
     ) as writer:
@@ -99,7 +99,7 @@ def _chosen_taps(layout: CacheLayout, taps: Sequence[str] | None) -> list[str]:
 
 
 def _wanted_rows(source: _Source, images: Sequence[str] | None) -> np.ndarray:
-    """Rows of the wanted images, in the order of the cache, int64 [images]."""
+    """Returns the rows of the requested images, in the order of the cache, int64 [images]."""
     layout = source.layout
     if images is None:
         return np.arange(layout.images)
@@ -113,7 +113,7 @@ def _wanted_rows(source: _Source, images: Sequence[str] | None) -> np.ndarray:
 
 
 def _images_per_frame(layout: CacheLayout, rows: np.ndarray) -> int:
-    """As in the cache where whole frames were chosen, else 1."""
+    """Returns that of the cache if whole frames were chosen, else 1."""
     together = layout.images_per_frame
     if len(rows) % together:
         return 1
@@ -140,5 +140,5 @@ def _read(source: _Source, arrays: dict[str, StoredArray], rows: list[int]) -> S
         where = source.store.describe()
         raise CacheError(
             f"Image '{source.layout.image_keys[error.row]}' (row {error.row}) of {where} is damaged: {error.reason}; "
-            f"mend it first with: xd3d cache repair {where}"
+            f"repair it first with: xd3d cache repair {where}"
         ) from error

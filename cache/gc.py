@@ -1,4 +1,4 @@
-"""Litter: what killed writers and older layouts left in a cache, told from what is committed, and removed."""
+"""Removes stale files that killed writers left in a cache, and caches that were never used."""
 
 import shutil
 from pathlib import Path
@@ -13,41 +13,41 @@ from .recipe import RECIPE
 from .stores import Store, open_store
 from .stores.local import LOCK
 
-__all__ = ["collect_litter", "remove_unused"]
+__all__ = ["collect_garbage", "remove_unused"]
 
 
-def collect_litter(path: Path | str, *, dry_run: bool = False) -> dict[str, Any]:
-    """Remove what no commit record vouches for and no live process owns; with ``dry_run`` only say what that is.
+def collect_garbage(path: Path | str, *, dry_run: bool = False) -> dict[str, Any]:
+    """Removes files that no commit record refers to and no live process owns; ``dry_run`` only lists them.
 
-    Litter is: half-written files, all that is left in ``staging/``, locks of dead processes, commit records of no shard
-    of the cache, and shard files that no record speaks of. Files whose record is damaged stay for ``repair``, files
-    that are nothing of a cache stay too, and a link is never followed. Readers are not disturbed.
+    Stale are: partial files, everything in ``staging/``, lock files of dead processes, commit records of shards that do
+    not exist, and shard files without a record. Shard files with a damaged record are kept for ``repair``. Files that
+    do not belong to a cache are kept too, and links are not followed. Readers are not affected.
 
     Returns a JSON-ready dictionary: ``cache``, ``files`` (list of ``file`` and ``bytes``), ``bytes``, ``dry_run``.
 
     Raises:
-        CacheError: there is no cache in ``path``, its manifest is damaged, or a writer is at work (it is named).
+        CacheError: there is no cache in ``path``, its manifest is damaged, or a writer is at work.
     """
     store = open_store(path)
     layout = load_layout(store)
     with store.faults("collecting litter"):
         lock = store.lock(shared=False)
         try:
-            vouched = _vouched_for(CommitLog(store=store, layout=layout))
-            litter = {file: size for file, size in store.files() if _is_litter(file, layout, vouched, lock.owner)}
+            recorded = _recorded_files(CommitLog(store=store, layout=layout))
+            garbage = {file: size for file, size in store.files() if _is_garbage(file, layout, recorded, lock.owner)}
             if not dry_run:
                 store.sweep(host="")
-                for file in litter:
+                for file in garbage:
                     store.delete(file)
         finally:
             lock.release()
-    return _told(store, litter, dry_run)
+    return _summary(store, garbage, dry_run)
 
 
 def remove_unused(folder: Path, *, dry_run: bool = False) -> dict[str, Any] | None:
-    """Remove a cache that nothing was ever committed to, folder and all; None where ``folder`` holds anything else.
+    """Removes a cache without any commit, with its folder; returns None if ``folder`` holds anything else.
 
-    Returns what ``collect_litter`` does.
+    Returns the same dictionary as ``collect_garbage``.
 
     Raises:
         CacheError: a writer is at work on it.
@@ -67,10 +67,10 @@ def remove_unused(folder: Path, *, dry_run: bool = False) -> dict[str, Any] | No
                 shutil.rmtree(folder)
         finally:
             lock.release()
-    return _told(store, dict(files), dry_run)
+    return _summary(store, dict(files), dry_run)
 
 
-def _told(store: Store, files: dict[str, int], dry_run: bool) -> dict[str, Any]:
+def _summary(store: Store, files: dict[str, int], dry_run: bool) -> dict[str, Any]:
     return {
         "cache": store.describe(),
         "files": [{"file": file, "bytes": size} for file, size in sorted(files.items())],
@@ -79,21 +79,21 @@ def _told(store: Store, files: dict[str, int], dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _vouched_for(log: CommitLog) -> set[str]:
-    """Commit records of shards of the cache, and the shard files of those that have one, sound or not."""
+def _recorded_files(log: CommitLog) -> set[str]:
+    """Returns the commit records of existing shards, valid or not, and the shard files that they refer to."""
     shards = [*log.sizes, *log.damaged]
     records = {f"{DONE}/{index}.json" for index in shards}
     return records | {array.shard_file(index) for array in log.layout.arrays.values() for index in shards}
 
 
-def _is_litter(file: str, layout: CacheLayout, vouched: set[str], owner: str) -> bool:
+def _is_garbage(file: str, layout: CacheLayout, recorded: set[str], owner: str) -> bool:
     folder, _, name = file.rpartition("/")
     if folder in ("", STAGING, DONE) and name.endswith(".partial"):
         return True
     if folder == LOCKS:
         return not name.startswith(owner)
-    if file in vouched:
+    if file in recorded:
         return False
     if file.startswith(f"{UPGRADE}/"):
-        return layout.grid is not None  # in format 1 they are the work of an upgrade, which goes on with them
+        return layout.grid is not None  # in format 1 they belong to an upgrade that can be resumed
     return file.startswith((f"{STAGING}/", f"{DONE}/", *(f"{array}/c/" for array in layout.arrays)))

@@ -1,7 +1,7 @@
-"""Where everything lies in a cache: the arrays, the files, and how images fall into shards.
+"""The layout of a cache: its arrays, its files, and the assignment of images to shards.
 
-The layout follows from the taps, the number of agents and the images alone, so writer, reader and maintenance derive
-the same files from it. Format 2 is format 1 with two arrays more: the memberships of the cells of the grouping grid.
+The layout depends on the taps, the number of agents and the images only, so writer, reader and maintenance derive the
+same files from it. Format 2 adds two arrays to format 1: the memberships of the cells of the grouping grid.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CacheError, nearest
-from .schema import KEPT, TapSpec
+from .schema import MEMBERSHIPS_PER_CELL, TapSpec
 
 __all__ = [
     "ASSIGNMENT",
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 CACHE_FORMAT = 2
-FORMATS = (1, CACHE_FORMAT)  #: that are read and written; the first has no memberships
+FORMATS = (1, CACHE_FORMAT)  #: supported formats; the first has no memberships
 PROFILES = ("exact", "compact")
 GEOMETRY = "agents/geometry"
 ASSIGNMENT, MEMBERSHIP = MEMBERSHIPS = ("agents/assignment", "agents/membership")  #: what format 2 adds
 SCALES = "scales/"  #: prefix of the arrays that decode the codes of the profile ``compact``
 DONE = "done"  #: folder of the commit records
-STAGING = "staging"  #: folder of shard files that are not whole yet
-UPGRADE = "upgrade"  #: folder of the commit records that wait for the end of an upgrade
+STAGING = "staging"  #: folder of incomplete shard files
+UPGRADE = "upgrade"  #: folder of the commit records of an unfinished upgrade
 
 _TAP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", re.ASCII)
 _RESERVED = ("c", "geometry", "assignment", "membership", "zarr.json")
@@ -50,7 +50,7 @@ _LARGEST_ROW = 2**30  #: bytes; a bound on what damaged or hostile metadata can 
 
 @dataclass(frozen=True)
 class Shard:
-    """One task of the writer: the images in rows ``first`` to ``last - 1``, always whole frames."""
+    """A unit of writing: the images in rows ``first`` to ``last - 1``, always whole frames."""
 
     index: int
     first: int
@@ -83,13 +83,13 @@ class ArrayLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheLayout:
-    """All facts of a cache but its values.
+    """The metadata of a cache.
 
-    ``grid`` is the tap on whose grid the agents were made, with the shape and place of its map; the cache may lack the
-    tap itself. None stands for format 1, which has no memberships.
+    ``grid`` is the tap whose grid the agents were computed on; the cache need not store that tap. It is None in
+    format 1, which has no memberships.
 
     Raises:
-        CacheError: a fact is out of range or contradicts another one; the message names it.
+        CacheError: a field is out of range or contradicts another one; the message names it.
     """
 
     taps: tuple[TapSpec, ...]
@@ -140,10 +140,10 @@ class CacheLayout:
 
     @cached_property
     def computed(self) -> dict[str, ArrayLayout]:
-        """Every array that stage one gives: ``features/<tap>``, ``agents/<tap>`` (not for uint8 taps), geometry.
+        """Every array that stage one computes: ``features/<tap>``, ``agents/<tap>`` (not for uint8 taps), geometry.
 
-        In format 2 the memberships too: indices of agents, in 8 bits where those are enough, and weights.
-        The profile ``exact`` stores just these.
+        In format 2 also the memberships: agent indices (uint8 for up to 256 agents, else uint16) and weights.
+        The profile ``exact`` stores exactly these arrays.
         """
         arrays: list[ArrayLayout] = []
         for tap in self.taps:
@@ -155,14 +155,14 @@ class CacheLayout:
                 arrays.append(_array(f"agents/{tap.name}", sizes, "float16", ("image", "agent", "channel")))
         arrays.append(_array(GEOMETRY, (self.agents, 5), "float32", ("image", "agent", "measure")))
         if self.grid is not None:
-            cells, axes = (KEPT, self.grid.height, self.grid.width), ("image", "rank", "y", "x")
+            cells, axes = (MEMBERSHIPS_PER_CELL, self.grid.height, self.grid.width), ("image", "rank", "y", "x")
             arrays.append(_array(ASSIGNMENT, cells, "uint8" if self.agents <= 256 else "uint16", axes))
             arrays.append(_array(MEMBERSHIP, cells, "uint8", axes))
         return {array.name: array for array in arrays}
 
     @cached_property
     def arrays(self) -> dict[str, ArrayLayout]:
-        """Every stored array by name; in the profile ``compact`` float16 becomes codes with an array of scales."""
+        """Every stored array by name; the profile ``compact`` stores float16 arrays as codes and an array of scales."""
         if self.profile == "exact":
             return self.computed
         arrays: list[ArrayLayout] = []
@@ -175,23 +175,23 @@ class CacheLayout:
                 arrays.append(array)
         return {array.name: array for array in arrays}
 
-    def is_coded(self, name: str) -> bool:
-        """Whether the array ``name`` holds codes, which those in ``SCALES + name`` decode."""
+    def is_quantised(self, name: str) -> bool:
+        """Returns whether the array ``name`` holds codes; ``SCALES + name`` holds their scales."""
         return SCALES + name in self.arrays
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What two caches must share to be the same: the fingerprint, and the profile, which changes what is read."""
+        """What identifies the contents of a cache: the fingerprint and the profile."""
         return {"profile": self.profile, **self.fingerprint}
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes of one image over all arrays, shard indexes left out."""
+        """Bytes of one image over all arrays, without shard indexes."""
         return sum(array.row_bytes for array in self.arrays.values())
 
     @property
-    def task_bytes(self) -> int:
-        """Bytes of one image that count for the size of a shard: as the profile ``exact`` and format 1 store it."""
+    def shard_bytes_per_image(self) -> int:
+        """Bytes of one image that count for the shard size: those of the profile ``exact`` and format 1."""
         return sum(array.row_bytes for array in self.computed.values() if array.name not in MEMBERSHIPS)
 
     def shard(self, index: int) -> Shard:
@@ -205,16 +205,16 @@ class CacheLayout:
 
     @staticmethod
     def shard_images(taps: Sequence[TapSpec], agents: int, images: int, images_per_frame: int, shard_bytes: int) -> int:
-        """Images in a shard of about ``shard_bytes`` over all arrays together: whole frames, at least one.
+        """Returns the images per shard of about ``shard_bytes`` over all arrays: whole frames, at least one.
 
-        All arrays together, because that is what a task holds in memory and what a crash can cost. The bytes are those
-        of the profile ``exact`` and of format 1, whatever is stored: shards, and with them the batches of stage one,
-        are then the same in every profile and format.
+        All arrays count, because that is what is in memory and what a crash can lose. Sizes are those of the profile
+        ``exact`` and format 1 in any case, so shards, and with them the batches of stage one, are the same in every
+        profile and format.
         """
         one = CacheLayout(
             taps=tuple(taps), agents=agents, image_keys=("",), images_per_frame=1, images_per_shard=1, fingerprint={}
         )
-        frames = max(1, shard_bytes // (one.task_bytes * images_per_frame))
+        frames = max(1, shard_bytes // (one.shard_bytes_per_image * images_per_frame))
         return min(frames * images_per_frame, images)
 
 

@@ -1,4 +1,4 @@
-"""Reads batches of features ahead of the consumer, in background threads, into a ring of reused buffers."""
+"""Prefetches batches of features in background threads into a ring of reused buffers."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -11,29 +11,29 @@ __all__ = ["ReusedBuffer", "load_batches"]
 
 
 class ReusedBuffer:
-    """A buffer that is allocated by ``allocate`` when it is first used, and again when a batch is larger."""
+    """A buffer from ``allocate`` that is allocated on first use, and again only for a larger batch."""
 
     def __init__(self, allocate: Callable[[int], ImageFeatures]) -> None:
         self._allocate = allocate
-        self._held = allocate(0)
+        self._buffer = allocate(0)
 
     def first(self, images: int) -> ImageFeatures:
-        """Arrays for ``images`` images; they hold whatever was there before."""
-        if len(self._held.geometry) < images:
-            self._held = self._allocate(images)
-        return self._held.first(images)
+        """Returns uninitialised arrays for ``images`` images."""
+        if len(self._buffer.geometry) < images:
+            self._buffer = self._allocate(images)
+        return self._buffer.first(images)
 
 
 def load_batches(
     reader: FeatureReader, batches: Iterable[Sequence[int]], *, threads: int = 2
 ) -> Generator[ImageFeatures, None, None]:
-    """Yield the features of each list of rows, in order, read ahead by ``threads``.
+    """Yields the features of each list of rows, in order, prefetched by ``threads``.
 
-    A batch's arrays are overwritten after the next is asked for: copy what must outlive it. Close the generator
+    The arrays of a batch are overwritten after the next one is requested: copy them to keep them. Close the generator
     (``contextlib.closing``) to stop the threads early.
 
     Raises:
-        CacheError: a row cannot be read; it is raised when the batch's turn comes.
+        CacheError: a row cannot be read; raised when its batch is requested.
     """
     buffers = [ReusedBuffer(reader.allocate) for _ in range(ring_slots(threads))]
 

@@ -1,7 +1,7 @@
-"""The JSON of a cache: Zarr metadata of its group and arrays, the manifest in the group's attributes, the image keys.
+"""The JSON files of a cache: Zarr metadata of groups and arrays, the manifest in the group attributes, the image keys.
 
 The manifest carries a checksum over itself and the digest of the image keys (in a file of their own, ``images.json``:
-hundreds of thousands do not belong in attributes). What is read back is checked as if a stranger had written it.
+hundreds of thousands do not belong in attributes). Everything that is read is treated as untrusted.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ _UNFINISHED = "1 to 2"  #: stands for the format while the commit records are ex
 
 
 def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
-    """Every JSON file of an empty cache by its path inside it; the manifest comes last, for it publishes the rest."""
+    """Returns every JSON file of an empty cache by path; the manifest comes last, because it publishes the others."""
     arrays = {name: _array_metadata(array, layout) for name, array in layout.arrays.items()}
     nested = {folder for name in arrays for folder in _folders(name)}
     folders = {folder: _group({}) for folder in ("features", "agents", *sorted(nested - {"features", "agents"}))}
@@ -50,17 +50,17 @@ def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
 
 
 def unfinished_manifest(layout: CacheLayout) -> bytes:
-    """The manifest that keeps readers and writers out while a cache of format 1 is switched over to ``layout``."""
+    """Returns the manifest that blocks readers and writers while a cache of format 1 is switched to ``layout``."""
     return _encode_manifest({**_manifest(layout), "format": _UNFINISHED}, {})
 
 
 def manifest_checksum(layout: CacheLayout) -> str:
-    """The checksum of a layout's manifest; commit records carry it to show which cache they belong to."""
+    """Returns the checksum of a layout's manifest; it links commit records to their cache."""
     return str(_manifest(layout)["checksum"])
 
 
 def load_layout(store: Store) -> CacheLayout:
-    """Read the layout of the cache in ``store`` from its manifest and its image keys.
+    """Reads the layout of the cache in ``store`` from its manifest and its image keys.
 
     Raises:
         UnfinishedUpgradeError: it is between two formats.
@@ -81,7 +81,7 @@ def load_layout(store: Store) -> CacheLayout:
 
 
 def load_identity(store: Store) -> dict[str, Any]:
-    """The ``CacheLayout.identity`` of the cache in ``store``, by its manifest alone.
+    """Reads the ``CacheLayout.identity`` of the cache in ``store`` from its manifest alone.
 
     Raises:
         CacheError: there is no cache, its manifest is damaged, or it is between two formats.
@@ -93,7 +93,7 @@ def load_identity(store: Store) -> dict[str, Any]:
 
 
 def load_unfinished(store: Store) -> CacheLayout | None:
-    """The layout that an unfinished upgrade of the cache in ``store`` leads to; None where there is no such upgrade.
+    """Reads the target layout of an unfinished upgrade of the cache in ``store``; None if there is none.
 
     Raises:
         CacheError: there is no cache, or a file is damaged.
@@ -123,7 +123,7 @@ def _checked_layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
 
 @contextmanager
 def _damage_named(store: Store) -> Iterator[None]:
-    """Turn what reading the facts of a manifest raises into a ``CacheError`` that names the file."""
+    """Turns errors in the manifest into a ``CacheError`` that names the file."""
     file = store.describe(MANIFEST)
     try:
         yield
@@ -134,7 +134,7 @@ def _damage_named(store: Store) -> Iterator[None]:
 
 
 def array_is_plain(store: Store, array: ArrayLayout, layout: CacheLayout) -> bool:
-    """Whether an array is stored just as the writer stores it, so that its shards can be read directly.
+    """Returns whether an array has the writer's own encoding, so that its shards can be read directly.
 
     Raises:
         CacheError: the array's ``zarr.json`` is missing or damaged, or describes another array.
@@ -151,7 +151,7 @@ def array_is_plain(store: Store, array: ArrayLayout, layout: CacheLayout) -> boo
 
 
 def parse_json(data: bytes, file: str) -> Any:
-    """Parse one file of a cache; faults become ``CacheError`` that name the file."""
+    """Parses one file of a cache; raises a ``CacheError`` that names the file if it is invalid."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -223,7 +223,7 @@ def _integer(value: Any) -> int:
 
 
 def _folders(name: str) -> list[str]:
-    """The groups above an array, outermost first."""
+    """Returns the groups above an array, outermost first."""
     parts = name.split("/")
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
@@ -233,7 +233,7 @@ def _group(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _encode_manifest(facts: dict[str, Any], metadata: dict[str, Any]) -> bytes:
-    """The metadata of the cache's own group, with that of all it holds."""
+    """Encodes the metadata of the root group, with the consolidated metadata of all its members."""
     consolidated = {"kind": "inline", "must_understand": False, "metadata": metadata}
     return _encode({**_group({_ATTRIBUTE: facts}), "consolidated_metadata": consolidated})
 
@@ -263,8 +263,8 @@ def _array_metadata(array: ArrayLayout, layout: CacheLayout) -> dict[str, Any]:
 
 
 def _encoding(array: ArrayLayout, layout: CacheLayout) -> dict[str, str]:
-    """How any reader turns codes into values, said in the array itself."""
-    if not layout.is_coded(array.name):
+    """Returns attributes that tell any reader how to decode the array."""
+    if not layout.is_quantised(array.name):
         return {}
     value = "float8_e4m3fn(code) * scales[image, 0, channel] + scales[image, 1, channel]"
     return {"value": value, "scales": SCALES + array.name}

@@ -1,7 +1,7 @@
-"""The reader: batches of committed features by row, read from the shards directly.
+"""Reads batches of committed features by row, directly from the shards.
 
-It gives out a row only when a commit record vouches for it and its bytes match; for every other row it raises, and
-never gives zeros.
+A row is returned only if it has a commit record and its bytes match the checksum; any other row raises an error, and is
+never returned as zeros.
 """
 
 import operator
@@ -17,32 +17,33 @@ from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import identity_differences
 from .arrays import DamagedRowError, Run, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
-from .intact import refuse_damaged_metadata
 from .layout import DONE, GEOMETRY, MEMBERSHIPS
 from .metadata import load_layout
 from .rows import features_of, named_arrays
 from .schema import ImageFeatures, TapSpec
 from .stores import open_store
+from .verify import refuse_damaged_metadata
 from .views import IDENTITY
 
-__all__ = ["Empty", "FeatureReader"]
+__all__ = ["AllocateArray", "FeatureReader"]
 
-Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]  #: as ``numpy.empty``, perhaps in memory of another kind
+AllocateArray = Callable[
+    [tuple[int, ...], np.dtype[Any]], np.ndarray
+]  #: like ``numpy.empty``, possibly in pinned memory
 
 
 class FeatureReader:
-    """An open cache: ``path`` is where it is kept.
+    """An open cache at ``path``.
 
-    ``keys``: what rows mean to the caller, where the cache holds only some of those images (an export); the rows that
-    are read are then rows of ``keys``.
+    ``keys``: the image keys by which the caller numbers rows, if the cache holds only some of them (an export).
 
-    Threads may share a reader; it survives a fork, and is opened anew where it is unpickled. A writer may be at work on
-    the cache: ``refresh`` shows what it has committed since. ``whole_shards`` lets the disk fetch the whole shard of a
-    row that is not in memory, in one sweep: for a slow disk, when the rows that are read next lie in few shards.
+    Threads may share a reader; it survives a fork and is reopened when unpickled. The cache may be written meanwhile:
+    ``refresh`` picks up new commits. ``whole_shards`` reads ahead the whole shard of a row that is not in the page
+    cache: for a slow disk, if the next rows are in the same shards.
 
     Raises:
         CacheError: there is no cache in ``path``, or its metadata is damaged.
-        CacheMismatchError: ``expected`` (a fingerprint) is given and differs; the message lists the fields.
+        CacheMismatchError: the fingerprint differs from ``expected``; the message lists the fields.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class FeatureReader:
         self._log = CommitLog(store=self._store, layout=self.layout)
         self._whole_shards = whole_shards
         self._keys = None if keys is None or tuple(keys) == self.layout.image_keys else tuple(keys)
-        self._places = {key: row for row, key in enumerate(self.layout.image_keys)} if self._keys else {}
+        self._row_of_key = {key: row for row, key in enumerate(self.layout.image_keys)} if self._keys else {}
 
     def __reduce__(self) -> tuple[Callable[..., "FeatureReader"], tuple[Path | str]]:
         return partial(FeatureReader, keys=self._keys, whole_shards=self._whole_shards), (self.path,)
@@ -81,12 +82,12 @@ class FeatureReader:
 
     @property
     def grid(self) -> TapSpec | None:
-        """The tap on whose grid memberships are kept, be the tap itself kept or not; None where none are (format 1)."""
+        """The tap whose grid the memberships use (the tap may be missing); None without memberships (format 1)."""
         return self.layout.grid
 
     @property
     def agents(self) -> int:
-        """Agents an image."""
+        """Number of agents per image."""
         return self.layout.agents
 
     @property
@@ -106,20 +107,20 @@ class FeatureReader:
 
     @property
     def failed(self) -> dict[int, str]:
-        """Rows of images that stage one could not compute, each with the reason."""
+        """Row -> reason of images that stage one could not compute."""
         return dict(self._log.failed)
 
     def checksums(self, array: str) -> UInt32[np.ndarray, "images"]:
-        """The crc32c of every row of an array, by the commit records; of no meaning where no row is committed."""
+        """Returns the crc32c of every row of an array from the commit records; undefined for uncommitted rows."""
         return self._log.crc32c[array]
 
     @property
     def available(self) -> Bool[np.ndarray, "images"]:
-        """Whether each row is committed and sound by its record, so that it can be read."""
+        """Whether each row is committed and can be read."""
         return self._log.states == COMMITTED
 
     def refresh(self) -> None:
-        """Take in what a writer has committed, replaced or withdrawn since the cache was opened."""
+        """Picks up what a writer has committed, replaced or removed since the cache was opened."""
         if self._log.refresh():
             self._forget()
 
@@ -129,12 +130,12 @@ class FeatureReader:
         *,
         taps: Collection[str] | None = None,
         memberships: bool = True,
-        empty: Empty = np.empty,
+        empty: AllocateArray = np.empty,
     ) -> ImageFeatures:
-        """Arrays for ``count`` images, not initialised, to be used again and again as ``out`` of ``read``.
+        """Allocates uninitialised arrays for ``count`` images, to be reused as ``out`` of ``read``.
 
-        ``taps`` names those that are wanted (None: all), ``memberships`` says whether those of the grouping grid are,
-        where there are any. ``empty`` makes an array of a shape and a dtype.
+        ``taps`` are the names of the taps to read (None: all); ``memberships``: whether to read memberships, if there
+        are any. ``empty`` allocates an array of a shape and a dtype.
         """
 
         def wanted(name: str) -> bool:
@@ -151,17 +152,17 @@ class FeatureReader:
         )
 
     def read(self, rows: Sequence[int] | Int[np.ndarray, "images"], out: ImageFeatures | None = None) -> ImageFeatures:
-        """Return the features of ``rows``, in the order asked for; a row may occur more than once.
+        """Returns the features of ``rows``, in the given order; a row may occur more than once.
 
         float16 maps and agents (of the profile ``compact`` uint8 codes and their scales), uint8 ``rgb``, float32
         geometry, in format 2 memberships, as stored (not normalised). ``out``, from ``allocate(len(rows))``, is filled
-        and returned instead of new arrays; arrays it does not hold are not read.
+        and returned instead of new arrays; arrays that it lacks are not read.
 
         Raises:
             CacheError: a row is out of range, not committed, failed or damaged; the message names image, array, file
                 and reason.
         """
-        wanted = self._own_rows([operator.index(row) for row in rows])
+        wanted = self._cache_rows([operator.index(row) for row in rows])
         known = self._log.generation
         self._refuse(wanted)
         target = self.allocate(len(wanted)) if out is None else out
@@ -177,31 +178,31 @@ class FeatureReader:
         return target
 
     def require(self, rows: Sequence[int] | Int[np.ndarray, "images"]) -> None:
-        """Check by the commit records alone, without reading a feature, that every one of ``rows`` can be read.
+        """Checks with the commit records alone that all ``rows`` can be read.
 
         Raises:
-            CacheError: some cannot; the message counts them and says of the first what ``read`` would.
+            CacheError: some cannot; the message counts them, and gives the reason for the first.
         """
-        wanted = self._own_rows([operator.index(row) for row in rows])
+        wanted = self._cache_rows([operator.index(row) for row in rows])
         missing = [row for row in wanted if not 0 <= row < self.layout.images or self._log.states[row] != COMMITTED]
         try:
             self._refuse(missing)
         except CacheError as error:
             raise CacheError(f"{len(missing)} of {len(wanted)} images have no features. {error}") from error
 
-    def _own_rows(self, rows: list[int]) -> list[int]:
-        """Rows of the cache, where others are asked for."""
+    def _cache_rows(self, rows: list[int]) -> list[int]:
+        """Maps rows of ``keys`` to rows of the cache."""
         if self._keys is None:
             return rows
         for row in rows:
             if not 0 <= row < len(self._keys):
                 raise CacheError(f"Row {row} is asked for, there are {len(self._keys)} images")
-            if self._keys[row] not in self._places:
+            if self._keys[row] not in self._row_of_key:
                 raise CacheError(
                     f"Image '{self._keys[row]}' is not in the cache {self.path}, which holds {self.layout.images}"
                     f" of {len(self._keys)} images; export it too (xd3d cache export), or use the whole cache"
                 )
-        return [self._places[self._keys[row]] for row in rows]
+        return [self._row_of_key[self._keys[row]] for row in rows]
 
     def _buffers(self, features: ImageFeatures, count: int) -> dict[str, np.ndarray]:
         named = {}
@@ -246,7 +247,7 @@ class FeatureReader:
             array.forget()
 
     def _refuse(self, rows: list[int]) -> None:
-        """Raise for the first of ``rows`` that no record vouches for."""
+        """Raises for the first of ``rows`` that is not committed."""
         images, states = self.layout.images, self._log.states
         for row in rows:
             if not 0 <= row < images:
@@ -271,7 +272,7 @@ class FeatureReader:
         )
 
     def _refuse_upgraded(self) -> None:
-        """Say so where the records are those of another format by now."""
+        """Raises if the cache has been upgraded to another format."""
         if load_layout(self._store).format != self.layout.format:
             raise CacheError(
                 f"The cache {self.path} was upgraded to another format since it was opened; open it again: start the"

@@ -1,7 +1,7 @@
-"""The recipe of a cache: how its features were asked for, so that damaged ones can be computed again.
+"""The recipe of a cache: the settings of its extraction, with which damaged features can be computed again.
 
-It stands beside the fingerprint and is no part of it: a cache without one reads the same. The file holds its one line
-twice, each with a checksum, so that damage to one of them loses nothing.
+It is not part of the fingerprint, and reading a cache does not need it. The file holds the same line twice, each with a
+checksum, so that one damaged line loses nothing.
 """
 
 import json
@@ -24,18 +24,18 @@ _TAIL = b"}\n"
 
 
 def encode_recipe(recipe: Mapping[str, Any]) -> bytes:
-    """The content of the file for ``recipe``, plain JSON values."""
+    """Returns the file content for ``recipe`` (plain JSON values)."""
     data = canonical_json(dict(recipe)).encode()
     return 2 * (_HEAD % google_crc32c.value(data) + data + _TAIL)
 
 
 def load_recipe(store: Store) -> dict[str, Any] | None:
-    """The recipe of the cache in ``store``; None where it has none, or none that is sound."""
+    """Returns the recipe of the cache in ``store``; None if it is missing or damaged."""
     return _parse(store.read(RECIPE)) if store.exists(RECIPE) else None
 
 
 def recipe_fault(store: Store) -> str | None:
-    """What is wrong with the file, if there is one."""
+    """Returns what is wrong with the recipe file; None if it is valid or missing."""
     if not store.exists(RECIPE):
         return None
     try:

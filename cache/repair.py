@@ -1,7 +1,7 @@
-"""Mending a damaged cache: its metadata is written again from what is known, its damaged rows from what it is given.
+"""Repairs a damaged cache: rewrites damaged metadata from the layout, and damaged rows from recomputed features.
 
-Here damage is found and sound rows are kept; the features of the others come from stage one. Nothing is believed
-without a checksum: rows that no sound commit record vouches for count as damaged.
+Damage is detected by checksums, and intact rows are kept; stage one recomputes the others. Rows without a valid commit
+record count as damaged.
 """
 
 import contextlib
@@ -15,25 +15,23 @@ from typing import Any
 from ..errors import CacheError, CacheMismatchError, UnfinishedUpgradeError
 from ..fingerprint import canonical_json, differences
 from .arrays import StoredArray
-from .commits import Commit, CommitLog, list_records
-from .finished import FINISHED, encode_finished, lost_records
-from .intact import metadata_faults
+from .commits import FINISHED, Commit, CommitLog, encode_finished, list_records, lost_records
 from .layout import CacheLayout, Shard
 from .metadata import MANIFEST, load_layout, manifest_checksum, metadata_files
 from .recipe import RECIPE, encode_recipe, load_recipe
 from .stored import StoredRows, read_rows
 from .stores import Store, open_store
-from .verify import row_faults
+from .verify import metadata_faults, row_faults
 from .writer import CacheWriter, write_metadata
 
 __all__ = ["CacheRepair"]
 
 
 class CacheRepair:
-    """A cache under repair, closed to other writers; use ``CacheRepair.open`` and a ``with`` block.
+    """A cache under repair, locked exclusively; use ``CacheRepair.open`` and a ``with`` block.
 
-    ``layout`` holds from now on, ``metadata`` names the files that were written again, ``damaged`` maps each shard that
-    needs it to the image rows whose features are to be computed anew.
+    ``layout``: that of the cache; ``metadata``: the files that were rewritten; ``damaged``: shard -> image rows whose
+    features must be computed again.
     """
 
     def __init__(self, *, store: Store, writer: CacheWriter, log: CommitLog, metadata: list[str]) -> None:
@@ -49,9 +47,9 @@ class CacheRepair:
 
     @classmethod
     def open(cls, path: Path | str, *, wanted: CacheLayout, recipe: Mapping[str, Any]) -> "CacheRepair":
-        """Take the cache in ``path``, mend its metadata and find what else is damaged.
+        """Locks the cache in ``path``, repairs its metadata and finds damaged rows.
 
-        ``wanted`` is the layout of the cache that stage one would make now, ``recipe`` how it was asked for.
+        ``wanted``: the layout of the cache that stage one would create now; ``recipe``: the settings of the extraction.
 
         Raises:
             UnfinishedUpgradeError: the cache is between two formats.
@@ -86,20 +84,20 @@ class CacheRepair:
     ) -> None:
         self._writer.close()
 
-    def mend(self, shard: Shard, computed: StoredRows) -> Commit:
-        """Write ``shard`` again: its sound rows as they are, the damaged ones as ``computed``; return its new record.
+    def rewrite(self, shard: Shard, computed: StoredRows) -> Commit:
+        """Rewrites ``shard`` with its intact rows and the ``computed`` ones; returns the new commit record.
 
         Raises:
             CacheError: the rows do not fit, or the cache cannot be written.
             DiskSpaceError: the disk is full.
         """
         damaged = set(self.damaged[shard])
-        sound = [row for row in shard.rows if row not in damaged]
-        return self._writer.write_rows(shard, StoredRows.join([read_rows(self._log, self._arrays, sound), computed]))
+        intact = [row for row in shard.rows if row not in damaged]
+        return self._writer.write_rows(shard, StoredRows.join([read_rows(self._log, self._arrays, intact), computed]))
 
 
 def _layout_of(store: Store, wanted: CacheLayout) -> CacheLayout:
-    """The layout of the cache: by its manifest, else the wanted one, if the commit records say that it was that."""
+    """Returns the layout in the manifest, or ``wanted`` if the manifest is damaged and the commit records match it."""
     if not store.exists(MANIFEST) and not list_records(store):
         raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
     try:
@@ -118,7 +116,7 @@ def _layout_of(store: Store, wanted: CacheLayout) -> CacheLayout:
 
 
 def _layout_of_records(store: Store, wanted: CacheLayout, error: CacheError) -> CacheLayout:
-    """The wanted layout, with the format and the size of shards that the commit records say, if they vouch for it."""
+    """Returns ``wanted`` with the format and the shard size of the commit records, if they match it."""
     manifests = set()
     for index in list_records(store):
         with contextlib.suppress(CacheError):

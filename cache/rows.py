@@ -1,4 +1,4 @@
-"""From features in memory to rows on disk: shapes checked, values clamped to float16, NaN and infinity refused."""
+"""Converts features in memory to stored rows: checks shapes, clamps to float16, and rejects NaN and infinity."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,19 +19,17 @@ __all__ = [
     "named_arrays",
     "stored_arrays",
     "stored_rows",
-    "unfit_rows",
+    "non_finite_rows",
 ]
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 def arrays_of(features: ImageFeatures, layout: CacheLayout, count: int) -> dict[str, np.ndarray]:
-    """Name the arrays of ``features``, as stage one computed them, as the cache does.
-
-    Memberships are left out where the cache has format 1, which does not keep them.
+    """Returns the computed arrays of ``features`` by their names in the cache; format 1 drops memberships.
 
     Raises:
-        CacheError: an array is missing or not expected, or its shape or kind of type is not that of the layout.
+        CacheError: an array is missing or unexpected, or its shape or type does not match the layout.
     """
     found = named_arrays(features)
     if layout.grid is None:
@@ -52,10 +50,10 @@ def arrays_of(features: ImageFeatures, layout: CacheLayout, count: int) -> dict[
 
 
 def check_agent_indices(assignment: UInt8[np.ndarray, "..."] | UInt16[np.ndarray, "..."], agents: int) -> None:
-    """Check that every index of ``assignment`` is that of one of ``agents`` agents.
+    """Checks that every index of ``assignment`` is below ``agents``.
 
     Raises:
-        CacheError: one is not.
+        CacheError: an index is out of range.
     """
     largest = int(assignment.max(initial=0))
     if largest >= agents:
@@ -63,7 +61,7 @@ def check_agent_indices(assignment: UInt8[np.ndarray, "..."] | UInt16[np.ndarray
 
 
 def named_arrays(features: ImageFeatures) -> dict[str, np.ndarray]:
-    """The arrays of ``features`` under their names in the cache."""
+    """Returns the arrays of ``features`` by their names in the cache."""
     found = {f"features/{tap}": values for tap, values in features.maps.items()}
     found |= {f"agents/{tap}": values for tap, values in features.agents.items()}
     found |= {f"{SCALES}{name}": values for name, values in features.scales.items()}
@@ -73,7 +71,7 @@ def named_arrays(features: ImageFeatures) -> dict[str, np.ndarray]:
 
 
 def features_of(arrays: Mapping[str, np.ndarray]) -> ImageFeatures:
-    """The inverse of ``named_arrays``: one batch."""
+    """Builds a batch from arrays by name; the inverse of ``named_arrays``."""
     parts: dict[str, dict[str, np.ndarray]] = {"features": {}, "agents": {}, "scales": {}}
     for name, values in arrays.items():
         folder, _, rest = name.partition("/")
@@ -89,8 +87,8 @@ def features_of(arrays: Mapping[str, np.ndarray]) -> ImageFeatures:
     )
 
 
-def unfit_rows(arrays: Mapping[str, np.ndarray], rows: Sequence[int]) -> dict[int, str]:
-    """Those of ``rows`` that hold NaN or infinity in some array, each with where the first of them stands."""
+def non_finite_rows(arrays: Mapping[str, np.ndarray], rows: Sequence[int]) -> dict[int, str]:
+    """Returns row -> reason for rows with NaN or infinity in any array; the reason gives the first position."""
     unfit: dict[int, str] = {}
     for name, values in arrays.items():
         if values.dtype.kind == "u":
@@ -110,14 +108,14 @@ def stored_arrays(
     failed: Mapping[int, str],
     clamped: dict[str, dict[int, int]],
 ) -> Iterator[tuple[ArrayLayout, Iterable[np.ndarray]]]:
-    """Yield each stored array with its rows; failed rows as zeros. Take the rows of one before asking for the next.
+    """Yields each stored array with its rows (zeros for failed ones); consume the rows before the next array.
 
-    Counts of values that float16 cannot hold, and that were clamped, go into ``clamped`` by array and row.
+    The counts of clamped values are added to ``clamped`` by array and row.
     """
     for name, array in layout.computed.items():
         counts: dict[int, int] = {}
         stored = stored_rows(arrays[name], array, rows, failed, counts)
-        if layout.is_coded(name):
+        if layout.is_quantised(name):
             scales: list[np.ndarray] = []
             yield layout.arrays[name], _coded_rows(stored, array, scales)
             yield layout.arrays[SCALES + name], scales
@@ -130,7 +128,7 @@ def stored_arrays(
 def stored_rows(
     values: np.ndarray, array: ArrayLayout, rows: Sequence[int], failed: Mapping[int, str], clamped: dict[int, int]
 ) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
-    """Yield the rows as they are stored; failed rows as zeros. Counts of clamped values go into ``clamped`` by row."""
+    """Yields the rows as stored (zeros for failed ones); counts of clamped values are added to ``clamped`` by row."""
     for row, image in zip(rows, values, strict=True):
         if row in failed:
             yield np.zeros(array.row_shape, array.dtype)
@@ -145,7 +143,7 @@ def stored_rows(
 def _coded_rows(
     rows: Iterable[np.ndarray], array: ArrayLayout, scales: list[np.ndarray]
 ) -> Iterator[UInt8[np.ndarray, "*row"]]:
-    """The codes of float16 ``rows``, one by one; what decodes them is appended to ``scales``."""
+    """Yields the codes of float16 ``rows``; appends their scales to ``scales``."""
     for row in rows:
         codes, scale = encode(row[None], CHANNEL_AXES[array.name.partition("/")[0]])
         scales.append(scale[0])
@@ -153,7 +151,7 @@ def _coded_rows(
 
 
 def as_stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
-    """Finite ``values`` as an array of ``dtype`` keeps them: rounded, and clamped to what float16 can hold."""
+    """Converts finite ``values`` to ``dtype``, clamped to the range of float16."""
     if dtype == np.float16 and values.dtype != np.float16:
         values = np.clip(values, -_FLOAT16_MAX, _FLOAT16_MAX)
     return np.ascontiguousarray(values, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What a feature cache holds: the taps, the shape and place of each map, and one batch of features in memory."""
+"""The data model of a feature cache: the shape of each tap's map, and one batch of features in memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float16, Num, UInt8, UInt16
 
-__all__ = ["CHANNEL_AXES", "KEPT", "ImageFeatures", "TapSpec"]
+__all__ = ["CHANNEL_AXES", "MEMBERSHIPS_PER_CELL", "ImageFeatures", "TapSpec"]
 
-CHANNEL_AXES = {"features": 1, "agents": 2}  #: where the channels of maps and of agents lie, images being axis 0
-KEPT = 4  #: memberships that are kept of each cell of the grouping grid
+CHANNEL_AXES = {"features": 1, "agents": 2}  #: axis of the channels of maps and of agents; axis 0 is the image
+MEMBERSHIPS_PER_CELL = 4  #: memberships stored for each cell of the grouping grid
 
 
 @dataclass(frozen=True, kw_only=True)

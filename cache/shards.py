@@ -1,7 +1,6 @@
-"""Shard files: the rows of one array back to back, and the Zarr shard index at the end.
+"""Shard files: the contiguous rows of one array, and the Zarr shard index at the end.
 
-The index holds, for every slot of the shard, offset and length (uint64, little endian; both all ones where the slot is
-empty), then a crc32c of itself.
+The index has offset and length (uint64, little endian; all ones for an empty slot) of every slot, then its own crc32c.
 """
 
 from collections.abc import Iterable
@@ -32,7 +31,7 @@ def _index(slots: int, rows: int, row_bytes: int) -> bytes:
 
 
 def write_rows(file: BinaryIO | BytesIO, rows: Iterable[np.ndarray], slots: int) -> list[int]:
-    """Write contiguous little-endian ``rows`` of equal size and the index; return the crc32c of each row."""
+    """Writes contiguous little-endian ``rows`` of equal size and the index; returns the crc32c of each row."""
     checksums: list[int] = []
     row_bytes = 0
     for row in rows:
@@ -45,7 +44,7 @@ def write_rows(file: BinaryIO | BytesIO, rows: Iterable[np.ndarray], slots: int)
 
 
 class ShardFile:
-    """A shard file that is open. Threads may share it.
+    """An open shard file. Threads may share it.
 
     ``entries`` is its index, uint64 [slots, 2], or None where all rows lie back to back in order, as the writer leaves
     them; a caller that opens a file again may set what ``load_index`` gave before. With ``whole``, a row that is not
@@ -59,7 +58,7 @@ class ShardFile:
         self.entries: np.ndarray[Any, np.dtype[np.uint64]] | None = None
 
     def load_index(self, slots: int, rows: int) -> np.ndarray[Any, np.dtype[np.uint64]] | None:
-        """Read the index of a shard with ``slots`` slots, the first ``rows`` of them in use, into ``entries``.
+        """Reads the index of a shard with ``slots`` slots, the first ``rows`` of them in use, into ``entries``.
 
         Raises:
             CacheError: the file is too short, or the index does not match its checksum.

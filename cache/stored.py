@@ -1,7 +1,6 @@
-"""Rows as a cache stores them, with what their commit records say of them.
+"""Encoded rows, as a cache stores them, with their failures and counts of clamped values.
 
-Rows that are copied from a cache have this form, and so have those that stage one computes: a writer only adds their
-checksums.
+Stage one computes rows in this form, and exports and repairs copy them; the writer only adds checksums.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ __all__ = ["StoredRows", "check_stored", "read_rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRows:
-    """Rows of the image axis, in order, and their stored values: array -> one contiguous value for each row.
+    """Rows of the image axis, in order, and their encoded values: array -> one contiguous value per row.
 
     ``clamped``: array -> row -> clamped values; ``failed``: row -> reason. Values of failed rows are never stored.
     """
@@ -33,16 +32,14 @@ class StoredRows:
 
     @classmethod
     def join(cls, parts: Iterable["StoredRows"]) -> "StoredRows":
-        """All rows of ``parts``, which have the same arrays, in ascending order; no value is copied."""
+        """Joins ``parts`` with the same arrays; rows are sorted, and no value is copied."""
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
-        order = sorted((row, number, place) for number, part in enumerate(parts) for place, row in enumerate(part.rows))
+        order = sorted((row, number, i) for number, part in enumerate(parts) for i, row in enumerate(part.rows))
         return cls(
             rows=[row for row, _, _ in order],
-            arrays={
-                name: [parts[number].arrays[name][place] for _, number, place in order] for name in parts[0].arrays
-            },
+            arrays={name: [parts[number].arrays[name][i] for _, number, i in order] for name in parts[0].arrays},
             clamped={
                 name: {row: count for part in parts for row, count in part.clamped.get(name, {}).items()}
                 for name in sorted({name for part in parts for name in part.clamped})
@@ -50,12 +47,12 @@ class StoredRows:
             failed={row: reason for part in parts for row, reason in part.failed.items()},
         )
 
-    def select(self, places: Sequence[int], rows: Sequence[int]) -> "StoredRows":
-        """The rows at ``places`` of these, as the rows ``rows`` of another cache."""
-        new = {self.rows[place]: row for place, row in zip(places, rows, strict=True)}
+    def select(self, indices: Sequence[int], rows: Sequence[int]) -> "StoredRows":
+        """Selects rows by index and renumbers them as ``rows``."""
+        new = {self.rows[index]: row for index, row in zip(indices, rows, strict=True)}
         return StoredRows(
             rows=list(rows),
-            arrays={name: [values[place] for place in places] for name, values in self.arrays.items()},
+            arrays={name: [values[index] for index in indices] for name, values in self.arrays.items()},
             clamped={
                 name: {new[row]: count for row, count in counts.items() if row in new}
                 for name, counts in self.clamped.items()
@@ -65,11 +62,11 @@ class StoredRows:
         )
 
     def renumbered(self, rows: Sequence[int]) -> "StoredRows":
-        """The same rows under the numbers ``rows``."""
+        """Returns the same rows, renumbered as ``rows``."""
         return self.select(range(len(self.rows)), rows)
 
     def with_failures(self, failures: Mapping[int, str]) -> "StoredRows":
-        """The same rows, of which those in ``failures`` failed too."""
+        """Returns the same rows, with those in ``failures`` marked as failed."""
         clamped = {
             name: {row: count for row, count in counts.items() if row not in failures}
             for name, counts in self.clamped.items()
@@ -77,17 +74,17 @@ class StoredRows:
         return replace(self, clamped=clamped, failed={**self.failed, **failures})
 
     def values(self, array: ArrayLayout) -> Iterator[np.ndarray]:
-        """The rows of one array as they are stored: those of failed images as zeros."""
+        """Yields the rows of one array as they are written: zeros for failed images."""
         for row, value in zip(self.rows, self.arrays[array.name], strict=True):
             yield np.zeros(array.row_shape, array.dtype) if row in self.failed else value
 
     def features(self) -> ImageFeatures:
-        """The rows as a reader gives them."""
+        """Returns the rows as a reader returns them."""
         return features_of({name: np.asarray(values) for name, values in self.arrays.items()})
 
 
 def check_stored(stored: StoredRows, layout: CacheLayout, shard: Shard) -> None:
-    """Check that ``stored`` is what a cache of ``layout`` stores of ``shard``; memberships may be there in any format.
+    """Checks that ``stored`` has the rows and arrays of ``shard``; format 1 ignores memberships.
 
     Raises:
         CacheError: rows or arrays are missing or not expected, or a value has another shape or type.
@@ -107,11 +104,11 @@ def check_stored(stored: StoredRows, layout: CacheLayout, shard: Shard) -> None:
 
 
 def read_rows(log: CommitLog, arrays: Mapping[str, StoredArray], rows: Sequence[int]) -> StoredRows:
-    """Read committed ``rows`` of ``arrays``, each held against its checksum.
+    """Reads committed ``rows`` of ``arrays`` and checks each against its checksum.
 
     Raises:
         DamagedRowError: a row cannot be read or does not match its checksum.
-        CacheError: a commit record is not there any more.
+        CacheError: a commit record no longer exists.
     """
     layout = log.layout
     values = {

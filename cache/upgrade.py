@@ -1,9 +1,9 @@
-"""The way of a cache from format 1 to format 2: memberships are staged shard by shard, then the cache is switched over.
+"""Upgrades a cache from format 1 to format 2: writes memberships shard by shard, then switches the format.
 
-While they are staged the cache is a whole one of format 1: the files of the new arrays stand in their places, where
-format 1 has none, and the commit records of format 2 wait in ``upgrade/``. The switch puts a manifest in place that
-refuses readers and writers, copies the records to theirs, and ends with the manifest of format 2. After a kill at any
-moment the same call goes on: before the switch with the shards that are left, in it with the records.
+Until the switch the cache is a complete cache of format 1: the files of the new arrays do not exist in format 1, and
+the commit records of format 2 are stored in ``upgrade/``. The switch writes a manifest that blocks readers and writers,
+replaces the commit records, and writes the manifest of format 2. The same call resumes after a kill at any moment:
+before the switch with the pending shards, during the switch with the records.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,6 @@ from numpy import ndarray
 
 from ..errors import CacheError
 from .commits import Commit, CommitLog, list_records
-from .intact import refuse_damaged_metadata
 from .layout import ASSIGNMENT, DONE, MEMBERSHIP, MEMBERSHIPS, UPGRADE, CacheLayout, Shard
 from .metadata import (
     MANIFEST,
@@ -30,15 +29,16 @@ from .rows import check_agent_indices, stored_rows
 from .schema import TapSpec
 from .stores import Store, open_store
 from .stores.base import Lock
+from .verify import refuse_damaged_metadata
 from .writer import mark_finished, stage_arrays, write_metadata
 
 __all__ = ["CacheUpgrade", "finish_upgrade"]
 
 
 class CacheUpgrade:
-    """A cache of format 1 on its way to format 2, closed to writers; use ``CacheUpgrade.open`` and a ``with`` block.
+    """A cache of format 1 during its upgrade, locked exclusively; use ``CacheUpgrade.open`` and a ``with`` block.
 
-    ``layout`` is the one to come, ``pending`` has the committed shards that have no memberships yet.
+    ``layout``: the layout in format 2; ``pending``: the committed shards without memberships.
     """
 
     def __init__(self, *, store: Store, layout: CacheLayout, lock: Lock, log: CommitLog) -> None:
@@ -51,7 +51,7 @@ class CacheUpgrade:
 
     @classmethod
     def open(cls, path: Path | str, *, grid: TapSpec) -> "CacheUpgrade":
-        """Take the cache in ``path``; ``grid`` is the tap on whose grid its agents were made.
+        """Locks the cache in ``path``; ``grid`` is the tap whose grid its agents were computed on.
 
         Raises:
             CacheError: there is no cache of format 1, something in it is damaged, or a writer is at work on it.
@@ -62,7 +62,7 @@ class CacheUpgrade:
             try:
                 layout = _first_layout(store)
                 log = CommitLog(store=store, layout=layout)
-                _refuse_damaged_records(store, log, f"mend them first with: xd3d cache repair {store.describe()}")
+                _refuse_damaged_records(store, log, f"repair them first with: xd3d cache repair {store.describe()}")
                 store.sweep(host="")
                 return cls(store=store, layout=replace(layout, grid=grid), lock=lock, log=log)
             except BaseException:
@@ -83,12 +83,12 @@ class CacheUpgrade:
         assignment: UInt8[ndarray, "images 4 h w"] | UInt16[ndarray, "images 4 h w"],
         membership: UInt8[ndarray, "images 4 h w"],
     ) -> int:
-        """Store the memberships of a pending ``shard``, one row for each of its images; return their bytes.
+        """Writes the memberships of a pending ``shard``, one row per image; returns their size in bytes.
 
-        Rows of failed images become zeros. Nothing of it can be seen before the switch.
+        Rows of failed images become zeros. Readers do not see them before the switch.
 
         Raises:
-            CacheError: an index is that of no agent, or the cache cannot be written.
+            CacheError: an index is out of range, or the cache cannot be written.
             DiskSpaceError: the disk is full.
         """
         check_agent_indices(assignment, self.layout.agents)
@@ -101,7 +101,7 @@ class CacheUpgrade:
         with self._store.faults(f"upgrading shard {shard.index}"):
             stage = self._store.stage(self._lock.owner)
             try:
-                self._store.delete(record)  # it must never stand beside other bytes
+                self._store.delete(record)  # a record must never exist beside other data
                 sizes, checksums = stage_arrays(stage, shard, stored, self.layout.images_per_shard)
                 stage.publish()
                 commit = self._record(shard, sizes, checksums)
@@ -113,7 +113,7 @@ class CacheUpgrade:
         return sum(sizes.values())
 
     def switch(self) -> None:
-        """Make the cache one of format 2.
+        """Switches the cache to format 2.
 
         Raises:
             CacheError: shards are pending, or the cache cannot be written.
@@ -127,7 +127,7 @@ class CacheUpgrade:
             _exchange_records(self._store, self.layout, self._lock.owner)
 
     def _without_memberships(self) -> list[Shard]:
-        """Committed shards without a staged record that fits what is stored; stray staged records go."""
+        """Returns committed shards without a matching staged record; deletes staged records of other shards."""
         shards = [self.layout.shard(index) for index in sorted(self._log.sizes)]
         staged = list_records(self._store, UPGRADE)
         for index in staged.keys() - self._log.sizes.keys():
@@ -135,11 +135,13 @@ class CacheUpgrade:
         files = {name: self.layout.arrays[name] for name in MEMBERSHIPS}
         sizes = self._store.sizes(array.shard_file(index) for array in files.values() for index in staged)
         found = {index: {name: sizes.get(array.shard_file(index)) for name, array in files.items()} for index in staged}
-        stand = self._store.map(lambda shard: shard.index in staged and self._stands(shard, found[shard.index]), shards)
+        stand = self._store.map(
+            lambda shard: shard.index in staged and self._is_staged(shard, found[shard.index]), shards
+        )
         return [shard for shard, done in zip(shards, stand, strict=True) if not done]
 
-    def _stands(self, shard: Shard, found: dict[str, int | None]) -> bool:
-        """Whether the staged record of ``shard`` speaks of what is stored now, and of files as long as ``found``."""
+    def _is_staged(self, shard: Shard, found: dict[str, int | None]) -> bool:
+        """Returns whether the staged record of ``shard`` matches the current record and the file sizes ``found``."""
         try:
             commit = Commit.load(self._store, shard, self.layout, self._manifest, UPGRADE)
         except CacheError:
@@ -148,11 +150,11 @@ class CacheUpgrade:
         return sizes == found and commit == self._record(shard, sizes, commit.crc32c)
 
     def _record(self, shard: Shard, sizes: Mapping[str, int], checksums: Mapping[str, Sequence[int]]) -> Commit:
-        """The record of ``shard`` as it stands, and what it says of memberships besides."""
-        stands = Commit.load(self._store, shard, self._log.layout, self._log.manifest)
-        all_sizes, all_checksums = {**stands.sizes, **sizes}, {**stands.crc32c, **checksums}
+        """Returns the current record of ``shard`` with the memberships added."""
+        current = Commit.load(self._store, shard, self._log.layout, self._log.manifest)
+        all_sizes, all_checksums = {**current.sizes, **sizes}, {**current.crc32c, **checksums}
         return replace(
-            stands,
+            current,
             manifest=self._manifest,
             sizes={name: all_sizes[name] for name in self.layout.arrays},
             crc32c={name: all_checksums[name] for name in self.layout.arrays},
@@ -160,7 +162,7 @@ class CacheUpgrade:
 
 
 def finish_upgrade(path: Path | str) -> bool:
-    """Finish a switch of the cache in ``path`` that was stopped, if one was; whether the cache has format 2 then.
+    """Finishes an interrupted switch of the cache in ``path``, if any; returns whether the cache now has format 2.
 
     Raises:
         CacheError: there is no cache, or a writer is at work on it.
@@ -184,7 +186,7 @@ def finish_upgrade(path: Path | str) -> bool:
 
 
 def _first_layout(store: Store) -> CacheLayout:
-    """The layout of a cache of format 1 whose metadata is sound."""
+    """Returns the layout of a cache of format 1 with valid metadata."""
     layout = load_layout(store)
     if layout.grid is not None:
         raise CacheError(f"The cache {store.describe()} has format {layout.format} already")
@@ -193,7 +195,7 @@ def _first_layout(store: Store) -> CacheLayout:
 
 
 def _exchange_records(store: Store, layout: CacheLayout, owner: str) -> None:
-    """Go from the manifest that keeps everybody out to that of ``layout``."""
+    """Replaces the commit records and then the blocking manifest with those of ``layout``."""
     stage, manifest = store.stage(owner), manifest_checksum(layout)
     try:
         for index in sorted(list_records(store, UPGRADE)):

@@ -1,4 +1,4 @@
-"""Whether a cache is, byte for byte, as committed: its metadata, commit records, shard files and every row in them."""
+"""Describes a cache, and checks it byte for byte: metadata, commit records, shard files and every row in them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 
 from ..errors import CacheError
+from ..fingerprint import canonical_json, fingerprint_digest
 from ..progress import track
 from .arrays import DamagedRowError, StoredArray
-from .commits import CommitLog
-from .finished import lost_records
-from .intact import metadata_faults
+from .commits import COMMITTED, FAILED, FINISHED, CommitLog, finished_fault, lost_records
 from .layout import DONE, ArrayLayout, CacheLayout, Shard
-from .metadata import KEYS, MANIFEST, array_is_plain, load_layout
+from .metadata import KEYS, MANIFEST, STORAGE, array_is_plain, load_layout, metadata_files, parse_json
+from .recipe import RECIPE, recipe_fault
 from .stores import Store, open_store
 
-__all__ = ["Fault", "row_faults", "verify_cache"]
+__all__ = ["Fault", "cache_info", "metadata_faults", "refuse_damaged_metadata", "row_faults", "verify_cache"]
 
 _LOST = "the cache was finished, and this commit record is missing"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is not as committed. ``row`` and ``image`` (its key) are None where no single image is concerned.
+    """One difference from what was committed. ``row`` and ``image`` (its key) are None if no single image is affected.
 
-    ``array`` is None where the file belongs to no array, ``file`` a path inside the cache.
+    ``array`` is None if the file does not belong to an array; ``file`` is a path inside the cache.
     """
 
     file: str
@@ -36,22 +36,22 @@ class Fault:
     image: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Image, array, file and reason."""
+        """Returns image, array, file and reason."""
         return {"image": self.image, "array": self.array, "file": self.file, "reason": self.reason}
 
 
 def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
-    """Read every committed row of every array and hold it, and all metadata, against what was committed.
+    """Checks every committed row of every array, and all metadata, against what was committed.
 
-    ``quick`` reads no values: it looks at the metadata, the commit records and the sizes of the shard files.
+    ``quick`` reads no values: it checks the metadata, the commit records and the sizes of the shard files.
 
-    Returns a JSON-ready dictionary: ``ok``, ``images`` (of the cache; None where that cannot be read), ``checked``
-    (committed ones, which were looked at) and ``damaged``, a list of ``image`` (key; None where a file concerns no
-    single image), ``array`` (None likewise), ``file`` (inside the cache) and ``reason``. Shards that are not committed
-    yet are no damage, unless the cache was finished once. Memory holds one array's shard at a time.
+    Returns a JSON-ready dictionary: ``ok``, ``images`` (of the cache; None if that cannot be read), ``checked``
+    (number of committed images) and ``damaged``, a list of ``image`` (key; None if a file does not belong to a single
+    image), ``array`` (None likewise), ``file`` (inside the cache) and ``reason``. Uncommitted shards
+    are not damage, unless the cache was finished before. One shard of one array is in memory at a time.
 
     Raises:
-        CacheError: ``path`` holds no cache at all.
+        CacheError: there is no cache in ``path``.
     """
     store = open_store(path)
     if not store.exists(MANIFEST) and not store.listing(DONE):
@@ -81,9 +81,9 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
 
 
 def row_faults(store: Store, log: CommitLog, *, quick: bool = False) -> Iterator[Fault]:
-    """Rows of soundly committed shards whose files or values are not as committed, one fault for each row and array.
+    """Yields one fault for each row and array that differs from its valid commit record.
 
-    Rows of an array whose metadata is not as the writer made it are passed over: nothing can be said of them.
+    Arrays whose metadata is damaged are skipped: their rows cannot be checked.
     """
     layout = log.layout
     arrays = [
@@ -117,7 +117,7 @@ def _is_as_written(store: Store, array: ArrayLayout, layout: CacheLayout) -> boo
 
 
 def _wrong_sizes(store: Store, log: CommitLog, array: ArrayLayout) -> Iterator[tuple[int, str]]:
-    """Committed shards of an array whose file is missing or of another length, with the reason."""
+    """Yields committed shards of an array whose file is missing or has another size, with the reason."""
     files = {index: array.shard_file(index) for index in log.sizes}
     found = store.sizes(files.values())
     for index, file in files.items():
@@ -129,7 +129,7 @@ def _wrong_sizes(store: Store, log: CommitLog, array: ArrayLayout) -> Iterator[t
 
 
 def _value_faults(log: CommitLog, stored: StoredArray, shard: Shard) -> Iterator[Fault]:
-    """Rows of one array's shard whose values differ: all rows in one read, row by row only where that fails."""
+    """Yields the damaged rows of one shard of an array; reads all rows at once, and one by one only if that fails."""
     name = stored.array.name
     rows = np.empty((len(shard.rows), *stored.array.row_shape), stored.array.dtype)
     try:
@@ -142,3 +142,77 @@ def _value_faults(log: CommitLog, stored: StoredArray, shard: Shard) -> Iterator
                 yield Fault(
                     file=stored.file_of(row), reason=error.reason, array=name, row=row, image=log.layout.image_keys[row]
                 )
+
+
+def cache_info(path: Path | str) -> dict[str, Any]:
+    """Describes a cache from its manifest and its commit records; reads no features.
+
+    Returns a JSON-ready dictionary: ``cache`` (path), ``fingerprint`` (sha256), ``images``, ``done`` (readable images),
+    ``failed``, ``bytes`` (of all committed shard files), ``bytes_per_image`` (bytes over committed images, failed ones
+    among them; the size of a row where none is committed) and ``arrays``: name -> ``shape``, ``dtype``, ``bytes``.
+
+    Raises:
+        CacheError: there is no cache in ``path``, or its manifest is damaged.
+    """
+    store = open_store(path)
+    layout = load_layout(store)
+    log = CommitLog(store=store, layout=layout)
+    sizes = {name: sum(sizes[name] for sizes in log.sizes.values()) for name in layout.arrays}
+    done, failed = (int(np.count_nonzero(log.states == state)) for state in (COMMITTED, FAILED))
+    total = sum(sizes.values())
+    return {
+        "cache": store.describe(),
+        "fingerprint": fingerprint_digest(layout.fingerprint),
+        "images": layout.images,
+        "done": done,
+        "failed": failed,
+        "bytes": total,
+        "bytes_per_image": total / (done + failed) if total else layout.bytes_per_image,
+        "arrays": {
+            name: {"shape": [layout.images, *array.row_shape], "dtype": array.dtype.name, "bytes": sizes[name]}
+            for name, array in layout.arrays.items()
+        },
+    }
+
+
+def metadata_faults(store: Store, layout: CacheLayout) -> dict[str, str]:
+    """Returns file -> reason for every metadata file that is not byte for byte what the writer made."""
+    return _faults(store, layout, byte_for_byte=True)
+
+
+def refuse_damaged_metadata(store: Store, layout: CacheLayout) -> None:
+    """Raises if the metadata is damaged; arrays that another tool stored with another codec are accepted.
+
+    Raises:
+        CacheError: a file is missing, damaged, or contradicts the manifest; the message names it.
+    """
+    for file, reason in _faults(store, layout, byte_for_byte=False).items():
+        raise CacheError(
+            f"{store.describe(file)} is damaged: {reason}; repair it with: xd3d cache repair {store.describe()}"
+        )
+
+
+def _faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool) -> dict[str, str]:
+    faults = {}
+    for name, data in metadata_files(layout).items():
+        try:
+            found = store.read(name)
+            if found != data and (byte_for_byte or not _mean_the_same(found, data, store.describe(name))):
+                faults[name] = "it differs from what the writer made"
+        except CacheError as error:
+            faults[name] = str(error)
+    others = {RECIPE: recipe_fault(store), FINISHED: finished_fault(store, layout)}
+    return faults | {name: reason for name, reason in others.items() if reason}
+
+
+def _mean_the_same(found: bytes, made: bytes, file: str) -> bool:
+    """Returns whether two metadata files are equivalent, or the first describes an array with another codec."""
+    try:
+        theirs, ours = parse_json(found, file), parse_json(made, file)
+        if ours["node_type"] == "array" and any(
+            canonical_json(theirs.get(key)) != canonical_json(ours[key]) for key in STORAGE
+        ):
+            return True
+        return canonical_json(theirs) == canonical_json(ours)
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise CacheError(f"it is no metadata of a cache ({error})") from error

@@ -1,7 +1,7 @@
-"""The writer: makes or resumes a cache and commits it shard by shard.
+"""Creates or resumes a cache and commits it shard by shard.
 
-A shard's files are staged and flushed first, then renamed, their folders flushed, and only then its commit record
-appears. Killed at any moment, the cache holds exactly the shards that have a record; the rest is done again.
+The files of a shard are staged and flushed, then renamed, their folders flushed, and only then the commit record is
+written. After a kill at any moment, the cache holds exactly the shards that have a record; the others are redone.
 """
 
 import json
@@ -16,12 +16,11 @@ import numpy as np
 from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import canonical_json, differences
 from ..locks import LOCKS
-from .commits import COMMITTED, DAMAGED, FAILED, UNCOMMITTED, Commit, CommitLog
-from .finished import FINISHED, encode_finished, wants_mark
+from .commits import COMMITTED, DAMAGED, FAILED, FINISHED, UNCOMMITTED, Commit, CommitLog, encode_finished, wants_mark
 from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files
 from .recipe import RECIPE, encode_recipe
-from .rows import arrays_of, stored_arrays, unfit_rows
+from .rows import arrays_of, non_finite_rows, stored_arrays
 from .schema import ImageFeatures, TapSpec
 from .shards import write_rows
 from .stored import StoredRows, check_stored
@@ -33,11 +32,11 @@ __all__ = ["CacheWriter", "mark_finished", "stage_arrays", "write_metadata"]
 
 log = logging.getLogger(__name__)
 
-_OWN_NAMES = {"features", "agents", "scales", DONE, STAGING, UPGRADE, KEYS, RECIPE, FINISHED, LOCKS, LOCK}
+_CACHE_NAMES = {"features", "agents", "scales", DONE, STAGING, UPGRADE, KEYS, RECIPE, FINISHED, LOCKS, LOCK}
 
 
 class CacheWriter:
-    """A writer of a cache, alone or one of several; use ``CacheWriter.open``, and ``close`` or a ``with`` block."""
+    """An exclusive or shared writer of a cache; use ``CacheWriter.open``, and ``close`` or a ``with`` block."""
 
     def __init__(self, *, store: Store, layout: CacheLayout, lock: Lock) -> None:
         self.layout = layout
@@ -61,17 +60,16 @@ class CacheWriter:
         recipe: Mapping[str, Any] | None = None,
         grid: TapSpec | None = None,
     ) -> "CacheWriter":
-        """Create the cache in ``path``, or resume it and sweep what dead writers left.
+        """Creates the cache in ``path``, or resumes it and removes the partial files of dead writers.
 
-        ``grid`` is the tap on whose grid the features have memberships; without them a new cache has format 1. A
-        resumed cache keeps its format, and one of format 1 leaves memberships out.
+        ``grid`` is the tap whose grid the memberships use; without it a new cache has format 1. A resumed cache keeps
+        its format, and format 1 drops memberships.
 
-        A ``shared`` writer lets other shared ones in, and must ``claim`` each shard before it writes it.
+        A ``shared`` writer allows other shared writers, and must ``claim`` each shard before it writes it.
 
-        ``shard_bytes`` counts all arrays of a shard together, as the profile ``exact`` stores them, and holds for a new
-        cache only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of
-        them a frame. ``recipe``, plain JSON values, is kept beside the fingerprint for ``repair``; it is no part of
-        what two caches must share.
+        ``shard_bytes`` counts all arrays of a shard, as the profile ``exact`` stores them, and applies to a new cache
+        only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of
+        them a frame. ``recipe`` (plain JSON values) is stored for ``repair``; it is not part of the fingerprint.
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
@@ -92,7 +90,7 @@ class CacheWriter:
             grid=grid,
         )
         with store.faults("opening it"):
-            store.prepare(_OWN_NAMES)
+            store.prepare(_CACHE_NAMES)
             _refuse_foreign(store)
             lock = store.lock(shared=shared)
             try:
@@ -116,18 +114,18 @@ class CacheWriter:
 
     @property
     def location(self) -> Path | str:
-        """Where the cache is."""
+        """Location of the cache."""
         return self._store.location
 
     @property
-    def witness(self) -> str:
-        """Key of a file that is in the cache while this writer is open: who sees it sees the same cache."""
-        return self._lock.witness
+    def presence_key(self) -> str:
+        """Key of a file that exists in the cache while this writer is open; workers check that they see it."""
+        return self._lock.presence_key
 
     def close(self) -> None:
-        """Let another writer in; what was committed stays, and closing twice does no harm.
+        """Releases the lock. It may be called more than once.
 
-        A cache that is complete now is marked as finished; where that cannot be done now, the next writer does it.
+        A complete cache is marked as finished; if that fails, the next writer does it.
         """
         try:
             if self._lock.held:
@@ -139,43 +137,43 @@ class CacheWriter:
             self._lock.release()
 
     def resume(self) -> None:
-        """Take the lock again after ``close``; what is known of the cache is kept. Between shards others may come in.
+        """Takes the lock again after ``close``, without reading the cache again.
 
         Raises:
-            CacheError: a writer is at work that does not share.
+            CacheError: a writer with an exclusive lock is at work.
         """
         if not self._lock.held:
             with self._store.faults("opening it again"):
                 self._lock = self._store.lock(shared=self._lock.shared)
 
     def pending_shards(self, retry_failed: bool = False, among: Iterable[Shard] | None = None) -> list[Shard]:
-        """The shards that are to be written, in order; ``among`` limits them to some.
+        """Returns the shards to write, in order; ``among`` limits them to some.
 
-        They have no sound commit record, or a file that is missing or of another length than its record says; with
-        ``retry_failed`` also those with failed images. Values are not read: ``verify_cache`` does that.
+        They have no valid commit record, or a file that is missing or has another size than in its record; with
+        ``retry_failed`` also those with failed images. Values are not read (``verify_cache`` does that).
         """
         self._log.refresh()
         states = (UNCOMMITTED, DAMAGED, FAILED) if retry_failed else (UNCOMMITTED, DAMAGED)
         shards = list(self.layout.shards() if among is None else among)
-        stand = self._shards_that_stand(shards)
+        intact = self._intact_shards(shards)
         return [
             shard
             for shard in shards
             if any((self._log.states[shard.first : shard.last] == state).any() for state in states)
-            or shard.index not in stand
+            or shard.index not in intact
         ]
 
     def tally(self, shards: Iterable[Shard]) -> tuple[int, int]:
-        """How many images of ``shards`` have features, and how many failed."""
+        """Returns how many images of ``shards`` have features, and how many failed."""
         self._log.refresh()
         states = [state for shard in shards for state in self._log.states[shard.first : shard.last].tolist()]
         return states.count(COMMITTED), states.count(FAILED)
 
     def claim(self, shard: Shard) -> bool:
-        """Keep ``shard`` for this writer until it is written; False where it is not to be written by this one.
+        """Claims ``shard`` for this writer until it is written; returns False if another writer has claimed it.
 
-        Then another shared writer has claimed it, or has committed it since ``pending_shards`` was called. A writer
-        that is alone has every claim.
+        It also returns False if the shard was committed since ``pending_shards`` was called. An exclusive writer has
+        every claim.
         """
         if not self._lock.shared:
             return True
@@ -188,28 +186,26 @@ class CacheWriter:
         return False
 
     def write_shard(self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str]) -> Commit:
-        """Convert features to what the cache stores, and commit one shard of them; return its record.
+        """Converts features to stored rows and commits one shard; returns its record.
 
         ``features`` has one row for each image of the shard, in order; floating arrays are float16 or float32. Values
         beyond float16 are clamped and counted. ``failures`` maps image rows (rows of the cache, not of the shard) to
-        the reason they could not be computed; an image with NaN or infinity is added to them, with where it was found.
-        A failed image is stored as zeros, and no reader ever gives them out.
+        the reason of the failure; images with NaN or infinity are added to them. A failed image is stored as
+        zeros, which no reader returns.
 
         Raises:
             CacheError: the features do not fit the shard, a failure is not one of its rows, or the cache cannot be
                 written.
-            DiskSpaceError: the disk is full; the shard stays uncommitted and the rest of the cache is whole.
+            DiskSpaceError: the disk is full; the shard stays uncommitted, the rest of the cache is intact.
         """
         self._refuse(shard, failures)
         arrays = arrays_of(features, self.layout, len(shard.rows))
-        failed = {**unfit_rows(arrays, shard.rows), **failures}
+        failed = {**non_finite_rows(arrays, shard.rows), **failures}
         clamped: dict[str, dict[int, int]] = {}
         return self._commit(shard, stored_arrays(arrays, self.layout, shard.rows, failed, clamped), failed, clamped)
 
     def write_rows(self, shard: Shard, stored: StoredRows) -> Commit:
-        """Commit one shard of rows that have the form in which the cache stores them; return its record.
-
-        Memberships are left out where the cache has format 1.
+        """Commits one shard of encoded rows; returns its record. Format 1 drops memberships.
 
         Raises:
             CacheError: as ``write_shard``.
@@ -221,7 +217,7 @@ class CacheWriter:
         return self._commit(shard, arrays, stored.failed, stored.clamped)
 
     def _refuse(self, shard: Shard, failed: Iterable[int]) -> None:
-        """Refuse a shard that this writer may not write, and failed rows that are not its own."""
+        """Raises if this writer may not write ``shard``, or ``failed`` has rows outside of it."""
         where = self._store.describe()
         if not self._lock.held:
             raise CacheError(f"This writer of {where} is closed, or was opened in another process; open a new one")
@@ -229,9 +225,9 @@ class CacheWriter:
             raise CacheError(f"{shard} is no shard of the cache {where}; take them from pending_shards()")
         if not self._lock.has_claimed(shard.index):
             raise CacheError(f"Shard {shard.index} of {where} is shared with other writers; claim() it first")
-        if stray := [row for row in failed if row not in shard.rows]:
+        if foreign := [row for row in failed if row not in shard.rows]:
             raise CacheError(
-                f"Failures name rows {stray[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
+                f"Failures name rows {foreign[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
             )
 
     def _commit(
@@ -241,7 +237,7 @@ class CacheWriter:
         failed: Mapping[int, str],
         clamped: Mapping[str, Mapping[int, int]],
     ) -> Commit:
-        """Write every array and then the record; ``clamped`` may be filled while the rows are taken."""
+        """Writes every array and then the record; ``clamped`` may be filled while the rows are consumed."""
         record = f"{DONE}/{shard.index}.json"
         with self._store.faults(f"writing shard {shard.index}"):
             stage = self._store.stage(self._lock.owner)
@@ -257,7 +253,7 @@ class CacheWriter:
                     clamped={name: dict(clamped[name]) for name in self.layout.arrays if clamped.get(name)},
                     failed=dict(failed),
                 )
-                self._store.delete(record)  # it must never stand beside other bytes
+                self._store.delete(record)  # a record must never exist beside other data
                 stage.publish()
                 stage.write(record, lambda file: file.write(commit.encode()))
                 stage.publish()
@@ -266,20 +262,20 @@ class CacheWriter:
                 self._lock.unclaim(shard.index)
         return commit
 
-    def _shards_that_stand(self, shards: Iterable[Shard]) -> set[int]:
-        """The committed ones of ``shards`` whose files all have the length that their record says."""
-        stand = {shard.index for shard in shards} & set(self._log.sizes)
+    def _intact_shards(self, shards: Iterable[Shard]) -> set[int]:
+        """Returns the committed ones of ``shards`` whose files all have the size in their record."""
+        intact = {shard.index for shard in shards} & set(self._log.sizes)
         for name, array in self.layout.arrays.items():
-            files = {index: array.shard_file(index) for index in stand}
+            files = {index: array.shard_file(index) for index in intact}
             sizes = self._store.sizes(files.values())
-            stand = {index for index in stand if sizes.get(files[index]) == self._log.sizes[index][name]}
-        return stand
+            intact = {index for index in intact if sizes.get(files[index]) == self._log.sizes[index][name]}
+        return intact
 
 
 def stage_arrays(
     stage: Stage, shard: Shard, stored: Iterable[tuple[ArrayLayout, Iterable[np.ndarray]]], images_per_shard: int
 ) -> tuple[dict[str, int], dict[str, list[int]]]:
-    """Stage the files of ``shard``; the length of each and the crc32c of its rows, by the array's name."""
+    """Stages the files of ``shard``; returns the size of each and the crc32c of its rows, by array name."""
     sizes: dict[str, int] = {}
     checksums: dict[str, list[int]] = {}
     for array, rows in stored:
@@ -295,9 +291,9 @@ def stage_arrays(
 
 
 def _refuse_foreign(store: Store) -> None:
-    """Refuse a place that holds other things than a cache."""
+    """Raises if the location holds something other than a cache."""
     names = store.listing("").keys()
-    foreign = [name for name in names - _OWN_NAMES if not name.endswith(".partial")]
+    foreign = [name for name in names - _CACHE_NAMES if not name.endswith(".partial")]
     if MANIFEST not in names and foreign:
         raise CacheError(
             f"{store.describe()} holds other things than a cache ({', '.join(sorted(foreign)[:3])}); "
@@ -306,7 +302,7 @@ def _refuse_foreign(store: Store) -> None:
 
 
 def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, Any] | None) -> CacheLayout:
-    """Create or resume the cache; the layout that holds."""
+    """Creates or resumes the cache; returns its layout."""
     store.sweep(host=lock.host if lock.shared else "")
     if store.exists(MANIFEST):
         return _resumed(store, wanted)
@@ -316,7 +312,7 @@ def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, 
 
 
 def write_metadata(store: Store, files: Mapping[str, bytes], owner: str) -> None:
-    """Write metadata files; the manifest, where it is among them, appears when all the others are there."""
+    """Writes metadata files; the manifest, if included, is published after all others."""
     stage = store.stage(owner)
     try:
         for name, data in files.items():
@@ -329,7 +325,7 @@ def write_metadata(store: Store, files: Mapping[str, bytes], owner: str) -> None
 
 
 def mark_finished(store: Store, log: CommitLog, owner: str) -> None:
-    """Write the mark of a finished cache where ``log`` says that every image is committed."""
+    """Writes the mark of a finished cache if every image is committed according to ``log``."""
     if wants_mark(store, log):
         write_metadata(store, {FINISHED: encode_finished(log.layout)}, owner)
 

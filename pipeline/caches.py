@@ -73,14 +73,14 @@ def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) ->
 
     The exit code is 1 if a cache of the workspace was skipped, for example because it is being written.
     """
-    from ..cache.gc import collect_litter, remove_unused
+    from ..cache.gc import collect_garbage, remove_unused
 
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}
     for place in [path] if path else _all_caches(workspace):
         try:
             unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
-            found = unused or collect_litter(place, dry_run=dry_run)
+            found = unused or collect_garbage(place, dry_run=dry_run)
         except CacheError as error:
             if path:
                 raise

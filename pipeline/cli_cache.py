@@ -19,7 +19,7 @@ app = typer.Typer(help="The feature cache: info, verify, repair, upgrade, gc, di
 @app.command()
 def info(path: CachePath, as_json: Json = False) -> None:
     """Show what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
-    from ..cache.info import cache_info
+    from ..cache.verify import cache_info
 
     found = cache_info(path)
     text = "\n".join(f"{key}: {value}" for key, value in found.items())

@@ -42,8 +42,7 @@ def models_fetch(name: ModelName, unet: AsUNet = False, offline: Offline = False
 
     Example: `xd3d models fetch sd21-base`
     """
-    from ..stages.extract.catalogue import fetch_model
-    from ..stages.extract.published import UNET_NAMES
+    from ..stages.extract.catalogue import UNET_NAMES, fetch_model
 
     path, files = fetch_model(name, unet=unet or name in UNET_NAMES or ":" in name, offline=offline)
     lines = [f"{file.file}: {file.bytes:,} bytes, sha256 {file.sha256} ({CHECKED[file.checked]})" for file in files]

@@ -173,11 +173,11 @@ class DomainOpener:
 
     def _read_fingerprint(self, dataset: str) -> Mapping[str, object]:
         from ..stages.extract.fingerprint import partial_fingerprints
-        from ..stages.extract.models import absent_models
+        from ..stages.extract.models import missing_models
         from .adopted import adopted_fingerprint
 
         settings = self.config.extract.for_dataset(dataset)
-        if not self._cached or not (absent := absent_models(settings)):
+        if not self._cached or not (absent := missing_models(settings)):
             return self._own_fingerprint(dataset)
         wanted = partial_fingerprints(settings, self.index(dataset), absent)
         return adopted_fingerprint(wanted, absent, self._caches(dataset), usual=partial(self._cache_of, dataset))

@@ -4,13 +4,13 @@ import pytest
 import torch
 from xd3d.errors import BackendError, RunError
 from xd3d.processes import (
-    Member,
+    ProcessRank,
     is_first_process,
-    launched_member,
-    own_device,
-    process_count,
+    launched_rank,
+    select_device,
     threads_each,
     torchrun_processes,
+    world_size,
 )
 
 
@@ -40,19 +40,19 @@ def environment(monkeypatch):
 
 def test_a_process_that_joined_no_others_is_the_first_of_one_whatever_the_environment_says(environment, gpus):
     environment(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
-    assert (is_first_process(), process_count(), torchrun_processes()) == (True, 1, 1)
+    assert (is_first_process(), world_size(), torchrun_processes()) == (True, 1, 1)
     gpus(4)
-    assert own_device("auto") == torch.device("cuda")
+    assert select_device("auto") == torch.device("cuda")
 
 
 def test_what_a_launcher_says_is_read_where_processes_are_to_join(environment):
     environment(RANK="3", WORLD_SIZE="4", LOCAL_RANK="1")
-    assert launched_member() == Member(rank=3, local_rank=1, count=4)
+    assert launched_rank() == ProcessRank(rank=3, local_rank=1, world_size=4)
     environment(RANK=" 3 ", WORLD_SIZE="4")
-    assert launched_member() == Member(rank=3, count=4)
+    assert launched_rank() == ProcessRank(rank=3, world_size=4)
     for alone in ({}, {"WORLD_SIZE": "4"}, {"RANK": "1", "WORLD_SIZE": ""}):
         environment(**alone)
-        assert launched_member() == Member()
+        assert launched_rank() == ProcessRank()
     environment(RANK="0", WORLD_SIZE="2", TORCHELASTIC_RUN_ID="none")
     assert torchrun_processes() == 2
 
@@ -72,26 +72,26 @@ def test_what_a_launcher_says_is_read_where_processes_are_to_join(environment):
 def test_numbers_that_name_no_process_are_refused(environment, values):
     environment(**values)
     with pytest.raises(RunError, match=r"The environment says RANK=.*WORLD_SIZE=.*unset"):
-        launched_member()
+        launched_rank()
 
 
 def test_each_of_several_processes_takes_its_own_gpu_or_the_only_one_it_is_shown(gpus):
-    members = [Member(rank=number, local_rank=number, count=4) for number in range(4)]
+    ranks = [ProcessRank(rank=number, local_rank=number, world_size=4) for number in range(4)]
     gpus(4)
-    assert [own_device("cuda", member=member).index for member in members] == [0, 1, 2, 3]
+    assert [select_device("cuda", process=rank).index for rank in ranks] == [0, 1, 2, 3]
     gpus(1)  # srun --gpus-per-task=1
-    assert [own_device("auto", member=member) for member in members] == [torch.device("cuda", 0)] * 4
+    assert [select_device("auto", process=rank) for rank in ranks] == [torch.device("cuda", 0)] * 4
     gpus(2)
     with pytest.raises(RunError, match="Process 3 of this machine has no GPU: PyTorch sees 2"):
-        own_device("auto", member=members[3])
-    assert own_device("cpu", member=members[3]) == torch.device("cpu")
+        select_device("auto", process=ranks[3])
+    assert select_device("cpu", process=ranks[3]) == torch.device("cpu")
 
 
 def test_cuda_by_name_without_a_gpu_is_an_error_and_auto_is_the_cpu(gpus):
     gpus(0)
-    assert own_device("auto") == own_device("cpu") == torch.device("cpu")
+    assert select_device("auto") == select_device("cpu") == torch.device("cpu")
     with pytest.raises(BackendError, match=r"extract\.device is cuda, and PyTorch sees no CUDA device.*auto or cpu"):
-        own_device("cuda", setting="extract.device")
+        select_device("cuda", setting="extract.device")
 
 
 @pytest.mark.parametrize(

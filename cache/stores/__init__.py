@@ -1,6 +1,6 @@
-"""Where the bytes of a cache live: one small interface, and what stands behind it.
+"""Storage backends of a cache: a local folder or an object store, behind the interface ``base.Store``.
 
-``open_store`` is the only place that looks at what a location names; the rest of the cache speaks to ``base.Store``.
+Only ``open_store`` depends on the kind of a location.
 """
 
 import os
@@ -14,10 +14,10 @@ __all__ = ["Store", "open_store"]
 
 
 def open_store(location: Path | str) -> Store:
-    """The store of the cache at ``location``, a folder or ``s3://bucket/prefix``. Nothing is read or made yet.
+    """Returns the store of the cache at ``location``, a folder or ``s3://bucket/prefix``; reads and creates nothing.
 
     Raises:
-        CacheError: the location is a URL of another kind, or what its kind needs is not installed.
+        CacheError: the URL scheme is not supported, or its dependency is not installed.
     """
     text = os.fspath(location)
     if text.startswith("s3://"):

@@ -1,7 +1,7 @@
-"""What a cache asks of the place it is kept in.
+"""The interface of a storage backend.
 
-Keys are paths inside the cache, with ``/`` between their parts: ``done/3.json``, ``features/up1/c/0/0/0/0``. A file is
-written whole or not at all, and never changed: a new one may take its place.
+Keys are paths inside the cache, separated by ``/``: ``done/3.json``, ``features/up1/c/0/0/0/0``. Files are written
+atomically and never modified, only replaced.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,178 +16,177 @@ __all__ = ["Lock", "Stage", "Store", "StoredFile", "Version"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Version = tuple[int | str, ...]  #: tells a file from another one that took its place under the same name
+Version = tuple[int | str, ...]  #: distinguishes a file from one that replaced it under the same name
 
 
 @runtime_checkable
 class StoredFile(Protocol):
-    """A file open for reading; threads may share it. Where another took its place, it is read on or refused."""
+    """A file open for reading; threads may share it. If it is replaced, reads use the old file or raise."""
 
     size: int  #: bytes
     version: Version
 
     def read_into(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
-        """Fill ``out`` (contiguous) with the bytes from ``offset`` on.
+        """Fills ``out`` (contiguous) with the bytes from ``offset`` on.
 
         Raises:
-            CacheError: the file ends early, or what it lies on failed.
+            CacheError: the file ends early, or the device failed.
         """
 
     def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
-        """Fill ``out`` at once if its bytes are in memory; else ask for them, so that ``read_into`` waits less.
+        """Fills ``out`` if its bytes are in memory; otherwise starts reading ahead and returns False.
 
-        With ``whole`` it may ask for the whole file, whose other bytes are wanted soon. Returns whether ``out`` is
-        filled.
+        ``whole`` allows reading ahead the whole file, whose other bytes are needed soon.
         """
 
 
 @runtime_checkable
 class Stage(Protocol):
-    """A set of files that are all written before the first one takes its place."""
+    """A set of files that are all written before the first one is published."""
 
     def write(self, key: str, write: Callable[[BinaryIO], object]) -> int:
-        """Let ``write`` fill the file that will be ``key``; return its size in bytes. Nothing of it can be seen yet."""
+        """Writes the file for ``key`` with ``write``, not visible yet; returns its size in bytes."""
 
     def publish(self) -> None:
-        """Put every staged file in its place, each whole, to outlive a power cut from now on."""
+        """Publishes every staged file, atomically and durably."""
 
     def discard(self) -> None:
-        """Remove what was staged and not published."""
+        """Removes staged files that were not published."""
 
 
 @runtime_checkable
 class Lock(Protocol):
-    """The right to write, alone or ``shared`` with others, held until it is let go or the process ends."""
+    """The writer's lock, exclusive or ``shared``, held until it is released or the process ends."""
 
     shared: bool
-    host: str  #: what the ``owner`` of every lock taken on this machine begins with
-    owner: str  #: a name that no other holder has
+    host: str  #: prefix of the ``owner`` of every lock taken on this machine
+    owner: str  #: unique name of the holder
 
     @property
     def held(self) -> bool:
-        """Whether this process holds it."""
+        """Whether this process holds the lock."""
 
     @property
-    def witness(self) -> str:
-        """Key of a file that is in the cache while this is held."""
+    def presence_key(self) -> str:
+        """Key of a file that exists in the cache while the lock is held."""
 
     def claim(self, shard: int) -> bool:
-        """Claim a shard among those who share the cache; False when another one has it now."""
+        """Locks a shard among the writers that share the cache; returns False if another writer has it."""
 
     def has_claimed(self, shard: int) -> bool:
-        """Whether this holder may write ``shard``: it is alone, or has claimed it."""
+        """Returns whether this holder may write ``shard``: its lock is exclusive, or it has claimed the shard."""
 
     def unclaim(self, shard: int) -> None:
-        """Give a claim up; harmless where there is none."""
+        """Releases the claim on a shard, if there is one."""
 
     def release(self) -> None:
-        """Let the next writer in; harmless when called again."""
+        """Releases the lock. It may be called more than once."""
 
 
 @runtime_checkable
 class Store(Protocol):
     """The files of one cache. Threads may share a store, and it can be pickled."""
 
-    parallel: ClassVar[int]  #: requests that are worth having under way at once
+    parallel: ClassVar[int]  #: number of concurrent requests
 
     @property
     def location(self) -> Path | str:
-        """What ``open_store`` makes this store of again."""
+        """The argument with which ``open_store`` opens this store again."""
 
     @property
     def open_files(self) -> int:
-        """Files that a reader may keep open."""
+        """Number of files that a reader may keep open."""
 
     def describe(self, key: str = "") -> str:
-        """The full name of a file, or of the cache itself, for messages."""
+        """Returns the full name of a file, or of the cache itself, for messages."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is such a file."""
+        """Returns whether the file exists."""
 
     def size(self, key: str) -> int:
-        """Bytes of a file.
+        """Returns the size of a file in bytes.
 
         Raises:
-            CacheError: it is missing or cannot be looked at.
+            CacheError: it is missing or its status cannot be read.
         """
 
     def version(self, key: str) -> Version | None:
-        """The version of a file, as ``listing`` gives it; None where there is none."""
+        """Returns the version of a file, as in ``listing``; None if it does not exist."""
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        """Bytes of each of ``keys`` that exists."""
+        """Returns the sizes of those of ``keys`` that exist."""
 
     def listing(self, folder: str) -> dict[str, Version]:
-        """The names directly in ``folder``, folders among them; empty where there is no such folder.
+        """Returns the names directly in ``folder``, including folders; empty if it does not exist.
 
         Raises:
             CacheError: it cannot be listed.
         """
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Key and bytes of everything that is kept, in no order; links are named and never followed.
+        """Yields key and size of every file, unordered; links are listed, not followed.
 
         Raises:
             CacheError: a folder cannot be listed.
         """
 
     def read(self, key: str) -> bytes:
-        """The whole content of a file.
+        """Returns the content of a file.
 
         Raises:
-            CacheError: it is missing, no plain file, or cannot be read.
+            CacheError: it is missing, not a regular file, or cannot be read.
         """
 
     def open(self, key: str) -> StoredFile:
-        """Open a file for reading at any offset.
+        """Opens a file for random access.
 
         Raises:
-            CacheError: it is missing, no plain file, or cannot be opened.
+            CacheError: it is missing, not a regular file, or cannot be opened.
         """
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Make the place ready for a cache that has these ``names`` at its top.
+        """Creates the location of a cache with these top-level ``names``.
 
         Raises:
-            CacheError: one of them leads out of the cache.
-            OSError: the place cannot be made.
+            CacheError: one of them is a link out of the cache.
+            OSError: the location cannot be created.
         """
 
     def stage(self, owner: str) -> Stage:
-        """Begin a set of files that are published together; ``owner`` is the name of the writer's lock."""
+        """Starts a set of files that are published together; ``owner`` is that of the writer's lock."""
 
     def delete(self, key: str) -> None:
-        """Remove a file, to outlive a power cut from now on; harmless where it is gone."""
+        """Deletes a file, durably; does nothing if it does not exist."""
 
     def remove(self, folder: str) -> None:
-        """Remove a folder and all that is in it; harmless where it is gone."""
+        """Deletes a folder with its contents; does nothing if it does not exist."""
 
     def lock(self, *, shared: bool) -> Lock:
-        """Take the right to write, alone or together with others who share it.
+        """Takes the writer's lock, exclusive or ``shared``.
 
         Raises:
-            CacheError: others hold it, and not in a way that can be shared.
+            CacheError: it is taken and cannot be shared.
         """
 
     def opening(self) -> AbstractContextManager[None]:
-        """Among those who hold the lock, one at a time may make or resume the cache."""
+        """Serialises creating and resuming the cache among shared writers."""
 
     def sweep(self, *, host: str) -> int:
-        """Remove what dead writers whose name begins with ``host`` left half written; return how many files."""
+        """Removes partial files of dead writers whose owner starts with ``host``; returns their number."""
 
     def faults(self, doing: str) -> AbstractContextManager[None]:
-        """Turn faults of the place while ``doing`` into errors with a remedy.
+        """Turns storage errors while ``doing`` into errors with a remedy.
 
         Raises:
-            DiskSpaceError: it is full.
-            CacheError: it may not be written, or it failed.
+            DiskSpaceError: the storage is full.
+            CacheError: the storage is not writable, or failed.
         """
 
     def free_bytes(self) -> int | None:
-        """Bytes that can still be written; None where nothing is known of a limit."""
+        """Returns the free bytes; None if no limit is known."""
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Do ``work`` on every item, ``parallel`` at once; results come in the order of the items."""
+        """Applies ``work`` to every item, ``parallel`` at a time; results keep the order of the items."""
 
     def zarr(self) -> Any:
-        """The cache as a store that zarr opens for reading."""
+        """Returns the cache as a store that zarr can open for reading."""

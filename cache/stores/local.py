@@ -1,4 +1,4 @@
-"""A cache in a folder: regular files only, read at their offsets, written through a stage."""
+"""A cache in a local folder."""
 
 import os
 import resource
@@ -9,70 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-import numpy as np
-from jaxtyping import UInt8
-
 from ...errors import CacheError
 from ...files import fsync_folder
 from ...locks import LOCKS, FileLock, WriterLock
 from ..layout import DONE, STAGING
 from .base import Version
-from .regular import open_regular, read_regular
-from .staging import LocalStage, disk_errors, refuse_way_out, sweep_partials
+from .local_files import (
+    LocalFile,
+    LocalStage,
+    disk_errors,
+    file_version,
+    read_regular,
+    refuse_links_out,
+    sweep_partials,
+)
 
-__all__ = ["LOCK", "LocalFile", "LocalStore"]
+__all__ = ["LOCK", "LocalStore"]
 
 LOCK = "writer.lock"
 
 _OPEN_FILES = 4096  #: at most; and a quarter of the process's limit
-_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  #: Linux alone has it
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class LocalFile:
-    """A file that is open; it needs no place in the folder any more. Reads carry their own offset, forks may share it.
-
-    Raises:
-        CacheError: the file is missing or no regular file.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self._descriptor = -1
-        self._descriptor, status = open_regular(path)
-        self.size = status.st_size
-        self.version = _version(status)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def read_into(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
-        """Fill ``out`` with the bytes from ``offset`` on."""
-        done = 0
-        while done < out.nbytes:
-            try:
-                count = os.preadv(self._descriptor, [(out[done:] if done else out).data], offset + done)
-            except OSError as error:
-                raise CacheError(f"the disk failed ({error.strerror})") from error
-            if count == 0:
-                raise CacheError(f"the file ends at byte {offset + done}, {out.nbytes - done} bytes early")
-            done += count
-
-    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
-        """Fill ``out`` from the page cache, or let the disk begin to fetch its bytes."""
-        if _NOWAIT is None:
-            return False
-        try:
-            count = os.preadv(self._descriptor, (out.data,), offset, _NOWAIT)
-        except OSError:  # not in memory, or a file system without the flag; faults of the disk come again in read_into
-            count = 0
-        if count == out.nbytes:
-            return True
-        wanted = (0, self.size) if whole else (offset, out.nbytes)
-        os.posix_fadvise(self._descriptor, *wanted, os.POSIX_FADV_WILLNEED)
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,34 +48,34 @@ class LocalStore:
 
     @property
     def open_files(self) -> int:
-        """Files that may be kept open: the process needs some for other things."""
+        """A quarter of the process's limit, at most 4096."""
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return _OPEN_FILES if allowed == resource.RLIM_INFINITY else min(_OPEN_FILES, allowed // 4)
 
     def describe(self, key: str = "") -> str:
-        """The path of a file."""
+        """Returns the path of a file."""
         return str(self.root / key)
 
     def exists(self, key: str) -> bool:
-        """Whether there is such a file."""
+        """Returns whether the file exists."""
         return (self.root / key).exists()
 
     def size(self, key: str) -> int:
-        """Bytes of a file."""
+        """Returns the size of a file in bytes."""
         try:
             return (self.root / key).stat().st_size
         except OSError as error:
             raise CacheError(f"the file cannot be opened ({error.strerror})") from error
 
     def version(self, key: str) -> Version | None:
-        """Inode, size and time of a file: the three tell a replaced one from the old one."""
+        """Returns inode, size and modification time of a file; None if it does not exist."""
         try:
-            return _version((self.root / key).lstat())
+            return file_version((self.root / key).lstat())
         except FileNotFoundError:
             return None
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        """Bytes of each file that exists."""
+        """Returns the size of each file that exists."""
         found = {}
         for key in keys:
             try:
@@ -126,13 +85,13 @@ class LocalStore:
         return found
 
     def listing(self, folder: str) -> dict[str, Version]:
-        """Names in a folder, each with its version."""
+        """Returns the names in a folder with their versions."""
         found: dict[str, Version] = {}
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
-                    with suppress(FileNotFoundError):  # a writer may take it away just now
-                        found[entry.name] = _version(entry.stat(follow_symlinks=False))
+                    with suppress(FileNotFoundError):  # a writer may have just deleted it
+                        found[entry.name] = file_version(entry.stat(follow_symlinks=False))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -140,14 +99,14 @@ class LocalStore:
         return found
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Every file below the folder with its bytes; a link counts as a file."""
+        """Yields every file below the folder with its size; links count as files."""
         folders = [""]
         while folders:
             prefix = folders.pop()
             try:
                 with os.scandir(f"{self.root}/{prefix}") as entries:
                     for entry in entries:
-                        with suppress(FileNotFoundError):  # a writer may take it away just now
+                        with suppress(FileNotFoundError):  # a writer may have just deleted it
                             if entry.is_dir(follow_symlinks=False):
                                 folders.append(f"{prefix}{entry.name}/")
                             else:
@@ -158,15 +117,15 @@ class LocalStore:
                 raise CacheError(f"{self.root / prefix} cannot be listed ({error.strerror})") from error
 
     def read(self, key: str) -> bytes:
-        """The whole content of a regular file."""
+        """Returns the content of a regular file."""
         return read_regular(self.root / key)
 
     def open(self, key: str) -> LocalFile:
-        """Open a regular file."""
+        """Opens a regular file."""
         return LocalFile(f"{self.root}/{key}")
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Make the folder; refuse links in it that would lead a writer out."""
+        """Creates the folder; raises if it contains links out of the cache."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._refuse_links(names)
 
@@ -178,33 +137,33 @@ class LocalStore:
             )
 
     def stage(self, owner: str) -> LocalStage:
-        """Begin a set of files."""
+        """Starts a set of files."""
         return LocalStage(root=self.root, owner=owner)
 
     def delete(self, key: str) -> None:
-        """Remove a file and flush its folder."""
+        """Deletes a file and flushes its folder."""
         path = self.root / key
         if path.is_symlink() or path.exists():
-            refuse_way_out(self.root, path.parent)
+            refuse_links_out(self.root, path.parent)
             path.unlink()
             fsync_folder(path.parent)
 
     def remove(self, folder: str) -> None:
-        """Remove a folder, which must be a real one."""
+        """Deletes a folder, which must not be a link."""
         path = self.root / folder
         if path.is_dir():
-            refuse_way_out(self.root, path)
+            refuse_links_out(self.root, path)
             shutil.rmtree(path)
             fsync_folder(path.parent)
 
     def lock(self, *, shared: bool) -> WriterLock:
-        """Take the advisory lock of the folder."""
+        """Takes the advisory lock of the folder."""
         self._refuse_links((DONE, LOCKS, STAGING, LOCK))
         return WriterLock(path=self.root / LOCK, shared=shared)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Wait for whoever is opening the cache just now."""
+        """Blocks while another writer is opening the cache."""
         lock = FileLock(self.root / LOCKS / "opening", wait=True)
         try:
             yield
@@ -212,26 +171,22 @@ class LocalStore:
             lock.release(remove=True)
 
     def sweep(self, *, host: str) -> int:
-        """Remove the ``*.partial`` files of those who do not hold the lock any more."""
+        """Removes the ``*.partial`` files of dead writers."""
         return sweep_partials(self.root, host=host)
 
     def faults(self, doing: str) -> AbstractContextManager[None]:
-        """Explain faults of the disk."""
+        """Turns disk errors into errors with a remedy."""
         return disk_errors(self.root, doing)
 
     def free_bytes(self) -> int:
-        """Free bytes on the disk that the folder is, or will be, on."""
+        """Returns the free bytes on the disk of the folder, which need not exist yet."""
         path = self.root.absolute()
         return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.is_dir())).free
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Do ``work`` on one item after the other."""
+        """Applies ``work`` to one item after the other."""
         return map(work, items)
 
     def zarr(self) -> str:
-        """The folder, as zarr takes it."""
+        """Returns the path for zarr."""
         return str(self.root)
-
-
-def _version(status: os.stat_result) -> Version:
-    return status.st_ino, status.st_size, status.st_mtime_ns

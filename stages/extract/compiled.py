@@ -1,6 +1,6 @@
-"""The model's repeated blocks through ``torch.compile``: slow to start, then fewer passes over memory.
+"""Compiles the repeated blocks of a model with ``torch.compile``.
 
-Blocks are compiled one by one, not the model as a whole, because a pass ends at its last tap in the middle of the UNet.
+Blocks are compiled one by one, because a forward pass ends at its last tap in the middle of the UNet.
 """
 
 from collections.abc import Collection
@@ -14,14 +14,14 @@ from ...errors import BackendError
 
 __all__ = ["compile_blocks"]
 
-VARIANTS = 128  #: blocks of one kind that may differ in weights and shapes; torch gives up compiling after eight
+VARIANTS = 128  #: compiled versions of one kind of block; torch's default limit is eight
 
 
 def compile_blocks(model: nn.Module, tapped: Collection[nn.Module], device: torch.device) -> None:
-    """Compile every ResNet and transformer within ``model`` but those with a module of ``tapped`` inside.
+    """Compiles every ResNet and transformer of ``model``, except those that contain a module of ``tapped``.
 
     Raises:
-        BackendError: there is no compiler that torch can use for ``device``.
+        BackendError: torch finds no compiler for ``device``.
     """
     from diffusers.models.resnet import ResnetBlock2D
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -36,7 +36,7 @@ def compile_blocks(model: nn.Module, tapped: Collection[nn.Module], device: torc
 
 
 def _check_compiler(device: torch.device) -> None:
-    """Find the compiler now: torch would miss it in the middle of the first image."""
+    """Checks for a compiler now; torch would only fail at the first image."""
     missing = None
     if device.type == "cpu":
         if " " in torch.__file__:  # torch hands its compiler command lines without quotes

@@ -1,7 +1,7 @@
-"""Features as the cache stores them, made on the model's device: float16, or the codes of the profile ``compact``.
+"""Encodes features on the model's device as the cache stores them: float16, or 8-bit codes (profile ``compact``).
 
-What is copied to the host is then as small as what is stored, and nothing is left to do there. An image with NaN or
-infinity is found here, and values beyond float16 are clamped and counted.
+Only encoded values are copied to the host. Images with NaN or infinity are detected here, and values beyond the range
+of float16 are clamped and counted. Of the memberships, the strongest few of each cell are stored in 8 bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Num, UInt8
+from jaxtyping import Float, Float16, Int16, Num, UInt8, UInt16
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...cache.layout import ASSIGNMENT, GEOMETRY, SCALES
-from ...cache.schema import CHANNEL_AXES
+from ...cache.schema import CHANNEL_AXES, MEMBERSHIPS_PER_CELL
 from ...cache.stored import StoredRows
-from .memberships import as_indices
 
-__all__ = ["encode_e4m3", "stored_rows"]
+__all__ = ["as_indices", "encode_e4m3", "stored_rows", "strongest_memberships"]
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
 E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
@@ -27,16 +27,16 @@ EXPONENT_BIAS, MANTISSA_BITS = 127, 23  #: of float32
 
 
 class Faults(NamedTuple):
-    """Why images cannot be stored, by place in the batch, and clamped values by array and place."""
+    """``failed``: batch index -> reason; ``clamped``: array -> batch index -> number of clamped values."""
 
     failed: dict[int, str]
     clamped: dict[str, dict[int, int]]
 
 
 def stored_rows(features: Mapping[str, Num[Tensor, "batch *row"]], profile: str) -> StoredRows:
-    """Encode a batch on its device and copy it to the host; rows are numbered by their place in the batch.
+    """Encodes a batch on its device and copies it to the host; rows are numbered by batch index.
 
-    ``features`` has the arrays that stage one computes, by their names in the cache: floating ones in float32.
+    ``features``: the computed arrays by their names in the cache; floating-point arrays are float32.
     """
     floating = {name: values for name, values in features.items() if values.is_floating_point()}
     largest = torch.stack([values.flatten(1).abs().amax(dim=1) for values in floating.values()])
@@ -48,7 +48,7 @@ def stored_rows(features: Mapping[str, Num[Tensor, "batch *row"]], profile: str)
             encoded[name], encoded[SCALES + name] = encode_e4m3(_float16(values), CHANNEL_AXES[name.partition("/")[0]])
         else:
             encoded[name] = _float16(values)
-    # Copies from a GPU go to pinned memory, all under way at once.
+    # Copies from a GPU go to pinned memory, all asynchronously.
     host = {name: values.to("cpu", non_blocking=True) for name, values in encoded.items()}
     bounds = largest.to("cpu", non_blocking=True)
     if largest.is_cuda:
@@ -65,9 +65,9 @@ def stored_rows(features: Mapping[str, Num[Tensor, "batch *row"]], profile: str)
 def encode_e4m3(
     values: Float16[Tensor, "images *row"], channel_axis: int
 ) -> tuple[UInt8[Tensor, "images *row"], Float16[Tensor, "images 2 channels"]]:
-    """Encode as ``cache.codec.encode`` does, on the device of ``values``; images with NaN or infinity get any codes.
+    """Encodes like ``cache.codec.encode``, on the device of ``values``; NaN and infinity give undefined codes.
 
-    Returns the codes, and scale (first) and offset (second) of each channel of each image.
+    Returns the codes, and scale (index 0) and offset (index 1) of each channel of each image.
     """
     rest = values.to(torch.float32)
     axes = [axis for axis in range(1, rest.ndim) if axis != channel_axis]
@@ -86,7 +86,7 @@ def encode_e4m3(
 
 
 def _power_of_two(exponent: Tensor) -> Float[Tensor, "..."]:
-    """2 to the power of int32 ``exponent`` between -126 and 127, exactly, on every device."""
+    """Returns 2 to the power of int32 ``exponent`` in -126..127, exact on every device."""
     return (exponent + EXPONENT_BIAS << MANTISSA_BITS).view(torch.float32)
 
 
@@ -95,22 +95,52 @@ def _float16(values: Float[Tensor, "..."]) -> Float16[Tensor, "..."]:
 
 
 def _faults(features: Mapping[str, Float[Tensor, "batch *row"]], largest: Float[Tensor, "arrays batch"]) -> Faults:
-    """Look closely at what the largest magnitude of an array and image says is not in order."""
+    """Finds failed images and counts clamped values where the largest magnitude of an image is out of range."""
     faults = Faults({}, {})
     for (name, values), bounds in zip(features.items(), largest.tolist(), strict=True):
-        for place, bound in enumerate(bounds):
+        for image, bound in enumerate(bounds):
             if not np.isfinite(bound):
-                faults.failed.setdefault(place, f"{name} is not finite: {_where_not_finite(values[place])}")
+                faults.failed.setdefault(image, f"{name} is not finite: {_where_not_finite(values[image])}")
             elif bound > FLOAT16_MAX and name != GEOMETRY:
-                count = int((values[place].abs() > FLOAT16_MAX).sum())
-                faults.clamped.setdefault(name, {})[place] = count
+                count = int((values[image].abs() > FLOAT16_MAX).sum())
+                faults.clamped.setdefault(name, {})[image] = count
     for counts in faults.clamped.values():
-        for place in faults.failed:
-            counts.pop(place, None)
+        for image in faults.failed:
+            counts.pop(image, None)
     return faults
 
 
 def _where_not_finite(values: Float[Tensor, "*row"]) -> str:
     wrong = (~torch.isfinite(values)).cpu().numpy()
-    first: Sequence[int] = [int(place) for place in np.unravel_index(int(wrong.argmax()), wrong.shape)]
+    first: Sequence[int] = [int(index) for index in np.unravel_index(int(wrong.argmax()), wrong.shape)]
     return f"{int(wrong.sum())} values, the first at {list(first)}"
+
+
+def strongest_memberships(
+    assignment: Float[Tensor, "batch agents height width"],
+) -> tuple[
+    UInt8[Tensor, "batch 4 height width"] | Int16[Tensor, "batch 4 height width"], UInt8[Tensor, "batch 4 height width"]
+]:
+    """Returns indices and weights (255ths) of the largest memberships of each cell, in descending order.
+
+    Ties are broken by the lower index, on every device. With too few agents, the rest has index 0 and weight 0. Indices
+    are int16 with more than 256 agents.
+    """
+    left, kept = assignment.clone(), min(MEMBERSHIPS_PER_CELL, assignment.shape[1])
+    indices, weights = [], []
+    for _ in range(kept):  # topk and sort do not define the order of ties; max does
+        weight, index = left.max(dim=1, keepdim=True)
+        left.scatter_(1, index, -1.0)
+        indices.append(index)
+        weights.append(weight)
+    missing = (0, 0, 0, 0, 0, MEMBERSHIPS_PER_CELL - kept)
+    index = pad(torch.cat(indices, dim=1), missing).to(torch.uint8 if assignment.shape[1] <= 256 else torch.int16)
+    return index, pad(torch.cat(weights, dim=1), missing).mul_(255).round_().nan_to_num_().to(torch.uint8)
+
+
+def as_indices(
+    assignment: UInt8[Tensor, "batch 4 height width"] | Int16[Tensor, "batch 4 height width"],
+) -> UInt8[np.ndarray, "batch 4 height width"] | UInt16[np.ndarray, "batch 4 height width"]:
+    """Returns indices on the host as unsigned integers; torch has no arithmetic for unsigned types beyond 8 bits."""
+    values = assignment.numpy()
+    return values if values.dtype == np.uint8 else values.view(np.uint16)

@@ -1,14 +1,14 @@
-"""From pictures to features: the backbone and the agents together, and the reading of pictures from an index.
+"""Computes the features of pictures: the diffusion backbone, then the agents, timed on the thread that drives them.
 
-The job that fills the cache, the forecast and the online source all go through here, so they agree.
+The cache job, the forecast and the online source share this code.
 """
 
+import ctypes
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,35 +17,34 @@ from jaxtyping import UInt8
 from ...cache.layout import ASSIGNMENT, GEOMETRY, MEMBERSHIP
 from ...cache.schema import TapSpec
 from ...cache.stored import StoredRows
-from ...cache.views import IDENTITY, split_row, view_key
-from ...errors import BackendError, ConfigError, DataError, MissingDataError
-from ...processes import own_device
-from ..datasets.index import FrameIndex
+from ...errors import BackendError, ConfigError
+from ...processes import select_device
 from .agents import AgentMaker
 from .backbone import DiffusionBackbone
-from .clock import StageClock
-from .encode import stored_rows
-from .images import load_image
-from .memberships import strongest_memberships
-from .memory import fitting_batch, keep_freed_memory
+from .encode import stored_rows, strongest_memberships
 from .models import settings_model
-from .settings import RGB, Decoding, ExtractSettings
-from .views import apply_view
+from .settings import RGB, ExtractSettings
 
-__all__ = ["FeatureExtractor", "PictureSource"]
+__all__ = ["ACTIVITIES", "FeatureExtractor", "LARGEST_BATCH", "StageClock", "fitting_batch", "keep_freed_memory"]
 
 log = logging.getLogger(__name__)
 
 
-class FeatureExtractor:
-    """The frozen model with its agents, loaded once.
+ACTIVITIES = ("model", "agents", "decoding", "writing")  #: the last two are waits for other threads
+LARGEST_BATCH = 64  #: images per batch; a GPU is no faster with more
+MEMORY_SHARE = 0.8  #: share of the free memory for a batch; the rest is for fragmentation and library workspaces
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  #: from glibc's malloc.h
 
-    ``specs``: tap -> shape and place of its map; ``batch_size``: how many pictures to hand in at once; ``clock``: the
-    seconds that the model and the agents took.
+
+class FeatureExtractor:
+    """The frozen model and the agents, loaded once.
+
+    ``specs``: tap -> shape of its map and its position on the image; ``batch_size``: pictures per call; ``clock``:
+    seconds spent in the model and the agents.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
-        BackendError: CUDA is asked for and there is none.
+        BackendError: CUDA is requested and not available.
         ConfigError: the settings are those of an export.
     """
 
@@ -57,7 +56,7 @@ class FeatureExtractor:
             )
         self.settings = settings
         self.clock = StageClock()
-        device = own_device(settings.device, setting="extract.device")
+        device = select_device(settings.device, setting="extract.device")
         if device.type == "cpu":
             keep_freed_memory()
         model = settings_model(settings)
@@ -72,16 +71,16 @@ class FeatureExtractor:
         self.batch_size = settings.batch_size or self._fitting_batch(device)
 
     def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
-        """Compute the features of a batch as the cache stores them; rows are numbered by their place in the batch.
+        """Computes the features of a batch as the cache stores them; rows are numbered by batch index.
 
-        ``keys`` seed the noise, if any. A batch that a GPU has no room for is done in halves, as are the later ones.
+        ``keys`` seed the noise, if any. When the GPU runs out of memory, the batch size is halved from then on.
         """
         while (features := self._attempt(pictures, keys)) is None:
             torch.cuda.empty_cache()
         return features
 
     def _attempt(self, pictures: np.ndarray, keys: Sequence[str]) -> StoredRows | None:
-        """The features of a batch; None, and a smaller ``batch_size``, where the GPU had no room."""
+        """Computes a batch; when the GPU runs out of memory, halves ``batch_size`` and returns None."""
         size = self.batch_size
         starts = range(0, len(keys), size)
         try:
@@ -89,7 +88,7 @@ class FeatureExtractor:
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise BackendError(
-                    f"The GPU has no room for one image ({error}); free some of its memory, "
+                    f"The GPU ran out of memory for one image ({error}); free some of its memory, "
                     "or choose a smaller extract.image_size"
                 ) from error
             self.batch_size = max(1, min(size, len(keys)) // 2)
@@ -97,11 +96,11 @@ class FeatureExtractor:
             return StoredRows.join(
                 part.renumbered(range(i, i + len(part.rows))) for i, part in zip(starts, parts, strict=True)
             )
-        log.warning("The GPU has no room for %d images at a time; going on with %d", size, self.batch_size)
+        log.warning("The GPU ran out of memory with %d images at a time; continuing with %d", size, self.batch_size)
         return None
 
     def _fitting_batch(self, device: torch.device) -> int:
-        """How many images fit the device: one on a CPU, else what is free over what one image needs."""
+        """Returns the batch size that fits the device: 1 on a CPU, else free memory over that of one image."""
         if device.type == "cpu":
             return 1
         before = torch.cuda.memory_allocated(device)
@@ -131,77 +130,55 @@ class FeatureExtractor:
             self._finish()
 
     def _finish(self) -> None:
-        """Let a GPU finish what it was given, so that its time is counted where it is spent."""
+        """Waits for the GPU, so that its time is counted for the right activity."""
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)
 
 
-class PictureSource:
-    """The pictures of an index, decoded at the size the model sees; their rows are those of a source with ``views``.
+class StageClock:
+    """Adds up ``seconds`` by activity; ``elapsed`` is the wall time since the last restart."""
 
-    ``decoding`` is that of ``ExtractSettings``; ``root`` overrides the index's own.
+    def __init__(self) -> None:
+        self.restart()
 
-    Raises:
-        MissingDataError: the data root is not there.
+    def restart(self) -> None:
+        """Resets all counters."""
+        self.seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        self._start = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        """Wall time in seconds since the last restart."""
+        return time.perf_counter() - self._start
+
+    @contextmanager
+    def during(self, activity: str) -> Iterator[None]:
+        """Adds the time of the block to ``activity``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[activity] += time.perf_counter() - start
+
+    def shares(self) -> dict[str, float]:
+        """Returns each activity's share of the wall time since the last restart."""
+        elapsed = self.elapsed
+        return {activity: seconds / elapsed for activity, seconds in self.seconds.items()}
+
+
+def keep_freed_memory() -> bool:
+    """Makes glibc reuse freed memory instead of returning it to the system; returns whether that worked.
+
+    By default glibc unmaps large arrays at once, and each new feature map costs a page fault per 4 kB: a quarter of
+    the time of a full-size autoencoder. The process keeps its peak size.
     """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    return bool(library.mallopt(M_MMAP_MAX, 0) and library.mallopt(M_TRIM_THRESHOLD, -1))
 
-    def __init__(
-        self,
-        *,
-        index: FrameIndex,
-        image_size: tuple[int, int],
-        views: Sequence[str] = (IDENTITY,),
-        decoding: Decoding = "full",
-        root: Path | None = None,
-    ) -> None:
-        self.index = index
-        self.decoding: Decoding = decoding
-        self.image_size = image_size
-        self.views = tuple(views)
-        self.root = index.root if root is None else root
-        if not self.root.is_dir():
-            raise MissingDataError(
-                f"The data root {self.root} of the index is not there; mount it, or run 'xd3d prepare --root DIR' again"
-            )
 
-    @classmethod
-    def of(cls, index: FrameIndex, settings: ExtractSettings, root: Path | None) -> "PictureSource":
-        """The pictures that ``settings`` ask for."""
-        return cls(
-            index=index, image_size=settings.image_size, views=settings.views, decoding=settings.decoding, root=root
-        )
-
-    def __len__(self) -> int:
-        return len(self.index.images.key) * len(self.views)
-
-    def keys(self, rows: Sequence[int]) -> list[str]:
-        """Keys of the views in ``rows``."""
-        places = [split_row(row, self.views) for row in rows]
-        return [view_key(str(self.index.images.key[image]), view) for image, view in places]
-
-    def by_image(self, rows: Iterable[int]) -> list[list[int]]:
-        """``rows`` in groups that follow each other and show the same image: what is read from one file."""
-        return [list(group) for _, group in groupby(rows, lambda row: row // len(self.views))]
-
-    def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "batch 3 height width"], dict[int, str]]:
-        """Decode the views in ``rows``; those that fail are black, and returned with the reason under their row."""
-        pictures = np.zeros((len(rows), 3, *self.image_size), np.uint8)
-        failures: dict[int, str] = {}
-        decode = lru_cache(maxsize=1)(self._decode)  # the views of an image come one after the other
-        for place, row in enumerate(rows):
-            image, view = split_row(int(row), self.views)
-            try:
-                pictures[place] = apply_view(decode(image), view, str(self.index.images.key[image]))
-            except DataError as error:
-                failures[int(row)] = str(error)
-        return pictures, failures
-
-    def _decode(self, image: int) -> UInt8[np.ndarray, "3 height width"]:
-        width, height = self.index.images.size[image]
-        return load_image(
-            self.root / str(self.index.images.path[image]),
-            image_size=self.image_size,
-            stored_size=(int(width), int(height)),
-            lens=self.index.lenses.get(str(self.index.images.camera[image])),
-            decoding=self.decoding,
-        )
+def fitting_batch(free: int, image: int) -> int:
+    """Returns the largest power of two of images that fit ``free`` bytes at ``image`` bytes each; at least 1."""
+    fits = min(LARGEST_BATCH, int(MEMORY_SHARE * free) // max(image, 1))
+    return 1 << max(0, fits.bit_length() - 1)

@@ -40,7 +40,7 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
 
 
 def partial_fingerprints(settings: ExtractSettings, index: FrameIndex, absent: Collection[str]) -> list[dict[str, Any]]:
-    """``feature_fingerprints`` where what ``absent_models`` names is not on this machine: such a digest is None.
+    """``feature_fingerprints`` where what ``missing_models`` names is not on this machine: such a digest is None.
 
     The precisions are those that some model would have. No network is asked.
 

@@ -1,17 +1,18 @@
-"""The forecast of a run: bytes, free disk and time, from one probe image and without writing anything."""
+"""Forecasts the bytes, the free disk space and the time of a run from one probe image; writes nothing."""
 
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...cache.info import cache_info
 from ...cache.metadata import MANIFEST, load_layout
 from ...cache.stores import open_store
+from ...cache.verify import cache_info
 from ...errors import DataError
 from ..datasets.index import FrameIndex
-from .ahead import LARGEST_DECODERS, host_threads
-from .extractor import FeatureExtractor, PictureSource
+from .extractor import FeatureExtractor
+from .images import PictureSource
+from .overlap import LARGEST_DECODERS, host_threads
 from .plan import planned_layout, stored_bytes
 from .settings import ExtractSettings
 
@@ -20,11 +21,11 @@ __all__ = ["Forecast", "forecast"]
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a run will take. ``bytes`` is the exact size of a whole cache's arrays, as ``cache info`` counts it.
+    """The cost of a run. ``bytes`` is the exact size of the arrays of a complete cache, as in ``cache info``.
 
-    ``left`` is the number of images still to do, ``bytes_left`` and ``seconds`` what they take; ``seconds_per_image``
-    was measured on one image. Decoding shares a CPU with the model and adds to its time; beside a GPU, where threads
-    decode meanwhile, the slower of the two counts.
+    ``left`` is the number of remaining images, ``bytes_left`` and ``seconds`` their cost; ``seconds_per_image`` was
+    measured on one image. On a CPU the times of decoding and the model add up; with a GPU they overlap, and the longer
+    one counts.
     """
 
     images: int
@@ -32,24 +33,24 @@ class Forecast:
     bytes_per_image: int
     bytes: int
     bytes_left: int
-    free_bytes: int | None  #: None where caches are kept without a known limit
+    free_bytes: int | None  #: None if no limit is known
     seconds_per_image: float
     seconds: float
 
     @property
     def fits(self) -> bool:
-        """Whether the disk has room for what is left."""
+        """Whether the disk has enough space for the remaining images."""
         return self.free_bytes is None or self.bytes_left <= self.free_bytes
 
 
 def forecast(
     index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, *, root: Path | None = None
 ) -> Forecast:
-    """Foretell what ``extract_features`` with the same arguments will take.
+    """Forecasts the cost of ``extract_features`` with the same arguments.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
-        MissingDataError: the data root is not there.
+        MissingDataError: the data root does not exist.
         DataError: no image of the index can be decoded.
     """
     pictures = PictureSource.of(index, settings, root)
@@ -57,7 +58,7 @@ def forecast(
     layout, store = planned_layout(index, settings, extractor.specs), open_store(cache_path)
     stored: dict[str, Any] = {"done": 0, "failed": 0, "bytes": 0}
     if store.exists(MANIFEST):
-        layout = replace(layout, grid=load_layout(store).grid)  # a cache keeps the format that it was begun in
+        layout = replace(layout, grid=load_layout(store).grid)  # a cache keeps its format
         stored = cache_info(cache_path)
     total = stored_bytes(layout, layout.shards())
     left = layout.images - int(stored["done"]) - int(stored["failed"])
@@ -75,7 +76,7 @@ def forecast(
 
 
 def _probe(extractor: FeatureExtractor, pictures: PictureSource) -> float:
-    """Seconds an image, by the first that decodes, the second time it is done: the first time libraries warm up."""
+    """Measures the seconds per image on the first one that decodes, after one warm-up pass."""
     reason = "it names no images"
     for row in range(len(pictures)):
         _, failures = pictures.read([row])

@@ -1,7 +1,7 @@
-"""The model hub: what was downloaded earlier, and downloading with digests checked and broken transfers resumed.
+"""The model hub: finds earlier downloads, and downloads files with checked digests and resumable transfers.
 
-Weights are checked before they enter the hub's own cache folder: against the published digest where one is known, else
-against the one the hub announces. A transfer that breaks off leaves a partial file, and the next one goes on from it.
+Weights are checked before they enter the hub's cache folder: against the published digest if one is known, else against
+the digest that the hub reports. An interrupted transfer leaves a partial file, and the next one resumes from it.
 """
 
 import fcntl
@@ -14,19 +14,18 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from ...errors import ModelError
-from .digests import file_digest, recall, remember
-from .published import PublishedFile
+from .model_files import file_digest, recall, remember
 
 __all__ = ["FetchedFile", "HubFiles", "downloaded", "fetch", "same_origin"]
 
 HUB_TIMEOUT = 10.0  #: seconds the hub may take to answer
-RECORD = "fetched.json"  #: where the digests of what was fetched are kept
+RECORD = "fetched.json"  #: file in the user's cache folder with the digests of downloads
 WEIGHTS = ".safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubFiles:
-    """Files of a repository of the hub: its id ``owner/name``, and patterns of paths in it."""
+    """Files of a repository on the hub: its id ``owner/name``, and path patterns."""
 
     hub_id: str
     patterns: tuple[str, ...]
@@ -34,10 +33,10 @@ class HubFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedFile:
-    """One file of weights on this machine. ``checked`` says what its digest was compared with.
+    """One local file of weights. ``checked`` names the digest that it was compared with.
 
-    ``published``: the digest known to xd3d; ``hub``: the one the hub announced; ``nothing``: neither was known, and the
-    digest was recorded.
+    ``published``: the digest in xd3d's catalogue; ``hub``: the digest that the hub reported; ``nothing``: neither was
+    known, and the digest was recorded.
     """
 
     file: str
@@ -47,24 +46,22 @@ class FetchedFile:
 
 
 def downloaded(wanted: HubFiles) -> Path | None:
-    """The folder of a repository among the files downloaded earlier, whole or not; None where there is none."""
+    """Returns the folder of an earlier download of a repository, complete or not; None if there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(wanted.hub_id, allow_patterns=list(wanted.patterns), local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):  # the latter: a path that reads nearly like a hub id
+    except (LocalEntryNotFoundError, HFValidationError):  # the latter: a path that resembles a hub id
         return None
 
 
-def fetch(
-    wanted: HubFiles, published: Mapping[str, PublishedFile], *, offline: bool = False
-) -> tuple[Path, list[FetchedFile]]:
-    """Download what is missing of ``wanted``; return its folder and the weights in it, all checked.
+def fetch(wanted: HubFiles, published: Mapping[str, str], *, offline: bool = False) -> tuple[Path, list[FetchedFile]]:
+    """Downloads the missing files of ``wanted``; returns the folder and its weights, all checked.
 
     Raises:
         ModelError: offline, no answer in time, no such repository or files, or a digest that differs: the message then
-            names the file and both digests, and the file is not kept.
+            names the file and both digests, and the file is removed.
     """
     from huggingface_hub import constants
 
@@ -94,9 +91,9 @@ def _only_local(wanted: HubFiles, offline: bool) -> Path:
 
 
 def _checked(
-    folder: Path, wanted: HubFiles, published: Mapping[str, PublishedFile], announced: Mapping[str, str | None]
+    folder: Path, wanted: HubFiles, published: Mapping[str, str], announced: Mapping[str, str | None]
 ) -> tuple[Path, list[FetchedFile]]:
-    """Digest the weights where they now lie, for a copy from earlier may be damaged too; record what was found."""
+    """Checks the digests of the local weights, since an earlier download may be damaged, and records them."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob(f"*{WEIGHTS}"))
     report = [
         _report(folder, file, announced.get(file), published.get(file))
@@ -110,7 +107,7 @@ def _checked(
 
 
 def _offered(wanted: HubFiles) -> tuple[str, dict[str, str | None]]:
-    """The revision that the hub is at, and its weights, each with the sha256 it announces, if it does."""
+    """Returns the current revision on the hub and its weight files, each with the reported sha256 or None."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(wanted.hub_id, files_metadata=True, timeout=HUB_TIMEOUT)
@@ -124,13 +121,13 @@ def _offered(wanted: HubFiles) -> tuple[str, dict[str, str | None]]:
     return str(info.sha), {file: digest for file, digest in chosen.items() if file.endswith(WEIGHTS)}
 
 
-def _check_offer(wanted: HubFiles, file: str, announced: str | None, known: PublishedFile | None) -> None:
-    if known and announced and announced != known.sha256:
-        raise _differs(wanted, file, known.sha256, announced, "it was not downloaded")
+def _check_offer(wanted: HubFiles, file: str, announced: str | None, known: str | None) -> None:
+    if known and announced and announced != known:
+        raise _differs(wanted, file, known, announced, "it was not downloaded")
 
 
 def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str) -> None:
-    """Bring one file into the hub's cache folder, where files lie under their sha256; go on with a partial one."""
+    """Downloads one file to the hub's cache folder, named by its sha256; resumes a partial file."""
     from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.file_download import http_get, repo_folder_name
 
@@ -141,7 +138,9 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
     folder.mkdir(parents=True, exist_ok=True)
     facts = get_hf_file_metadata(hf_hub_url(wanted.hub_id, file, revision=revision), timeout=HUB_TIMEOUT)
     headers = {"Accept-Encoding": "identity"}
-    if (token := get_token()) and same_origin(facts.location, constants.ENDPOINT):  # and not the store it points to
+    if (token := get_token()) and same_origin(
+        facts.location, constants.ENDPOINT
+    ):  # not to the storage server that it redirects to
         headers["Authorization"] = f"Bearer {token}"
     with partial.open("ab") as stream:
         _lock(stream, partial)
@@ -162,12 +161,12 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
 
 
 def same_origin(first: str, second: str) -> bool:
-    """Whether two URLs have the same scheme, host and port, so that what is for one server may be sent to the other."""
+    """Returns whether two URLs have the same scheme, host and port, so that credentials may be sent to both."""
     return _origin(first) == _origin(second) is not None
 
 
 def _origin(url: str) -> tuple[str, str, int | None] | None:
-    """Scheme, host and port of ``url``; None where it names no host or cannot be read."""
+    """Returns scheme, host and port of ``url``; None if it is invalid or has no host."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -187,15 +186,15 @@ def _lock(stream: BinaryIO, partial: Path) -> None:
 
 
 def _complete(wanted: HubFiles) -> Path:
-    """Download the small files, and let the hub's client place all of them."""
+    """Downloads the small files with the hub's client, which also links the weights."""
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(wanted.hub_id, allow_patterns=list(wanted.patterns), etag_timeout=HUB_TIMEOUT))
 
 
-def _report(folder: Path, file: str, announced: str | None, known: PublishedFile | None) -> FetchedFile:
+def _report(folder: Path, file: str, announced: str | None, known: str | None) -> FetchedFile:
     path = folder / file
-    found, expected = file_digest(path), known.sha256 if known else announced
+    found, expected = file_digest(path), known if known else announced
     if expected and found != expected:
         raise ModelError(
             f"{path} has sha256 {found}, expected {expected}; it is damaged or another file: delete it (and the file "

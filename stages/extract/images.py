@@ -1,30 +1,55 @@
-"""Images as stage one sees them: decoded, checked against the index, resized; and their padding for the autoencoder.
+"""The input images of the model: decoding, resizing, padding, views (mirrored, colour-jittered), and reading by row.
 
 Resizing is Pillow's bilinear filter, which averages over the source area when it shrinks (antialiased) and rounds to
 8 bits, so every machine gets the same bytes. Orientation tags (EXIF) are ignored: calibration refers to stored pixels.
+
+The jitter is that of torchvision's ``ColorJitter(0.4, 0.4, 0.4, 0.1)`` on 8-bit pictures (as UniDSeg and xMUDA train),
+seeded by the image key and the number of the view: every machine gets the same bytes.
 """
 
+import hashlib
 import warnings
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from ...errors import DataError
+from ...cache.views import HFLIP, IDENTITY, split_row, view_key
+from ...errors import DataError, MissingDataError
 from ..datasets.checks import UNDECODABLE
+from ..datasets.index import FrameIndex
 from ..datasets.lens import Lens
-from .settings import Decoding
+from .settings import Decoding, ExtractSettings
 
-__all__ = ["IMAGE_METHOD", "RGB_STRIDE", "load_image", "pad_to_multiple", "shrink_to_stride"]
+__all__ = [
+    "PictureSource",
+    "IMAGE_METHOD",
+    "RGB_STRIDE",
+    "apply_view",
+    "load_image",
+    "pad_to_multiple",
+    "shrink_to_stride",
+]
 
 IMAGE_METHOD = "pillow bilinear, pad replicate"  #: goes into the fingerprint
 RGB_STRIDE = 4  #: pixels a cell of the ``rgb`` tap spans
 
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
+
+
+STRENGTH, HUE = 0.4, 0.1  #: factors are drawn from 1 -+ 0.4; the hue turns by up to a tenth of the circle
+ENHANCERS = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
+}
 
 
 def load_image(
@@ -38,16 +63,16 @@ def load_image(
     """Decode an image file to RGB and resize it to ``image_size`` (height, width).
 
     Greyscale, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped. ``stored_size`` (width,
-    height) is what the index says of the file; ``lens`` straightens the picture first. With ``decoding`` "scaled" and
+    height) is the size in the index; ``lens`` undistorts the picture first. With ``decoding`` "scaled" and
     no lens, a JPEG at least twice as large as ``image_size`` is decoded at a half, a quarter or an eighth of its size.
 
     Raises:
-        DataError: the file is missing, truncated, no image, of a pixel type without a range, or of another size.
+        DataError: the file is missing, truncated, not an image, of an unsupported pixel type, or of another size.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             found = image.size
-            if stored_size in (None, found):  # else it is not worth decoding
+            if stored_size in (None, found):  # else decoding is pointless
                 if decoding == "scaled" and lens is None:
                     image.draft("RGB", image_size[::-1])
                 image.load()
@@ -71,16 +96,16 @@ def load_image(
 def pad_to_multiple(
     images: Float[Tensor, "batch 3 height width"], multiple: int
 ) -> Float[Tensor, "batch 3 _padded_height _padded_width"]:
-    """Repeat the last row and column downwards and rightwards until both sides are multiples of ``multiple``.
+    """Pads the bottom and the right by edge replication until both sides are multiples of ``multiple``.
 
-    Repeating the edge adds no contrast of its own, and unlike mirroring it works for any image size.
+    Replication adds no contrast and, unlike reflection, works for any image size.
     """
     height, width = images.shape[-2:]
     return pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 def shrink_to_stride(images: UInt8[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch 3 _h _w"]:
-    """Average squares of 4x4 pixels (the ``rgb`` tap); cells that hang over the edge average what they cover."""
+    """Averages blocks of 4x4 pixels (the ``rgb`` tap); blocks at the edge average the pixels inside the image."""
     means = avg_pool2d(images.to(torch.float32), RGB_STRIDE, ceil_mode=True)
     return means.round_().to(torch.uint8)
 
@@ -92,3 +117,103 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.uint16)
         return Image.fromarray(np.rint(grey / 257.0).astype(np.uint8)).convert("RGB")
     raise ValueError(f"pixel type '{image.mode}' has no fixed range")
+
+
+def apply_view(
+    picture: UInt8[np.ndarray, "3 height width"], view: str, key: str
+) -> UInt8[np.ndarray, "3 height width"]:
+    """Returns ``view`` of the picture of image ``key``."""
+    if view == IDENTITY:
+        return picture
+    if view == HFLIP:
+        return picture[:, :, ::-1]
+    return _jittered(picture, view_key(key, view))
+
+
+def _jittered(picture: np.ndarray, key: str) -> np.ndarray:
+    """Applies random brightness, contrast, saturation and hue changes in random order."""
+    words = np.frombuffer(hashlib.sha256(key.encode()).digest(), np.uint32).tolist()
+    rng = np.random.default_rng(words)
+    image = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
+    factors = {name: rng.uniform(1 - STRENGTH, 1 + STRENGTH) for name in ENHANCERS}
+    turn = int(256 * rng.uniform(-HUE, HUE))
+    for name in rng.permutation([*ENHANCERS, "hue"]):
+        image = _turned(image, turn) if name == "hue" else ENHANCERS[name](image).enhance(factors[name])
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def _turned(image: Image.Image, turn: int) -> Image.Image:
+    hsv = np.array(image.convert("HSV"))
+    hsv[..., 0] += np.uint8(turn % 256)
+    return Image.frombytes("HSV", image.size, hsv.tobytes()).convert("RGB")
+
+
+class PictureSource:
+    """The pictures of an index at the model's input size, by row: the ``views`` of an image have consecutive rows.
+
+    ``decoding`` is as in ``ExtractSettings``; ``root`` overrides the data root of the index.
+
+    Raises:
+        MissingDataError: the data root does not exist.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: FrameIndex,
+        image_size: tuple[int, int],
+        views: Sequence[str] = (IDENTITY,),
+        decoding: Decoding = "full",
+        root: Path | None = None,
+    ) -> None:
+        self.index = index
+        self.decoding: Decoding = decoding
+        self.image_size = image_size
+        self.views = tuple(views)
+        self.root = index.root if root is None else root
+        if not self.root.is_dir():
+            raise MissingDataError(
+                f"The data root {self.root} of the index does not exist; mount it, or run 'xd3d prepare --root DIR'"
+            )
+
+    @classmethod
+    def of(cls, index: FrameIndex, settings: ExtractSettings, root: Path | None) -> "PictureSource":
+        """Creates the source of the pictures for ``settings``."""
+        return cls(
+            index=index, image_size=settings.image_size, views=settings.views, decoding=settings.decoding, root=root
+        )
+
+    def __len__(self) -> int:
+        return len(self.index.images.key) * len(self.views)
+
+    def keys(self, rows: Sequence[int]) -> list[str]:
+        """Returns the keys of ``rows``."""
+        places = [split_row(row, self.views) for row in rows]
+        return [view_key(str(self.index.images.key[image]), view) for image, view in places]
+
+    def by_image(self, rows: Iterable[int]) -> list[list[int]]:
+        """Groups consecutive ``rows`` of the same image, which are read from one file."""
+        return [list(group) for _, group in groupby(rows, lambda row: row // len(self.views))]
+
+    def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "batch 3 height width"], dict[int, str]]:
+        """Decodes ``rows``; returns the pictures (failed ones black) and row -> reason of the failed ones."""
+        pictures = np.zeros((len(rows), 3, *self.image_size), np.uint8)
+        failures: dict[int, str] = {}
+        decode = lru_cache(maxsize=1)(self._decode)  # the views of an image are consecutive
+        for place, row in enumerate(rows):
+            image, view = split_row(int(row), self.views)
+            try:
+                pictures[place] = apply_view(decode(image), view, str(self.index.images.key[image]))
+            except DataError as error:
+                failures[int(row)] = str(error)
+        return pictures, failures
+
+    def _decode(self, image: int) -> UInt8[np.ndarray, "3 height width"]:
+        width, height = self.index.images.size[image]
+        return load_image(
+            self.root / str(self.index.images.path[image]),
+            image_size=self.image_size,
+            stored_size=(int(width), int(height)),
+            lens=self.index.lenses.get(str(self.index.images.camera[image])),
+            decoding=self.decoding,
+        )

@@ -1,7 +1,7 @@
-"""The job of stage one: every image of an index through the model, into a cache, shard by shard.
+"""Stage one: computes the features of every image of an index and writes them to a cache, shard by shard.
 
-Call it again after an interruption: committed shards stay, the others are computed anew from the same batches, so the
-bytes are those of an unbroken run.
+After an interruption the same call resumes: committed shards are kept, and the others are computed in the same batches,
+so the cache has the same bytes as after an uninterrupted run.
 """
 
 import logging
@@ -22,10 +22,10 @@ from ...fingerprint import fingerprint_digest
 from ...progress import progress
 from ..datasets.index import FrameIndex
 from .agents import grid_tap
-from .clock import ACTIVITIES
-from .extractor import FeatureExtractor, PictureSource
-from .fill import fill_shards
+from .extractor import ACTIVITIES, FeatureExtractor
 from .fingerprint import feature_fingerprint
+from .images import PictureSource
+from .overlap import fill_shards
 from .plan import extraction_recipe, images_per_frame, shard_bytes, stored_bytes
 from .settings import AgentSettings, ExtractSettings
 
@@ -33,18 +33,17 @@ __all__ = ["CacheOpener", "ExtractSummary", "cache_opener", "check_disk", "extra
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN = 1.0  #: seconds between two looks at shards that other writers have claimed
+POLL_SECONDS = 1.0  #: seconds between checks of shards claimed by other writers
 
-CacheOpener = partial[CacheWriter]  #: opens the one cache of a run; called with ``shared`` or without
+CacheOpener = partial[CacheWriter]  #: opens the cache of a run; called with or without ``shared``
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary:
-    """What stands after a run: ``done`` images have features, ``failed`` a reason; ``seconds`` is this run's time.
+    """Summary of a run: number of images ``done`` and ``failed`` in the cache, and the ``seconds`` of this run.
 
-    Each view of an image counts as an image.
-    ``images_per_second`` counts from the first image on, the loading of the model left out; ``shares`` says what part
-    of that time the model and the agents took, and what part was spent waiting for decoding and for writing.
+    Each view of an image counts as an image. ``images_per_second`` excludes loading the model; ``shares`` are the
+    fractions of that time spent in the model and the agents, and waiting for decoding and for writing.
     """
 
     cache: Path | str
@@ -66,19 +65,19 @@ def extract_features(
     root: Path | None = None,
     part: tuple[int, int] | None = None,
 ) -> ExtractSummary:
-    """Fill the cache in ``cache_path`` with the features of every image of ``index``, or finish one begun earlier.
+    """Writes the features of every image of ``index`` to the cache in ``cache_path``, or resumes an earlier run.
 
-    An image that cannot be decoded is recorded with the reason and the run goes on; ``retry_failed`` tries those again.
+    An image that cannot be decoded is recorded with the reason and skipped; ``retry_failed`` tries those again.
     ``root`` overrides the index's data root. Interrupted at any moment, the cache can be resumed. With ``part`` (i, n),
-    i from 1 to n, this process does every n-th shard only and shares the cache with those that do the others; the
-    summary speaks of its own images.
+    i from 1 to n, this process computes every n-th shard only and shares the cache with the other parts; the summary
+    counts its own images.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         MissingDataError: the data root is not there.
         CacheError: another writer is at work on the cache, or it cannot be written.
         CacheMismatchError: ``cache_path`` holds features made with other settings.
-        DiskSpaceError: the disk is too small for what is left to do.
+        DiskSpaceError: the disk has too little space for the pending shards.
     """
     start = time.monotonic()
     pictures = PictureSource.of(index, settings, root)
@@ -134,7 +133,7 @@ def summarise(
     elapsed: float,
     shares: Mapping[str, float],
 ) -> ExtractSummary:
-    """Say what stands in ``shards`` after a run that began at ``start`` and computed so many images in ``elapsed``."""
+    """Summarises ``shards`` after a run from ``start`` that computed so many images in ``elapsed`` seconds."""
     shards = list(shards)
     done, failed = writer.tally(shards)
     if computed:
@@ -159,7 +158,7 @@ def summarise(
 def _fill(
     writer: CacheWriter, shards: list[Shard], pending: list[Shard], extractor: FeatureExtractor, pictures: PictureSource
 ) -> None:
-    """Fill the pending ones of ``shards``; those that other writers have claimed are looked at again at the end."""
+    """Fills the pending ones of ``shards``; those claimed by other writers are checked again at the end."""
     total, left = (sum(len(shard.rows) for shard in part) for part in (shards, pending))
     with progress("Extracting features", total, "image", done=total - left) as bar:
         while pending:
@@ -168,11 +167,11 @@ def _fill(
             bar.update(sum(len(shard.rows) for shard in claimed) - sum(len(shard.rows) for shard in pending))
             if pending:
                 log.info("Waiting for %d shards that other writers are at work on", len(pending))
-                time.sleep(LOOK_AGAIN)
+                time.sleep(POLL_SECONDS)
 
 
 def check_disk(path: Path | str, layout: CacheLayout, pending: list[Shard]) -> None:
-    """Refuse to begin what the disk has no room for, with ``DiskSpaceError``."""
+    """Raises ``DiskSpaceError`` if the disk has too little space for the pending shards."""
     needed, free = stored_bytes(layout, pending), open_store(path).free_bytes()
     if free is not None and needed > free:
         raise DiskSpaceError(

@@ -1,8 +1,8 @@
-"""Where a diffusion model comes from: a known name, a folder in diffusers' layout, or a repository of the hub.
+"""Finds a diffusion model: by known name, as a folder in diffusers' layout, or in a repository on the hub.
 
 A model is a folder with the parts ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``; its UNet may be
-replaced by other weights. What is missing is named before anything heavy is loaded, and the hub is asked with a time
-limit, so no network means an error in seconds.
+replaced by other weights. Missing files are reported before anything heavy is loaded, and requests to the hub have a
+timeout, so without a network there is an error within seconds.
 """
 
 from dataclasses import dataclass
@@ -11,18 +11,25 @@ from typing import Literal
 
 from ...errors import ModelError, nearest
 from ...files import read_json
-from .catalogue import PACKAGED, fetch_model, find_local, is_hub_name
-from .digests import file_digest, folder_digest
-from .parts import CONFIGS, WEIGHTS, check_parts, config_files, unet_folder, weight_files
-from .published import HUB_NAMES, PACKAGED_NAMES, UNET_NAMES
+from .catalogue import HUB_NAMES, PACKAGED, PACKAGED_NAMES, UNET_NAMES, fetch_model, find_local, is_hub_name
+from .model_files import (
+    CONFIGS,
+    WEIGHTS,
+    check_parts,
+    config_files,
+    file_digest,
+    folder_digest,
+    unet_folder,
+    weight_files,
+)
 from .settings import ExtractSettings
 
-__all__ = ["ModelFolder", "absent_models", "resolve_model", "resolve_unet", "settings_model", "unet_digest"]
+__all__ = ["ModelFolder", "missing_models", "resolve_model", "resolve_unet", "settings_model", "unet_digest"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """A complete diffusers folder; ``weights`` and ``seed`` say whether its own weights or random ones are used.
+    """A complete diffusers folder; ``weights`` and ``seed`` select its own weights or random ones.
 
     ``unet`` replaces its UNet: a folder with config and weights, or a file of weights for the model's own config.
     """
@@ -35,7 +42,7 @@ class ModelFolder:
 
     @property
     def digest(self) -> str:
-        """sha256 over every file of the folder that decides what a model computes (weight files when they are used)."""
+        """sha256 over every file that affects the output of the model (weight files only if they are used)."""
         files = config_files(self.path)
         if self.weights == "pretrained":
             files += [file for part in WEIGHTS for file in weight_files(self.path / part, part)]
@@ -43,41 +50,41 @@ class ModelFolder:
 
     @property
     def unet_digest(self) -> str | None:
-        """sha256 of the weights, and of the config, that replace the UNet; None where nothing does."""
+        """sha256 of the weights, and of the config, that replace the UNet; None if it is not replaced."""
         return None if self.unet is None else unet_digest(self.unet)
 
     def folder(self, part: str) -> Path:
-        """Where the config of a part, such as ``unet``, is."""
+        """Returns the folder with the config of a part, such as ``unet``."""
         return self.unet if part == "unet" and self.unet and self.unet.is_dir() else self.path / part
 
     def config(self, part: str) -> dict[str, object]:
-        """Read the JSON config of a part."""
+        """Reads the JSON config of a part."""
         return dict(read_json(self.folder(part) / CONFIGS[part]))
 
     def weight_files(self, part: str) -> list[Path]:
-        """List the files that hold the weights of a part (and the index of several)."""
+        """Returns the weight files of a part (and their index, if there are several)."""
         if part == "unet" and self.unet and self.unet.is_file():
             return [self.unet]
         return weight_files(self.folder(part), part)
 
 
 def unet_digest(path: Path) -> str:
-    """sha256 of weights for a UNet, and of their config where ``path`` is a folder."""
+    """Returns the sha256 of weights for a UNet, and of their config if ``path`` is a folder."""
     if path.is_file():
         return file_digest(path)
     return folder_digest(path, [path / CONFIGS["unet"], *weight_files(path, "unet")])
 
 
-def absent_models(settings: ExtractSettings) -> dict[str, str]:
-    """What ``settings`` name that is not on this machine: "model", "unet" (what replaces its UNet) -> the name.
+def missing_models(settings: ExtractSettings) -> dict[str, str]:
+    """Returns the models of ``settings`` that are not on this machine: "model" or "unet" (its replacement) -> name.
 
-    No network is asked. A folder that is there counts as present, whole or not.
+    The network is not used. An existing folder counts as present, complete or not.
     """
     named = {"model": settings.model, **({"unet": settings.unet} if settings.unet else {})}
-    return {part: name for part, name in named.items() if not _is_here(name, unet=part == "unet")}
+    return {part: name for part, name in named.items() if not _is_local(name, unet=part == "unet")}
 
 
-def _is_here(name: str, *, unet: bool) -> bool:
+def _is_local(name: str, *, unet: bool) -> bool:
     bundled, path = name in PACKAGED_NAMES and not unet, Path(name).expanduser()
     if not bundled and (path.exists() if unet else path.is_dir()):
         return True
@@ -85,7 +92,7 @@ def _is_here(name: str, *, unet: bool) -> bool:
 
 
 def settings_model(settings: ExtractSettings) -> ModelFolder:
-    """Find the model, and the weights that replace its UNet, of ``settings``; errors as ``resolve_model``."""
+    """Finds the model of ``settings``, and the weights that replace its UNet; raises like ``resolve_model``."""
     return resolve_model(
         settings.model,
         weights=settings.weights,
@@ -103,9 +110,9 @@ def resolve_model(
     unet: str | None = None,
     offline: bool = False,
 ) -> ModelFolder:
-    """Find a model by known name, folder or hub id, and check that it is whole; ``unet`` as ``resolve_unet`` takes it.
+    """Finds a model by known name, folder or hub id, and checks that it is complete; ``unet`` as in ``resolve_unet``.
 
-    A hub id is looked up among the files downloaded earlier first, and fetched only when they are not there.
+    A hub id is first looked up among earlier downloads.
 
     Raises:
         ModelError: there is no such model, a part of it is missing, or the hub cannot be reached.
@@ -129,13 +136,13 @@ def resolve_model(
 
 
 def resolve_unet(name: str, *, offline: bool = False) -> Path:
-    """Find weights that replace a model's UNet, and check that they are whole.
+    """Finds weights that replace a model's UNet, and checks that they are complete.
 
     ``name``: a known name, a folder with a UNet's config and weights (or with a part ``unet``), a file of the tensors
     of a diffusers UNet, a hub id ``owner/name``, or one file there, ``owner/name:FILE.safetensors``.
 
     Raises:
-        ModelError: there are no such weights, they are not whole, or the hub cannot be reached.
+        ModelError: there are no such weights, they are incomplete, or the hub cannot be reached.
     """
     path = Path(name).expanduser()
     if not path.exists():

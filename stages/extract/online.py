@@ -1,4 +1,4 @@
-"""The online source: features computed when they are asked for, by the same code that fills the cache."""
+"""A feature source without a cache: computes features on request, with the code that fills the cache."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,8 @@ from ...cache.schema import ImageFeatures, TapSpec
 from ...cache.stored import StoredRows
 from ...errors import DataError, ModelError
 from ..datasets.index import FrameIndex
-from .extractor import FeatureExtractor, PictureSource
+from .extractor import FeatureExtractor
+from .images import PictureSource
 from .settings import ExtractSettings
 
 __all__ = ["OnlineExtractor"]
@@ -25,17 +26,17 @@ class OnlineExtractor:
     def __init__(self, *, index: FrameIndex, settings: ExtractSettings, root: Path | None = None) -> None:
         self._pictures = PictureSource.of(index, settings, root)
         self._extractor = FeatureExtractor(settings=settings)
-        self._one_at_a_time = threading.Lock()  # the taps hook into the one model that all threads share
+        self._lock = threading.Lock()  # the taps register hooks in the model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
         self.grid: TapSpec | None = self._extractor.agents.grid
         self.agents = settings.agents.count
         self.views = settings.views
 
     def require(self, rows: Sequence[int]) -> None:
-        """Nothing is known of an image before it is looked at."""
+        """Does nothing: an image is only checked when it is decoded."""
 
     def read(self, rows: Sequence[int]) -> ImageFeatures:
-        """Compute the features of the views in ``rows``, in that order, as a cache would give them out.
+        """Computes the features of ``rows``, in that order, as a cache would return them.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -52,10 +53,10 @@ class OnlineExtractor:
         if failures:
             raise DataError("; ".join(failures.values()))
         keys = self._pictures.keys(rows)
-        with self._one_at_a_time:
+        with self._lock:
             stored = self._extractor(pictures, keys)
-        for place, reason in stored.failed.items():
+        for index, reason in stored.failed.items():
             raise ModelError(
-                f"The model gave NaN or infinity for image {keys[place]} ({reason}); try extract.dtype float32"
+                f"The model gave NaN or infinity for image {keys[index]} ({reason}); try extract.dtype float32"
             )
         return stored

@@ -1,7 +1,7 @@
-"""Weights in oneDNN's own order, made once instead of at every call, and what can be done in the same pass over memory.
+"""CPU inference with weights prepacked in oneDNN's layout, and with fused operations.
 
-In half precision the weights of a full-size UNet are 1.7 GB, and torch reorders them for each image. The reordered
-kernels round differently, so float32, which keeps the bits of stock diffusers, goes without.
+In half precision the weights of a full-size UNet are 1.7 GB, and torch reorders them for each image. The packed kernels
+round differently, so they are not used in float32, which matches stock diffusers bit for bit.
 """
 
 from collections.abc import Callable, Collection
@@ -15,19 +15,19 @@ from torch.nn.functional import group_norm, scaled_dot_product_attention, silu
 __all__ = ["pack_layers"]
 
 TOLERANCE = 0.05  #: largest deviation from the stock layer, in standard deviations of its output
-MANY_CELLS = 1024  #: from here on attention is worth products of its own
-SCORES = 1 << 21  #: at once, so that they stay in the processor's cache
-KEYS_LOOKED_AT = 8  #: one key of so many tells about how large a row's largest score is
+MANY_CELLS = 1024  #: cells from which attention by explicit matrix products is faster
+SCORES_PER_BLOCK = 1 << 21  #: attention scores per block, to stay in the processor's cache
+KEY_STRIDE = 8  #: the largest score of a row is estimated from every so many keys
 
-Pack = Callable[..., Callable[..., Tensor]]  #: makes of a layer and its first inputs what takes its place
+Pack = Callable[..., Callable[..., Tensor]]  #: (layer, first inputs) -> replacement of the method
 
 
 def pack_layers(model: nn.Module, tapped: Collection[nn.Module] = (), *, in_place: bool = False) -> None:
-    """Let the convolutions and linear layers within ``model`` pack their weights when they meet their first image.
+    """Makes the convolutions and linear layers of ``model`` pack their weights at their first call.
 
-    ResNets then let their last convolution add the shortcut, unless a module of ``tapped`` lies inside; ``in_place``
-    allows it to add to a ResNet's own input. A layer that cannot be packed on this machine, or gives other values
-    packed, stays as it is.
+    ResNets also fuse the shortcut into their last convolution, unless they contain a module of ``tapped``; ``in_place``
+    allows them to overwrite their input. A layer that cannot be packed on this machine, or gives other values when
+    packed, is not changed.
     """
     from diffusers.models.activations import GEGLU
     from diffusers.models.attention_processor import Attention
@@ -41,25 +41,27 @@ def pack_layers(model: nn.Module, tapped: Collection[nn.Module] = (), *, in_plac
         layer: Any = module
         kind: Any = type(module)
         if kind is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-            _replace_later(layer, PackedConvolution)
+            _pack_on_first_call(layer, PackedConvolution)
         elif kind is nn.Linear:
-            _replace_later(layer, PackedLinear)
+            _pack_on_first_call(layer, PackedLinear)
         elif kind is GEGLU:
-            _replace_later(layer, PackedGeglu)
-        elif kind is ResnetBlock2D and _is_plain(layer) and not inside.intersection(list(layer.modules())[1:]):
-            _replace_later(layer, partial(JoinedResnet, in_place=in_place))
+            _pack_on_first_call(layer, PackedGeglu)
+        elif (
+            kind is ResnetBlock2D and _is_standard_resnet(layer) and not inside.intersection(list(layer.modules())[1:])
+        ):
+            _pack_on_first_call(layer, partial(FusedResnet, in_place=in_place))
         elif kind is Transformer2DModel:
-            _replace_later(layer, _ending_in_maps, "_get_output_for_continuous_inputs")
-        elif kind is Attention and _is_bare(layer):
-            _replace_later(layer, _attention_of_maps if layer.group_norm else FixedTextAttention)
+            _pack_on_first_call(layer, _channels_last_output, "_get_output_for_continuous_inputs")
+        elif kind is Attention and _is_standard_attention(layer):
+            _pack_on_first_call(layer, _channels_last_attention if layer.group_norm else FixedTextAttention)
         elif kind is Downsample2D and layer.use_conv and layer.padding == 0 and layer.norm is None:
-            _replace_later(layer, _with_edge)
+            _pack_on_first_call(layer, _padded_downsampling)
         elif kind is Upsample2D and layer.use_conv and layer.interpolate and layer.norm is None:
-            _replace_later(layer, FoldedUpsampling)
+            _pack_on_first_call(layer, FoldedUpsampling)
 
 
 class PackedConvolution:
-    """A convolution whose weights are in oneDNN's order for inputs of one shape; it reads them channels last."""
+    """A convolution with weights in oneDNN's layout for inputs of one shape, in channels-last format."""
 
     def __init__(self, conv: nn.Conv2d, inputs: Tensor) -> None:
         self._geometry: list[Any] = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
@@ -72,20 +74,20 @@ class PackedConvolution:
         return self.with_bias(self.bias, inputs)
 
     def with_bias(self, bias: Tensor | None, inputs: Tensor) -> Tensor:
-        """The result with another bias."""
+        """Applies the convolution with another bias."""
         return torch.ops.mkldnn._convolution_pointwise(
             _channels_last(inputs), self._weight, bias, *self._geometry, "none", [], ""
         )
 
     def add_to(self, total: Tensor, inputs: Tensor) -> Tensor:
-        """Add the result to ``total``, in place."""
+        """Adds the result to ``total`` in place."""
         return torch.ops.mkldnn._convolution_pointwise_.binary(
             total, _channels_last(inputs), self._weight, self.bias, *self._geometry, "add", 1.0, None, [], None
         )
 
 
 class PackedLinear:
-    """A linear layer whose weights are in oneDNN's order for as many rows as ``inputs`` have."""
+    """A linear layer with weights in oneDNN's layout for the number of rows of ``inputs``."""
 
     def __init__(self, linear: nn.Linear, inputs: Tensor) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), inputs[..., 0].numel())
@@ -96,7 +98,7 @@ class PackedLinear:
 
 
 class PackedGeglu:
-    """A gated linear layer as two packed ones: the gate's does the GELU, the other multiplies by the gate."""
+    """A GEGLU layer as two packed linear layers with fused GELU and multiplication."""
 
     def __init__(self, block: Any, inputs: Tensor) -> None:
         rows = inputs[..., 0].numel()
@@ -110,7 +112,7 @@ class PackedGeglu:
 
 
 class FixedTextAttention:
-    """An attention layer that, where it looks at the text, which is always the same, has keys and values ready."""
+    """An attention layer with precomputed keys and values of the text, which is constant."""
 
     def __init__(self, attention: Any, _inputs: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> None:
         self._attention = attention
@@ -127,10 +129,10 @@ class FixedTextAttention:
 
 
 class FoldedUpsampling:
-    """A map of twice the size and its 3x3 convolution, as one of 2x2 cells of the small map: 4 products instead of 9.
+    """Nearest-neighbour upsampling by 2 and a 3x3 convolution, as four 2x2 convolutions of the small map.
 
-    A 3x3 window of the large map sees only 2x2 different cells; which weights meet in one depends on whether the
-    window's row and column are even. So the small map is convolved with four sets of added weights.
+    A 3x3 window of the large map covers only 2x2 different cells, so weights on the same cell are added. Which weights
+    these are depends on the parity of row and column: 4 products per output instead of 9.
     """
 
     def __init__(self, block: Any, inputs: Tensor, output_size: tuple[int, int] | None = None) -> None:
@@ -139,7 +141,7 @@ class FoldedUpsampling:
             output_size or doubled
         ) != doubled:
             raise RuntimeError("it is no 3x3 convolution of a map of twice the size")
-        weights = _meeting(_meeting(conv.weight.detach().float(), 2), 3).to(inputs)  # [column, row, out, in, 2, 2]
+        weights = _folded(_folded(conv.weight.detach().float(), 2), 3).to(inputs)  # [column, row, out, in, 2, 2]
         four = nn.Conv2d(conv.in_channels, 4 * conv.out_channels, 2, padding=1, bias=conv.bias is not None)
         four.weight = nn.Parameter(weights.flatten(0, 2).contiguous(memory_format=torch.channels_last), False)
         if conv.bias is not None:
@@ -157,15 +159,15 @@ class FoldedUpsampling:
         return doubled.reshape(batch, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
-def _meeting(weights: Tensor, dim: int) -> Tensor:
-    """Add those of three weights along ``dim`` that meet in one of two cells, for even places, then for odd ones."""
+def _folded(weights: Tensor, dim: int) -> Tensor:
+    """Adds the weights along ``dim`` that fall on the same cell, for even and for odd positions."""
     first, second, third = weights.unbind(dim)
     even, odd = (first, second + third), (first + second, third)
     return torch.stack([torch.stack(pair, -1) for pair in (even, odd)])
 
 
-def _attention_of_maps(attention: Any, *_inputs: Tensor, **_: Any) -> Callable[..., Tensor]:
-    """Attention among the cells of a map, its norm included, on maps that stay channels last."""
+def _channels_last_attention(attention: Any, *_inputs: Tensor, **_: Any) -> Callable[..., Tensor]:
+    """Self-attention of a map with its group norm, keeping the channels-last format."""
 
     def forward(inputs: Tensor, **_: Any) -> Tensor:
         norm = attention.group_norm
@@ -184,7 +186,7 @@ def _heads(attention: Any, values: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of [B, heads, cells, width]; over many cells by plain products where torch's kernel is slower."""
+    """Attention of [B, heads, cells, width]; by explicit matrix products where torch's kernel is slower."""
     if query.shape[2] < MANY_CELLS or torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_bf16_supported():
         return scaled_dot_product_attention(query, key, value)
     found = torch.empty_like(query)
@@ -196,20 +198,20 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, found: Tensor) -> None:
-    """Fill ``found`` [cells, width] for queries that are scaled already, some rows at a time.
+    """Fills ``found`` [cells, width] for scaled queries, block by block.
 
-    The scores leave their product in half precision, which is finest near zero. So one more column takes from each row
-    about its largest score, found over a few of the keys; what a softmax gives does not depend on it.
+    The scores are rounded to half precision, which is most precise near zero. An extra column therefore subtracts from
+    each row an estimate of its largest score; the softmax is invariant to that.
     """
     columns = torch.cat([key, torch.ones_like(key[:, :1])], 1).t().contiguous()
-    few = columns[:-1, ::KEYS_LOOKED_AT].contiguous()
-    for rows, filled in zip(*(torch.split(part, SCORES // len(key)) for part in (query, found)), strict=True):
+    few = columns[:-1, ::KEY_STRIDE].contiguous()
+    for rows, filled in zip(*(torch.split(part, SCORES_PER_BLOCK // len(key)) for part in (query, found)), strict=True):
         scores = torch.cat([rows, -(rows @ few).amax(1, keepdim=True)], 1) @ columns
         torch.mm(torch.softmax(scores, 1, out=scores), value, out=filled)
 
 
-class JoinedResnet:
-    """A ResNet whose last convolution adds the shortcut, and whose time embedding, always the same, is in a bias."""
+class FusedResnet:
+    """A ResNet block with the shortcut fused into its last convolution, and the constant time embedding in a bias."""
 
     def __init__(self, block: Any, _inputs: Tensor, temb: Tensor | None = None, *, in_place: bool) -> None:
         if not all(isinstance(conv.forward, PackedConvolution) for conv in (block.conv1, block.conv2)):
@@ -230,8 +232,8 @@ class JoinedResnet:
         return inputs + block.conv2(branch)
 
 
-def _ending_in_maps(block: Any, **_: Any) -> Callable[..., Tensor]:
-    """What a transformer ends with, on maps that stay channels last; diffusers turns them over and back."""
+def _channels_last_output(block: Any, **_: Any) -> Callable[..., Tensor]:
+    """The output layer of a transformer block without diffusers' change of the memory format."""
 
     def end(
         hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
@@ -244,8 +246,8 @@ def _ending_in_maps(block: Any, **_: Any) -> Callable[..., Tensor]:
     return end
 
 
-def _with_edge(block: Any, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
-    """Halve maps with a row and a column of zeros behind them; only those are cleared, not the whole map."""
+def _padded_downsampling(block: Any, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
+    """Strided convolution after zero padding at the bottom and the right; clears only the padding."""
 
     def forward(inputs: Tensor) -> Tensor:
         batch, channels, height, width = inputs.shape
@@ -258,14 +260,14 @@ def _with_edge(block: Any, _inputs: Tensor) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _is_bare(attention: Any) -> bool:
-    """Whether an attention layer is its four projections alone, or they and a norm, with a shortcut around all."""
+def _is_standard_attention(attention: Any) -> bool:
+    """Returns whether an attention layer has only its projections, or also a group norm and a shortcut."""
     norms = (attention.spatial_norm, attention.norm_q, attention.norm_k, attention.norm_cross)
     joined = attention.residual_connection is (attention.group_norm is not None)
     return not any(norms) and joined and attention.rescale_output_factor == 1
 
 
-def _is_plain(block: Any) -> bool:
+def _is_standard_resnet(block: Any) -> bool:
     return (
         block.upsample is None
         and block.downsample is None
@@ -276,12 +278,12 @@ def _is_plain(block: Any) -> bool:
     )
 
 
-def _replace_later(module: nn.Module, pack: Pack, method: str = "forward") -> None:
+def _pack_on_first_call(module: nn.Module, pack: Pack, method: str = "forward") -> None:
     setattr(module, method, partial(_first, module, pack, method))
 
 
 def _first(module: nn.Module, pack: Pack, method: str, *inputs: Any, **named: Any) -> Tensor:
-    """Pack, compare with the stock layer, and answer as every later call will."""
+    """Packs the layer at its first call, and keeps the packed version if its output matches the stock layer."""
     delattr(module, method)  # the class's own again
     stock = getattr(module, method)(*inputs, **named)
     try:

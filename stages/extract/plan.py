@@ -1,4 +1,4 @@
-"""What a run is going to write: how images fall into shards, and how many bytes that takes."""
+"""Plans the output of a run: the assignment of images to shards, and the size in bytes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,10 +19,10 @@ INDEX_ENTRY, INDEX_CHECKSUM = 16, 4  #: bytes of a Zarr shard index: one entry a
 
 
 def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
-    """Rows that belong together in a shard: the views of a frame's images, or of one where frames differ in number.
+    """Returns the rows that stay in one shard: those of a frame, or of an image if frames vary in size.
 
     Raises:
-        DataError: the index has no image.
+        DataError: the index has no images.
     """
     if not len(index.images.key):
         raise DataError(
@@ -34,17 +34,17 @@ def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
 
 
 def extraction_recipe(index: FrameIndex, settings: ExtractSettings) -> dict[str, Any]:
-    """How features are asked for, as a cache keeps it to be repaired by."""
+    """Returns the settings of the extraction, which a cache stores for its repair."""
     return {"dataset": index.dataset, "extract": settings.model_dump(mode="json", exclude={"caches"})}
 
 
 def shard_bytes(settings: ExtractSettings) -> int:
-    """The shard size of the settings in bytes."""
+    """Returns the shard size in bytes."""
     return settings.shard_mb * 1_000_000
 
 
 def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:
-    """Return the layout a new cache of ``index`` will have, without writing anything."""
+    """Returns the layout of a new cache of ``index``; writes nothing."""
     taps, agents, together = list(specs.values()), settings.agents.count, images_per_frame(index, settings)
     keys = tuple(view_keys(map(str, index.images.key), settings.views))
     return CacheLayout(
@@ -60,6 +60,6 @@ def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[
 
 
 def stored_bytes(layout: CacheLayout, shards: Iterable[Shard]) -> int:
-    """Exact size of the files of ``shards``: their rows, and a shard index in each array's file."""
+    """Returns the exact size of the files of ``shards``: rows, and a shard index in each file."""
     index = len(layout.arrays) * (INDEX_ENTRY * layout.images_per_shard + INDEX_CHECKSUM)
     return sum(len(shard.rows) * layout.bytes_per_image + index for shard in shards)

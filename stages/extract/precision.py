@@ -1,6 +1,6 @@
-"""The arithmetic the model runs in: what a device is fast at, and which precision ``auto`` stands for.
+"""The precision of the model: which dtypes a device supports in hardware, and what ``auto`` selects.
 
-A processor without units for bfloat16 or float16 multiplies hundreds of times slower in them than in float32.
+Without hardware support, bfloat16 and float16 products are hundreds of times slower than float32.
 """
 
 import logging
@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from ...processes import own_device
+from ...processes import select_device
 from .models import ModelFolder
 from .settings import ExtractSettings
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def is_fast(dtype: str, device: torch.device) -> bool:
-    """Whether ``device`` has units for matrix products in ``dtype``."""
+    """Returns whether ``device`` has hardware support for matrix products in ``dtype``."""
     if dtype == "float32":
         return True
     if device.type == "cuda":
@@ -38,10 +38,10 @@ def is_fast(dtype: str, device: torch.device) -> bool:
 
 
 def precisions(settings: ExtractSettings, model: ModelFolder | None) -> tuple[str, ...]:
-    """Every dtype that the settings allow for ``model``, the one to choose on this machine first.
+    """Returns every dtype that the settings allow for ``model``, the preferred one on this machine first.
 
-    One that is set is the only one. ``auto`` allows bfloat16 and float32 for a full-size UNet, float32 for a small one.
-    A model that is not here (None) may be a full-size one.
+    An explicit dtype is the only one. ``auto`` allows bfloat16 and float32 for a full-size UNet, float32 for a small
+    one. A model that is not available (None) counts as full-size.
     """
     if settings.dtype != "auto":
         return (settings.dtype,)
@@ -52,19 +52,19 @@ def precisions(settings: ExtractSettings, model: ModelFolder | None) -> tuple[st
 
 
 def _will_be_fast(dtype: str, settings: ExtractSettings) -> bool:
-    """Whether the device of the settings has units for ``dtype``; a GPU that is asked for and not here is elsewhere."""
+    """Returns whether the device of the settings supports ``dtype``; an absent GPU counts as supporting it."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         return True
-    return is_fast(dtype, own_device(settings.device))
+    return is_fast(dtype, select_device(settings.device))
 
 
 def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:
-    """Name the dtype that ``model`` runs in on this machine."""
+    """Returns the dtype of ``model`` on this machine."""
     return precisions(settings, model)[0]
 
 
 def warn_if_slow(dtype: str, device: torch.device) -> None:
-    """Log how much slower than float32 a precision is that the device has no units for."""
+    """Logs how much slower than float32 an unsupported precision is on the device."""
     if is_fast(dtype, device):
         return
     factor = _product_seconds(dtype, device) / _product_seconds("float32", device)
@@ -78,7 +78,7 @@ def warn_if_slow(dtype: str, device: torch.device) -> None:
 
 
 def _product_seconds(dtype: str, device: torch.device) -> float:
-    """Seconds of a small matrix product in ``dtype``, the best of three."""
+    """Measures the seconds of a small matrix product in ``dtype``, the best of three."""
     values = torch.ones(PROBE, PROBE, dtype=getattr(torch, dtype), device=device)
     seconds = []
     for _ in range(3):

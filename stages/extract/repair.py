@@ -1,4 +1,4 @@
-"""Repair of a cache: the images whose features are damaged go through the model again, in the batches they were in."""
+"""Repairs a cache: recomputes the images with damaged features, in their original batches."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,21 +9,22 @@ from ...cache.stored import StoredRows
 from ...cache.verify import verify_cache
 from ...progress import track
 from ..datasets.index import FrameIndex
-from .extractor import FeatureExtractor, PictureSource
+from .extractor import FeatureExtractor
 from .fingerprint import feature_fingerprint
+from .images import PictureSource
 from .models import settings_model
 from .plan import extraction_recipe, planned_layout
 from .settings import ExtractSettings
-from .specs import tap_specs
+from .taps import tap_specs
 
 __all__ = ["RepairSummary", "repair_features"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepairSummary:
-    """What a repair did. ``ok``: nothing is left to mend; ``repaired``, ``failed``: numbers of images.
+    """Summary of a repair. ``ok``: no damage is left; ``repaired``, ``failed``: numbers of images.
 
-    ``metadata``: the files that were written again.
+    ``metadata``: the files that were rewritten.
     """
 
     ok: bool
@@ -35,10 +36,10 @@ class RepairSummary:
 def repair_features(
     index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, *, root: Path | None = None
 ) -> RepairSummary:
-    """Mend the cache in ``cache_path``, which was made of ``index`` with ``settings``; sound rows are kept.
+    """Repairs the cache in ``cache_path`` of ``index`` and ``settings``; intact rows are kept.
 
-    On a machine that gives the same bits the result is, byte for byte, what it was before the damage. An image that
-    cannot be computed now is recorded as failed.
+    On a machine with the same arithmetic the result is byte for byte what it was before the damage. An image that
+    cannot be computed is recorded as failed.
 
     Raises:
         CacheError: there is no cache, or a writer is at work on it.
@@ -55,7 +56,7 @@ def repair_features(
             extractor = FeatureExtractor(settings=settings)
             index_rows = _index_rows(repair.layout, planned)
         for shard, rows in track(repair.damaged.items(), "Repairing", len(repair.damaged), "shard"):
-            commit = repair.mend(shard, _computed(shard, rows, extractor, pictures, index_rows))
+            commit = repair.rewrite(shard, _computed(shard, rows, extractor, pictures, index_rows))
             lost = sum(row in commit.failed for row in rows)
             failed += lost
             repaired += len(rows) - lost
@@ -64,15 +65,15 @@ def repair_features(
 
 
 def _index_rows(layout: CacheLayout, planned: CacheLayout) -> list[int]:
-    """Where each row of the cache is among the pictures of the index; an export may hold only some of them."""
-    places = {key: row for row, key in enumerate(planned.image_keys)}
-    return [places[key] for key in layout.image_keys]
+    """Returns the index row of each row of the cache; an export may hold only some images of the index."""
+    rows = {key: row for row, key in enumerate(planned.image_keys)}
+    return [rows[key] for key in layout.image_keys]
 
 
 def _computed(
     shard: Shard, rows: list[int], extractor: FeatureExtractor, pictures: PictureSource, index_rows: list[int]
 ) -> StoredRows:
-    """Features of ``rows`` of a shard, in batches cut as an ordinary run cuts them."""
+    """Computes the features of ``rows`` of a shard, in the batches of an ordinary run."""
     parts: list[StoredRows] = []
     for first in range(shard.first, shard.last, extractor.batch_size):
         batch = range(first, min(first + extractor.batch_size, shard.last))

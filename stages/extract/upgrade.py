@@ -20,16 +20,16 @@ from ...cache.codec import decode
 from ...cache.layout import Shard
 from ...cache.metadata import load_layout
 from ...cache.reader import FeatureReader
-from ...cache.schema import CHANNEL_AXES, KEPT, ImageFeatures, TapSpec
+from ...cache.schema import CHANNEL_AXES, MEMBERSHIPS_PER_CELL, ImageFeatures, TapSpec
 from ...cache.stores import open_store
 from ...cache.upgrade import CacheUpgrade, finish_upgrade
 from ...errors import CacheError, CacheMismatchError, DataError, DiskSpaceError
-from ...processes import own_device
+from ...processes import select_device
 from ...progress import progress
 from ..datasets.index import FrameIndex
 from .agents import EMPTY_MASS, AgentMaker
-from .extractor import PictureSource
-from .memberships import as_indices, strongest_memberships
+from .encode import as_indices, strongest_memberships
+from .images import PictureSource
 from .plan import stored_bytes
 from .settings import AgentSettings
 
@@ -61,11 +61,11 @@ class UpgradeSummary:
 def upgrade_cache(
     path: Path | str, *, index: Callable[[], FrameIndex], root: Path | None = None, device: str = "auto"
 ) -> UpgradeSummary:
-    """Add memberships to the cache of format 1 in ``path``, which has format 2 then; one of format 2 is left alone.
+    """Adds memberships to the cache of format 1 in ``path``, which then has format 2; format 2 is left unchanged.
 
-    ``index`` opens the index of its data set, and is called only where agents were made of colours too; ``root``
-    overrides its data root; ``device`` is what ``own_device`` reads. Shards that are not committed stay so. Interrupted
-    at any moment, the same call goes on.
+    ``index`` opens the index of its data set, and is called only if the agents were also grouped by colour. ``root``
+    overrides its data root; ``device`` is as in ``select_device``. Uncommitted shards stay uncommitted. The same call
+    resumes after an interruption at any moment.
 
     Raises:
         CacheError: there is no cache, it is damaged or an export of fewer taps, or a writer is at work on it.
@@ -123,7 +123,7 @@ class _Regrouping:
                 f"The cache {reader.path} is an export of some taps, and its agents were made of all; upgrade the cache"
                 " it was exported from, then export again"
             )
-        self._device = own_device(device)
+        self._device = select_device(device)
         try:
             settings = AgentSettings.model_validate(fields["agents"])
             self._image_size = int(fields["image_size"][0]), int(fields["image_size"][1])
@@ -159,7 +159,7 @@ class _Regrouping:
 
         ``report`` is called with the number of images of each batch.
         """
-        shape = (len(shard.rows), KEPT, self.grid.height, self.grid.width)
+        shape = (len(shard.rows), MEMBERSHIPS_PER_CELL, self.grid.height, self.grid.width)
         assignment = np.zeros(shape, np.uint8 if self._reader.agents <= 256 else np.uint16)
         membership, differing = np.zeros(shape, np.uint8), 0
         available = self._reader.available

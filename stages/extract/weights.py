@@ -30,17 +30,17 @@ def load_unet(model: ModelFolder, dtype: torch.dtype) -> Any:
     """Build the ``UNet2DConditionModel`` of a folder, in evaluation mode, on the CPU."""
     from diffusers import UNet2DConditionModel
 
-    return _filled(_laid_out(UNet2DConditionModel, model, "unet"), model, "unet", dtype)
+    return _with_weights(_on_meta_device(UNet2DConditionModel, model, "unet"), model, "unet", dtype)
 
 
 def load_vae_encoder(model: ModelFolder, dtype: torch.dtype) -> Any:
     """Build the ``AutoencoderKL`` of a folder without its decoder, which stage one never runs."""
     from diffusers import AutoencoderKL
 
-    vae = _laid_out(AutoencoderKL, model, "vae")
+    vae = _on_meta_device(AutoencoderKL, model, "vae")
     for unused in ("decoder", "post_quant_conv"):
         delattr(vae, unused)
-    return _filled(vae, model, "vae", dtype)
+    return _with_weights(vae, model, "vae", dtype)
 
 
 def load_tokenizer(model: ModelFolder) -> Any:
@@ -102,13 +102,13 @@ def _draw(parameter: Tensor, name: str, seed: int, embedding: bool) -> Tensor:
     return torch.from_numpy(values)
 
 
-def _laid_out(kind: Any, model: ModelFolder, part: str) -> nn.Module:
+def _on_meta_device(kind: Any, model: ModelFolder, part: str) -> nn.Module:
     """Build a module of diffusers from its config without any memory behind its parameters."""
     with _as_model_error(model, part), torch.device("meta"):
         return kind.from_config(kind.load_config(model.folder(part), local_files_only=True))
 
 
-def _filled(module: nn.Module, model: ModelFolder, part: str, dtype: torch.dtype) -> nn.Module:
+def _with_weights(module: nn.Module, model: ModelFolder, part: str, dtype: torch.dtype) -> nn.Module:
     if model.weights == "random":
         state = random_state(module, part, model.seed, dtype)
     else:
@@ -132,7 +132,7 @@ def _stored_state(
             continue
         with safe_open(file, framework="pt") as stored:
             for key in stored.keys():  # noqa: SIM118 - not a mapping
-                name = _today(key, wanted)
+                name = _current_name(key, wanted)
                 if name not in wanted:
                     continue
                 values = stored.get_tensor(key)
@@ -151,7 +151,7 @@ def _stored_state(
     return state
 
 
-def _today(key: str, known: Container[str]) -> str:
+def _current_name(key: str, known: Container[str]) -> str:
     """Name a stored tensor as today's modules do."""
     renamed = re.sub(r"\.(query|key|value|proj_attn)\.", lambda match: f".{OLD_ATTENTION[match[1]]}.", key)
     return key if key in known else renamed

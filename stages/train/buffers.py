@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...cache.loader import ReusedBuffer
-from ...cache.reader import Empty
+from ...cache.reader import AllocateArray
 from ...cache.schema import ImageFeatures
 from .domain import Domain
 from .source import FeatureSource
@@ -25,7 +25,9 @@ __all__ = ["BufferedSource", "domain_of_each_slot"]
 class BufferedSource(FeatureSource, Protocol):
     """A source that fills arrays it is given, as the cache's reader does."""
 
-    def allocate(self, count: int, *, taps: Sequence[str] | None, memberships: bool, empty: Empty) -> ImageFeatures:
+    def allocate(
+        self, count: int, *, taps: Sequence[str] | None, memberships: bool, empty: AllocateArray
+    ) -> ImageFeatures:
         """Arrays for ``count`` images and the ``taps`` that are wanted, with ``memberships`` or without."""
 
     def read(self, rows: Sequence[int], out: ImageFeatures | None = None) -> ImageFeatures:
@@ -44,7 +46,7 @@ def domain_of_each_slot(
     source = domain.features
     if not isinstance(source, BufferedSource):
         return [domain] * slots
-    empty: Empty = _empty_pinned if device.type == "cuda" else np.empty
+    empty: AllocateArray = _empty_pinned if device.type == "cuda" else np.empty
     allocate = partial(source.allocate, taps=taps, memberships=memberships, empty=empty)
     return [replace(domain, features=_ReusedFeatures(source, ReusedBuffer(allocate))) for _ in range(slots)]
 

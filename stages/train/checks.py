@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ...cache.reader import FeatureReader
 from ...cache.schema import TapSpec
 from ...errors import CacheError, ConfigError, RunError
-from ...processes import process_count
+from ...processes import world_size
 from .domain import Domain
 from .loader import step_positions
 from .network import choose_taps
@@ -43,7 +43,7 @@ def check_domains(
                 f"fusion.variant={fusion.variant} uses images, and the {role} has no features; extract them, or set"
                 " fusion.variant=3d-only"
             )
-        step_positions(len(domain), process_count() * settings.batch_size, settings.seed, 0)
+        step_positions(len(domain), world_size() * settings.batch_size, settings.seed, 0)
         if domain.pseudo is not None:
             domain.pseudo.require(describe_domain(domain), heads=HEADS if fusion.image else HEADS[1:])
     if validation is not None:

@@ -14,7 +14,7 @@ import torch
 
 from ...locks import exclusive_lock
 from ...prefetch import map_ahead
-from ...processes import is_first_process, own_device
+from ...processes import is_first_process, select_device
 from ...progress import progress
 from ..datasets.frames import count_labels
 from ..datasets.labels import class_weights
@@ -115,7 +115,7 @@ def train(
         taps=taps,
         facts=facts or {},
     )
-    device = own_device(settings.device, setting="train.device")
+    device = select_device(settings.device, setting="train.device")
     alone = exclusive_lock(run, work="trains", option="--run")
     with alone if is_first_process() else nullcontext(), _seeded(settings.seed, device):
         stored, done = from_first(_begin(run, record, source, start, begun) if is_first_process() else ({}, 0))

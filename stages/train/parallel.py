@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ...errors import RunError
-from ...processes import has_joined, launched_member, own_device, process_count
+from ...processes import launched_rank, select_device, set_process_rank, world_size
 
 __all__ = [
     "distributed",
@@ -43,31 +43,31 @@ PATIENCE = timedelta(minutes=30)
 def distributed(name: str) -> Iterator[None]:
     """Join the processes that ``torchrun`` started, for the time of the block; nothing to do for one alone.
 
-    ``name`` is the device to train on, as ``own_device`` reads it. From here on the first process alone speaks, and
-    ``own_device`` gives each its own GPU.
+    ``name`` is the device to train on, as ``select_device`` reads it. From here on the first process alone speaks, and
+    ``select_device`` gives each its own GPU.
 
     Raises:
         BackendError: "cuda" was asked for, and there is none.
         RunError: another process cannot be reached, here or in the block; or there are fewer GPUs than processes.
     """
-    member = launched_member()
-    if member.count == 1:
+    process = launched_rank()
+    if process.world_size == 1:
         yield
         return
-    device = own_device(name, setting="train.device", member=member)
+    device = select_device(name, setting="train.device", process=process)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if address := os.environ.get("MASTER_ADDR"):
-        log.info("Process %d of %d joins the others at %s", member.rank, member.count, address)
+        log.info("Process %d of %d joins the others at %s", process.rank, process.world_size, address)
     try:
         # Objects go over gloo in any case, whose processes notice at once that another is gone.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         raise RunError(
-            f"RANK={member.rank} and WORLD_SIZE={member.count} are set, and this process did not meet the others"
+            f"RANK={process.rank} and WORLD_SIZE={process.world_size} are set, and this process did not meet the others"
             f" ({_said(error)}); start several with torchrun, or unset RANK and WORLD_SIZE to train with one"
         ) from error
-    has_joined(member)
+    set_process_rank(process)
     if device.type == "cuda":
         _require_own_gpus(f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}")
     yield
@@ -156,7 +156,7 @@ def _all_alive() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise RunError(
-            f"Process {rank()} of {process_count()} lost another process of this run, whose own message, if it left"
+            f"Process {rank()} of {world_size()} lost another process of this run, whose own message, if it left"
             f" one, says why it ended (heard here: {_said(error)}). Give the same command again to go on from the last"
             " checkpoint"
         ) from error

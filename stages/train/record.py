@@ -15,7 +15,7 @@ from ...cache.schema import TapSpec
 from ...errors import RunError
 from ...files import read_json, write_json
 from ...fingerprint import differences
-from ...processes import own_device, process_count
+from ...processes import select_device, world_size
 from ...settings import Mark, marked
 from ...version import code_version
 from ..datasets.labels import class_prior, class_weights
@@ -142,7 +142,7 @@ def make_record(
         "fusion": fusion.model_dump(mode="json"),
         "augment": augment.model_dump(mode="json"),
         "train": settings.model_dump(mode="json"),
-        "processes": process_count(),
+        "processes": world_size(),
         "classes": list(sides[0].merge.classes),
         "taps": {name: asdict(spec) for name, spec in taps.items()},
         "init": init,
@@ -176,7 +176,7 @@ def load_network(
     best = best_step(run)
     with _reading():
         taps = {name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()}
-    network = build_network(record, model=model, fusion=fusion, taps=taps, device=own_device(device))
+    network = build_network(record, model=model, fusion=fusion, taps=taps, device=select_device(device))
     load_weights(run, network, best if which == "best" else checkpoint_steps(run)[-1])
     return network.eval()
 

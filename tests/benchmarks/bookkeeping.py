@@ -95,7 +95,7 @@ def _read(folder: Path, images: int) -> int:
 
 
 def _info(folder: Path, images: int) -> int:
-    from xd3d.cache.info import cache_info
+    from xd3d.cache.verify import cache_info
 
     return int(cache_info(folder)["done"])
 

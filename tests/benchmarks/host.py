@@ -40,11 +40,10 @@ from xd3d.cache.stored import StoredRows
 from xd3d.cache.writer import CacheWriter
 from xd3d.processes import processors
 from xd3d.stages.datasets.index import FrameIndex
-from xd3d.stages.extract.ahead import decode_ahead
-from xd3d.stages.extract.clock import StageClock
 from xd3d.stages.extract.encode import stored_rows
-from xd3d.stages.extract.extractor import PictureSource
-from xd3d.stages.extract.fill import fill_shards
+from xd3d.stages.extract.extractor import StageClock
+from xd3d.stages.extract.images import PictureSource
+from xd3d.stages.extract.overlap import decode_ahead, fill_shards
 from xd3d.stages.extract.settings import Decoding
 
 from cache import AGENTS, taps

@@ -32,8 +32,7 @@ from xd3d.stages.extract.images import load_image
 from xd3d.stages.extract.models import ModelFolder, resolve_model
 from xd3d.stages.extract.plan import planned_layout, stored_bytes
 from xd3d.stages.extract.settings import Decoding, ExtractSettings
-from xd3d.stages.extract.specs import tap_specs, vae_factor
-from xd3d.stages.extract.taps import find_taps, run_to_taps
+from xd3d.stages.extract.taps import find_taps, run_to_taps, tap_specs, vae_factor
 
 DATASETS = {  # name -> images, cameras a frame, width and height and format of its pictures
     "nuScenes, front": (34_149, 1, (1600, 900), "JPEG"),

@@ -21,7 +21,7 @@ from xd3d.stages.datasets.labels import get_merge
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.settings import ExtractSettings
-from xd3d.stages.extract.specs import tap_specs
+from xd3d.stages.extract.taps import tap_specs
 from xd3d.stages.synthesize.camera import CameraModel, Picture, camera_pose, render
 from xd3d.stages.synthesize.draws import draw_light
 from xd3d.stages.synthesize.styles import Hour, Style, Weather, city_style, random_style

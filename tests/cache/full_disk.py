@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from conftest import _features, _open
-from xd3d.cache.info import cache_info
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, DiskSpaceError
 
 TURNS = 60  #: pages that the disk grows by one at a time

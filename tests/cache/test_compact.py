@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import zarr
 from xd3d.cache.codec import E4M3, encode
-from xd3d.cache.info import cache_info
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import as_stored, named_arrays
 from xd3d.cache.schema import CHANNEL_AXES, TapSpec
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
 CODED = ["features/up1", "agents/up1"]

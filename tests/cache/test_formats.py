@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import zarr
 from xd3d.cache.export import export_cache
-from xd3d.cache.gc import collect_litter
-from xd3d.cache.info import cache_info
+from xd3d.cache.gc import collect_garbage
 from xd3d.cache.layout import ASSIGNMENT, MEMBERSHIP, MEMBERSHIPS, PROFILES, CacheLayout
 from xd3d.cache.metadata import load_layout
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import TapSpec
 from xd3d.cache.shards import write_rows
 from xd3d.cache.stores import open_store
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
 GRID = TapSpec(name="up1", channels=6, height=3, width=5, extent=(2.75, 5.0))
@@ -188,7 +187,7 @@ def test_a_cache_that_the_last_version_of_format_1_wrote_reads_and_is_finished_a
     assert {name: after[name] for name in before} == before
     reader.refresh()
     assert_same(reader.read([4]), stored.first(1))
-    assert collect_litter(first_format)["files"] == []
+    assert collect_garbage(first_format)["files"] == []
     export_cache(first_format, first_format.parent / "out", images=["image-4", "image-0"])
     assert json.loads((first_format.parent / "out/zarr.json").read_text())["attributes"]["xd3d_cache"]["format"] == 1
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from xd3d.cache.gc import collect_litter, remove_unused
+from xd3d.cache.gc import collect_garbage, remove_unused
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError
@@ -44,17 +44,17 @@ def test_litter_is_listed_with_its_bytes_and_then_removed(cache):
     names = litter(cache)
     names["features/rgb/c/3/0/0/0"] = len(sound["features/rgb/c/3/0/0/0"])
     (cache / "done/3.json").unlink()  # so its shard files are nobody's
-    told = collect_litter(cache, dry_run=True)
+    told = collect_garbage(cache, dry_run=True)
     found = {entry["file"]: entry["bytes"] for entry in told["files"]}
     assert found.keys() >= names.keys()
     assert found["features/rgb/c/3/0/0/0"] == names["features/rgb/c/3/0/0/0"]
     assert told["bytes"] == sum(found.values())
     assert (cache / "staging/notes.txt").exists()
-    again = collect_litter(cache)
+    again = collect_garbage(cache)
     assert again["files"] == told["files"]
     left = tree(cache)
     assert left == {name: data for name, data in sound.items() if "/c/3/" not in name and name != "done/3.json"}
-    assert collect_litter(cache)["files"] == []
+    assert collect_garbage(cache)["files"] == []
     told = verify_cache(cache)
     assert told["checked"] == 14
     assert [fault["file"] for fault in told["damaged"]] == ["done/3.json"]
@@ -66,7 +66,7 @@ def test_what_is_damaged_or_foreign_is_left_alone(cache):
     (cache / "features/mine").mkdir()
     (cache / "features/mine/zarr.json").write_text("{}")
     sound = tree(cache)
-    assert collect_litter(cache)["files"] == []
+    assert collect_garbage(cache)["files"] == []
     assert tree(cache) == sound
 
 
@@ -78,7 +78,7 @@ def test_links_are_removed_or_left_and_never_followed(cache, tmp_path):
     (cache / "staging/way-out").symlink_to(outside)
     (cache / "done/9.json").symlink_to(outside / "0/0/0")
     (cache / "staging/broken").symlink_to(tmp_path / "nowhere")
-    told = collect_litter(cache)
+    told = collect_garbage(cache)
     assert {entry["file"] for entry in told["files"]} == {
         "features/up1/c/7",
         "staging/way-out",
@@ -95,7 +95,7 @@ def test_a_folder_behind_a_link_is_refused(cache, tmp_path):
     (cache / "staging").symlink_to(outside)
     (outside / "x.partial").write_text("precious")
     with pytest.raises(CacheError, match=r"links \(staging\) that lead out"):
-        collect_litter(cache)
+        collect_garbage(cache)
     assert (outside / "x.partial").exists()
 
 
@@ -103,7 +103,7 @@ def test_a_reader_reads_on_while_litter_goes(cache, features_of_rows):
     reader = FeatureReader(cache)
     before = reader.read(range(18)).maps["up1"].copy()
     litter(cache)
-    assert len(collect_litter(cache)["files"]) == 10
+    assert len(collect_garbage(cache)["files"]) == 10
     assert (reader.read(range(18)).maps["up1"] == before).all()
     assert (FeatureReader(cache).read(range(18)).maps["up1"] == before).all()
 
@@ -128,11 +128,11 @@ def test_a_live_writer_is_named_and_loses_nothing_and_a_dead_ones_litter_goes(tm
     assert writer.stdout.readline() == "at work\n"
     (tmp_path / "cache/staging/theirs.partial").write_text("half")
     with pytest.raises(CacheError, match=f"at work.*pid {writer.pid} "):
-        collect_litter(tmp_path / "cache")
+        collect_garbage(tmp_path / "cache")
     assert (tmp_path / "cache/staging/theirs.partial").exists()
     writer.communicate("go on\n", timeout=60)
     assert writer.returncode == 0
-    assert [entry["file"] for entry in collect_litter(tmp_path / "cache")["files"]] == ["staging/theirs.partial"]
+    assert [entry["file"] for entry in collect_garbage(tmp_path / "cache")["files"]] == ["staging/theirs.partial"]
     assert verify_cache(tmp_path / "cache")["checked"] == 8
 
 

@@ -18,7 +18,7 @@ from xd3d.cache.metadata import manifest_checksum
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import arrays_of
 from xd3d.cache.schema import ImageFeatures, TapSpec
-from xd3d.cache.stores import local
+from xd3d.cache.stores import local_files
 from xd3d.cache.stores.local import LocalStore
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError
@@ -311,7 +311,7 @@ def test_reading_keeps_few_of_the_files_open_that_the_process_may(tmp_path, open
 @pytest.mark.parametrize("flag", [os.RWF_NOWAIT, None, 1 << 20], ids=["Linux", "another system", "another file system"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_rows_that_are_not_in_memory_come_back_the_same(whole_cache, features_of_rows, monkeypatch, flag, whole):
-    monkeypatch.setattr(local, "_NOWAIT", flag)
+    monkeypatch.setattr(local_files, "_NOWAIT", flag)
     with tempfile.TemporaryDirectory() as folder:  # on a disk, where there is one
         cache = Path(shutil.copytree(whole_cache, Path(folder) / "cache"))
         os.sync()

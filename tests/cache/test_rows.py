@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from xd3d.cache.rows import arrays_of, features_of, stored_rows, unfit_rows
+from xd3d.cache.rows import arrays_of, features_of, non_finite_rows, stored_rows
 from xd3d.errors import CacheError
 
 ROWS = range(10, 12)
@@ -41,7 +41,7 @@ def test_a_row_with_nan_or_infinity_is_unfit_and_the_place_is_named(features_of_
         for n, v in arrays_of(features_of_rows(ROWS), layout, 2).items()
     }
     arrays["agents/up1"][1, 2, 4] = wrong
-    assert unfit_rows(arrays, ROWS) == {11: "agents/up1 is not finite: 1 values, the first at [2, 4]"}
+    assert non_finite_rows(arrays, ROWS) == {11: "agents/up1 is not finite: 1 values, the first at [2, 4]"}
 
 
 def test_features_and_named_arrays_are_the_same_thing(features_of_rows, layout):

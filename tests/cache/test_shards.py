@@ -4,7 +4,7 @@ import google_crc32c
 import numpy as np
 import pytest
 from xd3d.cache.shards import ShardFile, write_rows
-from xd3d.cache.stores.local import LocalFile
+from xd3d.cache.stores.local_files import LocalFile
 from xd3d.errors import CacheError
 
 ROWS = np.arange(3 * 8, dtype=np.uint8).reshape(3, 8)

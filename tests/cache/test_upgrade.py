@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.cache.diff import diff_caches
-from xd3d.cache.gc import collect_litter
-from xd3d.cache.info import cache_info
+from xd3d.cache.gc import collect_garbage
 from xd3d.cache.layout import ASSIGNMENT
 from xd3d.cache.metadata import load_layout
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.repair import CacheRepair
 from xd3d.cache.stores import open_store
 from xd3d.cache.upgrade import CacheUpgrade, finish_upgrade
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, UnfinishedUpgradeError
 
 HERE = Path(__file__).parent
@@ -76,7 +75,7 @@ def test_until_the_switch_it_is_a_whole_cache_of_format_1(cache, upgrade):
     assert {name: after[name] for name in before} == before
     assert cache_info(cache)["done"] == 18
     assert verify_cache(cache)["ok"]
-    assert collect_litter(cache)["files"] == []
+    assert collect_garbage(cache)["files"] == []
     assert not finish_upgrade(cache)
     FeatureReader(cache).read(range(18))
 
@@ -88,7 +87,7 @@ def test_between_the_formats_everybody_is_sent_to_the_command_that_finishes(unfi
         lambda: FeatureReader(unfinished),
         lambda: open_writer(unfinished),
         lambda: cache_info(unfinished),
-        lambda: collect_litter(unfinished),
+        lambda: collect_garbage(unfinished),
         lambda: CacheRepair.open(unfinished, wanted=layout, recipe={}),
     ):
         with pytest.raises(UnfinishedUpgradeError, match=command):

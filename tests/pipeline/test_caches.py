@@ -39,7 +39,7 @@ def test_damage_is_refused_by_training_and_mended_by_a_bare_repair_and_parts_are
     assert {fault["file"] for fault in named} == {str(shard.relative_to(path)) for shard in shards}
     recipe = load_recipe(open_store(path))  # as a machine with a GPU keeps it where that was asked for by name
     (path / "recipe.jsonl").write_bytes(encode_recipe({**recipe, "extract": {**recipe["extract"], "device": "cuda"}}))
-    assert "sees no CUDA device here" in xd3d("cache", "repair", str(path), "--device", "cuda").stderr
+    assert "sees no CUDA device" in xd3d("cache", "repair", str(path), "--device", "cuda").stderr
     (path / "zarr.json").unlink()
     mended = told(xd3d("cache", "repair", str(path), "--json"))
     assert mended == {"ok": True, "repaired": len(shards), "metadata": ["zarr.json"], "failed": 0}

@@ -89,7 +89,7 @@ def test_the_device_and_the_backend_of_a_run_can_be_told(workspace):
     assert TrainedRun.open(workspace, workspace.run("here")).network.backend == "torch"
     config = TrainedRun.open(workspace, workspace.run("here"), machine_settings("cpu", ["extract.batch_size=3"])).config
     assert (config.train.device, config.extract.device, config.extract.batch_size) == ("cpu", "cpu", 3)
-    with pytest.raises(BackendError, match=r"device.*is cuda, and PyTorch sees no CUDA device here"):
+    with pytest.raises(BackendError, match=r"device.*is cuda, and PyTorch sees no CUDA device"):
         score(workspace, "here", *machine_settings("cuda", None))
 
 
@@ -116,7 +116,7 @@ def test_every_command_that_reads_a_run_takes_them(xd3d, workspace, sweep):
     for command in (("evaluate", *source), ("predict", str(sweep), "--run", "here"), ("pseudo-label", "--run", "here")):
         done = xd3d(*command, "--device", "cuda", XD3D_HOME=home)
         assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-        assert "is cuda, and PyTorch sees no CUDA device here" in done.stderr
+        assert "is cuda, and PyTorch sees no CUDA device" in done.stderr
     done = xd3d("report", "--device", "gpu", XD3D_HOME=home)
     assert done.returncode == 2
     assert "--device" in done.stderr

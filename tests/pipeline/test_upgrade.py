@@ -14,7 +14,7 @@ from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.extract.job import cache_opener
 from xd3d.stages.extract.models import settings_model
-from xd3d.stages.extract.specs import tap_specs
+from xd3d.stages.extract.taps import tap_specs
 from xd3d.stages.train.log import read_log
 
 SMALL = (

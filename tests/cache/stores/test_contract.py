@@ -9,11 +9,10 @@ import google_crc32c
 import numpy as np
 import pytest
 import zarr
-from xd3d.cache.info import cache_info
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import arrays_of
 from xd3d.cache.stores import Store, open_store
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
 HERE = Path(__file__).parent

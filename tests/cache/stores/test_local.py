@@ -3,7 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xd3d.cache.stores.local import LocalFile, LocalStore
+from xd3d.cache.stores.local import LocalStore
+from xd3d.cache.stores.local_files import LocalFile
 from xd3d.errors import CacheError
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xd3d.cache.info import cache_info
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.stores import object_store, open_store
 from xd3d.cache.stores.s3 import split_url
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, StoreError
 
 

@@ -2,7 +2,7 @@
 
 from xd3d.cache.diff import diff_caches
 from xd3d.cache.export import export_cache
-from xd3d.cache.gc import collect_litter
+from xd3d.cache.gc import collect_garbage
 from xd3d.cache.stores import open_store
 from xd3d.cache.verify import verify_cache
 
@@ -19,7 +19,7 @@ def test_a_cache_in_a_bucket_is_looked_after_like_one_in_a_folder(new_bucket, ca
     stage.write("features/up1/c/77/0/0/0", lambda file: file.write(b"stray"))
     stage.write("done/77.json", lambda file: file.write(b"{}"))
     stage.publish()
-    assert [entry["file"] for entry in collect_litter(f"{bucket}/part")["files"]] == [
+    assert [entry["file"] for entry in collect_garbage(f"{bucket}/part")["files"]] == [
         "done/77.json",
         "features/up1/c/77/0/0/0",
     ]

@@ -30,7 +30,7 @@ from xd3d.stages.extract.settings import ExtractSettings
 
 PRELOAD = [
     "distributed",
-    "xd3d.stages.extract.worker",
+    "xd3d.stages.extract.workers",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.models.unets.unet_2d_condition",
     "transformers.models.clip.modeling_clip",

@@ -10,10 +10,10 @@ from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError, StoreError
 from xd3d.stages.extract import cluster
 from xd3d.stages.extract.cluster import extract_with_workers
-from xd3d.stages.extract.extractor import PictureSource
+from xd3d.stages.extract.images import PictureSource
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.repair import repair_features
-from xd3d.stages.extract.worker import fill_task
+from xd3d.stages.extract.workers import fill_task
 
 
 @pytest.fixture(autouse=True)

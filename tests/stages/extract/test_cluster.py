@@ -6,10 +6,11 @@ import pytest
 from distributed import Client
 from xd3d.cache.layout import CacheLayout
 from xd3d.errors import BackendError, ClusterError, ConfigError
-from xd3d.stages.extract import cluster, crew
+from xd3d.stages.extract import cluster
+from xd3d.stages.extract import workers as worker_pool
 from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.job import extract_features
-from xd3d.stages.extract.worker import fill_task
+from xd3d.stages.extract.workers import fill_task
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
@@ -57,7 +58,7 @@ def test_a_part_waits_for_a_shard_that_another_process_has_claimed(settings, mak
 
 
 def test_a_scheduler_that_does_not_answer_is_named(settings, make_index, tmp_path, monkeypatch):
-    monkeypatch.setattr(crew, "PATIENCE", 0.3)
+    monkeypatch.setattr(worker_pool, "CONNECT_TIMEOUT", 0.3)
     for address in ("tcp://127.0.0.1:9", "no-such-protocol://x:1"):
         with pytest.raises(ClusterError, match=f"No dask scheduler answers at '{address}'.*dask scheduler"):
             extract_with_workers(make_index(1), settings(), tmp_path / "cache", scheduler=address)
@@ -66,22 +67,24 @@ def test_a_scheduler_that_does_not_answer_is_named(settings, make_index, tmp_pat
 def test_more_workers_than_gpus_are_refused_and_each_gets_its_own(settings, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    found = crew.worker_environments(2, settings(device="auto"))
+    found = worker_pool.worker_environments(2, settings(device="auto"))
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["2", "5"]
     with pytest.raises(ConfigError, match="--workers 3 asks for a GPU each, and there are 2"):
-        crew.worker_environments(3, settings(device="cuda"))
-    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in crew.worker_environments(3, settings())} == {""}
+        worker_pool.worker_environments(3, settings(device="cuda"))
+    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in worker_pool.worker_environments(3, settings())} == {
+        ""
+    }
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(BackendError, match=r"extract\.device is cuda, and PyTorch sees no CUDA device here"):
-        crew.worker_environments(2, settings(device="cuda"))
+    with pytest.raises(BackendError, match=r"extract\.device is cuda, and PyTorch sees no CUDA device"):
+        worker_pool.worker_environments(2, settings(device="cuda"))
 
 
 def test_workers_share_out_the_threads_unless_their_number_is_set(settings, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    assert [env["OMP_NUM_THREADS"] for env in crew.worker_environments(3, settings())] == ["2"] * 3
+    assert [env["OMP_NUM_THREADS"] for env in worker_pool.worker_environments(3, settings())] == ["2"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
-    assert [env["OMP_NUM_THREADS"] for env in crew.worker_environments(2, settings())] == ["5"] * 2
+    assert [env["OMP_NUM_THREADS"] for env in worker_pool.worker_environments(2, settings())] == ["5"] * 2
 
 
 def hide(root):
@@ -103,7 +106,11 @@ def test_workers_of_a_scheduler_do_the_work_and_one_that_does_not_fit_is_named(s
     index = make_index(5)
     extract_features(index, settings(), tmp_path / "plain")
     environments = [{"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}]
-    with crew.quiet(), crew.local_cluster(environments) as running, Client(running) as client:
+    with (
+        worker_pool.silenced_dask_logs(),
+        worker_pool.local_cluster(environments) as running,
+        Client(running) as client,
+    ):
         address = running.scheduler_address
 
         def share(name):

@@ -9,11 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 from xd3d.errors import ModelError
-from xd3d.stages.extract import catalogue, hub, published
-from xd3d.stages.extract.catalogue import fetch_model, find_local, known_models
+from xd3d.stages.extract import catalogue, hub
+from xd3d.stages.extract.catalogue import PublishedFile, fetch_model, find_local, known_models
 from xd3d.stages.extract.hub import same_origin
 from xd3d.stages.extract.models import resolve_model, resolve_unet
-from xd3d.stages.extract.published import PublishedFile
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 ID = "some/model"
@@ -123,12 +122,12 @@ def test_a_damaged_transfer_is_named_with_both_digests_and_alone_removed(fake, t
 
 def test_other_weights_under_a_known_name_are_refused_before_they_are_downloaded(fake, monkeypatch, tiny_model):
     known = {UNET: PublishedFile(7, "0" * 64)}
-    monkeypatch.setitem(published.HUB_NAMES, "sd21", ID)
-    monkeypatch.setitem(published._FILES, "sd21", known)
+    monkeypatch.setitem(catalogue.HUB_NAMES, "sd21", ID)
+    monkeypatch.setitem(catalogue._FILES, "sd21", known)
     with pytest.raises(ModelError, match=f"{UNET}.*sha256 {digest(tiny_model / UNET)}, expected {'0' * 64}"):
         fetch_model("sd21")
     assert fake.requests == []
-    monkeypatch.setitem(published._FILES, "sd21", {UNET: PublishedFile(7, digest(tiny_model / UNET))})
+    monkeypatch.setitem(catalogue._FILES, "sd21", {UNET: PublishedFile(7, digest(tiny_model / UNET))})
     _, files = fetch_model("sd21")
     assert {file.file: file.checked for file in files}[UNET] == "published"
 
@@ -147,7 +146,7 @@ def test_one_file_of_unet_weights_is_fetched_by_its_name(fake, tiny_model, tmp_p
     shutil.copy(tiny_model / UNET, folder / "clean_unet.safetensors")
     shutil.copy(tiny_model / UNET, folder / "other.safetensors")
     fake.add("clean/dift", folder)
-    monkeypatch.setitem(published.UNET_NAMES, "cleandift-sd21", "clean/dift:clean_unet.safetensors")
+    monkeypatch.setitem(catalogue.UNET_NAMES, "cleandift-sd21", "clean/dift:clean_unet.safetensors")
     path = resolve_unet("cleandift-sd21")
     assert path.read_bytes() == (tiny_model / UNET).read_bytes()
     assert not list((tmp_path / "hub").rglob("other*"))

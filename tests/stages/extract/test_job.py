@@ -14,15 +14,15 @@ import pytest
 import torch
 import zarr
 from PIL import Image
-from xd3d.cache.info import cache_info
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import named_arrays
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError, MissingDataError
-from xd3d.stages.extract.extractor import FeatureExtractor, PictureSource
+from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.fingerprint import feature_fingerprint
 from xd3d.stages.extract.forecast import forecast
+from xd3d.stages.extract.images import PictureSource
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.online import OnlineExtractor
 

@@ -155,8 +155,8 @@ def test_an_upsampler_gives_the_stock_map_to_its_edges_and_at_odd_sizes(size, ou
 
 
 PACKS = (
-    *("PackedConvolution", "PackedLinear", "PackedGeglu", "FixedTextAttention", "FoldedUpsampling", "JoinedResnet"),
-    *("_ending_in_maps", "_attention_of_maps", "_with_edge"),
+    *("PackedConvolution", "PackedLinear", "PackedGeglu", "FixedTextAttention", "FoldedUpsampling", "FusedResnet"),
+    *("_channels_last_output", "_channels_last_attention", "_padded_downsampling"),
 )
 
 

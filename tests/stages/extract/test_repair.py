@@ -8,7 +8,8 @@ from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
-from xd3d.stages.extract.extractor import FeatureExtractor, PictureSource
+from xd3d.stages.extract.extractor import FeatureExtractor
+from xd3d.stages.extract.images import PictureSource
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.repair import repair_features
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.cache.export import export_cache
-from xd3d.cache.info import cache_info
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError
 from xd3d.stages.extract.backbone import DiffusionBackbone
@@ -24,7 +23,7 @@ from xd3d.stages.extract.forecast import forecast
 from xd3d.stages.extract.job import cache_opener, extract_features
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.repair import repair_features
-from xd3d.stages.extract.specs import tap_specs
+from xd3d.stages.extract.taps import tap_specs
 from xd3d.stages.extract.upgrade import upgrade_cache
 
 HERE = Path(__file__).parent

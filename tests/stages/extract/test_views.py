@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from xd3d.cache.info import cache_info
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.verify import verify_cache
+from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.stages.extract.fingerprint import feature_fingerprint
 from xd3d.stages.extract.forecast import forecast
+from xd3d.stages.extract.images import apply_view
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.online import OnlineExtractor
-from xd3d.stages.extract.views import apply_view
 
 VIEWS = ("identity", "hflip", "jitter:1")
 

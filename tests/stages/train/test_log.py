@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from xd3d.processes import Member
+from xd3d.processes import ProcessRank
 from xd3d.stages.train.log import RunLog, past_losses, read_log
 
 
@@ -61,7 +61,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 
 
 def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("xd3d.processes._member", Member(rank=1, count=2))
+    monkeypatch.setattr("xd3d.processes._rank", ProcessRank(rank=1, world_size=2))
     with RunLog(tmp_path, step=0, tensorboard=True) as records:
         records.write({"step": 1, "loss": 1.0})
         records.flush()

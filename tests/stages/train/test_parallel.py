@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from xd3d.errors import RunError
-from xd3d.processes import is_first_process, process_count
+from xd3d.processes import is_first_process, world_size
 from xd3d.stages.train.parallel import distributed, number_of_processes
 
 SCRIPT = Path(__file__).with_name("shared_batch.py")
@@ -25,16 +25,16 @@ with distributed("cpu"):
 ONE_GPU = """
 import os
 from xd3d.errors import RunError
-from xd3d.processes import is_first_process, process_count
+from xd3d.processes import is_first_process, world_size
 from xd3d.stages.train.parallel import _require_own_gpus, distributed
-assert is_first_process() and process_count() == 1
+assert is_first_process() and world_size() == 1
 with distributed("cpu"):
     _require_own_gpus("host gpu-" + os.environ["RANK"])
     try:
         _require_own_gpus("host gpu-" + "010"[int(os.environ["RANK"])])
     except RunError as error:
         print(error)
-print(is_first_process(), process_count())
+print(is_first_process(), world_size())
 """
 
 
@@ -82,4 +82,4 @@ def test_what_another_launcher_left_in_the_environment_is_no_torchrun(monkeypatc
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(RunError, match="with torchrun, or unset RANK"), distributed("cpu"):
         pass
-    assert (is_first_process(), process_count()) == (True, 1)
+    assert (is_first_process(), world_size()) == (True, 1)

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 from xd3d.errors import DiskSpaceError
-from xd3d.stages.extract.behind import WriteBehind
+from xd3d.stages.extract.overlap import WriteBehind
 
 
 class SlowDisk:

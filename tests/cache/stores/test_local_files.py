@@ -2,7 +2,7 @@ import errno
 import os
 
 import pytest
-from xd3d.cache.stores.staging import LocalStage, disk_errors, sweep_partials
+from xd3d.cache.stores.local_files import LocalStage, disk_errors, sweep_partials
 from xd3d.errors import CacheError, DiskSpaceError
 from xd3d.locks import WriterLock
 

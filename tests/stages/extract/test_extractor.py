@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import BackendError
-from xd3d.stages.extract.extractor import FeatureExtractor
-from xd3d.stages.extract.memory import LARGEST_BATCH, fitting_batch
+from xd3d.stages.extract.extractor import LARGEST_BATCH, FeatureExtractor, fitting_batch
 
 FAULTS = """
 import resource, torch
-from xd3d.stages.extract.memory import keep_freed_memory
+from xd3d.stages.extract.extractor import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
@@ -61,7 +60,7 @@ def test_a_batch_without_room_is_done_in_halves_and_later_ones_too(settings, mon
     with caplog.at_level(logging.WARNING, "xd3d"):
         halves = extractor(pictures, keys)
     assert room.sizes == [6, 3, 1, 1, 1, 1, 1, 1]
-    assert "going on with 3" in caplog.text
+    assert "continuing with 3" in caplog.text
     assert extractor.batch_size == 1
     assert halves.rows == list(range(6))
     for name, values in whole.arrays.items():
@@ -73,5 +72,5 @@ def test_no_room_for_one_image_is_said(settings, monkeypatch):
     extractor = FeatureExtractor(settings=settings(batch_size=1))
     room = Room(0)
     monkeypatch.setattr(FeatureExtractor, "_features", lambda self, *batch: room.features(self, *batch))
-    with pytest.raises(BackendError, match="no room for one image"):
+    with pytest.raises(BackendError, match="out of memory for one image"):
         extractor(np.zeros((1, 3, 100, 180), np.uint8), ["a"])

@@ -1,0 +1,159 @@
+"""Files of a model folder in diffusers' layout: its parts, a check that it is complete, and digests of its files.
+
+Hashing gigabytes takes seconds, so digests of large files are cached in the user's cache folder by path, size and
+modification time. Without that cache only time is lost.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import ModelError
+from ...files import read_json, write_json
+
+__all__ = [
+    "CONFIGS",
+    "WEIGHTS",
+    "check_parts",
+    "config_files",
+    "file_digest",
+    "folder_digest",
+    "recall",
+    "remember",
+    "unet_folder",
+    "weight_files",
+    "weight_patterns",
+]
+
+#: parts of a model, each with its config
+CONFIGS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+
+
+MEMORY = "digests.json"
+LARGE = 64_000_000  #: bytes from which a digest is cached
+
+
+def config_files(path: Path) -> list[Path]:
+    """Returns the configs and vocabularies of every part of a model."""
+    return [file for part in CONFIGS for file in sorted((path / part).glob("*")) if _decides(file)]
+
+
+def weight_files(folder: Path, part: str) -> list[Path]:
+    """Returns the weight files of a part in ``folder``: one file, or an index and its shards; empty if none exist."""
+    whole = folder / WEIGHTS[part]
+    if whole.is_file():
+        return [whole]
+    index = whole.with_name(f"{whole.name}.index.json")
+    if not index.is_file():
+        return []
+    shards = sorted(set(read_json(index)["weight_map"].values()))
+    missing = [shard for shard in shards if not (folder / Path(shard).name).is_file()]
+    if missing:
+        raise ModelError(f"{folder} lacks {', '.join(missing)}, which {index.name} names; copy the model again")
+    return [index, *(folder / Path(shard).name for shard in shards)]
+
+
+def weight_patterns(part: str) -> list[str]:
+    """Returns patterns of the weight files of a part, without other formats and precisions."""
+    stem = WEIGHTS[part].removesuffix(".safetensors")
+    return [WEIGHTS[part], f"{WEIGHTS[part]}.index.json", f"{stem}-0*.safetensors"]
+
+
+def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
+    """Checks that a model is complete.
+
+    Raises:
+        ModelError: a part, its config or required weights are missing; the message names them.
+    """
+    for part, config in CONFIGS.items():
+        if not (path / part).is_dir():
+            found = ", ".join(sorted(entry.name for entry in path.glob("*") if entry.is_dir())) or "no folders"
+            raise ModelError(
+                f"The model folder {path} has no part '{part}' (found: {found}); a model needs {', '.join(CONFIGS)}"
+            )
+        if not (path / part / config).is_file():
+            raise ModelError(f"The part '{part}' of the model folder {path} lacks {config}; copy the model again")
+        if weights == "pretrained" and part in WEIGHTS and not weight_files(path / part, part):
+            raise ModelError(
+                f"The part '{part}' of the model folder {path} lacks {WEIGHTS[part]}; "
+                "fetch the weights, or set extract.weights to random to try it without"
+            )
+
+
+def unet_folder(path: Path) -> Path:
+    """Returns the folder of a UNet's config and weights: ``path`` itself or ``path/unet``.
+
+    Raises:
+        ModelError: neither contains both.
+    """
+    found = path if (path / CONFIGS["unet"]).is_file() else path / "unet"
+    if not (found / CONFIGS["unet"]).is_file() or not weight_files(found, "unet"):
+        raise ModelError(
+            f"The folder {path} holds no UNet: it needs {CONFIGS['unet']} and {WEIGHTS['unet']}, there or in unet/"
+        )
+    return found
+
+
+def _decides(file: Path) -> bool:
+    return file.is_file() and file.suffix in {".json", ".txt"} and not file.name.endswith(".index.json")
+
+
+def file_digest(path: Path) -> str:
+    """Returns the sha256 of a file, hexadecimal; that of a large unchanged file comes from the cache."""
+    facts = path.stat()
+    if facts.st_size < LARGE:
+        return _hash(path)
+    known = recall(MEMORY)
+    key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
+    if not isinstance(known.get(key), str):
+        known[key] = _hash(path)
+        remember(MEMORY, known)
+    return str(known[key])
+
+
+def folder_digest(folder: Path, files: Iterable[Path]) -> str:
+    """Returns the sha256 over the names (relative to ``folder``) and contents of files, sorted by name."""
+    digests = {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
+
+
+def recall(name: str) -> dict[str, Any]:
+    """Reads the JSON object ``name`` in the user's cache folder; empty if it is missing or damaged."""
+    try:
+        known = read_json(_folder() / name)
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(name: str, known: dict[str, Any]) -> None:
+    """Writes the JSON object ``name`` to the user's cache folder; does nothing if that is read-only."""
+    try:
+        _folder().mkdir(parents=True, exist_ok=True)
+        write_json(_folder() / name, known)
+    except OSError:
+        return
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "xd3d"
