@@ -14,11 +14,11 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
-    from ..stages.evaluate.card import Modality
+    from ..stages.evaluate.metrics import Modality
     from ..stages.extract.settings import ExtractSettings
     from ..stages.train.domain import Domain
+    from ..stages.train.features import FeatureSource
     from ..stages.train.pseudo_labels import PseudoLabels
-    from ..stages.train.source import FeatureSource
 
 __all__ = ["DomainOpener", "open_index"]
 

@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..train.batch import Batch
-from ..train.decoupling import low_rank
 from ..train.domain import Domain
 from ..train.images import ImageBatch
-from ..train.interface import StageRefiner
+from ..train.interface import StageRefiner, low_rank
 from ..train.loader import evaluation_batch
-from ..train.located import agents_at_points
+from ..train.located_agents import agents_at_points
 from ..train.network import Network
 from ..train.transfer import to_device
 
-__all__ = ["CACHED", "Insight", "QueryAttention", "look_inside"]
+__all__ = ["CACHED", "AttentionMaps", "QueryAttention", "attention_maps"]
 
 CACHED = "cached agents"  #: the matrix of their vectors, all taps joined, as the network reads them
 Matrices = dict[str, Float32[np.ndarray, "matrices rows columns"]]
@@ -54,7 +53,7 @@ class QueryAttention:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Insight:
+class AttentionMaps:
     """What one frame shows of a network with located agents, with queries that met the image's, or with both.
 
     ``memberships``: how much each point reads of each agent, the agents of all views behind one another; a row sums to
@@ -67,7 +66,7 @@ class Insight:
     matrices: Mapping[str, Float32[np.ndarray, "matrices rows columns"]]
 
 
-def look_inside(network: Network, domain: Domain, position: int) -> Insight | None:
+def attention_maps(network: Network, domain: Domain, position: int) -> AttentionMaps | None:
     """Run ``network`` on the frame at ``position`` of ``domain``; None where no camera sees a point of it.
 
     Raises:
@@ -95,7 +94,7 @@ def look_inside(network: Network, domain: Domain, position: int) -> Insight | No
         network.train(was_training)
 
 
-def _look(network: Network, batch: Batch, images: ImageBatch) -> Insight:
+def _look(network: Network, batch: Batch, images: ImageBatch) -> AttentionMaps:
     memberships, queries = None, None
     matrices: Matrices = {}
     if network.fusion.agent_tokens:
@@ -107,7 +106,7 @@ def _look(network: Network, batch: Batch, images: ImageBatch) -> Insight:
     if network.fusion.interface:
         queries, found = _attention(network, batch, images)
         matrices |= found
-    return Insight(memberships=memberships, queries=queries, matrices=matrices)
+    return AttentionMaps(memberships=memberships, queries=queries, matrices=matrices)
 
 
 def _attention(network: Network, batch: Batch, images: ImageBatch) -> tuple[QueryAttention, Matrices]:

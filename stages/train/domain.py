@@ -10,8 +10,8 @@ from ..datasets.frames import Frame, load_frame
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
 from ..datasets.settings import DOMAINS
+from .features import FeatureSource
 from .pseudo_labels import PseudoLabels
-from .source import FeatureSource
 
 __all__ = ["Domain"]
 

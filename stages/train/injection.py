@@ -8,7 +8,7 @@ shows one. W and b begin at zero, so an untrained network is the LiDAR-only one.
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from .parallel import drawn_for_samples
+from .parallel import rand_per_sample
 from .sparse import SparseTensor
 
 __all__ = ["Injection", "voxel_means"]
@@ -34,7 +34,7 @@ class Injection(nn.Module):
         """``x``, whose voxels hold the points as ``point_to_voxel`` says, with ``values`` of the ``seen`` points."""
         means, shown = voxel_means(values, seen, point_to_voxel, len(x.features))
         if self.training and self.camera_dropout:
-            kept = drawn_for_samples(x.batch_size, shown.device) >= self.camera_dropout
+            kept = rand_per_sample(x.batch_size, shown.device) >= self.camera_dropout
             shown = shown * kept[x.sample.long()].unsqueeze(1)
         added = self.project(means) * shown
         return x.replace(x.features + added.to(x.features.dtype))

@@ -16,7 +16,7 @@ from torch.nn.functional import batch_norm
 
 from .parallel import gathered, number_of_processes, total
 
-__all__ = ["VoxelNorm", "held_statistics", "norm_momentum", "set_norm_momentum"]
+__all__ = ["VoxelNorm", "frozen_statistics", "norm_momentum", "set_norm_momentum"]
 
 FINAL = 0.01  # Pointcept's SpUNet-v1m1
 WINDOW = 0.1  # the statistics look back over this share of the steps so far, until FINAL is reached
@@ -90,7 +90,7 @@ def norm_momentum(step: int) -> float:
 
 
 @contextmanager
-def held_statistics(network: nn.Module) -> Iterator[None]:
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Let every BatchNorm of ``network`` keep its running statistics and normalise with them, in training too."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d) and module.training]
     for norm in norms:

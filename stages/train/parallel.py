@@ -22,7 +22,7 @@ from ...processes import has_joined, launched_member, own_device, process_count
 
 __all__ = [
     "distributed",
-    "drawn_for_samples",
+    "rand_per_sample",
     "from_first",
     "gathered",
     "number_of_processes",
@@ -101,7 +101,7 @@ def own_part(values: Shaped[Tensor, "all *rest"]) -> Shaped[Tensor, "own *rest"]
     return values.chunk(number_of_processes())[rank()]
 
 
-def drawn_for_samples(samples: int, device: torch.device) -> Float[Tensor, "samples"]:
+def rand_per_sample(samples: int, device: torch.device) -> Float[Tensor, "samples"]:
     """A random number, 0 to 1, for each of this process's ``samples``: those of all processes are drawn in each."""
     return own_part(torch.rand(samples * number_of_processes(), device=device))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .images import ImageBatch
-from .parallel import drawn_for_samples
+from .parallel import rand_per_sample
 from .sparse import SparseTensor
 
 __all__ = ["HEADS", "ImageQueries", "QueryBlock", "StageMerge", "VoxelQueries"]
@@ -39,7 +39,7 @@ class DropPath(nn.Module):
         """The branch, or zeros in its place."""
         if not self.training or not self.rate:
             return branch
-        kept = drawn_for_samples(len(branch), branch.device) >= self.rate
+        kept = rand_per_sample(len(branch), branch.device) >= self.rate
         return branch * kept[:, None, None] / (1 - self.rate)
 
 

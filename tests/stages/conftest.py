@@ -27,9 +27,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def worlds() -> ModuleType:
+def tiny_domains() -> ModuleType:
     """The module that makes tiny domains."""
-    return load("worlds")
+    return load("tiny_domains")
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +45,11 @@ def load_module() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def make_domain(worlds: ModuleType, tmp_path: Path) -> Callable:
+def make_domain(tiny_domains: ModuleType, tmp_path: Path) -> Callable:
     """Call it with ``frames``, ``cameras``, ``points``, ``seed`` or ``lidar_only`` for a domain of its own."""
 
     def make(**options):
-        return worlds.write_domain(tmp_path / f"data{len(list(tmp_path.glob('data*')))}", **options)
+        return tiny_domains.write_domain(tmp_path / f"data{len(list(tmp_path.glob('data*')))}", **options)
 
     return make
 

@@ -5,7 +5,7 @@ import sys
 
 import torch
 from torch import nn
-from xd3d.stages.train.decoupling import decoupling_loss
+from xd3d.stages.train.interface import decoupling_loss
 from xd3d.stages.train.losses import agreement_loss, cross_modal_loss, weighted_cross_entropy
 from xd3d.stages.train.norms import VoxelNorm
 from xd3d.stages.train.parallel import distributed, number_of_processes, own_part, rank, sum_gradients, total
