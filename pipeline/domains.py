@@ -167,9 +167,9 @@ class DomainOpener:
 
         Where they are cached and the model is not on this machine, it is that of the one cache that fits otherwise.
         """
-        from ..stages.train.parallel import from_first, rank
+        from ..stages.train.parallel import broadcast, rank
 
-        return from_first(self._read_fingerprint(dataset) if rank() == 0 else {})
+        return broadcast(self._read_fingerprint(dataset) if rank() == 0 else {})
 
     def _read_fingerprint(self, dataset: str) -> Mapping[str, object]:
         from ..stages.extract.fingerprint import partial_fingerprints

@@ -97,11 +97,8 @@ def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_poin
             *([f"the classes of {merge.name} are not the benchmark's: {config}"] if merged else []),
             *([] if every_point else ["points without a class are counted as errors"]),
         ]
-    return [
-        fault
-        for name in _evaluation_sets(out)
-        for fault in _nuscenes_faults(out, index, merge, name, every_point, images)
-    ]
+    sets = sorted(folder.name for folder in (out / "lidarseg").iterdir() if folder.is_dir())
+    return [fault for name in sets for fault in _nuscenes_faults(out, index, merge, name, every_point, images)]
 
 
 def _nuscenes_faults(

@@ -26,7 +26,7 @@ from .log import RunLog, past_losses
 from .monitor import DivergenceWatch, StepTiming, Throughput
 from .network import Network
 from .optimise import Stepper, learning_rate
-from .parallel import from_first
+from .parallel import broadcast
 from .record import build_network, make_record, open_record, write_record
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from .step_batch import StepMaker
@@ -116,7 +116,7 @@ def train(
     device = own_device(settings.device, setting="train.device")
     lock = exclusive_lock(run, work="trains", option="--run")
     with lock if is_first_process() else nullcontext(), _seeded(settings.seed, device):
-        stored, done = from_first(_open_run(run, record, source, initial, on_start) if is_first_process() else ({}, 0))
+        stored, done = broadcast(_open_run(run, record, source, initial, on_start) if is_first_process() else ({}, 0))
         if done >= settings.steps:
             return TrainSummary(run=run, steps=done, best=read_best(run, done))
         network = build_network(stored, model=model, fusion=fusion, taps=taps, device=device)
