@@ -202,7 +202,7 @@ class TrainSettings(Settings):
     lam_trg: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of the cross-modal losses on the unlabelled target; 0 trains without it (DG), above 0 is UDA.",
+        description="Weight of the cross-modal losses on the unlabelled target; 0: without it (DG), above 0: UDA.",
     )
     lam_pl: float = Field(
         default=0.0, ge=0, description="Weight of the cross entropy with pseudo labels of the target; 0 uses none."

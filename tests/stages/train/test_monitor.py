@@ -21,7 +21,7 @@ def test_a_step_says_its_rates_and_its_share_of_waiting():
 
 
 def test_a_run_without_a_step_left_has_a_summary():
-    assert "No step" in Throughput().summary()
+    assert "No steps" in Throughput().summary()
 
 
 RNG = np.random.default_rng(0)
