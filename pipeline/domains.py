@@ -14,11 +14,11 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
-    from ..stages.evaluate.card import Modality
+    from ..stages.evaluate.metrics import Modality
     from ..stages.extract.settings import ExtractSettings
     from ..stages.train.domain import Domain
+    from ..stages.train.features import FeatureSource
     from ..stages.train.pseudo_labels import PseudoLabels
-    from ..stages.train.source import FeatureSource
 
 __all__ = ["DomainOpener", "open_index"]
 
@@ -167,9 +167,9 @@ class DomainOpener:
 
         If the features are cached and the model is not on this machine, it is that of the cache that matches otherwise.
         """
-        from ..stages.train.parallel import from_first, rank
+        from ..stages.train.parallel import broadcast, rank
 
-        return from_first(self._read_fingerprint(dataset) if rank() == 0 else {})
+        return broadcast(self._read_fingerprint(dataset) if rank() == 0 else {})
 
     def _read_fingerprint(self, dataset: str) -> Mapping[str, object]:
         from ..stages.extract.fingerprint import partial_fingerprints

@@ -157,7 +157,7 @@ def train_together(
 
 def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None) -> Outcome:
     """Run stage two, from the cache or with the diffusion model in the loop; a run that was stopped resumes."""
-    from ..stages.predict.validate import validate
+    from ..stages.predict.inference import validate
     from ..stages.train.loop import train as train_network
 
     resolved, named = load_config(config, overrides), workspace.find_run(run) if run else None
@@ -180,7 +180,7 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         augment=settings.augment,
         settings=settings.train,
         facts=run_facts(resolved, cached=cached),
-        begun=lambda: workspace.remember_run(folder),  # a run that is interrupted counts as the last run too
+        on_start=lambda: workspace.remember_run(folder),  # a run that is interrupted counts as the last run too
     )
     if is_first_process():
         workspace.remember_run(folder)
@@ -208,7 +208,7 @@ def evaluate(
 
     ``machine``: overrides of machine settings, see ``TrainedRun.open``.
     """
-    from ..stages.evaluate.scores import score_table
+    from ..stages.evaluate.metrics import score_table
 
     trained = TrainedRun.open(workspace, run, machine)
     card = trained.score(split=split, side=side, absent=absent, fusion=fusion, lidar_only=lidar_only, export=export)

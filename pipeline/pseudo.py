@@ -33,15 +33,15 @@ def pseudo_labels(
     """
     from ..fingerprint import fingerprint_digest
     from ..stages.adapt.pseudo_labels import make_pseudo_labels
+    from ..stages.train.initial import InitialCheckpoint
     from ..stages.train.record import describe_domain
-    from ..stages.train.start import Start
 
     trained = TrainedRun.open(workspace, run, machine)
     chosen, rule = trained.side(side), trained.config.evaluate.fusion
     target = trained.domains.unlabelled(chosen)
     uses_images = target.features is not None
     identity = {
-        **Start.open(trained.folder).identity(),
+        **InitialCheckpoint.open(trained.folder).identity(),
         "features": fingerprint_digest(trained.domains.fingerprint(chosen.dataset)) if uses_images else "none",
         "domain": chosen.domain,
         "split": "train",

@@ -20,7 +20,7 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ..stages.datasets.settings import DomainSettings
-    from ..stages.evaluate.scores import ScoreCard
+    from ..stages.evaluate.metrics import Metrics
     from ..stages.evaluate.settings import AbsentRule, FusionRule
     from ..stages.train.domain import Domain
     from ..stages.train.network import Network
@@ -68,7 +68,7 @@ def machine_settings(device: str | None, overrides: Sequence[str] | None) -> lis
 
 def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -> str:
     """Returns a name that follows from settings and data, so that an interrupted run is found again."""
-    from ..stages.train.start import Start
+    from ..stages.train.initial import InitialCheckpoint
 
     init, pseudo = domains.init(), domains.pseudo_labels()
     settings = unmarked_values(resolved.config, Mark.FREE)
@@ -77,7 +77,7 @@ def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -
         "settings": settings,
         "cached": cached,
         "indexes": [domains.index(side.dataset).digest for side in domains.sides()],
-        "init": Start.open(init).identity() if init else None,
+        "init": InitialCheckpoint.open(init).identity() if init else None,
         "pseudo_labels": pseudo.provenance() if pseudo else None,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -226,7 +226,7 @@ class TrainedRun:
         fusion: "FusionRule | None" = None,
         lidar_only: bool = False,
         export: Path | None = None,
-    ) -> "ScoreCard":
+    ) -> "Metrics":
         """Predicts all points of a split, scores them, and stores the score with its protocol.
 
         ``absent`` and ``fusion`` default to the run's settings. With ``lidar_only`` only the 3D head is scored, on the
@@ -260,7 +260,7 @@ class TrainedRun:
         card.save(path)
         return card
 
-    def majority(self, card: "ScoreCard") -> float:
+    def majority(self, card: "Metrics") -> float:
         """Returns the mean IoU on the points of ``card`` of always predicting the most frequent training class."""
         import numpy as np
 
@@ -271,7 +271,7 @@ class TrainedRun:
 
     def _protocol(self, side: str, split: str, domain: "Domain", fusion: "FusionRule") -> Any:
         from ..fingerprint import fingerprint_digest
-        from ..stages.evaluate.protocol import ScoreProtocol
+        from ..stages.evaluate.metrics import ScoreProtocol
 
         settings, dataset = self.config, self.side(side).dataset
         return ScoreProtocol(

@@ -14,12 +14,12 @@ from xd3d.stages.extract.agents import AgentMaker
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.settings import RGB, ExtractSettings
-from xd3d.stages.predict.attention import look_inside
+from xd3d.stages.predict.attention import attention_maps
 from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
-from xd3d.stages.train.shift import StepMaker
+from xd3d.stages.train.step_batch import StepMaker
 from xd3d.stages.train.transfer import prefetch
 
 
@@ -31,7 +31,7 @@ def load(path):
 
 
 HERE = Path(__file__).parent
-pretended, worlds = load(HERE / "pretend_cuda.py"), load(HERE / "stages/train/worlds.py")
+pretended, tiny_domains = load(HERE / "pretend_cuda.py"), load(HERE / "stages/tiny_domains.py")
 SMALL = {"tokens": 6, "query_channels": 16, "rank": 3, "image_channels": 8}
 PAPER = {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
 VARIANTS = {
@@ -50,7 +50,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory):
-    return worlds.write_domain(tmp_path_factory.mktemp("data"), frames=4, cameras=2, points=120)
+    return tiny_domains.write_domain(tmp_path_factory.mktemp("data"), frames=4, cameras=2, points=120)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def stage_two(domain, device, values, precision, traffic=None, change=None):
     found = list(predict_frames(network, domain, workers=0))
     assert traffic is None or not traffic.pageable
     if fusion.agent_tokens or fusion.interface:
-        assert look_inside(network, domain, 0) is not None
+        assert attention_maps(network, domain, 0) is not None
     return losses, found, seen
 
 

@@ -13,8 +13,8 @@ from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.runs import run_facts, run_name
 from xd3d.pipeline.workspace import Workspace
 from xd3d.settings import Mark, Settings, marked, unmarked_values
+from xd3d.stages.train.initial import InitialCheckpoint
 from xd3d.stages.train.record import open_record, write_record
-from xd3d.stages.train.start import Start
 
 MARKED = {
     Mark.FREE: {
@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_another_value_where_the_setting_is_marked_and_nowher
 def test_a_run_begins_with_weights_of_other_settings_where_training_alone_reads_them(tmp_path, name):
     own = {**record_of(Config()), "source": {"cameras": ["CAM_FRONT"]}}
     other = {**own, "fusion": {**own["fusion"], name: "something else"}, "model": {**own["model"], "backend": "torch"}}
-    start = Start(run=tmp_path, step=1, record=own)
+    start = InitialCheckpoint(run=tmp_path, step=1, record=own)
     if f"fusion.{name}" in MARKED[Mark.TRAINING_ONLY]:
         start.require_same_network(other)
     else:

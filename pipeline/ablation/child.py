@@ -24,7 +24,7 @@ from ..runs import TrainedRun
 from ..workspace import Workspace
 
 if TYPE_CHECKING:
-    from ...stages.evaluate.card import ScoreCard
+    from ...stages.evaluate.metrics import Metrics
 
 __all__ = ["SOURCE", "Task", "main", "perform"]
 
@@ -103,7 +103,7 @@ def _scores(run: TrainedRun, domain: str, *, bare: bool) -> dict[str, Any]:
     }
 
 
-def _without_images(run: TrainedRun, domain: str, card: "ScoreCard") -> float | None:
+def _without_images(run: TrainedRun, domain: str, card: "Metrics") -> float | None:
     """The 3D score where no image is handed in; None for a network that cannot do without."""
     if not run.config.fusion.image:
         return card.miou["3d"]

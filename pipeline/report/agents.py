@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ...stages.datasets.frames import Frame
     from ...stages.extract.settings import ExtractSettings
     from ...stages.train.domain import Domain
-    from ...stages.train.source import FeatureSource
+    from ...stages.train.features import FeatureSource
 
 __all__ = ["SeenImages", "dense_memberships", "see_images"]
 
@@ -61,7 +61,7 @@ def see_images(settings: "ExtractSettings", domain: "Domain", features: "Feature
     Where the features come without memberships, the cells are grouped again as stage one did.
     """
     from ...stages.extract.images import PictureSource
-    from ...stages.train.views import identity_views
+    from ...stages.train.features import identity_views
 
     settings = settings.for_dataset(domain.index.dataset)
     rows = [int(row) for row in frame.image_rows]

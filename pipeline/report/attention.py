@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ...stages.datasets.frames import Frame
-    from ...stages.predict.attention import Insight
+    from ...stages.predict.attention import AttentionMaps
     from ...stages.train.domain import Domain
     from ..runs import TrainedRun
 
@@ -37,7 +37,7 @@ class FrameAttention:
 
     frame: "Frame"
     seen: SeenImages
-    insight: "Insight"
+    insight: "AttentionMaps"
 
     @property
     def ways(self) -> tuple[Way, ...]:
@@ -119,12 +119,12 @@ class FrameAttention:
 
 def look_at_frame(run: "TrainedRun", domain: "Domain", position: int) -> FrameAttention | None:
     """What the network of ``run`` reads on one frame of ``domain``; None without agents, features or points."""
-    from ...stages.predict.attention import look_inside
+    from ...stages.predict.attention import attention_maps
 
     fusion = run.config.fusion
     if not (fusion.agent_tokens or fusion.interface) or domain.features is None:
         return None
-    insight = look_inside(run.network, domain, position)
+    insight = attention_maps(run.network, domain, position)
     if insight is None:
         return None
     frame = domain.load(position)

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...errors import RunError
 from ...files import write_bytes
-from ...stages.evaluate.card import Modality, ScoreCard
-from ...stages.train.pace import PACE_NAMES
+from ...stages.evaluate.metrics import Metrics, Modality
+from ...stages.train.monitor import TIMING_KEYS
 from ..runs import TrainedRun
 from . import figures
 from .agents import see_images
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from ...stages.evaluate.scores import FramePrediction
     from ...stages.evaluate.settings import FusionRule
     from ...stages.train.domain import Domain
-    from ...stages.train.source import FeatureSource
+    from ...stages.train.features import FeatureSource
 
 __all__ = ["build_report"]
 
 SHOWN_FRAMES = 3
 READINGS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM", "fused": "fused"}
-LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *PACE_NAMES}
+LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *TIMING_KEYS}
 
 
 def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Path:
@@ -38,7 +38,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
         MissingDataError: the run was not evaluated yet.
         RunError: it was evaluated, and has been trained further since.
     """
-    card = ScoreCard.load(run.scores_path("target", "test"))
+    card = Metrics.load(run.scores_path("target", "test"))
     if card.protocol is not None and card.protocol.step != run.step:
         raise RunError(
             f"The score of {run.folder} is that of step {card.protocol.step}, and its best checkpoint is now that of"
@@ -66,7 +66,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     return path
 
 
-def _scores(run: TrainedRun, card: ScoreCard, rule: "FusionRule") -> Section:
+def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule") -> Section:
     majority = run.majority(card)
     rows = [[name, *(_percent(values[key]) for key in READINGS)] for name, values in card.iou.items()]
     rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in READINGS)])
@@ -88,7 +88,7 @@ def _scores(run: TrainedRun, card: ScoreCard, rule: "FusionRule") -> Section:
     )
 
 
-def _parts(card: ScoreCard) -> list[Section]:
+def _parts(card: Metrics) -> list[Section]:
     """The score of parts of the points: by their distance, and by the weather where the frames name it."""
     tables = []
     for kind, parts in card.part_miou.items():
@@ -200,7 +200,7 @@ def _training(run: TrainedRun) -> Section:
     )
 
 
-def _confusion(card: ScoreCard) -> Section:
+def _confusion(card: Metrics) -> Section:
     known: list[Modality] = [reading for reading in ("fused", "xm", "3d") if reading in card.confusion]
     reading = known[0]
     counts = card.confusion[reading][:, : len(card.classes)]
@@ -216,7 +216,7 @@ def _confusion(card: ScoreCard) -> Section:
     )
 
 
-def _protocol(run: TrainedRun, card: ScoreCard) -> Section:
+def _protocol(run: TrainedRun, card: Metrics) -> Section:
     protocol = {} if card.protocol is None else dataclasses.asdict(card.protocol)
     parts = [facts_table({**protocol, "frames": card.frames, "points": card.points, "absent classes": card.absent})]
     if run.config.fusion.image and run.domains.index(run.config.data.target.dataset).cameras:

@@ -117,7 +117,7 @@ def _errors(run: "TrainedRun", domain: "Domain", rule: "FusionRule") -> Section:
         parts=[
             Picture(
                 png=errors_picture({f"wrong points, % ({reading})": [("", tally.shares)]}, tally.classes),
-                caption="AllocateArray cells have no point of the class.",
+                caption="Empty cells have no point of the class.",
             )
         ],
     )

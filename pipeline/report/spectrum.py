@@ -9,7 +9,7 @@ from jaxtyping import Float
 from .figures import new_figure, png_bytes
 
 if TYPE_CHECKING:
-    from ...stages.predict.attention import Insight
+    from ...stages.predict.attention import AttentionMaps
 
 __all__ = ["dropped_energy", "spectra_of", "spectrum_picture", "spectrum_rows"]
 
@@ -26,7 +26,7 @@ def dropped_energy(values: Float[np.ndarray, "values"], rank: int) -> float:
     return float((values[rank:] ** 2).sum() / max(float((values**2).sum()), np.finfo(np.float64).tiny))
 
 
-def spectra_of(insights: Sequence["Insight"]) -> dict[str, Float[np.ndarray, "values"]]:
+def spectra_of(insights: Sequence["AttentionMaps"]) -> dict[str, Float[np.ndarray, "values"]]:
     """The spectra of the matrices of ``insights``, looks inside one network, by their names; empty without any."""
     names = insights[0].matrices if insights else ()
     return {

@@ -1,1 +1,1 @@
-"""Adaptation to a domain without labels: pseudo labels."""
+"""Adaptation to an unlabelled domain: makes pseudo labels."""

@@ -1,10 +1,10 @@
-"""Makes pseudo labels: predicts all frames, part by part, then keeps the confident predictions of each class.
+"""Makes pseudo labels: predicts all frames in parts, then keeps the confident predictions of each class.
 
-A part that was written is not predicted again when the run is resumed; the labels appear whole or not at all.
+When a stopped run is resumed, parts that are already written are not predicted again. The labels appear atomically.
 
-The rule is that of xMUDA (after BDL): of the points predicted as a class, those are dropped whose confidence is below
-the class's median or 0.9, whichever is lower. Confidences are kept as 16-bit fractions, so the median of any number of
-points comes from a histogram.
+The rule is that of xMUDA (after BDL): of the points predicted as a class, those with a confidence below the class's
+median or 0.9, whichever is lower, are dropped. Confidences are stored as 16-bit fractions, so that the median of any
+number of points can be computed from a histogram.
 """
 
 import shutil
@@ -26,11 +26,11 @@ from ..datasets.arrays import load_archive
 from ..evaluate.scores import FramePrediction
 from ..train.pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
 
-__all__ = ["Confidences", "confidence_codes", "make_pseudo_labels", "sure"]
+__all__ = ["Confidences", "confidence_codes", "make_pseudo_labels", "is_confident"]
 
-PART = 64  #: frames
+PART = 64  #: frames per part
 PREDICTED = "predicted"
-ENOUGH = 0.9  #: a point this sure is never dropped
+ENOUGH = 0.9  #: a point with this confidence is never dropped
 CODES = 2**16
 
 
@@ -42,42 +42,42 @@ def make_pseudo_labels(
     classes: Sequence[str],
     predict: Callable[[int], Iterable[FramePrediction]],
 ) -> PseudoLabels:
-    """Make the pseudo labels of ``frames`` frames in ``folder``, or go on; sound ones that are there are returned.
+    """Make the pseudo labels of ``frames`` frames in ``folder``, or resume; valid existing ones are returned.
 
-    ``predict`` gives the predictions from a frame on, in order; their labels are not looked at.
+    ``predict`` returns the predictions from a given frame on, in order; their labels are not used.
 
     Raises:
         DataError: a prediction is not finite.
-        RunError: another process makes them now.
+        RunError: another process is making them.
     """
-    there = _sound(folder)
-    if there is not None and not (folder / PREDICTED).exists():
-        return there
+    existing = _open_valid(folder)
+    if existing is not None and not (folder / PREDICTED).exists():
+        return existing
     with exclusive_lock(folder, work="makes pseudo labels"):
-        if _sound(folder) is None:
+        if _open_valid(folder) is None:
             (folder / MANIFEST).unlink(missing_ok=True)
-            _refine(folder, identity, classes, _predicted(folder, frames, predict))
+            _select(folder, identity, classes, _predicted(folder, frames, predict))
         shutil.rmtree(folder / PREDICTED, ignore_errors=True)
         return PseudoLabels.open(folder)
 
 
-def _sound(folder: Path) -> PseudoLabels | None:
-    """The finished labels in ``folder``; None where there are none, or damaged ones."""
+def _open_valid(folder: Path) -> PseudoLabels | None:
+    """Returns the finished labels in ``folder``; None if there are none, or they are damaged."""
     try:
-        there = PseudoLabels.open(folder)
-        there.verify()
+        existing = PseudoLabels.open(folder)
+        existing.verify()
     except (DataError, MissingDataError):
         return None
-    return there
+    return existing
 
 
 def _predicted(folder: Path, frames: int, predict: Callable[[int], Iterable[FramePrediction]]) -> int:
-    """Predict what is not predicted yet; the number of parts there are then."""
+    """Predict the parts that are missing; returns the number of all parts."""
     (folder / PREDICTED).mkdir(exist_ok=True)
-    for left_over in folder.rglob("*.partial"):
-        left_over.unlink()
+    for stale in folder.rglob("*.partial"):
+        stale.unlink()
     parts = -(-frames // PART)
-    done = _whole_parts(folder, parts)
+    done = _valid_parts(folder, parts)
     if done < parts:
         predictions = iter(predict(done * PART))
         for number, part in enumerate(iter(lambda: list(islice(predictions, PART)), []), start=done):
@@ -87,7 +87,7 @@ def _predicted(folder: Path, frames: int, predict: Callable[[int], Iterable[Fram
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """Predictions of consecutive frames: points a frame, and label and confidence of each point by head."""
+    """Predictions of consecutive frames: points per frame, and label and confidence of each point by head."""
 
     lengths: Int64[np.ndarray, "frames"]
     labels: UInt8[np.ndarray, "points 2"]
@@ -98,8 +98,8 @@ def _part(folder: Path, number: int) -> Path:
     return folder / PREDICTED / f"{number:06d}.npz"
 
 
-def _whole_parts(folder: Path, parts: int) -> int:
-    """How many parts from the first on are written and sound."""
+def _valid_parts(folder: Path, parts: int) -> int:
+    """Returns the number of valid parts before the first that is missing or damaged."""
     for number in range(parts):
         try:
             _read_part(_part(folder, number))
@@ -109,13 +109,13 @@ def _whole_parts(folder: Path, parts: int) -> int:
 
 
 def _read_part(path: Path) -> _Part:
-    """Read a part; its zip archive checks the crc32 of every array."""
+    """Read a part; the zip archive verifies the crc32 of every array."""
     lengths, labels, codes = load_archive(path, ("lengths", "labels", "codes"))
     return _Part(lengths=lengths, labels=labels, codes=codes)
 
 
 def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int) -> None:
-    heads = [_decided(frame, first + place) for place, frame in enumerate(predictions)]
+    heads = [_decided(frame, number) for number, frame in enumerate(predictions, start=first)]
     arrays = {
         "lengths": np.array([len(labels) for labels, _ in heads], np.int64),
         "labels": np.concatenate([labels for labels, _ in heads]),
@@ -127,18 +127,17 @@ def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int) 
 def _decided(
     frame: FramePrediction, number: int
 ) -> tuple[UInt8[np.ndarray, "points 2"], UInt16[np.ndarray, "points 2"]]:
-    """The likeliest class of each point for each head, and its confidence; ``UNSURE`` where a head does not see it.
+    """Returns the most likely class of each point for each head, and its confidence; ``UNSURE`` without a prediction.
 
-    Where there is a fused prediction, every head is to learn that, else its own.
+    If there is a fused prediction, every head learns from it, otherwise from its own.
     """
     labels = np.full((len(frame.probabilities_3d), len(HEADS)), UNSURE, np.uint8)
     codes = np.zeros(labels.shape, np.uint16)
-    for column, own in enumerate((frame.probabilities_2d, frame.probabilities_3d)):
-        if own is None:
+    for column, values in enumerate((frame.probabilities_2d, frame.probabilities_3d)):
+        if values is None:
             continue
-        values = own
         if frame.probabilities_fused is not None:
-            values = np.where(own.any(axis=1, keepdims=True), frame.probabilities_fused, 0)
+            values = np.where(values.any(axis=1, keepdims=True), frame.probabilities_fused, 0)
         if not np.isfinite(values).all():
             raise DataError(
                 f"The {HEADS[column]} prediction of frame {number} is not finite; the network has diverged: lower"
@@ -150,13 +149,13 @@ def _decided(
     return labels, codes
 
 
-def _refine(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], parts: int) -> None:
-    """Write the labels that are sure, the table of frames, and last what they are."""
+def _select(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], parts: int) -> None:
+    """Write the confident labels, the table of frames, and last the manifest."""
     found = [Confidences(len(classes)) for _ in HEADS]
     for part in _parts(folder, parts):
         for column, confidences in enumerate(found):
-            there = part.labels[:, column] != UNSURE
-            confidences.add(part.labels[there, column], part.codes[there, column])
+            labelled = part.labels[:, column] != UNSURE
+            confidences.add(part.labels[labelled, column], part.codes[labelled, column])
     thresholds = [each.thresholds() for each in found]
     kept = np.zeros((len(HEADS), len(classes)), np.int64)
     frames = _write_labels(folder, parts, thresholds, kept)
@@ -188,7 +187,7 @@ def _refine(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], p
 def _write_labels(
     folder: Path, parts: int, thresholds: Sequence[np.ndarray], kept: Int64[np.ndarray, "heads classes"]
 ) -> Int64[np.ndarray, "frames 2"]:
-    """Write the refined labels of every part, count those that are kept, and return the table of frames."""
+    """Write the confident labels of every part and count them in ``kept``; returns the table of frames."""
     table: list[tuple[int, int]] = []
     points = int(sum(part.lengths.sum() for part in _parts(folder, parts)))
 
@@ -197,7 +196,7 @@ def _write_labels(
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]  # numpy leaves it untyped
         end = 0
         for part in _parts(folder, parts):
-            labels = _kept(part, thresholds)
+            labels = _confident_labels(part, thresholds)
             for row, column in zip(kept, labels.T, strict=True):
                 row += np.bincount(column[column != UNSURE], minlength=len(row))
             for frame in np.split(labels, part.lengths.cumsum()[:-1]):
@@ -213,43 +212,43 @@ def _parts(folder: Path, parts: int) -> Iterator[_Part]:
     return (_read_part(_part(folder, number)) for number in range(parts))
 
 
-def _kept(part: _Part, thresholds: Sequence[np.ndarray]) -> UInt8[np.ndarray, "points 2"]:
+def _confident_labels(part: _Part, thresholds: Sequence[np.ndarray]) -> UInt8[np.ndarray, "points 2"]:
     labels = part.labels.copy()
     for column, least in enumerate(thresholds):
-        there = np.flatnonzero(labels[:, column] != UNSURE)
-        unsure = ~sure(labels[there, column], part.codes[there, column], least)
-        labels[there[unsure], column] = UNSURE
+        labelled = np.flatnonzero(labels[:, column] != UNSURE)
+        unsure = ~is_confident(labels[labelled, column], part.codes[labelled, column], least)
+        labels[labelled[unsure], column] = UNSURE
     return labels
 
 
 def confidence_codes(probabilities: Float[np.ndarray, "points"]) -> UInt16[np.ndarray, "points"]:
-    """Confidences from 0 to 1 as multiples of 1 / 65535."""
+    """Encode confidences from 0 to 1 as multiples of 1 / 65535."""
     return np.round(probabilities.astype(np.float64) * (CODES - 1)).astype(np.uint16)
 
 
 class Confidences:
-    """How many points of each class were predicted with each confidence."""
+    """Histogram of the confidences of the points predicted as each class."""
 
     def __init__(self, classes: int) -> None:
         self.counts: Int64[np.ndarray, "classes codes"] = np.zeros((classes, CODES), np.int64)
 
     def add(self, labels: UInt8[np.ndarray, "points"], codes: UInt16[np.ndarray, "points"]) -> None:
         """Count the points predicted as ``labels`` with the confidences ``codes``."""
-        places = labels.astype(np.int64) * CODES + codes
-        self.counts += np.bincount(places, minlength=self.counts.size).reshape(self.counts.shape)
+        bins = labels.astype(np.int64) * CODES + codes
+        self.counts += np.bincount(bins, minlength=self.counts.size).reshape(self.counts.shape)
 
     def thresholds(self) -> Float64[np.ndarray, "classes"]:
-        """The least confidence of each class that is kept; the median of an even number is the lower of the two."""
+        """Returns the lowest confidence that is kept for each class; of two medians, the lower one counts."""
         below = self.counts.cumsum(axis=1)
         middle = (below[:, -1:] + 1) // 2
         medians = (below >= middle).argmax(axis=1) / (CODES - 1)
         return np.minimum(medians, ENOUGH)
 
 
-def sure(
+def is_confident(
     labels: UInt8[np.ndarray, "points"],
     codes: UInt16[np.ndarray, "points"],
     thresholds: Float64[np.ndarray, "classes"],
 ) -> Bool[np.ndarray, "points"]:
-    """Whether each point is kept."""
+    """Returns whether each point is kept."""
     return codes / (CODES - 1) >= thresholds[labels]

@@ -1,4 +1,4 @@
-"""The confusion matrix over points, and the intersection over union that follows from it."""
+"""The confusion matrix over points, and the intersection over union (IoU) computed from it."""
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
@@ -13,9 +13,9 @@ __all__ = ["class_iou", "confusion_matrix", "mean_iou"]
 def confusion_matrix(
     labels: Integer[np.ndarray, "points"], predictions: Integer[np.ndarray, "points"], classes: int
 ) -> Int64[np.ndarray, "classes classes+1"]:
-    """Points by label (row) and prediction (column); the last column takes predictions that are no class 0 to C - 1.
+    """Count points by label (row) and prediction (column); the last column counts predictions outside 0 to C - 1.
 
-    Points labelled ``IGNORE`` are left out.
+    Points labelled ``IGNORE`` are not counted.
 
     Raises:
         DataError: the two arrays differ in length, or a label is neither a class nor ``IGNORE``.
@@ -36,19 +36,19 @@ def confusion_matrix(
 
 
 def class_iou(confusion: Int64[np.ndarray, "classes columns"]) -> Float64[np.ndarray, "classes"]:
-    """Intersection over union of each class, TP / (TP + FP + FN); NaN for a class in neither labels nor predictions."""
+    """Returns the IoU of each class, TP / (TP + FP + FN); NaN for a class in neither labels nor predictions."""
     hits = np.diagonal(confusion).astype(np.float64)
     union = confusion.sum(axis=1) + confusion.sum(axis=0)[: len(confusion)] - hits
     return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
 
 
 def mean_iou(iou: Float64[np.ndarray, "classes"], absent: AbsentRule = "exclude") -> float:
-    """Mean over the classes; ``absent`` says how a class counts that is in neither labels nor predictions (NaN).
+    """Returns the mean over the classes; ``absent`` is how a class in neither labels nor predictions (NaN) counts.
 
     ``exclude`` leaves it out, ``zero`` and ``one`` give it that IoU.
 
     Raises:
-        DataError: not one class is present.
+        DataError: no class is present.
     """
     present = ~np.isnan(iou)
     if not present.any():

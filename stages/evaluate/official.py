@@ -1,16 +1,15 @@
-"""Predictions as files that the official evaluators read: nuScenes-lidarseg and SemanticKITTI.
+"""Writes predictions as files for the official evaluators of nuScenes-lidarseg and SemanticKITTI.
 
 | data set | file of a frame | number of a point |
 |---|---|---|
 | nuScenes | ``lidarseg/<eval set>/<sample_data token>_lidarseg.bin`` | uint8, class 1 to 16 of the challenge |
 | SemanticKITTI | ``sequences/<sequence>/predictions/<frame>.label`` | uint32, raw semantic id |
 
-0 is no class in both. A class that a merge makes of several official ones is written as the first of them
-(``merges``). SemanticKITTI's evaluator takes the merge from a file, which is written beside the predictions. The
-devkit's cannot: only predictions of all 16 classes, for every point, are a submission and get a ``submission.json``.
+0 means no class in both. A merged class is written as the first of the official classes it contains (``merges``).
+SemanticKITTI's evaluator reads the merge from a file, which is written beside the predictions. That of nuScenes has no
+merges: only predictions of all 16 classes, for every point, are a submission and get a ``submission.json``.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,42 +25,42 @@ from ..datasets.raw_classes import NUSCENES_16, RAW_NAMES, SEMANTICKITTI
 
 __all__ = ["NO_CLASS", "finish_export", "official_ids", "prediction_path", "require_official", "write_prediction"]
 
-#: Class of a point that has none, in the arrays that ``write_prediction`` takes.
+#: Class of a point without a class, in the arrays that ``write_prediction`` takes.
 NO_CLASS = -1
 
 _NUSCENES, _KITTI = "nuscenes", "semantickitti"
 _DTYPES = {_NUSCENES: "u1", _KITTI: "<u4"}
 _LABEL_FILE = "_lidarseg.bin"
 
-#: The benchmark's split of SemanticKITTI, as its evaluator wants it.
+#: The benchmark's split of SemanticKITTI, in the format of its evaluator.
 _KITTI_SPLIT = {"train": [*range(8), 9, 10], "valid": [8], "test": [*range(11, 22)]}
 
 
 def require_official(dataset: str) -> None:
-    """Make sure that predictions on ``dataset`` have an official form.
+    """Check that there is an official file format for predictions on ``dataset``.
 
     Raises:
-        ConfigError: they have none.
+        ConfigError: there is none.
     """
     if dataset not in _DTYPES:
         raise ConfigError(
-            f"There is no official form of predictions on {dataset}; --export writes those of {', '.join(_DTYPES)}."
-            " Leave --export out, or label its sweeps with: xd3d predict"
+            f"There is no official file format for predictions on {dataset}; --export writes those of"
+            f" {', '.join(_DTYPES)}. Omit --export, or label the sweeps with: xd3d predict"
         )
 
 
 def official_ids(merge: LabelMerge, dataset: str) -> Int64[np.ndarray, "classes"]:
-    """The official number of each class of ``merge``: the first of those that it takes."""
+    """Returns the official number of each class of ``merge``: the first of those that it merges."""
     if dataset == _KITTI:
         return merge.raw_ids
     return np.array([NUSCENES_16.index(RAW_NAMES[_NUSCENES][int(raw)]) + 1 for raw in merge.raw_ids], np.int64)
 
 
 def prediction_path(index: FrameIndex, row: int) -> Path:
-    """Where the prediction of the frame in ``row`` belongs, relative to the folder of predictions.
+    """Returns the path of the prediction for the frame in ``row``, relative to the folder of predictions.
 
     Raises:
-        DataError: a nuScenes frame has no label file, whose name gives the token of its sweep.
+        DataError: a nuScenes frame has no label file, whose name contains the token of its sweep.
     """
     if index.dataset == _KITTI:
         scene, _, frame = str(index.frames.key[row]).rpartition("/")
@@ -78,7 +77,7 @@ def prediction_path(index: FrameIndex, row: int) -> Path:
 def write_prediction(
     out: Path, index: FrameIndex, row: int, classes: Int64[np.ndarray, "points"], ids: Int64[np.ndarray, "classes"]
 ) -> None:
-    """Write the class of each point of the sweep in ``row``, or ``NO_CLASS``, by its number in ``ids``."""
+    """Write the classes of the points of the sweep in ``row`` by their numbers in ``ids``; ``NO_CLASS`` as 0."""
     path = out / prediction_path(index, row)
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = np.append(ids, 0)[classes].astype(_DTYPES[index.dataset])
@@ -86,9 +85,9 @@ def write_prediction(
 
 
 def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_point: bool, images: bool) -> list[str]:
-    """Write what stands beside the predictions in ``out``; return what an official evaluator would stumble over.
+    """Write the metadata beside the predictions in ``out``; returns what an official evaluator would reject or count.
 
-    ``every_point`` says whether every point has a class, ``images`` whether images were used.
+    ``every_point``: every point has a class. ``images``: images were used.
     """
     if index.dataset == _KITTI:
         _write_kitti_config(out / f"{merge.name}.yaml", merge)
@@ -98,26 +97,19 @@ def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_poin
             *([f"the classes of {merge.name} are not the benchmark's: {config}"] if merged else []),
             *([] if every_point else ["points without a class are counted as errors"]),
         ]
-    return [
-        fault for name in _sets_begun(out) for fault in _nuscenes_faults(out, index, merge, name, every_point, images)
-    ]
-
-
-def _sets_begun(out: Path) -> Iterable[str]:
-    return sorted(folder.name for folder in (out / "lidarseg").iterdir() if folder.is_dir())
+    sets = sorted(folder.name for folder in (out / "lidarseg").iterdir() if folder.is_dir())
+    return [fault for name in sets for fault in _nuscenes_faults(out, index, merge, name, every_point, images)]
 
 
 def _nuscenes_faults(
     out: Path, index: FrameIndex, merge: LabelMerge, name: str, every_point: bool, images: bool
 ) -> list[str]:
-    """Why the predictions of one evaluation set are no submission; where nothing is wrong, they get their file."""
+    """Returns why the predictions of one evaluation set are no submission; if nothing is wrong, writes its file."""
     rows = [row for row in range(len(index.frames.key)) if evaluation_set(index, row) == name]
     missing = sum(not (out / prediction_path(index, row)).exists() for row in rows)
     faults = []
     if len(merge.classes) != len(NUSCENES_16):
-        faults.append(
-            f"{merge.name} tells {len(merge.classes)} classes apart, not 16; train with data.merge=nuscenes-16"
-        )
+        faults.append(f"{merge.name} has {len(merge.classes)} classes, not 16; train with data.merge=nuscenes-16")
     if not every_point:
         faults.append("some points have no class: train with fusion.head=distil, or with data.points=all")
     if missing:
@@ -133,7 +125,7 @@ def _nuscenes_faults(
 
 
 def _write_kitti_config(path: Path, merge: LabelMerge) -> None:
-    """The merge as ``evaluate_semantics.py`` of semantic-kitti-api reads it."""
+    """Write the merge in the format that ``evaluate_semantics.py`` of semantic-kitti-api reads."""
     classes = range(len(merge.classes) + 1)
     config = {
         "labels": dict(SEMANTICKITTI),

@@ -1,4 +1,4 @@
-"""Scores of a run: frame by frame into a score card, for the 2D head, the 3D head, their sum (xM) and the fusion."""
+"""Scores predictions frame by frame: those of the 2D head, the 3D head, their sum (xM) and the fused prediction."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,11 @@ from jaxtyping import Bool, Float, Int64, Integer
 
 from ...errors import DataError
 from ..datasets.labels import IGNORE
-from .card import Modality, ScoreCard, score_table
 from .confusion import class_iou, confusion_matrix, mean_iou
-from .protocol import ScoreProtocol
+from .metrics import Metrics, Modality, ScoreProtocol
 from .settings import AbsentRule
 
-__all__ = ["FramePrediction", "ScoreCard", "majority_miou", "score_frames", "score_table"]
+__all__ = ["FramePrediction", "majority_miou", "score_frames"]
 
 #: Bounds in metres of the bins by distance.
 DISTANCES = (20.0, 40.0)
@@ -25,10 +24,10 @@ class FramePrediction:
     """Labels and predictions of the P points of one frame.
 
     Probabilities are the softmax over K columns; columns beyond the scored classes are classes outside the list, and
-    predicting one counts as an error. ``probabilities_2d`` is None where the frame has no image, and 0 throughout for a
-    point that no image shows. ``probabilities_fused`` is what a rule makes of all predictions (``fusion``), or None.
-    ``distance`` (metres from the sensor) and ``weather`` say which parts of the score the points count in, where they
-    are known.
+    predicting one counts as an error. ``probabilities_2d`` is None if the frame has no image; its row is all 0 for a
+    point that no image shows. ``probabilities_fused`` is the fusion of all predictions by a rule (``predict.fusion``),
+    or None. ``distance`` (metres from the sensor) and ``weather``, if known, select the parts of the metrics that the
+    points are counted in.
     """
 
     labels: Int64[np.ndarray, "points"]  #: class ids, or ``IGNORE``
@@ -40,7 +39,7 @@ class FramePrediction:
 
     @property
     def decided(self) -> Int64[np.ndarray, "points"]:
-        """The class of each point by all that predicts it: the fused one, else xM, or the 3D head without an image."""
+        """The predicted class of each point: the fused one, else that of xM, or of the 3D head without an image."""
         if self.probabilities_fused is not None:
             return self.probabilities_fused.argmax(axis=1)
         both = self.probabilities_3d
@@ -53,14 +52,14 @@ def score_frames(
     *,
     absent: AbsentRule = "exclude",
     protocol: ScoreProtocol | None = None,
-) -> ScoreCard:
-    """Count every point of every frame, in 2D those that an image shows, and the same by distance and weather.
+) -> Metrics:
+    """Count the predictions of all points, in 2D of those that an image shows, in total and by distance and weather.
 
-    xM is the argmax of the sum of both softmaxes; the fused prediction is counted where the frames have one.
+    xM is the argmax of the sum of both softmaxes; fused predictions are counted if the frames have them.
 
     Raises:
-        DataError: no frame, probabilities that do not fit the labels or the classes, NaN among them, or only some
-            frames with a 2D or a fused prediction.
+        DataError: there is no frame, probabilities do not fit the labels or the classes or are NaN, or only some
+            frames have a 2D or a fused prediction.
     """
     confusion: dict[Modality, np.ndarray] = {}
     parts: dict[str, dict[str, dict[Modality, np.ndarray]]] = {}
@@ -81,7 +80,7 @@ def score_frames(
         frames += 1
     if not frames:
         raise DataError("There is no frame to score; check the split and the domain")
-    return ScoreCard(
+    return Metrics(
         classes=tuple(classes), frames=frames, absent=absent, confusion=confusion, parts=parts, protocol=protocol
     )
 
@@ -91,12 +90,12 @@ def majority_miou(
     target_counts: Integer[np.ndarray, "target"],
     absent: AbsentRule = "exclude",
 ) -> float:
-    """Mean IoU on the target of always predicting the commonest class of the source's training labels.
+    """Returns the mean IoU on the target of always predicting the most common class of the source's training labels.
 
     ``source_counts`` and ``target_counts`` are points per class.
 
     Raises:
-        DataError: the two differ in length, or the target has no labelled point.
+        DataError: the counts differ in length, or the target has no labelled point.
     """
     if len(source_counts) != len(target_counts):
         raise DataError(f"The source counts {len(source_counts)} classes, the target {len(target_counts)}")
@@ -108,7 +107,7 @@ def majority_miou(
 
 
 def _counted(frame: FramePrediction, modality: Modality) -> Int64[np.ndarray, "points"]:
-    """The labels of the points that ``modality`` predicts."""
+    """Returns the labels of the points that ``modality`` predicts, ``IGNORE`` for the others."""
     if modality != "2d" or frame.probabilities_2d is None:
         return frame.labels
     return np.where(frame.probabilities_2d.any(axis=1), frame.labels, IGNORE)
@@ -119,17 +118,17 @@ def _count(confusion: dict[Modality, np.ndarray], modality: Modality, counts: np
 
 
 def _parts(frame: FramePrediction) -> Iterator[tuple[str, str, Bool[np.ndarray, "points"]]]:
-    """The parts of the score that points of the frame count in: kind, name, and which points they are."""
+    """Yields the parts of the metrics that the frame has points of: kind, name, and a mask of the points."""
     if frame.weather:
         yield "weather", frame.weather, np.ones(len(frame.labels), bool)
     if frame.distance is not None:
-        place = np.digitize(frame.distance, DISTANCES)
+        bins = np.digitize(frame.distance, DISTANCES)
         for number, name in enumerate(DISTANCE_NAMES):
-            yield "distance", name, place == number
+            yield "distance", name, bins == number
 
 
 def _guesses(frame: FramePrediction, classes: int, number: int) -> dict[Modality, np.ndarray]:
-    """The predicted class of each point, by modality."""
+    """Returns the predicted class of each point, by modality."""
     given: dict[Modality, np.ndarray] = {"3d": frame.probabilities_3d}
     if frame.probabilities_2d is not None:
         given |= {"2d": frame.probabilities_2d, "xm": frame.probabilities_2d + frame.probabilities_3d}

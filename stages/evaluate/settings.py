@@ -14,18 +14,19 @@ FusionRule = Literal["product-prior", "product", "sum"]
 
 
 class EvaluateSettings(Settings):
-    """How scores are counted; every score stores these values with it."""
+    """How scores are counted; these values are stored with every score."""
 
     split: SplitName = Field(
         default="test", description="Split that 'xd3d evaluate' scores by default (test = the official val scenes)"
     )
     absent: AbsentRule = Field(
         default="exclude",
-        description="IoU of a class that is neither in labels nor predictions: left out of the mean and named,"
+        description="IoU of a class that is in neither labels nor predictions: excluded from the mean and reported,"
         " or counted as zero (as xMUDA's script does) or one (as PointDR's does)",
     )
     fusion: FusionRule = Field(
         default="product-prior",
-        description="How all predictions of a point become its class (the reading 'fused'): their product, weighted by"
-        " the image and over the prior of the classes; that without the prior; or the sum of both softmaxes (xM)",
+        description="How all predictions of a point are fused into its class (modality 'fused'): their product,"
+        " weighted by the image's confidence and divided by the class prior; the same without the prior; or the sum of"
+        " both softmaxes (xM)",
     )

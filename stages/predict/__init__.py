@@ -1,1 +1,1 @@
-"""What a trained network says: predictions of frames and sweeps, their fusion, and attention maps."""
+"""Prediction with a trained network: frames, sweeps, fusion of predictions, and attention maps."""

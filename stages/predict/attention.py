@@ -1,4 +1,4 @@
-"""A look inside a trained network on one frame: which agents its points and queries read, what decoupling leaves."""
+"""Attention maps of a trained network on one frame: the agents that points and queries read, and decoupling."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,36 +12,36 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..train.batch import Batch
-from ..train.decoupling import low_rank
 from ..train.domain import Domain
 from ..train.images import ImageBatch
-from ..train.interface import StageRefiner
+from ..train.interface import StageRefiner, low_rank
 from ..train.loader import evaluation_batch
-from ..train.located import agents_at_points
+from ..train.located_agents import agents_at_points
 from ..train.network import Network
 from ..train.transfer import to_device
 
-__all__ = ["CACHED", "Insight", "QueryAttention", "look_inside"]
+__all__ = ["CACHED", "AttentionMaps", "QueryAttention", "attention_maps"]
 
-CACHED = "cached agents"  #: the matrix of their vectors, all taps joined, as the network reads them
+CACHED = "cached agents"  #: name of the matrix of agent vectors, all taps concatenated, as the network reads them
 Matrices = dict[str, Float32[np.ndarray, "matrices rows columns"]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QueryAttention:
-    """Attention of one frame, N queries of either kind; every row sums to 1.
+    """Attention of one frame with N 2D and N 3D queries; every row sums to 1.
 
-    ``agents`` is that of the semantic 2D queries to the agents of all views, mean over heads and taps; None where they
-    attend to cells of the feature maps.
+    ``voxels``: from each point's voxel in the last decoder stage to the 3D queries. ``queries``: from the 3D queries to
+    the 2D queries; the first is the sink. ``agents``: from the semantic 2D queries to the agents of all views, mean
+    over heads and taps; None if they attend to cells of the feature maps.
     """
 
-    voxels: Float32[np.ndarray, "points tokens"]  #: of each point's voxel in the last decoder stage to the 3D queries
-    queries: Float32[np.ndarray, "tokens tokens"]  #: of the 3D queries to the 2D queries; the first is the sink
+    voxels: Float32[np.ndarray, "points tokens"]
+    queries: Float32[np.ndarray, "tokens tokens"]
     agents: Float32[np.ndarray, "tokens agents"] | None
 
     @property
     def voxels_to_agents(self) -> Float32[np.ndarray, "points agents"] | None:
-        """How much each point's voxel looks at each agent, through 3D and 2D queries; sinks are left out."""
+        """Attention of each point's voxel to each agent through 3D and 2D queries, without sinks."""
         if self.agents is None:
             return None
         chain = _without_sink(self.voxels) @ _without_sink(self.queries)[1:] @ self.agents[1:]
@@ -49,17 +49,17 @@ class QueryAttention:
 
     @property
     def queries_to_agents(self) -> Float32[np.ndarray, "tokens agents"] | None:
-        """How much each 3D query looks at each agent, through the 2D queries but the sink."""
+        """Attention of each 3D query to each agent through the 2D queries, without the sink."""
         return None if self.agents is None else _without_sink(self.queries) @ self.agents[1:]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Insight:
-    """What one frame shows of a network with located agents, with queries that met the image's, or with both.
+class AttentionMaps:
+    """Attention maps of one frame, for a network with located agents, with refined queries, or with both.
 
-    ``memberships``: how much each point reads of each agent, the agents of all views behind one another; a row sums to
-    1, or is 0 where no view shows the point; None without located agents. ``queries`` is None without such queries.
-    ``matrices`` are those that decoupling is about, by name: of agents one for each view, of queries one.
+    ``memberships``: weight of each agent for each point, with the agents of all views concatenated; a row sums to 1, or
+    is 0 if no view shows the point; None without located agents. ``queries`` is None without refined queries.
+    ``matrices`` are the matrices that decoupling changes, by name: one per view for agents, one for queries.
     """
 
     memberships: Float32[np.ndarray, "points agents"] | None
@@ -67,11 +67,11 @@ class Insight:
     matrices: Mapping[str, Float32[np.ndarray, "matrices rows columns"]]
 
 
-def look_inside(network: Network, domain: Domain, position: int) -> Insight | None:
-    """Run ``network`` on the frame at ``position`` of ``domain``; None where no camera sees a point of it.
+def attention_maps(network: Network, domain: Domain, position: int) -> AttentionMaps | None:
+    """Run ``network`` on the frame at ``position`` of ``domain``; None if no camera sees any of its points.
 
     Raises:
-        ConfigError: the network reads no agents: neither located ones nor through queries.
+        ConfigError: the network reads no agents, neither located ones nor through queries.
     """
     fusion = network.fusion
     if not (fusion.agent_tokens or fusion.interface):
@@ -90,12 +90,12 @@ def look_inside(network: Network, domain: Domain, position: int) -> Insight | No
     network.eval()
     try:
         with torch.no_grad():
-            return _look(network, batch, batch.images.prepared(normalise=fusion.normalise))
+            return _attention_maps(network, batch, batch.images.prepared(normalise=fusion.normalise))
     finally:
         network.train(was_training)
 
 
-def _look(network: Network, batch: Batch, images: ImageBatch) -> Insight:
+def _attention_maps(network: Network, batch: Batch, images: ImageBatch) -> AttentionMaps:
     memberships, queries = None, None
     matrices: Matrices = {}
     if network.fusion.agent_tokens:
@@ -105,24 +105,24 @@ def _look(network: Network, batch: Batch, images: ImageBatch) -> Insight:
         cached = torch.cat([images.agents[tap] for tap in network.agent_tokens.taps], -1)
         matrices |= {CACHED: _array(cached), **_truncation(network, "agent tokens", network.agent_tokens(images))}
     if network.fusion.interface:
-        queries, found = _attention(network, batch, images)
+        queries, found = _query_attention(network, batch, images)
         matrices |= found
-    return Insight(memberships=memberships, queries=queries, matrices=matrices)
+    return AttentionMaps(memberships=memberships, queries=queries, matrices=matrices)
 
 
-def _attention(network: Network, batch: Batch, images: ImageBatch) -> tuple[QueryAttention, Matrices]:
-    """What the queries look at in a whole forward pass, and their matrices."""
+def _query_attention(network: Network, batch: Batch, images: ImageBatch) -> tuple[QueryAttention, Matrices]:
+    """Returns the attention of the queries in a complete forward pass, and their matrices."""
     refiner = cast("StageRefiner", network.refiners[-1])
-    with _calls_of(network.image_queries, network.interface, refiner) as (made, met, refined):
+    with _calls_of(network.image_queries, network.interface, refiner) as (image_calls, interface_calls, refiner_calls):
         network(batch, complete=True)
-    semantic, other = made[0].output
-    (own, read), queries = met[0].inputs, met[0].output
-    voxels, layout, _, bias = next(call.inputs for call in refined if call.inputs[2] is queries)
-    looks = layout.unpad(refiner.attention(layout.pad(voxels), queries, None if bias is None else layout.pad(bias)))
+    semantic, other = image_calls[0].output
+    (plain, read), queries = interface_calls[0].inputs, interface_calls[0].output
+    voxels, layout, _, bias = next(call.inputs for call in refiner_calls if call.inputs[2] is queries)
+    attention = layout.unpad(refiner.attention(layout.pad(voxels), queries, None if bias is None else layout.pad(bias)))
     agents = network.image_queries.attention(images) if network.fusion.keys == "agents" else None
     found = QueryAttention(
-        voxels=_array(looks[batch.point_to_voxel]),
-        queries=_array(network.interface.attention(own, read)[0]),
+        voxels=_array(attention[batch.point_to_voxel]),
+        queries=_array(network.interface.attention(plain, read)[0]),
         agents=None if agents is None else _array(agents.transpose(0, 1).flatten(1)),
     )
     if network.fusion.decoupling != "loss":
@@ -133,7 +133,7 @@ def _attention(network: Network, batch: Batch, images: ImageBatch) -> tuple[Quer
 
 
 def _truncation(network: Network, name: str, matrices: Tensor) -> Matrices:
-    """``matrices``, and what truncation makes of them where the network truncates."""
+    """Returns ``matrices`` and, if the network truncates, the truncated ones."""
     if network.fusion.decoupling != "truncate":
         return {name: _array(matrices)}
     return {f"{name} before truncation": _array(matrices), f"{name} after it": _array(network.truncated(matrices))}
@@ -141,7 +141,7 @@ def _truncation(network: Network, name: str, matrices: Tensor) -> Matrices:
 
 @dataclass(frozen=True)
 class _Call:
-    """The arguments that a module was called with, and what it returned."""
+    """Arguments and output of one call of a module."""
 
     inputs: tuple[Any, ...]
     output: Any
@@ -149,7 +149,7 @@ class _Call:
 
 @contextmanager
 def _calls_of(*modules: nn.Module) -> Iterator[list[list[_Call]]]:
-    """Collect the calls of each of ``modules``, in order."""
+    """Record the calls of each of ``modules``, in order."""
     calls: list[list[_Call]] = [[] for _ in modules]
     handles = [
         module.register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(_Call(inputs, output)))
@@ -163,7 +163,7 @@ def _calls_of(*modules: nn.Module) -> Iterator[list[list[_Call]]]:
 
 
 def _without_sink(attention: Float[np.ndarray, "rows tokens"]) -> Float[np.ndarray, "rows rest"]:
-    """Attention to all but the first column, as shares of what is left."""
+    """Drop the first column and normalise the rows again."""
     rest = attention[:, 1:]
     return rest / np.maximum(rest.sum(1, keepdims=True), np.finfo(np.float32).tiny)
 

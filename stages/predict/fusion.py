@@ -1,15 +1,15 @@
-"""One class a point from all predictions of it: what the 2D head, the 3D head and the cloud alone say, by a rule.
+"""Fuses the predictions of the 2D head, the 3D head and the LiDAR-only head for each point by a rule.
 
-| rule | score of a class, with the 2D head (2), the 3D head (3), the cloud alone (L) and the image's weight w |
+| rule | score of a class, with the 2D head (2), the 3D head (3), the LiDAR-only head (L) and the image's weight w |
 |---|---|
 | ``product-prior`` | log pL + w (log p2 - log prior) + w (log p3 - log prior); or log p3 + w (log p2 - log prior) |
 | ``product`` | the same without the prior |
 | ``sum`` | p2 + p3: xM, as published |
 
-``product-prior`` is Bayes' rule for predictions that are independent given the class: weighted cross entropy makes each
-network assume a prior, and all but the first of them must have it divided out, or it would count several times. What an
-image says is tempered by w, how far the image may be trusted. A point that no image shows has the prediction of the
-cloud alone.
+``product-prior`` is Bayes' rule for predictions that are independent given the class. Weighted cross entropy makes each
+head assume a class prior, which must be divided out of all but one prediction, or it would count several times. The
+predictions that depend on an image are tempered by w, the confidence in the image. A point that no image shows has the
+prediction of the LiDAR-only head.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..evaluate.settings import FusionRule
 
 __all__ = ["fused_probabilities"]
 
-#: Least probability in a logarithm.
+#: Lower bound of probabilities before the logarithm.
 LEAST_PROBABILITY = 1e-12
 
 
@@ -32,16 +32,16 @@ def fused_probabilities(
     image_weight: Float[np.ndarray, "points"] | None = None,
     prior: Float64[np.ndarray, "columns"] | None = None,
 ) -> Float64[np.ndarray, "points columns"]:
-    """The fused prediction of each point by ``rule``, rows that sum to 1.
+    """Returns the fused prediction of each point by ``rule``; rows sum to 1.
 
-    ``probabilities_2d`` is None without images, and a row of it 0 throughout where no image shows the point;
-    ``probabilities_lidar`` are a 3D prediction that no image has touched, where the network has one. ``image_weight``,
-    0 to 1, is 1 throughout where it is None. ``prior`` is that of ``class_prior``: a class whose prior is 0 gets the
-    probability 0 by ``product-prior``, and where it is None every class is alike.
+    ``probabilities_2d`` is None without images; a row of it is all 0 if no image shows the point.
+    ``probabilities_lidar`` are those of the LiDAR-only head, if the network has one. ``image_weight``, 0 to 1, defaults
+    to 1. ``prior`` is that of ``class_prior``, uniform by default; a class with prior 0 gets probability 0 by
+    ``product-prior``.
     """
     if rule == "sum":
         both = probabilities_3d if probabilities_2d is None else probabilities_2d + probabilities_3d
-        total = both.astype(np.float64)  # summed as xM is, so that both choose the same class
+        total = both.astype(np.float64)  # the same sum as xM, so that both choose the same class
         return total / total.sum(axis=1, keepdims=True)
     occurs = np.ones(probabilities_3d.shape[1], bool)
     log_prior = np.zeros(len(occurs))

@@ -1,4 +1,4 @@
-"""Prediction without augmentation, a frame at a time: the kept points of a domain, or every point of a sweep."""
+"""Prediction without augmentation, frame by frame: the points of a domain, all points of a sweep, or validation."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,18 +14,20 @@ from ...prefetch import map_ahead, ring_slots
 from ...progress import progress
 from ..datasets.frames import Frame
 from ..evaluate.official import NO_CLASS
-from ..evaluate.scores import FramePrediction
+from ..evaluate.scores import FramePrediction, score_frames
 from ..evaluate.settings import FusionRule
 from ..train.batch import Batch, BatchPlan, cloud_batch
-from ..train.buffers import domain_of_each_slot
 from ..train.checks import check_memberships, check_taps
 from ..train.domain import Domain
+from ..train.features import feature_readers
 from ..train.loader import evaluation_batch
+from ..train.loop import ValidationScores
 from ..train.network import Network
+from ..train.parallel import number_of_processes, rank, total
 from ..train.transfer import pin_memory, prefetch, to_device
 from .fusion import fused_probabilities
 
-__all__ = ["cloud_classes", "predict_frames", "sweep_classes"]
+__all__ = ["cloud_classes", "predict_frames", "sweep_classes", "validate"]
 
 
 def predict_frames(
@@ -36,36 +38,40 @@ def predict_frames(
     workers: int = 2,
     description: str = "predict",
 ) -> Iterator[FramePrediction]:
-    """Predict the frames of ``domain`` in order, with a progress bar; the network's mode is restored at the end.
+    """Predict the frames of ``domain`` in order, with a progress bar; restores the network's mode at the end.
 
-    ``fusion`` is the rule of the fused prediction. Without image features only the 3D head predicts, which a network
-    whose 3D head needs them refuses.
+    ``fusion`` is the rule of the fused prediction. Without image features, only the 3D head predicts.
 
     Raises:
-        RunError: the features lack a tap of the network, or have other channels; or there are none and it needs them.
+        RunError: the features lack a tap of the network or have other channels, or the network's 3D head needs image
+            features and there are none.
     """
     plan = _plan(network, domain)
     was_training = network.training
     network.eval()
     try:
-        slots = domain_of_each_slot(
-            domain, ring_slots(workers), taps=plan.taps, device=network.device, memberships=plan.memberships
+        readers = feature_readers(
+            domain.features,
+            ring_slots(workers),
+            taps=plan.taps,
+            pinned=network.device.type == "cuda",
+            memberships=plan.memberships,
         )
 
-        def make(place: int, slot: int) -> tuple[int, Frame, Batch | None]:
-            frame = slots[slot].load(place)
-            batch = evaluation_batch(slots[slot], plan, place, frame)
-            return place, frame, pin_memory(batch, network.device)
+        def make(position: int, slot: int) -> tuple[int, Frame, Batch | None]:
+            frame = domain.load(position)
+            batch = evaluation_batch(domain, plan, position, frame, readers[slot])
+            return position, frame, pin_memory(batch, network.device)
 
         with (
             progress(description, len(domain), "frame") as bar,
             closing(map_ahead(make, range(len(domain)), workers)) as made,
             closing(prefetch(made, network.device)) as prefetched,
         ):
-            for (place, frame, batch), _ in prefetched:
+            for (position, frame, batch), _ in prefetched:
                 found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
                 distance = np.linalg.norm(frame.points, axis=1)
-                yield replace(found, distance=distance, weather=domain.weather(place))
+                yield replace(found, distance=distance, weather=domain.weather(position))
                 bar.update(1)
     finally:
         network.train(was_training)
@@ -74,10 +80,10 @@ def predict_frames(
 def sweep_classes(
     network: Network, domain: Domain, position: int, prediction: FramePrediction
 ) -> Int64[np.ndarray, "sweep"]:
-    """The class of every point of a whole sweep, of which ``prediction`` knows those that the domain keeps.
+    """Returns the class of every point of a whole sweep; ``prediction`` has those of the points the domain uses.
 
-    The others, which no camera sees, get theirs from the 3D head, which is given the whole sweep; from a network whose
-    3D head needs images they get ``NO_CLASS``. The network must be in evaluation mode.
+    The other points, which no camera sees, are classified by the 3D head from the whole sweep, or get ``NO_CLASS`` if
+    the 3D head needs images. The network must be in evaluation mode.
     """
     whole = replace(domain, labelled=False, every_point=True).load(position)
     kept = np.full(len(whole.points), domain.every_point or not domain.index.cameras)
@@ -92,10 +98,10 @@ def sweep_classes(
 
 @torch.no_grad()
 def cloud_classes(network: Network, batch: Batch) -> Int64[np.ndarray, "points"]:
-    """The class of every point of a batch without images, by the 3D head.
+    """Returns the class of every point of a batch without images, from the 3D head.
 
     Raises:
-        RunError: the network computed NaN: it has diverged.
+        RunError: the network computed NaN or infinite values: it has diverged.
     """
     logits = network(to_device(batch, network.device)).logits_3d
     if not logits.isfinite().all():
@@ -104,6 +110,30 @@ def cloud_classes(network: Network, batch: Batch) -> Int64[np.ndarray, "points"]
             " and train again"
         )
     return logits.argmax(1).cpu().numpy()
+
+
+def validate(network: Network, domain: Domain, *, fusion: FusionRule, workers: int) -> ValidationScores:
+    """Score ``network`` on every frame of ``domain``; each process predicts a part, and all return the same scores.
+
+    ``fusion`` is the rule of the fused prediction.
+    """
+    shares = number_of_processes() if len(domain) >= number_of_processes() else 1  # otherwise each predicts all of them
+    part = replace(domain, frames=domain.frames[rank() % shares :: shares])
+    predictions = predict_frames(network, part, fusion=fusion, workers=workers, description="validate")
+    metrics = score_frames(predictions, network.classes)
+    if shares > 1:
+        confusion = {
+            modality: total(torch.from_numpy(counts).to(network.device)).cpu().numpy()
+            for modality, counts in metrics.confusion.items()
+        }
+        metrics = replace(metrics, frames=len(domain), confusion=confusion, parts={})
+    if not metrics.points:
+        return ValidationScores(points=0, miou={}, iou={})
+    return ValidationScores(
+        points=metrics.points,
+        miou={str(modality): value for modality, value in metrics.miou.items()},
+        iou={name: {str(modality): v for modality, v in values.items()} for name, values in metrics.iou.items()},
+    )
 
 
 def _plan(network: Network, domain: Domain) -> BatchPlan:
@@ -136,7 +166,7 @@ def _predict(network: Network, batch: Batch | None, *, fusion: FusionRule, with_
         if images is not None and batch.shown is not None:
             images[~batch.shown.cpu().numpy()] = 0
     fused = None
-    if fusion != "sum" or images is not None:  # there is no xM without an image
+    if fusion != "sum" or images is not None:  # xM needs an image
         fused = fused_probabilities(
             fusion,
             cloud,

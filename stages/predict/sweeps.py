@@ -1,8 +1,8 @@
-"""Labels for sweeps that belong to no data set: whole clouds through the 3D head, one label file each.
+"""Labels sweeps that belong to no data set with the 3D head, one label file per sweep.
 
-A label file holds one little-endian uint32 a point, in the order of the sweep's points: SemanticKITTI's form, which the
-field's viewers and benchmarks read. Class ``c`` of the network is written as ``c + 1``; 0 means that the point has no
-label, as it does in SemanticKITTI and in nuScenes-lidarseg.
+A label file contains one little-endian uint32 per point, in the order of the sweep's points: the format of
+SemanticKITTI, which common viewers and benchmarks read. Class ``c`` of the network is written as ``c + 1``; 0 means no
+label, as in SemanticKITTI and nuScenes-lidarseg.
 """
 
 import errno
@@ -28,12 +28,12 @@ from .inference import cloud_classes
 __all__ = ["LABEL_SUFFIX", "LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
 
 LABEL_SUFFIX = ".label"
-STAMPS = "labelled.jsonl"  #: beside the labels
+STAMPS = "labelled.jsonl"  #: in the folder of the labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSummary:
-    """Sweeps that got their labels now (of ``points`` points), had them already, and could not be read."""
+    """Number of sweeps labelled now (with ``points`` points) and before (``kept``), and those that failed."""
 
     labelled: int
     kept: int
@@ -43,7 +43,7 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cloud:
-    """One sweep ready for the network: its finite points as a batch, which of its points those are, and its stamp."""
+    """One sweep ready for the network: its finite points as a batch, the mask of these points, and its stamp."""
 
     path: Path
     batch: Batch
@@ -52,17 +52,17 @@ class _Cloud:
 
 
 def find_sweeps(points: Path) -> list[Path]:
-    """The sweep that ``points`` is, or those in the folder (not below it), by name.
+    """Returns the sweep ``points``, or the sweeps in that folder (not in subfolders), sorted by name.
 
     Raises:
-        MissingDataError: there is no such file or folder, or no sweep in it.
-        ConfigError: two sweeps differ in their suffix alone, so that their labels would have one name.
+        MissingDataError: the file or folder does not exist, or contains no sweep.
+        ConfigError: two sweeps differ only in their suffix, so that they would share a label file.
     """
     if points.is_file():
         return [points]
     if not points.is_dir():
         raise MissingDataError(f"There is no sweep and no folder of sweeps at {points}")
-    # A link to nowhere counts too: it is reported like any sweep that cannot be read.
+    # A broken link is included: it is reported like any sweep that cannot be read.
     found = sorted(path for path in points.iterdir() if sweep_suffix(path) and (path.is_file() or path.is_symlink()))
     if not found:
         raise MissingDataError(f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}")
@@ -77,26 +77,26 @@ def find_sweeps(points: Path) -> list[Path]:
 
 
 def label_path(out: Path, sweep: Path) -> Path:
-    """Where the labels of ``sweep`` are, in the folder ``out``."""
+    """Returns the path of the labels of ``sweep`` in the folder ``out``."""
     return out / (_stem(sweep) + LABEL_SUFFIX)
 
 
 def read_labels(path: Path) -> UInt32[np.ndarray, "points"]:
-    """The labels in the file that ``label_sweeps`` wrote: 0 for none, else a class of the network plus one."""
+    """Read a label file of ``label_sweeps``: 0 for no label, otherwise a class of the network plus one."""
     return np.frombuffer(path.read_bytes(), "<u4")
 
 
 def label_sweeps(
     network: Network, sweeps: Sequence[Path], out: Path, *, columns: int | None = None, workers: int = 2
 ) -> LabelSummary:
-    """Label every point of every sweep that has no label file made from it yet; each file appears whole or not.
+    """Label all points of each sweep that has no up-to-date label file; files appear atomically.
 
-    ``columns``: float32 numbers a point of raw files, where their suffix does not say it. A sweep that cannot be read,
-    or whose label file cannot be written because of its name, is reported, and the others are done. A point with a NaN
-    or infinite coordinate gets label 0.
+    ``columns`` is the number of float32 values per point of raw files whose suffix does not determine it. A sweep that
+    cannot be read, or whose label file cannot be written because of its name, is reported, and the others are labelled.
+    A point with a NaN or infinite coordinate gets label 0.
 
     Raises:
-        RunError: the network's 3D head needs images, or it computed NaN: it has diverged.
+        RunError: the network's 3D head needs images, or the network computed NaN: it has diverged.
     """
     if network.needs_images:
         raise RunError(
@@ -131,10 +131,9 @@ def _stem(sweep: Path) -> str:
 
 
 class _Stamps:
-    """From which sweep each label file in ``out`` was made: a line a file, for the last of its name.
+    """Records which sweep each label file in ``out`` was made from; the last line of a file counts.
 
-    A sweep's stamp is its size, its times and its inode, by which labels are told apart that were made from another
-    folder of the same name.
+    A sweep's stamp is its size, times and inode, which distinguish it from a sweep of the same name in another folder.
     """
 
     def __init__(self, out: Path) -> None:
@@ -143,12 +142,12 @@ class _Stamps:
         self._whole = not text or text.endswith("\n")
         self._known: dict[str, list[int]] = {}
         for line in text.splitlines():
-            with suppress(ValueError, TypeError):  # a line that a kill cut short
+            with suppress(ValueError, TypeError):  # a truncated line
                 name, stamp = json.loads(line)
                 self._known[str(name)] = stamp
 
     def hold(self, sweep: Path) -> bool:
-        """Whether the labels of ``sweep`` are there, and it is still what they were made from."""
+        """Returns whether the labels of ``sweep`` exist and were made from its current content."""
         labels = label_path(self._out, sweep)
         try:
             return labels.is_file() and self._known.get(labels.name) == _stamp(sweep)
@@ -156,7 +155,7 @@ class _Stamps:
             return False
 
     def add(self, cloud: _Cloud) -> None:
-        """Note that the labels of ``cloud`` were written."""
+        """Record that the labels of ``cloud`` were written."""
         with self._path.open("a", encoding="utf-8") as file:
             line = json.dumps([label_path(self._out, cloud.path).name, cloud.stamp])
             file.write(f"{'' if self._whole else chr(10)}{line}\n")
@@ -164,8 +163,8 @@ class _Stamps:
 
 
 def _stamp(sweep: Path) -> list[int]:
-    there = sweep.stat()  # its ctime tells of a file that was moved here, whatever its own age
-    return [there.st_size, there.st_mtime_ns, there.st_ctime_ns, there.st_ino]
+    status = sweep.stat()  # the ctime changes when a file is moved here, even an old one
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFault:
@@ -193,7 +192,7 @@ def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
 
 
 def _store(out: Path, cloud: _Cloud, labels: UInt32[np.ndarray, "points"]) -> FileFault | None:
-    """Write the label file, or say why a file of that name cannot be written; other faults of a disk pass through."""
+    """Write the label file; returns a fault if a file of that name cannot be written, and raises other errors."""
     try:
         write_bytes(label_path(out, cloud.path), labels.tobytes())
     except OSError as error:

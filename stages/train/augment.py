@@ -1,7 +1,7 @@
-"""Augmentation of a cloud: a noisy rotation, a flip, a turn about z, and a place in the voxel cube.
+"""Augmentation of a point cloud: noise on the rotation, a flip, a rotation about z, and a position in the voxel cube.
 
-The order and the numbers are those of xMUDA's loader. Every sample has a generator of its own (``streams.py``), so a
-batch is the same whichever thread makes it, and after a resume.
+The order and the parameters are those of xMUDA's loader. Each sample has its own random generator (``loader``), so a
+batch does not depend on the thread that makes it, and is the same after a resume.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ __all__ = ["augment_points", "augmentation_matrix", "crop_points"]
 
 
 def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> Float64[np.ndarray, "3 3"]:
-    """Draw the matrix that a cloud's row vectors are multiplied by: (1 + noise), then a flip, then a turn about z."""
+    """Draw the matrix that multiplies the cloud's row vectors: (1 + noise), then a flip, then a rotation about z."""
     matrix = np.eye(3) + settings.rotation_noise * rng.standard_normal((3, 3))
     flip, angle = rng.random() < 0.5, rng.uniform(0, 2 * np.pi)
     if settings.flip != "none" and flip:
@@ -28,10 +28,10 @@ def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> 
 def augment_points(
     points: Float32[np.ndarray, "points 3"], settings: AugmentSettings, cube: float, rng: np.random.Generator
 ) -> Float32[np.ndarray, "points 3"]:
-    """Transform ``points`` (metres) and put them into the cube from 0 to ``cube`` metres.
+    """Transform ``points`` (metres) and move them into the cube from 0 to ``cube`` metres.
 
-    The smallest coordinates land at 0, or anywhere that leaves the cloud inside the cube; of a cloud larger than the
-    cube, the far end stays outside.
+    The smallest coordinates are moved to 0 or, with ``translate``, to a random position that keeps the cloud inside the
+    cube. The far end of a cloud larger than the cube stays outside.
     """
     moved = points.astype(np.float64) @ augmentation_matrix(settings, rng)
     share = rng.random(3)
@@ -47,9 +47,10 @@ def augment_points(
 def crop_points(
     frame: Frame, crop: tuple[int, int], image_size: tuple[int, int], rng: np.random.Generator
 ) -> Bool[np.ndarray, "points"]:
-    """Draw a window of ``crop`` pixels (height, width) of each image; the points in one, or in no image, are kept.
+    """Draw a window of ``crop`` pixels (height, width) in each image; returns a mask of the points to keep.
 
-    The window stands at the bottom of the image, which has ``image_size`` pixels, and anywhere across it.
+    Points in a window and points in no image are kept. The window is at the bottom of the image, which has
+    ``image_size`` pixels, at a random horizontal position.
     """
     height, width = np.minimum(1, np.divide(crop, image_size))
     left = (rng.random(len(frame.image_rows)) * (1 - width))[frame.projection_view]

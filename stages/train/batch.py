@@ -1,4 +1,4 @@
-"""From frames to one batch: points into voxels with their kernel maps, images with their features."""
+"""Collates frames into a batch: voxels with their kernel maps, and images with their features."""
 
 import logging
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from ...errors import DataError
 from ..datasets.frames import Frame
 from ..datasets.labels import IGNORE
 from .domain import Domain
+from .features import FeatureSource, ReadFeatures
 from .images import ImageBatch
 from .ragged import Ragged
 from .settings import MAX_SCALE, ModelSettings
@@ -28,11 +29,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """What a batch must hold: the voxel grid, and the taps to read (none: no images).
+    """What a batch contains: the voxel grid, and the taps to read (empty: no images).
 
-    ``memberships`` says whether the agents of each pixel are read too, ``kernel_maps`` whether these are built with the
-    batch (a backend of its own maps has no use for them), and ``layouts`` whether those of the voxels are built with
-    them.
+    ``memberships``: read which agents each pixel belongs to. ``kernel_maps``: build the kernel maps with the batch (for
+    a backend that does not build its own). ``layouts``: build the padded layouts of the voxels with them.
     """
 
     model: ModelSettings
@@ -49,10 +49,10 @@ class BatchPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedFrame:
-    """A frame whose points were moved: ``points`` [P, 3] are metres in the voxel cube, row by row ``frame.points``.
+    """A frame in the voxel cube: ``points`` [P, 3] are the rows of ``frame.points``, moved, in metres.
 
-    ``views`` numbers the view of each of its images, as the feature source holds them; ``pseudo`` are pseudo labels of
-    the points for the 2D and the 3D head, where there are some.
+    ``cameras`` and ``views`` give the camera of each image in the index, and its view in the feature source.
+    ``pseudo``: pseudo labels of the points for the 2D and the 3D head, or None.
     """
 
     key: str
@@ -63,7 +63,7 @@ class PlacedFrame:
     pseudo: Int64[np.ndarray, "points 2"] | None = None
 
     def inside(self, cube: float) -> "PlacedFrame":
-        """Without the points that lie outside the cube, nor their labels and projections."""
+        """Returns the frame without the points outside the cube, their labels and their projections."""
         kept = ((self.points >= 0) & (self.points < cube)).all(1)
         if kept.all():
             return self
@@ -73,11 +73,11 @@ class PlacedFrame:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """B samples of P points in all. Point ``p`` lies in voxel ``point_to_voxel[p]`` of ``voxels``.
+    """B samples with P points in total. Point ``p`` lies in voxel ``point_to_voxel[p]`` of ``voxels``.
 
-    ``labels`` are class ids or -100; ``pseudo_labels`` the same for the 2D and the 3D head, or None; ``sample`` numbers
-    each point's sample; ``images`` is None where none are used. ``shown`` tells the points that an image shows, and is
-    None where all are shown or no image is used.
+    ``labels`` are class ids or -100; ``pseudo_labels`` the same for the 2D and the 3D head, or None; ``sample`` is the
+    index of each point's sample; ``images`` is None if no images are used. ``shown`` marks the points that are visible
+    in an image; it is None if all are, or if no images are used.
     """
 
     keys: tuple[str, ...]
@@ -90,13 +90,14 @@ class Batch:
     shown: Bool[Tensor, "points"] | None = None
 
 
-def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> Batch:
+def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read: ReadFeatures | None = None) -> Batch:
     """Voxelise the samples together, build the kernel maps, and read the images' features in one call.
 
-    A frame without a point is left out, with a warning.
+    ``read`` reads the features instead of ``domain.features.read``, into a reused buffer for example. A frame without
+    points is left out, with a warning.
 
     Raises:
-        DataError: no frame has a point left, or a cloud is too large to be in metres; the message names the frames.
+        DataError: no frame has any points, or a cloud is too large to be in metres; the message names the frames.
         CacheError: an image's features are missing.
     """
     keys = tuple(each.key for each in placed)
@@ -110,11 +111,11 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
     if len(kept) < len(keys):
         left_out = ", ".join(key for key in keys if key not in kept)
         log.warning("No point of frame %s is seen by a camera and inside the cube; the batch goes without it", left_out)
-    sample = torch.cat([torch.full((len(each.points),), place) for place, each in enumerate(placed)])
+    sample = torch.cat([torch.full((len(each.points),), index) for index, each in enumerate(placed)])
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
     voxels, point_to_voxel = _voxels(points, sample, plan, kept)
     pseudo = [each.pseudo for each in placed if each.pseudo is not None]
-    images = _images(placed, domain, plan.taps) if plan.taps else None
+    images = _images(placed, domain.features, plan.taps, read) if plan.taps else None
     return Batch(
         keys=kept,
         voxels=voxels,
@@ -128,12 +129,12 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan) -> B
 
 
 def cloud_batch(points: Float[np.ndarray, "points 3"], key: str, plan: BatchPlan) -> Batch:
-    """One cloud by itself, without labels and images; ``points`` are metres, at least one, wherever their origin is.
+    """Make a batch of one cloud without labels and images; ``points`` are in metres, relative to any origin.
 
-    Far from it they should be float64: they are rounded to float32 after they were moved to the corner.
+    Points far from the origin should be float64: they are rounded to float32 after they are moved to the corner.
 
     Raises:
-        DataError: no points, NaN among them, or a cloud too large to be in metres.
+        DataError: there are no points, some are NaN, or the cloud is too large to be in metres.
     """
     sample = torch.zeros(len(points), dtype=torch.int64)
     voxels, point_to_voxel = _voxels(torch.from_numpy(to_corner(points).astype(np.float32)), sample, plan, (key,))
@@ -148,21 +149,21 @@ def cloud_batch(points: Float[np.ndarray, "points 3"], key: str, plan: BatchPlan
 
 
 def to_corner(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
-    """``points`` moved so that their smallest x, y and z are 0: their place in the voxel grid without augmentation."""
-    with np.errstate(over="ignore"):  # a cloud too wide for float32 is refused by name afterwards
+    """Returns ``points`` moved so that their smallest x, y and z are 0, as in the voxel grid without augmentation."""
+    with np.errstate(over="ignore"):  # a cloud too wide for float32 is rejected later, by name
         return points - points.min(0) if len(points) else points
 
 
 def _voxels(
     points: Float32[Tensor, "points 3"], sample: Int64[Tensor, "points"], plan: BatchPlan, keys: tuple[str, ...]
 ) -> tuple[SparseTensor, Int64[Tensor, "points"]]:
-    """The voxels of the clouds, with their kernel maps where the plan wants them, and the voxel of each point.
+    """Returns the voxels of the clouds, with kernel maps if the plan asks for them, and the voxel of each point.
 
-    The grid is as wide as the cube, or as the clouds where they are wider: nothing the network computes depends on it.
+    The grid is as wide as the cube, or wider if the clouds are. The network's output does not depend on its width.
     """
     size, cells = plan.model.voxel_size, plan.model.full_scale
     last = torch.floor(points.max() / size) if len(points) else torch.zeros(())
-    if last.isfinite():  # else voxelise names the points
+    if last.isfinite():  # otherwise voxelise reports the points
         if last >= MAX_SCALE:
             raise DataError(
                 f"The cloud of {', '.join(keys)} is {float(points.max()):.4g} m wide, more than {MAX_SCALE} voxels of"
@@ -190,16 +191,17 @@ def _voxels(
     return tensor, voxels.point_to_voxel
 
 
-def _images(placed: Sequence[PlacedFrame], domain: Domain, taps: tuple[str, ...]) -> ImageBatch:
-    source = domain.features
+def _images(
+    placed: Sequence[PlacedFrame], source: FeatureSource | None, taps: tuple[str, ...], read: ReadFeatures | None
+) -> ImageBatch:
     if source is None:
-        raise DataError("The batch wants image features, but the domain has none; hand in a feature source")
+        raise DataError("The batch needs image features, but the domain has none; pass a feature source")
     rows = [each.frame.image_rows * len(source.views) + each.views for each in placed]
-    features = source.read([int(row) for row in np.concatenate(rows)])
+    features = (read or source.read)([int(row) for row in np.concatenate(rows)])
     first_point = _offsets([len(each.points) for each in placed])
     first_view = _offsets([len(each.frame.image_rows) for each in placed])
     specs: dict[str, TapSpec] = {tap: source.taps[tap] for tap in taps}
-    sample = torch.cat([torch.full((len(each.frame.image_rows),), place) for place, each in enumerate(placed)])
+    sample = torch.cat([torch.full((len(each.frame.image_rows),), index) for index, each in enumerate(placed)])
     point = _tensor(_joined([each.frame.projection_point for each in placed], first_point))
     return ImageBatch(
         specs=specs,
@@ -226,7 +228,7 @@ def _shown(images: ImageBatch) -> Bool[Tensor, "points"] | None:
 
 
 def _offsets(lengths: Sequence[int]) -> list[int]:
-    return [sum(lengths[:place]) for place in range(len(lengths))]
+    return [sum(lengths[:index]) for index in range(len(lengths))]
 
 
 def _joined(rows: Sequence[np.ndarray], offsets: Sequence[int]) -> Int64[np.ndarray, "rows"]:
@@ -234,5 +236,5 @@ def _joined(rows: Sequence[np.ndarray], offsets: Sequence[int]) -> Int64[np.ndar
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    """A tensor over the array's memory; of a read-only array, over a copy."""
+    """Returns a tensor that shares the array's memory, or a copy of a read-only array."""
     return torch.from_numpy(np.require(values, requirements=["C", "W"]))

@@ -1,8 +1,8 @@
-"""Checkpoints: a folder of safetensors and one JSON file, which appears whole or not at all.
+"""Checkpoints: each is a folder of safetensors and one JSON file, which appears atomically.
 
 A checkpoint is written into ``step-N.partial``, flushed, and renamed to ``step-N``; only then are older ones removed.
-So ``kill -9`` at any moment leaves the last whole checkpoint, and a run resumed from it repeats what was lost exactly.
-``state.json`` has the crc32 of each file of tensors and a digest of itself, because safetensors checks neither.
+So a kill at any moment leaves the last complete checkpoint, and a run resumed from it repeats the lost steps exactly.
+``state.json`` has the crc32 of each file of tensors and a digest of itself, because safetensors has no checksums.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 PARTIAL = ".partial"
 STATISTICS = "image_statistics."  #: buffers of the network
-#: Names of checkpoints, whole and begun; whatever else lies beside them is not ours to read or remove.
+#: Names of complete and partial checkpoints; other folders beside them are neither read nor removed.
 _NAME = re.compile(r"step-(\d{8,})(\.partial)?")
 
 
@@ -57,7 +57,7 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainState:
-    """All that a step changes: the network, Adam, and the scale of the loss in float16."""
+    """Everything that a step changes: the network, the optimiser, and the scale of the loss in float16."""
 
     network: nn.Module
     optimiser: Optimizer
@@ -65,17 +65,17 @@ class TrainState:
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """Steps of the whole checkpoints of ``run``, rising."""
-    return sorted(step for step, path in _ours(run) if path.suffix != PARTIAL)
+    """Returns the steps of the complete checkpoints of ``run``, in rising order."""
+    return sorted(step for step, path in _checkpoints(run) if path.suffix != PARTIAL)
 
 
 def save_checkpoint(run: Path, state: TrainState, *, step: int, best: Best | None) -> None:
-    """Publish the checkpoint of ``step`` and keep it, the best one, and no other.
+    """Save the checkpoint of ``step``; delete all others but the best one.
 
-    Where it cannot be written, on a full disk say, what was begun is removed and those that were there stay.
+    If it cannot be written, for example on a full disk, the partial folder is removed and the others are kept.
 
     Raises:
-        RunError: a weight is not finite; a run that went on from there would be lost.
+        RunError: a weight is not finite.
     """
     _require_finite(state.network, step)
     final = _folder(run, step)
@@ -91,7 +91,7 @@ def save_checkpoint(run: Path, state: TrainState, *, step: int, best: Best | Non
     partial.rename(final)
     fsync_folder(final.parent)
     kept = {_folder(run, each) for each in (step, best.step if best else step)}
-    for _, path in _ours(run):
+    for _, path in _checkpoints(run):
         if path not in kept:
             shutil.rmtree(path)
 
@@ -106,7 +106,7 @@ def _require_finite(network: nn.Module, step: int) -> None:
 
 
 def load_state(run: Path, state: TrainState, step: int) -> Best | None:
-    """Put the checkpoint of ``step`` into ``state``; return the best known then."""
+    """Load the checkpoint of ``step`` into ``state``; returns the best validation up to then."""
     load_weights(run, state.network, step)
     parameters = dict(state.network.named_parameters())
     for path, value in _read_tensors(run, step, "optimiser").items():
@@ -119,12 +119,12 @@ def load_state(run: Path, state: TrainState, step: int) -> Best | None:
 
 
 def load_weights(run: Path, network: nn.Module, step: int) -> None:
-    """Put the weights of the checkpoint of ``step`` into ``network``.
+    """Load the weights of the checkpoint of ``step`` into ``network``.
 
-    A checkpoint from before images had statistics leaves those of ``network`` as they are.
+    Early checkpoints have no image statistics; those of ``network`` are then left unchanged.
 
     Raises:
-        RunError: there is no such checkpoint, or it is damaged or made by another network.
+        RunError: the checkpoint does not exist, is damaged, or belongs to another network.
     """
     tensors = _read_tensors(run, step, "model")
     if not any(name.startswith(STATISTICS) for name in tensors):
@@ -138,7 +138,7 @@ def load_weights(run: Path, network: nn.Module, step: int) -> None:
 
 
 def checkpoint_digest(run: Path, step: int) -> str:
-    """sha256 of the file of weights of the checkpoint of ``step``."""
+    """Returns the sha256 of the weights file of the checkpoint of ``step``."""
     path = _tensors(run, step, "model")
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -147,7 +147,7 @@ def checkpoint_digest(run: Path, step: int) -> str:
 
 
 def read_best(run: Path, step: int) -> Best | None:
-    """The best validation known at the checkpoint of ``step``."""
+    """Returns the best validation up to the checkpoint of ``step``."""
     return _best(_read_state(run, step))
 
 
@@ -156,7 +156,7 @@ def _best(stored: Mapping[str, Any]) -> Best | None:
 
 
 def _read_state(run: Path, step: int) -> dict[str, Any]:
-    """What ``state.json`` holds, once it is known to be whole: the best validation, the loss's scale, the sums."""
+    """Read and verify ``state.json``: the best validation, the scale of the loss, and the checksums."""
     path = _folder(run, step) / "state.json"
     try:
         stored = read_json(path)
@@ -168,19 +168,19 @@ def _read_state(run: Path, step: int) -> dict[str, Any]:
 
 
 def best_step(run: Path) -> int:
-    """The step of the checkpoint to predict with: the best one, or the last where nothing was validated.
+    """Returns the step of the checkpoint to predict with: the best one, or the last if there was no validation.
 
-    The last too, with a warning, where the best one was deleted.
+    If the best one was deleted, the last one is used, with a warning.
 
     Raises:
         RunError: there is no checkpoint yet, or the last one is damaged.
     """
     steps = checkpoint_steps(run)
     if not steps:
-        raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' go on, or name another run (--run)")
+        raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' continue, or name another run (--run)")
     best = read_best(run, steps[-1])
     if best is not None and best.step not in steps:
-        log.warning("The best checkpoint of %s, step %d, is gone; the last one is taken", run, best.step)
+        log.warning("The best checkpoint of %s, step %d, is missing; the last one is used", run, best.step)
     return best.step if best is not None and best.step in steps else steps[-1]
 
 
@@ -192,8 +192,8 @@ def _tensors(run: Path, step: int, name: str) -> Path:
     return _folder(run, step) / f"{name}.safetensors"
 
 
-def _ours(run: Path) -> list[tuple[int, Path]]:
-    """The step and folder of each checkpoint of ``run``, begun ones among them."""
+def _checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """Returns the step and folder of each checkpoint of ``run``, including partial ones."""
     folders = [path for path in (run / FOLDER).glob("step-*") if path.is_dir()]
     return [(int(found[1]), path) for path in folders if (found := _NAME.fullmatch(path.name))]
 
@@ -222,14 +222,14 @@ def _write(folder: Path, state: TrainState, step: int, best: Best | None) -> Non
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
-    """Write ``tensors`` and return the crc32 of the file."""
+    """Write ``tensors``; returns the crc32 of the file."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_bytes(path, content)
     return zlib.crc32(content)
 
 
 def _read_tensors(run: Path, step: int, name: str) -> dict[str, Tensor]:
-    """The tensors of one file, against its sum; checkpoints of the first versions have none."""
+    """Read the tensors of one file and verify its crc32, which checkpoints of the first versions lack."""
     path, expected = _tensors(run, step, name), _read_state(run, step)["crc32"].get(name)
     try:
         content = path.read_bytes()
@@ -241,11 +241,11 @@ def _read_tensors(run: Path, step: int, name: str) -> dict[str, Tensor]:
 
 def _check(as_written: bool) -> None:
     if not as_written:
-        raise ValueError("its content is not what was written")
+        raise ValueError("its content does not match its checksum")
 
 
 def _damaged(path: Path, error: Exception) -> RunError:
     return RunError(
-        f"The checkpoint file {path} is damaged ({error}); delete its folder and train again: the run goes on from the"
-        " checkpoint before it, if there is one, else from the beginning"
+        f"The checkpoint file {path} is damaged ({error}); delete its folder and train again: the run resumes from"
+        " the checkpoint before it, if there is one, or starts anew"
     )

@@ -1,4 +1,4 @@
-"""What is checked before training: that the domains, their features and the settings go together."""
+"""Checks before training that the domains, their features and the settings fit together."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,13 @@ from ...cache.schema import TapSpec
 from ...errors import CacheError, ConfigError, RunError
 from ...processes import world_size
 from .domain import Domain
+from .features import FeatureSource
+from .initial import InitialCheckpoint
 from .loader import step_positions
 from .network import choose_taps
 from .pseudo_labels import HEADS
 from .record import describe_domain
 from .settings import FusionSettings, TrainSettings
-from .source import FeatureSource
-from .start import Start
 
 __all__ = ["check_domains", "check_memberships", "check_taps"]
 
@@ -23,18 +23,18 @@ def check_domains(
     source: Domain | None,
     target: Domain | None,
     validation: Domain | None,
-    start: Start | None,
+    initial: InitialCheckpoint | None,
     fusion: FusionSettings,
     settings: TrainSettings,
 ) -> dict[str, TapSpec]:
-    """Refuse what cannot be trained, or what the settings do not say; the taps that are trained on.
+    """Check that the run can be trained; returns the taps to train on.
 
     Raises:
-        RunError: a domain has no frames, or no features where the settings use images, or they have other taps.
-        CacheError: images of a domain have no features yet, or stage one failed on them.
-        ConfigError: settings that contradict each other or the domains, such as a batch larger than a domain.
+        RunError: a domain has no frames, lacks features that the settings need, or has other taps.
+        CacheError: images of a domain have no features yet, or their extraction failed.
+        ConfigError: the settings contradict each other or the domains, such as a batch larger than a domain.
     """
-    _check_settings(source, target, start, fusion, settings)
+    _check_settings(source, target, initial, fusion, settings)
     trained = {role: domain for role, domain in (("source", source), ("target", target)) if domain is not None}
     for role, domain in trained.items():
         domain.require_frames(role)
@@ -68,7 +68,7 @@ def check_domains(
 
 
 def check_taps(tap_channels: Mapping[str, int], features: FeatureSource) -> None:
-    """Check that ``features`` have the taps of a network, with its channels.
+    """Check that ``features`` have the taps of a network, with the same channels.
 
     Raises:
         RunError: a tap is missing or has other channels.
@@ -84,16 +84,16 @@ def check_taps(tap_channels: Mapping[str, int], features: FeatureSource) -> None
 
 
 def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
-    """Check that ``features`` say which agents a pixel belongs to, where ``fusion`` reads it.
+    """Check that ``features`` have the memberships of pixels in agents, if ``fusion`` reads them.
 
     Raises:
-        CacheError: they come from a cache of format 1, which does not.
+        CacheError: they come from a cache of format 1, which does not store them.
     """
     if fusion.memberships and features.grid is None:
         path = features.path if isinstance(features, FeatureReader) else "CACHE"
         raise CacheError(
             f"fusion.context={fusion.context} and fusion.inject={fusion.inject} read the agents of each pixel, which"
-            f" the cache {path} does not keep (format 1). Add them, without the diffusion model: xd3d cache upgrade"
+            f" the cache {path} does not store (format 1). Add them, without the diffusion model: xd3d cache upgrade"
             f" {path}; or go without: fusion.context=none and fusion.inject=pixel"
         )
 
@@ -101,7 +101,7 @@ def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
 def _check_settings(
     source: Domain | None,
     target: Domain | None,
-    start: Start | None,
+    initial: InitialCheckpoint | None,
     fusion: FusionSettings,
     settings: TrainSettings,
 ) -> None:
@@ -112,7 +112,7 @@ def _check_settings(
         if wanted == (domain is None):
             found, asked = ("none", "one") if domain is None else ("one", "none")
             raise ConfigError(f"A {role} is trained on {when}: these settings ask for {asked}, and {found} is given")
-    if settings.source_free and start is None:
+    if settings.source_free and initial is None:
         raise ConfigError(
             "train.source_free adapts a trained network, and train.init names none; add --set train.init=RUN"
         )
@@ -137,7 +137,7 @@ def _check_pair(
     *,
     distinguishes_cameras: bool,
 ) -> None:
-    """Check that one network, which may have to distinguish cameras, serves ``domain`` and ``other``."""
+    """Check that ``domain`` and ``other`` fit one network, which may distinguish cameras."""
     if other.merge.classes != domain.merge.classes:
         raise ConfigError(
             f"The {role} is labelled with merge {domain.merge.name} and the {other_role} with {other.merge.name};"

@@ -1,4 +1,4 @@
-"""A domain as training and inference see it: frames of an index, a label merge, and the images' features."""
+"""A domain for training and inference: frames of an index, a label merge, and a source of image features."""
 
 from dataclasses import dataclass, replace
 
@@ -10,20 +10,19 @@ from ..datasets.frames import Frame, load_frame
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
 from ..datasets.settings import DOMAINS
+from .features import FeatureSource
 from .pseudo_labels import PseudoLabels
-from .source import FeatureSource
 
 __all__ = ["Domain"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """Frames (rows of the index's frame table), in order, and where their features come from.
+    """An ordered list of frames (rows of the index's frame table), and the source of their image features.
 
-    ``features`` is None where no image is used. ``labelled`` says whether label files are read; where they are not,
-    every point has the label that does not count. ``pseudo`` are labels predicted for these frames, to learn from.
-    ``every_point`` keeps the points that no image shows. ``image_size`` is the height and width in pixels that images
-    have for the diffusion model; crops are measured in them.
+    ``features`` is None if no images are used. ``labelled``: label files are read; otherwise every point has the label
+    ``IGNORE``. ``pseudo`` are pseudo labels of these frames to train on. ``every_point`` keeps the points that no image
+    shows. ``image_size`` is the height and width in pixels of the images for the diffusion model, the unit of crops.
     """
 
     index: FrameIndex
@@ -39,44 +38,44 @@ class Domain:
         return len(self.frames)
 
     def load(self, position: int, rng: np.random.Generator | None = None) -> Frame:
-        """Points, labels and projections of the frame at ``position`` in ``frames``.
+        """Load points, labels and projections of the frame at ``position`` in ``frames``.
 
-        ``rng`` draws one of several images of the same view, where a data set has them; without it, it is the first.
+        If a data set has several images of the same view, ``rng`` draws one; without it, the first is used.
         """
         merge = self.merge if self.labelled else None
         return load_frame(self.index, int(self.frames[position]), merge, every_point=self.every_point, rng=rng)
 
     def pseudo_labels(self, position: int, frame: Frame) -> Int64[np.ndarray, "points 2"] | None:
-        """The pseudo labels, for the 2D and the 3D head, of ``frame``, which is the one at ``position``.
+        """Read the pseudo labels, for the 2D and the 3D head, of ``frame``, which is the one at ``position``.
 
         Raises:
-            DataError: they are damaged, or the frame has changed since.
+            DataError: they are damaged, or the frame has changed since they were made.
         """
         return self.pseudo.read(position, len(frame.points)) if self.pseudo is not None else None
 
     def unlabelled(self) -> "Domain":
-        """The same frames, whose label files are never opened."""
+        """Returns the same domain without labels: label files are never opened."""
         return replace(self, labelled=False)
 
     def key(self, position: int) -> str:
-        """Unique name of the frame at ``position``."""
+        """Returns the unique name of the frame at ``position``."""
         return str(self.index.frames.key[self.frames[position]])
 
     def weather(self, position: int) -> str:
-        """The weather of the frame at ``position``, where the data set has a domain for each; else ""."""
+        """Returns the weather of the frame at ``position`` if the data set has domains by weather, else ""."""
         words = str(self.index.frames.description[self.frames[position]])
         return words if words in DOMAINS[self.index.dataset] else ""
 
     def cameras(self, frame: Frame) -> Int[np.ndarray, "views"]:
-        """Place of each view's camera in the index's list of cameras."""
+        """Returns the index of each view's camera in the index's list of cameras."""
         names = self.index.images.camera[frame.image_rows]
         return np.array([self.index.cameras.index(str(name)) for name in names], np.int64)
 
     def require_features(self) -> None:
-        """Check that there are features of every image, and every view of it, before hours are spent on some of them.
+        """Check that every view of every image has features.
 
         Raises:
-            CacheError: of some there are none.
+            CacheError: some have none.
         """
         if self.features is not None:
             images = np.flatnonzero(np.isin(self.index.images.frame, self.frames))
@@ -84,7 +83,7 @@ class Domain:
             self.features.require((images[:, None] * views + np.arange(views)).ravel().tolist())
 
     def require_frames(self, role: str) -> None:
-        """Check that there is something to work on.
+        """Check that the domain has frames.
 
         Raises:
             RunError: the domain has no frame.

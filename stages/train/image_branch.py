@@ -1,6 +1,6 @@
-"""The 2D branch: every tap on one grid, two convolutions, and a bilinear look-up where each point falls.
+"""The 2D branch: resizes all taps to one grid, applies two convolutions, and samples at the projected points.
 
-The features are frozen, so this is all of the 2D network that trains (method: FPN style, sum over taps).
+The diffusion features are frozen, so this is the only trained part of the 2D network (FPN style, sum over taps).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ __all__ = ["ImageBranch", "resize_matrix", "sample_points"]
 
 
 class ImageBranch(nn.Module):
-    """Prepared maps to point features [P, ``channels``]; ``tap_channels`` gives the width of each tap, in order."""
+    """Maps prepared feature maps to point features [P, ``channels``]; ``tap_channels`` is the width of each tap."""
 
     def __init__(self, *, tap_channels: Mapping[str, int], channels: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class ImageBranch(nn.Module):
         self.mix = nn.Sequential(*_convolution(channels), *_convolution(channels))
 
     def forward(self, images: ImageBatch) -> Float[Tensor, "points channels"]:
-        """Features of the batch's points: a mean over the views that show each, zero where none does."""
+        """Returns features of the batch's points: the mean over the views that show each, 0 if none does."""
         specs = [images.specs[tap] for tap in self.taps]
         finest = max(specs, key=lambda spec: spec.height * spec.width)
         total: Tensor | None = None
@@ -39,10 +39,10 @@ class ImageBranch(nn.Module):
 
 
 def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: float) -> Float[Tensor, "cells source"]:
-    """Bilinear weights that read a row of ``source_cells`` at the centres of ``cells`` cells.
+    """Returns bilinear weights that sample a row of ``source_cells`` at the centres of ``cells`` cells.
 
-    Both rows span the same image side over their first ``extent`` cells, so the same image point is read whatever the
-    padding; beyond the outermost centres the border value holds.
+    Both rows cover the same image side with their first ``extent`` cells, so that padding does not shift the samples;
+    beyond the outermost centres, the border value is used.
     """
     centre = (torch.arange(cells, dtype=torch.float64) + 0.5) * (source_extent / extent) - 0.5
     centre = centre.clamp(0, source_cells - 1)
@@ -53,7 +53,7 @@ def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: f
 def sample_points(
     maps: Float[Tensor, "views channels height width"], images: ImageBatch, extent: tuple[float, float]
 ) -> Float[Tensor, "points channels"]:
-    """Read ``maps`` at every projection and average over a point's views; the image spans ``extent`` cells."""
+    """Sample ``maps`` at every projection and average over a point's views; the image spans ``extent`` cells."""
     views, channels, height, width = maps.shape
     cells, weights = _corners(images, height, width, extent)
     weights = weights / images.view_counts[images.projection_point].unsqueeze(1)
@@ -65,7 +65,7 @@ def sample_points(
 def _corners(
     images: ImageBatch, height: int, width: int, extent: tuple[float, float]
 ) -> tuple[Int64[Tensor, "projections 4"], Float[Tensor, "projections 4"]]:
-    """The four cells around each projection, as rows of the flattened maps, and their bilinear weights."""
+    """Returns the four cells around each projection, as rows of the flattened maps, and their bilinear weights."""
     x = (images.projection_uv[:, 0] * extent[1] - 0.5).clamp(0, width - 1)
     y = (images.projection_uv[:, 1] * extent[0] - 0.5).clamp(0, height - 1)
     left, top = x.floor().long(), y.floor().long()
@@ -95,7 +95,7 @@ def _matrix_on(
 
 
 def _convolution(channels: int) -> Sequence[nn.Module]:
-    """A 3 x 3 convolution; its norm is over each image alone, so that no statistic of the source is carried along."""
+    """Makes a 3 x 3 convolution with GroupNorm, which normalises each image alone and stores no source statistics."""
     return (
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),
         nn.GroupNorm(gcd(8, channels), channels),

@@ -1,4 +1,4 @@
-"""How far an image's features are from those that the network was trained on, and how far it may be trusted."""
+"""Distance of an image's features from those of the training images, and the confidence in the image."""
 
 import torch
 from jaxtyping import Float
@@ -8,14 +8,14 @@ from .parallel import total
 
 __all__ = ["ImageStatistics"]
 
-FAR = 2.0  #: a distance up to which an image has its full weight
-FLOOR = 1e-4  #: of a deviation
+FAR = 2.0  #: distance up to which an image has full weight
+FLOOR = 1e-4  #: lower bound of a standard deviation
 
 
 class ImageStatistics(nn.Module):
-    """Mean and deviation, over the images of the source seen in training, of each channel's mean and deviation.
+    """Mean and standard deviation, over the source images in training, of each channel's mean and deviation.
 
-    They are buffers of the checkpoint. ``update`` counts a batch in; with several processes that of all of them.
+    They are buffers, stored in checkpoints. ``update`` adds a batch, that of all processes.
     """
 
     count: Tensor
@@ -30,7 +30,7 @@ class ImageStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, measures: Float[Tensor, "views measures"]) -> None:
-        """Count the images of a batch in (Chan's update, in float64, around the batch's own mean)."""
+        """Add the images of a batch (Chan's parallel update, in float64)."""
         values = measures.detach().double()
         sums = total(torch.cat([values.sum(0), values.new_tensor([len(values)])]))
         added = sums[-1]
@@ -43,15 +43,17 @@ class ImageStatistics(nn.Module):
         self.count.copy_(count)
 
     def distance(self, measures: Float[Tensor, "views measures"]) -> Float[Tensor, "views"]:
-        """Root mean square over all measures of how many deviations an image is from the mean: about 1 on the source.
+        """Returns the root mean square z-score of an image over all measures, about 1 for source images.
 
-        1 for every image before any was counted.
+        It is 1 for all images before any were added.
         """
         deviation = (self.squares / self.count.clamp(min=1)).sqrt() + FLOOR
         scores = (measures.double() - self.mean) / deviation
         found = scores.square().mean(1).sqrt().to(measures.dtype)
-        return torch.where(self.count < 2, torch.ones_like(found), found)  # no branch: it would wait for a GPU
+        return torch.where(
+            self.count < 2, torch.ones_like(found), found
+        )  # not an if: it would synchronise with the GPU
 
     def weights(self, measures: Float[Tensor, "views measures"]) -> Float[Tensor, "views"]:
-        """min(1, FAR / distance): how much the reading of an image counts in the fusion of predictions."""
+        """Returns min(1, FAR / distance): the weight of an image in the fusion of predictions."""
         return (FAR / self.distance(measures).clamp(min=FAR)).to(measures.dtype)

@@ -1,4 +1,4 @@
-"""The image side of a batch: raw feature maps, agents, where points fall, and their normalisation per image."""
+"""The image part of a batch: raw feature maps, agents and point projections, and normalisation per image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,22 +13,22 @@ from .ragged import Ragged
 
 __all__ = ["ImageBatch", "coverage", "decode"]
 
-#: A channel that varies less than this over an image is constant up to float16 rounding, and is left at zero.
+#: A channel that varies less than this over an image is constant up to float16 rounding, and is set to 0.
 FLAT = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageBatch:
-    """The V images of a batch, those of all its samples in one list, and the M projections of its points.
+    """The V images (views) of all samples of a batch, and the M projections of its points.
 
-    ``maps``: tap -> [V, C, h, w] and ``agents``: tap -> [V, N, C], as the source stored them until ``prepared``;
-    ``geometry`` [V, N, 5]: mass, centre (u, v), extent (su, sv) in image fractions. ``sample`` and ``camera`` number a
-    view's sample in the batch and its camera in the index. A projection is a row of the batch's points, a row of the
-    views, and (u, v) as fractions of the image; ``view_counts`` says how many views show each point, and ``layout`` how
-    the views lie in a batch padded by sample. Maps and agents that are codes of 8 bits have what decodes them in
-    ``scales``, under ``features/<tap>`` and ``agents/<tap>``. ``assignment`` and ``membership`` name the four agents
-    that each cell of ``grid`` belongs to most, and how much of 255 each has; None where the source does not know.
-    ``statistics``, once ``prepared``, are the mean and then the deviation of each channel of all taps over its image.
+    ``maps``: tap -> [V, C, h, w] and ``agents``: tap -> [V, N, C], as stored in the source until ``prepared``;
+    ``geometry`` [V, N, 5]: mass, centre (u, v), extent (su, sv) in image fractions. ``sample`` and ``camera`` are the
+    indices of a view's sample in the batch and of its camera. A projection is a row of the batch's points, a row of the
+    views, and (u, v) as fractions of the image; ``view_counts`` is the number of views that show each point;
+    ``layout`` is the layout of the views padded by sample. ``scales`` decodes maps and agents that are stored as 8-bit
+    codes, under ``features/<tap>`` and ``agents/<tap>``. ``assignment`` are the four agents that each cell of ``grid``
+    belongs to most, ``membership`` their shares of 255; None if the source has none. ``statistics`` of ``prepared``
+    images are the mean and then the standard deviation of each channel of all taps over the image.
     """
 
     specs: Mapping[str, TapSpec]
@@ -49,19 +49,17 @@ class ImageBatch:
     statistics: Float32[Tensor, "views measures"] | None = None
 
     def mean_over_views(self, values: Float[Tensor, "views"]) -> Float[Tensor, "points"]:
-        """The mean of a value of the views over those that show each point; 0 where none does."""
+        """Returns the mean of ``values`` over the views that show each point; 0 if none does."""
         total = values.new_zeros(len(self.view_counts)).index_add(
             0, self.projection_point, values[self.projection_view]
         )
         return total / self.view_counts.clamp(min=1)
 
     def prepared(self, *, normalise: bool) -> "ImageBatch":
-        """Maps and agents in float32 and, where asked, each channel less its mean over its image, over its deviation.
+        """Returns the images with maps and agents in float32, decoded and, with ``normalise``, normalised per channel.
 
-        Codes of 8 bits are decoded; the map of a uint8 tap becomes 0 to 1.
-
-        Mean and deviation are taken over the part of the map that lies on the image, padding left out; agents, which
-        are weighted means of the same cells, are shifted and scaled by the same numbers.
+        The map of a uint8 tap is scaled to 0 to 1. Mean and standard deviation are taken over the cells that lie on the
+        image, without padding; agents, which are weighted means of the same cells, are normalised by the same values.
         """
         maps, agents, statistics = {}, {}, []
         for tap, raw in self.maps.items():
@@ -95,10 +93,10 @@ class ImageBatch:
 def decode(
     codes: UInt8[Tensor, "views *row"], scales: Float16[Tensor, "views 2 channels"], channel_axis: int
 ) -> Float32[Tensor, "views *row"]:
-    """Values of the codes of a cache of the profile ``compact``, bit for bit those of ``cache.codec.decode``.
+    """Decode the codes of a cache with the profile ``compact``, bit for bit as ``cache.codec.decode`` does.
 
-    The 7 bits of an e4m3 code below its sign are the upper bits of a float16 that is 256 times smaller; the shift is
-    faster than a table and than torch's own float8 on the CPU.
+    The 7 bits of an e4m3 code below its sign are the upper bits of a float16 that is 256 times smaller. On the CPU,
+    shifting them is faster than a look-up table or torch's float8.
     """
     halves = codes.view(torch.int8).to(torch.int16).bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16)
     scale, offset = scales.float().unbind(1)
@@ -108,7 +106,7 @@ def decode(
 
 
 def coverage(cells: int, extent: float) -> Float32[Tensor, "cells"]:
-    """The part of each cell, 0 to 1, that lies on the image when the image spans the first ``extent`` cells."""
+    """Returns the fraction of each cell that lies on the image, which spans the first ``extent`` cells."""
     return (extent - torch.arange(cells, dtype=torch.float32)).clamp(0, 1)
 
 
@@ -123,7 +121,7 @@ def _cell_weights(
 def _moments(
     values: Float32[Tensor, "views channels height width"], spec: TapSpec
 ) -> tuple[Float32[Tensor, "views channels"], Float32[Tensor, "views channels"]]:
-    """Mean and standard deviation of each channel over each image, padding left out."""
+    """Returns mean and standard deviation of each channel over each image, without padding."""
     weights = _cell_weights(spec.height, spec.width, spec.extent, values.device)
     cells = values.flatten(2)
     mean = cells @ weights

@@ -1,21 +1,21 @@
-"""Injection: what the image branch reads at a point's pixel is added to the 3D network's features of its voxel.
+"""Injection: adds the image features at a point's pixel to the 3D network's features of its voxel.
 
-v of sample s: skip_v += k_s (W mean_p f_p + b), the mean over the voxel's points that a view shows; zero where no view
-shows one. W and b begin at zero, so an untrained network is the LiDAR-only one. In training k_s is 0 with chance
-``camera_dropout``: a whole sample goes without its camera, and one network learns to read with and without.
+For voxel v of sample s: skip_v += k_s (W mean_p f_p + b), the mean over the voxel's points that a view shows; 0 if no
+view shows one. W and b are initialised to 0, so an untrained network is the LiDAR-only one. In training, k_s is 0 with
+probability ``camera_dropout``: a whole sample is trained without its camera, so the network works with and without one.
 """
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from .parallel import drawn_for_samples
+from .parallel import rand_per_sample
 from .sparse import SparseTensor
 
 __all__ = ["Injection", "voxel_means"]
 
 
 class Injection(nn.Module):
-    """Point features [P, ``in_channels``] onto voxel features of ``out_channels``."""
+    """Adds point features [P, ``in_channels``] to voxel features of ``out_channels``."""
 
     def __init__(self, *, in_channels: int, out_channels: int, camera_dropout: float) -> None:
         super().__init__()
@@ -31,10 +31,10 @@ class Injection(nn.Module):
         seen: Bool[Tensor, "points"],
         point_to_voxel: Int64[Tensor, "points"],
     ) -> SparseTensor:
-        """``x``, whose voxels hold the points as ``point_to_voxel`` says, with ``values`` of the ``seen`` points."""
+        """Returns ``x`` with the projected ``values`` of the ``seen`` points added to their voxels."""
         means, shown = voxel_means(values, seen, point_to_voxel, len(x.features))
         if self.training and self.camera_dropout:
-            kept = drawn_for_samples(x.batch_size, shown.device) >= self.camera_dropout
+            kept = rand_per_sample(x.batch_size, shown.device) >= self.camera_dropout
             shown = shown * kept[x.sample.long()].unsqueeze(1)
         added = self.project(means) * shown
         return x.replace(x.features + added.to(x.features.dtype))
@@ -46,7 +46,7 @@ def voxel_means(
     point_to_voxel: Int64[Tensor, "points"],
     voxels: int,
 ) -> tuple[Float[Tensor, "voxels channels"], Float[Tensor, "voxels 1"]]:
-    """Mean of ``values`` over the ``seen`` points of each voxel, and 1 for a voxel that has one, else 0."""
+    """Returns the mean of ``values`` over the ``seen`` points of each voxel, and 1 if there are any, else 0."""
     weight = seen.to(values.dtype).unsqueeze(1)
     count = weight.new_zeros(voxels, 1).index_add(0, point_to_voxel, weight)
     total = values.new_zeros(voxels, values.shape[1]).index_add(0, point_to_voxel, values * weight)

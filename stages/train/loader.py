@@ -1,11 +1,15 @@
-"""Batches in a fixed order, whoever makes them and when.
+"""Makes batches that depend on the seed and the step alone, not on the thread or the time that they are made.
 
-The order is a function of (seed, step): epoch after epoch of seeded permutations, the last incomplete batch of each
-dropped. So any number of threads gives the same batches, and a resumed run goes on where it was. Source and target draw
-from streams of their own, so that neither's order and augmentation follow from the other's.
+The order is a function of (seed, step): seeded permutations, epoch after epoch, dropping the last incomplete batch of
+each. Any number of threads gives the same batches, and a resumed run continues with the same ones.
+
+Each use of random numbers has its own stream, named by the seed, the use, and the indices of the use (such as the
+step). Without the use in the name, two uses with equal indices would draw the same numbers: numpy pads a short list of
+seeds with zeros. Source and target have different streams too.
 """
 
 import logging
+from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
@@ -16,24 +20,36 @@ from ..datasets.frames import Frame
 from .augment import augment_points, crop_points
 from .batch import Batch, BatchPlan, PlacedFrame, collate, to_corner
 from .domain import Domain
+from .features import ReadFeatures, draw_views, identity_views
 from .settings import AugmentSettings
-from .streams import Use, generator
-from .views import draw_views, identity_views
 
-__all__ = ["epoch_order", "evaluation_batch", "step_positions", "training_batch"]
+__all__ = ["Use", "epoch_order", "evaluation_batch", "generator", "step_positions", "training_batch"]
 
 log = logging.getLogger(__name__)
 
-WINDOW = 8  #: blocks that are shuffled together; their features are read from the disk about once and then kept by it
-REDRAWS = 8  #: frames that are tried in place of one without points
+WINDOW = 8  #: blocks that are shuffled together; the page cache holds their features after the first read
+REDRAWS = 8  #: frames that are tried as a replacement for one without points
+
+
+class Use(IntEnum):
+    """Use of a stream of random numbers. Values must not change, or a resumed run would draw other numbers."""
+
+    ORDER = 1  #: the order of the frames; indices: epoch, 0 for the source or 1 for the target
+    SAMPLE = 2  #: augmentation; indices: micro-batch, sample in the batch, 0 for the source or 1 for the target
+    FORWARD = 3  #: seeds PyTorch's generators for a forward pass; index: micro-batch, counted from the run's start
+
+
+def generator(seed: int, use: Use, *indices: int) -> np.random.Generator:
+    """Returns the generator of the stream of ``use`` and ``indices`` (non-negative integers) in a run with ``seed``."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(use, *indices)))
 
 
 @lru_cache(maxsize=8)
 def epoch_order(frames: int, seed: int, epoch: int, block: int | None, stream: int = 0) -> Int[np.ndarray, "frames"]:
-    """Positions 0 to ``frames - 1``, each once, in the order of ``epoch`` (read only).
+    """Returns the positions 0 to ``frames - 1`` in the order of ``epoch``, as a read-only array.
 
-    With ``block``, blocks of so many consecutive positions come in random order, and the positions of each ``WINDOW``
-    blocks that follow each other are shuffled among themselves: as random as the disk allows.
+    With ``block``, blocks of that many consecutive positions are shuffled, and then the positions within each window of
+    ``WINDOW`` successive blocks: as random as is possible with mostly sequential reads.
     """
     rng = generator(seed, Use.ORDER, epoch, stream)
     if block is None or block >= frames:
@@ -51,15 +67,15 @@ def epoch_order(frames: int, seed: int, epoch: int, block: int | None, stream: i
 def step_positions(
     frames: int, batch_size: int, seed: int, step: int, block: int | None = None, stream: int = 0
 ) -> list[int]:
-    """Positions of the frames in the batch of ``step`` (from 0), as ``epoch_order`` has them.
+    """Returns the positions of the frames in the batch of ``step`` (from 0), in the order of ``epoch_order``.
 
     Raises:
-        ConfigError: there are fewer frames than a batch takes.
+        ConfigError: there are fewer frames than a batch needs.
     """
     batches = frames // batch_size
     if not batches:
         raise ConfigError(
-            f"A batch takes {batch_size} frames and a domain that is trained on has {frames};"
+            f"A batch needs {batch_size} frames and a domain that is trained on has {frames};"
             f" set train.batch_size to {frames} or less (all processes together)"
         )
     epoch, batch = divmod(step, batches)
@@ -78,31 +94,31 @@ def training_batch(
     block: int | None = None,
     stream: int = 0,
     share: tuple[int, int] = (0, 1),
+    read: ReadFeatures | None = None,
 ) -> Batch:
-    """The augmented batch of ``step``, one view drawn for each image; points that leave the voxel cube are dropped.
+    """Make the augmented batch of ``step``, with one view drawn for each image; drop points outside the voxel cube.
 
-    A frame of which no point is left gives its place to another that is drawn for it, with a warning. With ``share``
-    (i, n), part i of n of a batch n times as large.
+    A frame without any remaining point is replaced by another random frame, with a warning. ``share`` (i, n) selects
+    part i of n of a batch that is n times as large. ``read`` is that of ``collate``.
     """
     rank, shares = share
     positions = step_positions(len(domain), shares * batch_size, seed, step, block, stream)
-    own = range(rank * batch_size, (rank + 1) * batch_size)
     drawn = [
         _draw(domain, plan, augment, positions[index], generator(seed, Use.SAMPLE, step, index, stream))
-        for index in own
+        for index in range(rank * batch_size, (rank + 1) * batch_size)
     ]
-    return collate(drawn, domain, plan)
+    return collate(drawn, domain, plan, read)
 
 
 def _draw(
     domain: Domain, plan: BatchPlan, augment: AugmentSettings, position: int, rng: np.random.Generator
 ) -> PlacedFrame:
-    """The frame at ``position`` as it is trained on, or another where nothing of it is left."""
+    """Returns the augmented frame at ``position``, or a random replacement if none of its points remain."""
     moved = _moved(domain, plan, augment, position, rng)
     for _ in range(REDRAWS):
         if len(moved.points):
             break
-        log.warning("No point of frame %s is seen by a camera and inside the cube; another takes its place", moved.key)
+        log.warning("No point of frame %s is seen by a camera and inside the cube; another replaces it", moved.key)
         moved = _moved(domain, plan, augment, int(rng.integers(len(domain))), rng)
     return moved
 
@@ -128,10 +144,13 @@ def _moved(
     return moved.inside(plan.cube)
 
 
-def evaluation_batch(domain: Domain, plan: BatchPlan, position: int, frame: Frame | None = None) -> Batch | None:
-    """The frame at ``position`` as it is, every point kept; None where no camera sees a point of it.
+def evaluation_batch(
+    domain: Domain, plan: BatchPlan, position: int, frame: Frame | None = None, read: ReadFeatures | None = None
+) -> Batch | None:
+    """Make a batch of the frame at ``position`` without augmentation; None if no camera sees any of its points.
 
-    Where the cloud is wider than the voxel cube, so is its grid. ``frame`` is that frame, where it was loaded already.
+    All points are kept: the voxel grid is as wide as the cloud needs. ``frame`` is the frame if it is loaded already;
+    ``read`` is that of ``collate``.
     """
     frame = frame or domain.load(position)
     if not len(frame.points):
@@ -144,4 +163,4 @@ def evaluation_batch(domain: Domain, plan: BatchPlan, position: int, frame: Fram
         cameras=domain.cameras(frame),
         views=views,
     )
-    return collate([placed], domain, plan)
+    return collate([placed], domain, plan, read)

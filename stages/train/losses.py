@@ -1,6 +1,7 @@
-"""The losses of stage two (method, section 3), each a mean that is zero, never NaN, where it has nothing to count.
+"""The losses of stage two (method, section 3), each a mean that is 0, not NaN, over nothing.
 
-The count is that of all processes (``parallel``), the sum this process's own: so the processes' losses add up.
+Each is the sum over this process divided by the count over all processes (``parallel``), so that the losses of the
+processes add up.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_loss
 
 from ..datasets.labels import IGNORE
-from .decoupling import decoupling_loss
+from .interface import decoupling_loss, standardised
 from .network import NetworkOutput
 from .parallel import total
 from .settings import TrainSettings
-from .standardise import standardised
 
 __all__ = [
     "Losses",
@@ -32,14 +32,14 @@ Terms = dict[str, tuple[float, Tensor]]  # by name: weight and value
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Losses:
-    """The ``total`` to go backward from, and its ``terms`` by name before their weights."""
+    """The weighted ``total`` to back-propagate, and its unweighted ``terms`` by name."""
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
 
     @classmethod
     def weighted(cls, terms: Terms) -> "Losses":
-        """The sum of ``terms``; one whose weight is 0 is named and not summed."""
+        """Add up ``terms``; one whose weight is 0 is reported but not added."""
         total = torch.stack([weight * value for weight, value in terms.values() if weight]).sum()
         return cls(total=total, terms={name: value for name, (_, value) in terms.items()})
 
@@ -52,7 +52,7 @@ def weighted_cross_entropy(
     labels: Int64[Tensor, "points"],
     weights: Float[Tensor, "classes"],
 ) -> Float[Tensor, ""]:
-    """Cross entropy, each point weighted by its label's weight, over the sum of those weights; -100 does not count."""
+    """Returns the mean cross entropy, each point weighted by the weight of its label; label -100 is ignored."""
     loss = cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
     counted = weights[labels.clamp(min=0)].mul(labels != IGNORE).sum()
     return loss / total(counted).clamp(min=torch.finfo(logits.dtype).tiny)
@@ -61,7 +61,7 @@ def weighted_cross_entropy(
 def cross_modal_loss(
     student: Float[Tensor, "points classes"], teacher: Float[Tensor, "points classes"]
 ) -> Float[Tensor, ""]:
-    """KL(softmax(teacher), held || softmax(student)), mean over points, labelled or not."""
+    """Returns KL(softmax(teacher) || softmax(student)), the mean over all points; no gradient reaches the teacher."""
     loss = kl_div(log_softmax(student, 1), log_softmax(teacher.detach(), 1), reduction="sum", log_target=True)
     return loss / _count(student, len(student))
 
@@ -69,16 +69,18 @@ def cross_modal_loss(
 def agreement_loss(
     pairs: Sequence[tuple[Tensor, Tensor]], *, hold_refined: bool, standardise: bool
 ) -> Float[Tensor, ""]:
-    """SmoothL1 between plain and refined features: mean over a stage's elements, then over the stages.
+    """Returns the SmoothL1 loss between plain and refined features: the mean per stage, then over the stages.
 
-    ``standardise`` gives each voxel's features mean 0 and variance 1 first. Both sides come from the same layers, so
-    plain features that follow held, larger ones drive those ahead of them; as they are, both grow without end.
+    ``hold_refined`` detaches the refined features. ``standardise`` gives each voxel's features mean 0 and variance 1
+    first: both sides come from the same layers, so without it plain features that follow detached, larger ones make
+    those grow too, and both grow without bound.
     """
     if standardise:
-        pairs = [(standardised(own), standardised(met)) for own, met in pairs]
+        pairs = [(standardised(plain), standardised(refined)) for plain, refined in pairs]
     stages = [
-        smooth_l1_loss(own, met.detach() if hold_refined else met, reduction="sum") / _count(own, own.numel())
-        for own, met in pairs
+        smooth_l1_loss(plain, refined.detach() if hold_refined else refined, reduction="sum")
+        / _count(plain, plain.numel())
+        for plain, refined in pairs
     ]
     return torch.stack(stages).mean()
 
@@ -90,9 +92,9 @@ def source_losses(
     settings: TrainSettings,
     shown: Bool[Tensor, "points"] | None = None,
 ) -> Losses:
-    """Every loss that the labelled source gives the network's ``output``, and their weighted sum.
+    """Returns all losses of the network's ``output`` on labelled source frames, and their weighted sum.
 
-    Those of the 2D head take the points that an image shows: all, or those where ``shown`` holds.
+    Losses of the 2D head use the points that an image shows: all, or those where ``shown`` is True.
     """
     terms: Terms = {"ce_3d": (1.0, weighted_cross_entropy(output.logits_3d, labels, weights))}
     if output.logits_lidar is not None:
@@ -120,11 +122,11 @@ def target_losses(
     settings: TrainSettings,
     shown: Bool[Tensor, "points"] | None = None,
 ) -> Losses:
-    """Every loss that the unlabelled target gives the network's ``output``, and their weighted sum.
+    """Returns all losses of the network's ``output`` on unlabelled target frames, and their weighted sum.
 
-    Each head learns its own column of ``pseudo_labels``, 2D and 3D; as in xMUDA, no class weighs more than another.
-    The LiDAR-only head learns that of the 3D head. ``shown`` is as in ``source_losses``; no pseudo label of the 2D head
-    stands where it does not hold.
+    Each head learns from its column of ``pseudo_labels``, 2D or 3D, without class weights, as in xMUDA. The LiDAR-only
+    head learns from the column of the 3D head. ``shown`` is that of ``source_losses``; pseudo labels of the 2D head
+    exist only where it is True.
     """
     terms: Terms = {}
     rows = slice(None) if shown is None else shown
@@ -145,6 +147,6 @@ def target_losses(
     return Losses.weighted(terms)
 
 
-def _count(like: Tensor, own: int) -> Float[Tensor, ""]:
-    """How many all processes have together, at least 1."""
-    return total(like.new_tensor(own)).clamp(min=1)
+def _count(like: Tensor, local: int) -> Float[Tensor, ""]:
+    """Returns the sum of ``local`` over all processes, at least 1."""
+    return total(like.new_tensor(local)).clamp(min=1)

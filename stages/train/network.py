@@ -1,4 +1,4 @@
-"""The whole network of stage two: 2D branch, sparse U-Net, object agent queries and the interface between them."""
+"""The network of stage two: 2D branch, sparse U-Net, object agent queries and the interface between them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,35 +12,32 @@ from torch.utils._pytree import tree_map_only
 from ...cache.schema import TapSpec
 from ...errors import ConfigError, RunError, nearest
 from .batch import Batch, BatchPlan
-from .decoupling import low_rank
 from .image_branch import ImageBranch
 from .image_statistics import ImageStatistics
 from .images import ImageBatch
 from .injection import Injection, voxel_means
-from .interface import QueryInterface, StageRefiner
-from .lidar_branch import LidarBranch
-from .located import AgentTokens, agents_at_points
+from .interface import QueryInterface, StageRefiner, low_rank
+from .located_agents import AgentTokens, agents_at_points
 from .queries import ImageQueries, VoxelQueries
 from .settings import FusionSettings, ModelSettings
 from .sparse import Backend, SparseTensor, make_backend
-from .unet3d import LEVELS, SpUNet
+from .unet3d import LEVELS, LidarBranch, SpUNet
 
 __all__ = ["Network", "NetworkOutput", "choose_taps"]
 
 RGB = "rgb"
-FLOOR = 0.01  #: of how much a query looks at a voxel's agents, where looking at all alike is 1
+FLOOR = 0.01  #: of a query's attention to a voxel's agents, relative to uniform attention
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkOutput:
-    """Logits a point, and what the losses of the fusion compare; parts that a variant lacks are None or empty.
+    """Logits of the points, and what the losses of the fusion compare; parts that a variant lacks are None or empty.
 
-    ``refined`` pairs, for each decoder stage, the voxel features refined by Q3 with those refined by Q3'; ``teacher``
-    are the 3D head's logits on the last of the latter, where the head itself reads the former. ``queries`` pairs Q_a
-    with the low-rank Q_b. All but the 3D logits exist only with images, and these three only in training or where a
-    ``complete`` output is asked for.
-    ``logits_lidar`` are 3D logits that no image has touched; ``image_weight``, 0 to 1, is how far the images that show
-    a point may be trusted, and 0 where none does; ``statistics`` are those of ``ImageBatch``.
+    ``refined`` holds, for each decoder stage, the voxel features refined by the plain queries Q3 and by the refined
+    queries Q3'; ``teacher`` are the 3D head's logits on the last of the latter, if the head itself reads the former.
+    ``queries`` are Q_a and the low-rank Q_b. All but the 3D logits exist only with images, and these three only in
+    training or with ``complete``. ``logits_lidar`` are 3D logits that depend on no image. ``image_weight``, 0 to 1, is
+    the confidence in the images that show a point, 0 if none does; ``statistics`` are those of ``ImageBatch``.
     """
 
     logits_3d: Float[Tensor, "points classes"]
@@ -55,16 +52,16 @@ class NetworkOutput:
     statistics: Float[Tensor, "views measures"] | None = None
 
     def in_float32(self) -> "NetworkOutput":
-        """The same in float32, as losses and scores want it."""
+        """Returns the output in float32, for losses and metrics."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return NetworkOutput(**tree_map_only(Tensor, Tensor.float, parts))
 
 
 def choose_taps(fusion: FusionSettings, available: Mapping[str, TapSpec]) -> dict[str, TapSpec]:
-    """The taps that ``fusion`` asks for, in its order.
+    """Returns the taps that ``fusion`` selects, in its order.
 
     Raises:
-        ConfigError: a tap is not among those the features were extracted with, or none is left to attend to.
+        ConfigError: the features lack a selected tap, or no selected tap has agents although ``fusion`` reads them.
     """
     if not fusion.image:
         return {}
@@ -74,19 +71,19 @@ def choose_taps(fusion: FusionSettings, available: Mapping[str, TapSpec]) -> dic
             raise ConfigError(f"fusion.taps names '{name}', which the features do not have; {nearest(name, available)}")
     if (fusion.interface or fusion.memberships) and not set(names) - {RGB}:
         raise ConfigError(
-            f"fusion.taps {list(names)} holds no tap of the diffusion model, so there are no agents; add one, or read"
-            " none of them: fusion.context=none, fusion.inject=pixel and fusion.queries=none (or fusion.variant=image)"
+            f"fusion.taps {list(names)} holds no tap of the diffusion model, so there are no agents; add one, or use"
+            " no agents: fusion.context=none, fusion.inject=pixel and fusion.queries=none (or fusion.variant=image)"
         )
     return {name: available[name] for name in names}
 
 
 class Network(nn.Module):
-    """Points and images to class logits a point, as the settings say.
+    """Maps points and images to class logits per point.
 
-    ``taps`` are the chosen ones with their channels (map sizes may differ from source to source), ``cameras`` the
-    number of cameras of the index it is trained on. ``precision`` is that of products in training, and may be set;
-    weights and outputs are in float32, and so is everything in evaluation. ``prior`` is that of the classes in
-    training, for the fusion of its predictions, where it is known.
+    ``taps`` are the selected taps with their channels (map sizes may differ between sources); ``cameras`` is the number
+    of cameras of the index that it is trained on. ``precision`` is the autocast dtype in training and may be set;
+    weights and outputs are float32, and so is everything in evaluation. ``prior`` is the class prior of the training
+    labels, for the fusion of predictions, or None if unknown.
     """
 
     prior: Float64[np.ndarray, "classes"] | None = None
@@ -127,7 +124,7 @@ class Network(nn.Module):
         self.to(device)
 
     def _add_context(self, fusion: FusionSettings) -> None:
-        """What the 2D head reads beside the pixel's own feature; it begins at zero."""
+        """Add what the 2D head reads besides the pixel's feature; it is initialised to zero."""
         width = fusion.image_channels
         taps = {tap: channels for tap, channels in self.tap_channels.items() if tap != RGB}
         if fusion.agent_tokens:
@@ -184,7 +181,7 @@ class Network(nn.Module):
 
     @property
     def plan(self) -> BatchPlan:
-        """What its batches must hold."""
+        """What its batches must contain."""
         return BatchPlan(
             model=self.model,
             taps=tuple(self.tap_channels),
@@ -200,17 +197,17 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
+        """Device of the parameters."""
         return self.head_3d.weight.device
 
     def truncated(self, matrices: Float[Tensor, "matrices rows channels"]) -> Float[Tensor, "matrices rows channels"]:
-        """Matrices of agents or queries as they are read: where decoupling truncates, their strongest directions."""
+        """Returns agents or queries as the network reads them: of low rank if ``decoupling`` is "truncate"."""
         return low_rank(matrices, self.fusion.rank) if self.fusion.decoupling == "truncate" else matrices
 
     def forward(self, batch: Batch, *, complete: bool = False) -> NetworkOutput:
-        """Run a batch that lies on the network's device; without images, the 3D branch alone.
+        """Run a batch that is on the network's device; without images, only the 3D branch runs.
 
-        ``complete`` computes in evaluation too what only the losses compare; nothing else changes.
+        ``complete`` also computes, in evaluation, the outputs that only losses use; nothing else changes.
 
         Raises:
             RunError: the batch has no images and the 3D head needs them.
@@ -219,7 +216,7 @@ class Network(nn.Module):
         if images is None and self.needs_images:
             raise RunError(
                 "This network's 3D head reads features refined by the image's agents (fusion.head=refine), and the"
-                " batch has no images; hand in their features, or train with fusion.head=distil"
+                " batch has no images; pass their features, or train with fusion.head=distil"
             )
         if not self.training or self.precision == torch.float32:
             return self._run(batch, images, complete or self.training)
@@ -238,13 +235,13 @@ class Network(nn.Module):
             x = self.unet.decode(encoded, refine, last=first)
             lidar = self.lidar_branch(encoded, x)[rows]
         if read is None and lidar is not None:
-            return _of_points_alone(lidar)
+            return _without_images(lidar)
         if read is not None and fusion.injects:
             encoded = [self._inject(batch, encoded[0], read), *encoded[1:]]
         stages = [*encoded[: LEVELS - first], x, *encoded[LEVELS - first + 1 :]]
         voxels = self.unet.decode(stages, refine, first=first).features
         if read is None:
-            return _of_points_alone(self.head_3d(voxels)[rows])
+            return _without_images(self.head_3d(voxels)[rows])
         return NetworkOutput(
             logits_3d=self.head_3d(voxels)[rows],
             auxiliary_3d=self.auxiliary_3d(voxels)[rows],
@@ -284,7 +281,7 @@ class Network(nn.Module):
         if self.fusion.inject == "softmax":
             values = read.logits.softmax(1)
         elif self.fusion.inject == "xyz":
-            values = _places(batch.voxels)[batch.point_to_voxel]
+            values = _relative_positions(batch.voxels)[batch.point_to_voxel]
         else:
             pixel = [read.pixel] if self.fusion.inject != "agents" else []
             agents = [read.agents] if self.fusion.inject != "pixel" and read.agents is not None else []
@@ -294,7 +291,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _ImageReading:
-    """What the image branch says of the points: features, logits, which points an image shows, how far to trust it."""
+    """Output of the image branch for the points; ``seen`` marks those an image shows, ``weight`` is its confidence."""
 
     pixel: Float[Tensor, "points channels"]
     agents: Float[Tensor, "points channels"] | None
@@ -305,25 +302,26 @@ class _ImageReading:
     statistics: Tensor
 
 
-def _of_points_alone(logits: Float[Tensor, "points classes"]) -> NetworkOutput:
-    """The output of a batch without images."""
+def _without_images(logits: Float[Tensor, "points classes"]) -> NetworkOutput:
+    """Returns the output of a batch without images."""
     return NetworkOutput(
         logits_3d=logits, auxiliary_3d=None, logits_2d=None, auxiliary_2d=None, refined=(), teacher=None, queries=None
     )
 
 
-def _places(voxels: SparseTensor) -> Float[Tensor, "voxels 3"]:
-    """Where each voxel is in its cloud: less the cloud's mean, in units of 256 voxels."""
-    place, sample = voxels.indices[:, 1:].float(), voxels.sample.long()
-    count = place.new_zeros(voxels.batch_size).index_add(0, sample, torch.ones_like(place[:, 0])).clamp(min=1)
-    mean = place.new_zeros(voxels.batch_size, 3).index_add(0, sample, place) / count.unsqueeze(1)
-    return (place - mean[sample]) / 256
+def _relative_positions(voxels: SparseTensor) -> Float[Tensor, "voxels 3"]:
+    """Returns the position of each voxel relative to the mean of its cloud, in units of 256 voxels."""
+    position, sample = voxels.indices[:, 1:].float(), voxels.sample.long()
+    count = position.new_zeros(voxels.batch_size).index_add(0, sample, torch.ones_like(position[:, 0])).clamp(min=1)
+    mean = position.new_zeros(voxels.batch_size, 3).index_add(0, sample, position) / count.unsqueeze(1)
+    return (position - mean[sample]) / 256
 
 
 class _Decoder:
-    """What the decoder's stages share in one forward pass: the queries, and the pairs of refined features.
+    """State that the decoder's stages share in one forward pass: the queries, and the pairs of refined features.
 
-    Each refinement is computed only where someone reads it: both where ``complete``, else the one that the heads read.
+    ``plain_queries`` are the 3D queries Q3, ``refined_queries`` those refined by the image's queries, Q3'. If
+    ``complete``, features are refined by both; otherwise only by those that the heads read.
     """
 
     def __init__(
@@ -338,39 +336,39 @@ class _Decoder:
         self.bias: Tensor | None = None
         self.refined: list[tuple[Tensor, Tensor]] = []
         self.queries: tuple[Tensor, Tensor] | None = None
-        self.own: Tensor | None = None
-        self.met: Tensor | None = None
+        self.plain_queries: Tensor | None = None
+        self.refined_queries: Tensor | None = None
         fusion = network.fusion
         if not fusion.voxel_queries:
             return
-        own: Tensor = network.voxel_queries(encoded[1:])
-        self.own = own
+        plain: Tensor = network.voxel_queries(encoded[1:])
+        self.plain_queries = plain
         if fusion.interface and images is not None and (complete or network.needs_images):
             semantic, other = network.image_queries(images)
             semantic = network.truncated(semantic)
-            self.met = network.interface(own, semantic)
+            self.refined_queries = network.interface(plain, semantic)
             if complete and fusion.decoupling == "loss":
                 self.queries = semantic, low_rank(other, fusion.rank)
             if fusion.locate_queries:
-                self.bias = self._located(batch, images, own, semantic)
+                self.bias = self._attention_bias(batch, images, plain, semantic)
 
-    def _located(self, batch: Batch, images: ImageBatch, own: Tensor, semantic: Tensor) -> Tensor:
-        """log(N sum_i A_vi R_ji + FLOOR): how much query j looks at voxel v's agents; 0 where no image shows it."""
+    def _attention_bias(self, batch: Batch, images: ImageBatch, plain: Tensor, semantic: Tensor) -> Tensor:
+        """Returns log(N sum_i A_vi R_ji + FLOOR): how much query j attends to voxel v's agents; 0 without an image."""
         network = self.network
-        met = network.interface.attention(own, semantic)
-        looks = met[images.sample] @ network.image_queries.attention(images)
-        shares = agents_at_points(looks.transpose(1, 2).contiguous(), images) * looks.shape[2]
+        to_queries = network.interface.attention(plain, semantic)
+        to_agents = to_queries[images.sample] @ network.image_queries.attention(images)
+        shares = agents_at_points(to_agents.transpose(1, 2).contiguous(), images) * to_agents.shape[2]
         means, shown = voxel_means(shares, images.view_counts > 0, batch.point_to_voxel, len(batch.voxels.features))
         return (means + FLOOR).log() * shown
 
     def refine(self, stage: int, x: SparseTensor) -> Tensor:
-        """The features that decoder ``stage`` goes on with."""
+        """Returns the features that replace those of ``x`` at decoder ``stage``."""
         refiner, layout = self.network.refiners[stage], x.layout
-        if self.met is None:
-            return refiner(x.features, layout, self.own)
-        met: Tensor = refiner(x.features, layout, self.met, self.bias if stage == LEVELS - 1 else None)
+        if self.refined_queries is None:
+            return refiner(x.features, layout, self.plain_queries)
+        refined: Tensor = refiner(x.features, layout, self.refined_queries, self.bias if stage == LEVELS - 1 else None)
         if not self.complete:
-            return met
-        own: Tensor = refiner(x.features, layout, self.own)
-        self.refined.append((own, met))
-        return met if self.network.needs_images else own
+            return refined
+        plain: Tensor = refiner(x.features, layout, self.plain_queries)
+        self.refined.append((plain, refined))
+        return refined if self.network.needs_images else plain

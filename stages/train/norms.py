@@ -1,8 +1,8 @@
-"""BatchNorm over voxels: over those of all processes, and how fast its running statistics follow the batches.
+"""BatchNorm over the voxels of all processes, and the momentum of its running statistics.
 
-SpUNet's momentum of 0.01 forgets the statistics it starts from (mean 0, variance 1) only after some thousand steps;
-the features' true variance is far smaller, so a network of a few hundred steps would be evaluated with statistics that
-are mostly the start's. Here the first batch sets them, and the window then widens with the training.
+With SpUNet's momentum of 0.01, the initial running statistics (mean 0, variance 1) decay only over about a thousand
+steps. The true variance of the features is far smaller, so a network trained for a few hundred steps would be evaluated
+with mostly initial statistics. Here the first batch sets them, and the averaging window grows with training.
 """
 
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from torch.nn.functional import batch_norm
 
 from .parallel import gathered, number_of_processes, total
 
-__all__ = ["VoxelNorm", "held_statistics", "norm_momentum", "set_norm_momentum"]
+__all__ = ["VoxelNorm", "frozen_statistics", "norm_momentum", "set_norm_momentum"]
 
 FINAL = 0.01  # Pointcept's SpUNet-v1m1
-WINDOW = 0.1  # the statistics look back over this share of the steps so far, until FINAL is reached
+WINDOW = 0.1  # the statistics average over this fraction of the steps so far, until FINAL is reached
 
 
 class VoxelNorm(nn.BatchNorm1d):
-    """BatchNorm with SpUNet's constants (Pointcept); in training the statistics are those of all processes' voxels.
+    """BatchNorm with SpUNet's constants (Pointcept); in training, statistics are over the voxels of all processes.
 
-    PyTorch's SyncBatchNorm does the same on GPUs alone. A single voxel, which has no deviation, is normalised by the
-    running statistics.
+    PyTorch's SyncBatchNorm does the same, but only on GPUs. A single voxel, which has no variance, is normalised with
+    the running statistics.
     """
 
     running_mean: Tensor
@@ -55,7 +55,7 @@ class VoxelNorm(nn.BatchNorm1d):
 
 
 class _Normalise(torch.autograd.Function):
-    """Less the mean of all processes' voxels, over their deviation; the processes meet once each way."""
+    """Normalises by mean and deviation over all processes, with one collective per direction."""
 
     @staticmethod
     def forward(
@@ -63,10 +63,10 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[
         Float[Tensor, "voxels channels"], Float[Tensor, "channels"], Float[Tensor, "channels"], Float[Tensor, ""]
     ]:
-        own_mean = voxels.mean(0)
-        own_squares = (voxels - own_mean).square().sum(0)
-        own_count = torch.full_like(own_mean, len(voxels))
-        counts, means, squares = gathered(torch.stack([own_count, own_mean, own_squares])).unbind(1)
+        local_mean = voxels.mean(0)
+        local_squares = (voxels - local_mean).square().sum(0)
+        local_count = torch.full_like(local_mean, len(voxels))
+        counts, means, squares = gathered(torch.stack([local_count, local_mean, local_squares])).unbind(1)
         count = counts.sum(0)
         mean = (counts * means).sum(0) / count
         variance = (squares + counts * (means - mean).square()).sum(0) / count
@@ -85,13 +85,13 @@ class _Normalise(torch.autograd.Function):
 
 
 def norm_momentum(step: int) -> float:
-    """Momentum of the running statistics in ``step`` (from 0): 1 at first, 0.01 from step 990 on."""
+    """Returns the momentum of the running statistics in ``step`` (from 0): 1 at first, 0.01 from step 990 on."""
     return max(FINAL, 1 / (1 + WINDOW * step))
 
 
 @contextmanager
-def held_statistics(network: nn.Module) -> Iterator[None]:
-    """Let every BatchNorm of ``network`` keep its running statistics and normalise with them, in training too."""
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Make every BatchNorm of ``network`` normalise with its running statistics without updating them."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d) and module.training]
     for norm in norms:
         norm.eval()
@@ -103,7 +103,7 @@ def held_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def set_norm_momentum(network: nn.Module, momentum: float) -> None:
-    """Give every BatchNorm of ``network`` this momentum."""
+    """Set the momentum of every BatchNorm of ``network``."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.momentum = momentum

@@ -1,7 +1,7 @@
-"""Several processes, started by ``torchrun``, that train one network as one process with the whole batch would.
+"""Distributed training with ``torchrun``, equivalent to one process that trains on the whole batch.
 
-Each has its part of every batch. A mean is each process's sum over the count of all, so that losses and gradients of
-the processes add up to those of the whole batch. Every process must call these functions in the same order.
+Each process has its part of every batch. A mean is the process's sum over the count of all processes, so that losses
+and gradients add up to those of the whole batch. All processes must call these functions in the same order.
 """
 
 import logging
@@ -22,11 +22,11 @@ from ...processes import launched_rank, select_device, set_process_rank, world_s
 
 __all__ = [
     "distributed",
-    "drawn_for_samples",
-    "from_first",
+    "rand_per_sample",
+    "broadcast",
     "gathered",
     "number_of_processes",
-    "own_part",
+    "local_part",
     "rank",
     "sum_gradients",
     "total",
@@ -35,20 +35,20 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-#: How long a process waits for one that lives and does not answer; the first counts labels and saves meanwhile.
-PATIENCE = timedelta(minutes=30)
+#: Timeout of collectives; the first process counts labels and saves checkpoints while the others wait.
+TIMEOUT = timedelta(minutes=30)
 
 
 @contextmanager
 def distributed(name: str) -> Iterator[None]:
-    """Join the processes that ``torchrun`` started, for the time of the block; nothing to do for one alone.
+    """Join the processes that ``torchrun`` started, for the duration of the block; a single process does nothing.
 
-    ``name`` is the device to train on, as ``select_device`` reads it. From here on the first process alone speaks, and
-    ``select_device`` gives each its own GPU.
+    ``name`` is the device to train on, for ``select_device``, which then returns a different GPU in each process. After
+    joining, only the first process logs.
 
     Raises:
-        BackendError: "cuda" was asked for, and there is none.
-        RunError: another process cannot be reached, here or in the block; or there are fewer GPUs than processes.
+        BackendError: "cuda" was requested and is not available.
+        RunError: another process cannot be reached, here or in the block, or there are fewer GPUs than processes.
     """
     process = launched_rank()
     if process.world_size == 1:
@@ -60,54 +60,54 @@ def distributed(name: str) -> Iterator[None]:
     if address := os.environ.get("MASTER_ADDR"):
         log.info("Process %d of %d joins the others at %s", process.rank, process.world_size, address)
     try:
-        # Objects go over gloo in any case, whose processes notice at once that another is gone.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        # Objects are always sent over gloo, which notices at once when another process has ended.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise RunError(
-            f"RANK={process.rank} and WORLD_SIZE={process.world_size} are set, and this process did not meet the others"
-            f" ({_said(error)}); start several with torchrun, or unset RANK and WORLD_SIZE to train with one"
+            f"RANK={process.rank} and WORLD_SIZE={process.world_size} are set, and this process could not join the others"
+            f" ({_one_line(error)}); start several with torchrun, or unset RANK and WORLD_SIZE to train with one"
         ) from error
     set_process_rank(process)
     if device.type == "cuda":
-        _require_own_gpus(f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}")
+        _require_distinct_gpus(f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}")
     yield
-    dist.destroy_process_group()  # not after an error: the others may be gone, and NCCL would wait for them
+    dist.destroy_process_group()  # not after an error: NCCL would wait for processes that may have ended
 
 
-def _require_own_gpus(own: str) -> None:
-    """Check that no two processes have the same GPU, by what names it among all; NCCL would only say that it failed."""
+def _require_distinct_gpus(gpu: str) -> None:
+    """Check that no two processes have the same GPU, by its unique name; NCCL would fail without naming the cause."""
     every: list[Any] = [None] * number_of_processes()
     with _all_alive():
-        dist.all_gather_object(every, own)
-    if len(shared := [number for number, other in enumerate(every) if other == own]) > 1:
+        dist.all_gather_object(every, gpu)
+    if len(shared := [number for number, other in enumerate(every) if other == gpu]) > 1:
         raise RunError(
-            f"Processes {', '.join(map(str, shared))} have the same GPU ({own}); start as many on a machine as it has"
+            f"Processes {', '.join(map(str, shared))} have the same GPU ({gpu}); start as many on a machine as it has"
             " GPUs (torchrun --nproc-per-node), and show each its own"
         )
 
 
 def number_of_processes() -> int:
-    """How many processes share each batch."""
+    """Returns the number of processes that share each batch."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """Returns the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def own_part(values: Shaped[Tensor, "all *rest"]) -> Shaped[Tensor, "own *rest"]:
-    """This process's share of values that all have alike, such as random numbers for every sample of the batch."""
+def local_part(values: Shaped[Tensor, "all *rest"]) -> Shaped[Tensor, "local *rest"]:
+    """Returns this process's part of values that are equal in all, such as random numbers for the whole batch."""
     return values.chunk(number_of_processes())[rank()]
 
 
-def drawn_for_samples(samples: int, device: torch.device) -> Float[Tensor, "samples"]:
-    """A random number, 0 to 1, for each of this process's ``samples``: those of all processes are drawn in each."""
-    return own_part(torch.rand(samples * number_of_processes(), device=device))
+def rand_per_sample(samples: int, device: torch.device) -> Float[Tensor, "samples"]:
+    """Returns a random number, 0 to 1, for each local sample; every process draws those of all processes."""
+    return local_part(torch.rand(samples * number_of_processes(), device=device))
 
 
-def from_first(value: Value) -> Value:
-    """The first process's ``value``, in every process."""
+def broadcast(value: Value) -> Value:
+    """Broadcast the first process's ``value`` to every process."""
     if number_of_processes() == 1:
         return value
     held: list[Any] = [value]
@@ -117,7 +117,7 @@ def from_first(value: Value) -> Value:
 
 
 def total(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """The sum over all processes, as a constant, the same bits in each."""
+    """Returns the sum over all processes, detached and bitwise equal in each."""
     if number_of_processes() == 1:
         return values.detach()
     summed = values.detach().clone(memory_format=torch.contiguous_format)
@@ -127,7 +127,7 @@ def total(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
 
 
 def gathered(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "processes *shape"]:
-    """The values of all processes, as constants, in the order of their ranks."""
+    """Returns the values of all processes, detached, in the order of their ranks."""
     parts = [torch.empty_like(values) for _ in range(number_of_processes())]
     with _all_alive():
         dist.all_gather(parts, values.detach().contiguous())
@@ -135,21 +135,21 @@ def gathered(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "processes *sha
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all processes; None stays where no process has one."""
+    """Sum the gradients of all processes; a gradient stays None if no process has one."""
     if number_of_processes() == 1:
         return
     every = list(parameters)
-    there = every[0].new_tensor([parameter.grad is not None for parameter in every])
+    present = every[0].new_tensor([parameter.grad is not None for parameter in every])
     grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in every]
-    summed = total(torch.cat([there, *(grad.flatten() for grad in grads)]))
-    having, *parts = torch.split(summed, [len(every), *(each.numel() for each in every)])
-    for parameter, count, part in zip(every, having.tolist(), parts, strict=True):
+    summed = total(torch.cat([present, *(grad.flatten() for grad in grads)]))
+    counts, *parts = torch.split(summed, [len(every), *(each.numel() for each in every)])
+    for parameter, count, part in zip(every, counts.tolist(), parts, strict=True):
         parameter.grad = part.view_as(parameter) if count else None
 
 
 @contextmanager
 def _all_alive() -> Iterator[None]:
-    """Say what it means when the others do not answer."""
+    """Turn the errors of a collective into one that explains that another process has ended."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -157,10 +157,10 @@ def _all_alive() -> Iterator[None]:
     except RuntimeError as error:
         raise RunError(
             f"Process {rank()} of {world_size()} lost another process of this run, whose own message, if it left"
-            f" one, says why it ended (heard here: {_said(error)}). Give the same command again to go on from the last"
-            " checkpoint"
+            f" one, says why it ended (error here: {_one_line(error)}). Run the same command again to resume from the"
+            " last checkpoint"
         ) from error
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]

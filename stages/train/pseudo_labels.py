@@ -1,8 +1,8 @@
-"""Pseudo labels: what a trained network is sure of on frames without labels, for another training to learn from.
+"""Reads pseudo labels: confident predictions of a trained network on unlabelled frames, to train another one on.
 
-A folder: ``labels.npy`` [points, 2] (the 2D head's label and the 3D head's; 255 where it was not sure), ``frames.npy``
-[frames, 2] (where each frame's points end, and their crc32), and ``pseudo_labels.json``, written last, which says what
-they are. Nothing in it is a pickle, and a reader maps the labels, so that 25,000 frames cost no memory.
+Their folder has ``labels.npy`` [points, 2] (label of the 2D and of the 3D head; 255 where the head was not confident),
+``frames.npy`` [frames, 2] (end of each frame's points, and their crc32) and the manifest ``pseudo_labels.json``, which
+is written last. Nothing is pickled, and the labels are memory-mapped, so that many frames need little memory.
 """
 
 import zlib
@@ -33,7 +33,7 @@ UNSURE = 255
 class PseudoLabels:
     """Finished pseudo labels in ``folder``; safe to read from several threads.
 
-    ``identity`` is all they depend on: run, checkpoint and features they were predicted with, and the frames.
+    ``identity`` is everything they depend on: the run, checkpoint and features that predicted them, and the frames.
     """
 
     folder: Path
@@ -46,13 +46,13 @@ class PseudoLabels:
 
         Raises:
             MissingDataError: there are none, or they are not finished.
-            DataError: they are of another format, or the table of frames is damaged.
+            DataError: they have another format, or the manifest or the table of frames is damaged.
         """
         try:
             facts = read_json(folder / MANIFEST)
         except FileNotFoundError as error:
             raise MissingDataError(
-                f"There are no finished pseudo labels in {folder}; make them, or go on, with: xd3d pseudo-label"
+                f"There are no finished pseudo labels in {folder}; make them, or resume, with: xd3d pseudo-label"
             ) from error
         except ValueError as error:
             raise DataError(f"{folder / MANIFEST} is damaged ({error}); {_REMEDY}") from error
@@ -63,17 +63,17 @@ class PseudoLabels:
             raise DataError(f"{folder} has format {facts['format']}, this version reads {FORMAT}; {_REMEDY}")
         found = cls(folder=folder, identity=facts["identity"], facts=facts)
         if zlib.crc32(found._frames.tobytes()) != facts["crc32"] or len(found._labels) != found.points:
-            raise DataError(f"The pseudo labels in {folder} do not belong together; {_REMEDY}")
+            raise DataError(f"The pseudo labels in {folder} do not match each other; {_REMEDY}")
         return found
 
     @property
     def frames(self) -> int:
-        """How many frames there are."""
+        """Number of frames."""
         return int(self.facts["frames"])
 
     @property
     def points(self) -> int:
-        """Points of all frames."""
+        """Number of points of all frames."""
         return int(self._frames[-1, 0]) if self.frames else 0
 
     @property
@@ -82,14 +82,14 @@ class PseudoLabels:
         return tuple(self.facts["heads"])
 
     def provenance(self) -> dict[str, Any]:
-        """What they depend on, and a sum of the labels themselves: a run that learned from others differs in it."""
+        """Returns what they depend on, and a checksum of the labels, which identifies them in the record of a run."""
         return {**self.identity, "crc32": self.facts["crc32"]}
 
     def read(self, frame: int, points: int) -> Int64[np.ndarray, "points heads"]:
-        """The labels of ``frame``, which has so many points; -100 where a head was not sure.
+        """Read the labels of ``frame``, which has ``points`` points; -100 where a head was not confident.
 
         Raises:
-            DataError: they are damaged, or the frame has other points.
+            DataError: they are damaged, or the frame has another number of points.
         """
         first = int(self._frames[frame - 1, 0]) if frame else 0
         last, expected = (int(value) for value in self._frames[frame])
@@ -104,7 +104,7 @@ class PseudoLabels:
         return np.where(stored == UNSURE, IGNORE, stored.astype(np.int64))
 
     def verify(self) -> None:
-        """Read everything once.
+        """Read everything once and check it.
 
         Raises:
             DataError: a frame is damaged.
@@ -114,10 +114,10 @@ class PseudoLabels:
             self.read(frame, int(points))
 
     def require(self, target: Mapping[str, Any], *, heads: Sequence[str]) -> None:
-        """Check that they are for the domain that ``target`` describes, and by all ``heads``.
+        """Check that they belong to the domain that ``target`` describes and come from all ``heads``.
 
         Raises:
-            RunError: they are not; the message names each field that differs.
+            RunError: they do not; the message names each field that differs.
         """
         lines = differences({"target": target}, {"target": self.identity["target"]})
         if missing := [head for head in heads if head not in self.heads]:
@@ -126,7 +126,7 @@ class PseudoLabels:
             listed = "\n".join(f"  {line[:300]}" for line in lines)
             raise RunError(
                 f"The pseudo labels in {self.folder} are for other frames or heads:\n{listed}\n"
-                "Make some for this training with 'xd3d pseudo-label', or name others with data.pseudo_labels"
+                "Make pseudo labels for this training with 'xd3d pseudo-label', or name others with data.pseudo_labels"
             )
 
     @cached_property

@@ -1,7 +1,7 @@
-"""Object agent queries: learned tokens that gather, by cross attention, what an image or a cloud holds.
+"""Object agent queries: learned tokens that aggregate an image or a point cloud by cross attention.
 
-Tokens are parameters and stay so: each forward pass makes new queries from them, sample by sample, and writes nothing
-back (the released XDiff3D code overwrites its parameters in forward, which leaks one sample into the next).
+The tokens are parameters: each forward pass computes new queries from them per sample, without changing them. (The
+released XDiff3D code overwrites its parameters in ``forward``, which leaks one sample into the next.)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,32 +14,32 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .images import ImageBatch
-from .parallel import drawn_for_samples
+from .parallel import rand_per_sample
 from .sparse import SparseTensor
 
 __all__ = ["HEADS", "ImageQueries", "QueryBlock", "StageMerge", "VoxelQueries"]
 
 HEADS = 8
 MLP_RATIO = 4
-TOKEN_STD = 1.0  # distinct from the start, as DETR's; small ones all attend alike and collapse to one query
+TOKEN_STD = 1.0  # distinct tokens, as in DETR; small ones have similar attention and collapse to one query
 CAMERA_STD = 0.02
-SELECTIVE = (
-    1.5  # logits begin with a deviation of 2; near 0 each token gets the keys' mean, which normalisation makes 0
-)
+#: Initial gain: logits start with a standard deviation of about 2. Near 0, each token would get the keys' mean, which
+#: is 0 after normalisation.
+ATTENTION_GAIN = 1.5
 
 
 class DropPath(nn.Module):
-    """Skip a residual branch for whole samples with chance ``rate`` in training, and scale the others up to match."""
+    """Stochastic depth: drops a residual branch per sample with probability ``rate`` and rescales the others."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, branch: Float[Tensor, "samples tokens channels"]) -> Float[Tensor, "samples tokens channels"]:
-        """The branch, or zeros in its place."""
+        """Returns the rescaled branch, or zeros for dropped samples."""
         if not self.training or not self.rate:
             return branch
-        kept = drawn_for_samples(len(branch), branch.device) >= self.rate
+        kept = rand_per_sample(len(branch), branch.device) >= self.rate
         return branch * kept[:, None, None] / (1 - self.rate)
 
 
@@ -50,7 +50,7 @@ class QueryBlock(nn.Module):
         super().__init__()
         self.norm_tokens = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels, bias=False)  # a bias would shift every logit of a row alike
+        self.key = nn.Linear(channels, channels, bias=False)  # a bias would shift a row's logits equally
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
         self.norm_mlp = nn.LayerNorm(channels)
@@ -58,7 +58,12 @@ class QueryBlock(nn.Module):
             nn.Linear(channels, MLP_RATIO * channels), nn.GELU(), nn.Linear(MLP_RATIO * channels, channels)
         )
         self.drop_path = DropPath(drop_path)
-        for layer, gain in ((self.query, SELECTIVE), (self.key, SELECTIVE), (self.value, 1.0), (self.out, 1.0)):
+        for layer, gain in (
+            (self.query, ATTENTION_GAIN),
+            (self.key, ATTENTION_GAIN),
+            (self.value, 1.0),
+            (self.out, 1.0),
+        ):
             nn.init.orthogonal_(layer.weight, gain)
 
     def forward(
@@ -67,7 +72,7 @@ class QueryBlock(nn.Module):
         keys: Float[Tensor, "samples keys channels"],
         mask: Bool[Tensor, "samples keys"],
     ) -> Float[Tensor, "samples tokens channels"]:
-        """What each sample makes of the same ``tokens``; keys where ``mask`` is False are not seen."""
+        """Returns the queries of each sample from the same ``tokens``; keys where ``mask`` is False are ignored."""
         samples, _, channels = keys.shape
         query = _heads(self.query(self.norm_tokens(tokens)).unsqueeze(0)).expand(samples, -1, -1, -1)
         key, value = _heads(self.key(keys)), _heads(self.value(keys))
@@ -81,16 +86,16 @@ class QueryBlock(nn.Module):
         keys: Float[Tensor, "samples keys channels"],
         mask: Bool[Tensor, "samples keys"],
     ) -> Float[Tensor, "samples tokens keys"]:
-        """How much each token looks at each key in ``forward``, mean over the heads; rows sum to 1."""
+        """Returns the attention of each token to each key in ``forward``, mean over the heads; rows sum to 1."""
         query, key = _heads(self.query(self.norm_tokens(tokens)).unsqueeze(0)), _heads(self.key(keys))
         logits = query / sqrt(key.shape[3]) @ key.transpose(2, 3)
         return logits.masked_fill(~mask[:, None, None, :], -inf).softmax(-1).mean(1)
 
 
 class StageMerge(nn.Module):
-    """Tokens of several taps or stages to one set of queries: t_l = W_t T_l, Q = W_m [max t ; mean t ; t_last].
+    """Merges tokens of several taps or stages into one set: t_l = W_t T_l, Q = W_m [max t ; mean t ; t_last].
 
-    T_l are normalised first, as after any stack of pre-norm blocks.
+    T_l is normalised first, as is usual after pre-norm blocks.
     """
 
     def __init__(self, *, channels: int) -> None:
@@ -102,17 +107,17 @@ class StageMerge(nn.Module):
     def forward(
         self, stages: Sequence[Float[Tensor, "samples tokens channels"]]
     ) -> Float[Tensor, "samples tokens channels"]:
-        """Merge over ``stages``, in their order."""
+        """Merge ``stages`` in their order."""
         tokens = self.transform(self.norm(torch.stack(list(stages))))
         return self.merge(torch.cat([tokens.amax(0), tokens.mean(0), tokens[-1]], -1))
 
 
 class ImageQueries(nn.Module):
-    """2D object agent queries: two token sets a tap, a (semantic) and b (low-rank), through one block a tap.
+    """2D object agent queries: two token sets per tap, a (semantic) and b (low-rank), and one block per tap.
 
-    ``keys`` "agents" attends to the cached agents, with an embedding of their geometry; "features" to every cell of
-    the maps that lies on the image. With several ``cameras``, the keys of a sample's views are joined and each
-    carries its camera's embedding.
+    ``from_agents`` attends to the cached agents with an embedding of their geometry, otherwise to every cell of the
+    feature maps that lies on the image. With several ``cameras``, the keys of a sample's views are concatenated, each
+    with its camera's embedding.
     """
 
     def __init__(
@@ -144,7 +149,7 @@ class ImageQueries(nn.Module):
     def forward(
         self, images: ImageBatch
     ) -> tuple[Float[Tensor, "samples tokens channels"], Float[Tensor, "samples tokens channels"]]:
-        """The queries Q_a and Q_b of each sample."""
+        """Returns the queries Q_a and Q_b of each sample."""
         merged = [
             block(tokens, keys, mask)
             for block, tokens, (keys, mask) in zip(self.blocks, self.tokens, self._keys(images), strict=True)
@@ -153,33 +158,33 @@ class ImageQueries(nn.Module):
         return semantic, low_rank
 
     def attention(self, images: ImageBatch) -> Float[Tensor, "views tokens agents"]:
-        """How much the semantic queries of a view's sample look at its agents, mean over taps and heads.
+        """Returns the attention of the semantic queries to the agents of each view, mean over taps and heads.
 
-        Over all agents of a sample's views the shares of a query sum to 1. Only where the keys are agents.
+        The attention of a query sums to 1 over all agents of its sample's views. Only for ``from_agents``.
         """
-        looks = []
+        attentions = []
         for block, tokens, (keys, mask) in zip(self.blocks, self.tokens, self._keys(images), strict=True):
             seen = cast("QueryBlock", block).attention(tokens[: len(tokens) // 2], keys, mask)
-            looks.append(seen.transpose(1, 2))
-        mean = torch.stack(looks).mean(0)
+            attentions.append(seen.transpose(1, 2))
+        mean = torch.stack(attentions).mean(0)
         of_views = images.layout.unpad(mean.reshape(*images.layout.mask.shape, -1))
         return of_views.view(len(of_views), -1, mean.shape[2]).transpose(1, 2)
 
     def _keys(
         self, images: ImageBatch
     ) -> Iterator[tuple[Float[Tensor, "samples keys channels"], Bool[Tensor, "samples keys"]]]:
-        """For each tap what its block attends to, and which of it is no padding."""
+        """Yields the keys and values of each tap's block, and the mask of those that are no padding."""
         context, layout = self._context(images), images.layout
-        for place, tap in enumerate(self.taps):
-            keys = self.lift[place](self._cells(images, tap))
+        for index, tap in enumerate(self.taps):
+            keys = self.lift[index](self._cells(images, tap))
             if context is not None:
                 keys = keys + context
-            rows = self.norm_keys[place](keys)
+            rows = self.norm_keys[index](keys)
             padded = layout.pad(rows.flatten(1)).view(layout.samples, -1, rows.shape[2])
             yield padded, layout.mask.repeat_interleave(rows.shape[1], 1)
 
     def _context(self, images: ImageBatch) -> Float[Tensor, "views #keys channels"] | None:
-        """What is added to each key beside its feature."""
+        """Returns the embedding that is added to each key: geometry and camera."""
         camera = self.camera(images.camera).unsqueeze(1) if self.camera is not None else None
         if self.geometry is None:
             return camera
@@ -187,7 +192,7 @@ class ImageQueries(nn.Module):
         return shape if camera is None else shape + camera
 
     def _cells(self, images: ImageBatch, tap: str) -> Float[Tensor, "views keys width"]:
-        """What to attend to: the agents of each view, or the cells of its map that lie on the image."""
+        """Returns the agents of each view, or the cells of its map that lie on the image."""
         if self.from_agents:
             return images.agents[tap]
         height, width = (ceil(extent) for extent in images.specs[tap].extent)
@@ -195,7 +200,7 @@ class ImageQueries(nn.Module):
 
 
 class VoxelQueries(nn.Module):
-    """3D object agent queries: one token set a stage of the encoder; a sample's tokens see its own voxels only."""
+    """3D object agent queries: one token set per encoder stage, which attends to the voxels of the same sample."""
 
     def __init__(self, *, stage_channels: Sequence[int], tokens: int, channels: int, drop_path: float) -> None:
         super().__init__()
@@ -207,11 +212,11 @@ class VoxelQueries(nn.Module):
         self.merge = StageMerge(channels=channels)
 
     def forward(self, stages: Sequence[SparseTensor]) -> Float[Tensor, "samples tokens channels"]:
-        """The queries Q3 of each sample from the encoder's ``stages``, finest first."""
+        """Returns the queries Q3 of each sample from the encoder's ``stages``, finest first."""
         merged = []
-        for place, stage in enumerate(stages):
-            keys = stage.layout.pad(self.norm_keys[place](self.lift[place](stage.features)))
-            merged.append(self.blocks[place](self.tokens[place], keys, stage.layout.mask))
+        for index, stage in enumerate(stages):
+            keys = stage.layout.pad(self.norm_keys[index](self.lift[index](stage.features)))
+            merged.append(self.blocks[index](self.tokens[index], keys, stage.layout.mask))
         return self.merge(merged)
 
 

@@ -39,9 +39,9 @@ log = logging.getLogger(__name__)
 
 NAME = "run.json"
 FORMAT = 1
-#: What a record has in any case, and its readers count on.
+#: Keys that every record has.
 _KEYS = {"code", "model", "fusion", "augment", "train", "classes", "taps", "source", "target", "facts", "class_counts"}
-#: What a record's fusion settings meant before there was injection; the variants were named for the queries then.
+#: Settings implied by records from before injection existed; variants were then named after the queries.
 _BEFORE_INJECTION = {
     "inject": "none",
     "context": "none",
@@ -51,14 +51,14 @@ _BEFORE_INJECTION = {
     "locate_queries": False,
 }
 _OLD_VARIANTS = {"no-interface": "voxels", "full": "agents"}
-#: Groups of settings by their names in a record; what of them may change between a start and a resume, their marks say.
+#: Groups of settings by their names in a record; their marks determine which may change when a run is resumed.
 _GROUPS = {"model": ModelSettings, "fusion": FusionSettings, "augment": AugmentSettings, "train": TrainSettings}
-#: What a record notes beside settings, and may change likewise.
+#: Other entries of a record that may change when a run is resumed.
 _NOTES = ("code", "class_counts", "facts.caches")
 
 
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record that ``run`` already has, once it is known to agree with ``record``; None for a new run.
+    """Read the record of ``run`` and check that it agrees with ``record``; None for a new run.
 
     Raises:
         RunError: the folder belongs to a run with other settings; the message names each.
@@ -77,15 +77,15 @@ def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
         listed = "\n".join(f"  {line[:300]}" for line in faults)
         raise RunError(
             f"{run} was trained with other settings (expected: the run's, found: yours):\n{listed}\n"
-            "Use the run's settings to go on, or another folder (--run NAME) to start afresh"
+            "Use the run's settings to resume it, or another folder (--run NAME) to start a new run"
         )
     if stored["code"] != code_version():
-        log.warning("%s was begun by xd3d %s and goes on with %s", run, stored["code"], code_version())
+        log.warning("%s was started by xd3d %s and resumes with %s", run, stored["code"], code_version())
     return stored
 
 
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
-    """Begin a run folder with its record."""
+    """Create a run folder with its record."""
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / NAME, {"format": FORMAT, **record})
 
@@ -94,7 +94,7 @@ def read_record(run: Path) -> dict[str, Any]:
     """Read ``run.json``.
 
     Raises:
-        RunError: ``run`` is no run folder, or of another format.
+        RunError: ``run`` is not a run folder, or has another format.
     """
     try:
         record = read_json(run / NAME)
@@ -112,7 +112,7 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:
-    """A record that an earlier version may have written, in the words of this one."""
+    """Convert a record that an earlier version may have written to the current settings."""
     fusion = record["fusion"]
     if not isinstance(fusion, dict) or "inject" in fusion:
         return record
@@ -134,7 +134,7 @@ def make_record(
     taps: Mapping[str, TapSpec],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything a run depends on, as JSON; there is a source or a target."""
+    """Returns everything a run depends on, as JSON; there must be a source or a target."""
     sides = [side for side in (source, target) if side is not None]
     return {
         "code": code_version(),
@@ -164,14 +164,14 @@ def load_network(
     fusion: FusionSettings,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Network:
-    """The trained network of ``run`` in evaluation mode; ``best`` is the last one where nothing was validated.
+    """Load the trained network of ``run``, in evaluation mode; ``best`` is the last checkpoint without validation.
 
-    ``model`` and ``fusion`` are the settings of its ``record``, but device and sparse backend are this machine's,
-    whatever the run was trained on: the weights are the same.
+    ``model`` and ``fusion`` are the settings of its ``record``, except that device and sparse backend are those of this
+    machine; the weights do not depend on them.
 
     Raises:
         RunError: the record is damaged, there is no checkpoint yet, or it is damaged.
-        BackendError: the device or the backend that is asked for is not here.
+        BackendError: the requested device or backend is not available.
     """
     best = best_step(run)
     with _reading():
@@ -189,11 +189,11 @@ def build_network(
     taps: Mapping[str, TapSpec],
     device: torch.device,
 ) -> Network:
-    """A network, not yet trained, with the prior of the class counts of ``record`` where it has them.
+    """Build an untrained network, with the class prior from the class counts of ``record`` if it has them.
 
     Raises:
         RunError: the record is damaged.
-        BackendError: the backend is not here.
+        BackendError: the backend is not available.
     """
     with _reading():
         cameras, classes = camera_count(record), tuple(record["classes"])
@@ -206,7 +206,7 @@ def build_network(
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turn what reading the values of a record raises into an error that says so."""
+    """Turn errors from reading the values of a damaged record into a ``RunError``."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -214,12 +214,12 @@ def _reading() -> Iterator[None]:
 
 
 def camera_count(record: Mapping[str, Any]) -> int:
-    """How many cameras the network of ``record`` tells apart."""
+    """Returns the number of cameras that the network of ``record`` distinguishes."""
     return len((record["source"] or record["target"])["cameras"])
 
 
 def describe_domain(domain: Domain) -> dict[str, Any]:
-    """What a record keeps of a domain: which index and which frames, by digest."""
+    """Returns the description of a domain in a record: index and frames, by digest."""
     rows = np.ascontiguousarray(domain.frames, dtype="<i8")
     return {
         "dataset": domain.index.dataset,

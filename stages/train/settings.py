@@ -1,4 +1,4 @@
-"""Settings of stage two; importing this module imports nothing heavy."""
+"""Settings of stage two; this module has no heavy imports."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from ...settings import Mark, Settings
 
 __all__ = ["MAX_SCALE", "AugmentSettings", "FusionSettings", "ModelSettings", "TrainSettings", "Variant"]
 
-#: The widest voxel grid: the keys of a batch of 64 such grids still fit in 64 bits.
+#: Largest voxel grid: the keys of a batch of 64 such grids fit in 64 bits.
 MAX_SCALE = 2**19
 
 Variant = Literal["3d-only", "image", "full"]
@@ -22,53 +22,53 @@ class ModelSettings(Settings):
     )
     backend: Annotated[Literal["auto", "torch", "spconv"], Mark.MACHINE] = Field(
         default="auto",
-        description="Sparse convolution: 'torch' runs everywhere, 'spconv' wants a CUDA GPU, 'auto' chooses.",
+        description="Sparse convolution: 'torch' runs everywhere, 'spconv' needs a CUDA GPU, 'auto' chooses.",
     )
     voxel_size: float = Field(default=0.05, gt=0, description="Edge of a voxel in metres.")
     full_scale: int = Field(
-        default=4096, ge=16, le=MAX_SCALE, description="Edge of the cube that holds a cloud in training, in voxels."
+        default=4096, ge=16, le=MAX_SCALE, description="Edge of the cube that contains a cloud in training, in voxels."
     )
 
 
 class FusionSettings(Settings):
-    """What image features are used for: the 2D branch, what the 3D network reads of it, and object agent queries."""
+    """Use of image features: the 2D branch, injection into the 3D network, and object agent queries."""
 
     variant: Variant = Field(
         default="full",
-        description="Each adds to the one before: '3d-only', 'image' (2D branch, cross-modal losses), 'full' (what"
-        " inject, context and queries say).",
+        description="Each adds to the previous one: '3d-only', 'image' (2D branch, cross-modal losses), 'full' (as"
+        " set by inject, context and queries).",
     )
     inject: Literal["none", "pixel", "agents", "both", "softmax", "xyz"] = Field(
         default="pixel",
         description="What is added to the finest skip connection of the 3D network, voxel by voxel: the 2D branch's"
-        " feature at the pixel, the agents there, both; as controls the 2D head's softmax, or the voxel's own place.",
+        " feature at the pixel, the agents there, both; as controls the 2D head's softmax, or the voxel's position.",
     )
     camera_dropout: Annotated[float, Mark.TRAINING_ONLY] = Field(
         default=0.1,
         ge=0,
         lt=1,
-        description="Chance that a sample is injected nothing in training, as without a camera.",
+        description="Probability that nothing is injected into a sample in training, as without a camera.",
     )
     lidar_stages: int = Field(
         default=1,
         ge=0,
         le=4,
-        description="Decoder stages, counted from the finest, that a LiDAR-only head has for itself; 0: none.",
+        description="Decoder stages, counted from the finest, that belong to a LiDAR-only head; 0: no such head.",
     )
     context: Literal["none", "agents", "mlp"] = Field(
         default="agents",
-        description="What the 2D head reads beside the pixel's own feature: the agents that the pixel belongs to, or,"
-        " as a control, the feature itself through an MLP of that size.",
+        description="What the 2D head reads besides the pixel's feature: the agents that the pixel belongs to, or, as a"
+        " control, the feature itself through an MLP of the same size.",
     )
     queries: Literal["none", "voxels", "agents"] = Field(
         default="none",
         description="Learned object queries that refine the 3D decoder (the paper's interface): none, those of the"
-        " voxels alone, or those of the voxels after they met the image's.",
+        " voxels alone, or those of the voxels refined by the image's.",
     )
     head: Literal["distil", "refine"] = Field(
         default="refine",
         description="What the 3D heads read with queries 'agents': 'distil' features refined by 3D queries alone (no"
-        " camera needed at test), 'refine' by queries that met the image's.",
+        " camera needed for prediction), 'refine' by queries refined by the image's.",
     )
     keys: Literal["agents", "features"] = Field(
         default="agents", description="What 2D queries attend to: cached agents, or every cell of the feature maps."
@@ -78,34 +78,34 @@ class FusionSettings(Settings):
         description="Taps to use, in this order, such as [up1, up2, rgb]; null uses all that the cache has.",
     )
     normalise: bool = Field(default=True, description="Normalise each channel of each tap over each image.")
-    tokens: int = Field(default=100, ge=2, le=4096, description="Learned tokens a query set (N); token 0 is a sink.")
+    tokens: int = Field(default=100, ge=2, le=4096, description="Learned tokens per query set (N); token 0 is a sink.")
     query_channels: int = Field(default=256, ge=8, le=4096, description="Width of tokens and queries; a multiple of 8.")
     decoupling: Literal["none", "truncate", "loss"] = Field(
         default="truncate",
-        description="How local detail leaves agents and queries: not at all, by truncating the spectrum of an image's"
-        " matrix of them in the forward pass, or by the paper's loss between two sets of queries.",
+        description="How local detail is removed from agents and queries: not at all, by truncating the spectrum of"
+        " each image's matrix of them in the forward pass, or by the paper's loss between two sets of queries.",
     )
     rank: int = Field(
-        default=16, ge=1, description="Directions that decoupling keeps (k); as large as min(tokens, width) keeps all."
+        default=16, ge=1, description="Directions that decoupling keeps (k); min(tokens, width) or more keeps all."
     )
     locate_queries: bool = Field(
         default=False,
-        description="Bias each voxel's attention, in the finest decoder stage, to the queries that look at the agents"
+        description="Bias each voxel's attention, in the finest decoder stage, to the queries that attend to the agents"
         " its pixels belong to.",
     )
     interface_scale: Annotated[float, Mark.TRAINING_ONLY] = Field(
         default=1.0,
         ge=0,
-        description="Weight s, at first, of what 3D queries take from the image's (the paper: 0.001).",
+        description="Initial weight s of what 3D queries read from the image's (the paper: 0.001).",
     )
     image_channels: int = Field(default=64, ge=1, le=4096, description="Width of the 2D branch (D2).")
     drop_path: Annotated[float, Mark.TRAINING_ONLY] = Field(
-        default=0.1, ge=0, lt=1, description="Chance to skip a query block's branch in training."
+        default=0.1, ge=0, lt=1, description="Probability to drop a query block's branch in training."
     )
 
     @property
     def image(self) -> bool:
-        """Whether anything of an image is used."""
+        """Whether images are used."""
         return self.variant != "3d-only"
 
     @property
@@ -120,17 +120,17 @@ class FusionSettings(Settings):
 
     @property
     def injects(self) -> bool:
-        """Whether the 3D network reads of the image branch, voxel by voxel."""
+        """Whether image features are injected into the 3D network."""
         return self.variant == "full" and self.inject != "none"
 
     @property
     def lidar_branch(self) -> bool:
-        """Whether a head that no image reaches has decoder stages of its own; refined heads leave none untouched."""
+        """Whether there is a LiDAR-only head with separate decoder stages; not with refined 3D heads."""
         return self.injects and self.lidar_stages > 0 and not self.needs_images
 
     @property
     def memberships(self) -> bool:
-        """Whether the features must say which agents each pixel belongs to."""
+        """Whether the features must include the memberships of pixels in agents."""
         return self.agent_tokens or (self.interface and self.locate_queries)
 
     @property
@@ -148,27 +148,29 @@ class FusionSettings(Settings):
         if self.query_channels % 8:
             raise ValueError(f"query_channels must be a multiple of the 8 attention heads, found {self.query_channels}")
         if self.locate_queries and (self.queries != "agents" or self.keys != "agents"):
-            raise ValueError("locate_queries needs queries=agents and keys=agents: other queries look at no agents")
+            raise ValueError("locate_queries needs queries=agents and keys=agents: other queries attend to no agents")
         if self.taps is not None and (not self.taps or len(set(self.taps)) < len(self.taps)):
             raise ValueError(f"taps must name at least one tap and none twice, found {list(self.taps)}")
         return self
 
 
 class AugmentSettings(Settings):
-    """Augmentation of the points; image features hang on the points and follow for free."""
+    """Augmentation of the points; image features are attached to points and need no augmentation."""
 
     rotation_noise: float = Field(
-        default=0.1, ge=0, description="Deviation of the noise on each element of the rotation."
+        default=0.1, ge=0, description="Standard deviation of the noise on each element of the rotation."
     )
-    flip: Literal["x", "y", "none"] = Field(default="x", description="Axis mirrored with chance one half (KITTI: y).")
+    flip: Literal["x", "y", "none"] = Field(
+        default="x", description="Axis mirrored with probability one half (KITTI: y)."
+    )
     crop: tuple[int, int] | None = Field(
         default=None,
         description="Train on the points in a window of this height and width, in pixels of extract.image_size, at the"
-        " bottom of each image and anywhere across; null takes the whole image.",
+        " bottom of each image, at a random horizontal position; null uses the whole image.",
     )
-    rotate: bool = Field(default=True, description="Turn about z by an angle drawn from the whole circle.")
+    rotate: bool = Field(default=True, description="Rotate about z by a random angle.")
     translate: bool = Field(
-        default=True, description="Place the cloud anywhere in the voxel cube (else at its corner)."
+        default=True, description="Move the cloud to a random position in the voxel cube (otherwise to its corner)."
     )
 
     @model_validator(mode="after")
@@ -183,46 +185,50 @@ class TrainSettings(Settings):
 
     steps: int = Field(default=60_000, ge=1, description="Steps of training.")
     batch_size: int = Field(
-        default=8, ge=1, description="Frames a batch; several processes (torchrun) take as many each."
+        default=8, ge=1, description="Frames per batch; with several processes (torchrun), per process."
     )
-    accumulate: int = Field(default=1, ge=1, description="Batches a step, whose gradients add up before the update.")
+    accumulate: int = Field(
+        default=1, ge=1, description="Micro-batches per step, whose gradients are summed before the update."
+    )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32",
-        description="Type of the products in training; sparse convolutions stay in float32 where it is bfloat16.",
+        description="Precision of matrix products in training; sparse convolutions use float32 instead of bfloat16.",
     )
     lr: float = Field(default=1e-3, gt=0, description="Learning rate of Adam.")
     milestones: tuple[int, ...] = Field(
-        default=(40_000, 50_000), description="Steps after which the rate drops to a tenth."
+        default=(40_000, 50_000), description="Steps after which the learning rate is divided by 10."
     )
     lam_src: float = Field(default=1.0, ge=0, description="Weight of the cross-modal losses on the source.")
     lam_trg: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of the cross-modal losses on the unlabelled target; 0 trains without it (DG), more is UDA.",
+        description="Weight of the cross-modal losses on the unlabelled target; 0: without it (DG), above 0: UDA.",
     )
     lam_pl: float = Field(
         default=0.0, ge=0, description="Weight of the cross entropy with pseudo labels of the target; 0 uses none."
     )
     source_free: bool = Field(
-        default=False, description="Adapt to the target alone, from train.init; no data of the source are opened."
+        default=False, description="Adapt to the target alone, from train.init; no source data are read."
     )
     init: Annotated[str | None, Mark.FREE, Mark.GIVEN] = Field(
-        default=None, description="The run, a name or a folder, whose best weights this one begins with."
+        default=None, description="Run (name or folder) whose best checkpoint this one starts from."
     )
     target_norms: Literal["own", "source"] = Field(
         default="own",
-        description="BatchNorm's statistics for the target's batches: their 'own', which the running ones follow too"
+        description="BatchNorm statistics for the target's batches: their 'own', which also update the running ones"
         " (as published), or the running ones of the 'source', as in evaluation.",
     )
-    lam_dec: float = Field(default=1.0, ge=0, description="Weight of the decoupling loss; 0 switches it off.")
+    lam_dec: float = Field(default=1.0, ge=0, description="Weight of the decoupling loss; 0 disables it.")
     standardise: bool = Field(
         default=True,
         description="Give queries and voxel features mean 0 and variance 1 before decoupling and agreement compare them"
         " (the paper: false).",
     )
-    lam_sup: float = Field(default=1.0, ge=0, description="Weight of the agreement of plain and refined 3D features.")
+    lam_sup: float = Field(
+        default=1.0, ge=0, description="Weight of the agreement loss between plain and refined 3D features."
+    )
     lam_teacher: float = Field(
-        default=1.0, ge=0, description="Weight of the refined features' own cross entropy; only with head 'distil'."
+        default=1.0, ge=0, description="Weight of the cross entropy of the refined features; only with head 'distil'."
     )
     seed: Annotated[int, Mark.GIVEN] = Field(
         default=1, ge=0, lt=2**63, description="Seed of weights, data order and augmentation."
@@ -230,16 +236,16 @@ class TrainSettings(Settings):
     shuffle_block: int | None = Field(
         default=None,
         ge=1,
-        description="Frames that stay together when the order is shuffled, about those of a shard: for slow disks;"
-        " null shuffles all frames.",
+        description="Consecutive frames that stay together when shuffling, about as many as in a shard: for slow"
+        " disks; null shuffles all frames.",
     )
     validate_every: int = Field(default=2_000, ge=1, description="Steps between validations.")
     checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
     workers: Annotated[int, Mark.FREE] = Field(
-        default=2, ge=0, le=256, description="Threads that prepare batches; 0 prepares them in line."
+        default=2, ge=0, le=256, description="Threads that prepare batches; 0 prepares them in the main thread."
     )
     device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = Field(
-        default="auto", description="Where the network runs."
+        default="auto", description="Device of the network."
     )
     tensorboard: Annotated[bool, Mark.FREE] = Field(
         default=False, description="Write TensorBoard logs too (pip install 'xd3d[tensorboard]')."
@@ -251,7 +257,7 @@ class TrainSettings(Settings):
 
     @property
     def uses_target(self) -> bool:
-        """Whether a step also takes a batch of the target."""
+        """Whether each step also trains on a batch of the target."""
         return self.lam_trg > 0 or self.lam_pl > 0
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""Transfer of batches to the device: pinned in one block, prefetched asynchronously, each memory copied once.
+"""Transfer of batches to the device: pinned in one block, copied asynchronously, each storage once.
 
-A batch is a tree of dataclasses, mappings, tuples and tensors. On a GPU some hundred small copies, each of which waits
-for the computation, would cost more than the step's own kernels.
+A batch is a tree of dataclasses, mappings, tuples and tensors. Hundreds of small synchronous copies to a GPU would cost
+more than the kernels of the step.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -22,7 +22,7 @@ Tree = TypeVar("Tree")
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    """``tree`` with each tensor replaced by ``function`` of it, which is called once for a tensor that occurs twice."""
+    """Returns ``tree`` with ``function`` applied to each tensor, once for a tensor that occurs several times."""
     done: dict[int, Tensor] = {}
 
     def visit(each: Any) -> Any:
@@ -50,9 +50,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
 
 
 def pin_memory(tree: Tree, device: torch.device) -> Tree:
-    """``tree`` with its CPU tensors in pinned memory, if ``device`` is a GPU: a copy to it then runs asynchronously.
+    """Returns ``tree`` with its CPU tensors in pinned memory, for asynchronous copies, if ``device`` is a GPU.
 
-    Those that are not pinned yet move into one new block.
+    Tensors that are not pinned yet are copied into one new block.
     """
     if device.type != "cuda":
         return tree
@@ -79,9 +79,9 @@ def pin_memory(tree: Tree, device: torch.device) -> Tree:
 
 
 def to_device(tree: Tree, device: torch.device) -> Tree:
-    """``tree`` with its CPU tensors on ``device``; tensors that share memory are copied together, once.
+    """Returns ``tree`` with its CPU tensors on ``device``; tensors that share storage are copied once.
 
-    From pinned memory the copy is not waited for: on a GPU that memory must stay as it is until the copy is done.
+    Copies from pinned memory to a GPU are asynchronous: that memory must not change until they are done.
     """
     if device.type == "cpu":
         return tree
@@ -105,9 +105,9 @@ def to_device(tree: Tree, device: torch.device) -> Tree:
 
 
 def prefetch(items: Iterable[tuple[Tree, float]], device: torch.device) -> Generator[tuple[Tree, float], None, None]:
-    """Yield each of ``items`` on ``device`` with the seconds waited for; a GPU gets the next one while it computes.
+    """Yield each of ``items`` on ``device`` with the seconds waited for it; a GPU receives the next while it computes.
 
-    The copies run in a stream of their own. When an item is asked for, the copy of the one before is done, and its host
+    Copies run in a separate stream. When an item is requested, the copy of the previous one is done, and its host
     memory may be overwritten.
     """
     if device.type != "cuda":
@@ -131,7 +131,7 @@ def prefetch(items: Iterable[tuple[Tree, float]], device: torch.device) -> Gener
 
 
 def _record_stream(item: Tree) -> Tree:
-    """``item``, whose memory the allocator reuses only after the current stream is done with it."""
+    """Returns ``item``, whose memory the allocator reuses only after the current stream is done with it."""
     stream = torch.cuda.current_stream()
 
     def record(tensor: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""The 3D branch: a residual sparse U-Net over voxels.
+"""The 3D branch: a residual sparse U-Net over voxels, and the LiDAR-only branch of its decoder.
 
 The structure is that of SpUNet-v1m1 (Pointcept, ``sparse_unet/spconv_unet_v1m1_base.py``), which XDiff3D uses: a stem
-of kernel 5, four stages that halve the resolution and then run residual blocks, and four stages back, each of which
-undoes one halving, appends the encoder's features at that resolution and runs residual blocks. Here 1 x 1 x 1
-convolutions are Linear layers, and a caller may replace a decoder stage's features (the fusion's interface).
+of kernel 5, four encoder stages that halve the resolution and then run residual blocks, and four decoder stages that
+double it, concatenate the encoder's features at that resolution and run residual blocks. Here 1 x 1 x 1 convolutions
+are Linear layers, and a caller may replace the features of a decoder stage (the query interface does).
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -18,7 +19,7 @@ from ...errors import BackendError
 from .norms import VoxelNorm
 from .sparse import Backend, DownConv3d, InverseConv3d, SparseTensor, SubMConv3d
 
-__all__ = ["LEVELS", "STEM_KERNEL", "Refine", "SpUNet", "decoder_stage", "decoder_stages"]
+__all__ = ["LEVELS", "LidarBranch", "Refine", "STEM_KERNEL", "SpUNet", "decoder_stage", "decoder_stages"]
 
 LEVELS = 4
 STEM_KERNEL = 5
@@ -62,12 +63,12 @@ class ConvNormRelu(nn.Module):
         self.norm = VoxelNorm(conv.weight.shape[0])
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        """[N, in] to [M, out]; the convolution decides on which voxels."""
+        """Map [N, in] to [M, out]; the convolution determines the output voxels."""
         return self.conv(x).map(lambda features: relu(self.norm(features)))
 
 
 class ResidualBlock(nn.Module):
-    """Two submanifold convolutions beside a shortcut, which is Linear and BatchNorm where the width changes."""
+    """Two submanifold convolutions and a shortcut, which is Linear and BatchNorm if the width changes."""
 
     def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
         super().__init__()
@@ -81,16 +82,16 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(linear, VoxelNorm(out_channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        """[N, in] to [N, out] on the same voxels."""
+        """Map [N, in] to [N, out] on the same voxels."""
         branch = self.norm(self.second(self.first(x)).features)
         return x.map(lambda features: relu(branch + self.shortcut(features)))
 
 
 class SpUNet(nn.Module):
-    """Voxel features [N, in_channels] to [N, out_channels] on the same voxels, in the same order.
+    """Maps voxel features [N, in_channels] to [N, out_channels] on the same voxels, in the same order.
 
-    ``encoder_channels`` are the widths of the four encoder stages, finest first; ``decoder_channels`` those of the
-    four decoder stages, coarsest first; ``out_channels`` is the last of them.
+    ``encoder_channels`` are the widths of the four encoder stages, finest first; ``decoder_channels`` are those of the
+    four decoder stages, coarsest first, of which ``out_channels`` is the last.
     """
 
     def __init__(self, *, in_channels: int, preset: Literal["full", "slim"], backend: Backend) -> None:
@@ -113,9 +114,9 @@ class SpUNet(nn.Module):
         self.up, self.decoder = decoder_stages(preset, backend)
 
     def encode(self, x: SparseTensor) -> list[SparseTensor]:
-        """Return the stem's output (full resolution) and then the four encoder stages, finest first.
+        """Returns the stem's output (full resolution) and then the four encoder stages, finest first.
 
-        Item 0 is a skip connection only; items 1 to 4 have ``encoder_channels`` and are what 3D queries attend to.
+        Item 0 is used only as a skip connection; items 1 to 4 have ``encoder_channels``, and 3D queries attend to them.
         """
         stages = [self.stem(x)]
         for down, blocks in zip(self.down, self.encoder, strict=True):
@@ -125,15 +126,15 @@ class SpUNet(nn.Module):
     def decode(
         self, stages: list[SparseTensor], refine: Refine | None = None, *, first: int = 0, last: int = LEVELS
     ) -> SparseTensor:
-        """Run decoder stages ``first`` to ``last - 1`` over what ``encode`` returned.
+        """Run decoder stages ``first`` to ``last - 1`` on the output of ``encode``.
 
-        Stage ``first`` starts from ``stages[LEVELS - first]``: the coarsest encoder stage or, where ``first`` is not 0,
-        what the stage before it returned, which the caller puts there. After the last stage the result has the stem's
-        voxels and ``out_channels``. ``refine(stage, x)``, for stages 0 (coarsest) to 3, returns the features
-        [N, ``decoder_channels[stage]``] to go on with, on the voxels of ``x``.
+        Stage ``first`` starts from ``stages[LEVELS - first]``: the coarsest encoder stage or, if ``first`` is not 0,
+        the output of the stage before it, which the caller puts there. After the last stage the result has the stem's
+        voxels and ``out_channels``. ``refine(stage, x)``, for stages 0 (coarsest) to 3, returns features
+        [N, ``decoder_channels[stage]``] on the voxels of ``x`` that replace its own.
 
         Raises:
-            BackendError: ``stages`` are not those of ``encode``, or ``refine`` changed the shape.
+            BackendError: ``stages`` is not the output of ``encode``, or ``refine`` changed the shape.
         """
         if len(stages) != LEVELS + 1:
             raise BackendError(f"decode needs the {LEVELS + 1} stages of encode, found {len(stages)}")
@@ -152,7 +153,7 @@ class SpUNet(nn.Module):
 def decoder_stages(
     preset: Literal["full", "slim"], backend: Backend, first: int = 0
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """Untrained decoder stages from ``first`` on: what undoes a halving, and the residual blocks, of each."""
+    """Make untrained decoder stages from ``first`` on: the inverse convolution and the residual blocks of each."""
     plan = _PRESETS[preset]
     up, decoder = nn.ModuleList(), nn.ModuleList()
     skips = (plan.stem, *plan.encoder[:-1])[::-1]
@@ -165,7 +166,7 @@ def decoder_stages(
 
 
 def decoder_stage(up: nn.Module, blocks: nn.Module, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
-    """One decoder stage: ``x`` to the voxels of ``skip``, whose features are appended, and through ``blocks``."""
+    """Run a decoder stage: upsample ``x`` to the voxels of ``skip``, concatenate its features, apply ``blocks``."""
     found: SparseTensor = blocks(up(x).map(lambda features: torch.cat([features, skip.features], 1)))
     return found
 
@@ -183,3 +184,26 @@ def _refined(x: SparseTensor, features: Tensor, stage: int) -> SparseTensor:
             f"refine returned {tuple(features.shape)} at decoder stage {stage}, expected {tuple(x.features.shape)}"
         )
     return x.replace(features)
+
+
+class LidarBranch(nn.Module):
+    """A second set of decoder stages from ``first`` on, and a linear head over ``classes``, without image features.
+
+    It shares the encoder and the coarser decoder stages with the 3D branch that reads the image, so it costs little. It
+    predicts the points that no camera sees, and is a separate expert in the fusion of predictions.
+    """
+
+    def __init__(
+        self, *, unet: SpUNet, preset: Literal["full", "slim"], backend: Backend, first: int, classes: int
+    ) -> None:
+        super().__init__()
+        self.first = first
+        self.up, self.decoder = decoder_stages(preset, backend, first)
+        self.head = nn.Linear(unet.out_channels, classes)
+
+    def forward(self, encoded: list[SparseTensor], x: SparseTensor) -> Float[Tensor, "voxels classes"]:
+        """Returns the logits of the voxels; ``x`` is the output of decoder stage ``first - 1`` on ``encoded``."""
+        for stage, (up, blocks) in enumerate(zip(self.up, self.decoder, strict=True), start=self.first):
+            x = decoder_stage(up, blocks, x, encoded[LEVELS - 1 - stage])
+        logits: Tensor = self.head(x.features)
+        return logits

@@ -1,6 +1,6 @@
-"""From points to voxels and back: `unique` and a mean on the way in, a gather on the way out.
+"""Voxelisation: merges points into unique voxels with mean features; a gather maps voxel values back to points.
 
-Submanifold convolution silently miscounts when a voxel appears twice, so points meet it only through here.
+Submanifold convolution is silently wrong if a voxel appears twice, so all points are voxelised here.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Voxels:
 
     ``features`` [N, C] is the mean over a voxel's points. ``indices`` are (sample, x, y, z), non-negative, below
     ``batch_size`` and ``spatial_shape``. Point ``p`` lies in voxel ``point_to_voxel[p]``, so
-    ``voxel_values[point_to_voxel]`` brings any per-voxel values back to the points.
+    ``voxel_values[point_to_voxel]`` maps per-voxel values to the points.
     """
 
     features: Float[Tensor, "voxels channels"]
@@ -41,13 +41,13 @@ def voxelise(
 ) -> Voxels:
     """Merge the points of each sample that share a voxel.
 
-    ``points`` are metres in a frame whose cube [0, ``voxel_size * full_scale``) holds every point (``inside_cube``
-    tells which would be refused). ``sample`` numbers the clouds of the batch from 0, each with at least one point.
+    ``points`` are metres in a frame whose cube [0, ``voxel_size * full_scale``) holds every point (see
+    ``inside_cube``). ``sample`` is the index of each point's cloud; each cloud has at least one point.
 
     Raises:
-        DataError: no points, a sample without points, or a coordinate or feature that is NaN or infinite.
-        BackendError: points outside the cube: dropping them is for the caller, who has their labels, to do. Or the
-            cubes of the batch have more cells than 63 bits can number.
+        DataError: there are no points, a sample has none, or a coordinate or feature is NaN or infinite.
+        BackendError: points are outside the cube (the caller, who has their labels, must drop them), or the cubes of
+            the batch have more cells than 63-bit keys can number.
     """
     batch_size = _check_values(points, features, sample)
     if batch_size * full_scale**3 >= 2**63:
@@ -60,7 +60,7 @@ def voxelise(
         raise BackendError(
             f"{int((~inside).sum())} of {len(points)} points lie outside the cube of {full_scale} voxels of "
             f"{voxel_size} m (0 to {voxel_size * full_scale:g} m); the cloud spans {points.amin(0).tolist()} to "
-            f"{points.amax(0).tolist()} m: move it to the corner, drop the points that inside_cube refuses, or "
+            f"{points.amax(0).tolist()} m: move it to the corner, drop the points outside (inside_cube), or "
             "raise model.full_scale"
         )
     cells = _cells(points, voxel_size)
@@ -78,13 +78,13 @@ def voxelise(
 def inside_cube(
     points: Float[Tensor, "points 3"], *, voxel_size: float = 0.05, full_scale: int = 4096
 ) -> Bool[Tensor, "points"]:
-    """Which points (metres) ``voxelise`` has a voxel for, by the same rounding."""
+    """Returns which points (metres) are inside the cube, with the same rounding as ``voxelise``."""
     cells = torch.floor(points / voxel_size)
     return ((cells >= 0) & (cells < full_scale)).all(1)
 
 
 def _check_values(points: Tensor, features: Tensor, sample: Tensor) -> int:
-    """The batch size, once every value is known to be usable."""
+    """Check all values; returns the batch size."""
     if not len(points):
         raise DataError("No points to voxelise; a frame keeps only points that a camera sees: check its calibration")
     for what, values in (("coordinates", points), ("features", features)):
@@ -115,7 +115,7 @@ def _mean(
     point_to_voxel: Int64[Tensor, "points"],
     counts: Int64[Tensor, "voxels"],
 ) -> Float[Tensor, "voxels channels"]:
-    """Mean over each voxel's points, in the points' order, so that equal input gives equal bits."""
+    """Returns the mean over each voxel's points, summed in the points' order, so that results are deterministic."""
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     order = point_to_voxel.argsort(stable=True)
     return embedding_bag(order, features, starts, mode="sum", include_last_offset=True) / counts[:, None]

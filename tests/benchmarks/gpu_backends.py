@@ -11,7 +11,6 @@ from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.network import Network
-from xd3d.stages.train.shift import StepMaker
 from xd3d.stages.train.sparse import (
     DownConv3d,
     InverseConv3d,
@@ -20,6 +19,7 @@ from xd3d.stages.train.sparse import (
     choose_backend,
     make_backend,
 )
+from xd3d.stages.train.step_batch import StepMaker
 from xd3d.stages.train.unet3d import SpUNet
 
 BACKENDS = ("torch", "spconv")

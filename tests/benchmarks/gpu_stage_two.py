@@ -20,7 +20,7 @@ from xd3d.prefetch import map_ahead
 from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper, StepResult
-from xd3d.stages.train.shift import StepMaker
+from xd3d.stages.train.step_batch import StepMaker
 from xd3d.stages.train.transfer import prefetch
 
 VARIANTS = ("3d-only", "full")

@@ -33,7 +33,7 @@ from xd3d.stages.train.loop import train
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
-from xd3d.stages.train.shift import StepBatch, StepMaker
+from xd3d.stages.train.step_batch import StepBatch, StepMaker
 
 RAW_LABELS = np.array([24, 26, 28, 30], np.uint8)  # road, sidewalk, manmade, vegetation
 STILL = AugmentSettings(rotation_noise=0.0, translate=False, rotate=False, flip="none")

@@ -13,9 +13,9 @@ from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.log import read_log
+from xd3d.stages.train.monitor import TIMING_KEYS
 from xd3d.stages.train.network import Network, choose_taps
-from xd3d.stages.train.pace import PACE_NAMES
-from xd3d.stages.train.shift import StepMaker, step_losses
+from xd3d.stages.train.step_batch import StepMaker, step_losses
 
 SMALL = (
     "extract.image_size=[90,160]",
@@ -70,7 +70,7 @@ def assert_equal_losses(workspace, settings, *, steps):
         assert done.result["steps"] == steps
         logs[cached] = [record for record in read_log(folder) if "loss" in record]
     assert len(logs[True]) == steps
-    terms = [name for name in logs[True][0] if name not in PACE_NAMES]
+    terms = [name for name in logs[True][0] if name not in TIMING_KEYS]
     for stored, live in zip(logs[True], logs[False], strict=True):
         for name in terms:
             assert stored[name] == live[name], (stored["step"], name)

@@ -135,7 +135,7 @@ def test_merged_classes_are_written_as_their_first_and_are_no_submission(
 
     workspace = train_run(tmp_path / "home", tiny_nuscenes_root, [*SETTINGS, "data.merge=nuscenes-6"])
     ours = score(workspace, tmp_path / "out")
-    assert "nuscenes-6 tells 6 classes apart, not 16" in caplog.text
+    assert "nuscenes-6 has 6 classes, not 16" in caplog.text
     assert not (tmp_path / "out/val/submission.json").exists()
     facts = json.loads((tmp_path / "out/export.json").read_text())
     numbers = {entry["name"]: entry["number"] for entry in facts["classes"]}

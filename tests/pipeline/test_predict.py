@@ -45,14 +45,14 @@ def home(tmp_path_factory):
     from xd3d.stages.train.loop import train
     from xd3d.stages.train.record import read_record, write_record
 
-    path = Path(__file__).parents[1] / "stages" / "train" / "worlds.py"
-    spec = importlib.util.spec_from_file_location("worlds", path)
-    worlds = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(worlds)
+    path = Path(__file__).parents[1] / "stages" / "tiny_domains.py"
+    spec = importlib.util.spec_from_file_location("tiny_domains", path)
+    tiny_domains = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny_domains)
 
     folder = tmp_path_factory.mktemp("lidar only")
     workspace = Workspace(home=folder / "home")
-    domain = worlds.write_domain(folder / "data", frames=6)
+    domain = tiny_domains.write_domain(folder / "data", frames=6)
     domain.index.save(workspace.index("nuscenes"))
     resolved = load_config("default", SETTINGS)
     config = resolved.config

@@ -17,7 +17,7 @@ from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.settings import DomainSettings
 from xd3d.stages.extract import catalogue, models
 from xd3d.stages.train.log import read_log
-from xd3d.stages.train.pace import PACE_NAMES
+from xd3d.stages.train.monitor import TIMING_KEYS
 
 TINY = Path(models.__file__).parent / "models" / "tiny-street"
 SMALL = (
@@ -82,7 +82,7 @@ def empty_cache(workspace, *overrides):
 
 
 def without_pace(run):
-    return [{name: value for name, value in each.items() if name not in PACE_NAMES} for each in read_log(run)]
+    return [{name: value for name, value in each.items() if name not in TIMING_KEYS} for each in read_log(run)]
 
 
 def test_a_cache_that_is_copied_to_a_machine_without_the_model_trains_evaluates_and_reports_the_same(

@@ -19,7 +19,7 @@ def load(name: str) -> ModuleType:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: tiny tensors gain nothing from more, and lose much on a busy machine."""
+    """Compute on one thread: more threads make tiny tensors slower, especially on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,9 +27,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def worlds() -> ModuleType:
+def tiny_domains() -> ModuleType:
     """The module that makes tiny domains."""
-    return load("worlds")
+    return load("tiny_domains")
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +45,11 @@ def load_module() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def make_domain(worlds: ModuleType, tmp_path: Path) -> Callable:
-    """Call it with ``frames``, ``cameras``, ``points``, ``seed`` or ``lidar_only`` for a domain of its own."""
+def make_domain(tiny_domains: ModuleType, tmp_path: Path) -> Callable:
+    """Call it with ``frames``, ``cameras``, ``points``, ``seed`` or ``lidar_only`` to make a new domain."""
 
     def make(**options):
-        return worlds.write_domain(tmp_path / f"data{len(list(tmp_path.glob('data*')))}", **options)
+        return tiny_domains.write_domain(tmp_path / f"data{len(list(tmp_path.glob('data*')))}", **options)
 
     return make
 
@@ -63,7 +63,7 @@ def small_fusion() -> Callable[..., FusionSettings]:
 
 @pytest.fixture(scope="session")
 def paper() -> dict[str, str]:
-    """The fusion settings of the paper's form, but for the head: the queries alone join image and cloud."""
+    """The fusion settings of the paper, except for the head: only queries connect image and cloud."""
     return {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
 
 
@@ -89,7 +89,7 @@ def make_network(small_fusion: Callable) -> Callable:
 
 @pytest.fixture
 def load_run() -> Callable:
-    """Call it with a run's folder for its network, built of what its record says and nothing else."""
+    """Call it with a run's folder for its network, built from its record alone."""
     from xd3d.stages.train.record import load_network, read_record
 
     def load(run, which="best"):
@@ -103,7 +103,7 @@ def load_run() -> Callable:
 
 @pytest.fixture
 def make_batch() -> Callable:
-    """Call it with a domain and a network for an unmoved batch of the first ``frames`` frames."""
+    """Call it with a domain and a network for a batch of ``frames`` frames without augmentation."""
     from xd3d.stages.train.loader import training_batch
 
     def make(domain, network, *, frames=2, augment=STILL, step=0, seed=1):
@@ -121,7 +121,7 @@ def train_settings() -> Callable[..., TrainSettings]:
 
 @pytest.fixture
 def awake() -> Callable:
-    """Call it with a network for the same with random weights where its fusion begins at zero."""
+    """Call it with a network to randomise the weights of its fusion that are initialised to zero."""
 
     def wake(network):
         torch.manual_seed(7)

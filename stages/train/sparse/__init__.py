@@ -1,4 +1,4 @@
-"""Sparse 3D convolution: one interface and one state_dict, computed by PyTorch alone or by spconv."""
+"""Sparse 3D convolution with one interface and one state_dict for two backends: plain PyTorch and spconv."""
 
 from .backend import Backend, BackendChoice, choose_backend, make_backend
 from .maps import KernelMap, KernelMaps, build_kernel_maps

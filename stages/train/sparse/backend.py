@@ -1,4 +1,4 @@
-"""Which library computes sparse convolutions, and why."""
+"""Chooses the backend that computes sparse convolutions."""
 
 import logging
 from dataclasses import dataclass
@@ -22,27 +22,27 @@ NAMES = ("auto", "torch", "spconv")
 
 @runtime_checkable
 class Backend(Protocol):
-    """What a sparse convolution library must do; weights are KRSC, [out, k, k, k, in]."""
+    """Interface of a sparse convolution library; weights are KRSC, [out, k, k, k, in]."""
 
     @property
     def name(self) -> str:
-        """The name in settings and logs."""
+        """Name in settings and logs."""
 
     def submanifold(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
-        """Odd kernel, output on the input's voxels."""
+        """Submanifold convolution with an odd kernel: output on the input's voxels."""
 
     def down(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
-        """Kernel 2, stride 2, to the next level; an odd extent is padded by one empty plane."""
+        """Convolution with kernel 2 and stride 2 to the next level; an odd extent is padded by one empty plane."""
 
     def inverse(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
-        """Back to the voxels, and their order, that the matching ``down`` read."""
+        """Inverse convolution to the voxels of the input of the matching ``down``, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendChoice:
-    """A backend and the reason it was taken, for the doctor and the run's log.
+    """A backend and the reason for the choice, for ``xd3d doctor`` and the log.
 
-    ``unserved`` says that spconv is installed and has no kernels for the GPU that is here.
+    ``unserved``: spconv is installed, but has no kernels for this GPU.
     """
 
     name: Literal["torch", "spconv"]
@@ -51,17 +51,18 @@ class BackendChoice:
 
 
 def choose_backend(name: str, device: torch.device | str) -> BackendChoice:
-    """Settle ``auto`` and check that a named backend can serve ``device``; torch is never replaced.
+    """Resolve ``auto``, and check that a named backend works on ``device``.
 
-    ``auto`` takes spconv on CUDA where a GPU build is installed that was compiled for the GPU, and torch anywhere else.
+    ``auto`` is spconv on CUDA if a build that was compiled for the GPU is installed, and torch otherwise.
 
     Raises:
-        BackendError: unknown name, or spconv was asked for and is missing, known to be wrong, or not made for the GPU.
+        BackendError: the name is unknown, or spconv was requested and is missing, a faulty build, or not compiled for
+            the GPU.
     """
     if name not in NAMES:
         raise BackendError(f"Unknown sparse backend '{name}'; {nearest(name, NAMES)}")
     if name == "torch":
-        return BackendChoice(name="torch", reason="asked for by name")
+        return BackendChoice(name="torch", reason="requested by name")
     device = torch.device(device)
     if name == "auto" and device.type != "cuda":
         return BackendChoice(name="torch", reason=f"the device is {device.type}, where torch is the default")
@@ -70,20 +71,19 @@ def choose_backend(name: str, device: torch.device | str) -> BackendChoice:
     if name == "spconv":
         if fault:
             raise BackendError(f"The spconv backend cannot be used: {fault}, or set model.backend=torch")
-        return BackendChoice(name="spconv", reason=f"asked for by name; {build} is installed")
+        return BackendChoice(name="spconv", reason=f"requested by name; {build} is installed")
     if fault:
         return BackendChoice(name="torch", reason=f"spconv cannot be used: {fault}", unserved=not missing)
     return BackendChoice(name="spconv", reason=f"the device is cuda and {build} is installed")
 
 
 def make_backend(name: str, device: torch.device | str) -> Backend:
-    """Open the backend that ``choose_backend`` settles on; spconv takes about 5 s to import.
+    """Create the backend that ``choose_backend`` chooses; spconv takes about 5 s to import.
 
-    Where ``auto`` passes over an installed spconv, because it does not serve the GPU or does not import, it says so
-    once.
+    If ``auto`` cannot use an installed spconv, a warning is logged once.
 
     Raises:
-        BackendError: as ``choose_backend``, or spconv was asked for and does not import.
+        BackendError: as ``choose_backend``, or spconv was requested and does not import.
     """
     from .torch_backend import TorchBackend
 
@@ -104,5 +104,5 @@ def make_backend(name: str, device: torch.device | str) -> Backend:
 
 @cache
 def _warn(reason: str) -> None:
-    """Say once in the life of the process why the torch backend stands in."""
+    """Log once per process why the torch backend is used."""
     log.warning("Sparse convolutions are computed by the torch backend: %s", reason)

@@ -1,7 +1,7 @@
-"""Kernel maps: which input voxel meets which output voxel under which cell of a kernel.
+"""Kernel maps: the pairs of input and output voxels of each cell of a convolution kernel.
 
-They depend on coordinates alone, so they are built once for a batch (by the loader, if it likes) and shared by every
-layer. A voxel is found by binary search in sorted int64 keys; nothing hashes, so equal input gives equal maps.
+They depend only on coordinates, so they are built once per batch (for example by the loader) and shared by all layers.
+Voxels are found by binary search in sorted int64 keys, without hashing, so the maps are deterministic.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """Pairs grouped by the row they add to: row ``r`` sums the pairs ``order[starts[r]:starts[r + 1]]``."""
+    """Pairs grouped by row: row ``r`` sums the pairs ``order[starts[r]:starts[r + 1]]``."""
 
     order: Int64[Tensor, "pairs"]
     starts: Int64[Tensor, "rows_and_end"]
@@ -43,7 +43,7 @@ class Segments:
 class KernelMap:
     """Pairs (input row, output row), sorted by kernel cell; ``counts[k]`` of them belong to cell ``k`` (x slowest).
 
-    The coordinates of the input and of the output rows come with it.
+    It includes the coordinates of the input and output rows.
     """
 
     source: Int64[Tensor, "pairs"]
@@ -58,10 +58,10 @@ class KernelMap:
 
 
 class KernelMaps:
-    """All that is known of one set of voxels, filled on demand and shared by the layers that see them.
+    """Cache of the kernel maps of one set of voxels, filled on demand and shared by all layers.
 
-    ``indices`` are the finest voxels, int32 [N, 4] as (sample, x, y, z). Level ``l`` is those voxels after ``l``
-    halvings. Entries are addressed by (kind, level, kernel edge); a backend keeps its own kinds.
+    ``indices`` are the finest voxels, int32 [N, 4] as (sample, x, y, z). Level ``l`` are the voxels after ``l``
+    halvings of the resolution. Entries have the key (kind, level, kernel edge); a backend may add its own kinds.
     """
 
     def __init__(self, indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
@@ -72,7 +72,7 @@ class KernelMaps:
         self._entries: dict[tuple[str, int, int], object] = {}
 
     def entry(self, kind: str, level: int, kernel: int, build: Callable[[], Entry]) -> Entry:
-        """Return the stored entry, made by ``build`` on its first use."""
+        """Returns the stored entry, which ``build`` makes on first use."""
         key = (kind, level, kernel)
         if key not in self._entries:
             self._entries[key] = build()
@@ -81,18 +81,18 @@ class KernelMaps:
     def submanifold(
         self, level: int, kernel: int, indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape
     ) -> KernelMap:
-        """The map of a submanifold convolution over the voxels of ``level``."""
+        """Returns the map of a submanifold convolution over the voxels of ``level``."""
         return self.entry("submanifold", level, kernel, lambda: submanifold_map(indices, spatial_shape, kernel))
 
     def strided(self, level: int, indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> KernelMap:
-        """The map from the voxels of ``level`` to those of ``level + 1``."""
+        """Returns the map from the voxels of ``level`` to those of ``level + 1``."""
         return self.entry("strided", level, 2, lambda: strided_map(indices, spatial_shape))
 
-    def left_by_down(self, kind: str, level: int) -> Any:
-        """The entry that the strided convolution from ``level - 1`` to ``level`` left behind.
+    def entry_of_down(self, kind: str, level: int) -> Any:
+        """Returns the entry that the strided convolution from ``level - 1`` to ``level`` stored.
 
         Raises:
-            BackendError: there was none on these voxels, so there is nothing to invert.
+            BackendError: there was no such convolution on these voxels, so there is nothing to invert.
         """
         key = (kind, level - 1, 2)
         if key not in self._entries:
@@ -102,14 +102,14 @@ class KernelMaps:
             )
         return self._entries[key]
 
-    def having(self, kind: str, level: int, kernel: int, value: object) -> "KernelMaps":
-        """A copy with one more entry; these maps stay as they are."""
+    def with_entry(self, kind: str, level: int, kernel: int, value: object) -> "KernelMaps":
+        """Returns a copy with one more entry."""
         extended = copy(self)
         extended._entries = {**self._entries, (kind, level, kernel): value}
         return extended
 
     def mapped(self, function: Callable[[Any], Any]) -> "KernelMaps":
-        """A copy with ``function`` of its indices and entries; those of spconv, which makes its own, are left out."""
+        """Returns a copy with ``function`` applied to indices and entries; entries of spconv are dropped."""
         found = copy(self)
         found.indices = function(self.indices)
         kept = {key: entry for key, entry in self._entries.items() if isinstance(entry, (KernelMap, Ragged))}
@@ -117,7 +117,7 @@ class KernelMaps:
         return found
 
     def layout(self, level: int, sample: Int32[Tensor, "voxels"]) -> Ragged:
-        """How the voxels of ``level``, which belong to the samples ``sample``, lie in a padded batch."""
+        """Returns the padded layout of the voxels of ``level``, whose sample indices are ``sample``."""
         return self.entry("layout", level, 0, lambda: Ragged.of(sample, self.batch_size))
 
 
@@ -130,13 +130,13 @@ def build_kernel_maps(
     stem_kernel: int = 5,
     layouts: bool = False,
 ) -> KernelMaps:
-    """Build every kernel map of a U-Net with ``levels`` halvings, ahead of its forward pass; ``layouts`` too if asked.
+    """Build all kernel maps of a U-Net with ``levels`` halvings before its forward pass, and ``layouts`` if asked.
 
-    Safe in a loader's thread: it reads its arguments and nothing else. Hand the result to ``SparseTensor.create`` or
-    leave it out; the network computes the same either way.
+    It is thread-safe. Passing the result to ``SparseTensor.create`` is optional: maps that are missing are built on
+    demand.
 
     Raises:
-        BackendError: coordinates are not int32, are repeated, or lie outside ``spatial_shape`` or ``batch_size``.
+        BackendError: coordinates are not int32, are repeated, or are outside ``spatial_shape`` or ``batch_size``.
     """
     maps = KernelMaps(indices, spatial_shape, batch_size)
     indices = maps.indices
@@ -152,10 +152,10 @@ def build_kernel_maps(
 
 
 def _check_indices(indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
-    """Refuse coordinates that a sparse convolution would silently misread.
+    """Reject coordinates for which a sparse convolution would be silently wrong.
 
     Raises:
-        BackendError: not int32, none at all, outside ``spatial_shape`` or ``batch_size``, or the same voxel twice.
+        BackendError: they are not int32, empty, outside ``spatial_shape`` or ``batch_size``, or a voxel is repeated.
     """
     if indices.dtype != torch.int32:
         raise BackendError(f"Voxel indices are int32, as spconv reads them; found {indices.dtype}: call .int() on them")
@@ -177,19 +177,19 @@ def _check_indices(indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch
 
 
 def submanifold_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, kernel: int) -> KernelMap:
-    """Pairs of voxels at most ``kernel // 2`` apart; cell ``k`` reads the voxel at ``o + cell(k) - kernel // 2``."""
+    """Returns pairs of voxels within ``kernel // 2``; cell ``k`` reads the voxel at ``o + cell(k) - kernel // 2``."""
     cell, source, target = _earlier_neighbours(indices, spatial_shape, kernel)
-    cells, own = kernel**3, torch.arange(len(indices), device=indices.device)
-    cell = torch.cat([cell, torch.full_like(own, cells // 2), cells - 1 - cell])  # cells k and K - 1 - k are mirrored
+    cells, rows = kernel**3, torch.arange(len(indices), device=indices.device)
+    cell = torch.cat([cell, torch.full_like(rows, cells // 2), cells - 1 - cell])  # cells k and K - 1 - k are mirrored
     order = cell.argsort(stable=True)
-    source, target = torch.cat([source, own, target])[order], torch.cat([target, own, source])[order]
+    source, target = torch.cat([source, rows, target])[order], torch.cat([target, rows, source])[order]
     by_target = _segments(target, len(indices))
     return KernelMap(
         source=source,
         target=target,
         counts=tuple(torch.bincount(cell, minlength=cells).tolist()),
         by_target=by_target,
-        by_source=Segments(order=source.argsort(stable=True), starts=by_target.starts),  # if a meets b, b meets a
+        by_source=Segments(order=source.argsort(stable=True), starts=by_target.starts),  # the pairs are symmetric
         source_indices=indices,
         source_shape=spatial_shape,
         target_indices=indices,
@@ -198,7 +198,7 @@ def submanifold_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, ke
 
 
 def strided_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> KernelMap:
-    """Pairs (voxel, the coarse voxel of 2 x 2 x 2 that holds it); odd extents are rounded up, so no plane is lost."""
+    """Returns the pairs (voxel, coarse voxel that contains it); odd extents are rounded up, so no plane is lost."""
     coarse_shape = (-(-spatial_shape[0] // 2), -(-spatial_shape[1] // 2), -(-spatial_shape[2] // 2))
     parents = torch.cat([indices[:, :1], indices[:, 1:] // 2], 1)
     keys, parent = torch.unique(_keys(parents, coarse_shape, 0), return_inverse=True)
@@ -220,14 +220,14 @@ def strided_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> Ker
 
 
 def _keys(indices: Int32[Tensor, "voxels 4"], shape: Shape, margin: int) -> Int64[Tensor, "voxels"]:
-    """One int64 a voxel; ``margin`` empty cells on every side keep a neighbour's key from wrapping around."""
+    """Returns an int64 key per voxel; ``margin`` empty cells on every side keep neighbours' keys from wrapping."""
     sample, x, y, z = indices.long().unbind(1)
     across = [extent + 2 * margin for extent in shape]
     return ((sample * across[0] + x + margin) * across[1] + y + margin) * across[2] + z + margin
 
 
 def _coordinates(keys: Int64[Tensor, "voxels"], shape: Shape) -> Int32[Tensor, "voxels 4"]:
-    """Undo ``_keys`` without a margin."""
+    """Invert ``_keys`` without a margin."""
     rest, z = keys // shape[2], keys % shape[2]
     rest, y = rest // shape[1], rest % shape[1]
     return torch.stack([rest // shape[0], rest % shape[0], y, z], 1).int()
@@ -236,9 +236,9 @@ def _coordinates(keys: Int64[Tensor, "voxels"], shape: Shape) -> Int32[Tensor, "
 def _earlier_neighbours(
     indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, kernel: int
 ) -> tuple[Int64[Tensor, "found"], Int64[Tensor, "found"], Int64[Tensor, "found"]]:
-    """(cell, input row, output row) of every pair whose cell comes before the kernel's centre.
+    """Returns (cell, input row, output row) of every pair whose cell precedes the kernel's centre.
 
-    The ``kernel`` cells along z are neighbours in the sorted keys, so one search serves them all.
+    The ``kernel`` cells along z are adjacent in the sorted keys, so one search finds all of them.
     """
     reach = kernel // 2
     keys, order = _keys(indices, spatial_shape, reach).sort()
@@ -246,14 +246,14 @@ def _earlier_neighbours(
     columns = product(range(-reach, reach + 1), repeat=2)
     starts = [(dx * across_y + dy) * across_z - reach for dx, dy in columns if (dx, dy) <= (0, 0)]
     lowest = keys + torch.tensor(starts, device=keys.device)[:, None]  # key of each column's first cell
-    place = torch.searchsorted(keys, lowest)
+    position = torch.searchsorted(keys, lowest)
     keys = torch.cat([keys, keys.new_full((kernel,), torch.iinfo(keys.dtype).max)])
     found = []
     for _ in range(kernel):
-        along = keys[place] - lowest
+        along = keys[position] - lowest
         column, voxel = (along < kernel).nonzero(as_tuple=True)
-        found.append((column * kernel + along[column, voxel], order[place[column, voxel]], order[voxel]))
-        place = place + 1
+        found.append((column * kernel + along[column, voxel], order[position[column, voxel]], order[voxel]))
+        position = position + 1
     cell, source, target = (torch.cat(parts) for parts in zip(*found, strict=True))
     before = cell < kernel**3 // 2
     return cell[before], source[before], target[before]
@@ -264,5 +264,5 @@ def _starts(counts: Int64[Tensor, "rows"]) -> Int64[Tensor, "rows_and_end"]:
 
 
 def _segments(rows: Int64[Tensor, "pairs"], total: int) -> Segments:
-    """Group pairs by the row they name; within a row they keep their order."""
+    """Group pairs by row, in their order within a row."""
     return Segments(order=rows.argsort(stable=True), starts=_starts(torch.bincount(rows, minlength=total)))

@@ -1,4 +1,4 @@
-"""The three convolutions of a sparse U-Net; weights lie in spconv's KRSC layout whatever backend computes.
+"""The three convolutions of a sparse U-Net; weights have spconv's KRSC layout with every backend.
 
 None has a bias: a BatchNorm follows each. A 1 x 1 x 1 convolution is ``torch.nn.Linear`` through ``SparseTensor.map``.
 """
@@ -28,7 +28,7 @@ class _SparseConv3d(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Convolve [N, in] to [M, out]; under autocast in float16 or float32, never in bfloat16.
 
-        spconv has no bfloat16, and eight bits are few for sums over 27 cells and more.
+        spconv does not support bfloat16, and its precision is low for sums over 27 cells and more.
         """
         if x.features.shape[1] != self.weight.shape[-1]:
             raise BackendError(
@@ -39,11 +39,11 @@ class _SparseConv3d(nn.Module):
             return self.convolve(x, self.weight.to(x.features.dtype))
         half = torch.get_autocast_dtype(device) == torch.float16
         dtype = torch.float16 if half else torch.float32
-        with torch.autocast(device, enabled=False):  # or spconv would turn everything to float16 by itself
+        with torch.autocast(device, enabled=False):  # otherwise spconv would cast everything to float16
             return self.convolve(x.replace(x.features.to(dtype)), self.weight.to(dtype))
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
-        """What the kind of convolution asks of the backend."""
+        """Call the backend for this kind of convolution."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -53,7 +53,7 @@ class _SparseConv3d(nn.Module):
 
 
 class SubMConv3d(_SparseConv3d):
-    """Submanifold convolution: output on the input's voxels, sums over the neighbours that exist."""
+    """Submanifold convolution: output on the input's voxels, summed over existing neighbours."""
 
     def __init__(self, *, in_channels: int, out_channels: int, kernel: int = 3, backend: Backend) -> None:
         if kernel < 3 or kernel % 2 == 0:
@@ -61,27 +61,27 @@ class SubMConv3d(_SparseConv3d):
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=kernel, backend=backend)
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
-        """[N, in] to [N, out] on the same voxels."""
+        """Map [N, in] to [N, out] on the same voxels."""
         return self.backend.submanifold(x, weight)
 
 
 class DownConv3d(_SparseConv3d):
-    """Kernel 2, stride 2: one output voxel for each 2 x 2 x 2 block that holds an input voxel."""
+    """Convolution with kernel 2 and stride 2: one output voxel for each 2 x 2 x 2 block with an input voxel."""
 
     def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=2, backend=backend)
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
-        """[N, in] to [M, out] on the voxels of the next level."""
+        """Map [N, in] to [M, out] on the voxels of the next level."""
         return self.backend.down(x, weight)
 
 
 class InverseConv3d(_SparseConv3d):
-    """The way back of ``DownConv3d``: each voxel of the finer level reads the coarse voxel that holds it."""
+    """Inverse of ``DownConv3d``: each voxel of the finer level reads the coarse voxel that contains it."""
 
     def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=2, backend=backend)
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
-        """[M, in] to [N, out] on the voxels that the matching ``DownConv3d`` read, in their order."""
+        """Map [M, in] to [N, out] on the input voxels of the matching ``DownConv3d``, in their order."""
         return self.backend.inverse(x, weight)

@@ -1,10 +1,10 @@
-"""Sparse convolution by spconv: the fast backend on CUDA, and a second opinion on the CPU.
+"""Sparse convolution with spconv: the fast backend on CUDA, and a cross-check on the CPU.
 
-What spconv would get silently wrong is refused or mended here: bfloat16, indices that are not contiguous int32, odd
-extents, whose last plane a stride of 2 drops, and on the CPU spaces of 2^31 cells or more: its CPU code keys voxels in
-32 bits (spconv 2.3.8, ``SparseConvIndicesCPU``), so in larger spaces different voxels collide; CUDA uses 64 bits there.
-In float16 its products read eight channels at a time; with fewer, as in a stem, few kernels are left to choose from
-("can't find suitable algorithm", traveller59/spconv issues 455 and 563), so these layers compute in float32.
+Inputs for which spconv would be silently wrong are rejected or corrected here: bfloat16, indices that are not
+contiguous int32, odd extents, whose last plane a stride of 2 drops, and on the CPU spaces of 2^31 cells or more: its
+CPU code uses 32-bit voxel keys (spconv 2.3.8, ``SparseConvIndicesCPU``), which collide there; CUDA uses 64 bits.
+In float16 its kernels read eight channels at a time; with fewer, as in a stem, it may find no kernel ("can't find
+suitable algorithm", traveller59/spconv issues 455 and 563), so these layers compute in float32.
 """
 
 import math
@@ -57,28 +57,28 @@ class SpconvBackend:
     def down(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
         """See ``Backend.down``.
 
-        spconv makes these pairs anew for each call and may order their voxels anew, so they belong to the result's maps
-        alone: a cloud can be encoded twice.
+        spconv computes these pairs again for each call, possibly in another voxel order, so they are stored only in the
+        maps of the result: a cloud can be encoded twice.
         """
         y = self._apply(spconv.SparseConv3d, x, _even(x.spatial_shape), weight, f"strided.{x.level}")
-        maps = x.maps.having("spconv pairs", 0, 0, y.indice_dict)
+        maps = x.maps.with_entry("spconv pairs", 0, 0, y.indice_dict)
         return SparseTensor(
             features=y.features,
             indices=y.indices,
             spatial_shape=tuple(y.spatial_shape),
             batch_size=x.batch_size,
-            maps=maps.having("spconv finer", x.level, 2, (x.indices, x.spatial_shape)),
+            maps=maps.with_entry("spconv finer", x.level, 2, (x.indices, x.spatial_shape)),
             level=x.level + 1,
         )
 
     def inverse(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
         """See ``Backend.inverse``."""
-        indices, spatial_shape = x.maps.left_by_down("spconv finer", x.level)
+        indices, spatial_shape = x.maps.entry_of_down("spconv finer", x.level)
         y = self._apply(spconv.SparseInverseConv3d, x, x.spatial_shape, weight, f"strided.{x.level - 1}")
         return replace(x, features=y.features, indices=indices, spatial_shape=spatial_shape, level=x.level - 1)
 
     def _apply(self, kind: Any, x: SparseTensor, spatial_shape: Shape, weight: Tensor, key: str) -> Any:
-        """Run one of spconv's layers with our weight; it keeps its pairs under ``key``."""
+        """Run one of spconv's layers with ``weight``; it stores its pairs under ``key``."""
         _check_type(x.features)
         _check_volume(x, spatial_shape)
         tensor = spconv.SparseConvTensor(
@@ -88,7 +88,7 @@ class SpconvBackend:
         return functional_call(layer, {"weight": weight.contiguous()}, (tensor,))
 
     def _layer(self, kind: Any, shape: torch.Size, key: str, device: str) -> Any:
-        """A layer of spconv without a weight of its own (on the meta device), made once for each shape and key."""
+        """Returns a layer of spconv without weight data (on the meta device), cached by shape and key."""
         name = (kind, *shape, key, device)
         if name not in self._layers:
             edge = {} if kind is spconv.SparseInverseConv3d else {"stride": 2 if kind is spconv.SparseConv3d else 1}
@@ -99,7 +99,7 @@ class SpconvBackend:
 
 
 def _pairs(x: SparseTensor) -> dict[str, Any]:
-    """The pairs that spconv keeps for these voxels, by key."""
+    """Returns the pairs that spconv stores for these voxels, by key."""
     return x.maps.entry("spconv pairs", 0, 0, dict)
 
 
@@ -117,12 +117,12 @@ def _check_volume(x: SparseTensor, spatial_shape: Shape) -> None:
     cells = x.batch_size * math.prod(spatial_shape)
     if x.features.device.type == "cpu" and cells >= 2**31:
         raise BackendError(
-            f"A batch of {x.batch_size} in {spatial_shape} has {cells} cells; on the CPU spconv keys voxels in 32 bits "
-            f"and would confuse them from {2**31} on; set model.backend=torch"
+            f"A batch of {x.batch_size} in {spatial_shape} has {cells} cells; on the CPU spconv has 32-bit voxel "
+            f"keys, which collide from {2**31} on; set model.backend=torch"
         )
 
 
 def _even(shape: Shape) -> Shape:
-    """Round odd extents up by one empty plane: spconv's stride of 2 would drop the last."""
+    """Pad odd extents by one empty plane: spconv's stride of 2 would drop the last one."""
     x, y, z = (extent + extent % 2 for extent in shape)
     return x, y, z

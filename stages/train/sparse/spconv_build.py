@@ -1,4 +1,4 @@
-"""The build of spconv that is installed: its name, the GPUs it was compiled for, and why it may not serve here."""
+"""The installed build of spconv: its name, the GPUs it was compiled for, and whether it works on this machine."""
 
 import platform
 import warnings
@@ -16,9 +16,9 @@ GPU_WHEELS = "spconv-cu"  # and the CUDA version: 118, 120, 124, 126
 
 
 def installed_build() -> tuple[str, str]:
-    """The installed GPU build of spconv ("spconv-cu118 2.3.8"), or "" and what is wrong; imports nothing.
+    """Returns the installed GPU build of spconv ("spconv-cu118 2.3.8"), or "" and the fault; imports nothing.
 
-    Several builds overwrite each other's files, so all of them are named.
+    All installed builds are listed, because they overwrite each other's files.
     """
     installed = ((dist.metadata["Name"] or "", dist.version) for dist in metadata.distributions())
     builds = {name.lower().replace("_", "-"): version for name, version in installed}
@@ -38,9 +38,9 @@ def installed_build() -> tuple[str, str]:
 
 @cache
 def compiled_capabilities() -> tuple[Capability, ...]:
-    """The GPUs that the installed spconv was compiled for, in rising order; none where the build does not tell.
+    """Returns the GPUs that the installed spconv was compiled for, in rising order; empty if unknown.
 
-    Its core carries the list (spconv 2.2 and later). To ask takes 0.3 s and no GPU.
+    The list is in its core (spconv 2.2 and later). Reading it takes 0.3 s and needs no GPU.
     """
     try:
         with warnings.catch_warnings():
@@ -53,7 +53,7 @@ def compiled_capabilities() -> tuple[Capability, ...]:
 
 
 def gpu_fault(build: str, device: torch.device) -> str:
-    """Why ``build`` has no kernels for the GPU ``device``; "" where it has them, or where no one can tell.
+    """Returns why ``build`` has no kernels for the GPU ``device``; "" if it has them, or if unknown.
 
     Compiled kernels run on GPUs of the same major capability and the same or a later minor one. The wheels carry PTX of
     their last capability beside, which newer GPUs may translate; users report both that it works and that it does not.
@@ -71,5 +71,5 @@ def gpu_fault(build: str, device: torch.device) -> str:
 
 
 def listed(capabilities: tuple[Capability, ...]) -> str:
-    """Capabilities as their makers write them: "8.6, 9.0"."""
+    """Returns capabilities in the usual notation: "8.6, 9.0"."""
     return ", ".join(f"{major}.{minor}" for major, minor in capabilities)

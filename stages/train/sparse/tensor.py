@@ -1,4 +1,4 @@
-"""The sparse tensor: features on the voxels that exist, with the kernel maps they share."""
+"""The sparse tensor: features of occupied voxels, with shared kernel maps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ __all__ = ["SparseTensor"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseTensor:
-    """Features of N voxels of a batch; make the first one with ``create``, which checks, the rest follow from it.
+    """Features of the N voxels of a batch; ``create`` makes a checked one, from which layers derive others.
 
     ``indices`` int32 [N, 4] are (sample, x, y, z) in voxels of ``level`` (edge doubled ``level`` times),
-    ``0 <= x < spatial_shape[0]`` and so on; ``maps`` is shared by every tensor that descends from one ``create``.
+    ``0 <= x < spatial_shape[0]`` and so on; ``maps`` is shared by all tensors derived from one ``create``.
     """
 
     features: Float[Tensor, "voxels channels"]
@@ -39,19 +39,19 @@ class SparseTensor:
         batch_size: int,
         maps: KernelMaps | None = None,
     ) -> "SparseTensor":
-        """Check coordinates and put features on them.
+        """Create a sparse tensor after checking its coordinates.
 
-        ``maps`` are those that ``build_kernel_maps`` made of the same coordinates; without them they are made on use.
+        ``maps`` are the result of ``build_kernel_maps`` for the same coordinates; otherwise maps are built on demand.
 
         Raises:
-            BackendError: coordinates are not int32, repeated, out of range, or not those that ``maps`` were made for;
-                or the parts lie on different devices.
+            BackendError: coordinates are not int32, repeated, out of range, or not those of ``maps``; or the parts are
+                on different devices.
         """
         if maps is None:
             maps = KernelMaps(indices, spatial_shape, batch_size)
         if not features.device == indices.device == maps.indices.device:
             raise BackendError(
-                f"Features lie on {features.device}, voxel indices on {indices.device} and kernel maps on"
+                f"Features are on {features.device}, voxel indices on {indices.device} and kernel maps on"
                 f" {maps.indices.device}; move all of them to one device"
             )
         if len(features) != len(indices):
@@ -70,24 +70,24 @@ class SparseTensor:
 
     @property
     def sample(self) -> Int32[Tensor, "voxels"]:
-        """The sample that each voxel belongs to, 0 to ``batch_size - 1``."""
+        """Sample index of each voxel, 0 to ``batch_size - 1``."""
         return self.indices[:, 0]
 
     @property
     def layout(self) -> Ragged:
-        """How the voxels lie in a padded batch, shared by all tensors of this level."""
+        """Layout of the voxels in a padded batch, shared by all tensors of this level."""
         return self.maps.layout(self.level, self.sample)
 
     def replace(self, features: Float[Tensor, "voxels channels"]) -> "SparseTensor":
-        """The same voxels with other features (any width).
+        """Returns the same voxels with other features (any width).
 
         Raises:
-            BackendError: not one row a voxel.
+            BackendError: there is not one row per voxel.
         """
         if len(features) != len(self.indices):
             raise BackendError(f"{len(features)} rows of features do not fit {len(self.indices)} voxels")
         return replace(self, features=features)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "SparseTensor":
-        """The same voxels with ``function(features)``: a norm, an activation, a Linear."""
+        """Returns the same voxels with ``function(features)``: a norm, an activation, a Linear."""
         return self.replace(function(self.features))

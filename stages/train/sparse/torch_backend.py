@@ -1,6 +1,6 @@
-"""Sparse convolution in plain PyTorch: gather, multiply one kernel cell at a time, add by sorted segments.
+"""Sparse convolution in plain PyTorch: gather, matrix multiplication per kernel cell, sum over sorted segments.
 
-It is the reference and the CPU's default. Sums run in the fixed order of the segments, so equal input gives equal bits.
+It is the reference and the default on the CPU. Sums are in the fixed order of the segments, so it is deterministic.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["TorchBackend"]
 
 
 class TorchBackend:
-    """Any device and floating type that PyTorch multiplies; see ``Backend``."""
+    """Backend for any device and floating dtype of PyTorch; see ``Backend``."""
 
     name = "torch"
 
@@ -40,7 +40,7 @@ class TorchBackend:
 
     def inverse(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
         """See ``Backend.inverse``."""
-        pairs: KernelMap = x.maps.left_by_down("strided", x.level)
+        pairs: KernelMap = x.maps.entry_of_down("strided", x.level)
         return SparseTensor(
             features=_convolve(x, weight, pairs, inverse=True),
             indices=pairs.source_indices,
@@ -52,7 +52,7 @@ class TorchBackend:
 
 
 def _convolve(x: SparseTensor, weight: Float[Tensor, "out k k k in"], pairs: KernelMap, *, inverse: bool) -> Tensor:
-    by_cell = weight.flatten(1, 3).permute(1, 2, 0).contiguous()  # [cells, in, out], as the products want it
+    by_cell = weight.flatten(1, 3).permute(1, 2, 0).contiguous()  # [cells, in, out] for the matrix products
     return _GatherMultiplyAdd.apply(x.features, by_cell, pairs, inverse)  # type: ignore[no-untyped-call]
 
 
@@ -90,14 +90,14 @@ class _GatherMultiplyAdd(torch.autograd.Function):
 
 
 def _sides(pairs: KernelMap, inverse: bool) -> tuple[Tensor, Tensor, Segments]:
-    """Rows to read, rows to write, and how to add into the latter."""
+    """Returns the rows to read, the rows to write, and the segments to sum into the latter."""
     if inverse:
         return pairs.target, pairs.source, pairs.by_source
     return pairs.source, pairs.target, pairs.by_target
 
 
 def _spans(pairs: KernelMap) -> list[tuple[int, int, int]]:
-    """(cell, first pair, end) of each kernel cell that has pairs."""
+    """Returns (cell, first pair, end) of each kernel cell that has pairs."""
     spans, first = [], 0
     for cell, count in enumerate(pairs.counts):
         if count:
@@ -107,5 +107,5 @@ def _spans(pairs: KernelMap) -> list[tuple[int, int, int]]:
 
 
 def _add(products: Float[Tensor, "pairs d"], segments: Segments) -> Float[Tensor, "rows d"]:
-    """Sum each row's products; ``embedding_bag`` is the threaded segment sum that PyTorch has on every device."""
+    """Sum each row's products; ``embedding_bag`` is a parallel segment sum on every device."""
     return embedding_bag(segments.order, products, segments.starts, mode="sum", include_last_offset=True)

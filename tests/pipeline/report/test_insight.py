@@ -10,7 +10,7 @@ from xd3d.pipeline.report.attention import FrameAttention, class_agreement, stri
 from xd3d.pipeline.report.errors import ErrorTally, errors_picture
 from xd3d.pipeline.report.insight import insight_sections, mean_agreement
 from xd3d.pipeline.report.spectrum import dropped_energy, singular_values, spectra_of, spectrum_rows
-from xd3d.stages.predict.attention import Insight, QueryAttention
+from xd3d.stages.predict.attention import AttentionMaps, QueryAttention
 from xd3d.stages.train.settings import FusionSettings
 
 
@@ -63,7 +63,7 @@ def test_dropped_energy_is_that_of_the_directions_beyond_the_rank():
 def test_spectra_are_those_of_the_matrices_of_all_frames():
     rng = np.random.default_rng(5)
     frames = [rng.standard_normal((2, 4, 9)).astype(np.float32) for _ in range(3)]
-    insights = [Insight(memberships=None, queries=None, matrices={"tokens": each}) for each in frames]
+    insights = [AttentionMaps(memberships=None, queries=None, matrices={"tokens": each}) for each in frames]
     values = np.linalg.svd(np.concatenate(frames).astype(np.float64), compute_uv=False)
     expected = np.sqrt((values**2).mean(0) / (values**2).mean(0).sum())
     np.testing.assert_allclose(spectra_of(insights)["tokens"], expected)
@@ -120,7 +120,7 @@ def look():
     return FrameAttention(
         frame=frame,
         seen=SeenImages(pictures=pictures, stored=stored, assignment=assignment, extent=(3.5, 6.0)),
-        insight=Insight(memberships=memberships, queries=queries, matrices=matrices),
+        insight=AttentionMaps(memberships=memberships, queries=queries, matrices=matrices),
     )
 
 

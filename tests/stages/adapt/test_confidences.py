@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xd3d.stages.adapt.pseudo_labels import Confidences, confidence_codes, sure
+from xd3d.stages.adapt.pseudo_labels import Confidences, confidence_codes, is_confident
 
 
 def kept_by(labels, confidences, classes):
@@ -10,7 +10,7 @@ def kept_by(labels, confidences, classes):
     counted = Confidences(classes)
     for part in np.array_split(np.arange(len(labels)), 3):
         counted.add(labels[part], codes[part])
-    return sure(labels, codes, counted.thresholds())
+    return is_confident(labels, codes, counted.thresholds())
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import jaccard_score
 from xd3d.errors import DataError
 from xd3d.stages.datasets.labels import IGNORE
-from xd3d.stages.evaluate.scores import FramePrediction, majority_miou, score_frames, score_table
+from xd3d.stages.evaluate.metrics import score_table
+from xd3d.stages.evaluate.scores import FramePrediction, majority_miou, score_frames
 
 NAMES = ("vehicle", "road", "terrain")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError
-from xd3d.stages.predict.attention import look_inside
+from xd3d.stages.predict.attention import attention_maps
 from xd3d.stages.train.loader import evaluation_batch
 from xd3d.stages.train.queries import QueryBlock
 
@@ -50,7 +50,7 @@ def calls_of(module, run):
 def test_memberships_times_tokens_are_what_the_2d_head_reads(make_domain, make_network, values):
     domain = make_domain(cameras=2)
     network = make_network(domain, **values).eval()
-    insight = look_inside(network, domain, 0)
+    insight = attention_maps(network, domain, 0)
     frame, batch = domain.load(0), evaluation_batch(domain, network.plan, 0)
     assert insight.memberships.shape == (len(frame.points), AGENTS)
     assert insight.memberships.min() >= 0
@@ -67,7 +67,7 @@ def test_points_that_no_view_shows_read_no_agent(make_domain, make_network):
     domain = make_domain(frames=1)
     domain.index.images.intrinsics[:, 0, 0] *= 4  # a narrow view: some points lie beside the image
     domain = type(domain)(**{**vars(domain), "every_point": True})
-    frame, insight = domain.load(0), look_inside(make_network(domain), domain, 0)
+    frame, insight = domain.load(0), attention_maps(make_network(domain), domain, 0)
     shown = np.isin(np.arange(len(frame.points)), frame.projection_point)
     assert 0 < shown.sum() < len(shown)
     np.testing.assert_allclose(insight.memberships.sum(1), shown, atol=1e-5)
@@ -90,7 +90,7 @@ def test_the_attention_of_queries_is_that_of_the_forward_pass_and_the_network_st
     domain = make_domain(cameras=2)
     network = make_network(domain, **values).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    insight = look_inside(network, domain, 0)
+    insight = attention_maps(network, domain, 0)
     attention = insight.queries
     points = len(domain.load(0).points)
     assert attention.voxels.shape == (points, 6)
@@ -113,7 +113,7 @@ def test_the_attention_of_queries_is_that_of_the_forward_pass_and_the_network_st
 def test_the_bias_of_located_queries_is_in_their_attention(make_domain, make_network):
     domain = make_domain()
     values = [{**LOCATED_QUERIES, "locate_queries": locate} for locate in (True, False)]
-    located, plain = (look_inside(make_network(domain, **each), domain, 0) for each in values)
+    located, plain = (attention_maps(make_network(domain, **each), domain, 0) for each in values)
     assert np.abs(located.queries.voxels - plain.queries.voxels).max() > 1e-3
     np.testing.assert_array_equal(located.queries.agents, plain.queries.agents)
 
@@ -134,7 +134,7 @@ def test_a_complete_pass_predicts_bit_for_bit_what_a_plain_one_does(make_domain,
 
 def test_matrices_show_what_truncation_leaves(make_domain, make_network):
     domain = make_domain(cameras=2)
-    matrices = look_inside(make_network(domain, queries="agents"), domain, 0).matrices
+    matrices = attention_maps(make_network(domain, queries="agents"), domain, 0).matrices
     assert {name: values.shape for name, values in matrices.items()} == {
         "cached agents": (2, 7, 12 + 8),
         "agent tokens before truncation": (2, 7, 8),
@@ -152,7 +152,7 @@ def test_matrices_show_what_truncation_leaves(make_domain, make_network):
 
 def test_matrices_of_the_papers_form_are_both_sets_of_queries_and_the_projection(make_domain, make_network):
     domain = make_domain()
-    matrices = look_inside(make_network(domain, **PAPER), domain, 0).matrices
+    matrices = attention_maps(make_network(domain, **PAPER), domain, 0).matrices
     assert set(matrices) == {"Q_a", "Q_b before the projection", "Q_b after it"}
     assert np.linalg.matrix_rank(matrices["Q_b before the projection"][0], tol=1e-4) == 6
     assert np.linalg.matrix_rank(matrices["Q_b after it"][0], tol=1e-4) == 3
@@ -160,18 +160,18 @@ def test_matrices_of_the_papers_form_are_both_sets_of_queries_and_the_projection
 
 def test_a_network_shows_what_it_has_and_nothing_else(make_domain, make_network):
     domain = make_domain()
-    dense = look_inside(make_network(domain, keys="features", **PAPER), domain, 0)
+    dense = attention_maps(make_network(domain, keys="features", **PAPER), domain, 0)
     assert dense.memberships is None
     assert (dense.queries.agents, dense.queries.voxels_to_agents, dense.queries.queries_to_agents) == (None,) * 3
-    assert look_inside(make_network(domain), domain, 0).queries is None
-    injected = look_inside(make_network(domain, inject="agents", context="none"), domain, 0)
+    assert attention_maps(make_network(domain), domain, 0).queries is None
+    injected = attention_maps(make_network(domain, inject="agents", context="none"), domain, 0)
     assert injected.memberships is not None
     for values in ({"variant": "image"}, {"context": "mlp"}, {"queries": "voxels", "context": "none"}):
         with pytest.raises(ConfigError, match=r"variant=full and fusion\.context=agents or fusion\.queries=agents"):
-            look_inside(make_network(domain, **values), domain, 0)
+            attention_maps(make_network(domain, **values), domain, 0)
 
 
 def test_a_frame_that_no_camera_sees_shows_nothing(make_domain, make_network):
     domain = make_domain(frames=2)
     domain.index.images.camera_from_lidar[1, 2] *= -1  # the second camera looks backwards
-    assert look_inside(make_network(domain), domain, 1) is None
+    assert attention_maps(make_network(domain), domain, 1) is None

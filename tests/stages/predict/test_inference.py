@@ -66,13 +66,13 @@ def test_all_that_the_network_says_of_a_point_is_fused_by_the_rule(make_domain, 
         assert (prediction.decided != 5).all() or rule != "product-prior"
 
 
-def test_the_sum_decides_as_xm_does_and_as_the_3d_head_without_an_image(make_domain, make_network, worlds):
+def test_the_sum_decides_as_xm_does_and_as_the_3d_head_without_an_image(make_domain, make_network, tiny_domains):
     domain = make_domain(frames=2)
     network = make_network(domain)
     for prediction in predict_frames(network, domain, fusion="sum"):
         both = prediction.probabilities_2d + prediction.probabilities_3d
         np.testing.assert_array_equal(prediction.decided, both.argmax(1))
-    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    blind = tiny_domains.open_domain(domain.index.root, frames=2, lidar_only=True)
     for prediction in predict_frames(network, blind, fusion="sum"):
         assert prediction.probabilities_fused is None
         np.testing.assert_array_equal(prediction.decided, prediction.probabilities_3d.argmax(1))
@@ -102,9 +102,9 @@ def test_the_prior_of_a_network_is_that_of_its_record(make_domain, small_fusion,
     assert build_network(record, **parts).prior is None
 
 
-def test_distil_needs_no_features_and_refine_says_that_it_does(make_domain, make_network, worlds, paper):
+def test_distil_needs_no_features_and_refine_says_that_it_does(make_domain, make_network, tiny_domains, paper):
     domain = make_domain(frames=2)
-    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    blind = tiny_domains.open_domain(domain.index.root, frames=2, lidar_only=True)
     network = make_network(domain, head="distil", **paper)
     with_camera, without = list(predict_frames(network, domain)), list(predict_frames(network, blind))
     for one, other in zip(with_camera, without, strict=True):
@@ -114,9 +114,9 @@ def test_distil_needs_no_features_and_refine_says_that_it_does(make_domain, make
         next(predict_frames(make_network(domain, head="refine", **paper), blind))
 
 
-def test_without_features_the_lidar_only_reading_is_the_prediction(make_domain, make_network, make_batch, worlds):
+def test_without_features_the_lidar_only_reading_is_the_prediction(make_domain, make_network, make_batch, tiny_domains):
     domain = make_domain(frames=2)
-    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    blind = tiny_domains.open_domain(domain.index.root, frames=2, lidar_only=True)
     network = make_network(domain)
     torch.nn.init.normal_(network.injection.project.weight)
     predictions = list(predict_frames(network, blind))

@@ -47,9 +47,11 @@ def cloud(seed, points=200):
 
 
 @pytest.mark.parametrize("form", ["default", "paper"])
-def test_labels_are_those_that_evaluation_predicts_without_images(make_domain, make_network, worlds, paper, out, form):
+def test_labels_are_those_that_evaluation_predicts_without_images(
+    make_domain, make_network, tiny_domains, paper, out, form
+):
     domain = make_domain(frames=2)  # its camera sees every point
-    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    blind = tiny_domains.open_domain(domain.index.root, frames=2, lidar_only=True)
     network = make_network(domain, **({"head": "distil", **paper} if form == "paper" else {})).eval()
     sweeps = [domain.index.root / f"{number}.bin" for number in range(2)]
     done = label_sweeps(network, sweeps, out, columns=5)

@@ -5,10 +5,10 @@ import sys
 
 import torch
 from torch import nn
-from xd3d.stages.train.decoupling import decoupling_loss
+from xd3d.stages.train.interface import decoupling_loss
 from xd3d.stages.train.losses import agreement_loss, cross_modal_loss, weighted_cross_entropy
 from xd3d.stages.train.norms import VoxelNorm
-from xd3d.stages.train.parallel import distributed, number_of_processes, own_part, rank, sum_gradients, total
+from xd3d.stages.train.parallel import distributed, local_part, number_of_processes, rank, sum_gradients, total
 from xd3d.stages.train.queries import DropPath
 
 LABELS = [0, 2, -100, 1, 2, 2, -100, -100, 1, 0, 0]
@@ -21,7 +21,7 @@ def compute() -> dict[str, object]:
     own = slice(0, 11) if number_of_processes() == 1 else [slice(0, SPLIT), slice(SPLIT, 11)][rank()]
     voxels = (50 + torch.randn(11, 3, generator=generator))[own].requires_grad_()
     other = torch.randn(11, 3, generator=generator)[own]
-    queries = own_part(torch.randn(2, 5, 3, generator=generator))
+    queries = local_part(torch.randn(2, 5, 3, generator=generator))
     norm, unused = VoxelNorm(3), nn.Parameter(torch.ones(2))
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, 2.0, 0.5]))

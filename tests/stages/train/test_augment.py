@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xd3d.stages.datasets.frames import Frame
 from xd3d.stages.train.augment import augment_points, augmentation_matrix, crop_points
+from xd3d.stages.train.loader import Use, generator
 from xd3d.stages.train.settings import AugmentSettings
-from xd3d.stages.train.streams import Use, generator
 
 CUBE = 204.8
 STILL = AugmentSettings(rotation_noise=0.0, flip="none", rotate=False, translate=False)

@@ -67,7 +67,7 @@ def test_where_the_best_was_deleted_the_last_is_taken_with_a_warning(tmp_path, c
     assert best_step(tmp_path) == 1
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000001")
     assert best_step(tmp_path) == 2
-    assert "step 1, is gone" in caplog.text
+    assert "step 1, is missing" in caplog.text
 
 
 def test_what_a_killed_writer_left_is_never_taken_for_a_checkpoint(tmp_path):

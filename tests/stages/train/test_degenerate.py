@@ -99,12 +99,12 @@ def test_an_empty_frame_is_replaced_alike_in_one_process_and_in_two(make_domain,
 
 @pytest.mark.parametrize("values", VARIANTS[1:3])
 def test_a_frame_that_no_camera_sees_is_scored_without_cameras_like_the_others(
-    make_domain, write_frame, make_network, worlds, values
+    make_domain, write_frame, make_network, tiny_domains, values
 ):
     domain = make_domain(frames=2)
     write_frame(domain, 1, [[0.0, -8, 0]])
     network = make_network(domain, **values)
-    blind = worlds.open_domain(domain.index.root, frames=2, lidar_only=True)
+    blind = tiny_domains.open_domain(domain.index.root, frames=2, lidar_only=True)
     card = score_frames(predict_frames(network, blind, workers=0), network.classes)
     assert (card.frames, card.miou["2d"]) == (2, None)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from xd3d.stages.train.injection import Injection, voxel_means
-from xd3d.stages.train.located import agents_at_points
+from xd3d.stages.train.located_agents import agents_at_points
 from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.settings import TrainSettings
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xd3d.errors import ConfigError
 from xd3d.prefetch import map_ahead
-from xd3d.stages.train.loader import WINDOW, epoch_order, step_positions, training_batch
+from xd3d.stages.train.loader import WINDOW, Use, epoch_order, generator, step_positions, training_batch
 from xd3d.stages.train.settings import AugmentSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,3 +65,27 @@ def test_batches_do_not_depend_on_the_number_of_threads(make_domain, make_networ
             assert torch.equal(one.images.maps["up2"], other[0].images.maps["up2"])
     late = [batch for batch, _ in map_ahead(make, range(3, 6), 2)]
     assert torch.equal(late[0].voxels.indices, alone[3].voxels.indices), "a resumed run must go on with the same batch"
+
+
+INDICES = {Use.ORDER: 2, Use.SAMPLE: 3, Use.FORWARD: 1}  #: how many indices each use has
+
+
+def first(seed, use, *indices):
+    return generator(seed, use, *indices).integers(2**63)
+
+
+def test_no_two_streams_share_their_numbers():
+    seen = [
+        first(seed, use, *indices)
+        for seed in (0, 1, 2, 2**32, 2**32 + 1)
+        for use, count in INDICES.items()
+        for indices in itertools.product((0, 1, 2, 3), repeat=count)
+    ]
+    assert len(set(seen)) == len(seen)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**63 - 1), st.sampled_from(Use), st.lists(st.integers(0, 2**40), min_size=1, max_size=3))
+def test_a_stream_is_the_same_whenever_it_is_made_and_differs_with_a_zero_more(seed, use, indices):
+    assert first(seed, use, *indices) == first(seed, use, *indices)
+    assert first(seed, use, *indices) != first(seed, use, *indices, 0)

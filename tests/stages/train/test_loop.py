@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from xd3d.errors import CacheError, ConfigError, DataError, RunError
 from xd3d.locks import FileLock
-from xd3d.stages.predict.validate import validate
+from xd3d.stages.predict.inference import validate
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
-from xd3d.stages.train.pace import PACE_NAMES
+from xd3d.stages.train.monitor import TIMING_KEYS
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,14 +28,14 @@ import importlib.util, json, os, signal, sys
 import torch
 from pathlib import Path
 from functools import partial
-from xd3d.stages.predict.validate import validate
+from xd3d.stages.predict.inference import validate
 from xd3d.stages.train import checkpoint
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.settings import *
 torch.set_num_threads(1)
-spec = importlib.util.spec_from_file_location("worlds", sys.argv[1])
-worlds = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(worlds)
+spec = importlib.util.spec_from_file_location("tiny_domains", sys.argv[1])
+tiny_domains = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny_domains)
 writes, real = [], checkpoint.write_json
 def deadly(path, value):
     writes.append(path)
@@ -43,7 +43,7 @@ def deadly(path, value):
         os.kill(os.getpid(), signal.SIGKILL)
     real(path, value)
 checkpoint.write_json = deadly
-domain = worlds.open_domain(Path(sys.argv[2]), frames=4)
+domain = tiny_domains.open_domain(Path(sys.argv[2]), frames=4)
 settings = TrainSettings(**json.loads(sys.argv[5]))
 target = domain if settings.uses_target else None
 train(run=Path(sys.argv[3]), source=domain, target=target, validation=domain, augment=AugmentSettings(),
@@ -78,7 +78,7 @@ def stored_tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 def timeless(run: Path) -> list[dict[str, object]]:
-    return [{k: v for k, v in record.items() if k not in PACE_NAMES} for record in read_log(run)]
+    return [{k: v for k, v in record.items() if k not in TIMING_KEYS} for record in read_log(run)]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
     unbroken = run_training(tmp_path / "unbroken", domain, **options_here)
     killed = subprocess.run(
         [
-            *(sys.executable, "-c", KILLED, str(Path(__file__).parents[1] / "worlds.py")),
+            *(sys.executable, "-c", KILLED, str(Path(__file__).parents[1] / "tiny_domains.py")),
             *(str(domain.index.root), str(tmp_path / "killed")),
             *(fusion.model_dump_json(), train_settings(**options).model_dump_json()),
         ],
@@ -134,7 +134,7 @@ def test_the_run_folder_tells_the_whole_story(make_domain, run_training, load_ru
     validations = [record for record in records if "validation" in record]
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
     losses = {"ce_2d", "ce_3d", "ce_lidar", "xm_2d", "xm_3d"}
-    assert steps[0].keys() == {"step", "loss", *losses, "lr", *PACE_NAMES}
+    assert steps[0].keys() == {"step", "loss", *losses, "lr", *TIMING_KEYS}
     assert [record["lr"] for record in steps] == pytest.approx([1e-3] * 4 + [1e-4] * 2)
     assert [record["step"] for record in validations] == [3, 6]
     scores = [record["validation"]["miou"]["fused"] for record in validations]
@@ -160,7 +160,7 @@ def test_the_log_of_the_papers_form_has_the_losses_of_its_queries(
     domain = make_domain(frames=2, points=60)
     run_training(tmp_path / "run", domain, fusion=small_fusion(head=head, **paper), steps=1)
     losses = {"ce_2d", "ce_3d", "xm_2d", "xm_3d", "decoupling", "agreement", *more}
-    assert read_log(tmp_path / "run")[0].keys() == {"step", "loss", *losses, "lr", *PACE_NAMES}
+    assert read_log(tmp_path / "run")[0].keys() == {"step", "loss", *losses, "lr", *TIMING_KEYS}
 
 
 def test_other_settings_are_refused_by_name_and_other_threads_are_not(
@@ -284,4 +284,4 @@ def test_a_lidar_only_run_is_validated_in_3d(make_domain, run_training, tmp_path
     fusion = FusionSettings(variant="3d-only")
     done = run_training(tmp_path / "run", domain, validation=domain, fusion=fusion, steps=2)
     assert done.best.metric == "3d"
-    assert set(read_log(tmp_path / "run")[0]) == {"step", "loss", "ce_3d", "lr", *PACE_NAMES}
+    assert set(read_log(tmp_path / "run")[0]) == {"step", "loss", "ce_3d", "lr", *TIMING_KEYS}

@@ -7,7 +7,7 @@ import torch
 from xd3d.errors import ConfigError, RunError
 from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.network import choose_taps
-from xd3d.stages.train.norms import held_statistics
+from xd3d.stages.train.norms import frozen_statistics
 from xd3d.stages.train.settings import FusionSettings, TrainSettings
 from xd3d.stages.train.sparse import DownConv3d, InverseConv3d, SubMConv3d
 
@@ -108,7 +108,7 @@ def test_no_sample_sees_another(make_domain, make_network, make_batch, values, t
         for frames in ([0, 1, 2], [0, 3, 2])
     ]
     place = next(place for place, pair in enumerate(zip(*(b.keys for b in batches), strict=True)) if len(set(pair)) > 1)
-    with held_statistics(network):
+    with frozen_statistics(network):
         outputs = [network(batch) for batch in batches]
     for name in ("logits_3d", "auxiliary_3d", "logits_2d", "auxiliary_2d", "logits_lidar", "teacher"):
         one, other = (getattr(output, name) for output in outputs)
@@ -203,13 +203,13 @@ def test_an_all_ignored_batch_trains_without_nan(make_domain, make_network, make
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
-def test_unknown_and_useless_taps_are_named(worlds):
+def test_unknown_and_useless_taps_are_named(tiny_domains):
     with pytest.raises(ConfigError, match=r"up9.*up2"):
-        choose_taps(FusionSettings(taps=("up9",)), worlds.SPECS)
+        choose_taps(FusionSettings(taps=("up9",)), tiny_domains.SPECS)
     with pytest.raises(ConfigError, match=r"fusion\.variant=image"):
-        choose_taps(FusionSettings(taps=("rgb",)), worlds.SPECS)
-    assert list(choose_taps(FusionSettings(taps=("rgb",), variant="image"), worlds.SPECS)) == ["rgb"]
-    assert choose_taps(FusionSettings(variant="3d-only"), worlds.SPECS) == {}
+        choose_taps(FusionSettings(taps=("rgb",)), tiny_domains.SPECS)
+    assert list(choose_taps(FusionSettings(taps=("rgb",), variant="image"), tiny_domains.SPECS)) == ["rgb"]
+    assert choose_taps(FusionSettings(variant="3d-only"), tiny_domains.SPECS) == {}
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])

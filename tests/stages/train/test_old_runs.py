@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.checkpoint import TrainState, save_checkpoint
+from xd3d.stages.train.initial import InitialCheckpoint
 from xd3d.stages.train.record import make_record, open_record, read_record, write_record
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings
-from xd3d.stages.train.start import Start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,4 +90,4 @@ def test_an_old_run_is_gone_on_with_and_begun_from(make_domain, old_run, variant
     run, _, record = old_run(make_domain(frames=2), variant, values)
     assert read_record(run)["fusion"].keys() == FusionSettings.model_fields.keys()
     assert open_record(run, record) is not None
-    Start.open(run).require_same_network(record)
+    InitialCheckpoint.open(run).require_same_network(record)

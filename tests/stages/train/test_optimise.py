@@ -4,7 +4,7 @@ from xd3d.errors import RunError
 from xd3d.stages.train.norms import VoxelNorm
 from xd3d.stages.train.optimise import Stepper, learning_rate
 from xd3d.stages.train.settings import TrainSettings
-from xd3d.stages.train.shift import StepBatch, step_losses
+from xd3d.stages.train.step_batch import StepBatch, step_losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = torch.ones(6)

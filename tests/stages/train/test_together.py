@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import RunError
-from xd3d.stages.predict.validate import validate
+from xd3d.stages.predict.inference import validate
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
-from xd3d.stages.train.pace import PACE_NAMES
+from xd3d.stages.train.monitor import TIMING_KEYS
 from xd3d.stages.train.settings import AugmentSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,21 +25,21 @@ from pathlib import Path
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.optimise import Stepper
 from functools import partial
-from xd3d.stages.predict.validate import validate
+from xd3d.stages.predict.inference import validate
 from xd3d.stages.train.parallel import distributed
 from xd3d.stages.train.settings import *
-worlds_file, data, run, model, fusion, settings, last = sys.argv[1:]
+domains_file, data, run, model, fusion, settings, last = sys.argv[1:]
 torch.set_num_threads(1)
-spec = importlib.util.spec_from_file_location("worlds", worlds_file)
-worlds = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(worlds)
+spec = importlib.util.spec_from_file_location("tiny_domains", domains_file)
+tiny_domains = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny_domains)
 do_step = Stepper.step
 def step(self, number, batches):
     if os.environ["RANK"] == "1" and number == int(last):
         os.kill(os.getpid(), signal.SIGKILL)
     return do_step(self, number, batches)
 Stepper.step = step
-domain = worlds.open_domain(Path(data), frames=4)
+domain = tiny_domains.open_domain(Path(data), frames=4)
 settings = TrainSettings(**json.loads(settings))
 with distributed("cpu"):
     train(run=Path(run), source=domain, target=domain if settings.uses_target else None, validation=domain,
@@ -54,7 +54,12 @@ def start_two(together, small_fusion, train_settings):
     def start(domain, run, *, last=-1, fusion, **values):
         return together.start(
             SCRIPT,
-            *(str(Path(__file__).parents[1] / "worlds.py"), str(domain.index.root), str(run), MODEL.model_dump_json()),
+            *(
+                str(Path(__file__).parents[1] / "tiny_domains.py"),
+                str(domain.index.root),
+                str(run),
+                MODEL.model_dump_json(),
+            ),
             *(small_fusion(**fusion).model_dump_json(), train_settings(**values).model_dump_json(), str(last)),
         )
 
@@ -85,7 +90,7 @@ def stored(run: Path) -> dict[str, torch.Tensor]:
 
 
 def timeless(run: Path) -> list[dict[str, object]]:
-    return [{k: v for k, v in record.items() if k not in PACE_NAMES} for record in read_log(run)]
+    return [{k: v for k, v in record.items() if k not in TIMING_KEYS} for record in read_log(run)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Processes that train together, started as ``torchrun`` starts them, but without anyone who looks after them."""
+"""Starts processes that train together as ``torchrun`` does, but without its supervision."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ import sys
 
 
 def start(script: str, *arguments: str, processes: int = 2, stdin: bool = False) -> list[subprocess.Popen]:
-    """Run ``script`` in so many processes, each on one thread; with ``stdin`` they can wait for it."""
+    """Run ``script`` in several processes, each on one thread; with ``stdin`` they can wait for input."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,7 +31,7 @@ def start(script: str, *arguments: str, processes: int = 2, stdin: bool = False)
 
 
 def outputs(started: list[subprocess.Popen], *, timeout: float = 120) -> list[str]:
-    """What each printed, once all have ended well."""
+    """Return the output of each, once all have succeeded."""
     told = [process.communicate(timeout=timeout) for process in started]
     for process, (_, errors) in zip(started, told, strict=True):
         assert process.returncode == 0, errors

@@ -1,6 +1,6 @@
-"""The two sides of a shift in one step: a batch of the labelled source, and one of the unlabelled target.
+"""The batches and losses of one micro-batch: labelled source frames, unlabelled target frames, or both.
 
-Both are made in the same way, from streams of random numbers of their own, and the losses of both are one sum.
+Both sides are made in the same way from separate random streams; the losses of both are added.
 """
 
 from contextlib import nullcontext
@@ -12,41 +12,41 @@ from torch import Tensor
 
 from ...prefetch import ring_slots
 from .batch import Batch, BatchPlan
-from .buffers import domain_of_each_slot
 from .domain import Domain
+from .features import feature_readers
 from .loader import training_batch
 from .losses import Losses, source_losses, target_losses
 from .network import Network
-from .norms import held_statistics
+from .norms import frozen_statistics
 from .parallel import number_of_processes, rank
 from .settings import AugmentSettings, TrainSettings
 from .transfer import pin_memory
 
 __all__ = ["StepBatch", "StepMaker", "step_losses"]
 
-SOURCE_STREAM, TARGET_STREAM = 0, 1
+SOURCE_STREAM, TARGET_STREAM = 0, 1  #: indices of the random streams
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepBatch:
-    """What a step learns from; a side that is not trained on is None."""
+    """The source and target batch of a micro-batch; a side that is not trained on is None."""
 
     source: Batch | None
     target: Batch | None
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The frames of both sides."""
+        """Keys of the frames of both sides."""
         return tuple(key for side in (self.source, self.target) if side for key in side.keys)
 
     @property
     def points(self) -> int:
-        """The points of both sides."""
+        """Number of points of both sides."""
         return sum(len(side.labels) for side in (self.source, self.target) if side)
 
 
 class StepMaker:
-    """Makes the batches of a step, wherever it is called and whenever."""
+    """Makes the batches of a micro-batch from its index; safe to call from several threads."""
 
     def __init__(
         self,
@@ -58,43 +58,46 @@ class StepMaker:
         settings: TrainSettings,
         device: torch.device,
     ) -> None:
-        slots = ring_slots(settings.workers)
         self._plan, self._augment, self._settings, self._device = plan, augment, settings, device
-        self._sides = [
-            domain_of_each_slot(side, slots, taps=plan.taps, device=device, memberships=plan.memberships)
-            if side
-            else None
-            for side in (source, target)
+        self._sides = source, target
+        self._readers = [
+            feature_readers(
+                side.features if side is not None else None,
+                ring_slots(settings.workers),
+                taps=plan.taps,
+                pinned=device.type == "cuda",
+                memberships=plan.memberships,
+            )
+            for side in self._sides
         ]
 
-    def __call__(self, step: int, slot: int) -> StepBatch:
-        """The batches of turn ``step`` (from 0), in the memory of ``slot`` of a loader's ring."""
-        source, target = self._sides
-        made = StepBatch(
-            source=self._batch(source[slot], step, SOURCE_STREAM) if source else None,
-            target=self._batch(target[slot], step, TARGET_STREAM) if target else None,
-        )
-        return pin_memory(made, self._device)
+    def __call__(self, index: int, slot: int) -> StepBatch:
+        """Make micro-batch ``index`` (from 0), with image features in the memory of ``slot`` of the prefetch ring."""
+        source, target = (self._batch(stream, index, slot) for stream in (SOURCE_STREAM, TARGET_STREAM))
+        return pin_memory(StepBatch(source=source, target=target), self._device)
 
-    def _batch(self, domain: Domain, step: int, stream: int) -> Batch:
-        settings = self._settings
+    def _batch(self, stream: int, index: int, slot: int) -> Batch | None:
+        settings, domain = self._settings, self._sides[stream]
+        if domain is None:
+            return None
         return training_batch(
             domain,
             self._plan,
             self._augment,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            step=step,
+            step=index,
             block=settings.shuffle_block,
             stream=stream,
             share=(rank(), number_of_processes()),
+            read=self._readers[stream][slot],
         )
 
 
 def step_losses(
     network: Network, batch: StepBatch, weights: Float[Tensor, "classes"], settings: TrainSettings
 ) -> Losses:
-    """Run the network on each side of ``batch``, which lies on its device; every loss, and the sum to go back from."""
+    """Run the network on each side of ``batch``, which is on its device; returns all losses and their weighted sum."""
     parts = []
     if batch.source is not None:
         side = batch.source
@@ -104,7 +107,7 @@ def step_losses(
             network.image_statistics.update(output.statistics)
     if batch.target is not None:
         side = batch.target
-        with held_statistics(network) if settings.target_norms == "source" else nullcontext():
+        with frozen_statistics(network) if settings.target_norms == "source" else nullcontext():
             output = network(side)
         parts.append(target_losses(output, side.pseudo_labels, settings, side.shown))
     return sum(parts[1:], parts[0])

@@ -17,7 +17,7 @@ from xd3d.stages.train.loop import train
 from xd3d.stages.train.losses import target_losses
 from xd3d.stages.train.record import describe_domain
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
-from xd3d.stages.train.shift import StepBatch, StepMaker, step_losses
+from xd3d.stages.train.step_batch import StepBatch, StepMaker, step_losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = ModelSettings(preset="slim", backend="torch")
@@ -77,7 +77,7 @@ def test_the_log_names_the_losses_of_both_sides(make_domain, adapt, tmp_path):
 
 
 def test_one_step_adds_the_losses_of_both_sides_and_gives_their_gradients(
-    make_domain, make_network, train_settings, worlds
+    make_domain, make_network, train_settings, tiny_domains
 ):
     source, target = make_domain(frames=2, points=80), make_domain(frames=2, points=80, seed=9)
     network = make_network(source, drop_path=0.0, camera_dropout=0.0)
@@ -139,7 +139,7 @@ def test_a_target_that_teaches_nothing_is_refused(make_domain, adapt, tmp_path, 
         adapt(tmp_path / "run", domain, domain, **values)
 
 
-def test_a_target_that_does_not_fit_the_source_is_refused(make_domain, adapt, small_fusion, tmp_path, worlds):
+def test_a_target_that_does_not_fit_the_source_is_refused(make_domain, adapt, small_fusion, tmp_path, tiny_domains):
     source = make_domain(frames=2, points=80)
     with pytest.raises(ConfigError, match=r"train\.lam_trg or"):
         adapt(tmp_path / "run", source, None)
@@ -148,7 +148,7 @@ def test_a_target_that_does_not_fit_the_source_is_refused(make_domain, adapt, sm
         adapt(tmp_path / "run", source, more, fusion=small_fusion(queries="agents"))
     adapt(tmp_path / "any cameras", source, more)  # only the paper's queries tell cameras apart
     with pytest.raises(RunError, match="no features"):
-        adapt(tmp_path / "run", source, worlds.open_domain(source.index.root, frames=2, lidar_only=True))
+        adapt(tmp_path / "run", source, tiny_domains.open_domain(source.index.root, frames=2, lidar_only=True))
     with pytest.raises(ConfigError, match="has 1"):
         adapt(tmp_path / "run", source, make_domain(frames=1, points=80))
 

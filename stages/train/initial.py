@@ -1,4 +1,4 @@
-"""Where a run's weights come from when it begins with those of another run, and what goes with them."""
+"""The initial checkpoint: the trained weights of another run that a run starts from (``train.init``)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,35 +13,35 @@ from .network import Network
 from .record import camera_count, read_record
 from .settings import FusionSettings, ModelSettings
 
-__all__ = ["Start"]
+__all__ = ["InitialCheckpoint"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """The best checkpoint of ``run``; ``record`` is what that run keeps of itself."""
+class InitialCheckpoint:
+    """The best checkpoint of ``run``, whose ``run.json`` is ``record``."""
 
     run: Path
     step: int
     record: Mapping[str, Any]
 
     @classmethod
-    def open(cls, run: Path) -> "Start":
-        """Find the best checkpoint of ``run``, the last where nothing was validated.
+    def open(cls, run: Path) -> "InitialCheckpoint":
+        """Find the best checkpoint of ``run``, or the last one if it was never validated.
 
         Raises:
-            RunError: there is no such run, or it has no checkpoint yet.
+            RunError: the run does not exist, or has no checkpoint yet.
         """
         return cls(run=run, record=read_record(run), step=best_step(run))
 
     def identity(self) -> dict[str, Any]:
-        """The run's name and the step and digest of its weights, as JSON."""
+        """Returns the run's name, and the step and digest of its weights, as JSON."""
         return {"run": self.run.name, "step": self.step, "checkpoint": checkpoint_digest(self.run, self.step)}
 
     def require_same_network(self, record: Mapping[str, Any]) -> None:
-        """Check that the network of ``record``, a new run's, is the one these weights belong to.
+        """Check that the network of ``record``, that of a new run, fits these weights.
 
         Raises:
-            RunError: it is another one; the message names each setting that differs.
+            RunError: it is a different network; the message names each setting that differs.
         """
         lines = differences(_network(self.record), _network(record))
         if lines:
@@ -52,12 +52,12 @@ class Start:
             )
 
     def load(self, network: Network) -> None:
-        """Put the weights into ``network``."""
+        """Load the weights into ``network``."""
         load_weights(self.run, network, self.step)
 
 
 def _network(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a record that a network and its features depend on."""
+    """Returns what the network of a record, and the features it reads, depend on."""
     uses_images = bool(record["taps"])
     free = {*marked(ModelSettings, Mark.MACHINE), *marked(FusionSettings, Mark.TRAINING_ONLY)}
     return {

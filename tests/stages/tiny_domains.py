@@ -1,4 +1,4 @@
-"""Tiny domains on disk for the tests of stage two: real sweep and label files, invented features."""
+"""Tiny domains on disk for the tests of stage two: real sweep and label files, random features."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ AGENTS = 7
 
 
 class FakeFeatures:
-    """A feature source whose values are drawn from the image's row alone."""
+    """A feature source whose values depend only on the image's row."""
 
     taps = SPECS
     agents = AGENTS
@@ -58,7 +58,7 @@ class FakeFeatures:
 def write_domain(
     root: Path, *, frames: int = 4, cameras: int = 1, points: int = 300, seed: int = 0, lidar_only: bool = False
 ) -> Domain:
-    """``frames`` clouds of ``points`` points ahead of the car, labelled by where they lie."""
+    """Write ``frames`` clouds of ``points`` points in front of the car, labelled by position."""
     root.mkdir(parents=True, exist_ok=True)
     for frame in range(frames):
         cloud, raw = _cloud(np.random.default_rng([seed, frame]), points)
@@ -68,7 +68,7 @@ def write_domain(
 
 
 def open_domain(root: Path, *, frames: int, cameras: int = 1, lidar_only: bool = False) -> Domain:
-    """The domain over files that ``write_domain`` wrote."""
+    """Open the domain that ``write_domain`` wrote."""
     index = FrameIndex(
         dataset="nuscenes",
         version="v1.0-mini",

@@ -1,4 +1,4 @@
-"""The score card: confusion matrices with their protocol, the scores that follow, its file and its table."""
+"""Metrics: confusion matrices with the protocol they were counted by, the scores derived from them, file and table."""
 
 import math
 from collections.abc import Mapping
@@ -11,23 +11,49 @@ from jaxtyping import Int64
 
 from ...errors import DataError, MissingDataError, RunError
 from ...files import read_json, write_json
+from ...version import code_version
+from ..datasets.splits import SPLIT_RULE
 from .confusion import class_iou, mean_iou
-from .protocol import ScoreProtocol
-from .settings import AbsentRule
+from .settings import AbsentRule, FusionRule
 
-__all__ = ["MODALITIES", "Modality", "ScoreCard", "score_table"]
+__all__ = ["MODALITIES", "Modality", "Metrics", "ScoreProtocol", "score_table"]
 
 Modality = Literal["2d", "3d", "xm", "fused"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreCard:
+class ScoreProtocol:
+    """Everything needed to compare a score with another one, or to reproduce it."""
+
+    dataset: str
+    index: str  #: digest of the data set's index
+    cameras: tuple[str, ...]
+    domain: str
+    split: str
+    merge: str
+    checkpoint: str
+    step: int  #: training steps of the checkpoint
+    seed: int
+    features: str  #: fingerprint of the feature cache, or of the online extractor
+    head: str  #: reading of the fusion module: "distil" or "refine"
+    reached: int | None = None  #: steps that the run had done when it was scored; None in earlier files
+    planned: int | None = None  #: steps that the run is configured for
+    fusion: FusionRule = "sum"  #: rule of the prediction "fused"; earlier files, which have no such key, used this one
+    split_rule: str = SPLIT_RULE
+    code: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", self.code or code_version())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
     """Confusion matrices of the modalities, and how they were counted.
 
-    ``confusion[m]`` is int64 [C, C + 1]: points by label and prediction, the last column for predictions outside the
-    list. A LiDAR-only run has neither ``2d`` nor ``xm``, and older cards have no ``fused``. ``parts`` are the same
-    counts of parts of the points: by kind ("distance", "weather"), then by name.
+    ``confusion[m]`` is int64 [C, C + 1]: points by label and prediction; the last column counts predictions outside the
+    classes. A LiDAR-only run has neither ``2d`` nor ``xm``, and older files have no ``fused``. ``parts`` has the same
+    counts for subsets of the points: by kind ("distance", "weather"), then by name.
     """
 
     classes: tuple[str, ...]
@@ -44,22 +70,22 @@ class ScoreCard:
         shapes = {m: counts.shape for m, counts in self.confusion.items()}
         if "3d" not in shapes or set(shapes.values()) != {expected} or not set(shapes) <= set(MODALITIES):
             raise DataError(
-                f"A card of {len(self.classes)} classes needs confusion matrices {expected}; found {shapes}"
+                f"Metrics of {len(self.classes)} classes need confusion matrices {expected}; found {shapes}"
             )
         if self.absent not in get_args(AbsentRule):
-            raise DataError(f"A card counts absent classes as one of {get_args(AbsentRule)}; found {self.absent!r}")
+            raise DataError(f"Metrics count absent classes as one of {get_args(AbsentRule)}; found {self.absent!r}")
 
     @property
     def points(self) -> int:
-        """Labelled points that were scored."""
+        """Number of labelled points that were scored."""
         return int(self.confusion["3d"].sum())
 
     @property
     def miou(self) -> dict[Modality, float | None]:
-        """Mean IoU by modality, 0 to 1; None for one that was not predicted, or in 2D at no labelled point.
+        """Mean IoU by modality, 0 to 1; None for one that was not predicted, or only for points without a label.
 
         Raises:
-            DataError: not one labelled point was scored.
+            DataError: no labelled point was scored.
         """
         whole = mean_iou(class_iou(self.confusion["3d"]), self.absent)
         return {**{m: self._part_mean(self.confusion.get(m)) for m in MODALITIES}, "3d": whole}
@@ -75,7 +101,7 @@ class ScoreCard:
 
     @property
     def absent_classes(self) -> dict[Modality, tuple[str, ...]]:
-        """Classes that are neither in the labels nor in the predictions, by modality."""
+        """Classes that occur neither in the labels nor in the predictions, by modality."""
         return {
             m: tuple(name for name, value in zip(self.classes, class_iou(counts), strict=True) if np.isnan(value))
             for m, counts in self.confusion.items()
@@ -83,7 +109,7 @@ class ScoreCard:
 
     @property
     def part_miou(self) -> dict[str, dict[str, dict[Modality, float | None]]]:
-        """Mean IoU by kind of part, part and modality; None where no labelled point was scored."""
+        """Mean IoU by kind of part, part and modality; None if no labelled point was scored."""
         return {
             kind: {name: {m: self._part_mean(counts.get(m)) for m in MODALITIES} for name, counts in parts.items()}
             for kind, parts in self.parts.items()
@@ -93,7 +119,7 @@ class ScoreCard:
         return mean_iou(class_iou(counts), self.absent) if counts is not None and counts.sum() else None
 
     def to_json(self) -> dict[str, Any]:
-        """The card as JSON values; ``from_json`` reads them back."""
+        """Returns the metrics as JSON values, which ``from_json`` reads."""
         part_miou = self.part_miou
         return {
             "miou": self.miou,
@@ -119,11 +145,11 @@ class ScoreCard:
         }
 
     @classmethod
-    def from_json(cls, values: Any) -> "ScoreCard":
-        """The card that ``to_json`` wrote.
+    def from_json(cls, values: Any) -> "Metrics":
+        """Returns the metrics from the values of ``to_json``.
 
         Raises:
-            DataError: a key is missing or its value has a wrong form.
+            DataError: a key is missing, or its value is invalid.
         """
         try:
             protocol = values["protocol"]
@@ -141,27 +167,25 @@ class ScoreCard:
                 },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"These are not the values of a score card ({error!r}); run 'xd3d evaluate' again"
-            ) from error
+            raise DataError(f"These are not the values of metrics ({error!r}); run 'xd3d evaluate' again") from error
 
     def save(self, path: Path) -> None:
-        """Write the card to a JSON file, atomically.
+        """Write the metrics to a JSON file, atomically.
 
         Raises:
-            RunError: the card has no protocol; a score that is kept must say how it was counted.
+            RunError: there is no protocol; a stored score must record how it was counted.
         """
         if self.protocol is None:
             raise RunError(f"The score for {path} has no protocol; give score_frames one before the score is stored")
         write_json(path, self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> "ScoreCard":
-        """Read a card from a JSON file.
+    def load(cls, path: Path) -> "Metrics":
+        """Read metrics from a JSON file.
 
         Raises:
             MissingDataError: there is no such file.
-            DataError: it holds no score card.
+            DataError: it holds no score metrics.
         """
         try:
             values = read_json(path)
@@ -172,21 +196,21 @@ class ScoreCard:
         return cls.from_json(values)
 
 
-def score_table(card: ScoreCard) -> str:
-    """The scores as lines of text: class, points, IoU in percent for each reading; the mean, and that of each part."""
-    labelled = card.confusion["3d"].sum(axis=1)
-    parts = {name: counts for parts in card.parts.values() for name, counts in parts.items()}
-    width = max(len(name) for name in (*card.classes, *parts, "mean"))
+def score_table(metrics: Metrics) -> str:
+    """Returns the scores as a text table: class, points and IoU in percent by modality; the mean, also of each part."""
+    labelled = metrics.confusion["3d"].sum(axis=1)
+    parts = {name: counts for parts in metrics.parts.values() for name, counts in parts.items()}
+    width = max(len(name) for name in (*metrics.classes, *parts, "mean"))
     lines = [f"{'class':{width}}  {'points':>11}  {'2D':>6}  {'3D':>6}  {'xM':>6}  {'fused':>6}"]
-    for (name, values), points in zip(card.iou.items(), labelled, strict=True):
+    for (name, values), points in zip(metrics.iou.items(), labelled, strict=True):
         lines.append(f"{name:{width}}  {int(points):>11,}  {_percents(values)}")
-    lines.append(f"{'mean':{width}}  {card.points:>11,}  {_percents(card.miou)}")
-    means = {name: values for kind in card.part_miou.values() for name, values in kind.items()}
+    lines.append(f"{'mean':{width}}  {metrics.points:>11,}  {_percents(metrics.miou)}")
+    means = {name: values for kind in metrics.part_miou.values() for name, values in kind.items()}
     for name, counts in parts.items():
         lines.append(f"{name:{width}}  {int(counts['3d'].sum()):>11,}  {_percents(means[name])}")
-    absent = sorted({name for names in card.absent_classes.values() for name in names})
+    absent = sorted({name for names in metrics.absent_classes.values() for name in names})
     if absent:
-        how = {"exclude": "left out of the mean", "zero": "counted as 0", "one": "counted as 1"}[card.absent]
+        how = {"exclude": "left out of the mean", "zero": "counted as 0", "one": "counted as 1"}[metrics.absent]
         lines.append(f"neither labelled nor predicted, {how}: {', '.join(absent)}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The score card: its file comes back equal, it says how it was counted, and its table reads."""
+"""Metrics: the file is read back equal and records how they were counted; the table."""
 
 import json
 from dataclasses import replace
@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from xd3d.errors import DataError, MissingDataError, RunError
-from xd3d.stages.evaluate.card import ScoreCard, score_table
-from xd3d.stages.evaluate.protocol import ScoreProtocol
+from xd3d.stages.evaluate.metrics import Metrics, ScoreProtocol, score_table
 
 NAMES = ("vehicle", "road", "terrain")
 COUNTS = np.array([[80, 20, 0, 0], [10, 980, 0, 10], [0, 0, 0, 0]])
@@ -32,10 +31,10 @@ def protocol():
 
 
 @pytest.fixture
-def card(protocol):
+def metrics(protocol):
     confusion = {"2d": COUNTS, "3d": COUNTS * 2, "xm": COUNTS, "fused": COUNTS}
     parts = {"weather": {"snow": confusion}}
-    return ScoreCard(classes=NAMES, frames=3, absent="exclude", confusion=confusion, protocol=protocol, parts=parts)
+    return Metrics(classes=NAMES, frames=3, absent="exclude", confusion=confusion, protocol=protocol, parts=parts)
 
 
 #: A file as it was written before predictions were fused by a rule.
@@ -53,26 +52,26 @@ OLD = """
 
 def test_a_card_from_before_there_was_a_fused_reading_opens_and_leaves_it_open(tmp_path):
     (tmp_path / "scores.json").write_text(OLD)
-    card = ScoreCard.load(tmp_path / "scores.json")
-    assert card.miou == {"2d": 0.75, "3d": 0.5, "xm": 0.75, "fused": None}
-    assert card.part_miou["distance"]["0-20 m"] == card.iou["vehicle"] == card.miou
-    assert card.protocol.fusion == "sum"
-    assert card.protocol.code == "0.1.0+12345678"
-    assert score_table(card).splitlines()[1].split() == ["vehicle", "4", "75.00", "50.00", "75.00", "-"]
-    assert ScoreCard.from_json(card.to_json()).to_json() == card.to_json()
+    metrics = Metrics.load(tmp_path / "scores.json")
+    assert metrics.miou == {"2d": 0.75, "3d": 0.5, "xm": 0.75, "fused": None}
+    assert metrics.part_miou["distance"]["0-20 m"] == metrics.iou["vehicle"] == metrics.miou
+    assert metrics.protocol.fusion == "sum"
+    assert metrics.protocol.code == "0.1.0+12345678"
+    assert score_table(metrics).splitlines()[1].split() == ["vehicle", "4", "75.00", "50.00", "75.00", "-"]
+    assert Metrics.from_json(metrics.to_json()).to_json() == metrics.to_json()
 
 
-def test_a_card_comes_back_equal(card, tmp_path):
-    card.save(tmp_path / "scores.json")
-    found = ScoreCard.load(tmp_path / "scores.json")
-    assert found.to_json() == card.to_json()
-    assert found.protocol == card.protocol
-    older = {key: value for key, value in card.to_json().items() if key != "parts"}
-    assert ScoreCard.from_json(older).parts == {}
+def test_a_card_comes_back_equal(metrics, tmp_path):
+    metrics.save(tmp_path / "scores.json")
+    found = Metrics.load(tmp_path / "scores.json")
+    assert found.to_json() == metrics.to_json()
+    assert found.protocol == metrics.protocol
+    older = {key: value for key, value in metrics.to_json().items() if key != "parts"}
+    assert Metrics.from_json(older).parts == {}
 
 
-def test_the_file_has_the_keys_that_scripts_rely_on(card, tmp_path):
-    card.save(tmp_path / "scores.json")
+def test_the_file_has_the_keys_that_scripts_rely_on(metrics, tmp_path):
+    metrics.save(tmp_path / "scores.json")
     values = json.loads((tmp_path / "scores.json").read_text())
     assert values["miou"].keys() == {"2d", "3d", "xm", "fused"}
     assert set(values["iou"]) == set(NAMES)
@@ -84,13 +83,13 @@ def test_the_file_has_the_keys_that_scripts_rely_on(card, tmp_path):
         assert values["protocol"][key]
 
 
-def test_labels_where_no_image_shows_a_point_leave_2d_open(card):
-    seen_by_none = replace(card, confusion={**card.confusion, "2d": np.zeros_like(COUNTS)})
-    assert seen_by_none.miou == {**card.miou, "2d": None}
+def test_labels_where_no_image_shows_a_point_leave_2d_open(metrics):
+    seen_by_none = replace(metrics, confusion={**metrics.confusion, "2d": np.zeros_like(COUNTS)})
+    assert seen_by_none.miou == {**metrics.miou, "2d": None}
 
 
-def test_a_card_without_protocol_is_not_stored(card, tmp_path):
-    bare = ScoreCard(classes=NAMES, frames=3, absent="exclude", confusion=card.confusion)
+def test_a_card_without_protocol_is_not_stored(metrics, tmp_path):
+    bare = Metrics(classes=NAMES, frames=3, absent="exclude", confusion=metrics.confusion)
     with pytest.raises(RunError, match="no protocol"):
         bare.save(tmp_path / "scores.json")
     assert not (tmp_path / "scores.json").exists()
@@ -98,23 +97,23 @@ def test_a_card_without_protocol_is_not_stored(card, tmp_path):
 
 def test_a_missing_card_says_how_to_make_it(tmp_path):
     with pytest.raises(MissingDataError, match="xd3d evaluate"):
-        ScoreCard.load(tmp_path / "scores.json")
+        Metrics.load(tmp_path / "scores.json")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"protocol": null, "classes": [1]}'])
 def test_a_file_that_is_no_card_is_refused(tmp_path, text):
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(DataError, match="xd3d evaluate"):
-        ScoreCard.load(tmp_path / "scores.json")
+        Metrics.load(tmp_path / "scores.json")
 
 
-def test_matrices_of_another_size_are_refused(card):
-    with pytest.raises(DataError, match=r"3 classes needs confusion matrices \(3, 4\)"):
-        ScoreCard(classes=NAMES, frames=1, absent="exclude", confusion={"3d": COUNTS[:, :3]})
+def test_matrices_of_another_size_are_refused(metrics):
+    with pytest.raises(DataError, match=r"3 classes need confusion matrices \(3, 4\)"):
+        Metrics(classes=NAMES, frames=1, absent="exclude", confusion={"3d": COUNTS[:, :3]})
 
 
-def test_the_table_shows_percent_and_names_absent_classes(card):
-    lines = score_table(card).splitlines()
+def test_the_table_shows_percent_and_names_absent_classes(metrics):
+    lines = score_table(metrics).splitlines()
     assert lines[1].split() == ["vehicle", "200", "72.73", "72.73", "72.73", "72.73"]
     assert lines[3].split() == ["terrain", "0", "-", "-", "-", "-"]
     assert lines[4].split()[0] == "mean"
@@ -124,6 +123,6 @@ def test_the_table_shows_percent_and_names_absent_classes(card):
 
 
 def test_the_table_of_lidar_alone_leaves_2d_open(protocol):
-    card = ScoreCard(classes=NAMES, frames=3, absent="zero", confusion={"3d": COUNTS}, protocol=protocol)
-    assert score_table(card).splitlines()[4].split()[2] == "-"
-    assert "counted as 0" in score_table(card)
+    metrics = Metrics(classes=NAMES, frames=3, absent="zero", confusion={"3d": COUNTS}, protocol=protocol)
+    assert score_table(metrics).splitlines()[4].split()[2] == "-"
+    assert "counted as 0" in score_table(metrics)

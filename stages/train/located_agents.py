@@ -1,4 +1,4 @@
-"""Located agents: each point reads the cached agents that its pixel belongs to (method, section 3b)."""
+"""Located agents: each point reads the cached agents its pixel belongs to (method, section 3b)."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ HIDDEN = 128
 
 
 class AgentTokens(nn.Module):
-    """t_i = MLP(LayerNorm(q_i) of all taps, joined) + MLP(geometry_i), normalised: one token for each cached agent."""
+    """t_i = MLP(LayerNorm(q_i) of all taps, concatenated) + MLP(geometry_i), normalised: one token per agent."""
 
     def __init__(self, *, tap_channels: Mapping[str, int], channels: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class AgentTokens(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, images: ImageBatch) -> Float[Tensor, "views agents channels"]:
-        """The tokens of prepared ``images``."""
+        """Returns the tokens of prepared ``images``."""
         vectors = [norm(images.agents[tap]) for tap, norm in zip(self.taps, self.norms, strict=True)]
         tokens: Tensor = self.norm(self.lift(torch.cat(vectors, -1)) + self.place(images.geometry))
         return tokens
@@ -36,12 +36,12 @@ class AgentTokens(nn.Module):
 def agents_at_points(
     tokens: Float[Tensor, "views agents channels"], images: ImageBatch
 ) -> Float[Tensor, "points channels"]:
-    """o_p = sum_i A_pi t_i, a mean over the views that show point p; zero where none does.
+    """Returns o_p = sum_i A_pi t_i, the mean over the views that show point p; 0 if none does.
 
-    A_pi is bilinear between the cells of the grouping grid, where the kept memberships of a cell sum to 1.
+    A_pi is interpolated bilinearly between the cells of the grouping grid, where the memberships of a cell sum to 1.
 
     Raises:
-        ValueError: the images come without memberships.
+        ValueError: the images have no memberships.
     """
     if images.grid is None or images.assignment is None or images.membership is None:
         raise ValueError("These images have no memberships; the features were read without them")

@@ -1,0 +1,114 @@
+"""Monitors a training run: throughput, the share of time spent waiting for data, and divergence of the loss."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from ...errors import RunError
+
+__all__ = ["DivergenceWatch", "TIMING_KEYS", "Throughput", "StepTiming"]
+
+#: Keys of a step's timing in the log; ``wait`` is a fraction of ``seconds``.
+TIMING_KEYS = ("seconds", "wait", "frames_per_second", "points_per_second")
+RECENT = 20  #: steps that the progress bar averages over
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTiming:
+    """Wall-clock seconds, the part of them spent waiting for batches, and the frames and points processed."""
+
+    seconds: float
+    waited: float
+    frames: int
+    points: int
+
+    def __add__(self, other: "StepTiming") -> "StepTiming":
+        return StepTiming(
+            seconds=self.seconds + other.seconds,
+            waited=self.waited + other.waited,
+            frames=self.frames + other.frames,
+            points=self.points + other.points,
+        )
+
+    def record(self) -> Mapping[str, float]:
+        """Returns the values of ``TIMING_KEYS``."""
+        values = (self.seconds, self.waited / self.seconds, self.frames / self.seconds, self.points / self.seconds)
+        return dict(zip(TIMING_KEYS, values, strict=True))
+
+
+class Throughput:
+    """Adds up the timings of the steps; validation and checkpoints are not counted."""
+
+    def __init__(self) -> None:
+        self._recent: deque[StepTiming] = deque(maxlen=RECENT)
+        self._all: StepTiming | None = None
+
+    def add(self, step: StepTiming) -> None:
+        """Add a step."""
+        self._recent.append(step)
+        self._all = step if self._all is None else self._all + step
+
+    def postfix(self) -> dict[str, str]:
+        """Returns what the progress bar shows of the last steps."""
+        first, *rest = self._recent
+        recent = sum(rest, first).record()
+        return {"frames/s": f"{recent['frames_per_second']:.2f}", "wait": f"{100 * recent['wait']:.0f}%"}
+
+    def summary(self) -> str:
+        """Returns a sentence about all steps."""
+        if self._all is None:
+            return "No steps left to train"
+        whole = self._all.record()
+        return (
+            f"Trained {self._all.frames} frames in {self._all.seconds:.0f} s: {whole['frames_per_second']:.2f}"
+            f" frames/s, {whole['points_per_second']:.0f} points/s, {100 * whole['wait']:.1f} % of it waiting for data"
+        )
+
+
+WINDOW = 50  #: losses per window, whose median is the level of the window
+PATIENCE = 100  #: consecutive losses that must all be too high
+FACTOR = 3.0
+
+
+class DivergenceWatch:
+    """Detects divergence of the loss; ``losses`` are those of the steps before a run was resumed.
+
+    Training has diverged when each of the last ``PATIENCE`` losses is above the first level of the run and above
+    ``FACTOR`` times its lowest level. A level is the median of a window of ``WINDOW`` losses, so that single hard
+    batches do not matter.
+    """
+
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        self._window: list[float] = []
+        self._start: float | None = None
+        self._lowest = float("inf")
+        self._recent: deque[float] = deque(maxlen=PATIENCE)
+        for loss in losses:
+            self._add(loss)
+
+    def check(self, step: int, loss: float) -> None:
+        """Add the loss of ``step``.
+
+        Raises:
+            RunError: training has diverged.
+        """
+        self._add(loss)
+        if self._start is None or len(self._recent) < PATIENCE:
+            return
+        if min(self._recent) > max(self._start, FACTOR * self._lowest):
+            raise RunError(
+                f"Training has diverged: at step {step} each of the last {PATIENCE} losses is above"
+                f" {min(self._recent):.4g}, while the run began near {self._start:.4g} and came down to"
+                f" {self._lowest:.4g}. Start another run with a lower train.lr (a third is a good try), or with"
+                " train.precision=float32 where it was lower; the best checkpoint of this one is kept"
+            )
+
+    def _add(self, loss: float) -> None:
+        self._recent.append(loss)
+        self._window.append(loss)
+        if len(self._window) == WINDOW:
+            level = median(self._window)
+            self._start = level if self._start is None else self._start
+            self._lowest = min(self._lowest, level)
+            self._window.clear()
