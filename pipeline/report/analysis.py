@@ -52,8 +52,8 @@ def _located(frames: list[FrameAttention]) -> Section:
         heading="Which agents the points read",
         text="Each row is one agent. On the left, how much each point reads of it: what its pixels' cells have of the"
         f" agent. On the right, where it lies in the image. Over {len(frames)} frames, {100 * agreement[0]:.0f} % of"
-        " what a point reads is of agents of its own class, that of most points in an agent's pixels; reading all agents"
-        f" alike would give {100 * agreement[1]:.0f} %.",
+        " what a point reads is of agents of its own class, that of most points in an agent's pixels; reading all"
+        f" agents alike would give {100 * agreement[1]:.0f} %.",
         parts=[
             Picture(
                 png=frames[0].picture("located"), caption="The agents that some points read most, and others least."

@@ -7,9 +7,9 @@ from jaxtyping import Float64, Int64
 
 from . import classes
 from .ground import Ground
-from .knobs import Style
 from .primitives import SolidList, Solids
 from .shapes import add_barrier, add_cone, add_person, add_vehicle
+from .styles import Style
 
 __all__ = ["MARGIN", "Actors", "keep_side", "populate"]
 

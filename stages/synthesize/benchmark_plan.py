@@ -25,8 +25,8 @@ domain.
 from dataclasses import dataclass
 from datetime import datetime
 
-from .knobs import Hour, Weather
 from .plan import BOSTON, SIENA, SINGAPORE, SceneGroup, scene_names
+from .styles import Hour, Weather
 
 __all__ = ["BENCHMARK_GROUPS"]
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from .draws import draw, draw_near
-from .knobs import LayoutStyle, MaterialStyle, Style, TrafficStyle, VegetationStyle
+from .styles import LayoutStyle, MaterialStyle, Style, TrafficStyle, VegetationStyle
 
 __all__ = [
     "DISTRICTS",

@@ -1,11 +1,11 @@
-"""Drawing the knobs that random streets and cities share: numbers, colours, and the light of an hour and a weather."""
+"""Random parameters shared by random streets and cities: numbers, colours, and the light of an hour and weather."""
 
 import colorsys
 from dataclasses import dataclass
 
 import numpy as np
 
-from .knobs import Colour, Hour, LightStyle, Range, Weather
+from .styles import Colour, Hour, LightStyle, Range, Weather
 
 __all__ = ["draw", "draw_hsv", "draw_light", "draw_near", "triple"]
 

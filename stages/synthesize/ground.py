@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from .classes import DRIVEABLE, SIDEWALK, TERRAIN
-from .knobs import LayoutStyle
+from .styles import LayoutStyle
 
 __all__ = ["Ground"]
 

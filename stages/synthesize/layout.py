@@ -7,10 +7,10 @@ import numpy as np
 from .actors import MARGIN
 from .classes import MANMADE, VEGETATION
 from .ground import Ground
-from .knobs import Colour, Range, Style
 from .materials import FACADE, FOLIAGE, LAMP, METAL, PLASTIC, ROOF, SIGN, WOOD
 from .primitives import BOX, CONE, ELLIPSOID, SolidList, Solids
 from .shapes import hsv
+from .styles import Colour, Range, Style
 
 __all__ = ["build_street", "make_ground"]
 

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from .ground import Ground
-from .knobs import LightStyle
 from .materials import HEADLIGHT, LAMP
 from .noise import noise2
 from .primitives import ELLIPSOID, Solids
+from .styles import LightStyle
 
 __all__ = ["GroundMaps", "illuminate", "own_headlights", "sky_colour", "through_air"]
 

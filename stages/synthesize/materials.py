@@ -7,9 +7,9 @@ from jaxtyping import Float32, Int, UInt8
 
 from . import classes
 from .ground import Ground
-from .knobs import MaterialStyle, Style
 from .noise import hash01, noise2, noise3, smooth2
 from .primitives import Solids
+from .styles import MaterialStyle, Style
 
 __all__ = [
     "CLOTH",

@@ -16,7 +16,6 @@ from PIL import Image
 from ...files import write_atomic, write_bytes, write_json
 from .camera import render
 from .cities import DISTRICTS
-from .drive import Drive
 from .lidar import Sweep, scan
 from .nuscenes_boxes import sights
 from .nuscenes_maps import global_from_world, street_tile, write_tile
@@ -24,8 +23,8 @@ from .nuscenes_rows import SceneRows
 from .nuscenes_tables import Tokens
 from .plan import ScenePlan
 from .rigs import LIDAR, rig
-from .styles import city_style
-from .world import World
+from .style_sampling import city_style
+from .world import Drive, World
 
 __all__ = ["PARTS", "SceneJob", "write_scene"]
 

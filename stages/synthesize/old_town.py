@@ -8,7 +8,7 @@ cypresses, many people and motorcycles.
 import numpy as np
 
 from .draws import draw, draw_near
-from .knobs import LayoutStyle, MaterialStyle, TrafficStyle, VegetationStyle
+from .styles import LayoutStyle, MaterialStyle, TrafficStyle, VegetationStyle
 
 __all__ = ["siena_layout", "siena_materials", "siena_traffic", "siena_vegetation"]
 

@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from itertools import groupby
 
 from ...errors import ConfigError
-from .knobs import Hour, Weather
+from .styles import Hour, Weather
 
 __all__ = [
     "BOSTON",

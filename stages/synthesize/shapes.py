@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 
 from . import classes
-from .knobs import Colour
 from .materials import (
     CLOTH,
     GLASS,
@@ -20,6 +19,7 @@ from .materials import (
     TYRE,
 )
 from .primitives import BOX, CONE, ELLIPSOID, SolidList
+from .styles import Colour
 
 __all__ = ["VEHICLE_KINDS", "add_barrier", "add_cone", "add_person", "add_vehicle", "hsv"]
 

@@ -16,10 +16,8 @@ from . import classes
 from .camera import CameraModel, Picture
 from .lidar import Sweep
 from .lidar_models import boston_lidar
-from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, rigid
-from .twin_files import write_file, write_png
-from .twin_job import TwinJob, share_out
+from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, write_file, write_png
 
 __all__ = ["a2d2_scenes", "finish_a2d2", "write_a2d2"]
 
@@ -54,7 +52,7 @@ def a2d2_scenes(frames: int) -> list[TwinScene]:
         "20180925_101535": "singapore",
         "20180807_145028": "boston",
     }
-    counts = share_out(frames, (40, 40, 20))
+    counts = frames_per_scene(frames, (40, 40, 20))
     return [
         TwinScene(name=name, city=city, frames=count)
         for (name, city), count in zip(cities.items(), counts, strict=True)

@@ -10,12 +10,10 @@ from ..datasets.raw_classes import VIRTUALKITTI
 from ..datasets.virtualkitti import WEATHERS
 from . import classes
 from .camera import CameraModel, Picture
-from .knobs import Hour, Weather
 from .lidar_models import dense_lidar
-from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, rigid
-from .twin_files import write_file, write_png
-from .twin_job import TwinJob, share_out
+from .styles import Hour, Weather
+from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, write_file, write_png
 
 __all__ = ["virtualkitti_scenes", "write_virtualkitti"]
 
@@ -54,7 +52,7 @@ _FARTHEST = 65_535  # centimetres, and what sky has
 def virtualkitti_scenes(frames: int) -> list[TwinScene]:
     """Two of its worlds."""
     cities: dict[str, City] = {"0001": "boston", "0002": "singapore"}
-    counts = share_out(frames, (60, 40))
+    counts = frames_per_scene(frames, (60, 40))
     return [
         TwinScene(name=name, city=city, frames=count)
         for (name, city), count in zip(cities.items(), counts, strict=True)

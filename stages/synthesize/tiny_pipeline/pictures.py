@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from ....files import write_atomic
 from ....progress import progress
 from ..camera import CameraModel, camera_pose, render
-from ..styles import random_style
+from ..style_sampling import random_style
 from ..world import World
 from .recipe import Recipe
 
