@@ -18,12 +18,11 @@ from jaxtyping import Float64, Int64
 from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
 from .arrays import archive_headers, load_archive
-from .cameras import choose_cameras
 from .checks import Check, FileFault, image_fault, run_checks
-from .colours import ColourTable, read_colours
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .label_files import ColourTable, read_colours
 from .raw_classes import A2D2_COLOURS
-from .roots import check_level, name_some, refuse_version
+from .reader_arguments import check_level, choose_cameras, name_some, refuse_version
 from .sweeps import Sweep
 
 __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]

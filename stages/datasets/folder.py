@@ -10,14 +10,13 @@ from jaxtyping import Integer
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
-from .cameras import choose_cameras
+from .calibration import read_folder_calibration
 from .checks import Check, FileFault, binary_fault, common_size, image_fault, run_checks
-from .folder_calibration import read_cameras
 from .folder_description import NAME, FolderDescription, Key, Names, find_files, read_description
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .label_files import label_fault, read_raw_labels
 from .projection import image_pixels as pixels
-from .raw_labels import label_fault, read_raw_labels
-from .roots import check_level, refuse_version
+from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import COLUMNS, Sweep, read_points, sweep_suffix
 from .texts import read_text
 
@@ -144,7 +143,7 @@ def _images(
             scene = (camera, key[0])
             if scene not in sizes:
                 sizes[scene] = common_size([root / path for other, path in found.items() if other[0] == key[0]])
-            calibration = read_cameras(root / _path(str(about.calibration), key, {}))
+            calibration = read_folder_calibration(root / _path(str(about.calibration), key, {}))
             if camera not in calibration:
                 known = ", ".join(calibration)
                 raise DataError(

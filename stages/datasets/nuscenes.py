@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Float64, UInt
 
 from ...errors import DataError, Xd3dError
-from .cameras import choose_cameras
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .label_files import check_raw_files, read_raw_labels
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, safe_path
 from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels
 from .projection import image_pixels as pixels
 from .projection import is_invertible
 from .raw_classes import NUSCENES_32
-from .raw_labels import check_raw_files, read_raw_labels
+from .reader_arguments import choose_cameras
 from .sweeps import COLUMNS, Sweep, read_points
 
 __all__ = [

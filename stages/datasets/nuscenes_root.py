@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import DataError, MissingDataError
 from .nuscenes_tables import stream_rows
 from .raw_classes import NUSCENES_32
-from .roots import check_level
+from .reader_arguments import check_level
 
 __all__ = ["check_root", "check_tables", "find_version", "label_paths", "safe_path"]
 

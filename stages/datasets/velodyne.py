@@ -10,8 +10,8 @@ from jaxtyping import UInt
 from ...errors import MissingDataError
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageTable
+from .label_files import check_raw_files, read_raw_labels
 from .raw_classes import RAW_NAMES
-from .raw_labels import check_raw_files, read_raw_labels
 from .sweeps import Sweep, read_points
 
 __all__ = [

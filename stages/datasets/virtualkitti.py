@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ...errors import ConfigError, MissingDataError, nearest
-from .cameras import choose_cameras
 from .checks import Check, FileFault, common_size, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .projection import image_pixels
-from .roots import check_level
+from .reader_arguments import check_level, choose_cameras
 from .sweeps import Sweep
 from .velodyne import stems
 from .virtualkitti_clouds import cloud_fault, cloud_of_depth, depth_fault, read_classes, read_cloud, read_encoding

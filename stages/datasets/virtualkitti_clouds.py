@@ -9,7 +9,7 @@ from PIL import Image
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
 from .checks import UNDECODABLE, image_fault
-from .colours import ColourTable, read_colours
+from .label_files import ColourTable, read_colours
 from .raw_classes import VIRTUALKITTI
 from .sweeps import Sweep
 from .texts import read_text

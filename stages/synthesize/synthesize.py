@@ -14,8 +14,8 @@ from typing import Any, Literal
 from ...errors import ConfigError, DiskSpaceError
 from ...files import fsync_folder, read_json, write_json
 from ...progress import progress
-from ..datasets.cameras import choose_cameras
 from ..datasets.nuscenes import CAMERAS
+from ..datasets.reader_arguments import choose_cameras
 from .benchmark_plan import BENCHMARK_GROUPS
 from .nuscenes_maps import write_map
 from .nuscenes_tables import VERSION, Tokens, assemble_tables
