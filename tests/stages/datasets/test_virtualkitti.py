@@ -81,7 +81,7 @@ def test_what_is_wrong_with_classes_and_depths_is_named(copy_of):
     with pytest.raises(DataError, match=f"{encoding.name} does not name"):
         load_frame(index, 0, MERGE)
     encoding.write_text(whole.replace("Road ", "Street "))
-    with pytest.raises(DataError, match=r"The line 'Street .*' of .* is no class"):
+    with pytest.raises(DataError, match=r"The line 'Street .*' of .* is not a class"):
         load_frame(index, 0, MERGE)
     encoding.unlink()
     with pytest.raises(MissingDataError, match=encoding.name):
