@@ -19,7 +19,7 @@ from .world import World
 __all__ = ["CameraModel", "CameraRays", "Picture", "camera_pose", "render"]
 
 _NEAR = 0.1  # metres
-_FAR = 220.0  # metres: nothing but ground is drawn beyond
+_FAR = 220.0  # metres; only the ground is drawn beyond
 _EDGES = np.array([(a, b) for a in range(8) for b in range(a + 1, 8) if (a ^ b) in (1, 2, 4)])
 
 
@@ -46,7 +46,7 @@ class CameraModel:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What a camera saw. ``labels`` are raw lidarseg ids (0: sky), ``depth`` is along z in metres (inf: sky)."""
+    """A rendered picture. ``labels`` are raw lidarseg ids (0: sky), ``depth`` is along z in metres (inf: sky)."""
 
     image: UInt8[np.ndarray, "H W 3"]
     labels: UInt8[np.ndarray, "H W"]
@@ -71,7 +71,7 @@ def camera_pose(
 
 @dataclass(frozen=True, eq=False)
 class CameraRays:
-    """One ray a pixel, through its centre; directions have depth 1, so distances along them are depths."""
+    """One ray per pixel, through its centre; directions have depth 1, so distances along them are depths."""
 
     camera: CameraModel
     world_from_camera: Float64[np.ndarray, "4 4"]
@@ -88,7 +88,7 @@ class CameraRays:
         object.__setattr__(self, "direction", direction.astype(np.float32))
 
     def windows(self, solids: Solids) -> Windows:
-        """Bound each solid before the camera by the pixels around its projected box, cut at the image plane."""
+        """Bound each solid in front of the camera by the pixels around its projected box, cut at the image plane."""
         rotation, position = self.world_from_camera[:3, :3], self.world_from_camera[:3, 3]
         radius = np.linalg.norm(solids.half, axis=1)
         depth = (solids.centre - position) @ rotation[:, 2]
@@ -113,7 +113,7 @@ class CameraRays:
 
 
 def _bounds(value: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first pixel and the one past the last that valid projections span, within the image."""
+    """Return the pixel range of valid projections within the image: first, and one past the last."""
     low = np.where(valid, value, np.inf).min(axis=1)
     high = np.where(valid, value, -np.inf).max(axis=1)
     first = np.floor(np.clip(low - 0.5, 0, size)).astype(np.int64)
@@ -144,7 +144,7 @@ def render(
 
 
 def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return label, radiance and glare-making light of every ray, flat."""
+    """Return label, radiance and light that causes glare of every ray, flattened."""
     style, light = world.style, world.style.light
     direction = rays.direction.reshape(3, -1).T
     length = np.linalg.norm(direction, axis=1)
@@ -186,7 +186,7 @@ def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[
 
 
 def _wet(radiance: np.ndarray, direction: np.ndarray, road: np.ndarray, horizon: np.ndarray) -> None:
-    """Darken a wet road and let it mirror the sky at flat angles."""
+    """Darken a wet road and add reflections of the sky at grazing angles."""
     mirror = (np.float32(0.55) * (1 - np.abs(direction[road, 2])) ** 6)[:, None]
     radiance[road] = radiance[road] * np.float32(0.7) * (1 - mirror) + horizon * mirror
 
@@ -194,7 +194,7 @@ def _wet(radiance: np.ndarray, direction: np.ndarray, road: np.ndarray, horizon:
 def _develop(
     style: Style, radiance: Float32[np.ndarray, "H W 3"], glow: Float32[np.ndarray, "H W 3"], rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Converts radiance to an 8-bit RGB picture: glare of ``glow``, rain, blur, white balance, gamma, sensor noise."""
+    """Convert radiance to an 8-bit RGB picture: glare of ``glow``, rain, blur, white balance, gamma, sensor noise."""
     imaging = style.imaging
     width = radiance.shape[1]
     image = radiance
@@ -215,7 +215,7 @@ def _develop(
 
 
 def _soften_edges(radiance: Float32[np.ndarray, "H W 3"], surface: Int32[np.ndarray, "H W"]) -> None:
-    """Antialiases, in place, the pixels at the borders between surfaces."""
+    """Antialias, in place, the pixels at the borders between surfaces."""
     edge = np.zeros(surface.shape, bool)
     across, down = surface[:, 1:] != surface[:, :-1], surface[1:] != surface[:-1]
     edge[:, 1:] |= across

@@ -1,4 +1,4 @@
-"""Vehicles, people and road furniture as solids in their own frames: x forward, y left, z up, the foot at z = 0."""
+"""Vehicles, people and road furniture as solids in their own frames: x forward, y left, z up, the base at z = 0."""
 
 import colorsys
 from collections.abc import Callable
@@ -219,7 +219,7 @@ VEHICLE_KINDS: dict[str, tuple[int, Callable[[_Builder, np.random.Generator, flo
     "motorcycle": (classes.MOTORCYCLE, _motorcycle),
     "bicycle": (classes.BICYCLE, _bicycle),
 }
-"""Kinds of vehicles: the raw label, and what builds one and returns its width, length and height."""
+"""Vehicle kinds: raw label, and the builder, which returns width, length and height."""
 
 
 def add_vehicle(

@@ -47,7 +47,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class _City:
-    """What the styles of a city are drawn from."""
+    """Samplers of the styles of a city."""
 
     stream: int
     layout: Callable[[np.random.Generator], LayoutStyle]
@@ -89,7 +89,7 @@ _VEHICLES = ("car", "truck", "bus", "trailer", "construction", "motorcycle", "bi
 
 
 def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
-    """Draw a style from all looks (``day_only``: from those of clear days). Its stream is that of training worlds."""
+    """Draw a style from all looks, or with ``day_only`` from those of clear days, in the stream of training worlds."""
     return Style(
         name="random",
         stream=_RANDOM_STREAM,
@@ -114,7 +114,7 @@ def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear",
     """Draw a style of one of the evaluation cities, at an ``hour`` and in a ``weather``.
 
     Raises:
-        ConfigError: ``location`` is no city.
+        ConfigError: ``location`` is not a city.
     """
     if location not in _CITIES:
         raise ConfigError(f"there is no synthetic city '{location}': {nearest(location, _CITIES)}")

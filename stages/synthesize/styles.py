@@ -25,7 +25,7 @@ Hour = Literal["day", "overcast", "dusk", "night", "unlit night"]
 Weather = Literal["clear", "fog", "dense fog", "rain", "snow"]
 
 Range = tuple[float, float]
-"""Smallest and largest value of a quantity that is drawn for each object."""
+"""Smallest and largest value of a quantity drawn per object."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LayoutStyle:
     """Lengths of the street in metres; shares in [0, 1]."""
 
     traffic_side: Literal["right", "left"]
-    lanes: int  # a direction
+    lanes: int  # per direction
     lane_width: float
     parking: bool
     verge_width: float  # strip of grass between kerb and sidewalk
@@ -87,11 +87,11 @@ class MaterialStyle:
 class VegetationStyle:
     """Kind, number and colour of plants."""
 
-    trees: float  # a 10 m of each side
+    trees: float  # per 10 m of each side
     conifers: float  # share of the trees
     palms: float  # share of the trees
     hedges: float  # share of open plots and fronts with a hedge
-    bushes: float  # a 10 m of each side
+    bushes: float  # per 10 m of each side
     crown: Range  # radius in metres
     trunk: Range  # height in metres
     hue: float
@@ -102,15 +102,15 @@ class VegetationStyle:
 
 @dataclass(frozen=True)
 class TrafficStyle:
-    """Who is on the street."""
+    """Vehicles and people on the street."""
 
     vehicle_mix: tuple[tuple[str, float], ...]  # kind and weight, see ``shapes.VEHICLE_KINDS``
-    parked: float  # share of parking places that are taken
-    moving: float  # vehicles a 100 m of each lane
-    speed: Range  # metres a second
-    pedestrians: float  # a 100 m of each side
+    parked: float  # share of occupied parking spots
+    moving: float  # vehicles per 100 m of each lane
+    speed: Range  # metres per second
+    pedestrians: float  # per 100 m of each side
     children: float
-    works: float  # construction sites a 100 m
+    works: float  # construction sites per 100 m
     paint_saturation: float
 
 
@@ -136,7 +136,7 @@ class LightStyle:
 
 @dataclass(frozen=True)
 class ImagingStyle:
-    """The camera behind the pictures, and a mounting for those who need one."""
+    """Camera imaging, and a default mounting."""
 
     field_of_view: float  # degrees, horizontal
     camera_height: float
@@ -149,7 +149,7 @@ class ImagingStyle:
 
 @dataclass(frozen=True)
 class Style:
-    """One look of a street; the same style with another seed is another street of the same city and hour."""
+    """One look of a street; with another seed it is another street of the same city and hour."""
 
     name: str
     stream: int

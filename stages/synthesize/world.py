@@ -116,11 +116,11 @@ class Drive:
         self._periods = rng.uniform((0.9, 1.0, 0.9), (1.3, 1.6, 1.1))
 
     def distance(self, time: float) -> float:
-        """Returns metres along the lane at ``time`` (seconds)."""
+        """Return metres along the lane at ``time`` (seconds)."""
         return self._world.cruise_speed * time
 
     def world_from_ego(self, time: float) -> Float64[np.ndarray, "4 4"]:
-        """Returns the ego pose (rear axle, on the ground; x forward, y left, z up) at ``time`` (seconds)."""
+        """Return the ego pose (rear axle, on the ground; x forward, y left, z up) at ``time`` (seconds)."""
         distance = self.distance(time)
         x, y, yaw = self._world.lane_pose(distance)
         angle = 2 * np.pi * distance / (DRIFT_LENGTH * self._periods[2]) + self._phases[2]
