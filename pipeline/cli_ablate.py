@@ -18,7 +18,7 @@ Short = Annotated[
 Only = Annotated[Names, typer.Option("--only", help="Variants, separated by commas; all by default.")]
 Shifts = Annotated[Names, typer.Option("--shifts", help="Shifts, separated by commas; by default those reported.")]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas; 1,2,3, in the short form 1.")]
-Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; the threads are dealt out among them.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; they share the threads equally.")]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -30,7 +30,7 @@ Docs = Annotated[
     Path | None,
     typer.Option(
         file_okay=False,
-        help="Bring results.md and results.json in this folder up to date too; rows that are there are not made anew.",
+        help="Update results.md and results.json in this folder too; rows published there are not made again.",
     ),
 ]
 
@@ -48,12 +48,11 @@ def ablate(
 ) -> None:
     """Train every variant of the method on one domain, test it on shifted ones, and write the tables.
 
-    It can be stopped at any time; the same command goes on where it stopped. The data are synthesised.
+    It can be stopped at any time; the same command resumes. The data are synthesised.
 
     Example: `xd3d ablate --short --out my-ablation`
     """
-    from .ablation.benchmark import FEW_STREETS, STREETS
-    from .ablation.plan import Request
+    from .ablation.plan import FEW_STREETS, STREETS, Request
     from .ablation.run import run_ablation
     from .ablation.variants import choose_variants
 

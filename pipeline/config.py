@@ -1,8 +1,10 @@
 """The configuration of all stages: presets, YAML files, ``extends:`` and ``--set a.b=c``, validated together."""
 
 import importlib.resources
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ class ResolvedConfig:
 
 def preset_names() -> list[str]:
     """Returns the names of the presets, such as ``nuscenes_usa_singapore/dg``."""
-    return sorted(_walk(importlib.resources.files("xd3d.configs"), ""))
+    return sorted(_shipped_presets())
 
 
 def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> ResolvedConfig:
@@ -112,37 +114,53 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _walk(folder: Traversable, prefix: str) -> Iterator[str]:
+@cache
+def _shipped_presets() -> dict[str, tuple[Traversable, str | None]]:
+    """The file of each shipped preset by name, and its key where the file is a table of several, under ``presets``."""
+    return dict(_walk(importlib.resources.files("xd3d.configs"), ""))
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, tuple[Traversable, str | None]]]:
     for entry in folder.iterdir():
+        name = prefix + entry.name.removesuffix(".yaml")
         if entry.is_dir():
-            yield from _walk(entry, f"{prefix}{entry.name}/")
+            yield from _walk(entry, f"{name}/")
         elif entry.name.endswith(".yaml"):
-            yield prefix + entry.name.removesuffix(".yaml")
+            text = entry.read_text(encoding="utf-8")
+            if re.search(r"^presets:", text, flags=re.MULTILINE):
+                yield from ((f"{name}/{key}", (entry, key)) for key in parse_yaml(text)["presets"])
+            else:
+                yield name, (entry, None)
 
 
-def _read(name: str) -> str:
+def _read(name: str) -> Any:
+    """The values of one preset or file, its parents left out."""
+    key = None
     if _is_file(name):
         try:
-            return Path(name).read_text(encoding="utf-8")
+            text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else f"it is no text ({error})"
             raise ConfigError(f"The config file {name} cannot be read: {why}") from error
-    if name not in preset_names():
+    elif name in _shipped_presets():
+        file, key = _shipped_presets()[name]
+        text = file.read_text(encoding="utf-8")
+    else:
         raise ConfigError(
             f"There is no preset '{name}'; {nearest(name, preset_names())} ('xd3d config list' shows all)"
         )
-    return importlib.resources.files("xd3d.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    try:
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"The config '{name}' is not valid YAML: {error}") from error
+    return values["presets"][key] if key else values
 
 
 def _layers(name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
     """Returns the chain of ``extends:``, parents first, as (origin, values)."""
     if name in above:
         raise ConfigError(f"The presets extend each other in a cycle: {' -> '.join([*above, name])}")
-    text = _read(name)
-    try:
-        layer = parse_yaml(text) or {}
-    except ValueError as error:
-        raise ConfigError(f"The config '{name}' is not valid YAML: {error}") from error
+    layer = _read(name) or {}
     if not isinstance(layer, dict):
         raise ConfigError(f"The config '{name}' must map sections to settings; it holds a {type(layer).__name__}")
     parent = layer.pop("extends", None)

@@ -86,7 +86,7 @@ def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int |
     from ..stages.predict.sweeps import LABEL_SUFFIX
     from ..stages.train.checkpoint import checkpoint_digest
     from ..version import code_version
-    from .report.palette import UNLABELLED, class_colours
+    from .report.figures import UNLABELLED, class_colours
 
     colours = [UNLABELLED, *class_colours(network.classes)]
     return {

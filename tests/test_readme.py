@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from xd3d.pipeline.ablation.benchmark import STREETS
-from xd3d.pipeline.ablation.board import Board
-from xd3d.pipeline.ablation.rows import parse_rows
+from xd3d.pipeline.ablation.plan import STREETS
+from xd3d.pipeline.ablation.rows import ScoreTable, parse_rows
 from xd3d.pipeline.ablation.tables import headline_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,5 +60,5 @@ def test_every_file_that_the_readme_links_to_is_there():
 
 def test_the_scores_of_the_readme_are_those_of_the_published_rows():
     results = json.loads((ROOT / "docs/results.json").read_text(encoding="utf-8"))
-    table = headline_table(Board(parse_rows(results["rows"]), list(STREETS.shifts)))
+    table = headline_table(ScoreTable(parse_rows(results["rows"]), list(STREETS.shifts)))
     assert table in README

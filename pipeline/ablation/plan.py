@@ -1,30 +1,101 @@
-"""Which trainings an ablation needs: one a variant and seed, tested on every shift, or one for each shift."""
+"""The data of the ablation and the trainings it needs: one per variant and seed, or one per shift too."""
 
 import hashlib
 import json
 import shlex
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError, nearest
+from ...files import read_json
 from ...settings import Mark, marked, unmarked_values
+from .. import jobs
 from ..config import Config, ResolvedConfig, load_config
-from .benchmark import Benchmark
-from .variants import PLACES, VARIANTS, Variant
+from ..workspace import Workspace
+from .variants import GROUPS, VARIANTS, Variant
 
-__all__ = ["SHORT", "Request", "Training", "plan_trainings", "variant_digest"]
+__all__ = ["FEW_STREETS", "STREETS", "Benchmark", "Request", "Training", "plan_trainings", "variant_digest"]
 
-#: What the short form changes: enough steps to rank what differs much, and no more.
+#: Settings of the short form: enough steps to rank large differences.
 SHORT = ("train.steps=120", "train.milestones=[80, 110]", "train.validate_every=60", "train.checkpoint_every=60")
+SHARED_LAYERS = ("default", "ablation/base")  #: presets that all variants extend
+CAMERAS = "CAM_FRONT"
 
-#: Layers of settings that all variants share.
-SHARED = ("default", "ablation/base")
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One source domain and domains shifted from it, all of one data root.
+
+    ``shifts`` are reported. ``development`` shifts are not: choices may be made on them, and the first one is the
+    target of trainings that serve all shifts. ``fresh`` names the shifts on which no choice was ever made. Without a
+    ``root``, ``frames`` frames are synthesised beside the runs. ``overrides`` hold for every run, as KEY=VALUE.
+    """
+
+    source: str
+    shifts: Mapping[str, str]
+    development: Mapping[str, str]
+    fresh: tuple[str, ...] = ()
+    dataset: str = "nuscenes"
+    root: Path | None = None
+    frames: int = 1956
+    overrides: Sequence[str] = ()
+
+    @property
+    def domains(self) -> dict[str, str]:
+        """The domain of every shift, reported ones first."""
+        return {**self.shifts, **self.development}
+
+    def choose(self, names: Sequence[str]) -> list[str]:
+        """Returns the shifts called ``names`` in the benchmark's order; without names the reported ones.
+
+        Raises:
+            ConfigError: a name is unknown.
+        """
+        for name in names:
+            if name not in self.domains:
+                raise ConfigError(f"There is no shift '{name}' in the benchmark; {nearest(name, self.domains)}")
+        return [name for name in self.domains if name in names] if names else list(self.shifts)
+
+    def prepare(self, out: Path, workspace: Workspace) -> str:
+        """Synthesises the data under ``out`` and indexes them where this is not done yet; returns their identity.
+
+        The identity of synthetic data are the parameters of the synthesis: the geometry's last bits, and so the
+        index's digest, differ between processors. The identity of other data is the index's digest.
+
+        Raises:
+            DataError: files of the root are missing or damaged.
+        """
+        from ...stages.datasets.index import FrameIndex
+        from ...stages.synthesize.synthesize import FACTS
+
+        root = self.root or out / "root"
+        if self.root is None:
+            jobs.synthesize_city(root, frames=self.frames, seed=0, cameras=CAMERAS, plan="benchmark")
+        folder = workspace.index(self.dataset)
+        if not (folder / "index.json").exists():
+            done = jobs.prepare(workspace, self.dataset, root, version=None, cameras=CAMERAS)
+            if done.exit_code:
+                raise DataError(
+                    f"The benchmark's data in {root} are damaged; delete that folder and run the command again:\n"
+                    f"{done.text}"
+                )
+        return FrameIndex.load(folder).digest if self.root else json.dumps(read_json(root / FACTS), sort_keys=True)
+
+
+_FRESH = ("dusk", "snow", "tilted")
+STREETS = Benchmark(
+    source="streets",
+    shifts={name: f"streets-{name}" for name in ("city", "night", "fog", "sensor", *_FRESH)},
+    development={name: f"streets-{name}" for name in ("development", "haze", "dim")},
+    fresh=_FRESH,
+)
+FEW_STREETS = replace(STREETS, frames=391)  #: the benchmark of the short form
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for: variants, shifts and seeds, in full or in the short form, with settings changed."""
+    """The variants, shifts and seeds asked for, in full or in the short form, with changed settings."""
 
     variants: Sequence[Variant]
     shifts: Sequence[str]
@@ -33,26 +104,26 @@ class Request:
     overrides: Sequence[str] = ()
 
     def settings(self, benchmark: Benchmark) -> tuple[str, ...]:
-        """The settings that hold for every run, as KEY=VALUE."""
+        """Returns the settings of every run, as KEY=VALUE."""
         return (*benchmark.overrides, *(SHORT if self.short else ()), *self.overrides)
 
     def check(self, benchmark: Benchmark) -> None:
-        """Find faults in the settings before hours of work.
+        """Checks the settings before hours of work.
 
         Raises:
-            ConfigError: a setting is unknown or out of range, is what a variant differs in, or is the runner's to give.
+            ConfigError: a setting is unknown or out of range, distinguishes a variant, or is set by the ablation.
         """
         given = set(marked(Config, Mark.GIVEN))
         for variant in self.variants:
-            own = {key for key, layer in load_config(variant.preset).origins.items() if layer not in SHARED}
+            own = {key for key, layer in load_config(variant.preset).origins.items() if layer not in SHARED_LAYERS}
             for key, layer in load_config(variant.preset, self.overrides).origins.items():
                 if layer.startswith("--set") and key in own | given:
-                    raise ConfigError(f"'{layer}' cannot be chosen here: {key} makes '{variant.name}' what it is")
+                    raise ConfigError(f"'{layer}' cannot be set here: {key} makes '{variant.name}' what it is")
             for seed in self.seeds:
                 load_config(variant.preset, (*self.settings(benchmark), f"train.seed={seed}"))
 
     def command(self, variant: str, shift: str, seed: int) -> str:
-        """The command line that makes one row."""
+        """Returns the command line that makes one row."""
         options = [f"--only {variant} --shifts {shift} --seeds {seed}", *(["--short"] if self.short else [])]
         options += [f"--set {shlex.quote(text)}" for text in self.overrides]
         return " ".join(["xd3d ablate", *options])
@@ -60,9 +131,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training run and the shifts it is tested on; ``target`` is the shift it is trained for, if it is for one.
+    """One training run and the shifts it is tested on.
 
-    ``start`` is the training whose best weights it begins with.
+    ``target`` is its shift if it is trained for a single one. ``init`` is the training whose best weights it starts
+    from.
     """
 
     variant: Variant
@@ -71,44 +143,46 @@ class Training:
     shifts: tuple[str, ...]
     digest: str
     overrides: tuple[str, ...]
-    start: "Training | None" = None
+    init: "Training | None" = None
 
     @property
     def run(self) -> str:
-        """Name of its run folder."""
+        """Name of the run folder."""
         parts = [self.variant.name, *([self.target] if self.target else []), f"seed{self.seed}", self.digest[:8]]
         return "-".join(parts)
 
     @property
     def title(self) -> str:
-        """What a person reads of it."""
+        """Name in log lines."""
         return f"{self.variant.name}{f' for {self.target}' if self.target else ''}, seed {self.seed}"
 
     def resolve(self) -> ResolvedConfig:
-        """Its settings."""
+        """Returns the settings."""
         return load_config(self.variant.preset, self.overrides)
 
 
 def plan_trainings(
     benchmark: Benchmark, request: Request, data: str, done: Collection[tuple[str, str, int, str]]
 ) -> list[Training]:
-    """The trainings whose rows are not among ``done`` (keys of rows), in the order of their worth to the tables.
+    """Returns the trainings whose rows are not among ``done`` (keys of rows), the most informative ones first.
 
-    ``data`` identifies the data set. Groups come one after the other, and in each the first seed of
-    every variant before the second, so that an unfinished ablation can be read.
+    Groups follow each other, and in each group the first seed of every variant comes before the second: an unfinished
+    ablation is readable. ``data`` identifies the data.
     """
     settings = request.settings(benchmark)
     trainings = []
     for variant in request.variants:
-        make = partial(_training, benchmark, variant, settings, data)
+        digest = variant_digest(benchmark, variant, settings, data)
         for seed in request.seeds:
-            digest = variant_digest(benchmark, variant, settings, data)
             left = [shift for shift in request.shifts if (shift, variant.name, seed, digest) not in done]
+            targets: list[tuple[str | None, tuple[str, ...]]]
             if variant.trained == "once":
-                trainings += [make(seed, None, tuple(left))] if left else []
+                targets = [(None, tuple(left))] if left else []
             else:
-                trainings += [make(seed, shift, (shift,)) for shift in left]
-    return sorted(trainings, key=lambda training: (PLACES[training.variant.name], training.seed))
+                targets = [(shift, (shift,)) for shift in left]
+            trainings += [_training(benchmark, variant, settings, data, seed, *target) for target in targets]
+    group_index = {variant.name: index for index, group in enumerate(GROUPS) for variant in group.variants}
+    return sorted(trainings, key=lambda training: (group_index[training.variant.name], training.seed))
 
 
 def _training(
@@ -120,30 +194,26 @@ def _training(
     target: str | None,
     shifts: tuple[str, ...],
 ) -> Training:
-    first = VARIANTS[variant.init] if variant.init else None
+    domain = benchmark.domains[target] if target else next(iter(benchmark.development.values()))
+    source = domain if variant.trained == "on target" else benchmark.source
+    domains = (f"data.source.domain={source}", f"data.target.domain={domain}")
+    init = VARIANTS[variant.init] if variant.init else None
     return Training(
         variant=variant,
         seed=seed,
         target=target,
         shifts=shifts,
         digest=variant_digest(benchmark, variant, settings, data),
-        overrides=(*settings, *_domains(benchmark, variant, target), f"train.seed={seed}"),
-        start=_training(benchmark, first, settings, data, seed, None, shifts) if first else None,
+        overrides=(*settings, *domains, f"train.seed={seed}"),
+        init=_training(benchmark, init, settings, data, seed, None, shifts) if init else None,
     )
 
 
 def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[str], data: str) -> str:
-    """What identifies a variant's rows beside shift and seed: every setting that changes a result, and the data."""
+    """Returns the digest of a variant's rows: of every setting that changes a result, and of the data; not the seed."""
     values = unmarked_values(load_config(variant.preset, settings).config, Mark.FREE)
     del values["train"]["seed"]
     values["data"] |= {"source": benchmark.source, "target": None}
-    first = variant_digest(benchmark, VARIANTS[variant.init], settings, data) if variant.init else None
-    identity = json.dumps([values, variant.trained, first, data], sort_keys=True)
+    init = variant_digest(benchmark, VARIANTS[variant.init], settings, data) if variant.init else None
+    identity = json.dumps([values, variant.trained, init, data], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-def _domains(benchmark: Benchmark, variant: Variant, target: str | None) -> tuple[str, str]:
-    """Where a training gets its labels, and which side it is meant for: the development shift, where it is for all."""
-    domain = benchmark.domains[target] if target else next(iter(benchmark.development.values()))
-    source = domain if variant.trained == "on target" else benchmark.source
-    return f"data.source.domain={source}", f"data.target.domain={domain}"

@@ -1,34 +1,32 @@
-"""The results as files: ``results.json``, and ``results.md``, whose generated parts stand between markers."""
+"""The published results: ``results.json`` with every row, and ``results.md``, whose generated blocks have markers."""
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...files import write_bytes, write_json
+from ...files import read_json, write_bytes, write_json
 from . import tables
-from .benchmark import Benchmark
-from .board import Board
-from .learned import IMAGES, Learned
-from .plan import Request, variant_digest
-from .plots import PLOTS
-from .rows import Row
+from .figures import FACTS, IMAGES, PLOTS, Learned, stored_learned
+from .plan import Benchmark, Request, variant_digest
+from .rows import Row, RowFile, ScoreTable, parse_rows
 from .variants import VARIANTS
 
-__all__ = ["Results", "replace_blocks", "write_results"]
+__all__ = ["Publisher", "Results", "replace_blocks", "write_results"]
 
 PAGE = """# Results of the ablation
 
 How well the variants of the method do on the shifts of the generalisation benchmark; mIoU in per cent on each target's
-test split, mean and sample deviation over the seeds. Made by `xd3d ablate`.
+test split, mean and sample deviation over the seeds. Made by `xd3d ablate`; `results.json` beside it has every row.
 """
 
 HEADINGS = {
     "headline": "What the method is worth",
     "facts": "How it was run",
-    "claims": "What was asked",
+    "claims": "Claims",
     "loss": "What each shift costs",
     "main": "Scores",
     "gains": "Gains",
@@ -37,13 +35,12 @@ HEADINGS = {
     "attention": "Which agents the points read",
     "spectrum": "What decoupling leaves",
     "errors": "Errors by distance and class",
-    "commands": "Every row and its command",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The rows that the settings and data in force made: those of reported shifts, and those of development ones."""
+    """The rows of the current settings and data: those of reported shifts, and those of development shifts."""
 
     benchmark: Benchmark
     request: Request
@@ -56,10 +53,10 @@ class Results:
     def select(
         cls, benchmark: Benchmark, request: Request, data: str, rows: Sequence[Row], failed: Mapping[str, str]
     ) -> "Results":
-        """Choose from ``rows`` those whose settings and data are still in force."""
+        """Chooses the rows of the current settings and data by their digests."""
         settings = request.settings(benchmark)
-        found = {row.variant for row in rows} & set(VARIANTS)
-        digests = {name: variant_digest(benchmark, VARIANTS[name], settings, data) for name in found}
+        variants = {row.variant for row in rows} & set(VARIANTS)
+        digests = {name: variant_digest(benchmark, VARIANTS[name], settings, data) for name in variants}
         current = [row for row in rows if digests.get(row.variant) == row.digest]
         order = list(VARIANTS)
         current.sort(key=lambda row: (order.index(row.variant), row.shift, row.seed))
@@ -71,13 +68,8 @@ class Results:
             failed=failed,
         )
 
-    @property
-    def board(self) -> Board:
-        """The reported rows, to compare."""
-        return Board(self.rows, list(self.benchmark.shifts))
-
     def to_json(self) -> dict[str, Any]:
-        """What ``results.json`` holds; ``rows`` are of the reported shifts only."""
+        """Returns the content of ``results.json``; ``rows`` are of the reported shifts only."""
         return {
             "short": self.request.short,
             "source": self.benchmark.source,
@@ -88,79 +80,135 @@ class Results:
         }
 
     def blocks(self) -> dict[str, str]:
-        """The generated parts of ``results.md``, by name."""
-        board = self.board
+        """Returns the generated blocks of ``results.md`` by name."""
+        scores = ScoreTable(self.rows, list(self.benchmark.shifts))
+        plots = {name: f"\n\n![{name}]({IMAGES}/ablation-{name}.png)" for name in PLOTS}
         return {
             "facts": self._facts(),
-            "headline": tables.headline_table(board),
-            "claims": tables.claims_table(board, self.benchmark.fresh),
-            "loss": tables.loss_table(board),
-            "main": tables.main_tables(board) + _pictured("scores"),
-            "gains": tables.gain_tables(board),
-            "classes": tables.class_table(board),
-            "sweeps": tables.sweep_tables(board) + _pictured("sweeps"),
-            **(self.learned.blocks(IMAGES) if self.learned else {}),
-            "commands": tables.command_table(self.rows),
+            "headline": tables.headline_table(scores),
+            "claims": tables.claims_table(scores, self.benchmark.fresh),
+            "loss": tables.loss_table(scores),
+            "main": tables.main_tables(scores) + plots["scores"],
+            "gains": tables.gain_tables(scores),
+            "classes": tables.class_table(scores),
+            "sweeps": tables.sweep_tables(scores) + plots["sweeps"],
+            **(self.learned.blocks() if self.learned else {}),
         }
 
+    def plots(self) -> dict[str, bytes]:
+        """Returns the plots of the scores as PNG files, by name."""
+        scores = ScoreTable(self.rows, list(self.benchmark.shifts))
+        return {f"ablation-{name}": draw(scores) for name, draw in PLOTS.items()}
+
     def _facts(self) -> str:
-        codes = sorted({row.code for row in self.rows})
-        steps = sorted({row.steps for row in self.rows})
-        hours = sum({row.run: row.seconds for row in (*self.rows, *self.development)}.values()) / 3600
+        seconds = {row.run: row.seconds for row in (*self.rows, *self.development)}
         facts = [
             ["form", "short" if self.request.short else "full"],
             ["source", self.benchmark.source],
-            ["seeds", ", ".join(map(str, self.board.seeds))],
-            ["steps", ", ".join(map(str, steps))],
-            ["process hours of training and tests", f"{hours:.1f}"],
-            ["code", ", ".join(codes)],
+            ["seeds", ", ".join(map(str, sorted({row.seed for row in self.rows})))],
+            ["steps", ", ".join(map(str, sorted({row.steps for row in self.rows})))],
+            ["process hours of training and tests", f"{sum(seconds.values()) / 3600:.1f}"],
+            ["code", ", ".join(sorted({row.code for row in self.rows}))],
             ["failed runs", ", ".join(self.failed) or "none"],
         ]
         return tables.markdown(["", ""], facts)
 
 
 def write_results(results: Results, out: Path, docs: Path | None) -> None:
-    """Write tables, plots and rows to ``out``, and to ``docs`` where it is given; hand-written text there stays."""
-    board, blocks = results.board, results.blocks()
-    plots = {f"ablation-{name}": draw(board) for name, draw in PLOTS.items()}
+    """Writes tables, figures and rows to ``out``, and to ``docs`` if given; text outside the blocks is preserved.
+
+    Raises:
+        DataError: the markers of a page are damaged.
+    """
+    blocks, figures = results.blocks(), results.plots()
     if results.learned:
-        plots |= {name: (out / IMAGES / f"{name}.png").read_bytes() for name in results.learned.pictures}
+        figures |= {name: (out / IMAGES / f"{name}.png").read_bytes() for name in results.learned.pictures}
     for folder in (out, docs) if docs else (out,):
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-        for name, png in plots.items():
+        for name, png in figures.items():
             write_bytes(folder / IMAGES / f"{name}.png", png)
         page = folder / "results.md"
         text = page.read_text(encoding="utf-8") if page.exists() else PAGE
         try:
             write_bytes(page, replace_blocks(text, blocks).encode())
         except ValueError as error:
-            raise DataError(f"{page} cannot be brought up to date: {error}") from error
+            raise DataError(f"{page} cannot be updated: {error}") from error
         write_json(folder / "results.json", results.to_json())
 
 
 def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """Put each block between its markers in ``text``, and those that have no markers there at the end.
+    """Replaces each block between its markers in ``text``; blocks without markers are appended.
 
     Raises:
-        ValueError: a marker of ``text`` has lost its partner, so what lies between is nobody's.
+        ValueError: a marker of ``text`` is unpaired, so the end of its block is unknown.
     """
     marks = [(kind, name) for kind, name in re.findall(r"<!-- (generated|end): (\S+) -->", text)]
     names = [name for kind, name in marks if kind == "generated"]
     if marks != [(kind, name) for name in names for kind in ("generated", "end")] or len(set(names)) < len(names):
         raise ValueError(
-            "its markers '<!-- generated: NAME -->' and '<!-- end: NAME -->' do not come in pairs, each once; put them"
-            " back, or delete the pair"
+            "its markers '<!-- generated: NAME -->' and '<!-- end: NAME -->' do not come in pairs, each once; restore"
+            " them, or delete the pair"
         )
     for name, content in blocks.items():
         begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
         marked = f"{begin}\n{content}\n{end}"
-        before, begun, rest = text.partition(begin)
-        if begun:
+        before, found, rest = text.partition(begin)
+        if found:
             text = f"{before}{marked}{rest.partition(end)[2]}"
         else:
             text = f"{text.rstrip()}\n\n## {HEADINGS.get(name, name)}\n\n{marked}\n"
     return text
 
 
-def _pictured(name: str) -> str:
-    return f"\n\n![{name}]({IMAGES}/ablation-{name}.png)"
+@dataclass(frozen=True, kw_only=True)
+class Publisher:
+    """Writes the results of ``rows`` to ``out``, and to ``docs`` if given. ``data`` identifies the data."""
+
+    benchmark: Benchmark
+    request: Request
+    data: str
+    rows: RowFile
+    out: Path
+    docs: Path | None
+
+    def publish(self, failed: Mapping[str, str]) -> Results:
+        """Writes the results of all rows, including those that ``docs`` has gained meanwhile.
+
+        Raises:
+            DataError: ``docs`` holds something else, or rows of other settings, which would be lost.
+        """
+        published = self._import_published(self.docs) if self.docs else []
+        results = Results.select(self.benchmark, self.request, self.data, self.rows.rows, failed)
+        results = replace(results, learned=stored_learned(self.out))
+        kept = {row.key for row in (*results.rows, *results.development)}
+        if lost := [row for row in published if row.key not in kept]:
+            raise DataError(
+                f"{self.docs} holds {len(lost)} rows of other settings or data (the first is '{lost[0].command}'),"
+                " which would be lost; give another --docs, or the settings that they were made with"
+            )
+        write_results(results, self.out, self.docs)
+        return results
+
+    def _import_published(self, docs: Path) -> list[Row]:
+        """Adds the rows of ``docs/results.json`` to ``rows``, and its figures to ``out``; returns the rows."""
+        path = docs / "results.json"
+        if not path.exists():
+            return []
+        try:
+            results = read_json(path)
+            published = parse_rows([*results["rows"], *results["development"]])
+            learned = Learned.parse(results["learned"]) if results["learned"] else None
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path} does not hold results of this version ({error}); give another --docs, or move it away"
+            ) from error
+        known = {row.key for row in self.rows.rows}
+        for row in published:
+            if row.key not in known:
+                self.rows.append(row)
+        if learned and not (self.out / FACTS).exists() and not learned.missing(docs / IMAGES):
+            (self.out / IMAGES).mkdir(exist_ok=True)
+            for name in learned.pictures:
+                shutil.copyfile(docs / IMAGES / f"{name}.png", self.out / IMAGES / f"{name}.png")
+            write_json(self.out / FACTS, vars(learned))
+        return published

@@ -1,16 +1,17 @@
-"""The generated parts of ``results.md``: Markdown tables from a board, each a block with a name."""
+"""The claims about the method, and the Markdown tables of ``results.md``."""
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
-from .board import MEAN, Board, Summary, said
-from .claims import CLAIMS
-from .rows import READINGS, Row
+from .rows import MEAN, OUTPUTS, ScoreTable, summarise
 from .variants import BASELINE, GROUPS, REFERENCE, SHORTER, VARIANTS, Variant
 
 __all__ = [
+    "CLAIMS",
+    "Claim",
     "claims_table",
     "class_table",
-    "command_table",
+    "format_values",
     "gain_tables",
     "headline_table",
     "loss_table",
@@ -19,73 +20,75 @@ __all__ = [
     "sweep_tables",
 ]
 
-SAID = {"2d": "2D", "3d": "3D", "3d_lidar_only": "3D, LiDAR only", "xm": "xM", "fused": "fused"}
-COMPARED = ("3d", "xm", "fused")  #: readings that variants are compared in
+NAMES = {"2d": "2D", "3d": "3D", "3d_lidar_only": "3D, LiDAR only", "xm": "xM", "fused": "fused"}
+COMPARED = ("3d", "xm", "fused")  #: outputs in which variants are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """``variant`` in ``output`` is at least ``least`` points above ``over`` in the best of ``over_outputs``.
+
+    With ``least`` 0 it is above by any amount. Without ``over_outputs`` both are compared in ``output``.
+    """
+
+    label: str
+    over: str
+    output: str
+    least: float = 0.0
+    variant: str = REFERENCE
+    over_outputs: Sequence[str] = ()
+
+    def gains(self, scores: ScoreTable, shift: str) -> dict[int, float]:
+        """Returns the gain by seed."""
+        gains = [
+            scores.gains(self.variant, self.output, shift, over=self.over, over_output=output)
+            for output in self.over_outputs or (self.output,)
+        ]
+        return {seed: min(each[seed] for each in gains) for seed in sorted(set.intersection(*map(set, gains)))}
+
+    def holds(self, gain: float) -> bool:
+        """Whether a mean gain of ``gain`` points is enough."""
+        return gain >= self.least if self.least else gain > 0
+
+
+CLAIMS = (
+    Claim(label="3D of full above 3d-only by 8", over=BASELINE, output="3d", least=8.0),
+    Claim(label="fused of full above xM of image by 5", over="image", output="fused", over_outputs=("xm",), least=5.0),
+    Claim(label="trained above random diffusion weights by 2, 3D", over="full-random-weights", output="3d", least=2.0),
+    Claim(label="the same, fused", over="full-random-weights", output="fused", least=2.0),
+    Claim(label="above the image tap alone by 2, 3D", over="full-rgb-only", output="3d", least=2.0),
+    Claim(label="the same, fused", over="full-rgb-only", output="fused", least=2.0),
+    Claim(label="without a camera at most 1 below 3d-only", over=BASELINE, output="3d_lidar_only", least=-1.0),
+    Claim(
+        label="fused at most 1 below the best of 2D, 3D and LiDAR only",
+        over=REFERENCE,
+        output="fused",
+        over_outputs=("2d", "3d", "3d_lidar_only"),
+        least=-1.0,
+    ),
+    Claim(label="UDA above full, 3D", variant="uda", over=REFERENCE, output="3d"),
+    Claim(label="the same, fused", variant="uda", over=REFERENCE, output="fused"),
+)
+
+
+def format_values(values: dict[int, float], *, signed: bool = False) -> str:
+    """Returns values by seed as mean ± sample deviation, such as ``45.1 ± 0.8``; ``-`` without values."""
+    summary = summarise(values)
+    if summary is None:
+        return "-"
+    mean, deviation = summary
+    text = f"{mean:+.1f}" if signed else f"{mean:.1f}"
+    return text if deviation is None else f"{text} ± {deviation:.1f}"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left and the others to the right."""
+    """Returns a Markdown table; the first column is aligned left, the others right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main_tables(board: Board) -> str:
-    """Mean IoU of the main variants: a table a reading, a column a shift."""
-    parts = []
-    for reading in ("3d", "xm", "fused", "2d", "3d_lidar_only"):
-        rows = [
-            [
-                _named(variant),
-                *(said(board.scores(variant.name, reading, column)) for column in board.columns),
-                _seeds(board, variant),
-            ]
-            for variant in _there(board, _tabled())
-        ]
-        parts.append(f"**{SAID[reading]}**\n\n{markdown(['variant', *board.columns, 'seeds'], rows)}")
-    return "\n\n".join(parts)
-
-
-def gain_tables(board: Board) -> str:
-    """Points above the 3D score of the baseline, in 3D, in xM and fused, paired seed by seed."""
-    parts = []
-    for reading in COMPARED:
-        rows = [
-            [
-                _named(variant),
-                *(
-                    said(board.gains(variant.name, reading, column, over=BASELINE, over_reading="3d"), signed=True)
-                    for column in board.columns
-                ),
-            ]
-            for variant in _there(board, _tabled())
-            if variant.name != BASELINE
-        ]
-        title = f"**{SAID[reading]} above the 3D score of {BASELINE}**"
-        parts.append(f"{title}\n\n{markdown(['variant', *board.columns], rows)}")
-    return "\n\n".join(parts)
-
-
-def loss_table(board: Board) -> str:
-    """What the shift costs: the source's test score less the target's, of the baseline and of the full method."""
-    header = ["network", "source test", *(f"{shift}: target (loss)" for shift in board.shifts)]
-    rows = []
-    for name, reading in ((BASELINE, "3d"), *((REFERENCE, reading) for reading in COMPARED)):
-        source = next(
-            (found for shift in board.shifts if (found := board.scores(name, reading, shift, source=True))), {}
-        )
-        if not source:
-            continue
-        cells = []
-        for shift in board.shifts:
-            target, at_source = board.scores(name, reading, shift), board.scores(name, reading, shift, source=True)
-            lost = {seed: at_source[seed] - value for seed, value in target.items()}
-            cells.append(f"{said(target)} ({said(lost)})")
-        rows.append([f"{name}, {SAID[reading]}", said(source), *cells])
-    return markdown(header, rows)
-
-
-def headline_table(board: Board) -> str:
-    """What the method is worth, in one table: LiDAR alone, with cached features, and what the target's labels give."""
+def headline_table(scores: ScoreTable) -> str:
+    """Returns the method in one table: LiDAR alone, cached features, adaptation, and the target's labels."""
     lines = (
         ("LiDAR alone", BASELINE, "3d"),
         ("with cached features, no camera at test", REFERENCE, "3d_lidar_only"),
@@ -95,87 +98,132 @@ def headline_table(board: Board) -> str:
         ("trained on the target's labels, fused", "oracle", "fused"),
     )
     rows = [
-        [says, *(said(board.scores(variant, reading, column)) for column in board.columns)]
-        for says, variant, reading in lines
-        if variant in board.variants
+        [label, *(format_values(scores.scores(variant, output, column)) for column in scores.columns)]
+        for label, variant, output in lines
+        if variant in scores.variants
     ]
-    return markdown(["mIoU, %", *board.columns], rows)
+    return markdown(["mIoU, %", *scores.columns], rows)
 
 
-def claims_table(board: Board, fresh: Collection[str]) -> str:
-    """What was asked of the method, shift by shift, and whether it is so; ``fresh`` ones are counted by themselves."""
+def claims_table(scores: ScoreTable, fresh: Collection[str]) -> str:
+    """Returns the claims with their gain and verdict on each shift; ``fresh`` shifts are counted separately."""
     rows = []
     for claim in CLAIMS:
-        found = {shift: Summary.of(claim.gains(board, shift)) for shift in board.shifts}
-        held = {shift: claim.holds(gain.mean) for shift, gain in found.items() if gain}
-        cells = [f"{gain.mean:+.1f} {'yes' if held[shift] else 'no'}" if gain else "-" for shift, gain in found.items()]
-        counts = [
-            f"{sum(chosen)} of {len(chosen)}" if chosen else "-"
-            for chosen in ([yes for shift, yes in held.items() if (shift in fresh) == new] for new in (False, True))
+        summaries = {shift: summarise(claim.gains(scores, shift)) for shift in scores.shifts}
+        gains = {shift: summary[0] for shift, summary in summaries.items() if summary}
+        verdicts = {shift: claim.holds(gain) for shift, gain in gains.items()}
+        cells = [
+            f"{gains[shift]:+.1f} {'yes' if verdicts[shift] else 'no'}" if shift in gains else "-"
+            for shift in scores.shifts
         ]
-        rows.append([claim.says, *cells, *counts])
-    return markdown(["claim (points, mean over seeds)", *board.shifts, "holds on old", "holds on new"], rows)
+        for new in (False, True):
+            chosen = [holds for shift, holds in verdicts.items() if (shift in fresh) == new]
+            cells.append(f"{sum(chosen)} of {len(chosen)}" if chosen else "-")
+        rows.append([claim.label, *cells])
+    return markdown(["claim (points, mean over seeds)", *scores.shifts, "holds on old", "holds on new"], rows)
 
 
-def class_table(board: Board) -> str:
-    """3D IoU by class of the main variants, mean over the shifts."""
-    classes = next((list(row.iou) for shift in board.shifts for row in board.of(BASELINE, shift).values()), [])
-    rows = [
-        [_named(variant), *(said(board.class_scores(variant.name, "3d", name, MEAN)) for name in classes)]
-        for variant in _there(board, _tabled())
-    ]
-    return markdown(["3D IoU, mean over the shifts", *classes], rows)
-
-
-def sweep_tables(board: Board) -> str:
-    """One table a sweep: mean over the shifts in each reading, and its gain over the method in as many steps."""
-    parts = []
-    gained = [f"{SAID[reading]} to {SHORTER}" for reading in COMPARED]
-    for group in GROUPS:
-        variants = [variant for variant in _there(board, group.variants) if variant.name != SHORTER]
-        if group.tabled or not variants:
+def loss_table(scores: ScoreTable) -> str:
+    """Returns the loss by each shift, source test less target test, of the baseline and the method."""
+    header = ["network", "source test", *(f"{shift}: target (loss)" for shift in scores.shifts)]
+    rows = []
+    for name, output in ((BASELINE, "3d"), *((REFERENCE, output) for output in COMPARED)):
+        sources = {shift: scores.scores(name, output, shift, source=True) for shift in scores.shifts}
+        source = next((values for values in sources.values() if values), None)
+        if source is None:
             continue
-        header = [group.title, *(SAID[reading] for reading in READINGS), *gained, "seeds"]
-        rows = [_sweep_row(board, variant) for variant in (*_there(board, [VARIANTS[SHORTER]]), *variants)]
+        cells = []
+        for shift in scores.shifts:
+            target = scores.scores(name, output, shift)
+            lost = {seed: sources[shift][seed] - value for seed, value in target.items()}
+            cells.append(f"{format_values(target)} ({format_values(lost)})")
+        rows.append([f"{name}, {NAMES[output]}", format_values(source), *cells])
+    return markdown(header, rows)
+
+
+def main_tables(scores: ScoreTable) -> str:
+    """Returns the mean IoU of the main variants: a table per output, a column per shift."""
+    parts = []
+    for output in ("3d", "xm", "fused", "2d", "3d_lidar_only"):
+        rows = [
+            [
+                _label(variant),
+                *(format_values(scores.scores(variant.name, output, column)) for column in scores.columns),
+                _seeds(scores, variant),
+            ]
+            for variant in _main_variants(scores)
+        ]
+        parts.append(f"**{NAMES[output]}**\n\n{markdown(['variant', *scores.columns, 'seeds'], rows)}")
+    return "\n\n".join(parts)
+
+
+def gain_tables(scores: ScoreTable) -> str:
+    """Returns the points of the main variants above the baseline's 3D score, paired by seed: a table per output."""
+
+    def gain(variant: str, output: str, column: str) -> str:
+        gains = scores.gains(variant, output, column, over=BASELINE, over_output="3d")
+        return format_values(gains, signed=True)
+
+    parts = []
+    for output in COMPARED:
+        rows = [
+            [_label(variant), *(gain(variant.name, output, column) for column in scores.columns)]
+            for variant in _main_variants(scores)
+            if variant.name != BASELINE
+        ]
+        title = f"**{NAMES[output]} above the 3D score of {BASELINE}**"
+        parts.append(f"{title}\n\n{markdown(['variant', *scores.columns], rows)}")
+    return "\n\n".join(parts)
+
+
+def class_table(scores: ScoreTable) -> str:
+    """Returns the 3D IoU by class of the main variants, mean over the shifts."""
+    rows = [row for shift in scores.shifts for row in scores.rows(BASELINE, shift).values()]
+    classes = list(rows[0].iou) if rows else []
+    lines = [
+        [_label(variant), *(format_values(scores.class_scores(variant.name, "3d", name, MEAN)) for name in classes)]
+        for variant in _main_variants(scores)
+    ]
+    return markdown(["3D IoU, mean over the shifts", *classes], lines)
+
+
+def sweep_tables(scores: ScoreTable) -> str:
+    """Returns a table per sweep: the mean over the shifts, and the gain over the method in as many steps."""
+    parts = []
+    gained = [f"{NAMES[output]} to {SHORTER}" for output in COMPARED]
+    for group in GROUPS:
+        variants = [variant for variant in _tested(scores, group.variants) if variant.name != SHORTER]
+        if group.main or not variants:
+            continue
+        header = [group.title, *(NAMES[output] for output in OUTPUTS), *gained, "seeds"]
+        rows = [_sweep_row(scores, variant) for variant in (*_tested(scores, [VARIANTS[SHORTER]]), *variants)]
         parts.append(markdown(header, rows))
     return "\n\n".join(parts)
 
 
-def command_table(rows: Sequence[Row]) -> str:
-    """The command of every row, folded away."""
-    lines = [
-        [row.variant, row.shift, str(row.seed), *(_percent(row, reading) for reading in READINGS), f"`{row.command}`"]
-        for row in sorted(rows, key=lambda row: (row.variant, row.shift, row.seed))
-    ]
-    table = markdown(["variant", "shift", "seed", *(SAID[reading] for reading in READINGS), "command"], lines)
-    return f"<details><summary>{len(rows)} rows</summary>\n\n{table}\n\n</details>"
-
-
-def _sweep_row(board: Board, variant: Variant) -> list[str]:
-    scores = [said(board.scores(variant.name, reading, MEAN)) for reading in READINGS]
+def _sweep_row(scores: ScoreTable, variant: Variant) -> list[str]:
+    cells = [format_values(scores.scores(variant.name, output, MEAN)) for output in OUTPUTS]
     if variant.name == SHORTER:
-        return [_named(variant), *scores, *[""] * len(COMPARED), _seeds(board, variant)]
-    gains = [said(board.gains(variant.name, reading, MEAN, over=SHORTER), signed=True) for reading in COMPARED]
-    return [_named(variant), *scores, *gains, _seeds(board, variant)]
+        gains = [""] * len(COMPARED)
+    else:
+        gains = [
+            format_values(scores.gains(variant.name, output, MEAN, over=SHORTER), signed=True) for output in COMPARED
+        ]
+    return [_label(variant), *cells, *gains, _seeds(scores, variant)]
 
 
-def _seeds(board: Board, variant: Variant) -> str:
-    """How many seeds stand behind the variant's mean over the shifts."""
-    return str(len(board.scores(variant.name, "3d", MEAN)))
+def _seeds(scores: ScoreTable, variant: Variant) -> str:
+    """How many seeds the variant's mean over the shifts has."""
+    return str(len(scores.scores(variant.name, "3d", MEAN)))
 
 
-def _tabled() -> list[Variant]:
-    return [variant for group in GROUPS if group.tabled for variant in group.variants]
+def _main_variants(scores: ScoreTable) -> list[Variant]:
+    return _tested(scores, [variant for group in GROUPS if group.main for variant in group.variants])
 
 
-def _there(board: Board, variants: Iterable[Variant]) -> list[Variant]:
-    return [variant for variant in variants if variant.name in board.variants]
+def _tested(scores: ScoreTable, variants: Iterable[Variant]) -> list[Variant]:
+    return [variant for variant in variants if variant.name in scores.variants]
 
 
-def _named(variant: Variant) -> str:
-    return f"`{variant.name}`: {variant.says}"
-
-
-def _percent(row: Row, reading: str) -> str:
-    value = row.miou[reading]
-    return "-" if value is None else f"{100 * value:.1f}"
+def _label(variant: Variant) -> str:
+    return f"`{variant.name}`: {variant.label}"

@@ -1,4 +1,4 @@
-"""The variants that are compared, in the order and the groups of the tables; each is a preset ``ablation/<name>``."""
+"""The variants that the ablation compares, in the order and the groups of its tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,24 +6,24 @@ from typing import Literal
 
 from ...errors import ConfigError, nearest
 
-__all__ = ["BASELINE", "GROUPS", "PLACES", "REFERENCE", "SHORTER", "VARIANTS", "Group", "Variant", "choose_variants"]
+__all__ = ["BASELINE", "GROUPS", "REFERENCE", "SHORTER", "VARIANTS", "Group", "Variant", "choose_variants"]
 
-BASELINE = "3d-only"  #: what the gains of every variant are counted from
+BASELINE = "3d-only"  #: gains of every variant are counted from it
 REFERENCE = "full"  #: the method
-SHORTER = "full-400"  #: the method in fewer steps: what a sweep changes one thing of
+SHORTER = "full-400"  #: the method in fewer steps; a sweep changes one setting of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One form of the method: its preset's name and what the tables say of it.
+    """One form of the method: the preset ``ablation/<name>`` of ``configs/ablation.yaml`` and its label in tables.
 
-    ``trained`` says how often: "once" a seed for all shifts, "per shift" because training sees the target's unlabelled
-    frames, or "on target", per shift too, with the target's labels. ``init``: the variant whose run of the same seed it
-    begins with.
+    ``trained``: "once" per seed for all shifts; "per shift" if training sees the target's unlabelled frames; "on
+    target", per shift, if it sees the target's labels. ``init``: the variant whose run of the same seed gives the
+    initial weights.
     """
 
     name: str
-    says: str
+    label: str
     trained: Literal["once", "per shift", "on target"] = "once"
     init: str | None = None
 
@@ -35,44 +35,41 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Variants that stand together: those of ``tabled`` groups shift by shift, the others as a sweep.
-
-    A sweep's variants are compared with ``SHORTER``, which has as many steps.
-    """
+    """Variants of one table. ``main`` groups are reported for each shift; the others are sweeps around ``SHORTER``."""
 
     title: str
     variants: tuple[Variant, ...]
-    tabled: bool = False
+    main: bool = False
 
 
 def _sweep(title: str, *variants: tuple[str, str]) -> Group:
-    return Group(title=title, variants=tuple(Variant(name=name, says=says) for name, says in variants))
+    return Group(title=title, variants=tuple(Variant(name=name, label=label) for name, label in variants))
 
 
 GROUPS: tuple[Group, ...] = (
     Group(
         title="The parts, one added to the other",
-        tabled=True,
+        main=True,
         variants=(
-            Variant(name="3d-only", says="no image at all"),
-            Variant(name="image", says="+ image branch and cross-modal losses"),
-            Variant(name="full", says="+ pixels injected into the 3D network, located agents, a LiDAR-only branch"),
-            Variant(name="full-random-weights", says="full, features of random diffusion weights"),
-            Variant(name="full-rgb-only", says="full, the image tap alone"),
-            Variant(name="paper", says="the paper's form: global queries, `refine`, dense keys, raw features"),
+            Variant(name="3d-only", label="no image at all"),
+            Variant(name="image", label="+ image branch and cross-modal losses"),
+            Variant(name="full", label="+ pixels injected into the 3D network, located agents, a LiDAR-only branch"),
+            Variant(name="full-random-weights", label="full, features of random diffusion weights"),
+            Variant(name="full-rgb-only", label="full, the image tap alone"),
+            Variant(name="paper", label="the paper's form: global queries, `refine`, dense keys, raw features"),
         ),
     ),
     Group(
         title="With the target in training",
-        tabled=True,
+        main=True,
         variants=(
             Variant(
                 name="uda",
-                says="full, then steps with the target's unlabelled frames",
+                label="full, then steps with the target's unlabelled frames",
                 trained="per shift",
                 init="full",
             ),
-            Variant(name="oracle", says="full, trained on the target's labels", trained="on target"),
+            Variant(name="oracle", label="full, trained on the target's labels", trained="on target"),
         ),
     ),
     _sweep(
@@ -82,7 +79,7 @@ GROUPS: tuple[Group, ...] = (
         ("inject-agents", "the located agents in place of the pixel"),
         ("inject-both", "the pixel and the agents"),
         ("inject-softmax", "control: the 2D head's softmax"),
-        ("inject-xyz", "control: the voxel's place, nothing of the image"),
+        ("inject-xyz", "control: the voxel's position, nothing of the image"),
         ("no-camera-dropout", "no sample loses its camera in training"),
         ("no-lidar-branch", "one decoder reads with and without a camera"),
     ),
@@ -109,19 +106,16 @@ GROUPS: tuple[Group, ...] = (
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for group in GROUPS for variant in group.variants}
 
-#: Place of each variant's group, by the variant's name.
-PLACES: dict[str, int] = {variant.name: place for place, group in enumerate(GROUPS) for variant in group.variants}
-
 
 def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:
-    """The variants called ``names``; with no name all of them, or those of the short form.
+    """Returns the variants called ``names``; without names all of them, or the main ones in the short form.
 
     Raises:
-        ConfigError: a name is not known.
+        ConfigError: a name is unknown.
     """
     for name in names:
         if name not in VARIANTS:
             raise ConfigError(f"There is no variant '{name}' of the ablation; {nearest(name, VARIANTS)}")
     if names:
         return [variant for name, variant in VARIANTS.items() if name in names]
-    return [variant for group in GROUPS for variant in group.variants if group.tabled or not short]
+    return [variant for group in GROUPS for variant in group.variants if group.main or not short]

@@ -1,4 +1,4 @@
-"""From a trained and evaluated run to its report: gather, draw, write."""
+"""Builds the report of a trained and evaluated run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from ...stages.evaluate.metrics import Metrics, Modality
 from ...stages.train.monitor import TIMING_KEYS
 from ..runs import TrainedRun
 from . import figures
-from .agents import see_images
-from .insight import insight_sections
+from .analysis import analysis_sections
+from .attention import read_images
 from .page import Picture, Section, Table, facts_table, legend, render_page
 
 if TYPE_CHECKING:
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 __all__ = ["build_report"]
 
 SHOWN_FRAMES = 3
-READINGS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM", "fused": "fused"}
+OUTPUTS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM", "fused": "fused"}
 LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *TIMING_KEYS}
 
 
 def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Path:
-    """Write the report of ``run`` to ``path``: the score on the target's test split and what led to it.
+    """Writes the report of ``run`` to ``path``: scores on the target's test split, pictures, losses, protocol.
 
     Raises:
-        MissingDataError: the run was not evaluated yet.
-        RunError: it was evaluated, and has been trained further since.
+        MissingDataError: the run is not evaluated.
+        RunError: it has been trained further since its evaluation.
     """
     card = Metrics.load(run.scores_path("target", "test"))
     if card.protocol is not None and card.protocol.step != run.step:
         raise RunError(
-            f"The score of {run.folder} is that of step {card.protocol.step}, and its best checkpoint is now that of"
-            f" step {run.step}; score it again with: xd3d evaluate"
+            f"The scores of {run.folder} are those of step {card.protocol.step}, and its best checkpoint is now that of"
+            f" step {run.step}; evaluate it again with: xd3d evaluate"
         )
     rule = card.protocol.fusion if card.protocol is not None else run.config.evaluate.fusion
     data = run.config.data
@@ -55,7 +55,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
         _scores(run, card, rule),
         *_parts(card),
         *_frames(run, rule),
-        *insight_sections(run, rule),
+        *analysis_sections(run, rule),
         _training(run),
         _confusion(card),
         _protocol(run, card),
@@ -68,46 +68,46 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
 
 def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule") -> Section:
     majority = run.majority(card)
-    rows = [[name, *(_percent(values[key]) for key in READINGS)] for name, values in card.iou.items()]
-    rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in READINGS)])
-    rows.append(["always the commonest class", *[""] * (len(READINGS) - 1), _percent(majority)])
+    rows = [[name, *(_percent(values[key]) for key in OUTPUTS)] for name, values in card.iou.items()]
+    rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in OUTPUTS)])
+    rows.append(["always the most frequent class", *[""] * (len(OUTPUTS) - 1), _percent(majority)])
     bars = {
         label: {name: values[key] for name, values in card.iou.items()}
-        for key, label in READINGS.items()
+        for key, label in OUTPUTS.items()
         if card.miou[key] is not None
     }
     return Section(
         heading="Scores on the target domain",
         text="Intersection over union in per cent, over every labelled point of the test split. 2D reads the image"
         f" branch, 3D the LiDAR branch, xM adds both softmaxes, fused takes all predictions together ({rule}). The last"
-        " row is what a constant guess reaches.",
+        " row is the score of always predicting the most frequent class.",
         parts=[
-            Table(header=["class", *READINGS.values()], rows=rows),
-            Picture(png=figures.iou_bars(bars, card.classes), caption="IoU per class and reading."),
+            Table(header=["class", *OUTPUTS.values()], rows=rows),
+            Picture(png=figures.iou_bars(bars, card.classes), caption="IoU per class and output."),
         ],
     )
 
 
 def _parts(card: Metrics) -> list[Section]:
-    """The score of parts of the points: by their distance, and by the weather where the frames name it."""
+    """Scores by distance, and by weather if the frames state it."""
     tables = []
     for kind, parts in card.part_miou.items():
         rows = [
-            [name, f"{int(card.parts[kind][name]['3d'].sum()):,}", *(_percent(means[key]) for key in READINGS)]
+            [name, f"{int(card.parts[kind][name]['3d'].sum()):,}", *(_percent(means[key]) for key in OUTPUTS)]
             for name, means in parts.items()
         ]
-        tables.append(Table(header=[kind, "points", *READINGS.values()], rows=rows))
+        tables.append(Table(header=[kind, "points", *OUTPUTS.values()], rows=rows))
     text = "Mean IoU in per cent over the points of each part alone; the distance is that from the sensor."
-    return [Section(heading="Where the score comes from", text=text, parts=tables)] if tables else []
+    return [Section(heading="Scores by distance and weather", text=text, parts=tables)] if tables else []
 
 
 def _frames(run: TrainedRun, rule: "FusionRule") -> list[Section]:
-    """What the model saw and said on a few frames of the target's test split, spread over it."""
+    """Input and predictions of a few frames, evenly spread over the target's test split."""
     from ...stages.predict.inference import predict_frames
 
     domain = run.domain("target", "test")
-    places = np.unique(np.linspace(0, len(domain) - 1, SHOWN_FRAMES + 2).round().astype(int)[1:-1])
-    few = dataclasses.replace(domain, frames=domain.frames[places])
+    positions = np.unique(np.linspace(0, len(domain) - 1, SHOWN_FRAMES + 2).round().astype(int)[1:-1])
+    few = dataclasses.replace(domain, frames=domain.frames[positions])
     predictions = predict_frames(run.network, few, fusion=rule, description="report")
     return [_frame(run, few, number, prediction) for number, prediction in enumerate(predictions)]
 
@@ -117,7 +117,7 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
     classes = run.network.classes
     predicted = prediction.decided
     parts = [
-        *(_seen(run, domain, domain.features, frame) if domain.features is not None else []),
+        *(_image(run, domain, domain.features, frame) if domain.features is not None else []),
         *_on_image(run, domain, frame, predicted),
         Picture(
             png=figures.birds_eye_view(frame.facing(domain.index), frame.labels, predicted, classes),
@@ -136,7 +136,7 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
 
 
 def _around(domain: "Domain", number: int) -> list[Picture]:
-    """The whole sweep all around, by how many of the frame's cameras see each point."""
+    """The whole sweep, coloured by how many of the frame's cameras see each point."""
     whole = dataclasses.replace(domain, labelled=False, every_point=True).load(number)
     cameras = np.bincount(whole.projection_point, minlength=len(whole.points))
     names = ", ".join(domain.index.cameras)
@@ -144,17 +144,17 @@ def _around(domain: "Domain", number: int) -> list[Picture]:
     return [Picture(png=figures.seen_from_above(whole.points, cameras), caption=caption)]
 
 
-def _seen(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "Frame") -> list[Picture]:
+def _image(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "Frame") -> list[Picture]:
     """The image of the first view, two feature maps of it, and its agents."""
     settings = run.config.extract
-    seen = see_images(settings, domain, features, frame)
-    shown: dict[str, np.ndarray] = {"image, as the model saw it": seen.pictures[0]}
+    images = read_images(settings, domain, features, frame)
+    shown: dict[str, np.ndarray] = {"image, as the model reads it": images.pictures[0]}
     for tap in [tap for tap in settings.diffusion_taps if tap in ("up1", "up2")] or list(settings.diffusion_taps)[:2]:
-        shown[f"features of {tap}: first three components"] = figures.feature_colours(seen.stored.maps[tap][0])
-    shown[f"the {features.agents} agents"] = figures.agent_colours(seen.assignment[0])
+        shown[f"features of {tap}: first three components"] = figures.feature_colours(images.stored.maps[tap][0])
+    shown[f"the {features.agents} agents"] = figures.agent_colours(images.assignment[0])
     caption = (
-        "What stage one kept of this image. Equal colours in a feature picture mean equal features; in the agent"
-        " picture each agent, a group of pixels that the diffusion model finds alike, has a colour of its own."
+        "What stage one stored of this image. Equal colours in a feature picture mean equal features; in the agent"
+        " picture each agent, a group of pixels with similar diffusion features, has its own colour."
     )
     return [Picture(png=figures.image_row(shown), caption=caption)]
 
@@ -167,11 +167,11 @@ def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.n
     pictures, _ = source.read([int(row) for row in frame.image_rows])
     shown = []
     for view, picture in enumerate(pictures):
-        here = frame.projection_view == view
-        points = frame.projection_point[here]
+        in_view = frame.projection_view == view
+        points = frame.projection_point[in_view]
         png = figures.points_over_image(
             picture.transpose(1, 2, 0),
-            frame.projection_uv[here],
+            frame.projection_uv[in_view],
             frame.labels[points],
             predicted[points],
             run.network.classes,
@@ -188,29 +188,29 @@ def _training(run: TrainedRun) -> Section:
     steps = [record for record in records if "loss" in record]
     names = [name for name in steps[0] if name not in LOSS_NAMES_LEFT_OUT] if steps else []
     losses = {name: [float(record[name]) for record in steps] for name in names}
-    reading = run.domains.best_metric()
+    metric = run.domains.best_metric()
     scores = {record["step"]: record["validation"]["miou"] for record in records if "validation" in record}
-    validation = {step: float(miou[reading]) for step, miou in scores.items() if miou[reading] is not None}
+    validation = {step: float(miou[metric]) for step, miou in scores.items() if miou[metric] is not None}
     png = figures.loss_curves([record["step"] for record in steps], losses, validation)
     return Section(
         heading="Training",
         text="The loss terms over the steps, and the score on the held-out split that the best checkpoint was chosen"
-        " on. The test split played no part in either.",
+        " on. Neither uses the test split.",
         parts=[Picture(png=png, caption="Each curve is a running mean over 2 % of the steps.")],
     )
 
 
 def _confusion(card: Metrics) -> Section:
-    known: list[Modality] = [reading for reading in ("fused", "xm", "3d") if reading in card.confusion]
-    reading = known[0]
-    counts = card.confusion[reading][:, : len(card.classes)]
+    known: list[Modality] = [output for output in ("fused", "xm", "3d") if output in card.confusion]
+    output = known[0]
+    counts = card.confusion[output][:, : len(card.classes)]
     return Section(
         heading="Confusion",
         text="Which class is taken for which, in per cent of the true class's points.",
         parts=[
             Picture(
                 png=figures.confusion_picture(counts, card.classes),
-                caption=f"Rows: truth. Columns: prediction ({READINGS[reading]}).",
+                caption=f"Rows: truth. Columns: prediction ({OUTPUTS[output]}).",
             )
         ],
     )

@@ -1,4 +1,4 @@
-"""Where the target's errors lie: the share of wrong points by class and by distance from the sensor."""
+"""Shares of wrong points by class and by distance from the sensor."""
 
 import dataclasses
 import itertools
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["DISTANCES", "ErrorTally", "errors_picture", "tally_errors"]
 
 DISTANCES = (0.0, 10.0, 20.0, 30.0, 40.0, np.inf)  #: edges of the bins in metres
-MOST_FRAMES = 40
+MAX_FRAMES = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ErrorTally:
-    """Labelled points, and wrong ones among them, by class and bin of distance."""
+    """Counts of labelled points, and of wrong ones among them, by class and distance bin."""
 
     classes: tuple[str, ...]
     points: Int64[np.ndarray, "classes bins"]
@@ -34,26 +34,26 @@ class ErrorTally:
 
     @property
     def shares(self) -> Float[np.ndarray, "rows bins"]:
-        """Per cent wrong, a row a class and one for all classes; NaN where there is no point."""
+        """Per cent of wrong points: a row per class and one for all classes; NaN without points."""
         wrong, points = np.vstack([self.wrong, self.wrong.sum(0)]), np.vstack([self.points, self.points.sum(0)])
         return np.divide(100.0 * wrong, points, out=np.full(points.shape, np.nan), where=points > 0)
 
 
 def tally_errors(
-    network: "Network", domain: "Domain", reading: Literal["3d", "fused"], *, fusion: "FusionRule" = "product-prior"
+    network: "Network", domain: "Domain", output: Literal["3d", "fused"], *, fusion: "FusionRule" = "product-prior"
 ) -> ErrorTally:
-    """Predict frames of ``domain``, at most ``MOST_FRAMES`` spread over it, and count right and wrong.
+    """Predicts at most ``MAX_FRAMES`` frames evenly spread over ``domain``, and counts wrong points.
 
-    The class of a point is that of the 3D head, or by all that predicts it, fused by the rule ``fusion``.
+    ``output`` chooses the class of the 3D head, or that of all heads, fused by the rule ``fusion``.
     """
     from ...stages.predict.inference import predict_frames
 
-    spread = np.unique(np.linspace(0, len(domain) - 1, min(MOST_FRAMES, len(domain))).round().astype(int))
+    spread = np.unique(np.linspace(0, len(domain) - 1, min(MAX_FRAMES, len(domain))).round().astype(int))
     few = dataclasses.replace(domain, frames=domain.frames[spread])
     shape = (len(network.classes), len(DISTANCES) - 1)
     points, wrong = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for prediction in predict_frames(network, few, fusion=fusion, description="errors by distance"):
-        classes = prediction.decided if reading == "fused" else prediction.probabilities_3d.argmax(1)
+        classes = prediction.decided if output == "fused" else prediction.probabilities_3d.argmax(1)
         labels, counted = prediction.labels, prediction.labels != IGNORE
         cells = labels[counted], np.digitize(np.asarray(prediction.distance), DISTANCES[1:-1])[counted]
         np.add.at(points, cells, 1)
@@ -64,9 +64,9 @@ def tally_errors(
 def errors_picture(
     panels: Mapping[str, Sequence[tuple[str, Float[np.ndarray, "rows bins"]]]], names: Sequence[str]
 ) -> bytes:
-    """Heat maps in rows by name: each row's titled tables of per cent; differences, which have signs, in two colours.
+    """Returns a PNG of heat maps: a row per panel, whose titled tables are in per cent; differences in two colours.
 
-    ``names`` are those of the classes; the last line of each table is over all of them.
+    ``names`` are the classes; the last line of each table is over all of them.
     """
     rows, columns = len(panels), max(len(row) for row in panels.values())
     figure = new_figure(1.6 + 3.2 * columns, 0.6 + 2.6 * rows)
@@ -80,18 +80,16 @@ def errors_picture(
 
 def _heat(axes: "Axes", values: Float[np.ndarray, "rows bins"], names: Sequence[str] | None) -> None:
     signed = bool((values < 0).any())
-    most = max(float(np.nanmax(np.abs(values), initial=0.0)), 1.0) if signed else 100.0
-    axes.imshow(values, cmap="RdBu_r" if signed else "Reds", vmin=-most if signed else 0, vmax=most, aspect="auto")
+    limit = max(float(np.nanmax(np.abs(values), initial=0.0)), 1.0) if signed else 100.0
+    axes.imshow(values, cmap="RdBu_r" if signed else "Reds", vmin=-limit if signed else 0, vmax=limit, aspect="auto")
     for row, column in np.ndindex(values.shape):
         if not np.isnan(values[row, column]):
             text = f"{values[row, column]:+.0f}" if signed else f"{values[row, column]:.0f}"
-            dark = abs(values[row, column]) > 0.6 * most
+            dark = abs(values[row, column]) > 0.6 * limit
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    bins = [f"{low:.0f}-{high:.0f}" if np.isfinite(high) else f"{low:.0f}+" for low, high in _bins()]
+    bins = [
+        f"{low:.0f}-{high:.0f}" if np.isfinite(high) else f"{low:.0f}+" for low, high in itertools.pairwise(DISTANCES)
+    ]
     axes.set_xticks(range(len(bins)), bins, fontsize=7)
     axes.set_yticks(range(len(values)), names if names else [""] * len(values), fontsize=8)
     axes.set_xlabel("metres", fontsize=8)
-
-
-def _bins() -> list[tuple[float, float]]:
-    return list(itertools.pairwise(DISTANCES))

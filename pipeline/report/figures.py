@@ -1,4 +1,4 @@
-"""The pictures of the report, each from plain arrays to PNG bytes."""
+"""The pictures of the report, drawn from arrays to PNG bytes, and the colours of the classes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,15 +8,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from ...stages.datasets.labels import IGNORE
-from .palette import RIGHT, UNLABELLED, WRONG, class_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
+    "UNLABELLED",
     "agent_colours",
     "birds_eye_view",
+    "class_colours",
     "confusion_picture",
     "feature_colours",
     "image_row",
@@ -29,12 +30,30 @@ __all__ = [
     "seen_from_above",
 ]
 
-#: Colours of points that no, one, and several cameras see.
-SEEN_BY = ("lightgrey", "tab:blue", "tab:orange")
+RIGHT = (0.62, 0.78, 0.66)
+WRONG = (0.84, 0.15, 0.16)
+UNLABELLED = (0.75, 0.75, 0.75)
+SEEN_BY = ("lightgrey", "tab:blue", "tab:orange")  #: points that no, one, and several cameras see
+FAMILIAR = {
+    "vehicle": (0.12, 0.35, 0.85),
+    "driveable_surface": (0.50, 0.35, 0.60),
+    "sidewalk": (0.90, 0.45, 0.85),
+    "terrain": (0.72, 0.62, 0.30),
+    "manmade": (0.40, 0.40, 0.42),
+    "vegetation": (0.25, 0.60, 0.20),
+}
+
+
+def class_colours(classes: Sequence[str]) -> Float[np.ndarray, "classes 3"]:
+    """Returns RGB in [0, 1] for each class; unknown names get distinct hues in order."""
+    from matplotlib import colormaps
+
+    spread = colormaps["tab20"]
+    return np.array([FAMILIAR.get(name, spread(number % spread.N)[:3]) for number, name in enumerate(classes)])
 
 
 def feature_colours(feature_map: Float[np.ndarray, "channels height width"]) -> Float[np.ndarray, "height width 3"]:
-    """First three principal components of a map over its cells, each stretched from its 2nd to its 98th percentile."""
+    """Returns the first three principal components of a map, each stretched from its 2nd to its 98th percentile."""
     channels, height, width = feature_map.shape
     cells = feature_map.reshape(channels, -1).T.astype(np.float64)
     cells = (cells - cells.mean(0)) / (cells.std(0) + 1e-6)
@@ -46,19 +65,19 @@ def feature_colours(feature_map: Float[np.ndarray, "channels height width"]) -> 
 
 
 def agent_colours(assignment: Float[np.ndarray, "agents height width"]) -> Float[np.ndarray, "height width 3"]:
-    """Every cell in the colour of the agent that claims most of it; the colours are arbitrary, fixed and distinct."""
+    """Returns every cell in the colour of its dominant agent; the colours are arbitrary, fixed and distinct."""
     generator = np.random.default_rng(0)
     colours = generator.uniform(0.15, 1.0, (len(assignment), 3))
     return colours[assignment.argmax(0)]
 
 
 def image_row(pictures: Mapping[str, np.ndarray]) -> bytes:
-    """Titled pictures side by side, each [H, W, 3], cells shown as they are."""
+    """Draws titled pictures [H, W, 3] side by side without interpolation."""
     figure = new_figure(4.4 * len(pictures), 2.9)
     for number, (title, picture) in enumerate(pictures.items()):
         axes = figure.add_subplot(1, len(pictures), number + 1)
         axes.imshow(picture, interpolation="nearest", aspect="auto")
-        _bare(axes, title)
+        _hide_ticks(axes, title)
     return png_bytes(figure)
 
 
@@ -69,7 +88,7 @@ def points_over_image(
     predicted: Int[np.ndarray, " points"],
     classes: Sequence[str],
 ) -> bytes:
-    """LiDAR points on the image, coloured by truth, by prediction, and by right or wrong; ``uv`` in image fractions."""
+    """Draws LiDAR points on the image, coloured by truth, prediction, and error; ``uv`` in fractions of the image."""
     height, width = image.shape[:2]
     figure = new_figure(13.2, 3.0)
     for number, (title, colours, shown) in enumerate(_views(labels, predicted, classes)):
@@ -78,7 +97,7 @@ def points_over_image(
         axes.scatter(uv[shown, 0] * width, uv[shown, 1] * height, c=colours[shown], s=4.0, linewidths=0)
         axes.set_xlim(0, width)
         axes.set_ylim(height, 0)
-        _bare(axes, title)
+        _hide_ticks(axes, title)
     return png_bytes(figure)
 
 
@@ -88,7 +107,7 @@ def birds_eye_view(
     predicted: Int[np.ndarray, " points"],
     classes: Sequence[str],
 ) -> bytes:
-    """The same points from above, the sensor at the bottom centre (x to the right, y ahead; metres)."""
+    """Draws the same points from above, the sensor at the bottom centre (x to the right, y ahead; metres)."""
     side = float(np.percentile(np.abs(points[:, 0]), 98)) + 2 if len(points) else 10.0
     low, high = np.percentile(points[:, 1], [1, 98]) if len(points) else (0.0, 10.0)
     low, high = min(float(low), 0.0) - 2, max(float(high), 0.0) + 2
@@ -108,7 +127,7 @@ def birds_eye_view(
 
 
 def seen_from_above(points: Float[np.ndarray, "points 3"], cameras: Int[np.ndarray, " points"]) -> bytes:
-    """A whole sweep from above, the sensor in the middle; ``cameras`` counts those that see each point."""
+    """Draws a whole sweep from above, the sensor in the middle; ``cameras``: how many see each point."""
     figure = new_figure(7.0, 6.0)
     axes = figure.add_subplot(1, 1, 1)
     reach = float(np.percentile(np.abs(points[:, :2]).max(1), 98)) + 2 if len(points) else 10.0
@@ -131,7 +150,7 @@ def seen_from_above(points: Float[np.ndarray, "points 3"], cameras: Int[np.ndarr
 def labels_from_above(
     points: Float[np.ndarray, "points 3"], labels: Integer[np.ndarray, " points"], classes: Sequence[str]
 ) -> bytes:
-    """A whole sweep from above, the sensor in the middle; label 0 is none, and class ``c`` has label ``c + 1``."""
+    """Draws a whole sweep from above, the sensor in the middle; label 0 is unlabelled, class ``c`` is ``c + 1``."""
     palette = np.vstack([UNLABELLED, class_colours(classes)])
     figure = new_figure(9.0, 8.0)
     axes = figure.add_subplot(1, 1, 1)
@@ -152,7 +171,7 @@ def labels_from_above(
 
 
 def loss_curves(steps: Sequence[int], losses: Mapping[str, Sequence[float]], validation: Mapping[int, float]) -> bytes:
-    """Each loss over the steps (smoothed over 2 % of them), and the validation mIoU where it was measured."""
+    """Draws each loss, smoothed over 2 % of the steps, and the validation mIoU."""
     figure = new_figure(13.2, 3.6)
     axes = figure.add_subplot(1, 2, 1)
     window = max(1, len(steps) // 50)
@@ -173,14 +192,14 @@ def loss_curves(steps: Sequence[int], losses: Mapping[str, Sequence[float]], val
 
 
 def iou_bars(iou: Mapping[str, Mapping[str, float | None]], classes: Sequence[str]) -> bytes:
-    """IoU in per cent per class, one bar a reading (2D, 3D, xM, fused); classes that are absent have no bar."""
+    """Draws the IoU per class in per cent, one bar per output (2D, 3D, xM, fused); absent classes have no bar."""
     figure = new_figure(13.2, 3.4)
     axes = figure.add_subplot(1, 1, 1)
     width = 0.8 / max(len(iou), 1)
-    for number, (reading, values) in enumerate(iou.items()):
+    for number, (output, values) in enumerate(iou.items()):
         heights = [100 * (values.get(name) or 0.0) for name in classes]
-        places = np.arange(len(classes)) + (number - (len(iou) - 1) / 2) * width
-        bars = axes.bar(places, heights, width * 0.94, label=reading)
+        positions = np.arange(len(classes)) + (number - (len(iou) - 1) / 2) * width
+        bars = axes.bar(positions, heights, width * 0.94, label=output)
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
     axes.set_xticks(np.arange(len(classes)), classes, fontsize=9)
     axes.set_ylim(0, 108)
@@ -190,7 +209,7 @@ def iou_bars(iou: Mapping[str, Mapping[str, float | None]], classes: Sequence[st
 
 
 def confusion_picture(matrix: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> bytes:
-    """Rows: true class; columns: predicted class; each cell is the share of its row in per cent."""
+    """Draws the confusion matrix: rows are true classes, columns predictions; in per cent of the row."""
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     figure = new_figure(6.4, 5.0)
     axes = figure.add_subplot(1, 1, 1)
@@ -209,35 +228,35 @@ def confusion_picture(matrix: Int[np.ndarray, "classes classes"], classes: Seque
 def _views(
     labels: Int[np.ndarray, " points"], predicted: Int[np.ndarray, " points"], classes: Sequence[str]
 ) -> list[tuple[str, Float[np.ndarray, "points 3"], Bool[np.ndarray, " points"]]]:
-    """Title, colour of each point, and which points to draw, for truth, prediction and errors."""
+    """Returns title, colour of each point, and which points to draw, for truth, prediction and errors."""
     palette = np.vstack([class_colours(classes), UNLABELLED])
     labelled = labels != IGNORE
     truth = palette[np.where(labelled, labels, len(classes))]
     errors = np.where((labels == predicted)[:, None], RIGHT, WRONG)
-    everything = np.ones(len(labels), bool)
+    all_points = np.ones(len(labels), bool)
     share = 100 * float((labels == predicted)[labelled].mean()) if labelled.any() else 0.0
     return [
-        ("truth (grey: not scored)", truth, everything),
-        ("prediction", palette[predicted], everything),
+        ("truth (grey: not scored)", truth, all_points),
+        ("prediction", palette[predicted], all_points),
         (f"right in green, wrong in red ({share:.0f} % right)", errors, labelled),
     ]
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches."""
+    """Returns an empty figure of a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _bare(axes: "Axes", title: str) -> None:
+def _hide_ticks(axes: "Axes", title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def png_bytes(figure: "Figure") -> bytes:
-    """The figure as a PNG file."""
+    """Returns the figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

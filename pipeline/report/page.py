@@ -1,4 +1,4 @@
-"""The page: sections of text, tables and pictures become one HTML file that needs nothing beside it."""
+"""Renders sections of text, tables and pictures as one self-contained HTML file."""
 
 import base64
 import html
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Template
 
-from .palette import class_colours
+from .figures import class_colours
 
 __all__ = ["Picture", "Section", "Table", "facts_table", "legend", "render_page"]
 
@@ -32,7 +32,7 @@ $body
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG and the sentence below it."""
+    """A PNG and its caption."""
 
     png: bytes
     caption: str
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, a paragraph, and what follows it; ``legend`` is ready HTML from :func:`legend`."""
+    """A heading, a paragraph, and tables and pictures; ``legend`` is HTML from :func:`legend`."""
 
     heading: str
     text: str = ""
@@ -57,7 +57,7 @@ class Section:
 
 
 def legend(classes: Sequence[str]) -> str:
-    """HTML that names the colour of every class."""
+    """Returns HTML that names the colour of every class."""
     colours = (255 * class_colours(classes)).round().astype(int)
     spans = [
         f'<span><i style="background:rgb({r},{g},{b})"></i>{html.escape(name)}</span>'
@@ -67,17 +67,17 @@ def legend(classes: Sequence[str]) -> str:
 
 
 def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The whole file; every text is escaped, every picture is embedded."""
+    """Returns the HTML file; all text is escaped, and all pictures are embedded."""
     body = "\n".join(_section(section) for section in sections)
     return PAGE.substitute(title=html.escape(title), lead=html.escape(lead), body=body)
 
 
 def facts_table(facts: Mapping[str, object]) -> Table:
-    """A two-column table of names and values."""
-    return Table(rows=[(name, _said(value)) for name, value in facts.items()])
+    """Returns a two-column table of names and values."""
+    return Table(rows=[(name, _format(value)) for name, value in facts.items()])
 
 
-def _said(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(part) for part in value)
     return "none" if value is None or value == "" else str(value)

@@ -1,4 +1,4 @@
-"""What decoupling leaves: the singular values of agents and queries, and the energy beyond those that are kept."""
+"""Singular values of the matrices of agents and queries, and the energy beyond a rank."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,19 +15,19 @@ __all__ = ["dropped_energy", "spectra_of", "spectrum_picture", "spectrum_rows"]
 
 
 def singular_values(matrices: Sequence[Float[np.ndarray, "rows columns"]]) -> Float[np.ndarray, "values"]:
-    """Singular values of like matrices, largest first: their root mean square, over the root of its energy."""
+    """Returns the root mean square of the singular values of equal-shaped matrices, scaled to unit energy."""
     values = np.array([np.linalg.svd(each.astype(np.float64), compute_uv=False) for each in matrices])
     energy = (values**2).mean(0)
     return np.sqrt(energy / max(float(energy.sum()), np.finfo(np.float64).tiny))
 
 
 def dropped_energy(values: Float[np.ndarray, "values"], rank: int) -> float:
-    """Share of the energy (squared singular values) beyond the first ``rank``."""
+    """Returns the share of the energy (squared singular values) beyond the first ``rank``."""
     return float((values[rank:] ** 2).sum() / max(float((values**2).sum()), np.finfo(np.float64).tiny))
 
 
 def spectra_of(insights: Sequence["AttentionMaps"]) -> dict[str, Float[np.ndarray, "values"]]:
-    """The spectra of the matrices of ``insights``, looks inside one network, by their names; empty without any."""
+    """Returns the spectra of the matrices of ``insights``, all of one network, by matrix name."""
     names = insights[0].matrices if insights else ()
     return {
         name: singular_values([matrix for insight in insights for matrix in insight.matrices[name]]) for name in names
@@ -35,7 +35,7 @@ def spectra_of(insights: Sequence["AttentionMaps"]) -> dict[str, Float[np.ndarra
 
 
 def spectrum_rows(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: int) -> list[list[str]]:
-    """A table row for each spectrum: its name, the energy beyond ``rank``, and the directions that hold 99 %."""
+    """Returns a table row per spectrum: name, energy beyond ``rank``, and number of directions with 99 %."""
     return [
         [name, f"{100 * dropped_energy(values, rank):.2f} %", str(_directions(values, 0.99))]
         for name, values in spectra.items()
@@ -43,7 +43,7 @@ def spectrum_rows(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: int)
 
 
 def spectrum_picture(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: int) -> bytes:
-    """Singular values of each kind of matrix on a log scale, and where the first ``rank`` directions end."""
+    """Returns a PNG of the singular values on a log scale, with a line after the first ``rank`` directions."""
     figure = new_figure(9.0, 3.6)
     axes = figure.add_subplot(1, 1, 1)
     for name, values in spectra.items():
@@ -58,5 +58,5 @@ def spectrum_picture(spectra: Mapping[str, Float[np.ndarray, "values"]], rank: i
 
 
 def _directions(values: Float[np.ndarray, "values"], share: float) -> int:
-    """How many of the strongest directions hold ``share`` of the energy."""
+    """Returns how many of the strongest directions hold ``share`` of the energy."""
     return int(np.searchsorted(np.cumsum(values**2) / (values**2).sum(), share)) + 1

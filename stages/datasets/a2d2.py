@@ -1,7 +1,7 @@
-"""A2D2, the semantic segmentation set: front-centre LiDAR views with a row and a column a point, and label images.
+"""A2D2, the semantic segmentation set: front-centre LiDAR views with a pixel per point, and label images.
 
-Images and label images are stored as the lens drew them; ``cams_lidars.json`` says how to straighten them, and rows and
-columns refer to the straight ones. A point's class is the colour of the straightened label image at its pixel.
+Images and label images are stored distorted; ``cams_lidars.json`` has the lens parameters, and the pixels (row, column)
+of points refer to the undistorted images. A point's class is the colour of the undistorted label image at its pixel.
 """
 
 import logging
@@ -18,12 +18,11 @@ from jaxtyping import Float64, Int64
 from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
 from .arrays import archive_headers, load_archive
-from .cameras import choose_cameras
 from .checks import Check, FileFault, image_fault, run_checks
-from .colours import ColourTable, read_colours
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .label_files import ColourTable, read_colours
 from .raw_classes import A2D2_COLOURS
-from .roots import check_level, name_some, refuse_version
+from .reader_arguments import check_level, choose_cameras, name_some, refuse_version
 from .sweeps import Sweep
 
 __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -45,7 +44,7 @@ _CAMERA_FROM_VIEW = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 
 
 
 class _Name(NamedTuple):
-    """A frame: its scene, and what its files have in common, such as ("20180807145028", "000001617")."""
+    """A frame: its scene and the common parts of its file names, such as ("20180807145028", "000001617")."""
 
     scene: str
     stamp: str
@@ -56,12 +55,12 @@ class _Name(NamedTuple):
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
-    """Index the front-centre view of every scene; frames whose LiDAR file has no rows are left out, as published.
+    """Indexes the front-centre view of every scene; excludes frames whose LiDAR file has no pixels, as published.
 
     Raises:
-        MissingDataError: no such root, a scene lacks a folder, or the calibration is missing.
-        DataError: the calibration is damaged, or the classes are other ones.
-        ConfigError: unknown camera, or a version.
+        MissingDataError: the root, a folder of a scene, or the calibration is missing.
+        DataError: the calibration is damaged, or the classes differ from A2D2's.
+        ConfigError: unknown camera, or a version is given.
     """
     refuse_version("A2D2", version)
     root = check_level(
@@ -76,7 +75,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     check_class_list(root / "class_list.json")
     names = [name for scene in _scenes(root) for name in _names(root, scene, with_images=bool(chosen))]
     names = _with_rows(root, names)
-    rows = [_image_row(place, name, view) for place, name in enumerate(names) if chosen]
+    rows = [_image_row(index, name, view) for index, name in enumerate(names) if chosen]
     return FrameIndex(
         dataset="a2d2",
         version="",
@@ -97,35 +96,35 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
 
 
 def check_files(index: FrameIndex) -> list[FileFault]:
-    """Look at every file: LiDAR archives whole and with a row and a column a point, images of the calibrated size."""
+    """Checks every file: LiDAR archives are complete with a pixel per point, images have the calibrated size."""
     return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """The points of a frame (x forward, y left, z up) and their pixels in the straightened image."""
+    """Returns the points of a frame (x forward, y left, z up) and their pixels in the undistorted image."""
     path = index.root / str(index.frames.sweep[row])
     try:
         points, rows, columns = load_archive(path, _ARRAYS)
     except FileNotFoundError as error:
         raise MissingDataError(
-            f"The sweep {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
+            f"The sweep {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
         ) from error
     except (ValueError, OSError) as error:
         raise DataError(
-            f"The sweep {path} is no archive with the arrays {', '.join(_ARRAYS)} ({error}); copy it again"
+            f"The sweep {path} is not an archive with the arrays {', '.join(_ARRAYS)} ({error}); copy it again"
         ) from error
     if points.ndim != 2 or points.shape[1] != 3 or not len(points) == len(rows) == len(columns):
         raise DataError(
             f"The sweep {path} holds points {list(points.shape)} with {len(rows)} rows and {len(columns)} columns;"
-            " it must be [points, 3] and one of each a point; copy it again"
+            " it must be [points, 3] and one row and column per point; copy it again"
         )
     found = np.stack([columns, rows], axis=1).astype(np.float64)
-    found[found == 0] = np.finfo(np.float32).tiny  # the first row and column belong to the image
+    found[found == 0] = np.finfo(np.float32).tiny  # 0 is inside the image, by the data set's convention
     return Sweep(points=points.astype(np.float32), pixels=found)
 
 
 def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
-    """The class of each point, by ``RAW_NAMES["a2d2"]``; the id after the last where the colour is unknown."""
+    """Returns the class of each point, by ``RAW_NAMES["a2d2"]``; one above the last id for an unknown colour."""
     image = read_colours(index.root / str(index.frames.labels[row]))
     lens = index.lenses.get(_CAMERA)
     if lens is not None:
@@ -141,13 +140,13 @@ def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, 
 
 
 def pixels(_: FrameIndex, __: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
-    """The pixels that the data set gives, which are those of its only camera."""
+    """Returns the pixels that the data set stores for its only camera."""
     assert sweep.pixels is not None  # noqa: S101 - read_sweep sets them
     return sweep.pixels
 
 
 def _scenes(root: Path) -> list[str]:
-    """Names of the scenes of a root, none where it is no root."""
+    """Names of the scenes; empty if ``root`` is not a root."""
     found = root.glob("[0-9]" * 8 + "_" + "[0-9]" * 6)
     return sorted(
         folder.name
@@ -157,7 +156,7 @@ def _scenes(root: Path) -> list[str]:
 
 
 def _names(root: Path, scene: str, *, with_images: bool) -> list[_Name]:
-    """The frames of a scene: whatever has any of its files."""
+    """The frames of a scene: each that has one of its files."""
     names = set()
     for kind, suffix in _SUFFIXES.items():
         if kind == "camera" and not with_images:
@@ -175,17 +174,17 @@ def _names(root: Path, scene: str, *, with_images: bool) -> list[_Name]:
 
 
 def _with_rows(root: Path, names: list[_Name]) -> list[_Name]:
-    """The frames without those whose LiDAR archive is whole and yet names no row a point (an error of the data set)."""
+    """Excludes frames whose LiDAR archive is valid but lacks the pixels of points (an error of the data set)."""
     kept = [name for name in names if "row" in _arrays_of(root / name.path("lidar"))]
     if len(kept) < len(names):
         dropped = ["/".join(name) for name in names if name not in set(kept)]
         some = name_some(dropped)
-        log.warning("%d frames are left out, for their LiDAR file gives no pixels: %s", len(dropped), some)
+        log.warning("%d frames are left out, since their LiDAR file has no pixels: %s", len(dropped), some)
     return kept
 
 
 def _arrays_of(path: Path) -> Collection[str]:
-    """Names of the arrays in an archive; where it cannot be opened, those that it should have."""
+    """Names of the arrays in an archive; all expected ones if it cannot be opened."""
     with suppress(BadZipFile, OSError):
         if path.is_file():
             with ZipFile(path) as archive:
@@ -193,9 +192,9 @@ def _arrays_of(path: Path) -> Collection[str]:
     return _ARRAYS
 
 
-def _image_row(place: int, name: _Name, view: View) -> ImageRow:
+def _image_row(frame: int, name: _Name, view: View) -> ImageRow:
     return ImageRow(
-        frame=place,
+        frame=frame,
         key="/".join(name),
         camera=_CAMERA,
         path=name.path("camera"),
@@ -225,13 +224,13 @@ def _archive_fault(path: Path) -> str | None:
     try:
         (points, rows, columns), types = zip(*archive_headers(path, _ARRAYS), strict=True)
     except (ValueError, OSError) as error:
-        return f"the LiDAR file is truncated or no npz archive ({error}); unpack the download again"
+        return f"the LiDAR file is truncated or not an npz archive ({error}); unpack the download again"
     strange = [str(dtype) for dtype in types if dtype.kind not in "fiu"]
     if strange:
         return f"the LiDAR file holds arrays of {strange[0]}, not of numbers; unpack the download again"
     if points[:1] != rows or points != (*columns, 3) or 0 in points:
         return (
             f"the LiDAR file has arrays {', '.join(_ARRAYS)} of shapes {list(points)}, {list(rows)} and"
-            f" {list(columns)}; it must be [points, 3] and one of each a point: unpack the download again"
+            f" {list(columns)}; it must be [points, 3] and one row and column per point: unpack the download again"
         )
     return None

@@ -19,7 +19,7 @@ _KINDS: dict[str, tuple[Literal["fisheye", "telecam"], int]] = {"Fisheye": ("fis
 
 
 class View(NamedTuple):
-    """A camera: the size of its images, the intrinsics of the straightened ones, and its lens."""
+    """A camera: image size, intrinsics of the undistorted image, and lens."""
 
     size: tuple[int, int]
     intrinsics: Float64[np.ndarray, "3 3"]
@@ -27,11 +27,11 @@ class View(NamedTuple):
 
 
 def read_view(path: Path, camera: str) -> View:
-    """The calibration of ``camera``; without a lens where the file names another kind than the two that bend.
+    """Returns the calibration of ``camera``; without a lens if its type is neither fisheye nor telecam.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: the camera or a value of it is missing, of another shape, not finite, or cannot be inverted.
+        MissingDataError: the file is missing.
+        DataError: the camera or a value is missing, of another shape, not finite, or not invertible.
     """
     found = read_object(path, "calibration", _DOWNLOAD)
     try:
@@ -43,7 +43,7 @@ def read_view(path: Path, camera: str) -> View:
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(f"The calibration of {camera} in {path} is damaged ({error}); {_DOWNLOAD}") from error
     if width <= 0 or height <= 0:
-        raise DataError(f"The calibration in {path} says images of {width}x{height} pixels; {_DOWNLOAD}")
+        raise DataError(f"The calibration in {path} has images of {width}x{height} pixels; {_DOWNLOAD}")
     lens = None
     if kind is not None:
         plain = {"stored": stored.tolist(), "straight": straight.tolist()}
@@ -52,7 +52,7 @@ def read_view(path: Path, camera: str) -> View:
 
 
 def check_class_list(path: Path) -> None:
-    """Refuse a list of other classes or colours than those of the release; without a list, the release's are meant.
+    """Checks that the list of classes and colours, if it exists, is that of the release.
 
     Raises:
         DataError: it differs, or is damaged.
@@ -61,12 +61,12 @@ def check_class_list(path: Path) -> None:
         return
     remedy = "unpack camera_lidar_semantic.tar again"
     found = {str(colour).lower(): str(name) for colour, name in read_object(path, "list of classes", remedy).items()}
-    strange = sorted(set(found.items()) ^ set(A2D2_COLOURS.items()))
-    if strange:
-        colour, name = strange[0]
+    differing = sorted(set(found.items()) ^ set(A2D2_COLOURS.items()))
+    if differing:
+        colour, name = differing[0]
         raise DataError(
-            f"{path} is not the list of A2D2's 55 classes: {len(strange)} entries differ, '{colour}: {name}' among"
-            f" them; {remedy}"
+            f"{path} is not the list of A2D2's 55 classes: {len(differing)} differ, such as '{colour}: {name}';"
+            f" {remedy}"
         )
 
 

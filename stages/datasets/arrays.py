@@ -1,4 +1,4 @@
-"""Arrays that others saved with numpy: whatever is wrong with the file is one kind of error."""
+"""Safe loading of foreign ``.npy`` and ``.npz`` files: every fault of a file raises ValueError."""
 
 import zlib
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ import numpy as np
 
 __all__ = ["archive_headers", "load_archive", "load_array"]
 
-#: What numpy raises over damaged files: their headers are Python text, and say how much memory to ask for.
+#: Raised by numpy for damaged files: headers are Python text, and give the size of the allocation.
 _FAULTS = (ValueError, EOFError, SyntaxError, TokenError, BadZipFile, MemoryError, TypeError, OverflowError)
 
-#: In an archive, arrays may also be missing, or packed in a way that is damaged, unknown or locked.
+#: In an archive, arrays may also be missing, or compressed in a damaged, unknown or encrypted form.
 _ARCHIVE_FAULTS = (*_FAULTS, KeyError, zlib.error, RuntimeError)
 
 
 def load_array(source: Path | BytesIO, *, mapped: bool = False) -> np.ndarray:
-    """The array in a ``.npy`` file, with ``mapped`` as a read-only map of it; nothing is unpickled.
+    """Returns the array in a ``.npy`` file, with ``mapped`` memory-mapped read-only; nothing is unpickled.
 
     Raises:
-        ValueError: it is damaged, or no single array of plain values.
+        ValueError: it is damaged, or not a single array of plain values.
         OSError: it cannot be read.
     """
     found: Any
@@ -44,7 +44,7 @@ def load_array(source: Path | BytesIO, *, mapped: bool = False) -> np.ndarray:
 
 
 def load_archive(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """The arrays called ``names`` in a ``.npz`` file; nothing is unpickled.
+    """Returns the arrays called ``names`` in a ``.npz`` file; nothing is unpickled.
 
     Raises:
         ValueError: it is damaged, or lacks one of them as an array of plain values.
@@ -58,7 +58,7 @@ def load_archive(path: Path, names: Sequence[str]) -> list[np.ndarray]:
 
 
 def archive_headers(path: Path, names: Sequence[str]) -> list[tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of the arrays called ``names`` in a ``.npz`` file, whose values are not read.
+    """Returns shape and dtype of the arrays called ``names`` in a ``.npz`` file without reading their values.
 
     Raises:
         ValueError: it is damaged, or lacks one of them.

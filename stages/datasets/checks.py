@@ -1,4 +1,4 @@
-"""Checks of single files that every reader uses: what is missing or truncated is found before hours of work."""
+"""Checks of single files, used by every reader: missing and truncated files are found before hours of work."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ __all__ = [
     "run_checks",
 ]
 
-#: Bytes at the end of an image in which its end marker must stand; some writers pad files with zeros.
+#: Bytes at the end of an image that must contain its end marker; some writers pad files with zeros.
 _TAIL = 64
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
@@ -32,19 +32,19 @@ _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _THREADS = 8
 _WINDOW = 1024
 
-#: Pixels of the largest image that is believed: Pillow's own limit, which other packages in a process may lift.
-_MOST_PIXELS = 2 * 2**30 // 12
+#: Pixels of the largest accepted image: Pillow's own limit, which other packages of a process may lift.
+_MAX_PIXELS = 2 * 2**30 // 12
 
-#: What Pillow raises for a file that it cannot decode.
+#: Raised by Pillow for files that it cannot decode.
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
-#: A path, and the function that says what is wrong with the file there.
+#: A path, and a function that returns the fault of the file, or None.
 Check = tuple[Path, Callable[[], str | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileFault:
-    """One file that is missing or not what the data set's tables promise, and what to do about it."""
+    """A file that is missing or differs from the data set's tables, and the remedy."""
 
     path: Path
     reason: str
@@ -54,10 +54,10 @@ class FileFault:
 
 
 def common_size(paths: Sequence[Path]) -> tuple[int, int]:
-    """Width and height of images that should all have one size: those of the first that can be opened.
+    """Returns width and height of images of equal size, read from the first image that can be opened.
 
     Raises:
-        DataError: none can be opened.
+        DataError: no image can be opened.
     """
     for path in paths:
         with suppress(*UNDECODABLE):
@@ -71,16 +71,16 @@ def _header(path: Path) -> tuple[tuple[int, int], str | None]:
     """Width and height of an image, and its format."""
     with Image.open(path) as image:
         width, height = image.size
-        if width * height > _MOST_PIXELS:
+        if width * height > _MAX_PIXELS:
             raise ValueError(f"{width}x{height} are more pixels than any camera has")
         return (width, height), image.format
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str | None:
-    """What is wrong with the image at ``path`` that should have ``size`` (width, height) pixels; None if nothing.
+    """Returns the fault of the image at ``path``, expected to have ``size`` (width, height) pixels, or None.
 
-    Reads the header and the last bytes only: a JPEG or PNG file that was cut short lacks its end marker. Damage inside
-    the file is left to the decoder, since decoding every image of a data set would take hours.
+    Only the header and the last bytes are read: a truncated JPEG or PNG file lacks its end marker. Damage inside the
+    file is found by the decoder later, since decoding every image of a data set takes hours.
     """
     if not path.is_file():
         return "the image is missing; unpack the download again"
@@ -100,9 +100,9 @@ def image_fault(path: Path, size: tuple[int, int]) -> str | None:
 
 
 def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None) -> str | None:
-    """What is wrong with a file of fixed-size rows (a ``what``, such as "sweep"); None if nothing.
+    """Returns the fault of a file of fixed-size rows (a ``what``, such as "sweep"), or None.
 
-    It must hold whole rows of ``row_bytes`` bytes: ``rows`` of them where that is known, else at least one.
+    It must hold whole rows of ``row_bytes`` bytes: ``rows`` of them if given, else at least one.
     """
     if not path.is_file():
         return f"the {what} is missing; unpack the download again"
@@ -118,12 +118,12 @@ def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None)
 
 
 def run_checks(checks: Iterable[Check], total: int) -> list[FileFault]:
-    """Run ``total`` checks of files in threads, with a progress bar; faults come back in the order of the checks."""
+    """Runs ``total`` checks in threads with a progress bar; returns the faults in the order of the checks."""
     return [fault for fault in track(_in_threads(checks), "checking files", total, "file") if fault]
 
 
 def _in_threads(checks: Iterable[Check]) -> Iterator[FileFault | None]:
-    """Results in order; a window at a time, so that neither memory nor an interrupt waits for the whole data set."""
+    """Results in order, in windows: bounds the memory, and lets an interrupt take effect early."""
     waiting = iter(checks)
     with ThreadPoolExecutor(_THREADS) as pool:
         while window := list(itertools.islice(waiting, _WINDOW)):
@@ -135,7 +135,7 @@ def _run(check: Check) -> FileFault | None:
     try:
         reason = find_fault()
     except OSError as error:
-        reason = f"the file cannot be read ({error.strerror}); mend that, or unpack the download again"
+        reason = f"the file cannot be read ({error.strerror}); fix that, or unpack the download again"
     return FileFault(path=path, reason=reason) if reason else None
 
 

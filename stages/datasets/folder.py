@@ -1,4 +1,4 @@
-"""A folder of one's own as a data set: ``dataset.yaml`` in it names sweeps, labels, images and calibration."""
+"""A user's folder as a data set: its ``dataset.yaml`` describes sweeps, labels, images and calibration."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -10,38 +10,37 @@ from jaxtyping import Integer
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
-from .cameras import choose_cameras
+from .calibration import read_folder_calibration
 from .checks import Check, FileFault, binary_fault, common_size, image_fault, run_checks
-from .folder_calibration import read_cameras
 from .folder_description import NAME, FolderDescription, Key, Names, find_files, read_description
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .label_files import label_fault, read_raw_labels
 from .projection import image_pixels as pixels
-from .raw_labels import label_fault, read_raw_labels
-from .roots import check_level, refuse_version
+from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import COLUMNS, Sweep, read_points, sweep_suffix
 from .texts import read_text
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
-#: Suffix of a label file -> its numbers; of a ``.label`` the lower 16 bits count, as in SemanticKITTI.
+#: Suffix of a label file -> dtype; the lower 16 bits of a ``.label`` number are the label, as in SemanticKITTI.
 _LABELS = {".label": "<u4", ".bin": "u1"}
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
-    """Index every frame that has a sweep, a label file or an image.
+    """Indexes every frame that has a sweep, a label file or an image.
 
     Raises:
-        MissingDataError: no ``dataset.yaml``, or no file is where it says; or a calibration is not there.
-        DataError: the description or a calibration is faulty, or a name in it fits no frame.
-        ConfigError: unknown camera, or a version.
+        MissingDataError: ``dataset.yaml``, all sweeps, or a calibration is missing.
+        DataError: the description or a calibration is invalid, or a name in it matches no frame.
+        ConfigError: unknown camera, or a version is given.
     """
     refuse_version("A folder", version)
     root = check_level(
         root,
         dataset="folder",
-        holds=f"{NAME}, which says what else is in it",
+        holds=f"{NAME}, the description of its files",
         is_root=lambda folder: (folder / NAME).is_file(),
-        download="docs/data/folder.md says how to write it",
+        download="docs/data/folder.md, which explains how to write it",
     )
     about = read_description(root)
     chosen = choose_cameras("all" if cameras is None else cameras, tuple(about.images)) if about.images else ()
@@ -49,7 +48,9 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     patterns |= {f"images.{camera}": about.images[camera] for camera in chosen}
     files = {kind: find_files(root, pattern) for kind, pattern in patterns.items()}
     if not files["sweeps"]:
-        raise MissingDataError(f"No file of {root} is a sweep by the pattern '{about.sweeps}' of {NAME}; mend it")
+        raise MissingDataError(
+            f"No file of {root} matches the pattern '{about.sweeps}' of the sweeps in {NAME}; correct it"
+        )
     keys = sorted(set[Key]().union(*files.values()))
     return FrameIndex(
         dataset="folder",
@@ -63,18 +64,18 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
 
 
 def check_files(index: FrameIndex) -> list[FileFault]:
-    """Look at every file: sweeps whole, a label a point, images of one size a scene and not truncated."""
+    """Checks every file: sweeps are complete, one label per point, images complete and of one size per scene."""
     return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """The points of a frame."""
+    """Returns the points of a frame."""
     path = index.root / str(index.frames.sweep[row])
     return Sweep(points=read_points(path, columns=index.described["columns"]))
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> Integer[np.ndarray, "labels"]:
-    """The raw ids of a frame: of ``.label``, ``.bin`` (a byte a point) or ``.npy`` files."""
+    """Returns the raw ids of a frame from a ``.label``, ``.bin`` (one byte per point) or ``.npy`` file."""
     return _read_labels(index.root / str(index.frames.labels[row]))
 
 
@@ -112,21 +113,25 @@ def _assign(column: np.ndarray, chosen: np.ndarray, name: str, free: str, keys: 
 
 
 def _fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> np.ndarray:
-    """Which frames ``names`` fit, each of which must fit one."""
+    """Which frames match ``names``; each name must match a frame."""
     if isinstance(names, str):
-        lines = read_text(root / names, "list", f"{NAME} names it under {kind}; write it, a name a line").splitlines()
+        lines = read_text(
+            root / names, "list", f"{NAME} names it under {kind}; write it with one name per line"
+        ).splitlines()
         names = tuple(line.strip() for line in lines if line.strip())
     chosen = np.zeros(len(keys), bool)
     for name in names:
         fits = np.array([fnmatchcase(key[0], name) or fnmatchcase(_name(key), name) for key in keys])
         if not fits.any():
-            raise DataError(f"No frame and no scene fits '{name}' under {kind} in {root / NAME}; mend or remove it")
+            raise DataError(
+                f"No frame and no scene matches '{name}' under {kind} in {root / NAME}; correct or remove it"
+            )
         chosen |= fits
     return chosen
 
 
 def _path(pattern: str, key: Key, found: Mapping[Key, str]) -> str:
-    """The file of a frame, or where it should be."""
+    """The file of a frame, or its expected path."""
     return found.get(key) or pattern.replace("{scene}", key[0]).replace("{frame}", key[1])
 
 
@@ -138,20 +143,20 @@ def _images(
     cameras: Sequence[str],
 ) -> Iterator[ImageRow]:
     sizes: dict[tuple[str, str], tuple[int, int]] = {}
-    for place, key in enumerate(keys):
+    for index, key in enumerate(keys):
         for camera in cameras:
             found = files[f"images.{camera}"]
             scene = (camera, key[0])
             if scene not in sizes:
                 sizes[scene] = common_size([root / path for other, path in found.items() if other[0] == key[0]])
-            calibration = read_cameras(root / _path(str(about.calibration), key, {}))
+            calibration = read_folder_calibration(root / _path(str(about.calibration), key, {}))
             if camera not in calibration:
                 known = ", ".join(calibration)
                 raise DataError(
                     f"{about.calibration} has no camera '{camera}'; it has {known} (see docs/data/folder.md)"
                 )
             yield ImageRow(
-                frame=place,
+                frame=index,
                 key=f"{camera}/{_name(key)}",
                 camera=camera,
                 path=_path(about.images[camera], key, found),
@@ -167,11 +172,11 @@ def _read_labels(path: Path) -> Integer[np.ndarray, "labels"]:
     try:
         labels = load_array(path)
     except FileNotFoundError as error:
-        raise MissingDataError(f"The label file {path} is gone; put it back, and prepare again") from error
+        raise MissingDataError(f"The label file {path} is missing; restore it, and prepare again") from error
     except (ValueError, OSError) as error:
         raise DataError(f"The label file {path} cannot be read ({error}); write it again") from error
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"The label file {path} must hold one array of whole numbers, one a point; write it again")
+        raise DataError(f"The label file {path} must hold one array of integers, one per point; write it again")
     return labels.astype(np.int64)
 
 
@@ -188,7 +193,7 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
 
 
 def _row_bytes(sweep: Path, columns: int | None) -> int | None:
-    """Bytes a point of a raw sweep; None of another."""
+    """Bytes per point of a raw sweep; None for other formats."""
     suffix = sweep_suffix(sweep)
     return 4 * (columns or COLUMNS[suffix]) if suffix in COLUMNS else None
 

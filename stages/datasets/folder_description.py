@@ -1,4 +1,4 @@
-"""``dataset.yaml``: where a folder of one's own keeps its sweeps, labels and images, and what labels mean."""
+"""``dataset.yaml``: paths of the sweeps, labels and images of a user's folder, and the meaning of its labels."""
 
 import glob
 import re
@@ -17,10 +17,10 @@ __all__ = ["NAME", "FolderDescription", "Key", "find_files", "read_description"]
 
 NAME = "dataset.yaml"
 
-#: Scene ("" where the patterns have none) and frame.
+#: Scene ("" if the patterns have none) and frame.
 Key = tuple[str, str]
 
-#: Names of frames ("scene/frame") or of scenes, each may be a glob; a string is a file with one a line.
+#: Names of frames ("scene/frame") or scenes, or globs of them; a string is a file with one per line.
 Names = tuple[str, ...] | str
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(lambda pattern: PurePosixPath(pattern).as_posix())]
@@ -29,7 +29,7 @@ _FIELD = re.compile(r"\{(\w+)\}|(\*)")
 
 
 class FolderDescription(Settings):
-    """What ``dataset.yaml`` says; paths are relative to its folder, with ``{frame}`` and ``{scene}`` for names."""
+    """The content of ``dataset.yaml``; paths are relative to its folder, with fields ``{frame}`` and ``{scene}``."""
 
     sweeps: Pattern
     columns: int | None = Field(default=None, ge=3)
@@ -52,39 +52,41 @@ class FolderDescription(Settings):
     @model_validator(mode="after")
     def _check(self) -> "FolderDescription":
         fields = set(_fields(self.sweeps))
-        faults = [] if "frame" in fields else [f"sweeps '{self.sweeps}' needs {{frame}}, the name of each frame"]
+        faults = [] if "frame" in fields else [f"sweeps '{self.sweeps}' needs {{frame}}, the name of the frame"]
         for name, pattern in {"labels": self.labels, **{f"images.{c}": p for c, p in self.images.items()}}.items():
             if pattern is not None and set(_fields(pattern)) != fields:
-                faults.append(f"{name} '{pattern}' must have the same names in braces as sweeps '{self.sweeps}'")
+                faults.append(f"{name} '{pattern}' must have the same fields in braces as sweeps '{self.sweeps}'")
         patterns = [self.sweeps, self.labels, self.calibration, *self.images.values()]
         outside = [pattern for pattern in patterns if pattern is not None and _leads_out(pattern)]
         if outside:
             faults.append(f"'{outside[0]}' leads out of the folder; name files in it (a link there may lead elsewhere)")
-        strange = {*fields, *_fields(self.calibration or "")} - {"scene", "frame"}
-        if strange:
-            faults.append(f"{{{sorted(strange)[0]}}} is no name; patterns know {{scene}} and {{frame}}")
+        unknown = {*fields, *_fields(self.calibration or "")} - {"scene", "frame"}
+        if unknown:
+            faults.append(f"{{{sorted(unknown)[0]}}} is unknown; patterns have the fields {{scene}} and {{frame}}")
         if self.images and self.calibration is None:
             faults.append("images need a calibration")
         ids = [number for numbers in self.classes.values() for number in numbers]
         if len(set(ids)) < len(ids) or not all(0 <= number < 1 << 16 for number in ids):
-            faults.append("classes must give each id, 0 to 65535, to one class")
-        unfit = [name for name in self.domains if not re.fullmatch(r"\w[\w.-]*", name)]
-        if unfit:
-            faults.append(f"domains has '{unfit[0]}': a name has letters, digits, '_', '-' and '.', for files bear it")
+            faults.append("classes must assign each id, 0 to 65535, to one class")
+        invalid = [name for name in self.domains if not re.fullmatch(r"\w[\w.-]*", name)]
+        if invalid:
+            faults.append(
+                f"domains has '{invalid[0]}': names are parts of file names and have letters, digits, '_', '-' and '.'"
+            )
         if set(self.domains) & {"source", "target"}:
-            faults.append("domains has 'source' or 'target', which are the sides of a shift")
+            faults.append("domains has 'source' or 'target', which name the sides of a shift")
         if "all" in self.domains:
-            faults.append("domains has 'all', which stands for every frame already")
+            faults.append("domains has 'all', which already means every frame")
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
 
 def read_description(root: Path) -> FolderDescription:
-    """Read ``dataset.yaml`` in ``root``.
+    """Reads ``dataset.yaml`` in ``root``.
 
     Raises:
-        DataError: it is no YAML, or some of it is faulty: all faults at once.
+        DataError: it is not YAML, or is invalid; the message lists all faults.
     """
     path = root / NAME
     text = read_text(path, "description", "write it again (docs/data/folder.md)")
@@ -92,16 +94,16 @@ def read_description(root: Path) -> FolderDescription:
         return FolderDescription.model_validate(parse_yaml(text) or {})
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise DataError("\n".join([f"{path} is faulty (docs/data/folder.md describes it):", *faults])) from error
+        raise DataError("\n".join([f"{path} is invalid (docs/data/folder.md describes it):", *faults])) from error
     except ValueError as error:
         raise DataError(f"{path} is not valid YAML: {error}") from error
 
 
 def find_files(root: Path, pattern: str) -> dict[Key, str]:
-    """The files that ``pattern`` names, relative to ``root``, by scene and frame.
+    """Returns the files that match ``pattern``, relative to ``root``, by scene and frame.
 
     Raises:
-        DataError: two of them are of one frame.
+        DataError: two files belong to one frame.
     """
     expression, last, seen = "", 0, set[str]()
     found: dict[Key, str] = {}
@@ -120,15 +122,15 @@ def find_files(root: Path, pattern: str) -> dict[Key, str]:
             key = names.get("scene", ""), names.get("frame", "")
             if key in found:
                 raise DataError(
-                    f"{root / found[key]} and {path.name} are of one frame by the pattern '{pattern}' of {NAME};"
-                    " name one of them"
+                    f"{root / found[key]} and {path.name} belong to one frame by the pattern '{pattern}' of {NAME};"
+                    " exclude one of them"
                 )
             found[key] = relative
     return found
 
 
 def _glob(pattern: str) -> str:
-    """The pattern with one star for every run of names and stars, and no other meaning of its own."""
+    """The pattern as a glob: one star for each run of fields and stars, everything else escaped."""
     return re.sub(r"\*+", "*", "*".join(map(glob.escape, _FIELD.split(pattern)[:: _FIELD.groups + 1])))
 
 

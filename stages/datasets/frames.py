@@ -1,4 +1,4 @@
-"""One frame in memory: the points that a camera sees, their labels, and where each lies in each image."""
+"""One frame in memory: the points that a camera sees, their labels, and their projections to each image."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from .sweeps import Sweep, finite_rows
 
 __all__ = ["Frame", "count_labels", "load_frame"]
 
-#: The largest float32 below one: a point strictly inside an image stays inside it when its place is rounded.
+#: The largest float32 below one: a point strictly inside an image stays inside it when its coordinate is rounded.
 _BELOW_ONE = np.float32(1 - 2**-24)
 
 
@@ -26,7 +26,7 @@ class Frame:
 
     A point is shown when it lies in front of the camera (depth > 0) and strictly inside its image. A point between two
     cameras has two projections; with one camera M equals P and ``projection_point`` counts from 0 to P - 1. Without
-    images, and where every point is asked for, all points are kept and some or all have no projection.
+    images, or with ``every_point``, all points are kept and some or all have no projection.
     """
 
     points: Float32[np.ndarray, "points 3"]  #: metres, LiDAR frame (nuScenes: x right, y forward; others: x forward)
@@ -38,7 +38,7 @@ class Frame:
     projection_uv: Float32[np.ndarray, "projections 2"]  #: (u, v) as fractions of width and height, inside (0, 1)
 
     def choose(self, kept: Bool[np.ndarray, "points"]) -> "Frame":
-        """The frame with the points where ``kept`` holds alone, and their projections."""
+        """Returns the frame with only the points where ``kept`` holds, and their projections."""
         new_row, shown = np.cumsum(kept) - 1, kept[self.projection_point]
         return replace(
             self,
@@ -51,7 +51,7 @@ class Frame:
         )
 
     def facing(self, index: FrameIndex) -> Float32[np.ndarray, "points 3"]:
-        """The points with y along the view of the first image and x to its right; without images, y along x."""
+        """Returns the points with y along the first image's optical axis, x to the right; without images, y along x."""
         ahead = np.array([1.0, 0.0])
         if len(self.image_rows):
             optical_axis = index.images.camera_from_lidar[self.image_rows[0], 2, :2]
@@ -68,21 +68,21 @@ def load_frame(
     every_point: bool = False,
     rng: np.random.Generator | None = None,
 ) -> Frame:
-    """Read the frame in ``row`` of the index's frame table. A frame without a label file is ``IGNORE`` throughout.
+    """Reads the frame in ``row`` of the index's frame table. All labels of a frame without a label file are ``IGNORE``.
 
-    Without ``merge`` every frame is, and no label file is opened. ``every_point`` keeps the points that no image shows,
-    as an index without images does anyway. ``rng`` draws among the images of one camera (the same in other weather),
-    where there are several; without it the first is taken.
+    Without ``merge`` no label file is opened and all labels are ``IGNORE``. ``every_point`` keeps points that no image
+    shows; an index without images always keeps them. ``rng`` draws among several images of one camera (the same scene
+    in other weather); without it the first is used.
 
     Raises:
-        MissingDataError: the sweep or the label file is gone.
+        MissingDataError: the sweep or the label file is missing.
         DataError: the sweep is truncated or holds NaN, the label file has another length, or a label is out of range.
     """
     row, reader = int(row), READERS[index.dataset]
     sweep = reader.read_sweep(index, row)
     _check_finite(index, row, sweep)
     labels = _read_labels(reader, index, row, merge, sweep)
-    image_rows = _one_a_camera(index, index.images_of(row), rng)
+    image_rows = _one_per_camera(index, index.images_of(row), rng)
     views = [_view(reader, index, int(image), sweep) for image in image_rows]
     kept = np.full(len(sweep.points), every_point or not index.cameras)
     for inside, _ in views:
@@ -103,7 +103,7 @@ def load_frame(
 def count_labels(
     index: FrameIndex, rows: Iterable[SupportsIndex], merge: LabelMerge, *, every_point: bool = False
 ) -> Int64[np.ndarray, "classes"]:
-    """Points per class over the kept points of the frames in ``rows``, with a progress bar; ignored ones left out."""
+    """Returns the points per class over the kept points of the frames in ``rows``, with a progress bar."""
     chosen = list(rows)
     counts = np.zeros(len(merge.classes), np.int64)
     for row in track(chosen, "counting labels", len(chosen), "frame"):
@@ -116,7 +116,7 @@ def _join(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
     return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
 
 
-def _one_a_camera(
+def _one_per_camera(
     index: FrameIndex, image_rows: Int64[np.ndarray, "images"], rng: np.random.Generator | None
 ) -> Int64[np.ndarray, "views"]:
     cameras = index.images.camera[image_rows]
@@ -132,7 +132,7 @@ def _one_a_camera(
 def _view(
     reader: Reader, index: FrameIndex, image: int, sweep: Sweep
 ) -> tuple[Bool[np.ndarray, "points"], Float32[np.ndarray, "seen 2"]]:
-    """Which points the image shows, and their places in it."""
+    """Which points the image shows, and their (u, v) in it."""
     size = index.images.size[image]
     pixels = reader.pixels(index, image, sweep)
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
-"""The index: what stage zero knows of a data set, as columns over frames and images.
+"""The index of a data set: columns over frames and images.
 
-It holds paths relative to the data root, calibration, sizes and scene facts; never point clouds, never pickles. On disk
-it is a folder: ``index.json`` (facts and digest) and the file of columns that it names (plain arrays, no objects).
+It holds paths relative to the data root, calibration, sizes and scene facts, but no points or pixels. On disk it is a
+folder: ``index.json`` (facts and digest) and the ``.npz`` file of columns that it names (plain arrays, no objects).
 """
 
 import hashlib
@@ -29,27 +29,27 @@ INDEX_FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class FrameTable:
-    """One row a LiDAR keyframe; every column has length F. Strings are numpy unicode arrays."""
+    """One row per LiDAR keyframe; every column has length F. Strings are numpy unicode arrays."""
 
     key: np.ndarray  #: unique name of the frame (nuScenes: the sample token)
     scene: np.ndarray
     location: np.ndarray
-    description: np.ndarray  #: words about the scene (nuScenes), or its weather
+    description: np.ndarray  #: description of the scene (nuScenes), or its weather
     split: np.ndarray  #: the official split: "train", "val" (the test set of the settings) or "test" (no labels)
-    sweep: np.ndarray  #: path of the file that the points come from, relative to the root
-    labels: np.ndarray  #: path of the label file, relative to the root; "" where the frame has none
+    sweep: np.ndarray  #: path of the file of the points, relative to the root
+    labels: np.ndarray  #: path of the label file, relative to the root; "" if the frame has none
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTable:
-    """One row a camera image; every column has length I. The images of a frame are consecutive, frames in order.
+    """One row per camera image; every column has length I. The images of a frame are consecutive, frames in order.
 
-    A data set without images has no row. Several images of one camera in a frame show the same in other weather
-    (VirtualKITTI): training draws one of them, evaluation takes the first.
+    A data set without images has no row. Several images of one camera in a frame show the same scene in other weather
+    (VirtualKITTI): training draws one of them, evaluation uses the first.
 
     ``camera_from_lidar`` maps homogeneous points of the sweep (metres, LiDAR frame) to the camera frame (z forward, x
     right, y down), ego motion between the two stamps included. ``intrinsics`` maps camera coordinates to pixels of the
-    stored image, or of the undistorted one where the camera has a lens in the index.
+    stored image, or of the undistorted one if the index has a lens for the camera.
     """
 
     frame: Int64[np.ndarray, "images"]  #: row of the frame table
@@ -62,7 +62,7 @@ class ImageTable:
 
     @classmethod
     def of(cls, rows: Sequence["ImageRow"]) -> "ImageTable":
-        """The table of these rows."""
+        """Returns the table of ``rows``."""
         return cls(
             frame=np.array([row.frame for row in rows], np.int64),
             key=np.array([row.key for row in rows], str),
@@ -75,7 +75,7 @@ class ImageTable:
 
 
 class ImageRow(NamedTuple):
-    """One row of the image table, with its columns' names."""
+    """One row of the image table."""
 
     frame: int
     key: str
@@ -88,7 +88,7 @@ class ImageRow(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameIndex:
-    """A data set as stages one and two see it. ``root`` is absolute and is not part of the digest."""
+    """The index of a data set, input of stages one and two. ``root`` is absolute and not part of the digest."""
 
     dataset: str  #: the reader's name, such as "nuscenes"
     version: str
@@ -96,8 +96,8 @@ class FrameIndex:
     cameras: tuple[str, ...]
     frames: FrameTable
     images: ImageTable
-    lenses: Mapping[str, Lens] = field(default_factory=dict)  #: camera -> lens, where its images are stored distorted
-    described: Mapping[str, Any] = field(default_factory=dict)  #: columns and classes of a folder of one's own, as JSON
+    lenses: Mapping[str, Lens] = field(default_factory=dict)  #: camera -> lens, if its images are stored distorted
+    described: Mapping[str, Any] = field(default_factory=dict)  #: columns and classes of a user's folder, as JSON
 
     def __post_init__(self) -> None:
         for name, column in self._columns().items():
@@ -109,7 +109,7 @@ class FrameIndex:
 
     @property
     def digest(self) -> str:
-        """sha256 over every fact and column but the root: two equal digests mean the same frames and images."""
+        """sha256 over every fact and column except the root: equal digests mean equal frames and images."""
         facts: list[Any] = [INDEX_FORMAT, self.dataset, self.version, self.cameras]
         if self.lenses:
             facts.append(self._plain_lenses())
@@ -122,20 +122,20 @@ class FrameIndex:
         return digest.hexdigest()
 
     def images_of(self, frame: SupportsIndex) -> Int64[np.ndarray, "views"]:
-        """Rows of the image table that belong to the frame in row ``frame``."""
+        """Returns the rows of the image table that belong to the frame in row ``frame``."""
         row = int(frame)
         first, last = np.searchsorted(self.images.frame, [row, row + 1])
         return np.arange(first, last)
 
     def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int64[np.ndarray, "chosen"]:
-        """Rows of the frame table where ``chosen`` holds, in order."""
+        """Returns the rows of the frame table where ``chosen`` holds, in order."""
         return np.flatnonzero(chosen)
 
     def save(self, folder: Path) -> None:
-        """Write the index to ``folder``: it is the new one or the old one, wherever this is stopped.
+        """Writes the index to ``folder`` atomically.
 
-        The columns get a name of their own, the facts that name them replace the older ones in one step, and only then
-        the older columns go. Several processes take turns.
+        The columns get a unique file name, a rename replaces the facts that name them, and then the older columns are
+        deleted. A lock serialises several processes.
         """
         with blocking_lock(folder, work="saves an index"):
             self._write(folder)
@@ -168,11 +168,11 @@ class FrameIndex:
 
     @classmethod
     def load(cls, folder: Path) -> "FrameIndex":
-        """Open a saved index.
+        """Opens a saved index.
 
         Raises:
             MissingDataError: ``folder`` holds no index.
-            DataError: the index is of another format, or facts and columns do not belong together.
+            DataError: the index is of another format, or its facts and columns differ.
         """
         facts, columns = _read(folder)
         found = facts.get("format")
@@ -209,7 +209,7 @@ class FrameIndex:
 
 
 def _packed(column: np.ndarray) -> np.ndarray:
-    """ASCII text as bytes, a quarter of its size: most of the time to open a large index goes into text."""
+    """ASCII text as bytes, a quarter of the size: text dominates the time to open a large index."""
     if column.dtype.kind != "U":
         return column
     codes = column.view(np.uint32) if column.dtype.itemsize else np.zeros(0, np.uint32)
@@ -224,7 +224,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts and columns of the index in ``folder``, not yet checked against each other."""
     try:
         facts: dict[str, Any] = read_json(folder / "index.json")
-        named = facts.get("columns", "columns.npz")  # what all columns were called in earlier versions
+        named = facts.get("columns", "columns.npz")  # the file name of earlier versions
         with (folder / named).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             columns = {name: _unpacked(stored[name]) for name in stored.files}
     except FileNotFoundError as error:

@@ -1,7 +1,6 @@
-"""Labels: from a data set's raw ids to the classes of a setting, by a lookup table with a name.
+"""Label merges as lookup tables from a data set's raw ids to the classes of a setting; class weights and priors.
 
-A merge is one entry of ``merges.MERGES``; the lookup table of each of its data sets is built from the names of
-``raw_classes``.
+A merge is one entry of ``merges.MERGES``; its lookup table for a data set is built from the names in ``raw_classes``.
 """
 
 from dataclasses import dataclass
@@ -16,21 +15,21 @@ from .raw_classes import RAW_NAMES
 
 __all__ = ["IGNORE", "LabelMerge", "class_prior", "class_weights", "get_merge", "index_merge", "merge_names"]
 
-#: Label of a point that no loss and no score counts.
+#: Label of a point that losses and scores ignore.
 IGNORE = -100
 
-#: Least prior of a class that occurs; a rarer one would win wherever nothing else is sure.
-LEAST_PRIOR = 0.01
+#: Smallest prior of a class that occurs; a smaller one would let the class win wherever the prediction is unsure.
+MIN_PRIOR = 0.01
 
-#: What a lookup table holds for numbers that are no raw id of the data set.
+#: Entry of a lookup table for numbers that are not a raw id of the data set.
 _NO_ID = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMerge:
-    """Classes of a setting and the way to them: ``lut[raw id]`` is a class id, ``IGNORE``, or -1 for no raw id.
+    """Classes of a setting and their lookup table: ``lut[raw id]`` is a class id, ``IGNORE``, or -1 if unknown.
 
-    ``raw_ids`` are the way back: the raw id under which each class is written (the inverse of a learning map).
+    ``raw_ids`` is the inverse: the raw id under which predictions of each class are written.
     """
 
     name: str
@@ -39,7 +38,7 @@ class LabelMerge:
     raw_ids: Int64[np.ndarray, "classes"]
 
     def apply(self, raw: Integer[np.ndarray, "points"]) -> Int64[np.ndarray, "points"]:
-        """Class id, 0 to C - 1 or ``IGNORE``, of each raw label.
+        """Returns the class id, 0 to C - 1 or ``IGNORE``, of each raw label.
 
         Raises:
             DataError: a raw label is not an id of the data set.
@@ -59,15 +58,15 @@ class LabelMerge:
 
 
 def merge_names() -> list[str]:
-    """Names that ``get_merge`` knows."""
+    """Returns the names that ``get_merge`` accepts."""
     return sorted(MERGES)
 
 
 def get_merge(name: str, dataset: str | None = None) -> LabelMerge:
-    """The label merge called ``name``, for the raw labels of ``dataset``: needed where the merge has several.
+    """Returns the merge called ``name`` for the raw labels of ``dataset``, which is required if the merge has several.
 
     Raises:
-        ConfigError: there is no such merge (the message names the nearest), or it says nothing of the data set.
+        ConfigError: the merge is unknown (the message has the nearest name), or does not cover the data set.
     """
     if name not in MERGES:
         raise ConfigError(f"There is no label merge '{name}'; {nearest(name, merge_names())} (setting data.merge)")
@@ -76,7 +75,7 @@ def get_merge(name: str, dataset: str | None = None) -> LabelMerge:
     if chosen not in known:
         raise ConfigError(
             f"The label merge '{name}' is for the labels of {', '.join(known)}, not of '{chosen}'; choose another:"
-            f" {', '.join(other for other in merge_names() if chosen in datasets_of(other)) or 'none fits'}"
+            f" {', '.join(other for other in merge_names() if chosen in datasets_of(other)) or 'there is none'}"
             " (setting data.merge)"
         )
     groups = [members[chosen] for members in MERGES[name].values()]
@@ -90,40 +89,39 @@ def get_merge(name: str, dataset: str | None = None) -> LabelMerge:
 
 
 def index_merge(name: str, index: FrameIndex) -> LabelMerge:
-    """The label merge called ``name`` for the raw labels of ``index``.
+    """Returns the merge called ``name`` for the raw labels of ``index``.
 
-    The classes of a folder of one's own are found by their names; its ids that no class has are ignored.
+    The classes of a user's folder are matched by name; its ids without a class are ignored.
 
     Raises:
-        ConfigError: as ``get_merge`` has it; or the folder has none of the classes.
+        ConfigError: as for ``get_merge``; or the folder has none of the classes.
     """
     if index.dataset != FOLDER:
         return get_merge(name, index.dataset)
-    own = index.described["classes"]
-    classes = tuple(own) if name == FOLDER else tuple(MERGES[name])
-    if not set(own) & set(classes):
+    described = index.described["classes"]
+    classes = tuple(described) if name == FOLDER else tuple(MERGES[name])
+    if not set(described) & set(classes):
         raise ConfigError(
-            f"dataset.yaml in {index.root} names the classes {', '.join(own)}, and the merge '{name}' knows"
-            f" {', '.join(classes)}; name them alike, or take its own classes: --set data.merge={FOLDER}"
+            f"dataset.yaml in {index.root} names the classes {', '.join(described)}, and the merge '{name}' has"
+            f" {', '.join(classes)}; rename them, or use its own classes: --set data.merge={FOLDER}"
         )
     lut = np.full(1 << 16, IGNORE, np.int64)
     for number, each in enumerate(classes):
-        lut[own.get(each, [])] = number
-    raw_ids = np.array([next(iter(own.get(each, [])), 0) for each in classes], np.int64)
+        lut[described.get(each, [])] = number
+    raw_ids = np.array([next(iter(described.get(each, [])), 0) for each in classes], np.int64)
     return LabelMerge(name=name, classes=classes, lut=lut, raw_ids=raw_ids)
 
 
 def class_weights(counts: Int[np.ndarray, "classes"]) -> Float[np.ndarray, "classes"]:
-    """Weights of the cross entropy from points per class: log(5 total / n_c), divided by the smallest (float64).
+    """Returns cross-entropy weights from points per class: log(5 total / n_c), divided by the smallest (float64).
 
-    A class without a point has no finite weight by that formula; it gets 1, the smallest, since no label can ask
-    for it.
+    A class without points, whose weight would be infinite, gets 1.
 
     Raises:
         DataError: no class has a point.
     """
     if not counts.sum():
-        raise DataError("Class weights need labelled points, and not one point of the selection has a class")
+        raise DataError("Class weights need labelled points, and no point of the selection has a class")
     weights = np.full(len(counts), np.inf)
     seen = counts > 0
     weights[seen] = np.log(5 * counts.sum() / counts[seen])
@@ -135,11 +133,11 @@ def class_weights(counts: Int[np.ndarray, "classes"]) -> Float[np.ndarray, "clas
 def class_prior(
     counts: Int[np.ndarray, "classes"], weights: Float[np.ndarray, "classes"]
 ) -> Float64[np.ndarray, "classes"]:
-    """The prior that cross entropy with class ``weights`` makes a network assume, from points per class; sums to 1.
+    """Returns the class prior that a network learns from cross entropy with class ``weights``; sums to 1.
 
-    In proportion to counts times weights, at least ``LEAST_PRIOR`` (before all are scaled to 1 again) for a class that
-    occurs, and 0 for one that does not. At least one class must occur.
+    It is proportional to counts times weights, at least ``MIN_PRIOR`` (before the final normalisation) for classes that
+    occur, and 0 for others. At least one class must occur.
     """
     share = counts * weights.astype(np.float64)
-    floored = np.where(counts > 0, np.maximum(share / share.sum(), LEAST_PRIOR), 0.0)
+    floored = np.where(counts > 0, np.maximum(share / share.sum(), MIN_PRIOR), 0.0)
     return floored / floored.sum()

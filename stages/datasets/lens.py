@@ -1,4 +1,4 @@
-"""Lenses: how a camera whose images are stored as the lens drew them shows the world once they are undistorted."""
+"""Lens distortion of cameras whose images are stored distorted."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -24,7 +24,7 @@ class Lens:
     distortion: tuple[float, ...]
 
     def undistort(self, image: UInt8[np.ndarray, "height width *channels"]) -> UInt8[np.ndarray, "height width *c"]:
-        """The image as a pinhole camera with the intrinsics ``straight`` would show it (bilinear, black outside)."""
+        """Returns the undistorted image, a pinhole view with intrinsics ``straight`` (bilinear, black outside)."""
         import cv2
 
         stored, straight = np.array(self.stored), np.array(self.straight)
@@ -34,7 +34,7 @@ class Lens:
         return cv2.undistort(image, stored, distCoeffs=distortion, newCameraMatrix=straight).astype(np.uint8)
 
     def straighten(self, pixels: Float64[np.ndarray, "pixels 2"]) -> Float64[np.ndarray, "pixels 2"]:
-        """Where OpenCV's pixel coordinates (x, y; whole numbers are centres) of the stored image lie undistorted."""
+        """Returns undistorted coordinates of stored pixels (x, y; integers are pixel centres, as in OpenCV)."""
         import cv2
 
         stored, straight = np.array(self.stored), np.array(self.straight)
@@ -44,12 +44,12 @@ class Lens:
         return np.asarray(cv2.undistortPoints(pixels[:, None], stored, distortion, P=straight))[:, 0]
 
     def to_json(self) -> dict[str, Any]:
-        """The lens as plain values."""
+        """Returns the lens as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Lens":
-        """The lens that ``to_json`` described."""
+        """Returns the lens from the values of ``to_json``."""
 
         def matrix(rows: Any) -> Matrix:
             first, second, third = ((float(a), float(b), float(c)) for a, b, c in rows)

@@ -1,7 +1,7 @@
-"""Label merges: how the raw classes of each data set of a setting become the classes of the network.
+"""Label merges: the mapping from the raw classes of each data set to the classes of the network.
 
-A merge maps class -> data set -> the raw names that it takes, as ``raw_classes`` has them; whatever no class takes is
-ignored. The first name of a class is the one that predictions are written under in the data set's own ids.
+A merge maps class -> data set -> raw names, as in ``raw_classes``; other raw classes are ignored. Predictions of a
+class are written under its first raw name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from .raw_classes import NUSCENES_16
 
 __all__ = ["FOLDER", "MERGES", "datasets_of"]
 
-#: The data set that brings its own classes: a merge of this name takes them, any other those that it knows by name.
+#: The data set that defines its own classes: the merge of this name uses them all, any other merge matches by name.
 FOLDER = "folder"
 
 _A2D2_BIKE = (
@@ -134,5 +134,5 @@ MERGES: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
 
 
 def datasets_of(merge: str) -> tuple[str, ...]:
-    """The data sets whose labels ``merge`` takes."""
+    """Returns the data sets that ``merge`` covers."""
     return (FOLDER,) if merge == FOLDER else tuple(next(iter(MERGES[merge].values())))

@@ -1,4 +1,4 @@
-"""nuScenes with lidarseg labels: the official tables become an index, and the files behind it are checked."""
+"""nuScenes with lidarseg labels: builds an index from the official tables, and checks and reads the files."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Float64, UInt
 
 from ...errors import DataError, Xd3dError
-from .cameras import choose_cameras
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .label_files import check_raw_files, read_raw_labels
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, safe_path
 from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels
 from .projection import image_pixels as pixels
 from .projection import is_invertible
 from .raw_classes import NUSCENES_32
-from .raw_labels import check_raw_files, read_raw_labels
+from .reader_arguments import choose_cameras
 from .sweeps import COLUMNS, Sweep, read_points
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "read_sweep",
 ]
 
-#: The cameras of nuScenes, clockwise from the front; an index lists those chosen in this order.
+#: The cameras of nuScenes, clockwise from the front, in the order of an index.
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
 
 _PUBLISHED = ("CAM_FRONT",)
@@ -38,15 +38,15 @@ _SWEEP_ROW = COLUMNS[".pcd.bin"] * np.dtype(np.float32).itemsize
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
-    """Index the keyframes of a nuScenes data root, sorted by scene and time.
+    """Indexes the keyframes of a nuScenes data root, sorted by scene and time.
 
-    ``cameras``: names, in one string with commas or as a sequence; "all" takes every one that the root has. The
-    published settings use ``CAM_FRONT``, which is what None takes.
+    ``cameras``: names, in one string with commas or as a sequence; "all" selects every camera of the root.
+    None selects ``CAM_FRONT``, as in the published settings.
     ``frames.split`` is the official split of the scene: "train", "val", or "test" (without labels).
 
     Raises:
-        MissingDataError: no such root or version, or a table is missing.
-        DataError: tables are damaged, do not fit together, or name files outside the root.
+        MissingDataError: the root, the version or a table is missing.
+        DataError: tables are damaged, inconsistent, or name files outside the root.
         ConfigError: unknown camera.
     """
     root = check_root(root)
@@ -72,7 +72,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"The tables in {root / version} do not fit together (missing or of a wrong kind: {error!r});"
+            f"The tables in {root / version} are inconsistent (missing or of a wrong type: {error!r});"
             " unpack the metadata of one version again"
         ) from error
     if not samples:
@@ -83,26 +83,26 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
 
 
 def check_files(index: FrameIndex) -> list[FileFault]:
-    """Look at every file of the index, with a progress bar; the faults come in the order of the frames.
+    """Checks every file of the index, with a progress bar; returns the faults in the order of the frames.
 
-    Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte a point of the
-    sweep, no other than 0 to 31. No image is decoded, so 34,000 images take minutes and not hours.
+    Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte per point of the
+    sweep, 0 to 31. No image is decoded, so 34,000 images take minutes, not hours.
     """
     return check_raw_files(index, row_bytes=_SWEEP_ROW, dtype="u1", ids=range(len(NUSCENES_32)))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """The points of a keyframe: x right, y forward, z up."""
+    """Returns the points of a keyframe: x right, y forward, z up."""
     return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=COLUMNS[".pcd.bin"]))
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
-    """The lidarseg ids of a keyframe, 0 to 31."""
+    """Returns the lidarseg ids of a keyframe, 0 to 31."""
     return read_raw_labels(index.root / str(index.frames.labels[row]), "u1")
 
 
 def evaluation_set(index: FrameIndex, row: int) -> str:
-    """The devkit's name of the set that a keyframe is evaluated in: its official split, or that of the mini version."""
+    """Returns the devkit's name of a keyframe's evaluation set: its official split, or that of the mini version."""
     if index.version.endswith("mini"):
         mini = _official_splits("mini_train", "mini_val").get(str(index.frames.scene[row]))
         return mini or str(index.frames.split[row])
@@ -149,7 +149,7 @@ def _official_splits(*names: str) -> dict[str, str]:
 
 
 def _record(tables: KeyframeTables, sample: Record, channel: str) -> Record:
-    """The sensor record of a keyframe."""
+    """Returns the sensor record of a keyframe."""
     records = tables.records[sample["token"]]
     record = records.get(channel)
     if record is None:
@@ -184,17 +184,17 @@ def _image_row(
 
 
 class _Poses:
-    """Transforms between the sensors of the tables; the mounting of each sensor is computed once."""
+    """Transforms between the sensors of the tables; the mounting pose of each sensor is cached."""
 
     def __init__(self, tables: KeyframeTables) -> None:
         self._poses, self._sensors = tables.poses, tables.sensors
         self._mounting = cache(lambda token, inverse: _transform(self._sensors[token], inverse=inverse))
 
     def camera_from_lidar(self, lidar: Record, camera: Record) -> Float64[np.ndarray, "4 4"]:
-        """Transform of sweep points to a camera's frame, from the two sensors' ``sample_data`` records.
+        """Returns the transform of sweep points to a camera's frame, from the two sensors' ``sample_data`` records.
 
-        The car moves between the two stamps, so the chain passes through the global frame: LiDAR, ego at the LiDAR's
-        stamp, global, ego at the camera's stamp, camera.
+        The car moves between the two timestamps, so the chain goes through the global frame: LiDAR, ego at the LiDAR's
+        timestamp, global, ego at the camera's timestamp, camera.
         """
         ego_from_lidar = self._mounting(lidar["calibrated_sensor_token"], False)
         global_from_ego = _transform(self._poses[lidar["ego_pose_token"]])
@@ -209,5 +209,5 @@ def _transform(record: Record, *, inverse: bool = False) -> Float64[np.ndarray, 
     from nuscenes.utils.geometry_utils import transform_matrix
     from pyquaternion import Quaternion
 
-    with np.errstate(all="ignore"):  # what is not finite is named by the image that it concerns
+    with np.errstate(all="ignore"):  # the caller reports non-finite values with their image
         return transform_matrix(record["translation"], Quaternion(record["rotation"]), inverse=inverse)

@@ -1,4 +1,4 @@
-"""A nuScenes data root before its tables are read: the right level, the version, complete tables, safe paths."""
+"""Checks of a nuScenes data root: folder level, version, complete tables, safe paths."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import DataError, MissingDataError
 from .nuscenes_tables import stream_rows
 from .raw_classes import NUSCENES_32
-from .roots import check_level
+from .reader_arguments import check_level
 
 __all__ = ["check_root", "check_tables", "find_version", "label_paths", "safe_path"]
 
@@ -20,10 +20,10 @@ _DOWNLOAD = "https://www.nuscenes.org/nuscenes#download"
 
 
 def check_root(root: Path) -> Path:
-    """``root`` as an absolute path, once it is a folder with version folders (``v1.0-*``) in it.
+    """Returns ``root`` as an absolute path if it has version folders (``v1.0-*``).
 
     Raises:
-        MissingDataError: it is not; the message says so, and names the right folder where one is near.
+        MissingDataError: it has none; the message names a root nearby if there is one.
     """
     return check_level(
         root,
@@ -35,10 +35,10 @@ def check_root(root: Path) -> Path:
 
 
 def find_version(root: Path, given: str | None) -> str:
-    """The version to read: the one ``given``, else ``v1.0-trainval`` if it is there, else the only one.
+    """Returns the version to read: the one ``given``, else ``v1.0-trainval`` if it exists, else the only one.
 
     Raises:
-        MissingDataError: the one given is not there, or several are there and none was given.
+        MissingDataError: the given version does not exist, or none is given and several exist.
     """
     found = _versions(root)
     if given is not None:
@@ -58,10 +58,10 @@ def find_version(root: Path, given: str | None) -> str:
 
 
 def check_tables(root: Path, version: str) -> None:
-    """Make sure that every table of the metadata archive is there, those that are not read among them.
+    """Checks that every table of the metadata archive exists, including unread ones.
 
     Raises:
-        MissingDataError: some are not; the message names them.
+        MissingDataError: tables are missing; the message names them.
     """
     tables = root / version
     expected = sorted(_TABLES)
@@ -74,11 +74,11 @@ def check_tables(root: Path, version: str) -> None:
 
 
 def label_paths(root: Path, version: str) -> dict[str, str]:
-    """Label file (relative to the root) of each labelled sweep, by sample_data token.
+    """Returns the label file (relative to the root) of each labelled sweep, by sample_data token.
 
     Raises:
         MissingDataError: the lidarseg table is missing.
-        DataError: the table is damaged, or ``category.json`` is not the one of nuScenes-lidarseg.
+        DataError: the table is damaged, or ``category.json`` is not that of nuScenes-lidarseg.
     """
     path = root / version / "lidarseg.json"
     if not path.is_file():
@@ -102,13 +102,12 @@ def label_paths(root: Path, version: str) -> dict[str, str]:
 
 
 def safe_path(root: Path, relative: str, table: str) -> str:
-    """``relative`` as a table gives it, once it is known to stay inside the root.
+    """Returns the path ``relative`` of a table if it stays inside the root.
 
-    The folders at the top of the root (``samples``, ``lidarseg``) may be links to another disk; nothing below them may
-    lead out of them.
+    The top folders of the root (``samples``, ``lidarseg``) may be links to another disk; paths below must stay in them.
 
     Raises:
-        DataError: the path is empty, absolute, goes up, is a link that leads out, or cannot be a path.
+        DataError: the path is empty, absolute or invalid, has "..", or is a link that leads out of the root.
     """
     path = PurePosixPath(relative)
     problem = ""
@@ -121,7 +120,7 @@ def safe_path(root: Path, relative: str, table: str) -> str:
             end, top = (os.path.realpath(root / part) for part in (path, path.parts[0]))
             problem = "" if Path(end).is_relative_to(top) else "is a link that leads out of the root"
         except ValueError as error:  # a null character, or half a surrogate pair
-            problem = f"cannot be one ({error})"
+            problem = f"is invalid ({error})"
     if problem:
         raise DataError(f"The path {relative!r} in {table}.json {problem}; unpack the official metadata again")
     return str(path)

@@ -1,8 +1,7 @@
-"""The rows of the nuScenes tables that the index needs, read row by row.
+"""Streaming reader of the rows of the nuScenes tables that the index needs.
 
 ``sample_data`` and ``ego_pose`` of v1.0-trainval have 2.6 million rows each, nine in ten of them between the keyframes;
-the devkit holds all of them in memory. Here each table is streamed, and only the rows of keyframes and of the chosen
-sensors are kept.
+the devkit holds all of them in memory. This reader keeps only the rows of keyframes and of the chosen sensors.
 """
 
 import json
@@ -19,16 +18,16 @@ __all__ = ["KeyframeTables", "Record", "read_keyframes", "sensor_channels", "str
 Record = dict[str, Any]
 Value = TypeVar("Value")
 
-_CHUNK = 1 << 22  #: characters; no row is nearly as long
+_CHUNK = 1 << 22  #: characters; far more than a row has
 _BETWEEN = re.compile(r"[\s,]*")
 _OF_SENSOR = ("token", "filename", "width", "height", "ego_pose_token", "calibrated_sensor_token")
 
 
 class ByToken(dict[str, Value]):
-    """What the rows of the table in ``path`` say, by token; a token that is not there, or twice, is a fault.
+    """Values of the rows of the table in ``path`` by token.
 
     Raises:
-        DataError: two ``rows`` have one token; or, later, one is asked for that no row has.
+        DataError: two ``rows`` have one token; on access, a token is missing.
     """
 
     def __init__(self, path: Path, rows: Iterable[tuple[str, Value]]) -> None:
@@ -41,14 +40,14 @@ class ByToken(dict[str, Value]):
 
     def __missing__(self, token: Hashable) -> NoReturn:
         raise DataError(
-            f"{self._path} has no row with the token {token!r}, which another table names; the tables do not fit"
-            " together: unpack the metadata of one version again"
+            f"{self._path} has no row with the token {token!r}, which another table names; the tables are"
+            " inconsistent: unpack the metadata of one version again"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyframeTables:
-    """Rows by token. ``records``: the ``sample_data`` row of each keyframe by channel, None where it is not chosen."""
+    """Rows by token. ``records``: the ``sample_data`` row of each keyframe by channel, None for other channels."""
 
     samples: list[Record]
     scenes: Mapping[str, Record]
@@ -59,7 +58,7 @@ class KeyframeTables:
 
 
 def stream_rows(path: Path) -> Iterator[Record]:
-    """The rows of a table, one after the other; the file is never in memory as a whole.
+    """Yields the rows of a table without loading the whole file.
 
     Raises:
         DataError: it is not a JSON list.
@@ -69,41 +68,41 @@ def stream_rows(path: Path) -> Iterator[Record]:
         with path.open(encoding="utf-8") as file:
             text = file.read(_CHUNK).lstrip()
             if not text.startswith("["):
-                raise _damaged(path, "it holds no list")
-            place = 1
+                raise _damaged(path, "it is not a list")
+            position = 1
             while True:
-                place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
-                if text.startswith("]", place):
+                position = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]  # it always matches
+                if text.startswith("]", position):
                     return
                 try:
-                    row, place = decode(text, place)
+                    row, position = decode(text, position)
                 except json.JSONDecodeError as error:
-                    more = "" if len(text) - place > _CHUNK else file.read(_CHUNK)
+                    more = "" if len(text) - position > _CHUNK else file.read(_CHUNK)
                     if not more:
-                        raise _damaged(path, f"a row does not end, or is no JSON: {error.msg}") from error
-                    text, place = text[place:] + more, 0
+                        raise _damaged(path, f"a row is truncated, or not JSON: {error.msg}") from error
+                    text, position = text[position:] + more, 0
                     continue
                 if not isinstance(row, dict):
-                    raise _damaged(path, f"a row is a {type(row).__name__} where an object must be")
+                    raise _damaged(path, f"a row is a {type(row).__name__} instead of an object")
                 yield row
     except (UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); mend that, or unpack the metadata again") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); fix that, or unpack the metadata again") from error
 
 
 def sensor_channels(tables: Path) -> dict[str, str]:
-    """Channel of each sensor, such as ``CAM_FRONT``, by token."""
+    """Returns the channel of each sensor, such as ``CAM_FRONT``, by token."""
     path = tables / "sensor.json"
     return ByToken(path, ((row["token"], row["channel"]) for row in stream_rows(path)))
 
 
 def read_keyframes(tables: Path, channels: Mapping[str, str], chosen: Collection[str]) -> KeyframeTables:
-    """The tables of a version folder; of ``sample_data`` the keyframes' rows of the ``chosen`` channels.
+    """Reads the tables of a version folder; of ``sample_data`` the keyframes' rows of the ``chosen`` channels.
 
     Raises:
-        DataError: a table is damaged, has a token twice, or lacks one that another names.
-        KeyError, TypeError: rows lack what they should have.
+        DataError: a table is damaged, has a duplicate token, or lacks one that another table names.
+        KeyError, TypeError: rows lack keys.
     """
     sensors = _by_token(tables, "calibrated_sensor")
     channel_of = ByToken(

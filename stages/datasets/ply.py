@@ -1,6 +1,6 @@
-"""Points of a PLY file, ASCII or binary: the x, y and z of its ``vertex`` element, everything else left aside.
+"""Points of a PLY file, ASCII or binary: the x, y and z of its ``vertex`` element, everything else is ignored.
 
-The libraries that read PLY are either under the GPL or read meshes and bring 2 MB along, and a cloud needs this much.
+The libraries that read PLY are under the GPL, or read meshes and weigh 2 MB.
 """
 
 import re
@@ -41,15 +41,15 @@ class _Element:
 
 
 def parse_ply(content: bytes, path: Path) -> Float64[np.ndarray, "points 3"]:
-    """Points of the file ``content``, which was read from ``path``, in the file's units.
+    """Returns the points of ``content``, read from ``path``, in the file's units.
 
     Raises:
-        DataError: no PLY, no vertices with x, y and z, lists in or before them, or fewer of them than the header says.
+        DataError: it is not PLY, has no vertices with x, y and z or fewer than declared, or lists in or before them.
     """
     start = _START.match(content)
     end = start and re.compile(rb"[\r\n]end_header[ \t]*" + start[1]).search(content)
     if not end:
-        raise DataError(f"{path} is no PLY file: it has no header from 'ply' to 'end_header'")
+        raise DataError(f"{path} is not a PLY file: it has no header from 'ply' to 'end_header'")
     head, body = content[: end.start()], content[end.end() :]
     try:
         order, elements = _parse_header(head.decode(errors="replace"))  # comments are in any language
@@ -105,12 +105,12 @@ def _ascii(body: bytes, before: list[_Element], vertices: _Element, path: Path) 
         raise DataError(
             f"{path} holds {len(rows[odd])} numbers in the line of vertex {odd}, and {width} properties; write it again"
         )
-    places = [list(vertices.properties).index(axis) for axis in "xyz"]
+    columns = [list(vertices.properties).index(axis) for axis in "xyz"]
     try:
-        return np.array([[float(words[place]) for place in places] for words in rows], np.float64).reshape(-1, 3)
+        return np.array([[float(words[column]) for column in columns] for words in rows], np.float64).reshape(-1, 3)
     except ValueError as error:
         reason = str(error)[:100]
-        raise DataError(f"{path} holds a vertex that is no number ({reason}); write the file again") from error
+        raise DataError(f"{path} has a vertex that is not a number ({reason}); write the file again") from error
 
 
 def _binary(body: bytes, before: list[_Element], vertices: _Element, path: Path, order: str) -> np.ndarray:
@@ -124,6 +124,6 @@ def _binary(body: bytes, before: list[_Element], vertices: _Element, path: Path,
 def _check_length(found: int, vertices: _Element, path: Path) -> None:
     if found < vertices.rows:
         raise DataError(
-            f"{path} is truncated: its header promises {vertices.rows} vertices, {max(found, 0)} are there;"
+            f"{path} is truncated: its header declares {vertices.rows} vertices, and it has {max(found, 0)};"
             " copy it again"
         )

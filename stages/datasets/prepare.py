@@ -1,4 +1,4 @@
-"""Stage zero as one call: index a data set, check every file of it, and keep the index when nothing is missing."""
+"""Stage zero in one call: indexes a data set, checks every file, and saves the index if all files are valid."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ __all__ = ["PrepareSummary", "prepare_dataset"]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSummary:
-    """What ``prepare`` found; ``index`` is the folder of the index, None where faults kept it from being written."""
+    """The result of ``prepare_dataset``; ``index`` is the folder of the index, None if there are faults."""
 
     dataset: str
     index: Path | None
@@ -24,7 +24,7 @@ class PrepareSummary:
     missing: tuple[FileFault, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The summary with the keys that scripts rely on; ``missing`` lists ``{"file", "reason"}``."""
+        """Returns the summary with the keys fixed for scripts; ``missing`` lists ``{"file", "reason"}``."""
         return {
             "dataset": self.dataset,
             "index": None if self.index is None else str(self.index),
@@ -42,14 +42,14 @@ def prepare_dataset(
     version: str | None = None,
     cameras: str | Sequence[str] | None = None,
 ) -> PrepareSummary:
-    """Index ``dataset`` at ``root`` and check every file; write the index to ``index_folder`` if none has a fault.
+    """Indexes ``dataset`` at ``root`` and checks every file; saves the index to ``index_folder`` if there is no fault.
 
-    An index that stands there already is left alone when there are faults.
+    With faults, an existing index stays unchanged.
 
     Raises:
         ConfigError: unknown data set or camera.
-        MissingDataError: no such root or version, a table is missing, or the root holds no frame.
-        DataError: the tables are damaged, or a folder may not be read.
+        MissingDataError: the root, the version or a table is missing, or the root has no frame.
+        DataError: the tables are damaged, or a folder is not readable.
     """
     if dataset not in READERS:
         raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
@@ -58,7 +58,7 @@ def prepare_dataset(
         index = reader.build_index(root, version=version, cameras=cameras)
     except PermissionError as error:
         raise DataError(
-            f"{error.filename} may not be read; mend that, for example with: chmod -R u+rX {json.dumps(str(root))}"
+            f"{error.filename} is not readable; fix that, for example with: chmod -R u+rX {json.dumps(str(root))}"
         ) from error
     if not len(index.frames.key):
         raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")

@@ -1,4 +1,4 @@
-"""Where points of a sweep lie in an image: by the calibration of an index."""
+"""Projection of LiDAR points to images."""
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -8,7 +8,7 @@ from .sweeps import Sweep
 
 __all__ = ["image_pixels", "is_invertible", "project"]
 
-#: Determinants below are rounding.
+#: Smaller determinants are rounding errors.
 _SINGULAR = 1e-9
 
 
@@ -17,9 +17,9 @@ def project(
     camera_from_lidar: Float64[np.ndarray, "4 4"],
     intrinsics: Float64[np.ndarray, "3 3"],
 ) -> tuple[Float64[np.ndarray, "points 2"], Float64[np.ndarray, "points"]]:
-    """Pixel coordinates (x, y) and depth (metres along the camera's z) of points given in the LiDAR frame.
+    """Returns pixel coordinates (x, y) and depth (metres along the camera's z) of points in the LiDAR frame.
 
-    Computed in float64. The pixels of points with depth <= 0 have no meaning and are NaN.
+    Computed in float64. The pixels of points with depth <= 0 are NaN.
     """
     in_camera = points.astype(np.float64) @ camera_from_lidar[:3, :3].T + camera_from_lidar[:3, 3]
     depth = in_camera[:, 2]
@@ -31,12 +31,12 @@ def project(
 
 
 def is_invertible(matrix: Float64[np.ndarray, "size size"]) -> bool:
-    """Whether a calibration matrix is finite and loses no direction."""
+    """Whether a calibration matrix is finite and invertible."""
     with np.errstate(all="ignore"):
         return bool(np.isfinite(matrix).all() and _SINGULAR < abs(np.linalg.det(matrix)) < np.inf)
 
 
 def image_pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
-    """Pixels (x, y) of every point in the image of row ``image``, by its calibration; NaN behind the camera."""
+    """Returns the pixels (x, y) of every point in the image of row ``image``; NaN behind the camera."""
     images = index.images
     return project(sweep.points, images.camera_from_lidar[image], images.intrinsics[image])[0]

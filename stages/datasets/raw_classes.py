@@ -1,6 +1,6 @@
-"""The classes that each data set labels, by the numbers or names that its files hold: facts of the data sets.
+"""The raw classes of each data set, by the ids or names in its files.
 
-Nothing is imported here, so that settings can look names up without loading numpy.
+This module imports nothing, so that settings can use the names without loading numpy.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ NUSCENES_32 = (
     "vehicle.ego",
 )
 
-#: Fine name -> class of the lidarseg challenge; fine names that are not here are ignored there.
+#: Fine name -> class of the lidarseg challenge; other fine names are ignored there.
 #: Source: ``LidarsegClassMapper`` of the nuScenes devkit.
 NUSCENES_32_TO_16: Mapping[str, str] = {
     "human.pedestrian.adult": "pedestrian",
@@ -287,8 +287,8 @@ VIRTUALKITTI: Mapping[int, str] = dict(
     )
 )
 
-#: Data set -> raw id -> the name that a merge calls it by. nuScenes goes by the 16 classes of its challenge; a colour
-#: that A2D2 does not list is the id after its last one.
+#: Data set -> raw id -> name in merges. nuScenes uses the 16 classes of its challenge; in A2D2 unlisted colours
+#: have the id after the last one.
 RAW_NAMES: Mapping[str, Mapping[int, str]] = {
     "nuscenes": {number: NUSCENES_32_TO_16.get(name, "ignored") for number, name in enumerate(NUSCENES_32)},
     "semantickitti": SEMANTICKITTI,

@@ -1,4 +1,4 @@
-"""The data sets that can be read: each is a module with the functions of ``Reader``."""
+"""The registry of data sets: each is a module with the functions of ``Reader``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,32 +17,32 @@ __all__ = ["READERS", "Reader"]
 
 @runtime_checkable
 class Reader(Protocol):
-    """What a data set brings, as functions of its module."""
+    """The functions that the module of a data set provides."""
 
     def build_index(
         self, root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None
     ) -> FrameIndex:
-        """Make the index of a data root from tables and calibration; no sweep is read.
+        """Builds the index of a data root from tables and calibration; no sweep is read.
 
-        ``cameras``: names, in one string with commas or as a sequence; "all", or "none" for LiDAR only. None takes
+        ``cameras``: names, in one string with commas or as a sequence; "all", or "none" for LiDAR only. None selects
         those of the published settings.
         """
         ...
 
     def check_files(self, index: FrameIndex) -> list[FileFault]:
-        """Look at every file that the index names."""
+        """Checks every file of the index."""
         ...
 
     def read_sweep(self, index: FrameIndex, row: int) -> Sweep:
-        """The points of the frame in ``row``."""
+        """Returns the points of the frame in ``row``."""
         ...
 
     def read_labels(self, index: FrameIndex, row: int, sweep: Sweep) -> Integer[np.ndarray, "labels"]:
-        """The raw labels of the frame's points; only asked for where the index names a label file."""
+        """Returns the raw labels of the frame's points; only called if the index has a label file."""
         ...
 
     def pixels(self, index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
-        """Where each point of the frame lies in the image of row ``image``: x, y in pixels, or NaN where it is not."""
+        """Returns the pixels (x, y) of each point in the image of row ``image``; NaN outside."""
         ...
 
 

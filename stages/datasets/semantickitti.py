@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from .cameras import choose_cameras
+from .calibration import read_calibration
 from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
-from .kitti_calibration import read_calibration
 from .projection import image_pixels
-from .roots import check_level, refuse_version
+from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import Sweep
 from .velodyne import (
     LABELS,
@@ -48,14 +47,14 @@ _DOWNLOADS = {
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
-    """Index every frame of the sequences that are there; calibration is read, and the size of one image a sequence.
+    """Indexes every frame of the existing sequences; reads calibrations and the size of one image per sequence.
 
     ``cameras``: ``image_2`` (None, the published one), ``image_3``, both ("all"), or "none".
 
     Raises:
-        MissingDataError: no such root, or a sequence lacks its sweeps, labels, images or calibration.
+        MissingDataError: the root is missing, or a sequence lacks its sweeps, labels, images or calibration.
         DataError: a calibration is damaged.
-        ConfigError: unknown camera, or a version.
+        ConfigError: unknown camera, or a version is given.
     """
     refuse_version("SemanticKITTI", version)
     root = check_level(
@@ -83,14 +82,14 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
 
 
 def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
-    """Pixels by the sequence's calibration; NaN behind the camera and behind the LiDAR (x <= 0), as published."""
+    """Returns pixels by the sequence's calibration; NaN behind the camera and the LiDAR (x <= 0), as published."""
     found = image_pixels(index, image, sweep)
     found[sweep.points[:, 0] <= 0] = np.nan
     return found
 
 
 def _sequences(root: Path) -> list[Path]:
-    """Folders of the sequences of a root, none where it is no root."""
+    """Folders of the sequences; empty if ``root`` is not a root."""
     for parent in (root / "dataset" / "sequences", root / "sequences"):
         found = sorted(
             folder for folder in parent.glob("[0-9][0-9]") if any((folder / kind).is_dir() for kind in _DOWNLOADS)
@@ -120,7 +119,7 @@ def _image_rows(root: Path, recording: Recording, cameras: Sequence[str], first:
     folder = recording.folder.relative_to(root).as_posix()
     return [
         ImageRow(
-            frame=first + place,
+            frame=first + index,
             key=f"{recording.scene}/{camera}/{stem}",
             camera=camera,
             path=f"{folder}/{camera}/{stem}.png",
@@ -128,6 +127,6 @@ def _image_rows(root: Path, recording: Recording, cameras: Sequence[str], first:
             intrinsics=lens.intrinsics,
             camera_from_lidar=lens.camera_from_lidar,
         )
-        for place, stem in enumerate(recording.stems)
+        for index, stem in enumerate(recording.stems)
         for camera, lens, size in views
     ]

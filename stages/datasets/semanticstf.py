@@ -1,6 +1,6 @@
 """SemanticSTF: sweeps in fog, rain and snow with SemanticKITTI's 19 classes; the release has no images.
 
-The root holds ``train``, ``val`` and ``test``, each with ``velodyne`` and ``labels``; ``val/val.txt`` names the weather
+The root holds ``train``, ``val`` and ``test``, each with ``velodyne`` and ``labels``; ``val/val.txt`` lists the weather
 of each frame.
 """
 
@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
-from .cameras import refuse_cameras
 from .index import FrameIndex
 from .projection import image_pixels as pixels
-from .roots import check_level, name_some, refuse_version
+from .reader_arguments import check_level, name_some, refuse_cameras, refuse_version
 from .settings import DOMAINS
 from .texts import read_text
 from .velodyne import (
@@ -35,12 +34,12 @@ _DOWNLOAD = "https://github.com/xiaoaoran/SemanticSTF"
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
-    """Index every frame of the splits that are there; ``frames.description`` is the weather, "" where none is named.
+    """Indexes every frame of the existing splits; ``frames.description`` is the weather, "" if unknown.
 
     Raises:
-        MissingDataError: no such root, a split lacks its sweeps or labels, or ``val`` its list of weathers.
-        DataError: a list names an unknown weather, or leaves frames out.
-        ConfigError: a camera or a version is asked for.
+        MissingDataError: the root is missing, a split lacks its sweeps or labels, or ``val`` its list of weathers.
+        DataError: a list has an unknown weather, or lacks frames.
+        ConfigError: a camera or a version is given.
     """
     refuse_version("SemanticSTF", version)
     refuse_cameras("SemanticSTF", cameras)
@@ -73,8 +72,8 @@ def _recording(root: Path, split: str) -> Recording:
 
 
 def _read_weather(path: Path) -> Mapping[str, str]:
-    """Weather by frame, from lines such as ``2018-02-03_20-51-45_00400,snow``."""
-    remedy = f"get it, which names the weather of each frame, from {_DOWNLOAD}"
+    """Returns the weather by frame, from lines such as ``2018-02-03_20-51-45_00400,snow``."""
+    remedy = f"get this list of the weather of each frame from {_DOWNLOAD}"
     weather: dict[str, str] = {}
     for number, line in enumerate(read_text(path, "list", remedy).splitlines(), 1):
         name, comma, word = line.strip().partition(",")

@@ -1,4 +1,4 @@
-"""Settings of the data: which domain is the source, which the target, and how labels are merged."""
+"""Settings of the data: source and target domain, and the label merge."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +37,7 @@ MergeName = Literal[
     "folder",
 ]
 
-#: Data set -> the domains that it has; ``splits`` says which frames they are.
+#: Data set -> its domains; ``splits`` defines their frames.
 DOMAINS: Mapping[str, tuple[str, ...]] = {
     "nuscenes": ("usa", "singapore", "day", "night", "all", *get_args(BenchmarkDomain)),
     "semantickitti": ("all", "official"),
@@ -69,7 +69,7 @@ class DomainSettings(Settings):
 
 
 class DataSettings(Settings):
-    """The shift that a run is about: where it trains, where it is meant to work, and the classes it tells apart."""
+    """The domain shift of a run: source, target, and classes."""
 
     source: DomainSettings = Field(
         default=DomainSettings(domain="usa"), description="Domain with labels, on which the network is trained"

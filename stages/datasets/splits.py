@@ -1,16 +1,17 @@
-"""Domains and splits: which frames of an index a run trains on, is validated on and is tested on.
+"""Domains and splits: the frames of an index for training, validation and test.
 
 A *domain* is a part of a data set. Every data set has ``all``; nuScenes has ``usa`` (log location contains "boston"),
-``singapore`` (it does not), ``night`` ("night" in the scene's description, in any case) and ``day`` (it is not). The
-domains of the generalisation benchmark (``streets`` and what begins so) are parts of its synthetic root, whose scene
-descriptions begin with them; a fifth of their train scenes is held out. SemanticSTF has a domain for each weather.
+``singapore`` (it does not), ``night`` ("night" in the scene's description, case-insensitive) and ``day`` (the others).
+The domains of the generalisation benchmark (``streets`` and names that start so) are parts of its synthetic root, whose
+scene descriptions begin with them; a fifth of their train scenes is held out. SemanticSTF has a domain for each
+weather.
 
 The rule called ``xd3d``. The published nuScenes settings hold scenes of the official train split out as val of the
 target: 15 of 84 night scenes, 69 of 310 Singapore scenes, 70 of all 700 (84 and 310 follow from the published frame
-counts, at 40 keyframes a scene). Which scenes are held out is our own rule here, with the same counts: per domain, the
-scenes of the official train split are sorted by the sha256 of their name, and the first ``k = round(share * scenes)``
-are held out (at least one, and at least one is left for training), where ``share`` is the published count over the
-number of scenes. A smaller data set keeps the shares, and may have scenes of any name.
+counts, at 40 keyframes per scene). The choice of scenes is a rule of this project, with the same counts: per domain,
+the scenes of the official train split are sorted by the sha256 of their name, and the first ``k = round(share *
+scenes)`` are held out (at least one, and at least one is left for training), where ``share`` is the published count
+over the number of scenes. A smaller data set has the same shares; its scenes may have any name.
 
 - ``train``: scenes of the official train split that the domain does not hold out;
 - ``val``: the scenes held out. ``usa`` and ``day`` hold out none, as published: a run with such a target is validated
@@ -25,11 +26,10 @@ number of scenes. A smaller data set keeps the shares, and may have scenes of an
 | synlidar ``all`` | 12 of its 13 sequences | one, by the sha256 of its name | none |
 | a2d2 ``all`` | all scenes but one | none | 20180807_145028, as xMUDA has it |
 | virtualkitti ``all`` | all five worlds | none | none |
-| folder ``all`` and its domains | what is neither val nor test | as its ``dataset.yaml`` says | as it says |
+| folder ``all`` and its domains | neither val nor test | by its ``dataset.yaml`` | by its ``dataset.yaml`` |
 
-No training frame may come from a scene that the run is validated on. In the published shifts source and target share
-no scene, and the rule has nothing to add; for other pairs (``all`` to ``night``) the training frames of the source are
-asked for with ``validated_on``, which takes those scenes out.
+No training frame may come from a scene of the run's validation. In the published shifts source and target share no
+scene. For other pairs (``all`` to ``night``) ``validated_on`` excludes these scenes from the source's training frames.
 """
 
 import hashlib
@@ -58,13 +58,13 @@ Members = Callable[[FrameIndex], Bool[np.ndarray, "frames"]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Domain:
-    """Which frames belong to a domain, and which of its official train scenes are held out for validation."""
+    """The frames of a domain, and its official train scenes that are held out for validation."""
 
     members: Members
     share: float = 0.0  #: of the train scenes, by the sha256 of their names
     scenes: tuple[str, ...] = ()  #: by name
     official: bool = False  #: the official val split is val, and there is no test split
-    tested: bool = False  #: where official: the official test split is test
+    tested: bool = False  #: with ``official``: the official test split is test
 
     @property
     def holds_out(self) -> bool:
@@ -124,10 +124,9 @@ _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
 def domain_frames(
     index: FrameIndex, domain: str, split: str, *, validated_on: str | None = None
 ) -> Int64[np.ndarray, "chosen"]:
-    """Rows of the index's frames that belong to ``split`` of ``domain`` by the rule ``xd3d``, in order.
+    """Returns the rows of the index's frames in ``split`` of ``domain`` by the rule ``xd3d``, in order.
 
-    ``validated_on`` names the domain on whose val split the run is validated: none of its frames is among the training
-    frames then.
+    ``validated_on`` is the domain of the run's validation; its val frames are excluded from training frames.
 
     Raises:
         ConfigError: unknown domain or split.
@@ -147,26 +146,28 @@ def domain_frames(
 
 
 def domain_names(index: FrameIndex) -> list[str]:
-    """The domains of an index: those of its data set, and those that the description of a folder names."""
+    """Returns the domains of an index: those of its data set, and those in the description of a folder."""
     described = sorted(set(index.frames.location) - {""}) if index.dataset == FOLDER else []
     return [*_DOMAINS[index.dataset], *map(str, described)]
 
 
 def validation_side(source: DomainSettings, target: DomainSettings) -> Literal["source", "target"]:
-    """The side on whose val split a run is validated: the target, or the source where the target holds out none.
+    """Returns the side of a run's validation: the target, or the source if the target holds out no scene.
 
     Raises:
-        ConfigError: neither holds scenes out.
+        ConfigError: neither side holds out scenes.
     """
     if _domain(target.dataset, target.domain).holds_out:
         return "target"
     if _domain(source.dataset, source.domain).holds_out:
         return "source"
     known = {side.dataset: _DOMAINS[side.dataset] for side in (source, target)}
-    ways = [f"{data} {name}" for data, domains in known.items() for name, domain in domains.items() if domain.holds_out]
+    choices = [
+        f"{data} {name}" for data, domains in known.items() for name, domain in domains.items() if domain.holds_out
+    ]
     raise ConfigError(
         f"Neither '{source.domain}' of {source.dataset} nor '{target.domain}' of {target.dataset} holds out scenes for"
-        f" validation; one of source and target must be: {', '.join(sorted(ways)) or 'of another data set'}"
+        f" validation; one of source and target must be: {', '.join(sorted(choices)) or 'of another data set'}"
     )
 
 
@@ -194,7 +195,7 @@ def _select(index: FrameIndex, name: str, split: str) -> Bool[np.ndarray, "frame
 
 
 def _held_out(domain: _Domain, column: np.ndarray) -> list[str]:
-    """The scenes of a domain's train split that it holds out."""
+    """The held-out scenes of a domain's train split."""
     scenes = {str(name) for name in column}
     if domain.scenes:
         return [scene for scene in domain.scenes if scene in scenes]

@@ -1,6 +1,6 @@
-"""Sweeps: the points of a LiDAR's turn, read from the file formats that they are kept in.
+"""Sweeps: the points of one LiDAR rotation, read from their file formats.
 
-| file | what it holds |
+| file | content |
 |---|---|
 | ``.bin`` | rows of four float32: x, y, z, intensity (KITTI, SynLiDAR) |
 | ``.pcd.bin`` | rows of five float32: x, y, z, intensity, ring (nuScenes) |
@@ -22,7 +22,7 @@ from .ply import parse_ply
 
 __all__ = ["COLUMNS", "SWEEP_SUFFIXES", "Sweep", "finite_rows", "read_coordinates", "read_points", "sweep_suffix"]
 
-#: Suffix of a raw file -> float32 numbers a point, where nobody says otherwise.
+#: Suffix of a raw file -> default number of float32 per point.
 COLUMNS = {".pcd.bin": 5, ".bin": 4}
 
 #: Suffixes of the files that ``read_points`` reads, longer ones first.
@@ -31,50 +31,50 @@ SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply")
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The points of one turn; where the data set itself says where they lie in its image, their pixels too."""
+    """The points of one rotation, and their pixels if the data set stores them."""
 
     points: Float32[np.ndarray, "points 3"]  #: metres, LiDAR frame
     pixels: Float64[np.ndarray, "points 2"] | None = None  #: x, y; pixel (0, 0) covers 0 to 1
 
 
 def sweep_suffix(path: Path) -> str:
-    """The suffix of ``path`` that is one of ``SWEEP_SUFFIXES``, or "" for a file of another kind."""
+    """Returns the suffix of ``path`` among ``SWEEP_SUFFIXES``, or "" for another file type."""
     return next((suffix for suffix in SWEEP_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
 def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray, "points 3"]:
-    """Every point of the sweep in ``path``, at least one, in the file's order: metres, LiDAR frame.
+    """Returns every point of the sweep in ``path``, at least one, in the file's order: metres, LiDAR frame.
 
-    ``columns``: float32 numbers a point of a raw file, where its suffix does not say it (SemanticSTF: 5 in ``.bin``).
-    Coordinates come as they are stored, NaN among them: see ``finite_rows``.
+    ``columns``: float32 per point of a raw file, if it differs from the suffix's default (SemanticSTF: 5 in ``.bin``).
+    NaN coordinates are returned as stored; see ``finite_rows``.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it is of an unknown kind, unreadable, truncated or damaged, or holds no point.
+        MissingDataError: the file is missing.
+        DataError: it is of an unknown type, unreadable, truncated or damaged, or holds no point.
     """
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and finite_rows tells
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite; finite_rows finds them
         return read_coordinates(path, columns=columns).astype(np.float32, copy=False)
 
 
 def read_coordinates(path: Path, *, columns: int | None = None) -> Float[np.ndarray, "points 3"]:
-    """The same points in the precision of the file, for clouds far from their origin: float32, or float64.
+    """Returns the points in the precision of the file, float32 or float64, for clouds far from their origin.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it is of an unknown kind, unreadable, truncated or damaged, or holds no point.
+        MissingDataError: the file is missing.
+        DataError: it is of an unknown type, unreadable, truncated or damaged, or holds no point.
     """
     suffix = sweep_suffix(path)
     if not suffix:
-        raise DataError(f"{path} is no sweep that can be read; its name must end in {', '.join(SWEEP_SUFFIXES)}")
+        raise DataError(f"{path} is not a readable sweep; its name must end in {', '.join(SWEEP_SUFFIXES)}")
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise MissingDataError(
-            f"The sweep {path} is gone; put it back (and run 'xd3d prepare' again, if it belongs to a data set)"
+            f"The sweep {path} is missing; restore it (and run 'xd3d prepare' again, if it belongs to a data set)"
         ) from error
     except OSError as error:
         raise DataError(
-            f"The sweep {path} cannot be read ({error.strerror}); look at its rights and its disk"
+            f"The sweep {path} cannot be read ({error.strerror}); check its permissions and the disk"
         ) from error
     if suffix in COLUMNS:
         points = _raw(content, path, columns or COLUMNS[suffix])
@@ -87,7 +87,7 @@ def read_coordinates(path: Path, *, columns: int | None = None) -> Float[np.ndar
 
 
 def finite_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
-    """Which points have three finite coordinates; some sensors write NaN for a ray that came back from nowhere."""
+    """Returns which points have three finite coordinates; some sensors write NaN for rays without return."""
     return np.isfinite(points).all(axis=1)
 
 
@@ -96,7 +96,7 @@ def _raw(content: bytes, path: Path, columns: int) -> np.ndarray:
     if not content or len(content) % row:
         raise DataError(
             f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of {row}"
-            f" ({columns} float32 a point); copy it again"
+            f" ({columns} float32 per point); copy it again"
         )
     return np.frombuffer(content, "<f4").reshape(-1, columns)[:, :3]
 

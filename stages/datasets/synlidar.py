@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cameras import refuse_cameras
 from .index import FrameIndex
 from .projection import image_pixels as pixels
-from .roots import check_level, refuse_version
+from .reader_arguments import check_level, refuse_cameras, refuse_version
 from .velodyne import (
     LABELS,
     VELODYNE,
@@ -25,11 +24,11 @@ _DOWNLOAD = "https://github.com/xiaoaoran/SynLiDAR"
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
-    """Index every frame of the sequences that are there, the full set or the subset alike; all are train frames.
+    """Indexes every frame of the existing sequences, of the full set or the subset; all are train frames.
 
     Raises:
-        MissingDataError: no such root, or a sequence lacks its sweeps or labels.
-        ConfigError: a camera or a version is asked for.
+        MissingDataError: the root is missing, or a sequence lacks its sweeps or labels.
+        ConfigError: a camera or a version is given.
     """
     refuse_version("SynLiDAR", version)
     refuse_cameras("SynLiDAR", cameras)
@@ -45,7 +44,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
 
 
 def _sequences(root: Path) -> list[Path]:
-    """Folders of the sequences of a root, none where it is no root."""
+    """Folders of the sequences; empty if ``root`` is not a root."""
     for parent in (root / "sequences", root):
         found = sorted(folder for folder in parent.glob("[0-9][0-9]") if (folder / VELODYNE).is_dir())
         if found:

@@ -1,4 +1,4 @@
-"""Small text files of a data set: lists, calibrations, descriptions. What cannot be read is named, with the remedy."""
+"""Reading of small text files (lists, calibrations, descriptions) with errors that name the remedy."""
 
 import json
 from pathlib import Path
@@ -10,36 +10,36 @@ __all__ = ["read_object", "read_text"]
 
 
 def read_text(path: Path, what: str, remedy: str, *, missing: str | None = None) -> str:
-    """The text of ``path``, which is a ``what``, such as "calibration"; ``missing`` is the remedy where it is missing.
+    """Returns the text of ``path``, a ``what`` such as "calibration"; ``missing`` is the remedy for a missing file.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it is a folder or the like, may not be read, or is not UTF-8.
+        MissingDataError: the file is missing.
+        DataError: it is not a file, is not readable, or is not UTF-8.
     """
     try:
         if path.is_file():
             return path.read_text(encoding="utf-8")
-        problem = "is no file;" if path.exists() else ""
+        problem = "is not a file;" if path.exists() else ""
     except OSError as error:
-        problem = f"cannot be read ({error.strerror}): mend that, or"
+        problem = f"cannot be read ({error.strerror}): fix that, or"
     except ValueError as error:
-        problem = f"is no text ({error});"
+        problem = f"is not text ({error});"
     if not problem:
         raise MissingDataError(f"The {what} {path} is missing: {missing or remedy}")
     raise DataError(f"The {what} {path} {problem} {remedy}")
 
 
 def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
-    """The JSON object in ``path``, as ``read_text`` reads it.
+    """Returns the JSON object in ``path``.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it cannot be read, is no JSON, or holds something else than an object.
+        MissingDataError: the file is missing.
+        DataError: it cannot be read, is not JSON, or is not an object.
     """
     try:
         found = json.loads(read_text(path, what, remedy))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"The {what} {path} is no JSON ({error}); {remedy}") from error
+        raise DataError(f"The {what} {path} is not JSON ({error}); {remedy}") from error
     if not isinstance(found, dict):
-        raise DataError(f"The {what} {path} holds a {type(found).__name__} where an object must be; {remedy}")
+        raise DataError(f"The {what} {path} holds a {type(found).__name__} instead of an object; {remedy}")
     return found

@@ -1,4 +1,4 @@
-"""What data sets in the layout of SemanticKITTI share: folders with ``velodyne/*.bin`` and ``labels/*.label``."""
+"""Shared parts of data sets in SemanticKITTI's layout: folders with ``velodyne/*.bin`` and ``labels/*.label``."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from jaxtyping import UInt
 from ...errors import MissingDataError
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageTable
+from .label_files import check_raw_files, read_raw_labels
 from .raw_classes import RAW_NAMES
-from .raw_labels import check_raw_files, read_raw_labels
 from .sweeps import Sweep, read_points
 
 __all__ = [
@@ -31,13 +31,13 @@ VELODYNE, LABELS = "velodyne", "labels"
 
 _LABEL_TYPE = "<u4"
 
-#: float32 a point: x, y, z and intensity; in SemanticSTF the ring too.
+#: float32 per point: x, y, z and intensity; in SemanticSTF the ring too.
 _COLUMNS = {"semantickitti": 4, "semanticstf": 5, "synlidar": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A folder of frames: its scene name, official split, frame names, and a word for each frame (its weather)."""
+    """A folder of frames: its scene name, official split, frame names, and a description per frame (its weather)."""
 
     folder: Path
     scene: str
@@ -48,13 +48,13 @@ class Recording:
 
 
 def stems(folder: Path, suffix: str) -> set[str]:
-    """Names, without ``suffix``, of the files in ``folder``; none where it is not there."""
+    """Returns the names, without ``suffix``, of the files in ``folder``; empty if it does not exist."""
     return {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")} if folder.is_dir() else set()
 
 
 def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
-    """The frames of all sequences, in order; their keys are scene and name."""
-    rows = [(part, stem, place) for part in sequences for place, stem in enumerate(part.stems)]
+    """Returns the frames of all sequences in order; their keys are scene and name."""
+    rows = [(part, stem, index) for part in sequences for index, stem in enumerate(part.stems)]
 
     def path(part: Recording, kind: str, name: str) -> str:
         return (part.folder.relative_to(root) / kind / name).as_posix()
@@ -63,7 +63,7 @@ def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
         key=np.array([f"{part.scene}/{stem}" for part, stem, _ in rows], str),
         scene=np.array([part.scene for part, _, _ in rows], str),
         location=np.array(["" for _ in rows], str),
-        description=np.array([part.words[place] if part.words else "" for part, _, place in rows], str),
+        description=np.array([part.words[index] if part.words else "" for part, _, index in rows], str),
         split=np.array([part.split for part, _, _ in rows], str),
         sweep=np.array([path(part, VELODYNE, f"{stem}.bin") for part, stem, _ in rows], str),
         labels=np.array([path(part, LABELS, f"{stem}.label") if part.labelled else "" for part, stem, _ in rows], str),
@@ -71,20 +71,20 @@ def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
 
 
 def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
-    """Check that the folders of a sequence are there; each comes with the download that brings it.
+    """Checks that the folders of a sequence exist; ``kinds`` pairs each with its download for the message.
 
     Raises:
-        MissingDataError: one is not, or is empty.
+        MissingDataError: a folder is missing or empty.
     """
     for kind, download in kinds:
         folder = part / kind
         if not folder.is_dir() or not any(folder.iterdir()):
-            what = "is empty" if folder.is_dir() else "is missing"
-            raise MissingDataError(f"The folder {folder} {what}: {download}")
+            problem = "is empty" if folder.is_dir() else "is missing"
+            raise MissingDataError(f"The folder {folder} {problem}: {download}")
 
 
 def lidar_index(dataset: str, root: Path, recordings: Sequence[Recording]) -> FrameIndex:
-    """The index of a data set without images."""
+    """Returns the index of a data set without images."""
     return FrameIndex(
         dataset=dataset,
         version="",
@@ -96,16 +96,16 @@ def lidar_index(dataset: str, root: Path, recordings: Sequence[Recording]) -> Fr
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """The points of a frame: x forward, y left, z up."""
+    """Returns the points of a frame: x forward, y left, z up."""
     return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=_COLUMNS[index.dataset]))
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
-    """The semantic ids of a frame."""
+    """Returns the semantic ids of a frame."""
     return read_raw_labels(index.root / str(index.frames.labels[row]), _LABEL_TYPE)
 
 
 def check_files(index: FrameIndex) -> list[FileFault]:
-    """Look at every file: whole sweeps, a label of 4 bytes and a known id a point, images of the indexed size."""
+    """Checks every file: complete sweeps, a label of 4 bytes with a known id per point, images of the indexed size."""
     row_bytes = 4 * _COLUMNS[index.dataset]
     return check_raw_files(index, row_bytes=row_bytes, dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset])

@@ -1,7 +1,7 @@
 """VirtualKITTI 1.3.1: points of the depth images of the ``clone`` renders, and images in six weathers.
 
-Two versions: ``npy``, the point clouds that the tools of vkitti3D-dataset (their first version) make of the raw data,
-and ``depth``, the same points made here from the depth and class images.
+Two versions: ``npy``, the point clouds made by the tools of vkitti3D-dataset (their first version), and ``depth``, the
+same points computed here from the depth and class images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ...errors import ConfigError, MissingDataError, nearest
-from .cameras import choose_cameras
 from .checks import Check, FileFault, common_size, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .projection import image_pixels
-from .roots import check_level
+from .reader_arguments import check_level, choose_cameras
 from .sweeps import Sweep
 from .velodyne import stems
 from .virtualkitti_clouds import cloud_fault, cloud_of_depth, depth_fault, read_classes, read_cloud, read_encoding
@@ -29,7 +28,7 @@ WEATHERS = ("clone", "fog", "morning", "overcast", "rain", "sunset")
 _CAMERA = "front"
 _RGB, _DEPTH, _CLASSES = (f"vkitti_1.3.1_{kind}" for kind in ("rgb", "depthgt", "scenegt"))
 _CLOUDS = ("vkitti3d_npy", "vkitti_npy")
-_SOURCE = "clone"  #: the render that points and classes come from
+_SOURCE = "clone"  #: the render of points and classes
 _DOWNLOAD = "https://github.com/VisualComputingInstitute/vkitti3D-dataset (tools/download_raw_vkitti.sh)"
 _FOCAL, _WIDTH = 725.0, 1242  #: focal length in pixels of images of this width
 
@@ -38,13 +37,13 @@ _CAMERA_FROM_CLOUD = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0,
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
-    """Index every frame of every world; all are train frames.
+    """Indexes every frame of every world; all are train frames.
 
-    ``version``: "npy" or "depth"; None takes the point clouds where they are there. ``cameras`` chooses weathers, "all"
-    (None) or some of ``WEATHERS``; of those of a frame, training draws one and evaluation takes the first.
+    ``version``: "npy" or "depth"; None prefers the point clouds. ``cameras`` chooses weathers, "all" (None) or
+    some of ``WEATHERS``; training draws one of a frame's weathers, and evaluation uses the first.
 
     Raises:
-        MissingDataError: no such root, or a world lacks a folder.
+        MissingDataError: the root, or a folder of a world, is missing.
         ConfigError: unknown version or weather.
         DataError: none of a world's images can be opened, or its list of colours is damaged.
     """
@@ -60,7 +59,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     worlds = _worlds(root, chosen)
     names = [(world, stem) for world in worlds for stem in _stems(root, chosen, world, weathers)]
     sizes = {world: _size(*(root / _RGB / world / weather for weather in weathers)) for world in worlds if weathers}
-    images = [row for place, name in enumerate(names) for row in _image_rows(place, name, weathers, sizes)]
+    images = [row for index, name in enumerate(names) for row in _image_rows(index, name, weathers, sizes)]
     sweeps = [_sweep_path(root, chosen, *name) for name in names]
     classes = [f"{_CLASSES}/{world}/{_SOURCE}/{stem}.png" for world, stem in names]
     return FrameIndex(
@@ -82,19 +81,19 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
 
 
 def check_files(index: FrameIndex) -> list[FileFault]:
-    """Look at every file: point clouds whole, depth, class and weather images of one size and not truncated."""
-    a_frame = 1 if index.version == "npy" else 2
-    return run_checks(_checks(index), a_frame * len(index.frames.key) + len(index.images.key))
+    """Checks every file: complete point clouds, or depth, class and weather images of one size."""
+    per_frame = 1 if index.version == "npy" else 2
+    return run_checks(_checks(index), per_frame * len(index.frames.key) + len(index.images.key))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """The points of a frame nearer than 100 m: x forward, y left, z up, from the camera."""
+    """Returns the points of a frame nearer than 100 m: x forward, y left, z up, from the camera."""
     path = index.root / str(index.frames.sweep[row])
     return Sweep(points=read_cloud(path)[:, :3].astype(np.float32)) if index.version == "npy" else cloud_of_depth(path)
 
 
 def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
-    """The class of each point, by ``VIRTUALKITTI``."""
+    """Returns the class of each point, by ``VIRTUALKITTI``."""
     path = index.root / str(index.frames.labels[row])
     if index.version == "npy":
         return read_cloud(path)[:, 6].astype(np.int64)
@@ -102,15 +101,15 @@ def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, 
 
 
 def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
-    """The pixel that a point was made from: by the depth image itself, or by the focal length for a point cloud."""
+    """Returns the pixels of points: those of the depth image, or the projection of a point cloud."""
     return image_pixels(index, image, sweep) if sweep.pixels is None else sweep.pixels
 
 
 def _versions(root: Path) -> list[str]:
-    """Versions that a root holds, preferred first; none where it is no root."""
+    """Versions of a root, preferred first; empty if it is not a root."""
     clouds = any((root / folder).is_dir() for folder in _CLOUDS)
     depths = (root / _DEPTH).is_dir() or (root / _CLASSES).is_dir()
-    return [version for version, there in zip(VERSIONS, (clouds, depths), strict=True) if there]
+    return [version for version, exists in zip(VERSIONS, (clouds, depths), strict=True) if exists]
 
 
 def _choose_version(root: Path, version: str | None) -> str:
@@ -138,7 +137,7 @@ def _worlds(root: Path, version: str) -> list[str]:
 
 
 def _stems(root: Path, version: str, world: str, weathers: Sequence[str]) -> list[str]:
-    """The frames of a world: whatever has a sweep, a class image or an image."""
+    """The frames of a world: each that has a sweep, a class image or an image."""
     kinds = [(root / _RGB / world / weather, ".png") for weather in weathers]
     if version == "depth":
         kinds += [(root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, _CLASSES)]
@@ -148,7 +147,7 @@ def _stems(root: Path, version: str, world: str, weathers: Sequence[str]) -> lis
     for folder, _ in kinds:
         if not folder.is_dir():
             images = _RGB in folder.parts
-            hint = f", or choose the weathers that are there: --cameras {_SOURCE}" if images else ""
+            hint = f", or choose the existing weathers: --cameras {_SOURCE}" if images else ""
             raise MissingDataError(f"The folder {folder} is missing; get it from {_DOWNLOAD}{hint}")
     return sorted(set[str]().union(*(stems(folder, suffix) for folder, suffix in kinds)))
 
@@ -160,12 +159,12 @@ def _sweep_path(root: Path, version: str, world: str, stem: str) -> str:
 
 
 def _image_rows(
-    place: int, name: tuple[str, str], weathers: Sequence[str], sizes: Mapping[str, tuple[int, int]]
+    frame: int, name: tuple[str, str], weathers: Sequence[str], sizes: Mapping[str, tuple[int, int]]
 ) -> Iterator[ImageRow]:
     world, stem = name
     for weather in weathers:
         yield ImageRow(
-            frame=place,
+            frame=frame,
             key=f"{world}/{weather}/{stem}",
             camera=_CAMERA,
             path=f"{_RGB}/{world}/{weather}/{stem}.png",
@@ -180,7 +179,7 @@ def _size(*folders: Path) -> tuple[int, int]:
 
 
 def _intrinsics(size: tuple[int, int]) -> Float64[np.ndarray, "3 3"]:
-    """The published camera, c = (620.5, 187) at pixel centres, whatever the size of the renders."""
+    """The published camera, c = (620.5, 187) at pixel centres, scaled to the size of the renders."""
     width, height = size
     focal = _FOCAL * width / _WIDTH
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])

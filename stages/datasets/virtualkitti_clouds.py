@@ -9,7 +9,7 @@ from PIL import Image
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
 from .checks import UNDECODABLE, image_fault
-from .colours import ColourTable, read_colours
+from .label_files import ColourTable, read_colours
 from .raw_classes import VIRTUALKITTI
 from .sweeps import Sweep
 from .texts import read_text
@@ -26,17 +26,17 @@ _SCENES = "vkitti_1.3.1_scenegt"
 
 
 def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
-    """A point cloud of the tools: x forward, y left, z up, red, green, blue, label.
+    """Returns a point cloud of the tools: x forward, y left, z up, red, green, blue, label.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it is truncated, or no array [points, 7] of numbers.
+        MissingDataError: the file is missing.
+        DataError: it is truncated, or not an array [points, 7] of numbers.
     """
     try:
         cloud = load_array(path)
     except FileNotFoundError as error:
         raise MissingDataError(
-            f"The point cloud {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
+            f"The point cloud {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
         ) from error
     except (ValueError, OSError) as error:
         raise DataError(f"The point cloud {path} cannot be read ({error}); make it again with create_npy.py") from error
@@ -48,13 +48,13 @@ def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
 
 
 def cloud_fault(path: Path) -> str | None:
-    """What is wrong with the point cloud in ``path``, by its header and length; None if nothing."""
+    """Returns the fault of the point cloud in ``path``, by its header and length, or None."""
     if not path.is_file():
         return "the point cloud is missing; make it again with create_npy.py"
     try:
         cloud = load_array(path, mapped=True)
     except (ValueError, OSError) as error:
-        return f"the point cloud is truncated or no array ({error}); make it again with create_npy.py"
+        return f"the point cloud is truncated or not an array ({error}); make it again with create_npy.py"
     if cloud.ndim != 2 or cloud.shape[1] != _COLUMNS or not len(cloud) or cloud.dtype.kind not in _NUMBERS:
         return (
             f"the point cloud has shape {list(cloud.shape)} of {cloud.dtype}, not [points, 7] of numbers; make it again"
@@ -64,18 +64,18 @@ def cloud_fault(path: Path) -> str | None:
 
 
 def cloud_of_depth(path: Path) -> Sweep:
-    """Points of a depth image (16 bits, centimetres) nearer than 100 m, and the centres of their pixels.
+    """Returns points of a depth image (16 bits, centimetres) nearer than 100 m, and the centres of their pixels.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it cannot be decoded, or has no 16 bits a pixel.
+        MissingDataError: the file is missing.
+        DataError: it cannot be decoded, or does not have 16 bits per pixel.
     """
     try:
         with Image.open(path) as image:
             mode, depth = image.mode, np.asarray(image)
     except FileNotFoundError as error:
         raise MissingDataError(
-            f"The depth image {path} is gone since the data set was indexed; put it back, or run 'xd3d prepare' again"
+            f"The depth image {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
         ) from error
     except UNDECODABLE as error:
         raise DataError(f"The depth image {path} cannot be decoded ({error}); copy it again") from error
@@ -94,7 +94,7 @@ def cloud_of_depth(path: Path) -> Sweep:
 
 
 def depth_fault(path: Path, size: tuple[int, int]) -> str | None:
-    """What is wrong with the depth image in ``path`` that should have ``size`` pixels; None if nothing."""
+    """Returns the fault of the depth image in ``path``, expected to have ``size`` pixels, or None."""
     fault = image_fault(path, size)
     if fault:
         return fault
@@ -106,10 +106,10 @@ def depth_fault(path: Path, size: tuple[int, int]) -> str | None:
 
 
 def read_classes(path: Path, folder: Path, world: str, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
-    """The class of each point of ``sweep``: what the colour of its pixel in the class image means in ``world``.
+    """Returns the class of each point of ``sweep`` by the colour of its pixel in the class image of ``world``.
 
     Raises:
-        MissingDataError: there is no such image.
+        MissingDataError: the image is missing.
         DataError: it is damaged, of another size than the depth image, or has a colour without a class.
     """
     image, table = read_colours(path), read_encoding(folder, world)
@@ -120,9 +120,9 @@ def read_classes(path: Path, folder: Path, world: str, sweep: Sweep) -> Int64[np
     colours = image[rows, columns]
     classes = table.find(colours)
     if (classes < 0).any():
-        strange = colours[classes < 0][0].tolist()
+        unknown = colours[classes < 0][0].tolist()
         raise DataError(
-            f"The class image {path} has the colour {strange}, which {_encoding(folder, world).name} does not name;"
+            f"The class image {path} has the colour {unknown}, which {_encoding(folder, world).name} does not list;"
             f" unpack {_SCENES} again"
         )
     return classes
@@ -133,11 +133,11 @@ def _encoding(folder: Path, world: str) -> Path:
 
 
 def read_encoding(folder: Path, world: str) -> ColourTable:
-    """Colours and classes of a world, from lines such as ``Car:12 200 20 128``; sky counts as don't care.
+    """Returns colours and classes of a world, from lines such as ``Car:12 200 20 128``; sky counts as don't care.
 
     Raises:
-        MissingDataError: the file that names them is not in ``folder``.
-        DataError: it is no text, or a line of it is no class.
+        MissingDataError: the list of colours is missing in ``folder``.
+        DataError: it is not text, or a line is not a class.
     """
     path, remedy = _encoding(folder, world), f"unpack {_SCENES} again"
     numbers = {name: number for number, name in VIRTUALKITTI.items()}
@@ -149,10 +149,10 @@ def read_encoding(folder: Path, world: str) -> ColourTable:
         name = name.partition(":")[0]
         whole = len(colour) == 3 and all(word.isdecimal() and int(word) < 256 for word in colour)
         if name and (not whole or name not in numbers):
-            raise DataError(f"The line '{line[:60]}' of {path} is no class with red, green and blue; {remedy}")
+            raise DataError(f"The line '{line[:60]}' of {path} is not a class with red, green and blue; {remedy}")
         if name:
             colours.append(tuple(map(int, colour)))
             classes.append(numbers[name])
     if not colours:
-        raise DataError(f"{path} names no colour; {remedy}")
+        raise DataError(f"{path} has no colour; {remedy}")
     return ColourTable.of(colours, classes)

@@ -1,4 +1,4 @@
-"""Everything that gets a box (vehicles, people, cones, barriers): where it starts, how it moves, what it is made of."""
+"""Annotated actors (vehicles, people, cones, barriers): initial position, motion, and geometry."""
 
 from dataclasses import dataclass, field
 
@@ -7,14 +7,14 @@ from jaxtyping import Float64, Int64
 
 from . import classes
 from .ground import Ground
-from .knobs import Style
 from .primitives import SolidList, Solids
 from .shapes import add_barrier, add_cone, add_person, add_vehicle
+from .styles import Style
 
 __all__ = ["MARGIN", "Actors", "keep_side", "populate"]
 
 MARGIN = 120.0  # metres built beyond both ends of the drive
-_EGO_GAP = 12.0  # metres kept free before and behind the middle of the ego vehicle
+_EGO_GAP = 12.0  # metres kept free in front of and behind the centre of the ego vehicle
 _ROOM = {
     "car": (2.6, 2.6),
     "truck": (4.4, 4.4),
@@ -24,7 +24,7 @@ _ROOM = {
     "motorcycle": (1.1, 1.1),
     "bicycle": (1.0, 1.0),
 }
-"""Metres that a kind of vehicle takes at most, from its middle to its rear and to its front (or its truck's)."""
+"""Largest distance in metres from the centre of a vehicle kind to its rear and to its front (or its truck's)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +38,13 @@ class Actors:
     heading: Float64[np.ndarray, " A"]  # against the direction of the street
     speed_s: Float64[np.ndarray, " A"]
     speed_n: Float64[np.ndarray, " A"]
-    reach_n: Float64[np.ndarray, " A"]  # who crosses the road stops this far from the centre line
+    reach_n: Float64[np.ndarray, " A"]  # pedestrians who cross stop at this distance from the centre line
     solids: Solids  # in the actors' own frames
-    first: float  # x where those who leave at the other end come back
+    first: float  # x where actors that leave at the other end re-enter
     span: float
 
     def poses(self, ground: Ground, time: Float64[np.ndarray, "#A"]) -> Float64[np.ndarray, "4 A"]:
-        """Return x, y, z of each actor's foot and its yaw, at one time or at a time for each."""
+        """Returns x, y, z of each actor's base and its yaw, at one time or at a time per actor."""
         x = self.first + np.mod(self.s - self.first + self.speed_s * time, self.span)
         n = self.n + self.speed_n * time
         n = np.where(self.speed_n == 0, n, np.clip(n, -self.reach_n, self.reach_n))
@@ -56,7 +56,7 @@ class Actors:
         """Return the velocity of each actor along x and y."""
         ahead, behind = (self.poses(ground, np.array([time + dt]))[:2] for dt in (0.05, -0.05))
         velocity = (ahead - behind).T / 0.1
-        velocity[np.abs(velocity).max(axis=1) > 50] = 0.0  # the instant of coming back at the other end
+        velocity[np.abs(velocity).max(axis=1) > 50] = 0.0  # the jump at re-entry
         return velocity
 
 
@@ -102,10 +102,10 @@ class _Crowd:
 
 
 def populate(style: Style, ground: Ground, length: float, cruise_speed: float, rng: np.random.Generator) -> Actors:
-    """Fill a street with traffic, parked vehicles, building sites and people.
+    """Fills a street with traffic, parked vehicles, construction sites and people.
 
-    All vehicles of a lane run at one speed, those of the ego lane at ``cruise_speed``, and nobody starts in it within
-    12 m of s = 0, so traffic never collides with itself nor with an ego vehicle that starts there.
+    All vehicles of a lane have one speed, ``cruise_speed`` in the ego lane, where none starts within 12 m of s = 0: no
+    vehicle collides with another, or with an ego vehicle that starts there.
     """
     crowd = _Crowd(style, rng)
     sites = _building_sites(crowd, ground, length)
@@ -190,7 +190,7 @@ def _side_streets(crowd: _Crowd, ground: Ground) -> None:
 
 
 def _building_sites(crowd: _Crowd, ground: Ground, length: float) -> list[tuple[int, float]]:
-    """Close a stretch at the roadside with cones and barriers; return side and middle of each stretch."""
+    """Closes stretches of the roadside with cones and barriers; returns side and middle of each stretch."""
     rng, layout = crowd.rng, crowd.style.layout
     sites: list[tuple[int, float]] = []
     for _ in range(int(rng.poisson(crowd.style.traffic.works * (length + MARGIN) / 100))):

@@ -1,4 +1,4 @@
-"""The scenes of the generalisation benchmark: one source domain and ten others, each with a shift of its own.
+"""The scenes of the generalisation benchmark: one source domain and ten others with different shifts.
 
     domain               streets    hour, weather  car                          share  used as
     streets              Boston     day, clear     n008, 32 beams                30    source
@@ -13,20 +13,19 @@
     streets-snow         Boston     day, snow      n008                          15    fresh target
     streets-tilted       Boston     overcast       n111, 64 beams nose down      15    fresh target
 
-Shares are per cent of the frames of the first six, which were there first and have stayed as they were: of 1956 frames
-they have 1200. No choice was ever made on a fresh target. Half of the Boston streets here have grass before the
-sidewalk and half have walks of brick, so that no class of the targets is unknown to the source; those of the dim domain
-lie in the outskirts, where no street lamp burns. As in nuScenes the nights of ``streets-night`` were driven in the
-other city, so that shift changes the streets too. Each domain has scenes of both official splits; the train scenes of a
-target serve adaptation and the oracle. Scene names stand in the official lists, and each scene's description names its
-domain.
+Shares are per cent of the frames of the first six domains, which are the oldest and never change: 1200 of 1956 frames.
+No choice was ever made on a fresh target. Half of the Boston streets have a grass verge, and half have sidewalks of
+brick, so that the source has every class of the targets; those of the dim domain are in the outskirts, without street
+lamps. As in nuScenes, ``streets-night`` is in the other city, so this shift changes the streets too. Each domain has
+scenes of both official splits; the train scenes of a target serve adaptation and the oracle. Scene names are from the
+official lists, and each scene's description starts with its domain.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from .knobs import Hour, Weather
 from .plan import BOSTON, SIENA, SINGAPORE, SceneGroup, scene_names
+from .styles import Hour, Weather
 
 __all__ = ["BENCHMARK_GROUPS"]
 
@@ -43,7 +42,7 @@ class _Domain:
     part: int = 0
 
     def groups(self, day: int) -> tuple[SceneGroup, SceneGroup]:
-        """The scenes of its two splits, driven on ``day`` and the next, counted from 1 September 2018."""
+        """Return the scenes of its two splits, recorded on ``day`` and the next, counted from 1 September 2018."""
         zone = {"boston": BOSTON, "singapore": SINGAPORE, "siena": SIENA}[self.location.partition("-")[0]]
         train, test = (
             SceneGroup(

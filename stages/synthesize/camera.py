@@ -2,23 +2,24 @@
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Float64, UInt8
+from jaxtyping import Float, Float32, Float64, Int32, UInt8
 
 from ...errors import ConfigError
 from .classes import DRIVEABLE, SKY
 from .light import GroundMaps, illuminate, own_headlights, sky_colour, through_air
 from .materials import ground_look, solid_look
-from .optics import develop, soften_edges
 from .primitives import Solids
 from .snow import draw_flakes, ground_cover, solid_cover, under_snow
+from .styles import Style
 from .trace import GROUND, SKY_HIT, Hits, Windows, cast, surface
 from .world import World
 
 __all__ = ["CameraModel", "CameraRays", "Picture", "camera_pose", "render"]
 
 _NEAR = 0.1  # metres
-_FAR = 220.0  # metres: nothing but ground is drawn beyond
+_FAR = 220.0  # metres; only the ground is drawn beyond
 _EDGES = np.array([(a, b) for a in range(8) for b in range(a + 1, 8) if (a ^ b) in (1, 2, 4)])
 
 
@@ -45,7 +46,7 @@ class CameraModel:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What a camera saw. ``labels`` are raw lidarseg ids (0: sky), ``depth`` is along z in metres (inf: sky)."""
+    """A rendered picture. ``labels`` are raw lidarseg ids (0: sky), ``depth`` is along z in metres (inf: sky)."""
 
     image: UInt8[np.ndarray, "H W 3"]
     labels: UInt8[np.ndarray, "H W"]
@@ -70,7 +71,7 @@ def camera_pose(
 
 @dataclass(frozen=True, eq=False)
 class CameraRays:
-    """One ray a pixel, through its centre; directions have depth 1, so distances along them are depths."""
+    """One ray per pixel, through its centre; directions have depth 1, so distances along them are depths."""
 
     camera: CameraModel
     world_from_camera: Float64[np.ndarray, "4 4"]
@@ -87,7 +88,7 @@ class CameraRays:
         object.__setattr__(self, "direction", direction.astype(np.float32))
 
     def windows(self, solids: Solids) -> Windows:
-        """Bound each solid before the camera by the pixels around its projected box, cut at the image plane."""
+        """Bound each solid in front of the camera by the pixels around its projected box, cut at the image plane."""
         rotation, position = self.world_from_camera[:3, :3], self.world_from_camera[:3, 3]
         radius = np.linalg.norm(solids.half, axis=1)
         depth = (solids.centre - position) @ rotation[:, 2]
@@ -112,7 +113,7 @@ class CameraRays:
 
 
 def _bounds(value: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first pixel and the one past the last that valid projections span, within the image."""
+    """Return the pixel range of valid projections within the image: first, and one past the last."""
     low = np.where(valid, value, np.inf).min(axis=1)
     high = np.where(valid, value, -np.inf).max(axis=1)
     first = np.floor(np.clip(low - 0.5, 0, size)).astype(np.int64)
@@ -133,17 +134,17 @@ def render(
     labels, radiance, glow = _shade(world, solids, rays, hits)
     shape = (camera.height, camera.width)
     radiance = radiance.reshape(*shape, 3)
-    soften_edges(radiance, hits.solid)
+    _soften_edges(radiance, hits.solid)
     light = world.style.light
     if light.weather == "snow":
         white, speed = light.air, world.cruise_speed
         radiance = draw_flakes(radiance, hits.distance, camera.intrinsics, speed=speed, light=white, rng=rng)
-    image = develop(world.style, radiance, glow.reshape(*shape, 3), rng)
+    image = _develop(world.style, radiance, glow.reshape(*shape, 3), rng)
     return Picture(image, labels.reshape(shape), hits.distance)
 
 
 def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return label, radiance and glare-making light of every ray, flat."""
+    """Return label, radiance and light that causes glare of every ray, flattened."""
     style, light = world.style, world.style.light
     direction = rays.direction.reshape(3, -1).T
     length = np.linalg.norm(direction, axis=1)
@@ -185,6 +186,53 @@ def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[
 
 
 def _wet(radiance: np.ndarray, direction: np.ndarray, road: np.ndarray, horizon: np.ndarray) -> None:
-    """Darken a wet road and let it mirror the sky at flat angles."""
+    """Darken a wet road and add reflections of the sky at grazing angles."""
     mirror = (np.float32(0.55) * (1 - np.abs(direction[road, 2])) ** 6)[:, None]
     radiance[road] = radiance[road] * np.float32(0.7) * (1 - mirror) + horizon * mirror
+
+
+def _develop(
+    style: Style, radiance: Float32[np.ndarray, "H W 3"], glow: Float32[np.ndarray, "H W 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Convert radiance to an 8-bit RGB picture: glare of ``glow``, rain, blur, white balance, gamma, sensor noise."""
+    imaging = style.imaging
+    width = radiance.shape[1]
+    image = radiance
+    if glow.max() > 0:
+        height = radiance.shape[0]
+        small = cv2.resize(glow, (max(width // 4, 1), max(height // 4, 1)), interpolation=cv2.INTER_AREA)
+        spread = cv2.GaussianBlur(small, (0, 0), width / 440) + 0.6 * cv2.GaussianBlur(small, (0, 0), width / 140)
+        image = image + 0.45 * cv2.resize(spread, (width, height), interpolation=cv2.INTER_LINEAR)
+    if style.light.weather == "rain":
+        image = _rain(image, np.array(style.light.air, np.float32), rng)
+    image = np.clip(image, 0, 1)
+    blur = imaging.blur * width / 400
+    if blur > 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), blur)
+    image = np.clip(image * np.array(imaging.white_balance, np.float32), 0, 1) ** np.float32(imaging.gamma)
+    image = image + np.float32(imaging.noise) * rng.standard_normal(image.shape, dtype=np.float32)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _soften_edges(radiance: Float32[np.ndarray, "H W 3"], surface: Int32[np.ndarray, "H W"]) -> None:
+    """Antialias, in place, the pixels at the borders between surfaces."""
+    edge = np.zeros(surface.shape, bool)
+    across, down = surface[:, 1:] != surface[:, :-1], surface[1:] != surface[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    blended = cv2.GaussianBlur(np.minimum(radiance, 1.0), (3, 3), 0.6)
+    radiance[edge] = blended[edge]
+
+
+def _rain(image: np.ndarray, air: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    height, width = image.shape[:2]
+    streaks = np.zeros((height, width), np.float32)
+    lean, scale = rng.uniform(-0.2, 0.2), width / 400
+    for _ in range(int(rng.integers(80, 260))):
+        x, y = rng.uniform(0, width), rng.uniform(-10, height)
+        long, strength = rng.uniform(6, 22) * scale, rng.uniform(0.08, 0.4)
+        cv2.line(streaks, (int(x), int(y)), (int(x + lean * long), int(y + long)), strength, 1)
+    part = 0.5 * cv2.GaussianBlur(streaks, (0, 0), 0.6)[..., None]
+    return image * (1 - part) + part * np.clip(air * np.float32(1.25) + np.float32(0.03), 0, 1)

@@ -1,7 +1,7 @@
-"""The two cities of the synthetic data set: what a street of each is like, at any hour.
+"""The street styles of the two cities of the synthetic data set.
 
-They differ as the real ones do, in everything but the classes: side of the road, widths, how near and how high the
-buildings stand, materials and colours, plants, and who drives. (Their sensors differ too, see ``lidar``.)
+They differ, as the real cities do, in everything but the classes: side of the road, widths, distance and height of
+buildings, materials and colours, plants, and traffic. Their sensors differ too, see ``lidar_models``.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from .draws import draw, draw_near
-from .knobs import LayoutStyle, MaterialStyle, Style, TrafficStyle, VegetationStyle
+from .styles import LayoutStyle, MaterialStyle, Style, TrafficStyle, VegetationStyle
 
 __all__ = [
     "DISTRICTS",
@@ -95,7 +95,7 @@ def boston_vegetation(rng: np.random.Generator) -> VegetationStyle:
 
 
 def boston_traffic(rng: np.random.Generator) -> TrafficStyle:
-    """Draw Boston's traffic: mostly cars, some delivery trucks, trailers and building sites."""
+    """Draw Boston's traffic: mostly cars, some delivery trucks, trailers and construction sites."""
     mix = (("car", 8.0), ("truck", 1.2), ("bus", 0.6), ("trailer", 0.35), ("motorcycle", 0.35), ("bicycle", 0.5))
     return TrafficStyle(
         vehicle_mix=(*mix, ("construction", 0.25)),
@@ -110,7 +110,7 @@ def boston_traffic(rng: np.random.Generator) -> TrafficStyle:
 
 
 def boston_suburbs(style: Style, rng: np.random.Generator) -> Style:
-    """Give half of Boston's streets a strip of grass before the sidewalk, and half of them walks of red brick."""
+    """Give half of Boston's streets a grass verge, and half of them sidewalks of red brick."""
     layout, materials = style.layout, style.materials
     if rng.random() < 0.5:
         layout = replace(layout, verge_width=draw(rng, 0.8, 2.0))
@@ -121,7 +121,7 @@ def boston_suburbs(style: Style, rng: np.random.Generator) -> Style:
 
 
 def boston_outskirts(style: Style, rng: np.random.Generator) -> Style:
-    """Make a street of Boston one of its outskirts: low houses of painted boards behind gardens, more trees."""
+    """Turn a street of Boston into one of its outskirts: low houses of painted boards behind gardens, more trees."""
     layout = replace(
         style.layout,
         lanes=1,
@@ -153,7 +153,7 @@ DISTRICTS: Mapping[str, Callable[[Style, np.random.Generator], Style]] = {
     "boston-southend": boston_suburbs,
     "boston-dorchester": boston_outskirts,
 }
-"""How the streets of a location differ from others of their city in the benchmark, where they do."""
+"""Location -> change of its streets relative to their city, in the benchmark."""
 
 
 def singapore_layout(rng: np.random.Generator) -> LayoutStyle:

@@ -1,6 +1,6 @@
-"""The nuScenes classes that the synthetic city holds, by the ids of raw lidarseg labels.
+"""The nuScenes classes of the synthetic city, by the ids of raw lidarseg labels.
 
-The numbers are those of ``category.json`` of the official data set (and of the 32 classes of the official devkit).
+The ids are those of ``category.json`` of the official data set (and of the 32 classes of the official devkit).
 """
 
 __all__ = [

@@ -1,11 +1,11 @@
-"""Drawing the knobs that random streets and cities share: numbers, colours, and the light of an hour and a weather."""
+"""Random parameters shared by random streets and cities: numbers, colours, and the light of an hour and weather."""
 
 import colorsys
 from dataclasses import dataclass
 
 import numpy as np
 
-from .knobs import Colour, Hour, LightStyle, Range, Weather
+from .styles import Colour, Hour, LightStyle, Range, Weather
 
 __all__ = ["draw", "draw_hsv", "draw_light", "draw_near", "triple"]
 
@@ -32,7 +32,7 @@ def draw_near(rng: np.random.Generator, colour: Colour, spread: float = 0.05) ->
 
 @dataclass(frozen=True)
 class _Hour:
-    """What the light of a time of day is drawn from."""
+    """Ranges of the light of a time of day."""
 
     elevation: Range  # of the sun, radians
     sun: Range  # strength
@@ -120,7 +120,7 @@ _EXTINCTION = {
     "rain": (0.006, 0.02),
     "snow": (0.01, 0.025),
 }
-_SNOW_LIGHT = 1.3  # what snow on the ground adds to the light from all sides
+_SNOW_LIGHT = 1.3  # factor of ambient light by snow on the ground
 
 
 def draw_light(

@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from .classes import DRIVEABLE, SIDEWALK, TERRAIN
-from .knobs import LayoutStyle
+from .styles import LayoutStyle
 
 __all__ = ["Ground"]
 
-_FARTHEST = 400.0  # metres; beyond, the ground counts as horizon
+_FARTHEST = 400.0  # metres; farther ground counts as horizon
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Ground:
 
     layout: LayoutStyle
     phase: float  # radians, of the centre line
-    crossings: Float32[np.ndarray, " C"]  # x of the side streets' centre lines, rising
+    crossings: Float32[np.ndarray, " C"]  # x of the side streets' centre lines, ascending
     half_crossing: float  # metres from a side street's centre line to its kerb
 
     def centre(self, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
@@ -46,7 +46,7 @@ class Ground:
         return np.abs(y - self.centre(x)) < self.layout.half_road
 
     def on_side_street(self, x: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
-        """Return which points lie between the kerbs of a side street (or of its imagined way across the main road)."""
+        """Return which points lie between the kerbs of a side street, extended across the main road."""
         return np.abs(self.crossing_distance(x)) < self.half_crossing
 
     def is_road(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
@@ -68,7 +68,7 @@ class Ground:
     def intersect(
         self, origin: Float32[np.ndarray, "3 #h #w"], direction: Float32[np.ndarray, "3 h w"]
     ) -> Float32[np.ndarray, "h w"]:
-        """Return where rays from above meet the ground, in multiples of their directions; inf where they do not."""
+        """Return where rays from above hit the ground, in multiples of their directions; inf without a hit."""
         height = np.float32(self.layout.kerb_height)
         down = direction[2] < -1e-6
         rate = np.where(down, -direction[2], np.float32(1))
@@ -95,7 +95,7 @@ class Ground:
         blocked = ~(main | side)
         x, y = base[0] + start * ray[0], base[1] + start * ray[1]
         corner = np.flatnonzero((main & ~self.on_main_road(x, y)) | (side & ~self.on_side_street(x)))
-        for share in (0.75, 0.5, 0.25):  # from one road to the other, perhaps over the corner between them
+        for share in (0.75, 0.5, 0.25):  # from one road to the other, possibly over the corner between them
             middle = start[corner] + np.float32(share) * (end[corner] - start[corner])
             over = ~self.is_road(base[0, corner] + middle * ray[0, corner], base[1, corner] + middle * ray[1, corner])
             hit[corner[over]] = middle[over]

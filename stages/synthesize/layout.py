@@ -1,4 +1,4 @@
-"""What stands along a street and never moves: buildings, plants, lamps, signs and fences."""
+"""Static objects along a street: buildings, plants, lamps, signs and fences."""
 
 from dataclasses import dataclass, field
 
@@ -7,16 +7,16 @@ import numpy as np
 from .actors import MARGIN
 from .classes import MANMADE, VEGETATION
 from .ground import Ground
-from .knobs import Colour, Range, Style
 from .materials import FACADE, FOLIAGE, LAMP, METAL, PLASTIC, ROOF, SIGN, WOOD
 from .primitives import BOX, CONE, ELLIPSOID, SolidList, Solids
 from .shapes import hsv
+from .styles import Colour, Range, Style
 
 __all__ = ["build_street", "make_ground"]
 
 
 def make_ground(style: Style, length: float, rng: np.random.Generator) -> Ground:
-    """Draw where the road bends and where side streets cross it."""
+    """Draw the bends of the road and the positions of side streets."""
     crossings, x = [], -MARGIN + rng.uniform(20, 60)
     while x < length + MARGIN:
         crossings.append(x)
@@ -42,7 +42,7 @@ def build_street(style: Style, ground: Ground, length: float, rng: np.random.Gen
 
 @dataclass
 class _Builder:
-    """Adds what stands at street coordinates: s along x, n to the left of the centre line."""
+    """Adds static objects at street coordinates: s along x, n to the left of the centre line."""
 
     style: Style
     ground: Ground
@@ -62,7 +62,7 @@ class _Builder:
         return 0.0 if self.ground.is_road(np.array([x]), np.array([y]))[0] else self.style.layout.kerb_height
 
     def clear(self, s: float, reach: float) -> bool:
-        """Whether nothing within ``reach`` metres along the street stands in a side street or on its sidewalk."""
+        """Whether no side street or its sidewalk lies within ``reach`` metres along the street."""
         near = abs(self.ground.crossing_distance(np.array([s]))[0])
         return bool(near > self.ground.half_crossing + self.style.layout.sidewalk_width + reach)
 

@@ -16,14 +16,14 @@ from .world import World
 
 __all__ = ["Sweep", "scan"]
 
-_NEAREST = 1.0  # metres: nearer returns are the car's own and are left out
+_NEAREST = 1.0  # metres; nearer returns hit the ego car and are dropped
 _MATERIALS = max(REFLECTIVITY) + 1
 _INTENSITY, _ABSORBS, _ROUGHNESS = (
     np.array([getattr(REFLECTIVITY[number], name) if number in REFLECTIVITY else 0 for number in range(_MATERIALS)])
     for name in ("intensity", "absorbs", "roughness")
 )
 _AIR = {"dense fog": (0.9, 5.0, 4), "snow": (0.6, 6.0, 25)}
-"""Of what falls or floats: share of beams that it can answer at most, mean depth in metres, limit of intensities."""
+"""Of precipitation and fog: largest share of beams that it returns, mean depth in metres, largest intensity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ def scan(
     """Scan the world during one spin that ends at ``time``, the stamp.
 
     The pose runs from ``world_from_lidar_start`` (at ``time`` - spin_seconds) to ``world_from_lidar_end``; points are
-    given in the LiDAR frame at the end, as motion-compensated sweeps are. Moving objects are met where they are when
-    the beam passes them. Returns of fog, rain or snow in the air itself are labelled noise.
+    given in the LiDAR frame at the end, as motion-compensated sweeps are. Each moving object is hit at its position
+    at the time the beam passes it. Returns of fog, rain or snow in the air are labelled noise.
     """
     start, end = (np.asarray(pose, np.float64) for pose in (world_from_lidar_start, world_from_lidar_end))
     azimuth = lidar.start_azimuth + 2 * np.pi * (np.arange(lidar.azimuth_steps) + 0.5) / lidar.azimuth_steps
@@ -63,7 +63,7 @@ def scan(
     label, material, facing = _answers(world, solids, rays, hits, rows, columns)
     exact = hits.distance[rows, columns].astype(np.float64)
     distance, intensity, kept = _measure(lidar, material, facing, exact, world.style.light.extinction, rng)
-    if world.style.light.weather == "snow":  # flakes are seen before the sky, too
+    if world.style.light.weather == "snow":  # flakes return even without a surface behind them
         rows, columns, distance, intensity, label, kept = _with_sky(
             hits, lidar.max_range, rows, columns, distance, intensity, label, kept
         )
@@ -127,7 +127,7 @@ def _measure(
     extinction: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return measured range and intensity of each return, and whether it is strong enough to be one."""
+    """Return measured range and intensity of each hit, and whether it is strong enough for a return."""
     air = np.exp(-2 * extinction * distance)
     strength = _INTENSITY[material] * (0.25 + 0.75 * facing) * air
     echo = strength * np.minimum(1.0, (25.0 / np.maximum(distance, 1.0)) ** 2)
@@ -142,7 +142,7 @@ def _measure(
 
 
 def _with_sky(hits: Hits, max_range: float, rows: np.ndarray, columns: np.ndarray, *measured: np.ndarray) -> tuple:
-    """Append the beams that met nothing, as lost returns: rows, columns, and what ``_scatter`` takes."""
+    """Append the beams without a hit, as lost returns: rows, columns, and the arguments of ``_scatter``."""
     sky = np.nonzero(~(hits.distance < max_range))
     distance, intensity, label, kept = measured
     empty = len(sky[0])
@@ -164,7 +164,7 @@ def _scatter(
     kept: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Let droplets or flakes in the air answer before the surface does: some beams end there, near the sensor."""
+    """Replace some returns by those of droplets or flakes in front of the surface, near the sensor."""
     light = world.style.light
     most, mean_depth, brightest = _AIR.get(light.weather, (0.5, 4.0, 4))
     chance = most * (1 - np.exp(-light.extinction * np.minimum(distance, 15.0)))

@@ -1,4 +1,4 @@
-"""The LiDAR sensors of the cars: which beams they have, how far they see, and how they err."""
+"""The LiDAR sensors of the cars: beams, range, and errors."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,21 +20,21 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class LidarModel:
-    """A sensor that turns clockwise, seen from above. LiDAR frame: x right, y forward, z up.
+    """A sensor that rotates clockwise, seen from above. LiDAR frame: x right, y forward, z up.
 
     Raises:
-        ConfigError: beams that do not rise, no azimuth step, or a range or spin that is not positive.
+        ConfigError: beams are not ascending, there is no azimuth step, or range or spin is not positive.
     """
 
     elevations: tuple[float, ...]  # radians, ring 0 (lowest) first
     azimuth_steps: int
     max_range: float  # metres
     range_noise: float  # standard deviation, metres
-    dropout: float  # share of returns lost anywhere
-    gain: float  # on intensities
+    dropout: float  # share of lost returns at any range
+    gain: float  # factor of intensities
     mount_height: float  # metres above the ground, for the drive
     spin_seconds: float
-    start_azimuth: float  # radians from forward, clockwise: where the beam points when the spin starts
+    start_azimuth: float  # radians from forward, clockwise: the beam's azimuth at the start of the spin
 
     def __post_init__(self) -> None:
         if not self.elevations or any(b <= a for a, b in pairwise(self.elevations)):
@@ -46,15 +46,15 @@ class LidarModel:
             )
 
     def fraction_at(self, azimuth: float) -> float:
-        """Return which part of the spin, in [0, 1), is over when the beam passes ``azimuth`` (as ``start_azimuth``).
+        """Return the fraction of the spin, in [0, 1), at which the beam passes ``azimuth`` (as ``start_azimuth``).
 
-        A camera that looks there is exposed at stamp - spin_seconds * (1 - fraction) to see what the beam sees.
+        A camera in this direction is synchronised if exposed at stamp - spin_seconds * (1 - fraction).
         """
         return float(np.mod(azimuth - self.start_azimuth, 2 * np.pi) / (2 * np.pi)) % 1.0
 
 
 def boston_lidar() -> LidarModel:
-    """Return the sensor of the Boston car: 32 evenly spread beams, as nuScenes' own."""
+    """Return the sensor of the Boston car: 32 evenly spaced beams, as in nuScenes."""
     return LidarModel(
         elevations=tuple(np.radians(np.linspace(-30.67, 10.67, 32)).tolist()),
         azimuth_steps=1080,
@@ -69,7 +69,7 @@ def boston_lidar() -> LidarModel:
 
 
 def singapore_lidar() -> LidarModel:
-    """Return the sensor of the Singapore car: beams crowded at the horizon, fewer steps, more noise, mounted higher."""
+    """Return the sensor of the Singapore car: beams dense at the horizon, fewer steps, more noise, mounted higher."""
     spread = np.linspace(-1, 1, 32)
     degrees = -7.5 + 17.5 * (0.55 * spread + 0.45 * spread**3)
     return LidarModel(
@@ -133,7 +133,7 @@ def uneven_lidar() -> LidarModel:
 
 
 def near_lidar() -> LidarModel:
-    """Return the sensor of the truck, for what is near: 64 even beams, many steps, low, and a short range."""
+    """Return the near-range sensor of the truck: 64 even beams, many steps, low, and a short range."""
     return LidarModel(
         elevations=tuple(np.radians(np.linspace(-22.5, 22.5, 64)).tolist()),
         azimuth_steps=1536,

@@ -1,4 +1,4 @@
-"""The rays of one spin: beams by azimuth steps, from a sensor that moves while it turns."""
+"""The rays of one spin: beams by azimuth steps, from a sensor that moves during the rotation."""
 
 from dataclasses import dataclass, field, fields, replace
 
@@ -11,15 +11,15 @@ from .trace import Windows
 __all__ = ["LidarRays"]
 
 _TURN = 2 * np.pi
-_UPRIGHT = 0.999  # cosine of the lean up to which distances along the ground stand for those in the sensor's plane
+_UPRIGHT = 0.999  # cosine of the tilt up to which distances along the ground approximate those in the sensor's plane
 _SPANS = (1, 2, 4)  # corners of a box that lie one edge away from corner 0
 
 
 def _plane_distance(corners: Float64[np.ndarray, "K 8 3"]) -> Float64[np.ndarray, " K"]:
-    """Return how far boxes are from the sensor's axis in its plane, 0 where the axis runs through.
+    """Return the distance of boxes from the sensor's axis in its plane, 0 if the axis intersects the box.
 
-    The shadow of a box on the plane is convex, so its point nearest to the axis lies on an edge or a corner: the widest
-    gap between axis and shadow is along the normal of an edge or towards a corner.
+    The projection of a box to the plane is convex, so its point nearest to the axis lies on an edge or a corner: the
+    largest gap between axis and projection is along the normal of an edge or towards a corner.
     """
     flat = corners[..., :2]
     edges = flat[:, _SPANS] - flat[:, :1]
@@ -32,10 +32,10 @@ def _plane_distance(corners: Float64[np.ndarray, "K 8 3"]) -> Float64[np.ndarray
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LidarRays:
-    """A grid of unit rays, one row a beam (rising), one column an azimuth step (clockwise, in order of time)."""
+    """A grid of unit rays, one row per beam (ascending), one column per azimuth step (clockwise, in order of time)."""
 
-    elevations: Float64[np.ndarray, " B"]  # radians, rising
-    azimuths: Float64[np.ndarray, " S"]  # radians clockwise from forward, rising over one turn
+    elevations: Float64[np.ndarray, " B"]  # radians, ascending
+    azimuths: Float64[np.ndarray, " S"]  # radians clockwise from forward, ascending over one rotation
     world_from_lidar_start: Float64[np.ndarray, "4 4"]
     world_from_lidar_end: Float64[np.ndarray, "4 4"]
     max_range: float
@@ -56,7 +56,7 @@ class LidarRays:
         object.__setattr__(self, "direction", direction.astype(np.float32))
 
     def windows(self, solids: Solids) -> Windows:
-        """Bound each solid within range by azimuth and elevation, with room for the motion during the spin."""
+        """Bound each solid within range by azimuth and elevation, with a margin for the motion during the spin."""
         start, end = self.world_from_lidar_start, self.world_from_lidar_end
         place = (start[:3, 3] + end[:3, 3]) / 2
         moved = float(np.linalg.norm(end[:3, 3] - start[:3, 3])) / 2 + 0.05
@@ -81,7 +81,7 @@ class LidarRays:
         return np.hypot(np.maximum(np.abs(x) - solids.half[:, 0], 0), np.maximum(np.abs(y) - solids.half[:, 1], 0))
 
     def _columns(self, corners: np.ndarray, nearest: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first column, in [0, S), and the one past the last, at most a turn later."""
+        """Return the first column, in [0, S), and the end column, at most one rotation later."""
         steps = len(self.azimuths)
         angle = np.arctan2(corners[..., 0], corners[..., 1])
         middle = np.arctan2(corners[..., 0].mean(axis=1), corners[..., 1].mean(axis=1))
@@ -101,7 +101,7 @@ class LidarRays:
         return np.searchsorted(self.elevations, low), np.searchsorted(self.elevations, high, side="right")
 
     def _unwrapped(self, windows: Windows) -> Windows:
-        """Cut windows in two that run over the seam of the turn; drop empty ones; sort from near to far."""
+        """Split windows at the start azimuth; drop empty ones; sort from near to far."""
         steps = len(self.azimuths)
         over = windows.right > steps
         rest = Windows(**{item.name: getattr(windows, item.name)[over] for item in fields(Windows)})

@@ -1,4 +1,4 @@
-"""Light on a street: sun with shadows, sky light, lamps and headlights; the sky itself; and the air in between."""
+"""Light on a street: sun with shadows, sky light, lamps and headlights; the sky; and the air in between."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from .ground import Ground
-from .knobs import LightStyle
 from .materials import HEADLIGHT, LAMP
 from .noise import noise2
 from .primitives import ELLIPSOID, Solids
+from .styles import LightStyle
 
 __all__ = ["GroundMaps", "illuminate", "own_headlights", "sky_colour", "through_air"]
 
@@ -23,9 +23,9 @@ _SHADOW = 0.86  # share of the sun that a shadow takes
 
 @dataclass(frozen=True, eq=False)
 class GroundMaps:
-    """Light seen from above, around one place: what reaches the ground of the sun and of the sky, and lamp light."""
+    """Light maps from above around one position: sun and sky light that reach the ground, and lamp light."""
 
-    x: float  # of the first cell's corner
+    x: float  # of the corner of the first cell
     y: float
     sun: Float32[np.ndarray, "C C"]  # 0 in shadow, 1 in the sun
     sky: Float32[np.ndarray, "C C"]  # darker under vehicles and at the foot of walls
@@ -33,7 +33,7 @@ class GroundMaps:
 
     @classmethod
     def draw(cls, solids: Solids, light: LightStyle, x: float, y: float) -> "GroundMaps":
-        """Draw the maps around a place of the world."""
+        """Draw the maps around a position in the world."""
         corner_x, corner_y = x - _HALF_SPAN, y - _HALF_SPAN
         near = np.hypot(solids.centre[:, 0] - x, solids.centre[:, 1] - y) < _HALF_SPAN + 25
         close = solids.take(np.flatnonzero(near))
@@ -57,7 +57,7 @@ class GroundMaps:
     def sample(
         self, field: Float32[np.ndarray, "C C"], x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, " P"]
     ) -> Float32[np.ndarray, " P"]:
-        """Return a map's values at points of the world, interpolated; beyond the map, those of its border."""
+        """Return a map's values at points of the world, interpolated; clamped at the border."""
         u = np.clip((x - self.x) / _CELL - 0.5, 0, _CELLS - 1.001).astype(np.float32)
         v = np.clip((y - self.y) / _CELL - 0.5, 0, _CELLS - 1.001).astype(np.float32)
         i, j = u.astype(np.int32), v.astype(np.int32)
@@ -112,7 +112,7 @@ def illuminate(
     normals: Float32[np.ndarray, "P 3"],
     on_ground: np.ndarray,
 ) -> Float32[np.ndarray, "P 3"]:
-    """Return the light that arrives at surface points (world frame), all but that of the own headlights."""
+    """Return the light that arrives at surface points (world frame), without the ego headlights."""
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
     sun = _towards_sun(light)
     facing = np.clip(normals @ sun, 0, 1)
@@ -130,7 +130,7 @@ def illuminate(
 def own_headlights(
     light: LightStyle, ground: Ground, position: Float32[np.ndarray, " 3"], points: Float32[np.ndarray, "P 3"]
 ) -> Float32[np.ndarray, "P 3"]:
-    """Return what the own vehicle's headlights add: beams along the road from below the camera."""
+    """Return the light of the ego vehicle's headlights: beams along the road from below the camera."""
     heading = np.arctan(ground.slope(position[:1]))[0]
     dx, dy = points[:, 0] - position[0], points[:, 1] - position[1]
     ahead, beside = dx * np.cos(heading) + dy * np.sin(heading), dy * np.cos(heading) - dx * np.sin(heading)
@@ -159,6 +159,6 @@ def sky_colour(light: LightStyle, direction: Float32[np.ndarray, "P 3"]) -> Floa
 def through_air(
     light: LightStyle, colour: Float32[np.ndarray, "P 3"], distance: Float32[np.ndarray, " P"]
 ) -> Float32[np.ndarray, "P 3"]:
-    """Return light after its way through the air: less of it, and the air's own colour instead."""
+    """Return light attenuated by the air and mixed with the air's colour."""
     left = np.exp(-np.float32(light.extinction) * distance)[:, None]
     return colour * left + np.array(light.air, np.float32) * (1 - left)

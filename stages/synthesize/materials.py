@@ -1,4 +1,4 @@
-"""What surfaces are made of: their colour with texture, the light they give off, and how a LiDAR sees them."""
+"""Materials of surfaces: textured colour, emitted light, and LiDAR properties."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from jaxtyping import Float32, Int, UInt8
 
 from . import classes
 from .ground import Ground
-from .knobs import MaterialStyle, Style
 from .noise import hash01, noise2, noise3, smooth2
 from .primitives import Solids
+from .styles import MaterialStyle, Style
 
 __all__ = [
     "CLOTH",
@@ -48,10 +48,10 @@ GROUND_MATERIALS = {classes.DRIVEABLE: 17, classes.SIDEWALK: 18, classes.TERRAIN
 
 @dataclass(frozen=True)
 class Reflectivity:
-    """How a surface answers a LiDAR pulse."""
+    """LiDAR properties of a surface."""
 
-    intensity: float  # of 255, straight on
-    absorbs: float  # share of pulses that never come back
+    intensity: float  # of 255, at normal incidence
+    absorbs: float  # share of pulses without return
     roughness: float  # metres, standard deviation added to ranges
 
 
@@ -80,14 +80,14 @@ REFLECTIVITY: dict[int, Reflectivity] = {
 }
 """LiDAR properties of every material."""
 
-_FINE, _COARSE = 6.0, 1.3  # texels a metre
+_FINE, _COARSE = 6.0, 1.3  # texels per metre
 
 
 def marked(ground: Ground, x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return which road points bear white paint (lines and crosswalks), and which the centre line."""
+    """Return which road points have white paint (lines and crosswalks), and which the centre line."""
     layout = ground.layout
     across, along = y - ground.centre(x), ground.crossing_distance(x)
-    away = np.abs(along) - ground.half_crossing  # metres before the mouth of the side street
+    away = np.abs(along) - ground.half_crossing  # metres to the mouth of the side street
     open_road, side = away > 5.0, np.abs(across)
     inner = layout.lanes * layout.lane_width
     double = layout.lanes > 1

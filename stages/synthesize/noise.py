@@ -1,4 +1,4 @@
-"""Repeatable texture: tables of smooth noise made once from fixed seeds, looked up by metres on a surface."""
+"""Deterministic texture: tables of smooth noise from fixed seeds, looked up by metres on a surface."""
 
 from functools import cache
 
@@ -34,7 +34,7 @@ def _texel(metres: Float[np.ndarray, "*S"], scale: float) -> np.ndarray:
 def noise2(
     u: Float[np.ndarray, "*S"], v: Float[np.ndarray, "*S"], scale: float, table: int
 ) -> Float32[np.ndarray, "*S"]:
-    """Return noise of zero mean and unit deviation at surface coordinates in metres, ``scale`` texels a metre."""
+    """Return noise of zero mean and unit deviation at surface coordinates in metres, ``scale`` texels per metre."""
     return _tables()[table % _TABLES][_texel(v, scale), _texel(u, scale)]
 
 
@@ -50,7 +50,7 @@ def noise3(
 def smooth2(
     u: Float[np.ndarray, "*S"], v: Float[np.ndarray, "*S"], scale: float, table: int
 ) -> Float32[np.ndarray, "*S"]:
-    """Return the noise of ``noise2`` interpolated between texels, for texture that is seen from close by."""
+    """Return the noise of ``noise2`` interpolated between texels, for texture at close range."""
     s, t = u * np.float32(scale), v * np.float32(scale)
     i, j = np.floor(s), np.floor(t)
     a, b = (s - i).astype(np.float32), (t - j).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Annotation boxes: which objects a sweep hits, how well it sees them, and what they are doing."""
+"""Annotation boxes: the objects that a sweep hits, their visibility and attributes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MOVING_SPEED = 0.3
 
 @dataclass(frozen=True)
 class BoxSight:
-    """What a sweep knows of a box: how many points lie in it, and the share of beams towards it that reach it."""
+    """Statistics of a box in a sweep: number of points in it, and the share of beams towards it that reach it."""
 
     points: int
     visible: float
@@ -25,10 +25,10 @@ class BoxSight:
 def sights(
     boxes: Sequence[ObjectBox], points: Float[np.ndarray, "P 3"], origin: Float64[np.ndarray, " 3"]
 ) -> list[BoxSight]:
-    """Look at boxes with a sweep's ``points`` and the sensor's ``origin``, all in the world frame, metres.
+    """Compute the statistics from a sweep's ``points`` and the sensor's ``origin``, all in the world frame, metres.
 
-    Beams whose line crosses a box count: those that end in it saw it, those that end before it were stopped by
-    something else, and those that end behind it went through where the box is empty (under a car, past an arm).
+    Beams whose line crosses a box count: those that end in it hit the object, those that end in front of it were
+    occluded, and those that end behind it passed an empty part of the box (under a car, past an arm).
     """
     beams = (points - origin).astype(np.float64)
     lengths = np.linalg.norm(beams, axis=1)
@@ -66,7 +66,7 @@ def visibility(visible: float) -> str:
 
 
 def attribute(box: ObjectBox) -> str | None:
-    """Return the name of the attribute that holds for an object, or None for things that have none."""
+    """Return the attribute of an object, or None for categories without attributes."""
     moving = float(np.hypot(*box.velocity)) > MOVING_SPEED
     if box.category in ("vehicle.bicycle", "vehicle.motorcycle"):
         return "cycle.with_rider" if moving else "cycle.without_rider"

@@ -1,8 +1,8 @@
-"""The map of a location: streets laid out side by side, and the mask of where one may drive or walk.
+"""The map of a location: streets side by side, and the mask of road and sidewalk.
 
-Every scene has its own street. On the location's map each gets a square of its own, turned by an angle of its own; the
-turn and the move make the global frame of the tables. The mask is the "semantic prior" of nuScenes: 255 on road and
-sidewalk, 0 elsewhere, 0.1 m a pixel, x to the right and y upwards from the lower left corner.
+Every scene has its own street. On the location's map each has a square and a rotation; this pose defines the global
+frame of the tables. The mask is the "semantic prior" of nuScenes: 255 on road and
+sidewalk, 0 elsewhere, 0.1 m per pixel, x to the right and y upwards from the lower left corner.
 """
 
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ def global_from_world(*, world: World, slot: int, angle: float) -> Float64[np.nd
     """Return the pose of a street on its location's map.
 
     Args:
-        world: the street; the middle of its lane comes to the middle of the square.
+        world: the street; the middle of its lane is at the centre of the square.
         slot: number of the square, row by row from the lower left.
-        angle: turn of the street, radians anticlockwise.
+        angle: rotation of the street, radians anticlockwise.
     """
     column, row = slot % TILE_COLUMNS, slot // TILE_COLUMNS
     turn = rotation(yaw=angle)

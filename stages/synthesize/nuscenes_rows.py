@@ -1,4 +1,4 @@
-"""The table rows of one scene, collected while it is driven and linked at its end."""
+"""The table rows of one scene, collected frame by frame and linked at the end."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ _PHRASES = (
     ("vehicle.bicycle", 2, "bicycles"),
     ("vehicle.motorcycle", 3, "motorcycles"),
 )
-"""Start of a category, how many objects of it make it worth a word, and the word; the first of a category counts."""
+"""Prefix of a category, number of its objects from which it is mentioned, and the words; the first match counts."""
 
 
 class SceneRows:
-    """Rows of the seven tables that grow with a scene. Stamps are microseconds, poses metres in the global frame."""
+    """Rows of the seven tables that grow with a scene; timestamps in microseconds, poses in metres, global frame."""
 
     def __init__(self, *, tokens: Tokens, plan: ScenePlan) -> None:
         self._token = tokens
@@ -58,10 +58,10 @@ class SceneRows:
         keyframe: bool,
         size: tuple[int, int] = (0, 0),
     ) -> Row:
-        """Add a sensor file with the ego pose of its own stamp; ``size`` is width, height of a picture.
+        """Add a sensor file with the ego pose at its timestamp; ``size`` is width, height of a picture.
 
         Returns:
-            The row; its ``filename`` says where the file belongs.
+            The row; its ``filename`` is the path of the file.
         """
         logfile = self._plan.group.logfile
         token = self._token(self._plan.name, channel, stamp)
@@ -117,7 +117,7 @@ class SceneRows:
         )
 
     def tables(self) -> dict[str, list[Row]]:
-        """Link what belongs together and return the rows by table."""
+        """Link the rows and return them by table."""
         boxes = {instance: _linked(rows) for instance, rows in sorted(self._annotations.items())}
         return {
             "scene": [
@@ -149,7 +149,7 @@ class SceneRows:
         }
 
     def _description(self) -> str:
-        """Say what a person would: the light, the weather, and what stands along the street."""
+        """Describe light, weather and objects along the street in words."""
         group, weather = self._plan.group, self._plan.weather
         words = {"domain": f"domain {group.domain}"} if group.domain else {}
         words |= {"hour": group.hour} if group.hour != "day" else {}
@@ -162,6 +162,6 @@ class SceneRows:
 
 
 def _linked(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows, in order, each with the tokens of its neighbours; "" at the ends."""
+    """Return the rows, in order, each with the tokens of the previous and next row, "" at the ends."""
     tokens = ["", *(row["token"] for row in rows), ""]
     return [row | {"prev": tokens[place], "next": tokens[place + 2]} for place, row in enumerate(rows)]

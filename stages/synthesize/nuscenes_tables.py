@@ -1,7 +1,7 @@
 """The tables of a nuScenes root: tokens, the fixed tables, and the assembly of all thirteen plus ``lidarseg``.
 
-A token is a digest of the root's seed and of the place of its row (scene, channel, stamp ...), so equal seeds give
-equal tokens and any worker can name any row without asking.
+A token is a digest of the root's seed and of a path that identifies the row (scene, channel, timestamp ...), so equal
+seeds give equal tokens and any worker can compute the token of any row.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ SCENE_TABLES = ("scene", "sample", "sample_data", "ego_pose", "instance", "sampl
 
 
 class Tokens:
-    """Names rows: 32 hexadecimal digits from the root's seed and a path of words."""
+    """Tokens of rows: 32 hexadecimal digits from the root's seed and a path of words."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def __call__(self, *path: object) -> str:
-        """Return the token of the row that ``path`` leads to."""
+        """Return the token of the row at ``path``."""
         text = "/".join(["xd3d", str(self._seed), *map(str, path)])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -55,7 +55,7 @@ def assemble_tables(
     cameras: tuple[str, ...],
     image_size: tuple[int, int],
 ) -> dict[str, list[Row]]:
-    """Join the rows of every scene, in plan order, with the tables that hold for the whole root."""
+    """Join the rows of every scene, in plan order, with the tables of the whole root."""
     channels = (LIDAR, *cameras)
     logs = {plan.group.logfile: plan.group for plan in plans}
     tables: dict[str, list[Row]] = {

@@ -1,8 +1,8 @@
-"""One scene of the synthetic city, driven and written to disk in nuScenes form.
+"""Renders one scene of the synthetic city and writes it in nuScenes format.
 
-The car passes a street; at 2 Hz the LiDAR sweep, its labels, the pictures and the boxes of a keyframe are written, with
-one more sweep just before each keyframe but the first. The scene's table rows and its square of the map go to a parts
-folder; the row file is written last, so a scene without it is unfinished and is simply driven again.
+At 2 Hz the LiDAR sweep, its labels, the pictures and the boxes of a keyframe are written, with one more sweep just
+before each keyframe but the first. The scene's table rows and its square of the map go to a parts folder; the row file
+is written last, so a scene without it is unfinished and is rendered again.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ from PIL import Image
 from ...files import write_atomic, write_bytes, write_json
 from .camera import render
 from .cities import DISTRICTS
-from .drive import Drive
 from .lidar import Sweep, scan
 from .nuscenes_boxes import sights
 from .nuscenes_maps import global_from_world, street_tile, write_tile
@@ -24,8 +23,8 @@ from .nuscenes_rows import SceneRows
 from .nuscenes_tables import Tokens
 from .plan import ScenePlan
 from .rigs import LIDAR, rig
-from .styles import city_style
-from .world import World
+from .style_sampling import city_style
+from .world import Drive, World
 
 __all__ = ["PARTS", "SceneJob", "write_scene"]
 
@@ -37,7 +36,7 @@ START_TIME = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class SceneJob:
-    """What a worker needs to write one scene."""
+    """The task of a worker: one scene."""
 
     out: Path
     plan: ScenePlan
@@ -56,13 +55,13 @@ class SceneJob:
         return self.out / PARTS / f"{self.plan.name}.png"
 
     def rng(self, *path: object) -> np.random.Generator:
-        """Return the random stream of one purpose in this scene; streams of different paths are unrelated."""
+        """Return the random stream of one purpose in this scene; streams of different paths are independent."""
         text = "/".join(map(str, ("xd3d", self.seed, self.plan.name, *path)))
         return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big"))
 
 
 def write_scene(job: SceneJob) -> int:
-    """Drive one scene and write it; return the number of its keyframes. The folders must exist."""
+    """Render and write one scene; return the number of its keyframes. The folders must exist."""
     recorder = _Recorder(job)
     for order in range(job.plan.keyframes):
         recorder.keyframe(job.plan.start + order * KEYFRAME_PERIOD, first=order == 0)
@@ -71,7 +70,7 @@ def write_scene(job: SceneJob) -> int:
 
 
 class _Recorder:
-    """A car on its street, writing what its sensors see. Stamps are microseconds."""
+    """A car on its street, whose sensor data are written. Timestamps are microseconds."""
 
     def __init__(self, job: SceneJob) -> None:
         group = job.plan.group
@@ -91,7 +90,7 @@ class _Recorder:
         self._rows = SceneRows(tokens=Tokens(job.seed), plan=job.plan)
 
     def keyframe(self, stamp: int, *, first: bool) -> None:
-        """Write a keyframe near ``stamp`` (no clock ticks to the microsecond), and the sweep before it."""
+        """Write a keyframe near ``stamp`` (with jitter, as of real clocks), and the sweep before it."""
         stamp += int(self._clock.integers(-2000, 2001))
         sample = self._rows.add_sample(stamp)
         if not first:
@@ -108,7 +107,7 @@ class _Recorder:
         write_json(self._job.rows_path, self._rows.tables())
 
     def _time(self, stamp: int) -> float:
-        """Seconds of the street's own clock."""
+        """Return the street's time in seconds."""
         return START_TIME + (stamp - self._job.plan.start) / 1e6
 
     def _global_from_ego(self, stamp: int) -> Float64[np.ndarray, "4 4"]:

@@ -1,20 +1,20 @@
-"""The third city, Siena: an old town with narrow winding streets, on which only the benchmark drives.
+"""The street style of the third city, Siena: an old town with narrow winding streets, used only by the benchmark.
 
-It shares no look with the two cities of ``cities``: one lane a direction without markings on pale cobbles, walks of
-stone as wide as a person, houses of warm plaster under steep tiled roofs hard by the walk, courtyards full of plants,
-cypresses, many people and motorcycles.
+It differs from both cities of ``cities`` in everything: one lane per direction without markings on pale cobbles, walks
+of stone as wide as a person, houses of warm plaster under steep tiled roofs next to the sidewalk, courtyards full of
+plants, cypresses, many people and motorcycles.
 """
 
 import numpy as np
 
 from .draws import draw, draw_near
-from .knobs import LayoutStyle, MaterialStyle, TrafficStyle, VegetationStyle
+from .styles import LayoutStyle, MaterialStyle, TrafficStyle, VegetationStyle
 
 __all__ = ["siena_layout", "siena_materials", "siena_traffic", "siena_vegetation"]
 
 
 def siena_layout(rng: np.random.Generator) -> LayoutStyle:
-    """Draw a street of Siena: right-hand traffic, narrow, winding, many side streets, houses hard by the walk."""
+    """Draw a street of Siena: right-hand traffic, narrow, winding, many side streets, houses next to the sidewalk."""
     return LayoutStyle(
         traffic_side="right",
         lanes=1,

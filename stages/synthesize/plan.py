@@ -1,9 +1,8 @@
-"""Which scenes a synthetic root holds: how a number of frames becomes scenes of every domain and split.
+"""The scenes of a synthetic root: divides a number of frames into scenes of every domain and split.
 
-Scenes carry names of the official nuScenes split lists, so the official train/val rule holds for the synthetic root as
-it does for the real one. A group is one location, one split and one light, driven by one vehicle in one log. The
-benchmark has the groups of ``benchmark_plan``; the city has six, and all its night scenes lie in Singapore, as in the
-real data:
+Scenes have names of the official nuScenes split lists, so the official train/val rule applies to the synthetic root. A
+group is one location, one split and one light, driven by one vehicle in one log. The benchmark has the groups of
+``benchmark_plan``; the city has six, and all its night scenes lie in Singapore, as in the real data:
 
     group                 split  share  used as
     boston, day           train   30 %  source (USA), day
@@ -13,12 +12,11 @@ real data:
     singapore, day        val      9 %  test of Singapore and day
     singapore, night      val      9 %  test of Night and Singapore
 
-Every group has a frame at least, so its six are the fewest; whatever is above is shared out by largest remainder. The
-benchmark grew: its groups come in parts, and each part's frames are shared out among its own groups, so that a part
-added later leaves the scenes of those before as they were. A
-scene has about six keyframes: frames beyond that open new scenes (new streets), and a train group has two scenes as
-soon as it has two frames, so one of them can be held out as the target's val split. Only when a group's names are used
-up do its scenes grow, to 40 keyframes, the length of a real scene (20 s at 2 Hz).
+Every group has at least one frame; the others are distributed by largest remainder. The groups of the benchmark form
+parts, and each part's frames are distributed among its own groups, so that a part added later does not change earlier
+scenes. A scene has about six keyframes: more frames make new scenes (new streets), and a train group with two frames
+has two scenes, so that one can be held out as the target's val split. When a group has no unused names, its scenes get
+longer, up to 40 keyframes, the length of a real scene (20 s at 2 Hz).
 """
 
 from collections.abc import Sequence
@@ -27,7 +25,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from itertools import groupby
 
 from ...errors import ConfigError
-from .knobs import Hour, Weather
+from .styles import Hour, Weather
 
 __all__ = [
     "BOSTON",
@@ -47,7 +45,7 @@ SCENE_SPACING = timedelta(seconds=30)
 
 
 def scene_names(*ranges: tuple[int, int]) -> tuple[str, ...]:
-    """Scene names of inclusive number ranges."""
+    """Return the scene names of inclusive number ranges."""
     return tuple(f"scene-{number:04d}" for first, last in ranges for number in range(first, last + 1))
 
 
@@ -56,19 +54,19 @@ class SceneGroup:
     """Scenes of one location, split and light, all from one log of one vehicle."""
 
     location: str  #: as in the nuScenes log table
-    split: str  #: "train" or "val", the official list that the names stand in
+    split: str  #: "train" or "val", the official list of the names
     share: int  #: of all frames, as a part of the sum of all groups' shares
-    vehicle: str  #: names the car, see ``rigs``
-    start: datetime  #: local time at which the log begins
+    vehicle: str  #: name of the car, see ``rigs``
+    start: datetime  #: local start time of the log
     names: tuple[str, ...]
     hour: Hour = "day"
     weather: Weather = "clear"
     domain: str = ""  #: benchmark domain, named in the descriptions of its scenes
-    part: int = 0  #: groups of one part share its frames out among themselves
+    part: int = 0  #: the frames of a part are distributed among its groups
 
     @property
     def city(self) -> str:
-        """The city that the location lies in, see ``styles``."""
+        """The city of the location, see ``style_sampling``."""
         return self.location.partition("-")[0]
 
     @property
@@ -86,7 +84,7 @@ class ScenePlan:
     keyframes: int
     weather: Weather
     start: int  #: microseconds since 1970, UTC
-    slot: int  #: counts the scenes of a location; the scene's place on the location's map
+    slot: int  #: counts the scenes of a location; the scene's square on the location's map
 
 
 BOSTON, SIENA, SINGAPORE = (timezone(timedelta(hours=hours)) for hours in (-4, 2, 8))
@@ -144,12 +142,12 @@ GROUPS = (
     ),
 )
 
-#: No group of either plan has more keyframes than its scene names can hold.
+#: With it, every group of either plan fits into its scene names.
 MAXIMUM_FRAMES = 6000
 
 
 def plan_scenes(frames: int, groups: Sequence[SceneGroup] = GROUPS) -> tuple[ScenePlan, ...]:
-    """Share ``frames`` keyframes out over scenes, group by group; the same number always gives the same plan.
+    """Divide ``frames`` keyframes into scenes, group by group; equal numbers give equal plans.
 
     Raises:
         ConfigError: fewer frames than groups, or more than ``MAXIMUM_FRAMES``.
@@ -180,7 +178,7 @@ def plan_scenes(frames: int, groups: Sequence[SceneGroup] = GROUPS) -> tuple[Sce
 
 
 def _weather(group: SceneGroup, order: int) -> Weather:
-    """The weather of a benchmark domain; in the city every sixth day scene lies in fog."""
+    """The weather of a benchmark domain; in the city every sixth day scene has fog."""
     foggy = not group.domain and group.hour == "day" and order % FOG_EVERY == FOG_EVERY - 1
     return "fog" if foggy else group.weather
 
@@ -192,7 +190,7 @@ def _share_out(frames: int, groups: Sequence[SceneGroup]) -> list[int]:
     for _, members in groupby(groups, key=lambda group: group.part):
         part = list(members)
         ending += sum(group.share for group in part)
-        left = len(groups) - len(counts) - len(part)  # groups of later parts, which need a frame each
+        left = len(groups) - len(counts) - len(part)  # groups of later parts; each needs a frame
         end = min((2 * frames * ending + total) // (2 * total), frames - left)
         counts += _share_out_part(max(end - sum(counts), len(part)), part)
     return counts

@@ -13,11 +13,11 @@ EGO_FROM_CAMERA: Float64[np.ndarray, "3 3"] = np.array([[0.0, 0.0, 1.0], [-1.0, 
 """Axes of a camera that looks forward."""
 
 EGO_FROM_LIDAR: Float64[np.ndarray, "3 3"] = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-"""Axes of a LiDAR that is mounted straight."""
+"""Axes of an upright LiDAR that faces forward."""
 
 
 def rotation(*, yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Float64[np.ndarray, "3 3"]:
-    """Turn by ``roll`` about x, then ``pitch`` about y (positive: nose down), then ``yaw`` about z (anticlockwise)."""
+    """Rotate by ``roll`` about x, ``pitch`` about y (positive: nose down), then ``yaw`` about z (anticlockwise)."""
     (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
     about_z = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])
     about_y = np.array([[cp, 0.0, sp], [0.0, 1.0, 0.0], [-sp, 0.0, cp]])
@@ -28,7 +28,7 @@ def rotation(*, yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Float64[np
 def rigid(
     turn: Float64[np.ndarray, "3 3"], translation: tuple[float, float, float] | Float64[np.ndarray, " 3"]
 ) -> Float64[np.ndarray, "4 4"]:
-    """Make the 4x4 matrix that turns first and then moves."""
+    """Return the 4x4 matrix that rotates, then translates."""
     matrix = np.eye(4)
     matrix[:3, :3] = turn
     matrix[:3, 3] = translation

@@ -1,8 +1,8 @@
-"""The solids that everything is built of, and where a ray meets one.
+"""Solids, from which all geometry is built, and their intersection with rays.
 
-Three kinds, each standing upright and turned about z: a box whose sides may lean inwards (cabins, roofs), an
-ellipsoid whose rim may be ragged (crowns), and a round column that may narrow to a cone. Solids are kept as columns of
-arrays, so that moving, culling and shading work on all of them at once.
+Three kinds, each upright and rotated about z: a box with optionally sloped sides (cabins, roofs), an ellipsoid with an
+optionally ragged rim (crowns), and a round column that may taper to a cone. Solids are stored as arrays, one column per
+property, so that moving, culling and shading are vectorised.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
-from .knobs import Colour
 from .noise import noise3
+from .styles import Colour
 
 __all__ = ["BOX", "CONE", "ELLIPSOID", "SolidList", "Solids", "intersect", "local_normals"]
 
@@ -29,13 +29,13 @@ class Solids:
     centre: Float32[np.ndarray, "N 3"]
     half: Float32[np.ndarray, "N 3"]  # half sizes along the solid's own axes
     yaw: Float32[np.ndarray, " N"]
-    taper: Float32[np.ndarray, "N 2"]  # how much narrower (x, y) the top is than the foot, 0 to 1
+    taper: Float32[np.ndarray, "N 2"]  # shrinkage of the top relative to the base (x, y), 0 to 1
     cut: Float32[np.ndarray, " N"]  # raggedness of an ellipsoid's rim, 0 to 1
     material: UInt8[np.ndarray, " N"]
     label: UInt8[np.ndarray, " N"]  # raw lidarseg ids
     colour: Float32[np.ndarray, "N 3"]
-    params: Float32[np.ndarray, "N 4"]  # what the material wants to know, see ``materials``
-    actor: Int32[np.ndarray, " N"]  # owner, -1 for what never moves
+    params: Float32[np.ndarray, "N 4"]  # parameters of the material, see ``materials``
+    actor: Int32[np.ndarray, " N"]  # row of the actor, -1 for static solids
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -73,7 +73,7 @@ class Solids:
 
     @staticmethod
     def join(parts: "Sequence[Solids]") -> "Solids":
-        """Return all solids of ``parts`` in one."""
+        """Concatenate the solids of ``parts``."""
         return Solids(
             **{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Solids)}
         )
@@ -121,7 +121,7 @@ def intersect(
     origin: Float32[np.ndarray, "3 #h #w"],
     direction: Float32[np.ndarray, "3 h w"],
 ) -> Float32[np.ndarray, "h w"]:
-    """Return where rays enter one solid, in multiples of their directions; inf where they miss or start inside."""
+    """Return where rays enter one solid, in multiples of their directions; inf if they miss it or start inside."""
     cx, cy, cz = solids.centre[index]
     cos, sin = np.cos(solids.yaw[index]), np.sin(solids.yaw[index])
     ox, oy, oz = origin[0] - cx, origin[1] - cy, origin[2] - cz
@@ -162,7 +162,7 @@ def _meet_box(o: tuple, d: tuple, half: np.ndarray, taper: np.ndarray) -> np.nda
 
 
 def _meet_cone(o: tuple, d: tuple, half: np.ndarray, taper: np.ndarray) -> np.ndarray:
-    """Column of radii half[0], half[1] at its foot that narrows evenly, by taper[0], towards its top."""
+    """Column with base radii half[0], half[1] that tapers linearly, by taper[0], towards its top."""
     x, y, dx, dy = o[0] / half[0], o[1] / half[1], d[0] / half[0], d[1] / half[1]
     lean = taper[0] / (2 * half[2])
     radius, rate = 1 - taper[0] / 2 - lean * o[2], -lean * d[2]

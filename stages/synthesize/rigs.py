@@ -1,10 +1,10 @@
-"""The cars: which sensors they carry, where, and when each camera fires.
+"""The cars: their sensors, mountings, and camera triggers.
 
-A camera fires when the LiDAR beam passes its viewing direction, so its stamp lies before the sweep's stamp (the end of
-the spin) and the ego moves in between: this is the two-ego-pose chain of real nuScenes. The Boston car (n008) and the
-Singapore car (n015) differ in the LiDAR model, in lenses, and in where everything is mounted; a third (n108) carries a
-LiDAR of 64 beams on a higher rack, a fourth (n109) one of 22 beams on a lower rack. Siena's car (n110) is low and has
-wide lenses; the truck (n111) has its LiDAR on the bumper, nose down, and cameras at the top of its cab.
+A camera is triggered when the LiDAR beam passes its viewing direction, so its timestamp is before that of the sweep
+(the end of the spin) and the ego moves in between: the two-ego-pose chain of real nuScenes. The Boston car (n008) and
+the Singapore car (n015) differ in LiDAR model, lenses and mountings; a third (n108) has a LiDAR of 64 beams on a higher
+rack, a fourth (n109) one of 22 beams on a lower rack. Siena's car (n110) is low and has wide lenses; the truck (n111)
+has its LiDAR on the bumper, nose down, and cameras at the top of its cab.
 """
 
 import hashlib
@@ -40,15 +40,15 @@ _MOUNTS: dict[str, tuple[float, tuple[float, float, float], float]] = {
     "CAM_BACK_LEFT": (110.0, (1.03, 0.48, 1.58), 0.79),
     "CAM_BACK_RIGHT": (-110.0, (1.02, -0.48, 1.57), 0.79),
 }
-"""Direction (degrees left of forward), place in the ego frame (metres) and focal length as a share of image width."""
+"""Direction (degrees left of forward), position in the ego frame (metres), focal length as a share of image width."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Car:
-    """A car's LiDAR, and how its mounts differ from ``_MOUNTS`` and from a LiDAR upright above the seats."""
+    """A car's LiDAR, and the deviations of its mountings from ``_MOUNTS`` and from an upright LiDAR above the seats."""
 
     lidar: Callable[[], LidarModel]
-    lidar_ahead: float = 0.94  # metres before the rear axle
+    lidar_ahead: float = 0.94  # metres in front of the rear axle
     lidar_pitch: float = 0.0  # degrees, nose down
     zoom: float = 1.0  # of focal lengths
     camera_raise: float = 0.0  # metres
@@ -71,7 +71,7 @@ class CameraMount:
 
     model: CameraModel
     ego_from_camera: Float64[np.ndarray, "4 4"]
-    delay: float  #: seconds from the shot to the stamp of the sweep that sees the same thing
+    delay: float  #: seconds from the exposure to the timestamp of the corresponding sweep
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def rig(vehicle: str, *, cameras: tuple[str, ...], image_size: tuple[int, int]) 
     """Build the car ``vehicle`` with the named cameras; ``image_size`` is width, height in pixels.
 
     Raises:
-        ConfigError: there is no such car.
+        ConfigError: the car is unknown.
     """
     if vehicle not in _CARS:
         raise ConfigError(f"There is no car named '{vehicle}'; choose one of: {', '.join(_CARS)}")
@@ -133,7 +133,7 @@ def _mount(vehicle: str, channel: str, lidar: LidarModel, image_size: tuple[int,
 
 
 def _mounting_error(vehicle: str, channel: str) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
-    """What calibration finds beside the drawing: a turn of a fraction of a degree and a shift of a centimetre or so."""
+    """A mounting error: a rotation of a fraction of a degree and a shift of about a centimetre."""
     rng = _constants(vehicle, channel, "mounting")
     yaw, pitch, roll = rng.normal(0.0, 0.006, 3)
     return rotation(yaw=yaw, pitch=pitch, roll=roll), rng.normal(0.0, 0.015, 3)

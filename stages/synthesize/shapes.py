@@ -1,4 +1,4 @@
-"""Vehicles, people and road furniture as solids in their own frames: x forward, y left, z up, the foot at z = 0."""
+"""Vehicles, people and road furniture as solids in their own frames: x forward, y left, z up, the base at z = 0."""
 
 import colorsys
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 
 from . import classes
-from .knobs import Colour
 from .materials import (
     CLOTH,
     GLASS,
@@ -20,6 +19,7 @@ from .materials import (
     TYRE,
 )
 from .primitives import BOX, CONE, ELLIPSOID, SolidList
+from .styles import Colour
 
 __all__ = ["VEHICLE_KINDS", "add_barrier", "add_cone", "add_person", "add_vehicle", "hsv"]
 
@@ -219,7 +219,7 @@ VEHICLE_KINDS: dict[str, tuple[int, Callable[[_Builder, np.random.Generator, flo
     "motorcycle": (classes.MOTORCYCLE, _motorcycle),
     "bicycle": (classes.BICYCLE, _bicycle),
 }
-"""Kinds of vehicles: the raw label, and what builds one and returns its width, length and height."""
+"""Vehicle kinds: raw label, and the builder, which returns width, length and height."""
 
 
 def add_vehicle(

@@ -1,7 +1,7 @@
-"""Snow: where it lies, how flakes in the air look to a camera.
+"""Snow on surfaces, and flakes in the air as a camera sees them.
 
-Pictures and sweeps ask the same functions where snow lies, so they agree: a pixel is as white as its surface is
-covered, and a beam meets snow where more than half of it is.
+Pictures and sweeps use the same functions of the snow cover and agree: a pixel is as white as its surface is covered,
+and a beam hits snow where the cover exceeds one half.
 """
 
 import cv2
@@ -16,23 +16,23 @@ from .noise import noise3, smooth2
 __all__ = ["draw_flakes", "ground_cover", "solid_cover", "under_snow"]
 
 _SNOW = np.array([0.94, 0.96, 0.99], np.float32)
-_TRACK = 0.78  # metres from the middle of a lane to where wheels roll
-_NEAREST, _FARTHEST = 0.35, 10.0  # metres: flakes farther away are haze
+_TRACK = 0.78  # metres from the middle of a lane to the wheel tracks
+_NEAREST, _FARTHEST = 0.35, 10.0  # metres; farther flakes are part of the haze
 _EXPOSURE = 0.008  # seconds
-_FALL = 1.3  # metres a second
+_FALL = 1.3  # metres per second
 
 
 def ground_cover(
     ground: Ground, labels: UInt8[np.ndarray, " P"], x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, " P"]
 ) -> Float32[np.ndarray, " P"]:
-    """Return how much of the ground is white, 0 to 1: nearly all terrain, trodden walks, roads but for the tracks."""
+    """Return the snow cover of the ground, 0 to 1: nearly all terrain, trodden sidewalks, roads without the tracks."""
     layout = ground.layout
     patches, grain = smooth2(x, y, 1.1, 3), smooth2(x, y, 7.0, 5)
     depth = np.float32(0.95) + np.float32(0.12) * patches + np.float32(0.16) * grain
     walk, road = labels == classes.SIDEWALK, labels == classes.DRIVEABLE
     depth[walk] = (np.float32(0.45) + np.float32(0.28) * smooth2(x, np.float32(0.4) * y, 2.0, 4) + 0.12 * grain)[walk]
     side, beside = np.abs(y - ground.centre(x)), np.abs(ground.crossing_distance(x))
-    astray = np.float32(0.16) * smooth2(x, y, 0.12, 0)  # wheels do not all keep to one line
+    astray = np.float32(0.16) * smooth2(x, y, 0.12, 0)  # wheels do not all follow one line
     lanes = np.where(
         side < layout.half_road,
         _tracks(side + astray, layout.lane_width),
@@ -46,7 +46,7 @@ def ground_cover(
 
 
 def _tracks(side: np.ndarray, width: float) -> np.ndarray:
-    """Return what wheels took away at ``side`` metres from the middle of a road with lanes of ``width`` metres."""
+    """Return the cover that wheels remove, ``side`` metres from the middle of a road with lanes of ``width`` metres."""
     away = np.abs(np.mod(side, width) - width / 2) - _TRACK
     return np.float32(0.75) * np.exp(-((away / np.float32(0.36)) ** 2)).astype(np.float32)
 
@@ -54,7 +54,7 @@ def _tracks(side: np.ndarray, width: float) -> np.ndarray:
 def solid_cover(
     material: Integer[np.ndarray, " P"], points: Float32[np.ndarray, "P 3"], normals: Float32[np.ndarray, "P 3"]
 ) -> Float32[np.ndarray, " P"]:
-    """Return how much of solids' surfaces is white, 0 to 1: what faces up, and of crowns the upper half in patches."""
+    """Return the snow cover of solids, 0 to 1: surfaces that face up, and the upper half of crowns in patches."""
     leafy = material == FOLIAGE
     ragged = noise3(points[:, 0], points[:, 1], points[:, 2], 11.0, 1)
     lies = normals[:, 2] * np.float32(1.1) - np.where(leafy, np.float32(0.0), np.float32(0.25))
@@ -64,7 +64,7 @@ def solid_cover(
 
 
 def _share(depth: np.ndarray) -> Float32[np.ndarray, " P"]:
-    """Return the covered share for a depth of snow about 0.5, where half is covered."""
+    """Return the cover for a snow depth; half is covered at depth 0.5."""
     part = np.clip((depth - np.float32(0.25)) * 2, 0, 1).astype(np.float32)
     return part * part * (3 - 2 * part)
 
@@ -72,7 +72,7 @@ def _share(depth: np.ndarray) -> Float32[np.ndarray, " P"]:
 def under_snow(
     colour: Float32[np.ndarray, "P 3"], cover: Float32[np.ndarray, " P"], wet: Bool[np.ndarray, " P"] | None = None
 ) -> Float32[np.ndarray, "P 3"]:
-    """Return colours of surfaces with snow on them; what is ``wet`` is darker between the snow."""
+    """Return colours of surfaces with snow; ``wet`` surfaces are darker between the snow."""
     bare = colour if wet is None else colour * np.where(wet, np.float32(0.72), np.float32(1))[:, None]
     return bare * (1 - cover)[:, None] + cover[:, None] * _SNOW
 
@@ -86,11 +86,11 @@ def draw_flakes(
     light: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Float32[np.ndarray, "H W 3"]:
-    """Return the picture with flakes before what is farther away than they are.
+    """Return the picture with flakes in front of farther surfaces.
 
-    A flake of a few millimetres is a speck at ten metres and a blob out of focus before the lens; while the shutter is
-    open it falls and drifts, and the camera drives at ``speed`` metres a second: flakes become streaks that run out
-    from the middle. ``depth`` is in metres along z (inf: sky), ``light`` the colour of a flake.
+    A flake of a few millimetres is a speck at ten metres and a defocused blob close to the lens. During the exposure it
+    falls and drifts, and the camera moves at ``speed`` metres per second: flakes become streaks that point away from
+    the centre. ``depth`` is in metres along z (inf: sky), ``light`` the colour of a flake.
     """
     height, width = depth.shape
     count = int(rng.integers(1500, 3500))

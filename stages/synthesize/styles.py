@@ -1,33 +1,7 @@
-"""What a synthetic street looks like: styles drawn at random, and those of the cities.
+"""The parameters of a synthetic street's look: layout, materials, vegetation, traffic, light and imaging."""
 
-``random_style`` draws very different looks; the tiny diffusion pipeline is trained on them and nothing else is.
-``city_style`` gives the two cities on which everything else is trained and evaluated, and a third that only the
-benchmark visits. Each style carries the number of
-its seed stream: a ``World`` draws its geometry from (stream, seed), so a world of a random style and a world of a city
-share no random number for any pair of seeds, and neither do two worlds of different cities.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-
-from ...errors import ConfigError, nearest
-from . import cities, old_town
-from .draws import draw, draw_hsv, draw_light, triple
-from .knobs import (
-    Colour,
-    Hour,
-    ImagingStyle,
-    LayoutStyle,
-    LightStyle,
-    MaterialStyle,
-    Range,
-    Style,
-    TrafficStyle,
-    VegetationStyle,
-    Weather,
-)
+from typing import Literal
 
 __all__ = [
     "Colour",
@@ -41,188 +15,147 @@ __all__ = [
     "TrafficStyle",
     "VegetationStyle",
     "Weather",
-    "city_style",
-    "random_style",
 ]
 
+Colour = tuple[float, float, float]
+"""Linear red, green and blue in [0, 1]."""
 
-@dataclass(frozen=True, kw_only=True)
-class _City:
-    """What the styles of a city are drawn from."""
+Hour = Literal["day", "overcast", "dusk", "night", "unlit night"]
 
-    stream: int
-    layout: Callable[[np.random.Generator], LayoutStyle]
-    materials: Callable[[np.random.Generator], MaterialStyle]
-    vegetation: Callable[[np.random.Generator], VegetationStyle]
-    traffic: Callable[[np.random.Generator], TrafficStyle]
+Weather = Literal["clear", "fog", "dense fog", "rain", "snow"]
+
+Range = tuple[float, float]
+"""Smallest and largest value of a quantity drawn per object."""
+
+
+@dataclass(frozen=True)
+class LayoutStyle:
+    """Lengths of the street in metres; shares in [0, 1]."""
+
+    traffic_side: Literal["right", "left"]
+    lanes: int  # per direction
+    lane_width: float
+    parking: bool
+    verge_width: float  # strip of grass between kerb and sidewalk
+    sidewalk_width: float
+    kerb_height: float
+    setback: Range  # sidewalk to facade
+    building_height: Range
+    building_length: Range
+    building_gap: float  # share of plots left open
+    pitched_roofs: float
+    second_row: float  # share of plots with a taller building behind
+    bend_amplitude: float
+    bend_length: float
+    crossing_spacing: Range
+    lamp_spacing: float
+
+    @property
+    def half_road(self) -> float:
+        """Metres from the centre line to the kerb."""
+        return self.lanes * self.lane_width + (2.4 if self.parking else 0.4)
+
+
+@dataclass(frozen=True)
+class MaterialStyle:
+    """Colours and the strength of their texture."""
+
+    road: Colour
+    road_contrast: float
+    sidewalk: Colour
+    sidewalk_contrast: float
+    tile: float  # metres
+    terrain: Colour
+    terrain_contrast: float
+    marking: Colour
+    centre_line: Colour
+    marked: bool
+    facade_hue: float
+    facade_hue_spread: float
+    facade_saturation: Range
+    facade_value: Range
+    facade_contrast: float
+    brick: float  # share of facades with courses of brick
+    window_pitch: Range  # metres between windows, across
+    storey: float  # metres
+    window_fill: Range  # share of the pitch and of the storey that is glass
+    window: Colour
+    roof: Colour
+
+
+@dataclass(frozen=True)
+class VegetationStyle:
+    """Kind, number and colour of plants."""
+
+    trees: float  # per 10 m of each side
+    conifers: float  # share of the trees
+    palms: float  # share of the trees
+    hedges: float  # share of open plots and fronts with a hedge
+    bushes: float  # per 10 m of each side
+    crown: Range  # radius in metres
+    trunk: Range  # height in metres
+    hue: float
+    saturation: float
+    value: float
+    contrast: float
+
+
+@dataclass(frozen=True)
+class TrafficStyle:
+    """Vehicles and people on the street."""
+
+    vehicle_mix: tuple[tuple[str, float], ...]  # kind and weight, see ``shapes.VEHICLE_KINDS``
+    parked: float  # share of occupied parking spots
+    moving: float  # vehicles per 100 m of each lane
+    speed: Range  # metres per second
+    pedestrians: float  # per 100 m of each side
+    children: float
+    works: float  # construction sites per 100 m
+    paint_saturation: float
+
+
+@dataclass(frozen=True)
+class LightStyle:
+    """Sun, sky, lamps and air."""
+
+    time_of_day: Hour
+    weather: Weather
+    sun_azimuth: float  # radians from east, anticlockwise
+    sun_elevation: float  # radians
+    sun: Colour  # strength times colour
+    ambient: Colour
+    zenith: Colour
+    horizon: Colour
+    clouds: float
+    extinction: float  # of the air, 1 / metre
+    air: Colour
+    headlights: float
+    lamps: float
+    lit_windows: float
+
+
+@dataclass(frozen=True)
+class ImagingStyle:
+    """Camera imaging, and a default mounting."""
+
+    field_of_view: float  # degrees, horizontal
+    camera_height: float
+    camera_pitch: float  # degrees, positive looks down
     white_balance: Colour
+    gamma: float
+    blur: float  # standard deviation in pixels
+    noise: float  # standard deviation in [0, 1]
 
 
-_RANDOM_STREAM = 1
-_CITIES = {
-    "boston": _City(
-        stream=2,
-        layout=cities.boston_layout,
-        materials=cities.boston_materials,
-        vegetation=cities.boston_vegetation,
-        traffic=cities.boston_traffic,
-        white_balance=(1.0, 1.0, 1.03),
-    ),
-    "singapore": _City(
-        stream=3,
-        layout=cities.singapore_layout,
-        materials=cities.singapore_materials,
-        vegetation=cities.singapore_vegetation,
-        traffic=cities.singapore_traffic,
-        white_balance=(1.04, 1.0, 0.95),
-    ),
-    "siena": _City(
-        stream=4,
-        layout=old_town.siena_layout,
-        materials=old_town.siena_materials,
-        vegetation=old_town.siena_vegetation,
-        traffic=old_town.siena_traffic,
-        white_balance=(0.97, 1.0, 1.04),
-    ),
-}
-_NOISE: dict[Hour, float] = {"night": 0.022, "unlit night": 0.1}
-_VEHICLES = ("car", "truck", "bus", "trailer", "construction", "motorcycle", "bicycle")
+@dataclass(frozen=True)
+class Style:
+    """One look of a street; with another seed it is another street of the same city and hour."""
 
-
-def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
-    """Draw a style from all looks (``day_only``: from those of clear days). Its stream is that of training worlds."""
-    return Style(
-        name="random",
-        stream=_RANDOM_STREAM,
-        layout=_random_layout(rng),
-        materials=_random_materials(rng),
-        vegetation=_random_vegetation(rng),
-        traffic=_random_traffic(rng),
-        light=_random_light(rng, day_only),
-        imaging=ImagingStyle(
-            field_of_view=draw(rng, 55.0, 90.0),
-            camera_height=draw(rng, 1.2, 2.2),
-            camera_pitch=draw(rng, -2.0, 7.0),
-            white_balance=triple(1 + rng.normal(0, 0.07, 3)),
-            gamma=draw(rng, 0.75, 1.3),
-            blur=draw(rng, 0.0, 0.9),
-            noise=draw(rng, 0.0, 0.03),
-        ),
-    )
-
-
-def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear", rng: np.random.Generator) -> Style:
-    """Draw a style of one of the evaluation cities, at an ``hour`` and in a ``weather``.
-
-    Raises:
-        ConfigError: ``location`` is no city.
-    """
-    if location not in _CITIES:
-        raise ConfigError(f"there is no synthetic city '{location}': {nearest(location, _CITIES)}")
-    city = _CITIES[location]
-    return Style(
-        name=f"{location}-{hour}{'' if weather == 'clear' else f'-{weather}'}",
-        stream=city.stream,
-        layout=city.layout(rng),
-        materials=city.materials(rng),
-        vegetation=city.vegetation(rng),
-        traffic=city.traffic(rng),
-        light=draw_light(rng, hour, weather),
-        imaging=ImagingStyle(
-            field_of_view=70.0,
-            camera_height=1.5,
-            camera_pitch=0.5,
-            white_balance=city.white_balance,
-            gamma=draw(rng, 0.8, 0.88) + (0.14 if hour == "night" else 0.0),
-            blur=draw(rng, *((1.0, 2.0) if hour == "unlit night" else (0.2, 0.45))),
-            noise=_NOISE.get(hour, 0.008),
-        ),
-    )
-
-
-def _random_layout(rng: np.random.Generator) -> LayoutStyle:
-    low, high = draw(rng, 3.0, 8.0), draw(rng, 8.0, 28.0)
-    return LayoutStyle(
-        traffic_side="right" if rng.random() < 0.5 else "left",
-        lanes=1 if rng.random() < 0.6 else 2,
-        lane_width=draw(rng, 2.9, 4.0),
-        parking=bool(rng.random() < 0.65),
-        verge_width=draw(rng, 0.8, 3.0) if rng.random() < 0.45 else 0.0,
-        sidewalk_width=draw(rng, 1.3, 4.5),
-        kerb_height=draw(rng, 0.08, 0.18),
-        setback=(draw(rng, 0.2, 2.0), draw(rng, 2.0, 9.0)),
-        building_height=(low, high),
-        building_length=(draw(rng, 7.0, 12.0), draw(rng, 12.0, 28.0)),
-        building_gap=draw(rng, 0.05, 0.65),
-        pitched_roofs=draw(rng, 0.0, 0.8),
-        second_row=draw(rng, 0.0, 0.6),
-        bend_amplitude=draw(rng, 0.0, 6.0),
-        bend_length=draw(rng, 45.0, 110.0),
-        crossing_spacing=(draw(rng, 50.0, 80.0), draw(rng, 90.0, 160.0)),
-        lamp_spacing=draw(rng, 18.0, 40.0),
-    )
-
-
-def _random_materials(rng: np.random.Generator) -> MaterialStyle:
-    return MaterialStyle(
-        road=draw_hsv(rng, (0.0, 1.0), (0.0, 0.22), (0.18, 0.55)),
-        road_contrast=draw(rng, 0.02, 0.2),
-        sidewalk=draw_hsv(rng, (0.0, 1.0), (0.0, 0.35), (0.35, 0.85)),
-        sidewalk_contrast=draw(rng, 0.02, 0.18),
-        tile=draw(rng, 0.5, 2.2),
-        terrain=draw_hsv(rng, (0.07, 0.42), (0.1, 0.7), (0.25, 0.7)),
-        terrain_contrast=draw(rng, 0.08, 0.32),
-        marking=draw_hsv(rng, (0.08, 0.2), (0.0, 0.3), (0.65, 1.0)),
-        centre_line=draw_hsv(rng, (0.1, 0.16), (0.0, 0.9), (0.65, 1.0)),
-        marked=bool(rng.random() < 0.8),
-        facade_hue=draw(rng, 0.0, 1.0),
-        facade_hue_spread=draw(rng, 0.02, 0.3),
-        facade_saturation=(draw(rng, 0.0, 0.2), draw(rng, 0.2, 0.65)),
-        facade_value=(draw(rng, 0.2, 0.5), draw(rng, 0.5, 0.95)),
-        facade_contrast=draw(rng, 0.02, 0.16),
-        brick=draw(rng, 0.0, 0.8),
-        window_pitch=(draw(rng, 1.3, 2.2), draw(rng, 2.2, 4.0)),
-        storey=draw(rng, 2.7, 3.8),
-        window_fill=(draw(rng, 0.25, 0.45), draw(rng, 0.45, 0.8)),
-        window=draw_hsv(rng, (0.45, 0.7), (0.0, 0.5), (0.1, 0.55)),
-        roof=draw_hsv(rng, (0.0, 1.0), (0.0, 0.6), (0.15, 0.55)),
-    )
-
-
-def _random_vegetation(rng: np.random.Generator) -> VegetationStyle:
-    conifers = draw(rng, 0.0, 0.6)
-    return VegetationStyle(
-        trees=draw(rng, 0.1, 1.1),
-        conifers=conifers,
-        palms=draw(rng, 0.0, 0.35) if rng.random() < 0.4 else 0.0,
-        hedges=draw(rng, 0.0, 0.6),
-        bushes=draw(rng, 0.0, 1.2),
-        crown=(draw(rng, 1.0, 1.6), draw(rng, 1.8, 3.2)),
-        trunk=(draw(rng, 1.6, 2.4), draw(rng, 2.4, 4.2)),
-        hue=draw(rng, 0.06, 0.4),
-        saturation=draw(rng, 0.2, 0.75),
-        value=draw(rng, 0.2, 0.62),
-        contrast=draw(rng, 0.15, 0.38),
-    )
-
-
-def _random_traffic(rng: np.random.Generator) -> TrafficStyle:
-    weights = (draw(rng, 2.0, 8.0), *(draw(rng, 0.05, 1.5) for _ in _VEHICLES[1:]))
-    return TrafficStyle(
-        vehicle_mix=tuple(zip(_VEHICLES, weights, strict=True)),
-        parked=draw(rng, 0.0, 0.8),
-        moving=draw(rng, 1.0, 6.0),
-        speed=(4.5, 9.0),
-        pedestrians=draw(rng, 1.0, 9.0),
-        children=draw(rng, 0.0, 0.3),
-        works=draw(rng, 0.0, 0.9),
-        paint_saturation=draw(rng, 0.2, 1.0),
-    )
-
-
-def _random_light(rng: np.random.Generator, day_only: bool) -> LightStyle:
-    hours: tuple[Hour, ...] = ("day", "overcast", "dusk", "night")
-    weathers: tuple[Weather, ...] = ("clear", "fog", "rain")
-    hour = hours[int(rng.choice(4, p=[0.45, 0.2, 0.12, 0.23]))]
-    weather = weathers[int(rng.choice(3, p=[0.66, 0.2, 0.14]))]
-    return draw_light(rng, "day", "clear") if day_only else draw_light(rng, hour, weather)
+    name: str
+    stream: int
+    layout: LayoutStyle
+    materials: MaterialStyle
+    vegetation: VegetationStyle
+    traffic: TrafficStyle
+    light: LightStyle
+    imaging: ImagingStyle

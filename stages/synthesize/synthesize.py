@@ -1,9 +1,9 @@
 """The synthetic city as a nuScenes data root, scene by scene, in any number of processes.
 
-The root is whole or it is not a root: ``synthetic.json`` (what was asked for) is written first, then each scene with
-its rows in a parts folder, and the table folder appears by a rename at the very end. An interrupted call is taken up
-again by the same call; finished scenes are kept. Every byte depends on the arguments alone, neither on the number of
-processes nor on interruptions.
+``synthetic.json`` (the arguments) is written first, then each scene with its rows in a parts folder; the table folder
+is renamed into place last, so an incomplete root is never taken for a complete one. The same call resumes after an
+interruption and skips finished scenes. Every byte depends on the arguments alone, not on the number of processes or on
+interruptions.
 """
 
 import shutil
@@ -14,8 +14,8 @@ from typing import Any, Literal
 from ...errors import ConfigError, DiskSpaceError
 from ...files import fsync_folder, read_json, write_json
 from ...progress import progress
-from ..datasets.cameras import choose_cameras
 from ..datasets.nuscenes import CAMERAS
+from ..datasets.reader_arguments import choose_cameras
 from .benchmark_plan import BENCHMARK_GROUPS
 from .nuscenes_maps import write_map
 from .nuscenes_tables import VERSION, Tokens, assemble_tables
@@ -30,7 +30,7 @@ Plan = Literal["city", "benchmark"]
 PLANS = {"city": GROUPS, "benchmark": BENCHMARK_GROUPS}
 
 FACTS = "synthetic.json"
-FORMAT = 1  # rises whenever the same arguments give other bytes
+FORMAT = 1  # incremented whenever equal arguments give other bytes
 SWEEP_BYTES = 1_600_000
 PIXEL_BYTES = 0.6
 SPARE_BYTES = 50_000_000
@@ -46,15 +46,15 @@ def synthesize(
     workers: int | None = None,
     plan: Plan = "city",
 ) -> Path:
-    """Write the synthetic city to ``out`` as a nuScenes root of version ``v1.0-trainval`` with lidarseg labels.
+    """Writes the synthetic city to ``out`` as a nuScenes root of version ``v1.0-trainval`` with lidarseg labels.
 
     Args:
-        out: a new or empty folder, or one that an equal call began; a finished equal root is left as it is.
-        frames: keyframes of all scenes together; ``plan.py`` says which scenes they make.
+        out: a new or empty folder, or one that an equal call started; a finished equal root is left unchanged.
+        frames: keyframes of all scenes together; ``plan.py`` divides them into scenes.
         seed: equal arguments give equal files, byte for byte.
-        cameras: channels to render, such as ``CAM_FRONT``, or ``all``; the tables know only these and the LiDAR.
+        cameras: channels to render, such as ``CAM_FRONT``, or ``all``; the tables list only these and the LiDAR.
         image_size: width and height of the pictures, pixels.
-        workers: processes; by default one for each processor this process may use.
+        workers: processes; by default one per available processor.
         plan: the scenes to drive: two cities, or the domains of the generalisation benchmark.
 
     Returns:
@@ -62,7 +62,7 @@ def synthesize(
 
     Raises:
         ConfigError: an argument is out of range, or ``out`` holds something else.
-        DiskSpaceError: the disk has less room than the root needs.
+        DiskSpaceError: the disk has less free space than the root needs.
         RunError: a worker process was killed.
     """
     plans = plan_scenes(frames, PLANS[plan])
@@ -86,7 +86,7 @@ def synthesize(
 
 
 def _facts(frames: int, seed: int, cameras: str | Sequence[str], image_size: tuple[int, int]) -> dict[str, Any]:
-    """Check the arguments and return what identifies the root."""
+    """Checks the arguments and returns the identity of the root."""
     if seed < 0:
         raise ConfigError(f"The seed is {seed}; give 0 or more")
     if not all(32 <= side <= 4096 for side in image_size):
@@ -101,13 +101,13 @@ def _facts(frames: int, seed: int, cameras: str | Sequence[str], image_size: tup
 
 
 def _plan_facts(plan: Plan) -> dict[str, Any]:
-    """Return what identifies a plan: its name and domains; nothing for the city, which was there first."""
+    """Returns the identity of a plan: its name and domains; empty for the city, the first plan."""
     domains = list(dict.fromkeys(group.domain for group in PLANS[plan] if group.domain))
     return {"plan": plan, "domains": domains} if domains else {}
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:
-    """Make ``out`` ours: write the facts into a new or empty folder, or see that they are the same."""
+    """Writes the facts into a new or empty folder, or checks that the folder holds the same ones."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a folder for the synthetic city")
     if out.is_dir() and any(path.name != FACTS and not path.name.endswith(".partial") for path in out.iterdir()):
@@ -118,7 +118,7 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
                 f"{out} is not empty and holds no readable {FACTS}, so it is not a synthetic city; name another folder"
             ) from error
         differences = [
-            f"{key}: here {found.get(key)}, asked for {value}"
+            f"{key}: found {found.get(key)}, requested {value}"
             for key, value in facts.items()
             if found.get(key) != value
         ]
@@ -137,12 +137,12 @@ def _check_disk(out: Path, *, frames: int, cameras: int, image_size: tuple[int, 
     if free < needed:
         raise DiskSpaceError(
             f"{frames} frames need about {needed / 1e9:.2f} GB and {out} has {free / 1e9:.2f} GB free; "
-            "free some room, choose fewer --frames, or name a folder on another disk"
+            "free some space, choose fewer --frames, or name a folder on another disk"
         )
 
 
 def make_folders(out: Path, cameras: Sequence[str]) -> None:
-    """Make every folder of the root but the tables', and sweep up what an interrupted call left half written."""
+    """Creates every folder of the root but the tables', and deletes partial files of an interrupted call."""
     data = [out / "samples" / channel for channel in (LIDAR, *cameras)]
     for folder in (*data, out / "sweeps" / LIDAR, out / "lidarseg" / VERSION, out / "maps", out / PARTS):
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def make_folders(out: Path, cameras: Sequence[str]) -> None:
 
 
 def _finish(out: Path, jobs: Sequence[SceneJob]) -> None:
-    """Write the maps and all tables, then let the table folder appear, then remove the parts."""
+    """Writes the maps and all tables, renames the table folder into place, and removes the parts."""
     first = jobs[0]
     tokens = Tokens(first.seed)
     tables = assemble_tables(

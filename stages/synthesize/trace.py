@@ -1,7 +1,7 @@
-"""Casting a grid of rays into a world: the nearest surface of each ray, and the point and normal where it was met.
+"""Ray casting of a grid of rays into a world: the nearest surface of each ray, with hit point and normal.
 
-Cameras and LiDAR both bring a grid of rays and a rule that bounds where a solid can appear in it; the rest is the same
-code, which is why picture and point cloud agree.
+Cameras and LiDAR each provide a grid of rays and bounds of every solid in the grid; the rest is shared, so picture and
+point cloud agree.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ GROUND = -2
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Where solids can be met: K windows of the ray grid, sorted from near to far. A solid may have two."""
+    """Bounds of solids: K windows of the ray grid, sorted from near to far. A solid may have two."""
 
     solid: Int[np.ndarray, " K"]
     top: Int[np.ndarray, " K"]
     bottom: Int[np.ndarray, " K"]  # one past the last row
     left: Int[np.ndarray, " K"]
     right: Int[np.ndarray, " K"]  # one past the last column
-    near: Float32[np.ndarray, " K"]  # no ray meets the solid earlier, in multiples of its direction
+    near: Float32[np.ndarray, " K"]  # lower bound of hits, in multiples of a ray's direction
 
 
 @runtime_checkable
@@ -37,11 +37,11 @@ class Rays(Protocol):
 
     @property
     def origin(self) -> Float32[np.ndarray, "3 #h #w"]:
-        """Where the rays start."""
+        """Origins of the rays."""
 
     @property
     def direction(self) -> Float32[np.ndarray, "3 h w"]:
-        """Where they go; any length but zero."""
+        """Directions, of any length except zero."""
 
     def windows(self, solids: Solids) -> Windows:
         """Bound each solid that can be seen."""
@@ -49,7 +49,7 @@ class Rays(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """The first surface each ray meets: distance in multiples of its direction (inf: none) and the solid's row."""
+    """The first surface that each ray hits: distance in multiples of its direction (inf: none) and the solid's row."""
 
     distance: Float32[np.ndarray, "h w"]
     solid: Int32[np.ndarray, "h w"]  # or GROUND, or SKY_HIT

@@ -1,4 +1,4 @@
-"""The twin of A2D2: front-centre LiDAR views with rows and columns, and images and labels bent by a lens."""
+"""The twin of A2D2: front-centre LiDAR views with rows and columns, and images and labels with lens distortion."""
 
 import io
 import json
@@ -16,10 +16,8 @@ from . import classes
 from .camera import CameraModel, Picture
 from .lidar import Sweep
 from .lidar_models import boston_lidar
-from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, rigid
-from .twin_files import write_file, write_png
-from .twin_job import TwinJob, share_out
+from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, write_file, write_png
 
 __all__ = ["a2d2_scenes", "finish_a2d2", "write_a2d2"]
 
@@ -48,13 +46,13 @@ _NAMES = {
 
 
 def a2d2_scenes(frames: int) -> list[TwinScene]:
-    """Two scenes to train on and the one that is tested on."""
+    """Returns two train scenes and the test scene."""
     cities: dict[str, City] = {
         "20180810_142822": "boston",
         "20180925_101535": "singapore",
         "20180807_145028": "boston",
     }
-    counts = share_out(frames, (40, 40, 20))
+    counts = frames_per_scene(frames, (40, 40, 20))
     return [
         TwinScene(name=name, city=city, frames=count)
         for (name, city), count in zip(cities.items(), counts, strict=True)
@@ -62,7 +60,7 @@ def a2d2_scenes(frames: int) -> list[TwinScene]:
 
 
 def write_a2d2(job: TwinJob) -> int:
-    """Write a scene: camera, label and lidar of ``cam_front_center``."""
+    """Writes a scene: camera, label and lidar of ``cam_front_center``."""
     lidar = replace(boston_lidar(), azimuth_steps=job.azimuth_steps)
     passage = Passage(job.scene, seed=job.seed, lidar=lidar, period=0.5)
     lens = twin_lens(job.image_size)
@@ -70,7 +68,7 @@ def write_a2d2(job: TwinJob) -> int:
     for order in range(job.scene.frames):
         canvas, margin = _canvas(lens, job.image_size)
         picture = passage.picture(order, canvas, _EGO_FROM_CAMERA)
-        image, labels = _bent(picture, lens, job.image_size, margin)
+        image, labels = _distorted(picture, lens, job.image_size, margin)
         stamp, number = job.scene.name.replace("_", ""), f"{1000 + 7 * order:09d}"
         for kind, pixels in (("camera", image), ("label", labels)):
             write_png(_path(job, kind, f"{stamp}_{kind}_frontcenter_{number}.png"), pixels)
@@ -82,7 +80,7 @@ def write_a2d2(job: TwinJob) -> int:
 
 
 def finish_a2d2(jobs: Sequence[TwinJob]) -> None:
-    """Write the calibration and the list of classes."""
+    """Writes the calibration and the list of classes."""
     out, size = jobs[0].out, jobs[0].image_size
     lens = twin_lens(size)
     camera = {
@@ -98,7 +96,7 @@ def finish_a2d2(jobs: Sequence[TwinJob]) -> None:
 
 
 def twin_lens(size: tuple[int, int]) -> Lens:
-    """The front-centre lens at an image size: A2D2's field of view, barrel distortion."""
+    """Returns the front-centre lens at an image size: A2D2's field of view, barrel distortion."""
     width, height = size
     focal, straight = 1.0 * width, 0.9 * width
     centre = (0.502 * width, 0.56 * height)
@@ -111,9 +109,9 @@ def twin_lens(size: tuple[int, int]) -> Lens:
 
 
 def _canvas(lens: Lens, size: tuple[int, int]) -> tuple[CameraModel, int]:
-    """A pinhole camera that sees the straight image and a margin around it, for the lens to draw from.
+    """A pinhole camera that covers the undistorted image and a margin, the source of the distorted image.
 
-    OpenCV's whole pixels are centres, those of the renderer corners: hence half a pixel.
+    Integer coordinates are pixel centres in OpenCV and corners in the renderer, hence the half pixel.
     """
     margin = size[0] // 5
     intrinsics = np.array(lens.straight)
@@ -121,10 +119,10 @@ def _canvas(lens: Lens, size: tuple[int, int]) -> tuple[CameraModel, int]:
     return CameraModel(size[0] + 2 * margin, size[1] + 2 * margin, intrinsics), margin
 
 
-def _bent(
+def _distorted(
     picture: Picture, lens: Lens, size: tuple[int, int], margin: int
 ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W 3"]]:
-    """The image and the label image as the lens draws them."""
+    """The distorted image and label image."""
     import cv2
 
     columns, rows = np.meshgrid(np.arange(size[0], dtype=np.float64), np.arange(size[1], dtype=np.float64))
@@ -146,7 +144,7 @@ def _palette() -> UInt8[np.ndarray, "city 3"]:
 def _arrays(
     sweep: Sweep, camera_from_lidar: Float64[np.ndarray, "4 4"], lens: Lens, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """The arrays of a LiDAR view: the points that the straight image shows, in the camera's place, x forward."""
+    """The arrays of a LiDAR view: the points in the undistorted image, from the camera's position, x forward."""
     intrinsics = np.array(lens.straight)
     intrinsics[:2, 2] += 0.5
     pixels, depth = project(sweep.points[:, :3], camera_from_lidar, intrinsics)

@@ -5,37 +5,67 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt32
+from jaxtyping import Float32, Float64, Int64, UInt32
 
+from ..datasets.raw_classes import RAW_NAMES
+from . import classes
 from .camera import CameraModel
 from .lidar import Sweep
 from .lidar_models import dense_lidar
-from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, rigid
-from .twin_classes import raw_ids
-from .twin_files import write_file, write_png
-from .twin_job import TwinJob, share_out
+from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, write_file, write_png
 
-__all__ = ["finish_stf", "kitti_scenes", "stf_scenes", "synlidar_scenes", "write_kitti", "write_stf", "write_synlidar"]
+__all__ = [
+    "finish_stf",
+    "kitti_scenes",
+    "raw_ids",
+    "stf_scenes",
+    "synlidar_scenes",
+    "write_kitti",
+    "write_stf",
+    "write_synlidar",
+]
 
 _PERIOD = 0.5
 _CAMERA_0 = rigid(EGO_FROM_CAMERA, (0.27, 0.0, 1.65))
-#: Metres that cameras 0 to 3 stand right of camera 0 (the third is the left colour camera).
+#: Metres from camera 0 to cameras 0 to 3, to the right (the third is the left colour camera).
 _BASELINES = (0.0, 0.537, -0.06, 0.473)
 _THINGS = 1 << 16  # instance 1
+#: City class -> name in SemanticKITTI, SemanticSTF and SynLiDAR: one for all, or one each in this order.
+_KITTI: Mapping[int, str | tuple[str, str, str]] = {
+    classes.NOISE: ("outlier", "invalid", "unlabeled"),
+    classes.ADULT: ("person", "person", "male"),
+    classes.CHILD: ("person", "person", "kid"),
+    classes.CONSTRUCTION_WORKER: ("moving-person", "person", "female"),
+    classes.BARRIER: "fence",
+    classes.CONE: ("other-object", "unlabeled", "traffic-cone"),
+    classes.BICYCLE: "bicycle",
+    classes.BUS: ("bus", "other-vehicle", "bus"),
+    classes.CAR: "car",
+    classes.CONSTRUCTION_VEHICLE: "other-vehicle",
+    classes.MOTORCYCLE: "motorcycle",
+    classes.TRAILER: "other-vehicle",
+    classes.TRUCK: "truck",
+    classes.DRIVEABLE: "road",
+    classes.SIDEWALK: "sidewalk",
+    classes.TERRAIN: "terrain",
+    classes.MANMADE: "building",
+    classes.VEGETATION: "vegetation",
+}
+_KITTI_LIKE = ("semantickitti", "semanticstf", "synlidar")
 
 
 def kitti_scenes(frames: int) -> list[TwinScene]:
-    """Sequences of every split: two of Boston to train on, and 07, 08 and one without labels in Singapore."""
+    """Returns sequences of every split: two of Boston to train on, and 07, 08 and one without labels in Singapore."""
     cities: dict[str, City] = {"00": "boston", "01": "boston", "07": "singapore", "08": "singapore", "11": "singapore"}
-    return _sequences(cities, share_out(frames, (30, 20, 20, 25, 5)))
+    return _sequences(cities, frames_per_scene(frames, (30, 20, 20, 25, 5)))
 
 
 def stf_scenes(frames: int) -> list[TwinScene]:
-    """A street of Boston in each weather to be tested on; two of them to train on, and one of the official test."""
+    """Returns a street of Boston in each weather for val, in two of them for train, and in one for test."""
     extinctions = {"dense_fog": 0.055, "light_fog": 0.02, "rain": 0.012, "snow": 0.03}
     names = [("train", "light_fog"), ("train", "snow"), *(("val", word) for word in extinctions), ("test", "rain")]
-    counts = share_out(frames, (25, 25, 10, 10, 10, 10, 10))
+    counts = frames_per_scene(frames, (25, 25, 10, 10, 10, 10, 10))
     return [
         TwinScene(
             name=f"{split}/{word}",
@@ -50,12 +80,12 @@ def stf_scenes(frames: int) -> list[TwinScene]:
 
 
 def synlidar_scenes(frames: int) -> list[TwinScene]:
-    """Three of its sequences."""
-    return _sequences({"00": "boston", "01": "singapore", "02": "boston"}, share_out(frames, (40, 30, 30)))
+    """Returns three sequences."""
+    return _sequences({"00": "boston", "01": "singapore", "02": "boston"}, frames_per_scene(frames, (40, 30, 30)))
 
 
 def write_kitti(job: TwinJob) -> int:
-    """Write a sequence of SemanticKITTI: velodyne, labels (up to 10), image_2, calib.txt, poses.txt, times.txt."""
+    """Writes a sequence of SemanticKITTI: velodyne, labels (up to 10), image_2, calib.txt, poses.txt, times.txt."""
     folder = job.out / "dataset" / "sequences" / job.scene.name
     passage, labelled = _passage(job), int(job.scene.name) < 11
     camera = _camera(job.image_size)
@@ -74,9 +104,9 @@ def write_kitti(job: TwinJob) -> int:
 
 
 def write_stf(job: TwinJob) -> int:
-    """Write the frames of SemanticSTF in one weather of one split, and add them to the split's list."""
+    """Writes the frames of SemanticSTF in one weather of one split, and add them to the split's list."""
     split, _ = job.scene.name.split("/")
-    passage, day = _passage(job), 3 + job.place
+    passage, day = _passage(job), 3 + job.index
     stems = [f"2018-02-{day:02d}_20-51-45_{10 * order:05d}" for order in range(job.scene.frames)]
     for order, stem in enumerate(stems):
         _write_frame(job.out / split, stem, passage.sweep(order), job, labelled=True, ring=True)
@@ -84,7 +114,7 @@ def write_stf(job: TwinJob) -> int:
 
 
 def write_synlidar(job: TwinJob) -> int:
-    """Write a sequence of SynLiDAR: velodyne and labels."""
+    """Writes a sequence of SynLiDAR: velodyne and labels."""
     passage = _passage(job)
     for order in range(job.scene.frames):
         _write_frame(job.out / job.scene.name, f"{order:06d}", passage.sweep(order), job, labelled=True)
@@ -92,15 +122,24 @@ def write_synlidar(job: TwinJob) -> int:
 
 
 def finish_stf(jobs: Sequence[TwinJob]) -> None:
-    """Write the list of each split: a frame and its weather a line."""
+    """Writes the list of each split, with one frame and its weather per line."""
     for split in ("train", "val", "test"):
         lines = [
-            f"2018-02-{3 + job.place:02d}_20-51-45_{10 * order:05d},{job.scene.word}"
+            f"2018-02-{3 + job.index:02d}_20-51-45_{10 * order:05d},{job.scene.word}"
             for job in jobs
             for order in range(job.scene.frames)
             if job.scene.name.startswith(f"{split}/")
         ]
         _write_text(jobs[0].out / split / f"{split}.txt", sorted(lines))
+
+
+def raw_ids(dataset: str) -> Int64[np.ndarray, "city"]:
+    """Returns a lookup table from the city's labels to the raw ids of ``dataset``."""
+    ids = {name: number for number, name in sorted(RAW_NAMES[dataset].items(), reverse=True)}
+    table = np.zeros(max(_KITTI) + 1, np.int64)
+    for label, names in _KITTI.items():
+        table[label] = ids[names if isinstance(names, str) else names[_KITTI_LIKE.index(dataset)]]
+    return table
 
 
 def _sequences(cities: Mapping[str, City], counts: Sequence[int]) -> list[TwinScene]:

@@ -1,4 +1,4 @@
-"""The twin of VirtualKITTI: one camera in six weathers, depth and class images, and the point clouds made of them."""
+"""The twin of VirtualKITTI: one camera in six weathers, depth and class images, and point clouds from them."""
 
 import io
 from dataclasses import replace
@@ -10,12 +10,10 @@ from ..datasets.raw_classes import VIRTUALKITTI
 from ..datasets.virtualkitti import WEATHERS
 from . import classes
 from .camera import CameraModel, Picture
-from .knobs import Hour, Weather
 from .lidar_models import dense_lidar
-from .passage import City, Passage, TwinScene
 from .poses import EGO_FROM_CAMERA, rigid
-from .twin_files import write_file, write_png
-from .twin_job import TwinJob, share_out
+from .styles import Hour, Weather
+from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, write_file, write_png
 
 __all__ = ["virtualkitti_scenes", "write_virtualkitti"]
 
@@ -48,13 +46,13 @@ _NAMES = {
     classes.VEGETATION: "Tree",
 }
 _SKY, _SKY_COLOUR = "Sky", (90, 200, 255)
-_FARTHEST = 65_535  # centimetres, and what sky has
+_FARTHEST = 65_535  # centimetres, also the depth of sky
 
 
 def virtualkitti_scenes(frames: int) -> list[TwinScene]:
-    """Two of its worlds."""
+    """Returns two worlds."""
     cities: dict[str, City] = {"0001": "boston", "0002": "singapore"}
-    counts = share_out(frames, (60, 40))
+    counts = frames_per_scene(frames, (60, 40))
     return [
         TwinScene(name=name, city=city, frames=count)
         for (name, city), count in zip(cities.items(), counts, strict=True)
@@ -62,7 +60,7 @@ def virtualkitti_scenes(frames: int) -> list[TwinScene]:
 
 
 def write_virtualkitti(job: TwinJob) -> int:
-    """Write a world: rgb in six weathers, depthgt and scenegt of the clone, vkitti3d_npy."""
+    """Writes a world: rgb in six weathers, depthgt and scenegt of the clone, vkitti3d_npy."""
     camera = _camera(job.image_size)
     for weather in WEATHERS:
         hour, air = _LOOKS[weather]
@@ -91,7 +89,7 @@ def _write_truth(job: TwinJob, stem: str, order: int, picture: Picture) -> None:
 
 
 def _cloud(depth: UInt16[np.ndarray, "H W"], picture: Picture) -> Float64[np.ndarray, "P 7"]:
-    """x, y, z, red, green, blue, label of every pixel nearer than 100 m, as the vkitti3D tools compute them."""
+    """Returns x, y, z, red, green, blue, label of every pixel nearer than 100 m, as the vkitti3D tools compute them."""
     height, width = depth.shape
     focal, metres = 725.0 * width / 1242, depth / 100.0
     rows, columns = np.mgrid[:height, :width]
@@ -107,7 +105,7 @@ def _cloud(depth: UInt16[np.ndarray, "H W"], picture: Picture) -> Float64[np.nda
 
 
 def _camera(size: tuple[int, int]) -> CameraModel:
-    """Its pinhole, with c = (620.5, 187) at pixel centres for images of 1242x375."""
+    """The pinhole camera, with c = (620.5, 187) at pixel centres for images of 1242x375."""
     width, height = size
     focal = 725.0 * width / 1242
     return CameraModel(width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
@@ -126,7 +124,7 @@ def _palette() -> UInt8[np.ndarray, "city 3"]:
 
 
 def _encoding() -> str:
-    """The list of colours; vehicles carry the number of an instance."""
+    """The list of colours; vehicles have an instance number."""
     colours = {name: _colour(number) for number, name in VIRTUALKITTI.items() if name in _NAMES.values()}
     colours[_SKY] = _SKY_COLOUR
     lines = ["Category(:id) r g b"]

@@ -1,6 +1,6 @@
 """Synthetic twins: the city written in the format of another data set, from the same world, LiDAR and camera.
 
-A twin is whole or it is not there: it is written beside its place and renamed at the end.
+A twin is written beside its final path and renamed at the end, so that it is never incomplete.
 """
 
 import shutil
@@ -11,10 +11,9 @@ from pathlib import Path
 from ...errors import ConfigError, nearest
 from ...files import fsync_folder, write_json
 from ...progress import progress
-from .passage import TwinScene
 from .twin_a2d2 import a2d2_scenes, finish_a2d2, write_a2d2
-from .twin_job import TwinJob
 from .twin_lidar import finish_stf, kitti_scenes, stf_scenes, synlidar_scenes, write_kitti, write_stf, write_synlidar
+from .twin_scene import TwinJob, TwinScene
 from .twin_virtualkitti import virtualkitti_scenes, write_virtualkitti
 from .workers import check_workers, in_processes
 
@@ -23,7 +22,7 @@ __all__ = ["TWINS", "synthesize_twin"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Format:
-    """How a format shares frames out over scenes, and how it writes one."""
+    """Scenes of a format for a number of frames, and the function that writes one."""
 
     scenes: Callable[[int], Sequence[TwinScene]]
     write: Callable[[TwinJob], int]
@@ -31,7 +30,7 @@ class _Format:
     image_size: tuple[int, int] = (1242, 375)
 
 
-#: Data set -> its format. (nuScenes has a writer of its own: ``synthesize``.)
+#: Data set -> its format. nuScenes has its own writer, ``synthesize``.
 TWINS: Mapping[str, _Format] = {
     "semantickitti": _Format(scenes=kitti_scenes, write=write_kitti),
     "semanticstf": _Format(scenes=stf_scenes, write=write_stf, finish=finish_stf),
@@ -51,22 +50,22 @@ def synthesize_twin(
     azimuth_steps: int = 1800,
     workers: int | None = None,
 ) -> Path:
-    """Write the synthetic city to ``out`` as a data root of ``dataset``.
+    """Writes the synthetic city to ``out`` as a data root of ``dataset``.
 
     Args:
-        out: a folder that is not there or is empty.
+        out: a new or an empty folder.
         dataset: one of ``TWINS``.
         frames: frames of all scenes together.
         seed: equal arguments give equal files, byte for byte.
-        image_size: width and height of the pictures in pixels; None takes those of the data set.
-        azimuth_steps: of the LiDAR's turn.
-        workers: processes; by default one for each processor this process may use.
+        image_size: width and height of the pictures in pixels; None: the data set's.
+        azimuth_steps: of one LiDAR rotation.
+        workers: processes; by default one per available processor.
 
     Returns:
         The root.
 
     Raises:
-        ConfigError: an argument is out of range, or ``out`` holds something.
+        ConfigError: an argument is out of range, or ``out`` is not empty.
         RunError: a worker process was killed.
     """
     if dataset not in TWINS:
@@ -81,7 +80,7 @@ def synthesize_twin(
         )
     out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there already; name a folder that is not, or is empty")
+        raise ConfigError(f"{out} exists and is not an empty folder; give a new or an empty one")
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -91,12 +90,12 @@ def synthesize_twin(
             out=partial,
             format=dataset,
             scene=scene,
-            place=place,
+            index=index,
             seed=seed,
             image_size=size,
             azimuth_steps=azimuth_steps,
         )
-        for place, scene in enumerate(form.scenes(frames))
+        for index, scene in enumerate(form.scenes(frames))
     ]
     with progress("Synthesising", frames, "frame", 0) as bar:
         for done in in_processes(form.write, jobs, workers):

@@ -1,4 +1,4 @@
-"""Scenes are written in this process or in several, which makes no difference to a byte."""
+"""Writes scenes in this process or in several; the bytes are the same."""
 
 import os
 import threading
@@ -18,17 +18,17 @@ Job = TypeVar("Job")
 
 
 def check_workers(workers: int | None) -> None:
-    """Refuse a number of processes below 1.
+    """Checks a number of processes.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: it is below 1.
     """
     if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {workers}; give 1 or more, or leave it out for one a processor")
+        raise ConfigError(f"workers is {workers}; give 1 or more, or leave it out for one per processor")
 
 
 def in_processes(write: Callable[[Job], int], jobs: Sequence[Job], workers: int | None) -> Iterator[int]:
-    """Write the scenes, in this process or in ``workers`` (None: one a processor); yield each one's frames when done.
+    """Writes scenes in this process or in ``workers`` (None: one per processor); yields the frames of each when done.
 
     Raises:
         RunError: a worker was killed.
@@ -37,21 +37,21 @@ def in_processes(write: Callable[[Job], int], jobs: Sequence[Job], workers: int 
     if workers <= 1:
         yield from map(write, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_exit_with_parent) as pool:
         try:
             for future in as_completed([pool.submit(write, job) for job in jobs]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise RunError(
-                "A process that renders scenes was killed, perhaps for want of memory; run the same command again,"
+                "A process that renders scenes was killed, perhaps because memory ran out; run the same command again,"
                 " with fewer workers"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _leave_with_parent() -> None:
-    """Let this worker end when the process that started it does, even if that one was killed."""
+def _exit_with_parent() -> None:
+    """Ends this worker when its parent process ends, even if that was killed."""
     parent = parent_process()
     if parent is None:
         return

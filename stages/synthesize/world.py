@@ -1,4 +1,4 @@
-"""One street as a function of time: the geometry that cameras and LiDAR intersect, and the objects that get boxes."""
+"""One street as a function of time: its geometry, its annotated objects, and the ego car's drive through it."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,16 @@ from jaxtyping import Float, Float64, UInt8
 from ...errors import ConfigError
 from .actors import keep_side, populate
 from .classes import CATEGORY_NAMES
-from .knobs import Style
 from .layout import build_street, make_ground
+from .poses import rigid, rotation
 from .primitives import Solids
+from .styles import Style
 
-__all__ = ["ObjectBox", "World"]
+__all__ = ["Drive", "ObjectBox", "World"]
+
+DRIFT = 0.15  # metres
+DRIFT_LENGTH = 35.0  # metres
+SWAY = 0.004  # radians
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class ObjectBox:
     centre: tuple[float, float, float]
     size: tuple[float, float, float]  # width, length, height, as nuScenes orders them
     yaw: float  # radians from the x axis, anticlockwise; the heading of a vehicle
-    velocity: tuple[float, float]  # metres a second along x and y; (0, 0) when parked
+    velocity: tuple[float, float]  # metres per second along x and y; (0, 0) when parked
 
 
 class World:
@@ -38,7 +43,7 @@ class World:
     Attributes:
         ground: road, sidewalks and terrain.
         actors: everything that gets a box.
-        cruise_speed: metres a second of all traffic in the ego lane; who drives so hits nothing.
+        cruise_speed: metres per second of all traffic in the ego lane; a car of this speed hits nothing.
 
     Raises:
         ConfigError: negative seed, or a length that is not positive.
@@ -59,8 +64,8 @@ class World:
     def lane_pose(self, distance: float) -> tuple[float, float, float]:
         """Return x, y (metres) and yaw (radians) of the ego lane's centre; ``distance`` is measured along x.
 
-        The ego lane keeps to the style's traffic side. Who is at ``distance = cruise_speed * time`` meets no other
-        vehicle in it; anywhere else the place may be taken.
+        The ego lane keeps to the style's traffic side. A car at ``distance = cruise_speed * time`` meets no other
+        vehicle in it; any other position may be occupied.
         """
         layout, x = self.style.layout, np.array([distance])
         offset = keep_side(self.style) * (layout.lanes - 0.5) * layout.lane_width
@@ -91,3 +96,36 @@ class World:
     def ground_class(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
         """Return the raw label of the ground at points of the world (driveable, sidewalk or terrain)."""
         return self.ground.classes(x, y)
+
+
+class Drive:
+    """The ego car's drive through ``world``: a smooth pose at any time, at distance 0 of the lane at time 0.
+
+    The car keeps its lane at the street's cruising speed, so that no vehicle in its lane is met. It drifts a little
+    within the lane and sways a little on its springs. The pose is an analytic function of time: every sensor timestamp
+    has its exact pose.
+
+    Args:
+        world: the street.
+        rng: draws the phases of drift and sway.
+    """
+
+    def __init__(self, *, world: World, rng: np.random.Generator) -> None:
+        self._world = world
+        self._phases = rng.uniform(0.0, 2 * np.pi, 3)
+        self._periods = rng.uniform((0.9, 1.0, 0.9), (1.3, 1.6, 1.1))
+
+    def distance(self, time: float) -> float:
+        """Return metres along the lane at ``time`` (seconds)."""
+        return self._world.cruise_speed * time
+
+    def world_from_ego(self, time: float) -> Float64[np.ndarray, "4 4"]:
+        """Return the ego pose (rear axle, on the ground; x forward, y left, z up) at ``time`` (seconds)."""
+        distance = self.distance(time)
+        x, y, yaw = self._world.lane_pose(distance)
+        angle = 2 * np.pi * distance / (DRIFT_LENGTH * self._periods[2]) + self._phases[2]
+        offset = DRIFT * np.sin(angle)
+        slope = DRIFT * np.cos(angle) * 2 * np.pi / (DRIFT_LENGTH * self._periods[2])
+        pitch, roll = SWAY * np.sin(2 * np.pi * time / self._periods[:2] + self._phases[:2])
+        turn = rotation(yaw=yaw + np.arctan(slope), pitch=pitch, roll=roll)
+        return rigid(turn, (x - offset * np.sin(yaw), y + offset * np.cos(yaw), 0.0))

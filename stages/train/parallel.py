@@ -64,8 +64,8 @@ def distributed(name: str) -> Iterator[None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise RunError(
-            f"RANK={process.rank} and WORLD_SIZE={process.world_size} are set, and this process could not join the others"
-            f" ({_one_line(error)}); start several with torchrun, or unset RANK and WORLD_SIZE to train with one"
+            f"RANK={process.rank} and WORLD_SIZE={process.world_size} are set, and this process could not join the"
+            f" others ({_one_line(error)}); start several with torchrun, or unset RANK and WORLD_SIZE to train with one"
         ) from error
     set_process_rank(process)
     if device.type == "cuda":

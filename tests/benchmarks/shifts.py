@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from xd3d.pipeline.ablation.benchmark import STREETS
+from xd3d.pipeline.ablation.plan import STREETS
 from xd3d.stages.synthesize.benchmark_plan import BENCHMARK_GROUPS
 from xd3d.stages.synthesize.nuscenes_writer import SceneJob, write_scene
 from xd3d.stages.synthesize.plan import ScenePlan, plan_scenes

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from xd3d.pipeline import jobs
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.datasets.kitti_calibration import read_calibration
+from xd3d.stages.datasets.calibration import read_calibration
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs/data/folder.md").read_text(encoding="utf-8")
 DESCRIPTION, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.DOTALL)
@@ -62,11 +62,11 @@ def test_the_example_of_the_guide_trains_and_evaluates(own_folder, tmp_path):
 
 
 def test_an_example_of_a_calibration_is_one_that_is_read(tmp_path):
-    from xd3d.stages.datasets.folder_calibration import read_cameras
+    from xd3d.stages.datasets.calibration import read_folder_calibration
 
     (text,) = re.findall(r"```json\n(.*?)```", GUIDE, flags=re.DOTALL)
     (tmp_path / "calibration.json").write_text(text)
     assert (
-        read_cameras(tmp_path / "calibration.json")["front"].intrinsics[0, 0]
+        read_folder_calibration(tmp_path / "calibration.json")["front"].intrinsics[0, 0]
         == yaml.safe_load(text)["front"]["intrinsics"][0][0]
     )

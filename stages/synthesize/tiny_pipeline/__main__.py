@@ -17,7 +17,7 @@ VAE_SHARE = 1 / 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and make the pipeline; safe to call again after a break."""
+    """Parse the command line and make the pipeline; resumes after an interruption."""
     defaults = Recipe()
     parser = argparse.ArgumentParser(prog="python -m xd3d.stages.synthesize.tiny_pipeline", description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the finished pipeline")

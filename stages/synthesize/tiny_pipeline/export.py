@@ -1,4 +1,4 @@
-"""Write the trained parts as a folder in diffusers' own layout, in float16, with nothing that asks for the network."""
+"""Writes the trained parts in diffusers' folder layout, in float16; loading needs no internet access."""
 
 import copy
 from pathlib import Path
@@ -20,11 +20,11 @@ def export_pipeline(
     """Write the pipeline to ``folder`` and return it; files of the same names are replaced.
 
     Args:
-        vae: the trained autoencoder; the copy on disk gets ``scaling_factor`` into its config.
+        vae: the trained autoencoder; its stored config gets ``scaling_factor``.
         unet: the trained UNet.
         scaling_factor: brings the latents to unit deviation.
-        seed: of the text encoder, which keeps its initial weights.
-        folder: where ``StableDiffusionPipeline.from_pretrained`` will find it.
+        seed: of the text encoder, which is not trained.
+        folder: the argument of ``StableDiffusionPipeline.from_pretrained``.
     """
     vae = copy.deepcopy(vae).half()
     vae.register_to_config(scaling_factor=round(scaling_factor, 5))
@@ -41,12 +41,12 @@ def export_pipeline(
 
 
 def _load_in_float32(config: Path) -> None:
-    """Say so in a transformers config: its models come up in the dtype named there, those of diffusers in float32."""
+    """Set float32 in a transformers config: transformers loads in the stored dtype, diffusers in float32."""
     write_json(config, {**read_json(config), "dtype": "float32"})
 
 
 def _model_index() -> dict[str, object]:
-    """Name the class of each part, and none for the safety checker and what belongs to it."""
+    """Return the class of each part; none for the safety checker."""
     return {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,

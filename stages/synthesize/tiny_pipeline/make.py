@@ -1,4 +1,4 @@
-"""From a recipe to a finished folder, in steps that are skipped when they were done before."""
+"""Makes the pipeline folder from a recipe in resumable steps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["MadePipeline", "make_pipeline"]
 
 @dataclass(frozen=True)
 class MadePipeline:
-    """What came out: the folder, how training went, and the mean PSNR (dB) of held-out pictures' reconstructions."""
+    """The result: folder, training curves, and the mean PSNR (dB) of held-out pictures' reconstructions."""
 
     folder: Path
     vae_curve: list[CurvePoint]
@@ -27,16 +27,16 @@ class MadePipeline:
 
 
 def make_pipeline(recipe: Recipe, folder: Path, *, work: Path, workers: int = 1) -> MadePipeline:
-    """Render, train and export; call it again with the same ``work`` after a break and it goes on.
+    """Render, train and export; a call with the same ``work`` resumes after an interruption.
 
     Args:
-        recipe: what is made.
+        recipe: the settings.
         folder: the finished pipeline; also gets ``training.json`` with the recipe and the curves.
         work: pictures, latents and checkpoints; may be removed afterwards.
         workers: processes that render.
 
     Raises:
-        ConfigError: ``work`` was begun with another recipe.
+        ConfigError: ``work`` was started with another recipe.
     """
     _claim(work, recipe)
     held_out = render_pictures(recipe, work, workers=workers, held_out=True)
@@ -55,14 +55,14 @@ def make_pipeline(recipe: Recipe, folder: Path, *, work: Path, workers: int = 1)
 
 
 def _claim(work: Path, recipe: Recipe) -> None:
-    """Note the recipe in ``work``, or see that it is the one noted there."""
+    """Store the recipe in ``work``, or check that it is the stored one."""
     work.mkdir(parents=True, exist_ok=True)
     note = work / "recipe.json"
     if note.is_file() and (found := read_json(note)) != recipe.model_dump():
         expected = recipe.model_dump()
         keys = sorted(key for key in expected if found.get(key) != expected[key])
         raise ConfigError(
-            f"{work} was begun with another recipe: "
+            f"{work} was started with another recipe: "
             + "; ".join(f"{key} was {found.get(key)}, is {expected[key]}" for key in keys)
             + ". Give the old values, or another --work."
         )

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from ....files import write_atomic
 from ....progress import progress
 from ..camera import CameraModel, camera_pose, render
-from ..styles import random_style
+from ..style_sampling import random_style
 from ..world import World
 from .recipe import Recipe
 
@@ -53,7 +53,7 @@ def render_view(recipe: Recipe, number: int, *, held_out: bool = False) -> UInt8
 def render_pictures(
     recipe: Recipe, folder: Path, *, workers: int, held_out: bool = False
 ) -> UInt8[np.ndarray, "pictures H W 3"]:
-    """Render what is missing of the recipe's pictures and return them all, mapped from disk.
+    """Render the missing pictures of the recipe and return all, memory-mapped.
 
     Blocks of pictures appear atomically in ``folder``; a broken run goes on where it stopped.
     """

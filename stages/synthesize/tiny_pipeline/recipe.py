@@ -1,4 +1,4 @@
-"""What is trained and for how long: all that decides what the script makes, beside the machine's speed."""
+"""The settings of the script: data, training times and seed; with the machine's speed they determine the result."""
 
 from pydantic import Field
 
@@ -8,7 +8,7 @@ __all__ = ["Recipe"]
 
 
 class Recipe(Settings):
-    """One way of making the tiny pipeline; noted beside the work in progress, so that a restart goes on with it."""
+    """Settings of the tiny pipeline, stored in the work folder, so that a restart resumes only an equal run."""
 
     seed: int = Field(default=7, ge=0, description="decides worlds, views, initial weights and batches")
     day_only: bool = Field(default=False, description="clear daylight only: the control for exposure to night and fog")

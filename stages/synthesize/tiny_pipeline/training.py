@@ -25,7 +25,7 @@ from .muon import Muon
 __all__ = ["CurvePoint", "Loss", "TimedTraining"]
 
 Loss = Callable[[np.random.Generator, float], Tensor]
-"""From the step's random numbers and the share of the budget that is spent to the loss to go down."""
+"""Maps the step's random generator and the spent share of the budget to the loss."""
 
 CurvePoint = tuple[float, int, float]
 """Seconds spent, steps done, mean loss of the steps since the last point."""
@@ -75,7 +75,7 @@ class TimedTraining:
             self._load()
 
     def run(self, loss: Loss, *, title: str) -> None:
-        """Train until the budget is spent (at least one step); returns at once when it was spent before."""
+        """Train until the budget is spent (at least one step); returns at once if it was spent before."""
         budget = self.minutes * 60
         saved, shown, recent = self._seconds, int(self._seconds), list[float]()
         self.module.train()

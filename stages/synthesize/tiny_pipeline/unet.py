@@ -29,7 +29,7 @@ SHAPES = ((56, 96, 4), (32, 48, 12))
 def encode_pictures(
     vae: AutoencoderKL, pictures: UInt8[np.ndarray, "pictures H W 3"], file: Path
 ) -> Float16[np.ndarray, "pictures channels h w"]:
-    """Encode every picture into ``file`` (.npy), once; returns the latents, mapped from disk."""
+    """Encode every picture into ``file`` (.npy), once; returns the latents, memory-mapped."""
     if not file.is_file():
         rows = track(range(len(pictures)), "encoding pictures", len(pictures), "picture")
         with torch.autocast("cpu", torch.bfloat16):
@@ -39,7 +39,7 @@ def encode_pictures(
 
 
 def scaling_factor(latents: Float16[np.ndarray, "pictures channels h w"]) -> float:
-    """Return what the latents must be multiplied with to have unit deviation (of a sample of 500 pictures)."""
+    """Return the factor that scales latents to unit deviation (over a sample of 500 pictures)."""
     step = max(1, len(latents) // 500)
     return float(1 / latents[::step].astype(np.float32).std())
 
@@ -50,7 +50,7 @@ def train_unet(
     prompt: Float[Tensor, "1 tokens width"],
     folder: Path,
 ) -> tuple[UNet2DConditionModel, list[CurvePoint]]:
-    """Train for the recipe's minutes (or go on with the checkpoint in ``folder``); returns averaged weights, curve.
+    """Train for the recipe's minutes (or resume the checkpoint in ``folder``); returns averaged weights, curve.
 
     Args:
         recipe: seed and minutes.

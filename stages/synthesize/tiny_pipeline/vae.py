@@ -1,4 +1,4 @@
-"""Train the autoencoder: sharp small vehicles first, tidy latents second."""
+"""Trains the autoencoder: first for sharp small vehicles, then for regular latents."""
 
 import copy
 from pathlib import Path
@@ -26,7 +26,7 @@ SAMPLE = 200
 """Pictures from which statistics are taken."""
 
 HINT_WEIGHT = 0.3
-"""Of the pull that makes three latents the shrunk picture, for a quick start; it falls to zero over the first half."""
+"""Initial weight of the loss that makes three latents the downscaled picture; falls to zero over the first half."""
 
 
 def as_tensor(pictures: UInt8[np.ndarray, "batch H W 3"]) -> Float[Tensor, "batch 3 h w"]:
@@ -44,7 +44,7 @@ def encode(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> Fl
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> UInt8[np.ndarray, "batch H W 3"]:
-    """Encode and decode pictures, one at a time, and cut the padding off."""
+    """Encode and decode pictures, one at a time, and remove the padding."""
     height, width = pictures.shape[1:3]
     decoded = torch.cat([vae.decode(encode(vae, pictures[row : row + 1])).sample for row in range(len(pictures))])
     bytes_ = decoded.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
@@ -77,7 +77,7 @@ def standardise_latents(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H
 def train_vae(
     recipe: Recipe, pictures: UInt8[np.ndarray, "pictures H W 3"], folder: Path
 ) -> tuple[AutoencoderKL, list[CurvePoint]]:
-    """Train for the recipe's minutes (or go on with the checkpoint in ``folder``); returns averaged weights, curve."""
+    """Train for the recipe's minutes (or resume the checkpoint in ``folder``); returns averaged weights, curve."""
     sample = pictures[:: max(1, len(pictures) // SAMPLE)]
     vae = build_vae(recipe.seed)
     training = TimedTraining(

@@ -2,7 +2,7 @@
 
 import pytest
 from xd3d.pipeline import jobs
-from xd3d.pipeline.ablation.child import Task, perform
+from xd3d.pipeline.ablation.child import Task, run_task
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.record import read_record
@@ -31,13 +31,13 @@ def workspace(tmp_path_factory, tiny_nuscenes_root):
 
 
 def task(variant, **values):
-    given = {"preset": f"ablation/{variant}", "overrides": QUICK, "run": variant, "start": None, "result": ""}
+    given = {"preset": f"ablation/{variant}", "overrides": QUICK, "run": variant, "init": None, "result": ""}
     return Task(**{**given, "domains": {"city": "singapore", "source": "usa"}, **values})
 
 
 @pytest.mark.parametrize(("variant", "reads_alone"), [("full", True), ("paper", False)])
 def test_lidar_only_is_scored_where_a_head_needs_no_image(workspace, variant, reads_alone):
-    done = perform(workspace, task(variant, overrides=[*QUICK, *([] if reads_alone else ["fusion.taps=[up1]"])]))
+    done = run_task(workspace, task(variant, overrides=[*QUICK, *([] if reads_alone else ["fusion.taps=[up1]"])]))
     assert (list(done["scores"]), done["steps"]) == (["city", "source"], 1)
     for scores in done["scores"].values():
         assert None not in (scores["miou"][reading] for reading in ("2d", "3d", "xm", "fused"))
@@ -48,7 +48,7 @@ def test_lidar_only_is_scored_where_a_head_needs_no_image(workspace, variant, re
 def test_adaptation_begins_with_the_other_run_and_learns_its_labels_of_its_own_target(workspace):
     first = {"preset": "ablation/full", "overrides": QUICK, "run": "full"}
     overrides = [*QUICK[:-2], "data.target.domain=singapore", QUICK[-1]]
-    perform(workspace, task("uda", run="uda-city", overrides=overrides, start=first))
+    run_task(workspace, task("uda", run="uda-city", overrides=overrides, init=first))
     record = read_record(workspace.run("uda-city"))
     assert record["init"]["run"] == "full"
     assert record["pseudo_labels"]["run"] == "full"

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from xd3d.pipeline.ablation.benchmark import Benchmark
-from xd3d.pipeline.ablation.plan import Request
+from xd3d.pipeline.ablation.plan import Benchmark, Request
 from xd3d.pipeline.ablation.run import run_ablation
 from xd3d.pipeline.ablation.variants import VARIANTS
 

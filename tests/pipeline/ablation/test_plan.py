@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 from xd3d.errors import ConfigError
-from xd3d.pipeline.ablation.benchmark import STREETS
-from xd3d.pipeline.ablation.plan import Request, plan_trainings, variant_digest
+from xd3d.pipeline.ablation.plan import STREETS, Request, plan_trainings, variant_digest
 from xd3d.pipeline.ablation.run import run_ablation
 from xd3d.pipeline.ablation.variants import VARIANTS, choose_variants
 from xd3d.pipeline.cli_ablate import ablate
@@ -53,10 +52,10 @@ def test_adaptation_begins_with_the_run_of_the_same_seed_that_serves_all_shifts(
     (one, other) = [training for training in planned if training.variant.name == "full"]
     adapted = [training for training in planned if training.variant.name == "uda"]
     assert len(adapted) == 4
-    assert all(training.start.run == (one if training.seed == 1 else other).run for training in adapted)
+    assert all(training.init.run == (one if training.seed == 1 else other).run for training in adapted)
     assert all(training.resolve().config.train.lam_pl > 0 for training in adapted)
     places = {training.run: place for place, training in enumerate(planned)}
-    assert all(places[training.start.run] < places[training.run] for training in adapted)
+    assert all(places[training.init.run] < places[training.run] for training in adapted)
 
 
 def test_rows_of_an_adaptation_depend_on_what_it_begins_with():
@@ -65,7 +64,7 @@ def test_rows_of_an_adaptation_depend_on_what_it_begins_with():
         STREETS, request("uda", shifts=("city",), seeds=(1,), overrides=("fusion.rank=3",)), "index", ()
     )
     assert one.digest != other.digest
-    assert one.start.digest != other.start.digest
+    assert one.init.digest != other.init.digest
 
 
 def test_rows_that_are_there_are_not_made_again():

@@ -2,8 +2,7 @@ import json
 
 import pytest
 from xd3d.errors import DataError
-from xd3d.pipeline.ablation.benchmark import Benchmark
-from xd3d.pipeline.ablation.plan import Request, variant_digest
+from xd3d.pipeline.ablation.plan import Benchmark, Request, variant_digest
 from xd3d.pipeline.ablation.results import Results, replace_blocks, write_results
 from xd3d.pipeline.ablation.variants import VARIANTS
 

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 from xd3d.errors import DataError, RunError
-from xd3d.pipeline.ablation.benchmark import Benchmark
-from xd3d.pipeline.ablation.plan import Request
-from xd3d.pipeline.ablation.published import Publisher
+from xd3d.pipeline.ablation.plan import Benchmark, Request
+from xd3d.pipeline.ablation.results import Publisher
 from xd3d.pipeline.ablation.rows import RowFile
 from xd3d.pipeline.ablation.run import run_ablation
 from xd3d.pipeline.ablation.variants import VARIANTS

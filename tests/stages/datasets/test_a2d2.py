@@ -118,7 +118,7 @@ def test_frames_without_rows_are_left_out_as_published(copy_of):
     path = root / str(index.frames.sweep[1])
     rewrite(path, row=None)
     assert len(build_index(root).frames.key) == len(index.frames.key) - 1
-    with pytest.raises(DataError, match="no archive with the arrays points, row, col"):
+    with pytest.raises(DataError, match="not an archive with the arrays points, row, col"):
         read_sweep(index, 1)
 
 

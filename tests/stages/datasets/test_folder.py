@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from xd3d.errors import ConfigError, DataError, MissingDataError
+from xd3d.stages.datasets.calibration import read_folder_calibration
 from xd3d.stages.datasets.folder import build_index, check_files
-from xd3d.stages.datasets.folder_calibration import read_cameras
 from xd3d.stages.datasets.folder_description import find_files
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.index import FrameIndex
@@ -104,16 +104,16 @@ def test_raw_sweeps_have_the_columns_of_the_description(folder):
     ("keys", "message"),
     [
         ({"sweeps": "scans/all.npy"}, r"needs \{frame\}"),
-        ({"labels": "labels/{scene}/{frame}.npy"}, "same names in braces"),
-        ({"labels": "labels/{name}.npy", "sweeps": "scans/{name}.npy"}, r"\{name\} is no name"),
+        ({"labels": "labels/{scene}/{frame}.npy"}, "same fields in braces"),
+        ({"labels": "labels/{name}.npy", "sweeps": "scans/{name}.npy"}, r"\{name\} is unknown"),
         ({"images": {"front": "{frame}.png"}}, "images need a calibration"),
         ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class"),
         ({"clases": {}}, "clases: Extra inputs"),
-        ({"val": ["z"]}, "No frame and no scene fits 'z' under val"),
+        ({"val": ["z"]}, "No frame and no scene matches 'z' under val"),
         ({"val": ["a"], "test": ["[ab]"]}, "Frame a is in 'val' and in 'test'"),
-        ({"domains": {"all": ["a"]}}, "stands for every frame already"),
+        ({"domains": {"all": ["a"]}}, "already means every frame"),
         ({"domains": {"target": ["a"]}}, "the sides of a shift"),
-        ({"domains": {"../elsewhere": ["a"]}}, "a name has letters, digits"),
+        ({"domains": {"../elsewhere": ["a"]}}, "have letters, digits"),
     ],
 )
 def test_a_faulty_description_says_what_is_wrong(folder, keys, message):
@@ -124,7 +124,7 @@ def test_a_faulty_description_says_what_is_wrong(folder, keys, message):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"sweeps": "clouds/{frame}.npy", "labels": None}, "is a sweep"),
+        ({"sweeps": "clouds/{frame}.npy", "labels": None}, "of the sweeps"),
         ({"test": "list.txt"}, "The list .* is missing"),
     ],
 )
@@ -147,4 +147,4 @@ def test_a_faulty_calibration_is_named(tmp_path, text, message):
     path = tmp_path / f"{abs(hash(text))}.json"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
-        read_cameras(path)
+        read_folder_calibration(path)

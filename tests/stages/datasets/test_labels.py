@@ -71,5 +71,5 @@ def test_a_class_without_points_gets_a_finite_weight():
 
 
 def test_class_weights_of_nothing_are_refused():
-    with pytest.raises(DataError, match="not one point"):
+    with pytest.raises(DataError, match="no point of the selection"):
         class_weights(np.zeros(6, np.int64))

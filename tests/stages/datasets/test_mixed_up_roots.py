@@ -123,41 +123,51 @@ A2D2 = "20180807_145028"
 DEPTH, COLOURS = "vkitti_1.3.1_depthgt/0001/clone", "vkitti_1.3.1_scenegt/0001_clone_scenegt_rgb_encoding.txt"
 
 FAULTS = [
-    ("semantickitti", f"{KITTI}/calib.txt", folder, "is no file; unpack data_odometry_calib.zip again"),
-    ("semantickitti", f"{KITTI}/calib.txt", pipe, "is no file; unpack data_odometry_calib.zip again"),
+    ("semantickitti", f"{KITTI}/calib.txt", folder, "is not a file; unpack data_odometry_calib.zip again"),
+    ("semantickitti", f"{KITTI}/calib.txt", pipe, "is not a file; unpack data_odometry_calib.zip again"),
     ("semantickitti", f"{KITTI}/image_2/*.png", huge, "cannot be opened .*; unpack"),
     ("semantickitti", f"{KITTI}/image_2/*.png", pipe, "the image is missing; unpack"),
-    ("semantickitti", f"{KITTI}/labels/*.label", raw(53 | 7 << 16, "<u4"), "1 labels that are no id of .*, 53 among"),
-    ("synlidar", "00/labels/*.label", raw(33, "<u4"), "1 labels that are no id of .*, 33 among .*of another one"),
-    ("semanticstf", "val/labels/*.label", raw(21, "<u4"), "no id of .*, 21 among"),
-    ("nuscenes", "lidarseg/*/*.bin", raw(32, "u1"), "no id of .*, 32 among"),
-    ("semanticstf", STF, latin1, "is no text .*github.com/xiaoaoran/SemanticSTF"),
+    (
+        "semantickitti",
+        f"{KITTI}/labels/*.label",
+        raw(53 | 7 << 16, "<u4"),
+        "1 labels that are not ids of .*, such as 53",
+    ),
+    (
+        "synlidar",
+        "00/labels/*.label",
+        raw(33, "<u4"),
+        "1 labels that are not ids of .*, such as 33; .*another data set",
+    ),
+    ("semanticstf", "val/labels/*.label", raw(21, "<u4"), "not ids of .*, such as 21"),
+    ("nuscenes", "lidarseg/*/*.bin", raw(32, "u1"), "not ids of .*, such as 32"),
+    ("semanticstf", STF, latin1, "is not text .*github.com/xiaoaoran/SemanticSTF"),
     ("semanticstf", STF, empty, "names no weather for 4 of 4 frames"),
-    ("semanticstf", STF, folder, "is no file; get it"),
-    ("a2d2", "cams_lidars.json", folder, "is no file; download cams_lidars.json again"),
-    ("a2d2", "cams_lidars.json", text("[1]"), "holds a list where an object must be; download"),
+    ("semanticstf", STF, folder, "is not a file; get this list"),
+    ("a2d2", "cams_lidars.json", folder, "is not a file; download cams_lidars.json again"),
+    ("a2d2", "cams_lidars.json", text("[1]"), "holds a list instead of an object; download"),
     ("a2d2", "cams_lidars.json", text('{"cameras": []}'), "is damaged .*; download"),
-    ("a2d2", "cams_lidars.json", deep, "is no JSON .*; download"),
+    ("a2d2", "cams_lidars.json", deep, "is not JSON .*; download"),
     ("a2d2", "cams_lidars.json", view(CamMatrix=[[0, 0, 1]] * 3), "CamMatrix cannot be inverted"),
     ("a2d2", "cams_lidars.json", view(CamMatrix=[[10**400, 0, 0]] * 3), "is damaged .*; download"),
     ("a2d2", "cams_lidars.json", view(Resolution=[float("inf"), 10]), "is damaged .*; download"),
-    ("a2d2", "class_list.json", folder, "is no file; unpack"),
+    ("a2d2", "class_list.json", folder, "is not a file; unpack"),
     ("a2d2", f"{A2D2}/lidar/*/*.npz", trap, "arrays of object, not of numbers; unpack"),
     ("a2d2", f"{A2D2}/lidar/*/*.npz", archive(points=(4, 3), row=(4,), col=(3,)), r"shapes \[4, 3\], \[4\] and \[3\]"),
     ("a2d2", f"{A2D2}/lidar/*/*.npz", archive(points=(0, 3), row=(0,), col=(0,)), r"shapes \[0, 3\]"),
     ("a2d2", f"{A2D2}/lidar/*/*.npz", pipe, "the LiDAR file is missing"),
-    ("virtualkitti", "vkitti3d_npy/0001/*.npy", trap, "truncated or no array .*objects.*; make it again"),
-    ("virtualkitti", "vkitti3d_npy/0001/*.npy", pickled, "truncated or no array .*; make it again"),
+    ("virtualkitti", "vkitti3d_npy/0001/*.npy", trap, "truncated or not an array .*objects.*; make it again"),
+    ("virtualkitti", "vkitti3d_npy/0001/*.npy", pickled, "truncated or not an array .*; make it again"),
     ("virtualkitti", "vkitti3d_npy/0001/*.npy", array(np.zeros((0, 7))), r"shape \[0, 7\]"),
     ("virtualkitti", "vkitti3d_npy/0001/*.npy", array(np.full((3, 7), "1")), "not .* of numbers"),
-    ("virtualkitti", "vkitti3d_npy/0001/*.npy", text("PK\3\4" + "x" * 50), "truncated or no array"),
+    ("virtualkitti", "vkitti3d_npy/0001/*.npy", text("PK\3\4" + "x" * 50), "truncated or not an array"),
     ("depth", f"{DEPTH}/*.png", grey, "pixels of type L, not 16 bits; unpack"),
-    ("depth", COLOURS, latin1, "is no text .*; unpack vkitti_1.3.1_scenegt again"),
-    ("depth", COLOURS, text("Category r g b\nCar 300 0 0\n"), "is no class with red, green and blue; unpack"),
-    ("folder", "dataset.yaml", latin1, "is no text .*; write it again"),
-    ("folder", f"{KITTI}/calib.txt", latin1, "is no text"),
+    ("depth", COLOURS, latin1, "is not text .*; unpack vkitti_1.3.1_scenegt again"),
+    ("depth", COLOURS, text("Category r g b\nCar 300 0 0\n"), "is not a class with red, green and blue; unpack"),
+    ("folder", "dataset.yaml", latin1, "is not text .*; write it again"),
+    ("folder", f"{KITTI}/calib.txt", latin1, "is not text"),
     ("nuscenes", "v1.0-trainval/log.json", latin1, "is not valid JSON .*; unpack the metadata again"),
-    ("nuscenes", "v1.0-trainval/scene.json", text("[[1]]"), "a row is a list where an object must be"),
+    ("nuscenes", "v1.0-trainval/scene.json", text("[[1]]"), "a row is a list instead of an object"),
     ("nuscenes", "v1.0-trainval/scene.json", deep, "is not valid JSON"),
     ("nuscenes", "v1.0-trainval/lidarseg.json", text("[]"), "lidarseg.json names no label file for 18 of 18 keyframes"),
 ]
@@ -197,17 +207,17 @@ TABLES = [
     ("sample_data", lambda rows: rows[1].update(sample_token="lost"), "sample.json has no row with the token 'lost'"),
     ("sample_data", lambda rows: rows[1].update(ego_pose_token="lost"), "ego_pose.json has no row .* 'lost'"),
     ("sample", lambda rows: rows[0].update(scene_token="lost"), "scene.json has no row .* 'lost'"),
-    ("scene", lambda rows: rows[0].update(log_token=["lost"]), "do not fit together"),
-    ("sample_data", lambda rows: rows[1].update(filename="samples/a\0b"), "in sample_data.json cannot be one"),
-    ("sample_data", lambda rows: rows[1].update(filename="samples/\ud800"), "in sample_data.json cannot be one"),
+    ("scene", lambda rows: rows[0].update(log_token=["lost"]), "are inconsistent"),
+    ("sample_data", lambda rows: rows[1].update(filename="samples/a\0b"), "in sample_data.json is invalid"),
+    ("sample_data", lambda rows: rows[1].update(filename="samples/\ud800"), "in sample_data.json is invalid"),
     ("sample_data", lambda rows: rows[1].update(filename="samples/" + "x" * 5000), "cannot be read .* again"),
-    ("sample_data", lambda rows: rows[1].update(width=float("inf")), "do not fit together .* infinity"),
-    ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[1, 2], [3]]), "do not fit together"),
+    ("sample_data", lambda rows: rows[1].update(width=float("inf")), "are inconsistent .* infinity"),
+    ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[1, 2], [3]]), "are inconsistent"),
     ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[0] * 3] * 3), "CAM_FRONT .* is damaged"),
     ("calibrated_sensor", lambda rows: rows[1].update(rotation=[float("inf"), 0, 0, 0]), "CAM_FRONT .* is damaged"),
     ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[1e200] * 3] * 3), "CAM_FRONT .* is damaged"),
     ("calibrated_sensor", lambda rows: rows[1].update(rotation=[0, 0, 0, 0]), "CAM_FRONT .* cannot be inverted"),
-    ("ego_pose", lambda rows: rows[0].update(rotation=[1, 0]), "do not fit together"),
+    ("ego_pose", lambda rows: rows[0].update(rotation=[1, 0]), "are inconsistent"),
 ]
 
 
@@ -222,7 +232,7 @@ def test_tables_that_say_strange_things_are_named(copy_of, tmp_path, name, chang
 def test_labels_of_another_data_set_in_the_same_layout_are_noticed(copy_of, tmp_path):
     root = copy_of("semantickitti")
     shutil.rmtree(root / "dataset/sequences/11")
-    assert "no id of the data set" in complaint("synlidar", root / "dataset", tmp_path)
+    assert "not ids of the data set" in complaint("synlidar", root / "dataset", tmp_path)
 
 
 def test_a_bent_archive_is_an_error_and_no_crash(copy_of, tmp_path):
@@ -262,7 +272,7 @@ def test_a_folder_that_may_not_be_read_is_named(copy_of, tmp_path):
     user = os.geteuid()
     os.seteuid(user or 65534)  # rights do not bind the superuser
     try:
-        with pytest.raises(DataError, match=r"may not be read; mend that, .* chmod"):
+        with pytest.raises(DataError, match=r"is not readable; fix that, .* chmod"):
             prepare_dataset("synlidar", root, tmp_path / "index")
     finally:
         os.seteuid(user)

@@ -98,7 +98,7 @@ def test_all_means_the_cameras_that_the_root_has(broken_root):
 
 
 def test_a_root_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(MissingDataError, match="nowhere is not there"):
+    with pytest.raises(MissingDataError, match="nowhere does not exist"):
         build_index(tmp_path / "nowhere")
 
 
@@ -177,7 +177,7 @@ def test_a_cut_table_is_named(broken_root, table):
 def test_tables_that_do_not_fit_together_are_refused(broken_root, table, change):
     root = broken_root()
     edit_table(root, table, change)
-    with pytest.raises(DataError, match="do not fit together"):
+    with pytest.raises(DataError, match="are inconsistent"):
         build_index(root)
 
 

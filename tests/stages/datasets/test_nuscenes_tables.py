@@ -41,5 +41,5 @@ def test_damage_in_a_large_table_is_found_without_reading_on(tmp_path, monkeypat
     path.write_text(json.dumps([*ROWS, *ROWS]).replace('"t3"', '"t3" t', 1))
     rows = stream_rows(path)
     assert [next(rows)["token"] for _ in range(3)] == ["t0", "t1", "t2"]
-    with pytest.raises(DataError, match="a row does not end, or is no JSON"):
+    with pytest.raises(DataError, match="a row is truncated, or not JSON"):
         next(rows)

@@ -73,15 +73,15 @@ def test_the_first_byte_of_the_points_is_not_taken_for_a_line_end(end):
 def test_the_last_byte_of_a_binary_cloud_is_needed():
     whole = ply("binary_little_endian").partition(b"\x03\0\0\0\0")[0]
     np.testing.assert_array_equal(parse_ply(whole, Path("a.ply")), EXPECTED)
-    with pytest.raises(DataError, match=r"promises 3 vertices, 2 are there"):
+    with pytest.raises(DataError, match=r"declares 3 vertices, and it has 2"):
         parse_ply(whole[:-1], Path("a.ply"))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no PLY file"),
-        (b"ply\nformat ascii 1.0\n", "no PLY file"),
+        (b"", "not a PLY file"),
+        (b"ply\nformat ascii 1.0\n", "not a PLY file"),
         (b"ply\nelement vertex 1\nend_header\n", "no format"),
         (b"ply\nformat ascii 1.0\nproperty float x\nend_header\n", "header of a.ply is damaged"),
         (b"ply\nformat ascii 1.0\nelement vertex many\nend_header\n", "header of a.ply is damaged"),
@@ -90,13 +90,16 @@ def test_the_last_byte_of_a_binary_cloud_is_needed():
         (b"ply\nformat ascii 1.0\nend_header\n", "no vertices with x, y and z; its elements are: none"),
         (ply("ascii").replace(b"property float z\n", b""), "no vertices with x, y and z"),
         (ply("ascii").replace(b"uchar red", b"list uchar int red"), "lists in or before"),
-        (ply("ascii").replace(b"-2.25", b"two"), "no number"),
-        (ply("ascii").replace(b"-2.25", b"x" * 10_000_000), "no number"),
+        (ply("ascii").replace(b"-2.25", b"two"), "not a number"),
+        (ply("ascii").replace(b"-2.25", b"x" * 10_000_000), "not a number"),
         (ply("ascii").replace(b"3.0 4.0", b"3.0 4.0 4.5"), "5 numbers in the line of vertex 1, and 4 properties"),
         (ply("ascii").replace(b"uchar red", b"float x"), "property x twice"),
         (ply("ascii").replace(b"uchar red", b"uchar red extra"), "the line 'property uchar red extra'"),
-        (ply("ascii").replace(b"vertex 3", b"vertex 9"), "promises 9 vertices, 4 are there"),
-        (ply("binary_little_endian", before=AHEAD).replace(b"camera 1", b"camera 99"), "promises 3 vertices, 0 are"),
+        (ply("ascii").replace(b"vertex 3", b"vertex 9"), "declares 9 vertices, and it has 4"),
+        (
+            ply("binary_little_endian", before=AHEAD).replace(b"camera 1", b"camera 99"),
+            "declares 3 vertices, and it has 0",
+        ),
     ],
 )
 def test_damage_is_named(content, message):

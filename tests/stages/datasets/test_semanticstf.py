@@ -32,7 +32,7 @@ def test_each_weather_is_a_part_of_the_test_set(root_of):
 @pytest.mark.parametrize(
     ("damage", "error", "expected"),
     [
-        (lambda path: path.unlink(), MissingDataError, "names the weather of each frame"),
+        (lambda path: path.unlink(), MissingDataError, "list of the weather of each frame"),
         (lambda path: path.write_text(path.read_text().replace("rain", "hail")), DataError, "Line .* dense_fog"),
         (lambda path: path.write_text(path.read_text().split("\n", 1)[1]), DataError, "no weather for 1 of 4 frames"),
     ],

@@ -47,7 +47,7 @@ def test_an_unknown_kind_names_those_that_are_known(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(MissingDataError, match=r"a\.bin is gone"):
+    with pytest.raises(MissingDataError, match=r"a\.bin is missing"):
         read_points(tmp_path / "a.bin")
 
 

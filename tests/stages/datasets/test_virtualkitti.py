@@ -78,10 +78,10 @@ def test_what_is_wrong_with_classes_and_depths_is_named(copy_of):
     encoding = root / "vkitti_1.3.1_scenegt/0001_clone_scenegt_rgb_encoding.txt"
     whole = encoding.read_text()
     encoding.write_text("\n".join(line for line in whole.splitlines() if not line.startswith("Road")))
-    with pytest.raises(DataError, match=f"{encoding.name} does not name"):
+    with pytest.raises(DataError, match=f"{encoding.name} does not list"):
         load_frame(index, 0, MERGE)
     encoding.write_text(whole.replace("Road ", "Street "))
-    with pytest.raises(DataError, match=r"The line 'Street .*' of .* is no class"):
+    with pytest.raises(DataError, match=r"The line 'Street .*' of .* is not a class"):
         load_frame(index, 0, MERGE)
     encoding.unlink()
     with pytest.raises(MissingDataError, match=encoding.name):

@@ -7,7 +7,7 @@ import pytest
 from xd3d.errors import ConfigError
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.classes import CATEGORY_NAMES, DRIVEABLE, SIDEWALK, VEGETATION
-from xd3d.stages.synthesize.styles import city_style, random_style
+from xd3d.stages.synthesize.style_sampling import city_style, random_style
 from xd3d.stages.synthesize.world import World
 
 CAMERA = CameraModel.from_field_of_view(width=200, height=112)

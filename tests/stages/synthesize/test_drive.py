@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from xd3d.stages.synthesize.drive import Drive
-from xd3d.stages.synthesize.styles import city_style
-from xd3d.stages.synthesize.world import World
+from xd3d.stages.synthesize.style_sampling import city_style
+from xd3d.stages.synthesize.world import Drive, World
 
 
 def street(location, seed):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from xd3d.stages.synthesize.classes import DRIVEABLE, SIDEWALK, TERRAIN
-from xd3d.stages.synthesize.styles import city_style
+from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.world import World
 
 

@@ -10,7 +10,7 @@ from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.classes import CAR, CATEGORY_NAMES, DRIVEABLE, NOISE
 from xd3d.stages.synthesize.lidar import scan
 from xd3d.stages.synthesize.lidar_models import boston_lidar, singapore_lidar
-from xd3d.stages.synthesize.styles import city_style
+from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.world import World
 
 SENSORS = {"boston": boston_lidar(), "singapore": singapore_lidar()}

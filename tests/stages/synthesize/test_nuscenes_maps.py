@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 from xd3d.stages.synthesize.nuscenes_maps import global_from_world, street_tile, write_map, write_tile
-from xd3d.stages.synthesize.styles import city_style
+from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.world import World
 
 

@@ -17,7 +17,7 @@ from xd3d.stages.synthesize.nuscenes_writer import SceneJob, write_scene
 from xd3d.stages.synthesize.plan import plan_scenes
 from xd3d.stages.synthesize.rigs import LIDAR, rig
 from xd3d.stages.synthesize.snow import draw_flakes, ground_cover
-from xd3d.stages.synthesize.styles import city_style
+from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.world import World
 
 DOMAINS = ("streets-haze", "streets-dim", "streets-dusk", "streets-snow", "streets-tilted")

@@ -164,7 +164,7 @@ def test_a_file_is_refused(tmp_path):
 
 
 def test_another_synthesis_is_refused_with_what_differs(small, nothing_is_rendered):
-    with pytest.raises(ConfigError, match=r"frames: here 6, asked for 7; seed: here 1, asked for 3"):
+    with pytest.raises(ConfigError, match=r"frames: found 6, requested 7; seed: found 1, requested 3"):
         synthesize(small, **SMALL | {"frames": 7, "seed": 3})
 
 

@@ -6,7 +6,7 @@ from xd3d.stages.synthesize.camera import CameraModel, CameraRays, camera_pose
 from xd3d.stages.synthesize.lidar_rays import LidarRays
 from xd3d.stages.synthesize.poses import rotation
 from xd3d.stages.synthesize.primitives import intersect
-from xd3d.stages.synthesize.styles import random_style
+from xd3d.stages.synthesize.style_sampling import random_style
 from xd3d.stages.synthesize.trace import GROUND, SKY_HIT, cast, surface
 from xd3d.stages.synthesize.world import World
 

@@ -6,8 +6,8 @@ from xd3d.errors import ConfigError
 from xd3d.stages.datasets import semantickitti
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.labels import get_merge
-from xd3d.stages.synthesize.passage import Passage
-from xd3d.stages.synthesize.twin_classes import raw_ids
+from xd3d.stages.synthesize.twin_lidar import raw_ids
+from xd3d.stages.synthesize.twin_scene import Passage
 from xd3d.stages.synthesize.twins import TWINS, synthesize_twin
 
 TINY = {"image_size": (124, 38), "azimuth_steps": 90}
@@ -27,7 +27,7 @@ def test_equal_arguments_give_equal_bytes(tmp_path):
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="not an empty folder"):
         synthesize_twin(tmp_path, dataset="synlidar", frames=3, **TINY)
     assert contents(tmp_path) == {"mine.txt": b"kept"}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from xd3d.errors import ConfigError
 from xd3d.stages.synthesize.classes import CATEGORY_NAMES
-from xd3d.stages.synthesize.styles import city_style, random_style
+from xd3d.stages.synthesize.style_sampling import city_style, random_style
 from xd3d.stages.synthesize.world import World
 
 DIGEST = """
@@ -18,7 +18,7 @@ import numpy as np
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.lidar import scan
 from xd3d.stages.synthesize.lidar_models import boston_lidar
-from xd3d.stages.synthesize.styles import random_style
+from xd3d.stages.synthesize.style_sampling import random_style
 from xd3d.stages.synthesize.world import World
 rng = np.random.default_rng(11)
 world = World(random_style(rng), 4, length=80.0)

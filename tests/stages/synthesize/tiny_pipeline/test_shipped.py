@@ -7,7 +7,7 @@ import xd3d
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
-from xd3d.stages.synthesize.styles import city_style
+from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.tiny_pipeline.modules import build_unet
 from xd3d.stages.synthesize.tiny_pipeline.vae import reconstruction_psnr
 from xd3d.stages.synthesize.world import World

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from xd3d.errors import ConfigError
-from xd3d.stages.synthesize.styles import city_style, random_style
+from xd3d.stages.synthesize.style_sampling import city_style, random_style
 from xd3d.stages.synthesize.world import World
 
 

@@ -5,10 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from xd3d.cache.schema import ImageFeatures
-from xd3d.pipeline.report.agents import SeenImages, dense_memberships
-from xd3d.pipeline.report.attention import FrameAttention, class_agreement, striking_columns
+from xd3d.pipeline.report.analysis import analysis_sections, mean_agreement
+from xd3d.pipeline.report.attention import (
+    FrameAttention,
+    FrameImages,
+    class_agreement,
+    dense_memberships,
+    striking_columns,
+)
 from xd3d.pipeline.report.errors import ErrorTally, errors_picture
-from xd3d.pipeline.report.insight import insight_sections, mean_agreement
 from xd3d.pipeline.report.spectrum import dropped_energy, singular_values, spectra_of, spectrum_rows
 from xd3d.stages.predict.attention import AttentionMaps, QueryAttention
 from xd3d.stages.train.settings import FusionSettings
@@ -119,18 +124,18 @@ def look():
     matrices = {"agent tokens before truncation": rng.standard_normal((2, 3, 8)).astype(np.float32)}
     return FrameAttention(
         frame=frame,
-        seen=SeenImages(pictures=pictures, stored=stored, assignment=assignment, extent=(3.5, 6.0)),
+        images=FrameImages(pictures=pictures, stored=stored, assignment=assignment, extent=(3.5, 6.0)),
         insight=AttentionMaps(memberships=memberships, queries=queries, matrices=matrices),
     )
 
 
 def test_padding_of_the_grid_is_no_part_of_the_image(look):
     view, third = look.frame.projection_view, look.frame.labels[:50]
-    np.testing.assert_array_equal(look.seen.agents_of(look.frame)[:50], 3 * view + third)
+    np.testing.assert_array_equal(look.images.agents_of(look.frame)[:50], 3 * view + third)
 
 
 def test_both_ways_of_reading_agents_are_measured_over_the_points_that_an_image_shows(look):
-    assert look.ways == ("located", "queries")
+    assert look.kinds == ("located", "queries")
     own, alike = look.agreement("located")
     assert (own, alike) == pytest.approx((1, 1 / 3))
     even = look.agreement("queries")
@@ -144,12 +149,12 @@ def test_a_section_for_each_way_and_one_for_the_spectrum(look, monkeypatch, dens
     if dense:
         object.__setattr__(look.insight.queries, "agents", None)
     tally = ErrorTally(classes=("a",), points=np.ones((1, 5), int), wrong=np.zeros((1, 5), int))
-    monkeypatch.setattr("xd3d.pipeline.report.insight.tally_errors", lambda *_, **__: tally)
-    monkeypatch.setattr("xd3d.pipeline.report.insight.looks_over", lambda *_: [look])
+    monkeypatch.setattr("xd3d.pipeline.report.analysis.tally_errors", lambda *_, **__: tally)
+    monkeypatch.setattr("xd3d.pipeline.report.analysis.attention_over", lambda *_: [look])
     run = SimpleNamespace(
         domain=lambda *_: None, network=None, config=SimpleNamespace(fusion=FusionSettings(rank=3, queries="agents"))
     )
-    located, queries, spectrum, _ = insight_sections(run, "product-prior")
+    located, queries, spectrum, _ = analysis_sections(run, "product-prior")
     assert (located.heading, spectrum.heading) == ("Which agents the points read", "What decoupling leaves")
     assert "100 % of what a point reads is of agents of its own class" in located.text
     assert ("no agents to draw" in queries.text) == dense

@@ -1,0 +1,127 @@
+"""Label files: arrays of one number per point in the order of the sweep, and label images of one colour per class."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt, UInt8
+from PIL import Image
+
+from ...errors import DataError, MissingDataError
+from .checks import UNDECODABLE, Check, FileFault, binary_fault, image_fault, run_checks
+from .index import FrameIndex
+
+__all__ = ["ColourTable", "check_raw_files", "label_fault", "read_colours", "read_raw_labels"]
+
+
+def read_raw_labels(path: Path, dtype: str) -> UInt[np.ndarray, "points"]:
+    """Returns the raw labels in ``path``, stored as the numpy type ``dtype``: "u1", or "<u4".
+
+    Of "<u4" the lower 16 bits are the label; the upper ones are the instance.
+
+    Raises:
+        MissingDataError: the file is missing.
+        DataError: its length is not a multiple of the item size.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"The label file {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
+        ) from error
+    size = np.dtype(dtype).itemsize
+    if len(content) % size:
+        raise DataError(
+            f"The label file {path} is truncated: it has {len(content)} bytes, not a multiple of {size}; copy it again"
+        )
+    labels = np.frombuffer(content, dtype)
+    return labels & 0xFFFF if size > 1 else labels
+
+
+def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int] | None = None) -> str | None:
+    """Returns the fault of the label file in ``path``, or None.
+
+    It must hold one label per point (``points`` is None for a damaged sweep), and only ``ids`` if they are given, which
+    detects labels of another data set in the same layout.
+    """
+    fault = binary_fault(path, "label file", np.dtype(dtype).itemsize, points)
+    if fault or ids is None:
+        return fault
+    counts = np.bincount(read_raw_labels(path, dtype), minlength=max(ids) + 1)
+    counts[list(ids)] = 0
+    unknown = np.flatnonzero(counts)
+    if not len(unknown):
+        return None
+    return (
+        f"the label file has {int(counts.sum())} labels that are not ids of the data set, such as {unknown[0]};"
+        " it may belong to another data set. Unpack the download again"
+    )
+
+
+def check_raw_files(index: FrameIndex, *, row_bytes: int, dtype: str, ids: Collection[int]) -> list[FileFault]:
+    """Checks every file of an index of raw sweeps: ``row_bytes`` and a label of ``dtype`` in ``ids`` per point."""
+    files = len(index.frames.key) + np.count_nonzero(index.frames.labels != "") + len(index.images.key)
+    return run_checks(_checks(index, row_bytes, dtype, ids), int(files))
+
+
+def _checks(index: FrameIndex, row_bytes: int, dtype: str, ids: Collection[int]) -> Iterator[Check]:
+    for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
+        path, labelled = index.root / str(sweep), index.root / str(labels)
+        yield path, partial(binary_fault, path, "sweep", row_bytes)
+        if labels:
+            yield labelled, partial(_sweep_label_fault, labelled, dtype, path, row_bytes, ids)
+        for image in index.images_of(row):
+            width, height = index.images.size[image]
+            path = index.root / str(index.images.path[image])
+            yield path, partial(image_fault, path, (int(width), int(height)))
+
+
+def _sweep_label_fault(labels: Path, dtype: str, sweep: Path, row_bytes: int, ids: Collection[int]) -> str | None:
+    valid = binary_fault(sweep, "sweep", row_bytes) is None
+    return label_fault(labels, dtype, sweep.stat().st_size // row_bytes if valid else None, ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourTable:
+    """A lookup from colours to class numbers."""
+
+    packed: Int64[np.ndarray, "colours"]  #: ascending
+    numbers: Int64[np.ndarray, "colours"]
+
+    @classmethod
+    def of(cls, colours: Sequence[tuple[int, ...]], numbers: Sequence[int] | None = None) -> "ColourTable":
+        """Returns the table of (red, green, blue) ``colours`` with ``numbers``, 0, 1, 2 ... by default."""
+        packed = _pack(np.array(colours, np.uint8).reshape(-1, 3))
+        order = np.argsort(packed)
+        values = np.arange(len(packed)) if numbers is None else np.array(numbers, np.int64)
+        return cls(packed=packed[order], numbers=values[order])
+
+    def find(self, colours: UInt8[np.ndarray, "pixels 3"]) -> Int64[np.ndarray, "pixels"]:
+        """Returns the number of each colour, or -1."""
+        packed = _pack(colours)
+        index = np.minimum(np.searchsorted(self.packed, packed), len(self.packed) - 1)
+        return np.where(self.packed[index] == packed, self.numbers[index], -1)
+
+
+def read_colours(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the colours of the label image in ``path``.
+
+    Raises:
+        MissingDataError: the file is missing.
+        DataError: it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"The label image {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
+        ) from error
+    except UNDECODABLE as error:
+        raise DataError(f"The label image {path} cannot be decoded ({error}); copy it again") from error
+
+
+def _pack(colours: UInt8[np.ndarray, "pixels 3"]) -> Int64[np.ndarray, "pixels"]:
+    return colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
