@@ -26,12 +26,12 @@ ONE_GPU = """
 import os
 from xd3d.errors import RunError
 from xd3d.processes import is_first_process, world_size
-from xd3d.stages.train.parallel import _require_own_gpus, distributed
+from xd3d.stages.train.parallel import _require_distinct_gpus, distributed
 assert is_first_process() and world_size() == 1
 with distributed("cpu"):
-    _require_own_gpus("host gpu-" + os.environ["RANK"])
+    _require_distinct_gpus("host gpu-" + os.environ["RANK"])
     try:
-        _require_own_gpus("host gpu-" + "010"[int(os.environ["RANK"])])
+        _require_distinct_gpus("host gpu-" + "010"[int(os.environ["RANK"])])
     except RunError as error:
         print(error)
 print(is_first_process(), world_size())
