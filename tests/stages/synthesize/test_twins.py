@@ -64,15 +64,21 @@ def test_points_of_semantickitti_fall_on_pixels_of_their_class(tmp_path, monkeyp
     assert min(agree) > 0.9
 
 
-def test_labels_carry_instances_above_the_semantic_id(root_of):
-    labels = np.fromfile(root_of("semantickitti") / "dataset/sequences/00/labels/000000.label", "<u4")
+@pytest.fixture(scope="module")
+def kitti(tmp_path_factory):
+    out = tmp_path_factory.mktemp("twin") / "root"
+    return synthesize_twin(out, dataset="semantickitti", frames=7, image_size=(248, 76), azimuth_steps=180, workers=1)
+
+
+def test_labels_carry_instances_above_the_semantic_id(kitti):
+    labels = np.fromfile(kitti / "dataset/sequences/00/labels/000000.label", "<u4")
     things = (labels & 0xFFFF >= 10) & (labels & 0xFFFF < 40)
     assert things.any()
     assert ((labels >> 16 > 0) == things).all()
 
 
-def test_text_files_have_the_form_of_the_real_ones(root_of):
-    folder = root_of("semantickitti") / "dataset/sequences/00"
+def test_text_files_have_the_form_of_the_real_ones(kitti):
+    folder = kitti / "dataset/sequences/00"
     lines = (folder / "calib.txt").read_text().splitlines()
     assert [line.partition(":")[0] for line in lines] == ["P0", "P1", "P2", "P3", "Tr"]
     assert all(len(line.split()) == 13 and len(line.split()[1].lstrip("-")) == 18 for line in lines)
