@@ -115,7 +115,7 @@ def test_predictions_that_someone_else_made_stay(trained, tmp_path):
     theirs = tmp_path / "lidarseg" / "val" / "0123_lidarseg.bin"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"theirs")
-    with pytest.raises(ConfigError, match=r"0123_lidarseg\.bin was there before.*--export"):
+    with pytest.raises(ConfigError, match=r"0123_lidarseg\.bin .*--export"):
         score(trained, tmp_path)
     assert theirs.read_bytes() == b"theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["lidarseg"]

@@ -96,9 +96,9 @@ def test_the_device_and_the_backend_of_a_run_can_be_told(workspace):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.preset=full", r"model\.preset is the run's own.*model\.backend"),
-        ("model={backend: torch, voxel_size: 1}", r"model\.voxel_size is the run's own"),
-        ("evaluate.split=val", "the run's own"),
+        ("model.preset=full", r"model\.preset is a setting of the run.*model\.backend"),
+        ("model={backend: torch, voxel_size: 1}", r"model\.voxel_size is a setting of the run"),
+        ("evaluate.split=val", "evaluate\\.split is a setting of the run"),
         ("model.backend=tensor", r"model\.backend: .*'tensor'"),
         ("backend", "KEY=VALUE"),
     ],

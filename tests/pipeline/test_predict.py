@@ -158,7 +158,7 @@ def test_no_report_shows_the_score_of_an_earlier_checkpoint(home, tmp_path):
     scores = home / "runs" / "distil" / "scores"
     card = json.loads((scores / "source-train-lidar-only.json").read_text())
     (scores / "target-test.json").write_text(json.dumps({**card, "protocol": {**card["protocol"], "step": 1}}))
-    with pytest.raises(RunError, match=r"of step 1, and .* of step 2; score it again"):
+    with pytest.raises(RunError, match=r"of step 1, and .* of step 2; .*xd3d evaluate"):
         jobs.write_report(workspace, None, tmp_path / "report.html")
     (scores / "target-test.json").unlink()
 
