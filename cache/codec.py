@@ -12,7 +12,7 @@ from jaxtyping import Float16, Float32, UInt8, UInt32
 
 from ..errors import CacheError
 
-__all__ = ["E4M3", "decode", "encode"]
+__all__ = ["E4M3", "FAR_MEAN", "SMALLEST_EXPONENT", "decode", "encode"]
 
 E4M3_MAX = np.float32(448)
 SMALLEST_EXPONENT = -24  #: of a scale: 2 ** -24 is the smallest float16

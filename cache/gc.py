@@ -30,7 +30,7 @@ def collect_garbage(path: Path | str, *, dry_run: bool = False) -> dict[str, Any
     """
     store = open_store(path)
     layout = load_layout(store)
-    with store.faults("collecting litter"):
+    with store.faults("removing stale files"):
         lock = store.lock(shared=False)
         try:
             recorded = _recorded_files(CommitLog(store=store, layout=layout))

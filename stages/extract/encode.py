@@ -13,6 +13,7 @@ from jaxtyping import Float, Float16, Int16, Num, UInt8, UInt16
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ...cache.codec import FAR_MEAN, SMALLEST_EXPONENT
 from ...cache.layout import ASSIGNMENT, GEOMETRY, SCALES
 from ...cache.schema import CHANNEL_AXES, MEMBERSHIPS_PER_CELL
 from ...cache.stored import StoredRows
@@ -21,8 +22,6 @@ __all__ = ["as_indices", "encode_e4m3", "stored_rows", "strongest_memberships"]
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
 E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
-SMALLEST_EXPONENT = -24  #: of a scale, as in the cache's codec
-FAR_MEAN = 1 / 2  #: of the root mean square of a channel, as in the cache's codec
 EXPONENT_BIAS, MANTISSA_BITS = 127, 23  #: of float32
 
 

@@ -22,8 +22,6 @@ from .images import PictureSource
 __all__ = ["Batch", "LARGEST_DECODERS", "WriteBehind", "decode_ahead", "fill_shards", "host_threads"]
 
 LARGEST_WRITERS = 4  #: writer threads, each with one shard in memory
-
-
 LARGEST_DECODERS = 16  #: decoder threads; they decode some 900 pictures of 1600 x 900 a second
 PREFETCHED_BATCHES = 3  #: batches decoded ahead; more if a batch has fewer pictures than there are threads
 Batch = tuple[range, np.ndarray, dict[int, str]]  #: image rows, their pictures, and row -> reason for failed ones

@@ -21,28 +21,13 @@ from .styles import (
     LayoutStyle,
     LightStyle,
     MaterialStyle,
-    Range,
     Style,
     TrafficStyle,
     VegetationStyle,
     Weather,
 )
 
-__all__ = [
-    "Colour",
-    "Hour",
-    "ImagingStyle",
-    "LayoutStyle",
-    "LightStyle",
-    "MaterialStyle",
-    "Range",
-    "Style",
-    "TrafficStyle",
-    "VegetationStyle",
-    "Weather",
-    "city_style",
-    "random_style",
-]
+__all__ = ["city_style", "random_style"]
 
 
 @dataclass(frozen=True, kw_only=True)
