@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint gpu-check
+.PHONY: demo test lint docs gpu-check
 
 demo: .venv/ready
 	$(BIN)/xd3d demo
@@ -19,6 +19,11 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	ln -sfn "$(CURDIR)" .venv/xd3d
 	MYPYPATH=.venv $(BIN)/mypy --package xd3d
+
+# The documentation as a site, in site/.
+docs: .venv/ready
+	ln -sfn "$(CURDIR)" .venv/xd3d
+	PYTHONPATH=.venv $(BIN)/mkdocs build --strict
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

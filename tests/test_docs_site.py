@@ -1,0 +1,61 @@
+"""The documentation site builds without a warning, and its reference pages hold every command and setting."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from xd3d.pipeline.config import Config
+from xd3d.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=REPOSITORY,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def words(page):
+    """The text of a page without tags."""
+    return re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8"))
+
+
+def keys(settings, prefix=""):
+    """The dotted keys of all settings."""
+    for name, field in settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield from keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_every_setting_is_in_the_reference(site):
+    text = words(site / "reference/settings/index.html")
+    assert [key for key in keys(Config) if key not in text.split()] == []
+
+
+@pytest.mark.parametrize(
+    "command", ["prepare", "extract-features", "train", "evaluate", "cache verify", "models fetch"]
+)
+def test_commands_are_in_the_reference_with_their_options(site, command):
+    assert f"xd3d {command}" in words(site / "reference/commands/index.html")
+
+
+def test_every_page_is_in_the_navigation_or_linked(site):
+    html = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
+    pages = [page.parent.name for page in site.rglob("index.html") if page.parent != site]
+    assert [page for page in pages if f"{page}/" not in html] == []
