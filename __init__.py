@@ -4,5 +4,5 @@ Stage one turns camera images into cached diffusion features and object agent qu
 network and its fusion module from that cache.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__"]

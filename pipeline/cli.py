@@ -256,6 +256,9 @@ def predict(
 
 @app.command()
 def report(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="A run, or two to compare: folders or names; by default the last run.")
+    ] = None,
     run: RunFolder = None,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="The file to write; by default report.html in the run folder.")
@@ -264,14 +267,19 @@ def report(
     overrides: MachineOverrides = None,
     as_json: Json = False,
 ) -> None:
-    """Write a single-file report of a run: pictures, curves, scores and the protocol.
+    """Write a single-file report of a run: interactive point clouds, pictures, curves, scores and the protocol.
 
     Example: `xd3d report --out scores.html`
     """
     from . import jobs
     from .runs import machine_settings
 
-    conclude(jobs.write_report(Workspace.current(), run, out, machine_settings(device, overrides)), as_json)
+    chosen = [*([] if run is None else [run]), *(runs or [])]
+    if len(chosen) > 2:
+        raise typer.BadParameter("one run, or two to compare")
+    first, other = [*chosen, None, None][:2]
+    done = jobs.write_report(Workspace.current(), first, out, machine_settings(device, overrides), other=other)
+    conclude(done, as_json)
 
 
 def main() -> None:

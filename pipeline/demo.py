@@ -51,7 +51,8 @@ def run_demo(out: Path, *, frames: int | None, seed: int, fast: bool = False) ->
     if fused is None or alone is None or metrics.miou["2d"] is None:
         raise RunError(f"The preset '{preset}' gave no 2D score; it must use images (fusion.variant)")
     scores = f"LiDAR alone {_percent(alone)}, with cached diffusion features {_percent(fused)}"
-    report = build_report(run, (out / "report.html").absolute(), lead=f"{scores} (fused mIoU on Singapore). {LEAD}")
+    lead = f"{scores} (mIoU on Singapore). {LEAD}"
+    report = build_report(run, (out / "report.html").absolute(), lead=lead, other=lidar)
     return Outcome(
         result={"report": str(report), "miou": fused, "lidar_alone_miou": alone, "majority_miou": majority},
         text=f"Report: {report}\nSingapore, mIoU: {scores} (always the most frequent class: {_percent(majority)})",

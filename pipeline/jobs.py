@@ -216,10 +216,13 @@ def evaluate(
     return Outcome(result={**card.to_json(), **written}, text=f"{score_table(card)}\n{trained.progress}")
 
 
-def write_report(workspace: Workspace, run: Path | None, out: Path | None, machine: Sequence[str] = ()) -> Outcome:
-    """Write the single-file report of a run; ``machine`` as in ``evaluate``."""
+def write_report(
+    workspace: Workspace, run: Path | None, out: Path | None, machine: Sequence[str] = (), *, other: Path | None = None
+) -> Outcome:
+    """Write the single-file report of a run, with the clouds of ``other`` beside it; ``machine``: see ``evaluate``."""
     from .report.build import build_report
 
     trained = TrainedRun.open(workspace, run, machine)
-    path = build_report(trained, out or trained.folder / "report.html")
+    beside = None if other is None else TrainedRun.open(workspace, other, machine)
+    path = build_report(trained, out or trained.folder / "report.html", other=beside)
     return Outcome(result={"report": str(path)}, text=f"The report is in {path}")

@@ -15,6 +15,7 @@ from ..runs import TrainedRun
 from . import figures
 from .analysis import analysis_sections
 from .attention import read_images
+from .clouds import clouds_section
 from .page import Picture, Section, Table, facts_table, legend, render_page
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ OUTPUTS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM", "fused": "fu
 LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *TIMING_KEYS}
 
 
-def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Path:
+def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other: TrainedRun | None = None) -> Path:
     """Writes the report of ``run`` to ``path``: scores on the target's test split, pictures, losses, protocol.
+
+    With ``other``, the point clouds show the predictions of both runs side by side.
 
     Raises:
         MissingDataError: the run is not evaluated.
-        RunError: it has been trained further since its evaluation.
+        RunError: it has been trained further since its evaluation, or ``other`` has other test frames or classes.
     """
     card = Metrics.load(run.scores_path("target", "test"))
     if card.protocol is not None and card.protocol.step != run.step:
@@ -54,6 +57,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None) -> Pat
     sections = [
         _scores(run, card, rule),
         *_parts(card),
+        clouds_section(run, other),
         *_frames(run, rule),
         *analysis_sections(run, rule),
         _training(run),

@@ -8,7 +8,7 @@ from string import Template
 
 from .figures import class_colours
 
-__all__ = ["Picture", "Section", "Table", "facts_table", "legend", "render_page"]
+__all__ = ["Picture", "Section", "Table", "Widget", "facts_table", "legend", "render_page"]
 
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -47,13 +47,20 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Widget:
+    """HTML with its script, embedded as it is."""
+
+    html: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, a paragraph, and tables and pictures; ``legend`` is HTML from :func:`legend`."""
+    """A heading, a paragraph, and tables, pictures and widgets; ``legend`` is HTML from :func:`legend`."""
 
     heading: str
     text: str = ""
     legend: str = ""
-    parts: Sequence[Picture | Table] = field(default_factory=tuple)
+    parts: Sequence[Picture | Table | Widget] = field(default_factory=tuple)
 
 
 def legend(classes: Sequence[str]) -> str:
@@ -85,8 +92,14 @@ def _format(value: object) -> str:
 
 def _section(section: Section) -> str:
     text = f"<p>{html.escape(section.text)}</p>" if section.text else ""
-    parts = "\n".join(_picture(part) if isinstance(part, Picture) else _table(part) for part in section.parts)
+    parts = "\n".join(_part(part) for part in section.parts)
     return f"<h2>{html.escape(section.heading)}</h2>\n{text}{section.legend}\n{parts}"
+
+
+def _part(part: Picture | Table | Widget) -> str:
+    if isinstance(part, Widget):
+        return part.html
+    return _picture(part) if isinstance(part, Picture) else _table(part)
 
 
 def _picture(picture: Picture) -> str:

@@ -1,12 +1,16 @@
 """The demo as a newcomer runs it: within its limits, better with images than without; the report stands alone."""
 
+import base64
 import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -42,6 +46,7 @@ def test_the_report_stands_alone_and_shows_all_scores(demo):
     for score in ("miou", "lidar_alone_miou", "majority_miou"):
         assert f"{100 * facts[score]:.1f}" in report
     assert report.count("data:image/png;base64,") >= 3 * 3 + 3
+    assert len(report) < 15e6
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,78 @@ def test_the_report_has_its_parts(demo, heading):
 def test_the_report_names_fingerprint_and_split(demo):
     for fact in ("features: model", "features: image_size", "split_rule", "singapore", "nuscenes-6"):
         assert fact in demo[1]
+
+
+def cloud_data(report):
+    """The data of the interactive point clouds, as embedded in the report."""
+    return json.loads(re.search(r'id="clouds-data">(.*?)</script>', report, re.DOTALL)[1])
+
+
+def test_the_clouds_show_both_networks_on_the_same_points(demo):
+    data = cloud_data(demo[1])
+    assert [re.search(r"variant=([\w-]+)", name)[1] for name in data["runs"]] == ["full", "3d-only"]
+    for frame in data["frames"]:
+        decode = {"points": "<f4", "truth": "u1", "agents": "<u2"}
+        arrays = {name: np.frombuffer(base64.b64decode(frame[name]), kind) for name, kind in decode.items()}
+        count = len(arrays["truth"])
+        assert (len(arrays["points"]), len(arrays["agents"])) == (3 * count, count)
+        assert arrays["agents"].max() < 100, "the demo's points are those that the camera sees"
+        for run in frame["runs"]:
+            classes = np.frombuffer(base64.b64decode(run["classes"]), "u1")
+            probabilities = np.frombuffer(base64.b64decode(run["probabilities"]), "u1").reshape(count, -1)
+            np.testing.assert_array_equal(probabilities[np.arange(count), classes], probabilities.max(1))
+
+
+@pytest.fixture
+def browser(demo):
+    """The report in a headless Chromium."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Chromium and ChromeDriver on the path")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    opened.set_window_size(1280, 1000)
+    opened.get(Path(demo[0]["report"]).as_uri())
+    yield opened
+    opened.quit()
+
+
+def test_the_clouds_can_be_coloured_turned_and_asked(browser, demo):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    clouds = browser.find_element(By.ID, "clouds")
+    canvas = clouds.find_elements(By.TAG_NAME, "canvas")[0]
+    buttons = {button.text: button for button in clouds.find_elements(By.TAG_NAME, "button")}
+    browser.execute_script("arguments[0].scrollIntoView()", clouds)
+
+    def pixels():
+        return browser.execute_script("return arguments[0].toDataURL()", canvas)
+
+    seen = {}
+    for name in ("truth", "prediction", "errors", "agent", "distance", "frame 2"):
+        buttons[name].click()
+        assert buttons[name].get_attribute("aria-pressed") == "true"
+        seen[name] = pixels()
+    assert len(set(seen.values())) == len(seen), "each button draws another picture"
+    ActionChains(browser).drag_and_drop_by_offset(canvas, 60, 10).perform()
+    assert pixels() != seen["frame 2"]
+    buttons["reset view"].click()
+    assert pixels() == seen["frame 2"]
+    x, y = browser.execute_script(
+        "const c = arguments[0], k = c.owner.findIndex((i) => i >= 0);"
+        "return [(k % c.width) - c.width / 2, Math.floor(k / c.width) - c.height / 2]",
+        canvas,
+    )
+    ActionChains(browser).move_to_element_with_offset(canvas, int(x), int(y)).perform()
+    assert any(name in clouds.find_element(By.CLASS_NAME, "tip").text for name in cloud_data(demo[1])["classes"])
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.slow
