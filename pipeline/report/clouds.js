@@ -155,7 +155,7 @@
       tip.hidden = point < 0;
       if (point >= 0) {
         tip.textContent = describe(run, point);
-        tip.style.left = `${event.clientX + 14}px`;
+        tip.style.left = `${Math.max(0, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4))}px`;
         tip.style.top = `${event.clientY + 14}px`;
       }
     };
