@@ -147,7 +147,7 @@ class TinyTables:
 
 
 def write_tiny_root(root: Path, version: str = "v1.0-trainval") -> None:
-    from xd3d.stages.datasets.raw_classes import NUSCENES_32
+    from xd3d.stages.datasets.catalogue import NUSCENES_32
 
     rng = np.random.default_rng(20)
     tables = TinyTables()

@@ -18,10 +18,10 @@ from jaxtyping import Float64, Int64
 from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
 from .arrays import archive_headers, load_archive
+from .catalogue import A2D2_COLOURS
 from .checks import Check, FileFault, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import ColourTable, read_colours
-from .raw_classes import A2D2_COLOURS
 from .reader_arguments import check_level, choose_cameras, name_some, refuse_version
 from .sweeps import Sweep
 

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
+from .catalogue import A2D2_COLOURS
 from .lens import Lens
 from .projection import is_invertible
-from .raw_classes import A2D2_COLOURS
 from .texts import read_object
 
 __all__ = ["View", "check_class_list", "read_view"]

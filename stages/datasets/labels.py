@@ -1,6 +1,6 @@
 """Label merges as lookup tables from a data set's raw ids to the classes of a setting; class weights and priors.
 
-A merge is one entry of ``merges.MERGES``; its lookup table for a data set is built from the names in ``raw_classes``.
+A merge is one entry of ``merges.MERGES``; its lookup table for a data set is built from the names in ``catalogue``.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64, Integer
 
 from ...errors import ConfigError, DataError, nearest
+from .catalogue import FOLDER, RAW_NAMES
 from .index import FrameIndex
-from .merges import FOLDER, MERGES, datasets_of
-from .raw_classes import RAW_NAMES
+from .merges import MERGES, datasets_of
 
 __all__ = ["IGNORE", "LabelMerge", "class_prior", "class_weights", "get_merge", "index_merge", "merge_names"]
 

@@ -1,17 +1,26 @@
 """Label merges: the mapping from the raw classes of each data set to the classes of the network.
 
-A merge maps class -> data set -> raw names, as in ``raw_classes``; other raw classes are ignored. Predictions of a
+A merge maps class -> data set -> raw names, as in ``catalogue``; other raw classes are ignored. Predictions of a
 class are written under its first raw name.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from .raw_classes import NUSCENES_16
+from .catalogue import FOLDER, NUSCENES_16
 
-__all__ = ["FOLDER", "MERGES", "datasets_of"]
+__all__ = ["MERGES", "MergeName", "datasets_of"]
 
-#: The data set that defines its own classes: the merge of this name uses them all, any other merge matches by name.
-FOLDER = "folder"
+#: The merges, and ``folder``: all classes of a user's folder, which any other merge matches by name.
+MergeName = Literal[
+    "nuscenes-16",
+    "nuscenes-6",
+    "a2d2-nuscenes-8",
+    "a2d2-semantickitti-10",
+    "virtualkitti-semantickitti-6",
+    "semantickitti-19",
+    "folder",
+]
 
 _A2D2_BIKE = (
     *(f"Bicycle {number}" for number in (1, 2, 3, 4)),

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, UInt
 
 from ...errors import DataError, Xd3dError
+from .catalogue import NUSCENES_32
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import check_raw_files, read_raw_labels
@@ -15,7 +16,6 @@ from .nuscenes_root import check_root, check_tables, find_version, label_paths, 
 from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels
 from .projection import image_pixels as pixels
 from .projection import is_invertible
-from .raw_classes import NUSCENES_32
 from .reader_arguments import choose_cameras
 from .sweeps import COLUMNS, Sweep, read_points
 

@@ -4,8 +4,8 @@ import os
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError, MissingDataError
+from .catalogue import NUSCENES_32
 from .nuscenes_tables import stream_rows
-from .raw_classes import NUSCENES_32
 from .reader_arguments import check_level
 
 __all__ = ["check_root", "check_tables", "find_version", "label_paths", "safe_path"]

@@ -1,13 +1,14 @@
 """The registry of data sets: each is a module with the functions of ``Reader``."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Integer
 
-from . import a2d2, folder, nuscenes, semantickitti, semanticstf, synlidar, virtualkitti
+from .catalogue import DatasetName
 from .checks import FileFault
 from .index import FrameIndex
 from .sweeps import Sweep
@@ -46,13 +47,7 @@ class Reader(Protocol):
         ...
 
 
-#: Data set name -> the module that reads it.
+#: Data set name -> the module that reads it, which has the same name.
 READERS: Mapping[str, Reader] = {
-    "nuscenes": nuscenes,
-    "semantickitti": semantickitti,
-    "semanticstf": semanticstf,
-    "synlidar": synlidar,
-    "a2d2": a2d2,
-    "virtualkitti": virtualkitti,
-    "folder": folder,
+    name: cast("Reader", import_module(f".{name}", __package__)) for name in get_args(DatasetName)
 }

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
+from .catalogue import DOMAINS
 from .index import FrameIndex
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, name_some, refuse_cameras, refuse_version
-from .settings import DOMAINS
 from .texts import read_text
 from .velodyne import (
     LABELS,

@@ -1,52 +1,18 @@
 """Settings of the data: source and target domain, and the label merge."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ...errors import nearest
 from ...settings import Mark, Settings
-from .merges import FOLDER, MERGES, datasets_of
+from .catalogue import DOMAINS, FOLDER, DatasetName
+from .merges import MERGES, MergeName, datasets_of
 
-__all__ = ["DOMAINS", "BenchmarkDomain", "DataSettings", "DatasetName", "DomainSettings", "MergeName", "SplitName"]
+__all__ = ["DataSettings", "DomainSettings", "SplitName"]
 
-DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar", "a2d2", "virtualkitti", "folder"]
-BenchmarkDomain = Literal[
-    "streets",
-    "streets-city",
-    "streets-night",
-    "streets-fog",
-    "streets-sensor",
-    "streets-development",
-    "streets-haze",
-    "streets-dim",
-    "streets-dusk",
-    "streets-snow",
-    "streets-tilted",
-]
 SplitName = Literal["train", "val", "test"]
-MergeName = Literal[
-    "nuscenes-16",
-    "nuscenes-6",
-    "a2d2-nuscenes-8",
-    "a2d2-semantickitti-10",
-    "virtualkitti-semantickitti-6",
-    "semantickitti-19",
-    "folder",
-]
-
-#: Data set -> its domains; ``splits`` defines their frames.
-DOMAINS: Mapping[str, tuple[str, ...]] = {
-    "nuscenes": ("usa", "singapore", "day", "night", "all", *get_args(BenchmarkDomain)),
-    "semantickitti": ("all", "official"),
-    "semanticstf": ("all", "dense_fog", "light_fog", "rain", "snow"),
-    "synlidar": ("all",),
-    "a2d2": ("all",),
-    "virtualkitti": ("all",),
-    "folder": ("all",),
-}
 
 
 class DomainSettings(Settings):

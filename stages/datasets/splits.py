@@ -42,9 +42,9 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from ...errors import ConfigError, DataError, nearest
+from .catalogue import DOMAINS, FOLDER, BenchmarkDomain
 from .index import FrameIndex
-from .merges import FOLDER
-from .settings import DOMAINS, BenchmarkDomain, DomainSettings
+from .settings import DomainSettings
 
 __all__ = ["SPLITS", "SPLIT_RULE", "domain_frames", "domain_names", "validation_side"]
 
@@ -92,8 +92,10 @@ def _located(domain: str, index: FrameIndex) -> Bool[np.ndarray, "frames"]:
     return index.frames.location == domain
 
 
-#: Shares: published target val scenes over the scenes of the domain in the official train split.
+#: Shares: published target val scenes over the scenes of the domain in the official train split. Other data sets have
+#: the domain ``all`` alone, and hold out none.
 _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
+    **{dataset: {"all": _Domain(members=_every)} for dataset in DOMAINS},
     "nuscenes": {
         "usa": _Domain(members=lambda index: _contains(index.frames.location, "boston")),
         "singapore": _Domain(members=lambda index: ~_contains(index.frames.location, "boston"), share=69 / 310),
@@ -115,8 +117,6 @@ _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
         },
     },
     "synlidar": {"all": _Domain(members=_every, share=1 / 13)},
-    "a2d2": {"all": _Domain(members=_every)},
-    "virtualkitti": {"all": _Domain(members=_every)},
     FOLDER: {"all": _Domain(members=_every, official=True, tested=True)},
 }
 

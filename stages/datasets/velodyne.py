@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import UInt
 
 from ...errors import MissingDataError
+from .catalogue import RAW_NAMES
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageTable
 from .label_files import check_raw_files, read_raw_labels
-from .raw_classes import RAW_NAMES
 from .sweeps import Sweep, read_points
 
 __all__ = [

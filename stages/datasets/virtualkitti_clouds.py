@@ -8,9 +8,9 @@ from PIL import Image
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
+from .catalogue import VIRTUALKITTI
 from .checks import UNDECODABLE, image_fault
 from .label_files import ColourTable, read_colours
-from .raw_classes import VIRTUALKITTI
 from .sweeps import Sweep
 from .texts import read_text
 

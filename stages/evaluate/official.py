@@ -18,10 +18,10 @@ from jaxtyping import Int64
 
 from ...errors import ConfigError, DataError
 from ...files import write_bytes, write_json
+from ..datasets.catalogue import NUSCENES_16, RAW_NAMES, SEMANTICKITTI
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
 from ..datasets.nuscenes import evaluation_set
-from ..datasets.raw_classes import NUSCENES_16, RAW_NAMES, SEMANTICKITTI
 
 __all__ = ["NO_CLASS", "finish_export", "official_ids", "prediction_path", "require_official", "write_prediction"]
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from ...cache.views import HFLIP, IDENTITY
 from ...settings import Mark, Settings
-from ..datasets.settings import DatasetName
+from ..datasets.catalogue import DatasetName
 
 __all__ = ["RGB", "AgentSettings", "Decoding", "ExtractSettings"]
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..datasets.raw_classes import NUSCENES_32
+from ..datasets.catalogue import NUSCENES_32
 from .plan import ScenePlan
 from .rigs import LIDAR, rig
 

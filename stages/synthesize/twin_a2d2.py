@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from ..datasets.catalogue import A2D2_COLOURS
 from ..datasets.lens import Lens
 from ..datasets.projection import project
-from ..datasets.raw_classes import A2D2_COLOURS
 from . import classes
 from .camera import CameraModel, Picture
 from .lidar import Sweep

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt32
 
-from ..datasets.raw_classes import RAW_NAMES
+from ..datasets.catalogue import RAW_NAMES
 from . import classes
 from .camera import CameraModel
 from .lidar import Sweep

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64, UInt8, UInt16
 
-from ..datasets.raw_classes import VIRTUALKITTI
+from ..datasets.catalogue import VIRTUALKITTI
 from ..datasets.virtualkitti import WEATHERS
 from . import classes
 from .camera import CameraModel, Picture

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from ...errors import RunError
+from ..datasets.catalogue import DOMAINS
 from ..datasets.frames import Frame, load_frame
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
-from ..datasets.settings import DOMAINS
 from .features import FeatureSource
 from .pseudo_labels import PseudoLabels
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from xd3d.stages.datasets.catalogue import NUSCENES_32
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.datasets.prepare import prepare_dataset
-from xd3d.stages.datasets.raw_classes import NUSCENES_32
 from xd3d.stages.synthesize.twins import synthesize_twin
 
 VERSION = "v1.0-trainval"

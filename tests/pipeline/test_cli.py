@@ -1,6 +1,7 @@
 """The command line as a whole: what it imports, how fast it starts, what it prints and how it ends."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,11 +23,12 @@ def test_help_imports_no_heavy_module():
     assert done.stdout.rstrip().endswith("[]")
 
 
-def test_help_shows_within_half_a_second_beyond_python_itself():
+def test_help_takes_half_a_processor_second_beyond_python_itself():
     def seconds(code: str) -> float:
-        started = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-        return time.perf_counter() - started
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
     help_code = "from xd3d.pipeline.cli import app; app(['--help'], standalone_mode=False)"
     assert min(seconds(help_code) for _ in range(5)) - min(seconds("pass") for _ in range(5)) < 0.5

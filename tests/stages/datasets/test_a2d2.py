@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from xd3d.errors import DataError, MissingDataError
 from xd3d.stages.datasets.a2d2 import build_index, check_files, read_labels, read_sweep
+from xd3d.stages.datasets.catalogue import A2D2_COLOURS, RAW_NAMES
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.datasets.labels import IGNORE, get_merge
 from xd3d.stages.datasets.lens import Lens
-from xd3d.stages.datasets.raw_classes import A2D2_COLOURS, RAW_NAMES
 from xd3d.stages.extract.images import load_image
 
 MERGE = get_merge("a2d2-semantickitti-10", "a2d2")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from xd3d.errors import ConfigError, DataError, MissingDataError
+from xd3d.stages.datasets.catalogue import DOMAINS
 from xd3d.stages.datasets.frames import count_labels, load_frame
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.datasets.labels import IGNORE, index_merge
 from xd3d.stages.datasets.prepare import prepare_dataset
 from xd3d.stages.datasets.readers import READERS, Reader
-from xd3d.stages.datasets.settings import DOMAINS
 from xd3d.stages.datasets.splits import domain_frames
 
 

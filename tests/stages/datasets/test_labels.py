@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from xd3d.errors import ConfigError, DataError
+from xd3d.stages.datasets.catalogue import NUSCENES_32
 from xd3d.stages.datasets.labels import IGNORE, class_weights, get_merge
-from xd3d.stages.datasets.raw_classes import NUSCENES_32
 
 SIX = {
     "vehicle": {"bicycle", "bus", "car", "construction_vehicle", "motorcycle", "trailer", "truck"},

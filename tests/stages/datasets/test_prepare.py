@@ -116,7 +116,7 @@ def test_an_unknown_data_set_gets_the_nearest(tmp_path):
 def test_every_reader_can_be_chosen_in_the_settings():
     from typing import get_args
 
-    from xd3d.stages.datasets.settings import DatasetName
+    from xd3d.stages.datasets.catalogue import DatasetName
 
     assert set(READERS) == set(get_args(DatasetName))
 

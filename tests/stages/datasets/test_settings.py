@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from xd3d.errors import DataError
+from xd3d.stages.datasets.catalogue import DOMAINS, FOLDER, DatasetName
 from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
 from xd3d.stages.datasets.labels import merge_names
-from xd3d.stages.datasets.merges import FOLDER
-from xd3d.stages.datasets.settings import DOMAINS, DatasetName, DataSettings, DomainSettings, MergeName, SplitName
+from xd3d.stages.datasets.merges import MergeName
+from xd3d.stages.datasets.settings import DataSettings, DomainSettings, SplitName
 from xd3d.stages.datasets.splits import SPLITS, domain_frames
 
 

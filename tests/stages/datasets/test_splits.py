@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.errors import ConfigError, DataError
+from xd3d.stages.datasets.catalogue import DOMAINS
 from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
-from xd3d.stages.datasets.settings import DOMAINS, DomainSettings
+from xd3d.stages.datasets.settings import DomainSettings
 from xd3d.stages.datasets.splits import domain_frames, validation_side
 
 #: The published shifts between parts of nuScenes.

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from xd3d.errors import ConfigError, DataError, MissingDataError
+from xd3d.stages.datasets.catalogue import VIRTUALKITTI
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.labels import get_merge
-from xd3d.stages.datasets.raw_classes import VIRTUALKITTI
 from xd3d.stages.datasets.virtualkitti import WEATHERS, build_index, check_files, read_sweep
 
 MERGE = get_merge("virtualkitti-semantickitti-6", "virtualkitti")

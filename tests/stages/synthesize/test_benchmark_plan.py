@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from xd3d.errors import ConfigError
 from xd3d.pipeline.ablation.plan import FEW_STREETS, STREETS
-from xd3d.stages.datasets.settings import BenchmarkDomain
+from xd3d.stages.datasets.catalogue import BenchmarkDomain
 from xd3d.stages.synthesize import synthesize as module
 from xd3d.stages.synthesize.benchmark_plan import BENCHMARK_GROUPS
 from xd3d.stages.synthesize.nuscenes_writer import SceneJob, write_scene

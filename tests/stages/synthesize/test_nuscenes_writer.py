@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pyquaternion import Quaternion
-from xd3d.stages.datasets.raw_classes import NUSCENES_32
+from xd3d.stages.datasets.catalogue import NUSCENES_32
 
 CARS = [index for index, name in enumerate(NUSCENES_32) if name.startswith("vehicle.")]
 

@@ -1,12 +1,15 @@
-"""The raw classes of each data set, by the ids or names in its files.
+"""The data sets: their names, their domains, and their raw classes by the ids or names in their files.
 
-This module imports nothing, so that settings can use the names without loading numpy.
+This module imports nothing heavy, so that settings can use the names without loading numpy.
 """
 
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 __all__ = [
     "A2D2_COLOURS",
+    "DOMAINS",
+    "FOLDER",
     "NUSCENES_16",
     "NUSCENES_32",
     "NUSCENES_32_TO_16",
@@ -15,7 +18,39 @@ __all__ = [
     "SEMANTICSTF",
     "SYNLIDAR",
     "VIRTUALKITTI",
+    "BenchmarkDomain",
+    "DatasetName",
 ]
+
+#: Each is read by the module of its name.
+DatasetName = Literal["nuscenes", "semantickitti", "semanticstf", "synlidar", "a2d2", "virtualkitti", "folder"]
+BenchmarkDomain = Literal[
+    "streets",
+    "streets-city",
+    "streets-night",
+    "streets-fog",
+    "streets-sensor",
+    "streets-development",
+    "streets-haze",
+    "streets-dim",
+    "streets-dusk",
+    "streets-snow",
+    "streets-tilted",
+]
+
+#: The data set that defines its own classes.
+FOLDER = "folder"
+
+#: Data set -> its domains; ``splits`` defines their frames; one that is only in ``all`` needs no entry there.
+DOMAINS: Mapping[str, tuple[str, ...]] = {
+    "nuscenes": ("usa", "singapore", "day", "night", "all", *get_args(BenchmarkDomain)),
+    "semantickitti": ("all", "official"),
+    "semanticstf": ("all", "dense_fog", "light_fog", "rain", "snow"),
+    "synlidar": ("all",),
+    "a2d2": ("all",),
+    "virtualkitti": ("all",),
+    "folder": ("all",),
+}
 
 #: Names of the raw ids 0 to 31 of nuScenes-lidarseg, as in the ``category`` table of its download.
 NUSCENES_32 = (
