@@ -4,7 +4,7 @@ Heavy libraries are imported by the commands when they run, not here.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, no_type_check
 
 import typer
 
@@ -46,6 +46,7 @@ Fusion = Literal["product-prior", "product", "sum"]
 
 
 @app.callback()
+@no_type_check  # the object is click's Context, which typer's does not describe
 def _options(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,

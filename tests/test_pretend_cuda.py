@@ -110,7 +110,19 @@ def stage_two(domain, device, values, precision, traffic=None, change=None):
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [*((name, "float32") for name in VARIANTS), ("full", "bfloat16"), ("full", "float16"), ("paper", "float16")],
+    [
+        ("full", "float32"),
+        ("located", "float32"),
+        ("paper", "float16"),
+        *(
+            pytest.param(name, precision, marks=pytest.mark.slow)
+            for name, precision in (
+                *((name, "float32") for name in VARIANTS if name not in ("full", "located")),
+                ("full", "bfloat16"),
+                ("full", "float16"),
+            )
+        ),
+    ],
 )
 def test_a_step_and_predictions_mix_no_devices_and_hardly_wait(domain, name, precision):
     expected, predicted, _ = stage_two(domain, CPU, VARIANTS[name], precision)

@@ -1,6 +1,10 @@
-"""Fixtures of the pipeline's tests: the command line in a process of its own, in an empty folder."""
+"""Fixtures of the pipeline's tests: the command line in an empty folder."""
 
+import contextlib
+import io
+import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,11 +12,40 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from xd3d.pipeline.cli import main
 
 
 @pytest.fixture
-def xd3d(tmp_path):
-    """Run ``xd3d ARGS`` in an empty folder with no network to hubs, and return the finished process."""
+def xd3d(tmp_path, monkeypatch):
+    """Run ``xd3d ARGS`` in this process, in an empty folder with no network to hubs; returns a finished process."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        logger, handlers = logging.getLogger("xd3d"), logging.getLogger().handlers[:]
+        level, handled = logger.level, {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            for key in [key for key in os.environ if key.startswith("XD3D_") and "REAL" not in key]:
+                patch.delenv(key)
+            for key, value in {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", **environment}.items():
+                patch.setenv(key, value)
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["xd3d", *arguments])
+            try:
+                main()
+            except SystemExit as ended:
+                code = ended.code
+        logging.getLogger().handlers[:] = handlers
+        logger.setLevel(level)
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+        return subprocess.CompletedProcess(["xd3d", *arguments], code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def xd3d_process(tmp_path):
+    """The same in a process of its own, for what a process ends with: signals, memory, precision, threads."""
 
     def run(*arguments: str, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("XD3D_") or "REAL" in key}

@@ -1,4 +1,4 @@
-"""``xd3d models`` lists what there is, fetches from a hub, goes on after a kill, and stays offline when told to."""
+"""``xd3d models`` lists what there is, fetches from a hub, resumes after a kill, and stays offline when asked to."""
 
 import importlib.util
 import json
@@ -52,7 +52,7 @@ def test_a_model_that_is_not_there_offline_is_refused_with_the_way_to_get_it(xd3
     assert "did you mean 'sd21-base'" in xd3d("models", "fetch", "sd21base").stderr
 
 
-def test_a_fetch_that_is_killed_goes_on_where_it_was(xd3d, hub, tmp_path):
+def test_a_fetch_that_is_killed_resumes(xd3d_process, hub, tmp_path):
     name = f"some/unet:{FILE}"
     hub.hold[FILE] = 22 * MB
     command = [sys.executable, "-c", "from xd3d.pipeline.cli import main; main()", "models", "fetch", name]
@@ -66,7 +66,7 @@ def test_a_fetch_that_is_killed_goes_on_where_it_was(xd3d, hub, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     hub.hold.clear()
-    done = xd3d("models", "fetch", name, "--json", **hub.environment)
+    done = xd3d_process("models", "fetch", name, "--json", **hub.environment)
     assert done.returncode == 0, done.stderr
     first, second = hub.sent(FILE)
     assert first == 0

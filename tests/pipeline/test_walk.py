@@ -66,6 +66,7 @@ def arrays_of(cache: str) -> dict[str, np.ndarray]:
     return {name: array[:] for room in ("features", "agents") for name, array in group[room].arrays()}
 
 
+@pytest.mark.slow
 def test_the_three_bare_commands_equal_themselves_after_kills(xd3d, prepared, tmp_path):
     unbroken = walk(xd3d)
     assert unbroken["extract"]["done"] == 24

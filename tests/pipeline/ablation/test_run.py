@@ -73,6 +73,7 @@ def start_and_kill(out: Path, root: Path) -> None:
     assert code == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp_path, tiny_nuscenes_root):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
