@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs gpu-check
+.PHONY: demo test lint docs wheel gpu-check
 
 demo: .venv/ready
 	$(BIN)/xd3d demo
@@ -24,6 +24,10 @@ lint: .venv/ready
 docs: .venv/ready
 	ln -sfn "$(CURDIR)" .venv/xd3d
 	PYTHONPATH=.venv $(BIN)/mkdocs build --strict
+
+# A wheel and a source distribution, in dist/.
+wheel: .venv/ready
+	$(BIN)/python -m build --quiet
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
