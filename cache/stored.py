@@ -1,6 +1,6 @@
 """Encoded rows, as a cache stores them, with their failures and counts of clamped values.
 
-Stage one computes rows in this form, and exports and repairs copy them; the writer only adds checksums.
+Stage one computes rows in this form, and exports copy them; the writer only adds checksums.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,9 +4,11 @@ The files of a shard are staged and flushed, then renamed, their folders flushed
 written. After a kill at any moment, the cache holds exactly the shards that have a record; the others are redone.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,9 +18,20 @@ import numpy as np
 from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import canonical_json, differences
 from ..locks import LOCKS
-from .commits import COMMITTED, DAMAGED, FAILED, FINISHED, UNCOMMITTED, Commit, CommitLog, encode_finished, wants_mark
+from .commits import (
+    COMMITTED,
+    DAMAGED,
+    FAILED,
+    FINISHED,
+    UNCOMMITTED,
+    Commit,
+    CommitLog,
+    encode_finished,
+    list_records,
+    wants_mark,
+)
 from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
-from .metadata import KEYS, MANIFEST, load_layout, metadata_files
+from .metadata import KEYS, MANIFEST, load_layout, manifest_checksum, metadata_files
 from .recipe import RECIPE, encode_recipe
 from .rows import arrays_of, non_finite_rows, stored_arrays
 from .schema import ImageFeatures, TapSpec
@@ -69,7 +82,7 @@ class CacheWriter:
 
         ``shard_bytes`` counts all arrays of a shard, as the profile ``exact`` stores them, and applies to a new cache
         only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of
-        them a frame. ``recipe`` (plain JSON values) is stored for ``repair``; it is not part of the fingerprint.
+        them a frame. ``recipe`` (plain JSON values) is recorded; it is not part of the fingerprint.
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
@@ -306,9 +319,29 @@ def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, 
     store.sweep(host=lock.host if lock.shared else "")
     if store.exists(MANIFEST):
         return _resumed(store, wanted)
-    files = metadata_files(wanted)
+    layout = _layout_of_records(store, wanted)
+    files = metadata_files(layout)
     write_metadata(store, {RECIPE: encode_recipe(recipe), **files} if recipe else files, lock.owner)
-    return wanted
+    return layout
+
+
+def _layout_of_records(store: Store, wanted: CacheLayout) -> CacheLayout:
+    """Returns ``wanted`` in the format of the commit records that are there although the manifest is missing.
+
+    Raises:
+        CacheMismatchError: they belong to a cache of another layout.
+    """
+    manifests = set()
+    for index in list_records(store):
+        with contextlib.suppress(CacheError):
+            manifests.add(Commit.read(store, index).manifest)
+    for layout in (wanted, replace(wanted, grid=None)):
+        if not manifests or manifest_checksum(layout) in manifests:
+            return layout
+    raise CacheMismatchError(
+        f"The manifest of {store.describe()} is missing, and its commit records belong to a cache of other settings;"
+        " give those it was made with (--dataset, --config, --set), or choose another cache folder"
+    )
 
 
 def write_metadata(store: Store, files: Mapping[str, bytes], owner: str) -> None:

@@ -1,6 +1,5 @@
 """A cache of the profile ``compact``: everything an exact one does, in half the bytes."""
 
-import shutil
 import warnings
 from dataclasses import replace
 
@@ -91,15 +90,6 @@ def test_one_flipped_bit_is_refused_and_found(compact, name):
     with pytest.raises(CacheError, match=rf"'image-0008' \(row 8\).*array {name}, file .*crc32c"):
         reader.read([8])
     assert [(fault["image"], fault["array"]) for fault in verify_cache(compact)["damaged"]] == [("image-0008", name)]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_an_array_with_an_unknown_codec_is_read_through_zarr(compact, features_of_rows, name):
-    values = zarr.open_array(compact / name, mode="r")[:]
-    shutil.rmtree(compact / name)
-    zarr.create_array(compact / name, data=values, chunks=(1, *values.shape[1:]), compressors=zarr.codecs.ZstdCodec())
-    read = named_arrays(FeatureReader(compact).read([2, 9]))
-    np.testing.assert_array_equal(read[name], expected(features_of_rows([2, 9]))[name])
 
 
 def test_failed_images_are_zero_everywhere_and_clamps_are_counted(tmp_path, open_writer, features_of_rows):
