@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
-from xd3d.cache.codec import E4M3, encode
+from numpy_encoder import as_stored, encode, write_shard
+from xd3d.cache.codec import E4M3
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import as_stored, named_arrays
+from xd3d.cache.rows import named_arrays
 from xd3d.cache.schema import CHANNEL_AXES, TapSpec
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
@@ -23,7 +24,7 @@ def compact(tmp_path, open_writer, features_of_rows):
     """The small cache in the profile ``compact``, complete."""
     with open_writer(tmp_path / "compact", profile="compact") as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, features_of_rows(shard.rows), {})
+            write_shard(writer, shard, features_of_rows(shard.rows), {})
     return tmp_path / "compact"
 
 
@@ -96,7 +97,7 @@ def test_failed_images_are_zero_everywhere_and_clamps_are_counted(tmp_path, open
     features = features_of_rows(range(4))
     features.maps["up1"][1, 2, 0, :3] = 1e6
     with open_writer(tmp_path, profile="compact") as writer:
-        commit = writer.write_shard(writer.layout.shard(0), features, {2: "dark"})
+        commit = write_shard(writer, writer.layout.shard(0), features, {2: "dark"})
         pending = [shard.index for shard in writer.pending_shards()]
     assert commit.clamped == {"features/up1": {1: 3}}
     assert pending == [1, 2, 3, 4]

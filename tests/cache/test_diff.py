@@ -1,13 +1,14 @@
 import json
 from dataclasses import replace
 
+from numpy_encoder import write_shard
 from xd3d.cache.diff import diff_caches
 
 
 def write(path, open_writer, features_of_rows, change=lambda shard, features: features, **settings):
     with open_writer(path, **settings) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, change(shard, features_of_rows(shard.rows)), {})
+            write_shard(writer, shard, change(shard, features_of_rows(shard.rows)), {})
     return path
 
 

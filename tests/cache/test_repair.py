@@ -4,6 +4,7 @@ import random
 import shutil
 
 import pytest
+from numpy_encoder import write_shard
 from xd3d.cache.export import export_cache
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.repair import repair_cache
@@ -21,7 +22,7 @@ def refill(open_writer, features_of_rows):
         with open_writer(path, recipe=RECIPE, **changes) as writer:
             pending = writer.pending_shards()
             for shard in pending:
-                writer.write_shard(shard, features_of_rows(shard.rows), {5: "dark"} if 5 in shard.rows else {})
+                write_shard(writer, shard, features_of_rows(shard.rows), {5: "dark"} if 5 in shard.rows else {})
         return [shard.index for shard in pending]
 
     return write

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy_encoder import write_shard
 from xd3d.cache.diff import diff_caches
 from xd3d.cache.gc import collect_garbage
 from xd3d.cache.layout import ASSIGNMENT
@@ -128,7 +129,7 @@ def test_what_is_staged_counts_only_while_it_fits_what_is_stored(cache, upgrade,
     (cache / "done/1.json").unlink()  # one that is written anew, with a failed image
     with open_writer(cache) as writer:
         shard = writer.layout.shard(1)
-        writer.write_shard(shard, features_of_rows(shard.rows), {5: "dark"})
+        write_shard(writer, shard, features_of_rows(shard.rows), {5: "dark"})
     file = cache / ASSIGNMENT / "c/2/0/0/0"
     file.write_bytes(file.read_bytes()[:-1])
     staged = bytearray((cache / "upgrade/3.json").read_bytes())
@@ -165,7 +166,7 @@ def test_a_store_of_objects_is_upgraded_too(new_bucket, open_writer, features_of
     place = new_bucket()
     with open_writer(place) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, features_of_rows(shard.rows), {})
+            write_shard(writer, shard, features_of_rows(shard.rows), {})
     upgrade(place)
     assert verify_cache(place) == {"ok": True, "images": 18, "checked": 18, "damaged": []}
     assert FeatureReader(place).read([4]).assignment.shape == (1, 4, 3, 5)

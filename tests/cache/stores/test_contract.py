@@ -9,8 +9,9 @@ import google_crc32c
 import numpy as np
 import pytest
 import zarr
+from numpy_encoder import write_shard
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import arrays_of
+from xd3d.cache.rows import named_arrays
 from xd3d.cache.stores import Store, open_store
 from xd3d.cache.stores.s3 import open_bucket, split_url
 from xd3d.cache.verify import cache_info, verify_cache
@@ -45,13 +46,13 @@ def zarr_store(location):
 
 def fill(writer, features_of_rows, shards=None):
     for shard in writer.pending_shards() if shards is None else shards:
-        writer.write_shard(shard, features_of_rows(shard.rows), {})
+        write_shard(writer, shard, features_of_rows(shard.rows), {})
 
 
 def assert_rows(reader, rows, features_of_rows):
     rows = list(rows)
-    read = arrays_of(reader.read(rows), reader.layout, len(rows))
-    for name, values in arrays_of(features_of_rows(rows), reader.layout, len(rows)).items():
+    read = named_arrays(reader.read(rows))
+    for name, values in named_arrays(features_of_rows(rows)).items():
         np.testing.assert_array_equal(read[name], values.astype(read[name].dtype))
 
 
@@ -155,7 +156,7 @@ class TestCaches:
             fill(writer, features_of_rows)
         reader = FeatureReader(location)
         group = zarr.open_group(zarr_store(location), mode="r")
-        for name, values in arrays_of(reader.read(range(18)), reader.layout, 18).items():
+        for name, values in named_arrays(reader.read(range(18))).items():
             np.testing.assert_array_equal(group[name][:], values)
 
     @pytest.mark.parametrize("name", ARRAYS)
@@ -186,7 +187,7 @@ class TestCaches:
             stage = type(open_store(location).stage("me"))
             monkeypatch.setattr(stage, "publish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                writer.write_shard(shard, features_of_rows(range(8, 12)), {})
+                write_shard(writer, shard, features_of_rows(range(8, 12)), {})
             monkeypatch.undo()
             reader.refresh()
             assert np.flatnonzero(~reader.available).tolist() == [4, 5, 6, 7]
@@ -212,7 +213,7 @@ class TestCaches:
                 fill(writer, features_of_rows)
             assert seen == [0, 4, 4, 8, 8, 12, 12, 16, 16, 18]
             assert_rows(reader, [5], features_of_rows)
-            writer.write_shard(writer.layout.shard(1), features_of_rows(range(8, 12)), {})
+            write_shard(writer, writer.layout.shard(1), features_of_rows(range(8, 12)), {})
             old, new = (features_of_rows([row]) for row in (5, 9))
             read = reader.read([5])
             expected = old if (read.maps["rgb"] == old.maps["rgb"]).all() else new
@@ -240,7 +241,7 @@ class TestCaches:
         writer = open_writer(location)
         writer.close()
         with pytest.raises(CacheError, match="closed"):
-            writer.write_shard(writer.layout.shard(0), features_of_rows(range(4)), {})
+            write_shard(writer, writer.layout.shard(0), features_of_rows(range(4)), {})
 
 
 PROCESSES = """
@@ -273,7 +274,7 @@ def test_a_pickled_reader_reads_in_worker_processes(location, tmp_path, open_wri
 
 def test_checksums_in_a_record_are_those_of_the_bytes_in_the_store(location, open_writer, features_of_rows):
     with open_writer(location) as writer:
-        commit = writer.write_shard(writer.layout.shard(0), features_of_rows(range(4)), {})
+        commit = write_shard(writer, writer.layout.shard(0), features_of_rows(range(4)), {})
         array = writer.layout.arrays["features/rgb"]
     data = open_store(location).read(array.shard_file(0))
     assert google_crc32c.value(data[: array.row_bytes]) == commit.crc32c["features/rgb"][0]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy_encoder import write_shard
 from xd3d.cache.export import export_cache
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
@@ -146,7 +147,7 @@ def test_images_whose_grouping_settles_elsewhere_get_memberships_in_their_stored
         for shard in writer.pending_shards():
             features = source.read(shard.rows)
             agents = {name: values[:, order] for name, values in features.agents.items()}
-            writer.write_shard(shard, replace(features, agents=agents, geometry=features.geometry[:, order]), {})
+            write_shard(writer, shard, replace(features, agents=agents, geometry=features.geometry[:, order]), {})
     assert upgrade_cache(tmp_path / "first", index=lambda: index).recomputed == 4
     truth, found = source.read(range(4)), FeatureReader(tmp_path / "first").read(range(4))
     assert (order[found.assignment] == truth.assignment).mean() > 0.99
