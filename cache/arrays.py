@@ -1,13 +1,11 @@
-"""Reads rows of one stored array: directly from its shards, or through zarr if it was stored with another codec.
+"""Reads rows of one stored array directly from its shards.
 
-In both cases the values of a row must match the crc32c in the commit record; each row is checked when this process
-reads it for the first time. Agent indices are checked against the number of agents at every read.
+The values of a row must match the crc32c in the commit record; each row is checked when this process reads it for the
+first time. Agent indices are checked against the number of agents at every read.
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import lru_cache
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -15,10 +13,9 @@ from jaxtyping import UInt8, UInt32
 
 from ..errors import CacheError
 from .layout import ASSIGNMENT, ArrayLayout, CacheLayout
-from .metadata import array_is_plain
 from .rows import check_agent_indices
-from .shards import ShardFile
-from .stores.base import Store, Version
+from .shards import check_index
+from .stores.base import Store, StoredFile, Version
 
 __all__ = ["DamagedRowError", "Run", "StoredArray", "runs_of"]
 
@@ -43,32 +40,22 @@ def runs_of(rows: Iterable[int], images_per_shard: int) -> list[Run]:
 
 
 class StoredArray:
-    """Rows of one array; safe to share between threads.
-
-    Raises:
-        CacheError: the array's metadata is missing, damaged, or describes another array.
-    """
+    """Rows of one array with valid metadata (``verify.refuse_damaged_metadata``); safe to share between threads."""
 
     def __init__(self, *, store: Store, array: ArrayLayout, layout: CacheLayout, whole_shards: bool = False) -> None:
         self.array = array
-        self.is_plain = array_is_plain(store, array, layout)
         self._store = store
         self._layout = layout
         self._size = array.row_bytes
         self._whole = whole_shards
         self._checked = bytearray(layout.images)
         self._unchecked = True
-        self._known: dict[int, tuple[Version, np.ndarray | None]] = {}
+        self._known: dict[int, Version] = {}
         self._open = lru_cache(maxsize=max(4, store.open_files // len(layout.arrays)))(self._open_shard)
-        self._zarr: Any = None
-        if not self.is_plain:
-            # This starts the event loop of zarr; a fork while another thread starts it would leave its lock held.
-            with suppress(Exception):  # the error is reported when a row is read
-                self._zarr = self._open_zarr()
 
     def file_of(self, row: int) -> str:
-        """Returns the file of ``row``, relative to the cache; for an array with another codec its folder."""
-        return self.array.shard_file(row // self._layout.images_per_shard) if self.is_plain else self.array.name
+        """Returns the file of ``row``, relative to the cache."""
+        return self.array.shard_file(row // self._layout.images_per_shard)
 
     def forget(self) -> None:
         """Closes files and forgets which rows were checked, because shards were rewritten."""
@@ -76,15 +63,12 @@ class StoredArray:
         self._unchecked = True
         self._known.clear()
         self._open.cache_clear()
-        self._zarr = None
 
     def begin(self, runs: Iterable[Run], out: np.ndarray, checksums: UInt32[np.ndarray, "images"]) -> list[Run]:
         """Reads the rows that are in the page cache, starts reading ahead for the others, and returns those.
 
         The disk can then fetch all rows of a batch concurrently.
         """
-        if not self.is_plain:
-            return list(runs)
         data = out.reshape(-1).view(np.uint8)
         return [run for run in runs if not self._take(run, data, checksums, wait=False)]
 
@@ -98,8 +82,6 @@ class StoredArray:
         """
         data = out.reshape(-1).view(np.uint8)
         for run in runs:
-            if not self.is_plain:
-                self._read_zarr(run, out)
             self._take(run, data, checksums, wait=True)
 
     def _take(
@@ -109,7 +91,7 @@ class StoredArray:
         index, row, count = run
         size = self._size
         target = data[index * size : (index + count) * size]
-        if self.is_plain and not self._read_shard(row, count, target, wait):
+        if not self._read_shard(row, target, wait):
             return False
         if self._unchecked:
             self._check(row, target, checksums)
@@ -136,46 +118,29 @@ class StoredArray:
         except CacheError as error:
             raise DamagedRowError(first + int(rows.max(axis=1).argmax()), str(error)) from error
 
-    def _open_shard(self, index: int) -> ShardFile:
+    def _open_shard(self, index: int) -> StoredFile:
         """Opens a shard; its index is read and its rows are checked only once while the file stays the same."""
         file = self._store.open(self.array.shard_file(index))
-        shard = ShardFile(file=file, row_bytes=self._size, whole=self._whole)
-        version, entries = self._known.get(index, (None, None))
-        if version == file.version:
-            shard.entries = entries
-            return shard
-        rows = self._layout.shard(index).rows
-        if version is not None:
-            self._checked[rows.start : rows.stop] = bytes(len(rows))
-            self._unchecked = True
-        self._known[index] = file.version, shard.load_index(self._layout.images_per_shard, len(rows))
-        return shard
+        version = self._known.get(index)
+        if version != file.version:
+            rows = self._layout.shard(index).rows
+            if version is not None:
+                self._checked[rows.start : rows.stop] = bytes(len(rows))
+                self._unchecked = True
+            check_index(file, slots=self._layout.images_per_shard, rows=len(rows), row_bytes=self._size)
+            self._known[index] = file.version
+        return file
 
-    def _read_shard(self, row: int, count: int, data: UInt8[np.ndarray, "bytes"], wait: bool) -> bool:
+    def _read_shard(self, row: int, data: UInt8[np.ndarray, "bytes"], wait: bool) -> bool:
         index, slot = divmod(row, self._layout.images_per_shard)
         try:
-            shard = self._open(index)
-            if count == 1 or shard.entries is None:
-                return shard.read(slot, data, wait=wait)
-            size = self._size
-            parts = [data[i * size : (i + 1) * size] for i in range(count)]
-            return all([shard.read(slot + i, part, wait=wait) for i, part in enumerate(parts)])  # noqa: C419 - start every read
+            file = self._open(index)
+            if not wait:
+                return file.begin(data, slot * self._size, whole=self._whole)
+            file.read_into(data, slot * self._size)
         except CacheError as error:
             raise DamagedRowError(row, str(error)) from error
-
-    def _open_zarr(self) -> Any:
-        import zarr
-
-        return zarr.open_array(self._store.zarr(), path=self.array.name, mode="r")
-
-    def _read_zarr(self, run: Run, out: np.ndarray) -> None:
-        index, row, count = run
-        try:
-            if self._zarr is None:
-                self._zarr = self._open_zarr()
-            out[index : index + count] = self._zarr[row : row + count]
-        except Exception as error:
-            raise DamagedRowError(row, f"zarr cannot read it ({type(error).__name__}: {error})") from error
+        return True
 
 
 class DamagedRowError(CacheError):

@@ -143,7 +143,6 @@ class CommitLog:
             name: np.zeros(layout.images, np.uint32) for name in layout.arrays
         }
         self.sizes: dict[int, Mapping[str, int]] = {}
-        self.clamped: dict[int, int] = {}
         self.failed: dict[int, str] = {}
         self.damaged: dict[int, str] = {}
         self.generation = 0  #: grows with every change, so that a reader can tell whether what it knew is old
@@ -177,7 +176,6 @@ class CommitLog:
         shard = self.layout.shard(index)
         self.states[shard.first : shard.last] = UNCOMMITTED
         self.sizes.pop(index, None)
-        self.clamped.pop(index, None)
         self.damaged.pop(index, None)
         if self.failed:
             for row in shard.rows:
@@ -190,7 +188,6 @@ class CommitLog:
             return _Record(
                 crc32c={name: _checksums(values) for name, values in commit.crc32c.items()},
                 sizes=commit.sizes,
-                clamped=sum(sum(counts.values()) for counts in commit.clamped.values()),
                 failed=commit.failed,
             )
         except (CacheError, ValueError) as error:
@@ -205,7 +202,6 @@ class CommitLog:
         for name, values in record.crc32c.items():
             self.crc32c[name][rows] = values
         self.sizes[shard.index] = record.sizes
-        self.clamped[shard.index] = record.clamped
         self.failed.update(record.failed)
         self.states[rows] = COMMITTED
         self.states[list(record.failed)] = FAILED
@@ -217,7 +213,6 @@ class _Record:
 
     crc32c: Mapping[str, UInt32[np.ndarray, "rows"]]
     sizes: Mapping[str, int]
-    clamped: int
     failed: Mapping[int, str]
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from ..errors import CacheError, UnfinishedUpgradeError
+from ..errors import CacheError, CacheMismatchError, UnfinishedUpgradeError
 from ..fingerprint import canonical_json, fingerprint_digest
 from .layout import FORMATS, SCALES, ArrayLayout, CacheLayout
 from .schema import TapSpec
@@ -21,8 +21,6 @@ from .stores.base import Store
 __all__ = [
     "KEYS",
     "MANIFEST",
-    "STORAGE",
-    "array_is_plain",
     "load_identity",
     "load_layout",
     "load_unfinished",
@@ -34,7 +32,6 @@ __all__ = [
 
 MANIFEST = "zarr.json"
 KEYS = "images.json"
-STORAGE = ("chunk_grid", "chunk_key_encoding", "codecs", "storage_transformers")  #: how an array's values are stored
 _ATTRIBUTE = "xd3d_cache"
 _UNFINISHED = "1 to 2"  #: stands for the format while the commit records are exchanged
 
@@ -64,7 +61,8 @@ def load_layout(store: Store) -> CacheLayout:
 
     Raises:
         UnfinishedUpgradeError: it is between two formats.
-        CacheError: there is no cache, it is of another format, or a file is damaged; the message names the file.
+        CacheMismatchError: it is of another format.
+        CacheError: there is no cache, or a file is damaged; the message names the file.
     """
     facts = _facts(store)
     if facts["format"] == _UNFINISHED:
@@ -72,8 +70,10 @@ def load_layout(store: Store) -> CacheLayout:
             f"The cache in {store.describe()} is between two formats, because its upgrade is not finished; nothing is"
             f" lost, finish it with: xd3d cache upgrade {store.describe()}"
         )
+    with _damage_named(store):
+        _require_checksum(store, facts)
     if facts["format"] not in FORMATS:
-        raise CacheError(
+        raise CacheMismatchError(
             f"The cache in {store.describe()} has format {facts['format']!r}, this version reads"
             f" {' and '.join(map(str, FORMATS))}; use a newer xd3d, or extract the features again"
         )
@@ -131,23 +131,6 @@ def _damage_named(store: Store) -> Iterator[None]:
         if isinstance(error, CacheError):
             raise
         raise CacheError(f"The manifest {file} is damaged ({type(error).__name__}: {error})") from error
-
-
-def array_is_plain(store: Store, array: ArrayLayout, layout: CacheLayout) -> bool:
-    """Returns whether an array has the writer's own encoding, so that its shards can be read directly.
-
-    Raises:
-        CacheError: the array's ``zarr.json`` is missing or damaged, or describes another array.
-    """
-    name = f"{array.name}/zarr.json"
-    file = store.describe(name)
-    found = parse_json(store.read(name), file)
-    expected = _array_metadata(array, layout)
-    for key in ("zarr_format", "node_type", "shape", "data_type"):
-        value = found.get(key) if isinstance(found, dict) else None
-        if value != expected[key] or type(value) is not type(expected[key]):
-            raise CacheError(f"{file} says {key} {str(value)[:80]!r}, the cache's manifest says {expected[key]!r}")
-    return all(canonical_json(found.get(key, [])) == canonical_json(expected[key]) for key in STORAGE)
 
 
 def parse_json(data: bytes, file: str) -> Any:

@@ -1,4 +1,4 @@
-"""The recipe of a cache: the settings of its extraction, with which damaged features can be computed again.
+"""The recipe of a cache: its data set and the settings of its extraction.
 
 It is not part of the fingerprint, and reading a cache does not need it. The file holds the same line twice, each with a
 checksum, so that one damaged line loses nothing.

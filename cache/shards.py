@@ -6,16 +6,15 @@ The index has offset and length (uint64, little endian; all ones for an empty sl
 from collections.abc import Iterable
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
-from jaxtyping import UInt8
 
 from ..errors import CacheError
 from .stores.base import StoredFile
 
-__all__ = ["ShardFile", "write_rows"]
+__all__ = ["check_index", "write_rows"]
 
 _EMPTY = np.iinfo(np.uint64).max
 
@@ -43,52 +42,17 @@ def write_rows(file: BinaryIO | BytesIO, rows: Iterable[np.ndarray], slots: int)
     return checksums
 
 
-class ShardFile:
-    """An open shard file. Threads may share it.
+def check_index(file: StoredFile, *, slots: int, rows: int, row_bytes: int) -> None:
+    """Checks that a shard of ``slots`` slots holds ``rows`` rows back to back in order, as the writer leaves them.
 
-    ``entries`` is its index, uint64 [slots, 2], or None where all rows lie back to back in order, as the writer leaves
-    them; a caller that opens a file again may set what ``load_index`` gave before. With ``whole``, a row that is not
-    in memory lets the disk fetch the whole file.
+    Raises:
+        CacheError: the file is too short, or its index is damaged or describes other rows.
     """
-
-    def __init__(self, *, file: StoredFile, row_bytes: int, whole: bool = False) -> None:
-        self._file = file
-        self._whole = whole
-        self.row_bytes = row_bytes
-        self.entries: np.ndarray[Any, np.dtype[np.uint64]] | None = None
-
-    def load_index(self, slots: int, rows: int) -> np.ndarray[Any, np.dtype[np.uint64]] | None:
-        """Reads the index of a shard with ``slots`` slots, the first ``rows`` of them in use, into ``entries``.
-
-        Raises:
-            CacheError: the file is too short, or the index does not match its checksum.
-        """
-        expected = _index(slots, rows, self.row_bytes)
-        start = self._file.size - len(expected)
-        if start < 0:
-            raise CacheError(f"the file has {self._file.size} bytes, too few for the index of a shard")
-        data = np.empty(len(expected), np.uint8)
-        self._file.read_into(data, start)
-        if data.tobytes() != expected:
-            if google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:].tobytes(), "little"):
-                raise CacheError(f"the shard index at byte {start} is damaged: it does not match its checksum")
-            self.entries = data[:-4].view("<u8").reshape(-1, 2)
-        return self.entries
-
-    def read(self, slot: int, out: UInt8[np.ndarray, "bytes"], *, wait: bool = True) -> bool:
-        """Fill ``out`` (contiguous) with the row in ``slot``; where ``entries`` is None also with the rows after it.
-
-        Without ``wait`` only where that is possible at once; the rest is asked for. Returns whether ``out`` is filled.
-
-        Raises:
-            CacheError: the file ends early, or the slot is empty.
-        """
-        offset = slot * self.row_bytes
-        if self.entries is not None:
-            offset, length = (int(value) for value in self.entries[slot])
-            if length != self.row_bytes or offset + length > self._file.size:
-                raise CacheError(f"slot {slot} of the shard holds no row of {self.row_bytes} bytes")
-        if not wait:
-            return self._file.begin(out, offset, whole=self._whole)
-        self._file.read_into(out, offset)
-        return True
+    expected = _index(slots, rows, row_bytes)
+    start = file.size - len(expected)
+    if start < 0:
+        raise CacheError(f"the file has {file.size} bytes, too few for the index of a shard")
+    data = np.empty(len(expected), np.uint8)
+    file.read_into(data, start)
+    if data.tobytes() != expected:
+        raise CacheError(f"the shard index at byte {start} is damaged: it is not what the writer made")

@@ -1,6 +1,6 @@
 """Encoded rows, as a cache stores them, with their failures and counts of clamped values.
 
-Stage one computes rows in this form, and exports and repairs copy them; the writer only adds checksums.
+Stage one computes rows in this form, and exports copy them; the writer only adds checksums.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,14 +32,13 @@ class StoredRows:
 
     @classmethod
     def join(cls, parts: Iterable["StoredRows"]) -> "StoredRows":
-        """Joins ``parts`` with the same arrays; rows are sorted, and no value is copied."""
+        """Joins ``parts`` with the same arrays, one after the other; no value is copied."""
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
-        order = sorted((row, number, i) for number, part in enumerate(parts) for i, row in enumerate(part.rows))
         return cls(
-            rows=[row for row, _, _ in order],
-            arrays={name: [parts[number].arrays[name][i] for _, number, i in order] for name in parts[0].arrays},
+            rows=[row for part in parts for row in part.rows],
+            arrays={name: [value for part in parts for value in part.arrays[name]] for name in parts[0].arrays},
             clamped={
                 name: {row: count for part in parts for row, count in part.clamped.get(name, {}).items()}
                 for name in sorted({name for part in parts for name in part.clamped})
@@ -47,23 +46,15 @@ class StoredRows:
             failed={row: reason for part in parts for row, reason in part.failed.items()},
         )
 
-    def select(self, indices: Sequence[int], rows: Sequence[int]) -> "StoredRows":
-        """Selects rows by index and renumbers them as ``rows``."""
-        new = {self.rows[index]: row for index, row in zip(indices, rows, strict=True)}
-        return StoredRows(
-            rows=list(rows),
-            arrays={name: [values[index] for index in indices] for name, values in self.arrays.items()},
-            clamped={
-                name: {new[row]: count for row, count in counts.items() if row in new}
-                for name, counts in self.clamped.items()
-                if name in self.arrays
-            },
-            failed={new[row]: reason for row, reason in self.failed.items() if row in new},
-        )
-
     def renumbered(self, rows: Sequence[int]) -> "StoredRows":
         """Returns the same rows, renumbered as ``rows``."""
-        return self.select(range(len(self.rows)), rows)
+        new = dict(zip(self.rows, rows, strict=True))
+        return replace(
+            self,
+            rows=list(rows),
+            clamped={name: {new[row]: count for row, count in counts.items()} for name, counts in self.clamped.items()},
+            failed={new[row]: reason for row, reason in self.failed.items()},
+        )
 
     def with_failures(self, failures: Mapping[int, str]) -> "StoredRows":
         """Returns the same rows, with those in ``failures`` marked as failed."""
@@ -96,6 +87,8 @@ def check_stored(stored: StoredRows, layout: CacheLayout, shard: Shard) -> None:
         missing, extra = sorted(layout.arrays.keys() - found), sorted(found - layout.arrays.keys())
         raise CacheError(f"The rows do not fit the cache: missing {missing}, not expected {extra}")
     for name, array in layout.arrays.items():
+        if len(stored.arrays[name]) != len(shard.rows):
+            raise CacheError(f"{name} has {len(stored.arrays[name])} values for {len(shard.rows)} rows")
         for value in stored.arrays[name]:
             if value.shape != array.row_shape or value.dtype != array.dtype:
                 raise CacheError(

@@ -25,8 +25,9 @@ from .metadata import (
     metadata_files,
     unfinished_manifest,
 )
-from .rows import check_agent_indices, stored_rows
+from .rows import check_agent_indices
 from .schema import TapSpec
+from .stored import StoredRows
 from .stores import Store, open_store
 from .stores.base import Lock
 from .verify import refuse_damaged_metadata
@@ -94,10 +95,8 @@ class CacheUpgrade:
         check_agent_indices(assignment, self.layout.agents)
         failed = {row: self._log.failed[row] for row in shard.rows if row in self._log.failed}
         record = f"{UPGRADE}/{shard.index}.json"
-        stored = (
-            (array := self.layout.arrays[name], stored_rows(values, array, shard.rows, failed, {}))
-            for name, values in ((ASSIGNMENT, assignment), (MEMBERSHIP, membership))
-        )
+        rows = StoredRows(rows=shard.rows, arrays={ASSIGNMENT: assignment, MEMBERSHIP: membership}, failed=failed)
+        stored = ((array := self.layout.arrays[name], rows.values(array)) for name in MEMBERSHIPS)
         with self._store.faults(f"upgrading shard {shard.index}"):
             stage = self._store.stage(self._lock.owner)
             try:

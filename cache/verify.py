@@ -8,18 +8,27 @@ from typing import Any
 import numpy as np
 
 from ..errors import CacheError
-from ..fingerprint import canonical_json, fingerprint_digest
+from ..fingerprint import differences, fingerprint_digest
 from ..progress import track
 from .arrays import DamagedRowError, StoredArray
 from .commits import COMMITTED, FAILED, FINISHED, CommitLog, finished_fault, lost_records
 from .layout import DONE, ArrayLayout, CacheLayout, Shard
-from .metadata import KEYS, MANIFEST, STORAGE, array_is_plain, load_layout, metadata_files, parse_json
+from .metadata import KEYS, MANIFEST, load_layout, metadata_files, parse_json
 from .recipe import RECIPE, recipe_fault
 from .stores import Store, open_store
 
-__all__ = ["Fault", "cache_info", "metadata_faults", "refuse_damaged_metadata", "row_faults", "verify_cache"]
+__all__ = [
+    "Fault",
+    "cache_info",
+    "metadata_faults",
+    "refuse_damaged_metadata",
+    "require_cache",
+    "row_faults",
+    "verify_cache",
+]
 
 _LOST = "the cache was finished, and this commit record is missing"
+_LONGEST_LINE = 600  #: characters of a message about one key of a metadata file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +63,7 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
         CacheError: there is no cache in ``path``.
     """
     store = open_store(path)
-    if not store.exists(MANIFEST) and not store.listing(DONE):
-        raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
+    require_cache(store)
     try:
         layout = load_layout(store)
     except CacheError as error:
@@ -80,17 +88,20 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
     return {"ok": not faults, "images": layout.images, "checked": checked, "damaged": damaged}
 
 
-def row_faults(store: Store, log: CommitLog, *, quick: bool = False) -> Iterator[Fault]:
-    """Yields one fault for each row and array that differs from its valid commit record.
+def require_cache(store: Store) -> None:
+    """Checks that there is a cache, or commit records of one.
 
-    Arrays whose metadata is damaged are skipped: their rows cannot be checked.
+    Raises:
+        CacheError: there is none.
     """
+    if not store.exists(MANIFEST) and not store.listing(DONE):
+        raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
+
+
+def row_faults(store: Store, log: CommitLog, *, quick: bool = False) -> Iterator[Fault]:
+    """Yields one fault for each row and array that differs from its valid commit record."""
     layout = log.layout
-    arrays = [
-        StoredArray(store=store, array=array, layout=layout)
-        for array in layout.arrays.values()
-        if _is_as_written(store, array, layout)
-    ]
+    arrays = [StoredArray(store=store, array=array, layout=layout) for array in layout.arrays.values()]
     shards = [layout.shard(index) for index in sorted(log.sizes)]
     wrong = {
         (index, stored.array.name): reason
@@ -107,13 +118,6 @@ def row_faults(store: Store, log: CommitLog, *, quick: bool = False) -> Iterator
                     )
             elif not quick:
                 yield from _value_faults(log, stored, shard)
-
-
-def _is_as_written(store: Store, array: ArrayLayout, layout: CacheLayout) -> bool:
-    try:
-        return array_is_plain(store, array, layout)
-    except CacheError:
-        return False
 
 
 def _wrong_sizes(store: Store, log: CommitLog, array: ArrayLayout) -> Iterator[tuple[int, str]]:
@@ -181,10 +185,10 @@ def metadata_faults(store: Store, layout: CacheLayout) -> dict[str, str]:
 
 
 def refuse_damaged_metadata(store: Store, layout: CacheLayout) -> None:
-    """Raises if the metadata is damaged; arrays that another tool stored with another codec are accepted.
+    """Raises if the metadata is damaged, or an array was stored by another tool with a codec that is not read here.
 
     Raises:
-        CacheError: a file is missing, damaged, or contradicts the manifest; the message names it.
+        CacheError: a file is missing, damaged, or contradicts the manifest; the message names it, and the codec.
     """
     for file, reason in _faults(store, layout, byte_for_byte=False).items():
         raise CacheError(
@@ -197,22 +201,21 @@ def _faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool) -> dict[s
     for name, data in metadata_files(layout).items():
         try:
             found = store.read(name)
-            if found != data and (byte_for_byte or not _mean_the_same(found, data, store.describe(name))):
-                faults[name] = "it differs from what the writer made"
-        except CacheError as error:
+            if found != data and (reason := _difference(found, data, store.describe(name), byte_for_byte)):
+                faults[name] = reason
+        except (ValueError, RecursionError) as error:  # a CacheError is a ValueError
             faults[name] = str(error)
     others = {RECIPE: recipe_fault(store), FINISHED: finished_fault(store, layout)}
     return faults | {name: reason for name, reason in others.items() if reason}
 
 
-def _mean_the_same(found: bytes, made: bytes, file: str) -> bool:
-    """Returns whether two metadata files are equivalent, or the first describes an array with another codec."""
-    try:
-        theirs, ours = parse_json(found, file), parse_json(made, file)
-        if ours["node_type"] == "array" and any(
-            canonical_json(theirs.get(key)) != canonical_json(ours[key]) for key in STORAGE
-        ):
-            return True
-        return canonical_json(theirs) == canonical_json(ours)
-    except (ValueError, RecursionError, AttributeError) as error:
-        raise CacheError(f"it is no metadata of a cache ({error})") from error
+def _difference(found: bytes, made: bytes, file: str, byte_for_byte: bool) -> str:
+    """Returns how a metadata file differs from what the writer ``made``; "" if it only looks different."""
+    theirs = parse_json(found, file)
+    if not isinstance(theirs, dict):
+        return "it is no metadata of a cache"
+    if lines := differences(parse_json(made, file), theirs):
+        foreign = any(line.startswith("codecs:") for line in lines)
+        reason = "arrays that were stored with other codecs of zarr are not read; " if foreign else ""
+        return reason + "; ".join(line[:_LONGEST_LINE] for line in lines[:3])
+    return "it differs from what the writer made" if byte_for_byte else ""

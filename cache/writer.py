@@ -4,9 +4,11 @@ The files of a shard are staged and flushed, then renamed, their folders flushed
 written. After a kill at any moment, the cache holds exactly the shards that have a record; the others are redone.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,12 +18,22 @@ import numpy as np
 from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import canonical_json, differences
 from ..locks import LOCKS
-from .commits import COMMITTED, DAMAGED, FAILED, FINISHED, UNCOMMITTED, Commit, CommitLog, encode_finished, wants_mark
+from .commits import (
+    COMMITTED,
+    DAMAGED,
+    FAILED,
+    FINISHED,
+    UNCOMMITTED,
+    Commit,
+    CommitLog,
+    encode_finished,
+    list_records,
+    wants_mark,
+)
 from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
-from .metadata import KEYS, MANIFEST, load_layout, metadata_files
+from .metadata import KEYS, MANIFEST, load_layout, manifest_checksum, metadata_files
 from .recipe import RECIPE, encode_recipe
-from .rows import arrays_of, non_finite_rows, stored_arrays
-from .schema import ImageFeatures, TapSpec
+from .schema import TapSpec
 from .shards import write_rows
 from .stored import StoredRows, check_stored
 from .stores import Store, open_store
@@ -69,7 +81,7 @@ class CacheWriter:
 
         ``shard_bytes`` counts all arrays of a shard, as the profile ``exact`` stores them, and applies to a new cache
         only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of
-        them a frame. ``recipe`` (plain JSON values) is stored for ``repair``; it is not part of the fingerprint.
+        them a frame. ``recipe`` (plain JSON values) is recorded; it is not part of the fingerprint.
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
@@ -185,36 +197,43 @@ class CacheWriter:
         self._lock.unclaim(shard.index)
         return False
 
-    def write_shard(self, shard: Shard, features: ImageFeatures, failures: Mapping[int, str]) -> Commit:
-        """Converts features to stored rows and commits one shard; returns its record.
-
-        ``features`` has one row for each image of the shard, in order; floating arrays are float16 or float32. Values
-        beyond float16 are clamped and counted. ``failures`` maps image rows (rows of the cache, not of the shard) to
-        the reason of the failure; images with NaN or infinity are added to them. A failed image is stored as
-        zeros, which no reader returns.
-
-        Raises:
-            CacheError: the features do not fit the shard, a failure is not one of its rows, or the cache cannot be
-                written.
-            DiskSpaceError: the disk is full; the shard stays uncommitted, the rest of the cache is intact.
-        """
-        self._refuse(shard, failures)
-        arrays = arrays_of(features, self.layout, len(shard.rows))
-        failed = {**non_finite_rows(arrays, shard.rows), **failures}
-        clamped: dict[str, dict[int, int]] = {}
-        return self._commit(shard, stored_arrays(arrays, self.layout, shard.rows, failed, clamped), failed, clamped)
-
     def write_rows(self, shard: Shard, stored: StoredRows) -> Commit:
         """Commits one shard of encoded rows; returns its record. Format 1 drops memberships.
 
+        A failed image is stored as zeros, which no reader returns.
+
         Raises:
-            CacheError: as ``write_shard``.
-            DiskSpaceError: as ``write_shard``.
+            CacheError: the rows do not fit the shard, a failure is not one of them, or the cache cannot be written.
+            DiskSpaceError: the disk is full; the shard stays uncommitted, the rest of the cache is intact.
         """
         self._refuse(shard, stored.failed)
         check_stored(stored, self.layout, shard)
-        arrays = ((array, stored.values(array)) for array in self.layout.arrays.values())
-        return self._commit(shard, arrays, stored.failed, stored.clamped)
+        record = f"{DONE}/{shard.index}.json"
+        with self._store.faults(f"writing shard {shard.index}"):
+            stage = self._store.stage(self._lock.owner)
+            try:
+                arrays = ((array, stored.values(array)) for array in self.layout.arrays.values())
+                sizes, checksums = stage_arrays(stage, shard, arrays, self.layout.images_per_shard)
+                commit = Commit(
+                    shard=shard.index,
+                    first=shard.first,
+                    last=shard.last,
+                    manifest=self._log.manifest,
+                    sizes=sizes,
+                    crc32c=checksums,
+                    clamped={
+                        name: dict(stored.clamped[name]) for name in self.layout.arrays if stored.clamped.get(name)
+                    },
+                    failed=dict(stored.failed),
+                )
+                self._store.delete(record)  # a record must never exist beside other data
+                stage.publish()
+                stage.write(record, lambda file: file.write(commit.encode()))
+                stage.publish()
+            finally:
+                stage.discard()
+                self._lock.unclaim(shard.index)
+        return commit
 
     def _refuse(self, shard: Shard, failed: Iterable[int]) -> None:
         """Raises if this writer may not write ``shard``, or ``failed`` has rows outside of it."""
@@ -229,38 +248,6 @@ class CacheWriter:
             raise CacheError(
                 f"Failures name rows {foreign[:5]}, shard {shard.index} has {shard.first} to {shard.last - 1}"
             )
-
-    def _commit(
-        self,
-        shard: Shard,
-        stored: Iterable[tuple[ArrayLayout, Iterable[np.ndarray]]],
-        failed: Mapping[int, str],
-        clamped: Mapping[str, Mapping[int, int]],
-    ) -> Commit:
-        """Writes every array and then the record; ``clamped`` may be filled while the rows are consumed."""
-        record = f"{DONE}/{shard.index}.json"
-        with self._store.faults(f"writing shard {shard.index}"):
-            stage = self._store.stage(self._lock.owner)
-            try:
-                sizes, checksums = stage_arrays(stage, shard, stored, self.layout.images_per_shard)
-                commit = Commit(
-                    shard=shard.index,
-                    first=shard.first,
-                    last=shard.last,
-                    manifest=self._log.manifest,
-                    sizes=sizes,
-                    crc32c=checksums,
-                    clamped={name: dict(clamped[name]) for name in self.layout.arrays if clamped.get(name)},
-                    failed=dict(failed),
-                )
-                self._store.delete(record)  # a record must never exist beside other data
-                stage.publish()
-                stage.write(record, lambda file: file.write(commit.encode()))
-                stage.publish()
-            finally:
-                stage.discard()
-                self._lock.unclaim(shard.index)
-        return commit
 
     def _intact_shards(self, shards: Iterable[Shard]) -> set[int]:
         """Returns the committed ones of ``shards`` whose files all have the size in their record."""
@@ -306,9 +293,29 @@ def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, 
     store.sweep(host=lock.host if lock.shared else "")
     if store.exists(MANIFEST):
         return _resumed(store, wanted)
-    files = metadata_files(wanted)
+    layout = _layout_of_records(store, wanted)
+    files = metadata_files(layout)
     write_metadata(store, {RECIPE: encode_recipe(recipe), **files} if recipe else files, lock.owner)
-    return wanted
+    return layout
+
+
+def _layout_of_records(store: Store, wanted: CacheLayout) -> CacheLayout:
+    """Returns ``wanted`` in the format of the commit records that are there although the manifest is missing.
+
+    Raises:
+        CacheMismatchError: they belong to a cache of another layout.
+    """
+    manifests = set()
+    for index in list_records(store):
+        with contextlib.suppress(CacheError):
+            manifests.add(Commit.read(store, index).manifest)
+    for layout in (wanted, replace(wanted, grid=None)):
+        if not manifests or manifest_checksum(layout) in manifests:
+            return layout
+    raise CacheMismatchError(
+        f"The manifest of {store.describe()} is missing, and its commit records belong to a cache of other settings;"
+        " give those it was made with (--dataset, --config, --set), or choose another cache folder"
+    )
 
 
 def write_metadata(store: Store, files: Mapping[str, bytes], owner: str) -> None:

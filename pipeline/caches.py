@@ -8,45 +8,13 @@ from typing import TYPE_CHECKING
 from ..errors import CacheError, ConfigError, nearest
 from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
-from .domains import DomainOpener, open_index
+from .domains import open_index
 from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
-    from ..stages.extract.settings import ExtractSettings
 
-__all__ = ["add_memberships", "collect_garbage", "export_part", "repair_cache"]
-
-
-def repair_cache(
-    workspace: Workspace,
-    path: str,
-    dataset: str | None,
-    config: str,
-    overrides: Sequence[str],
-    root: Path | None,
-    device: str | None = None,
-) -> Outcome:
-    """Repair the cache at ``path`` with the settings it records, or with those of ``dataset`` and the config.
-
-    The exit code is 1 if damage is left. ``device`` is where the model runs; None takes that of the config, or "auto".
-    """
-    from ..stages.extract.repair import repair_features
-
-    if dataset:
-        opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
-        index, settings = opener.index(dataset), opener.extract_settings(dataset)
-    else:
-        index, settings = _by_recipe(workspace, path, root)
-    if device:
-        settings = settings.model_copy(update={"device": device})
-    done = repair_features(index, settings, path, root=root)
-    repaired = f"{done.repaired} images and {len(done.metadata)} metadata files repaired"
-    failed = f"; {done.failed} images could not be computed" if done.failed else ""
-    rest = "" if done.ok else "; damage is left: xd3d cache verify lists it"
-    return Outcome(
-        result=asdict(done), text=repaired + failed + rest, exit_code=0 if done.ok and not done.failed else 1
-    )
+__all__ = ["add_memberships", "collect_garbage", "export_part"]
 
 
 def add_memberships(
@@ -56,7 +24,7 @@ def add_memberships(
     from ..stages.extract.upgrade import upgrade_cache
 
     def index() -> "FrameIndex":
-        return open_index(workspace, dataset, root) if dataset else _by_recipe(workspace, path, root)[0]
+        return open_index(workspace, dataset, root) if dataset else _index_of(workspace, path, root)
 
     done = upgrade_cache(path, index=index, root=root, device=device or "auto")
     text = f"The cache {done.cache} has format {done.format}, with the memberships of its images"
@@ -163,7 +131,7 @@ def _keys_of_frames(
     from ..stages.datasets.splits import domain_frames
 
     if scenes:
-        index, _ = _by_recipe(workspace, path, None)
+        index = _index_of(workspace, path, None)
         if strange := sorted(set(scenes) - set(index.frames.scene.tolist())):
             near = nearest(strange[0], set(index.frames.scene.tolist()))
             raise ConfigError(f"The data set has no scene {strange[0]}: {near}")
@@ -179,19 +147,15 @@ def _keys_of_frames(
     return [str(index.images.key[row]) for frame in frames for row in index.images_of(frame)]
 
 
-def _by_recipe(workspace: Workspace, path: str, root: Path | None) -> "tuple[FrameIndex, ExtractSettings]":
+def _index_of(workspace: Workspace, path: str, root: Path | None) -> "FrameIndex":
+    """The index of the data set that the cache records."""
     from ..cache.recipe import load_recipe
     from ..cache.stores import open_store
-    from ..stages.extract.settings import ExtractSettings
 
-    recipe = load_recipe(open_store(path))
-    try:
-        if recipe is not None:
-            settings = ExtractSettings.model_validate({**recipe["extract"], "device": "auto"})
-            return open_index(workspace, str(recipe["dataset"]), root), settings
-    except (KeyError, ValueError, TypeError) as error:
-        raise CacheError(f"The recipe of the cache {path} is of another version ({error}); {_REMEDY}") from error
-    raise CacheError(f"The cache {path} does not say how it was made; {_REMEDY}")
-
-
-_REMEDY = "give it: xd3d cache repair PATH --dataset NAME --config NAME --set KEY=VALUE, as it was made with"
+    recipe = load_recipe(open_store(path)) or {}
+    if "dataset" not in recipe:
+        raise CacheError(
+            f"The cache {path} does not say of which data set it was made; upgrade it with --dataset NAME, and choose"
+            " images of it with --images FILE or --split NAME"
+        )
+    return open_index(workspace, str(recipe["dataset"]), root)

@@ -51,26 +51,20 @@ def verify(
 
 
 @app.command()
-def repair(
-    path: CachePath,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Its data set, for a cache that does not record it.")
-    ] = None,
-    config: Annotated[
-        str, typer.Option("--config", help="The preset or file it was made with, for such a cache.")
-    ] = "default",
-    overrides: Overrides = None,
-    root: Root = None,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Recompute what is damaged in a cache, and keep the rest. Example: `xd3d cache repair xd3d-work/cache/NAME`.
+def repair(path: CachePath, as_json: Json = False) -> None:
+    """Drop what is damaged in a cache, and keep the rest. Example: `xd3d cache repair xd3d-work/cache/NAME`.
 
-    A cache records the settings it was made with; for older caches that do not, give --dataset and the config.
+    The command that made the cache then writes the dropped images again.
     """
-    from .caches import repair_cache
+    from ..cache.repair import repair_cache
 
-    conclude(repair_cache(Workspace.current(), path, dataset, config, overrides or [], root, device), as_json)
+    done = repair_cache(path)
+    text = f"{len(done['metadata'])} metadata files were written anew or removed, {done['dropped']} images dropped"
+    if done["dropped"] or "zarr.json" in done["metadata"]:
+        text += (
+            "; write what is missing with the command that made the cache: xd3d extract-features, or xd3d cache export"
+        )
+    conclude(Outcome(result=done, text=text), as_json)
 
 
 @app.command()
@@ -109,22 +103,15 @@ def gc(
 
 
 @app.command()
-def diff(
-    first: CachePath,
-    second: CachePath,
-    values: Annotated[bool, typer.Option("--values", help="Compare the values too.")] = False,
-    as_json: Json = False,
-) -> None:
+def diff(first: CachePath, second: CachePath, as_json: Json = False) -> None:
     """Show how two caches differ; the exit code is 1 if they do. Example: `xd3d cache diff A B`."""
     from ..cache.diff import diff_caches
 
-    told = diff_caches(first, second, values=values)
+    told = diff_caches(first, second)
     lines = list(told["fingerprint"])
     for kind in ("images", "arrays", "readable"):
         lines += [f"{kind}, {side.replace('_', ' ')}: {len(names)}" for side, names in told[kind].items() if names]
     lines += [f"{array}: {len(keys)} images differ" for array, keys in told["rows"].items() if keys]
-    for array, found in told.get("values", {}).items():
-        lines.append(f"{array}: largest difference {found['max_abs']}, mean cosine {found['mean_cosine']}")
     lines.append("The caches are equal" if told["equal"] else "The caches differ")
     conclude(Outcome(result=told, text="\n".join(lines), exit_code=0 if told["equal"] else 1), as_json)
 

@@ -7,7 +7,7 @@ atomically and never modified, only replaced.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import BinaryIO, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -103,13 +103,6 @@ class Store(Protocol):
     def exists(self, key: str) -> bool:
         """Returns whether the file exists."""
 
-    def size(self, key: str) -> int:
-        """Returns the size of a file in bytes.
-
-        Raises:
-            CacheError: it is missing or its status cannot be read.
-        """
-
     def version(self, key: str) -> Version | None:
         """Returns the version of a file, as in ``listing``; None if it does not exist."""
 
@@ -187,6 +180,3 @@ class Store(Protocol):
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Applies ``work`` to every item, ``parallel`` at a time; results keep the order of the items."""
-
-    def zarr(self) -> Any:
-        """Returns the cache as a store that zarr can open for reading."""

@@ -60,13 +60,6 @@ class LocalStore:
         """Returns whether the file exists."""
         return (self.root / key).exists()
 
-    def size(self, key: str) -> int:
-        """Returns the size of a file in bytes."""
-        try:
-            return (self.root / key).stat().st_size
-        except OSError as error:
-            raise CacheError(f"the file cannot be opened ({error.strerror})") from error
-
     def version(self, key: str) -> Version | None:
         """Returns inode, size and modification time of a file; None if it does not exist."""
         try:
@@ -186,7 +179,3 @@ class LocalStore:
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Applies ``work`` to one item after the other."""
         return map(work, items)
-
-    def zarr(self) -> str:
-        """Returns the path for zarr."""
-        return str(self.root)

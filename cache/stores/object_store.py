@@ -1,4 +1,4 @@
-"""A cache in an object store, ``s3://bucket/prefix``, through ``obstore`` and zarr's own ``ObjectStore`` around it.
+"""A cache in an object store, ``s3://bucket/prefix``, through ``obstore``.
 
 Every object appears whole, so a shard's objects go up first and its commit record last: a reader sees all of a shard or
 none of it. There are no locks here. Two writers on one shard may do the same work twice; where they stored other bytes,
@@ -159,13 +159,6 @@ class ObjectStore:
         self.listing("")
         return False
 
-    def size(self, key: str) -> int:
-        """Returns the size of an object in bytes."""
-        meta = self.head(key)
-        if meta is None:
-            raise CacheError("the file cannot be opened (No such object)")
-        return int(meta["size"])
-
     def version(self, key: str) -> Version | None:
         """Returns ETag and size of an object; None if it does not exist."""
         meta = self.head(key)
@@ -251,12 +244,6 @@ class ObjectStore:
     def free_bytes(self) -> None:
         """Returns None: no limit is known."""
         return
-
-    def zarr(self) -> Any:
-        """Returns zarr's own store for the same objects."""
-        from zarr.storage import ObjectStore as ZarrObjectStore
-
-        return ZarrObjectStore(self._objects, read_only=True)
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Applies ``work`` to every item concurrently; results keep their order."""

@@ -1,70 +1,56 @@
-"""One training of the ablation and its tests, in a process of its own: ``python -m xd3d.pipeline.ablation.child``.
-
-The task is one line of JSON on stdin. Stdin stays open: when it closes, the parent process has ended, and this process
-exits too. The result is written to the file that the task names.
-"""
+"""One training of the ablation and its tests, in a process of its own, which ends when the parent process ends."""
 
 import json
+import multiprocessing
 import os
-import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import write_json
 from ...settings import Mark, marked
 from .. import jobs
-from ..config import Config, load_config
+from ..config import Config
 from ..console import run_command_line, set_up_logging
 from ..pseudo import pseudo_labels
 from ..runs import TrainedRun
 from ..workspace import Workspace
+from .plan import Training
 
 if TYPE_CHECKING:
     from ...stages.evaluate.metrics import Metrics
 
-__all__ = ["SOURCE", "Task", "main", "run_task"]
+__all__ = ["SOURCE", "run_child", "run_training"]
 
 SOURCE = "source"  #: key of the source domain's own test scores
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A preset with its overrides, the run folder's name, and the domains that the run is tested on, by name.
-
-    ``init`` holds preset, overrides and run of the training that gives the initial weights.
-    """
-
-    preset: str
-    overrides: list[str]
-    run: str
-    init: Mapping[str, Any] | None
-    domains: Mapping[str, str]
-    result: str
-
-
-def main() -> None:
-    """Reads the task from stdin, runs it and writes its result."""
+def run_child(
+    workspace: Workspace, training: Training, domains: Mapping[str, str], *, result: Path, log: Path, threads: int
+) -> None:
+    """Writes the return value of ``run_training`` to ``result``, and all output to ``log``; for a new process."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     set_up_logging(verbose=False)
-    task = Task(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    run_command_line(lambda: write_json(Path(task.result), run_task(Workspace.current(), task)))
+    run_command_line(lambda: write_json(result, run_training(workspace, training, domains)))
 
 
-def run_task(workspace: Workspace, task: Task) -> dict[str, Any]:
-    """Trains the run of ``task``, or resumes it, and tests it; returns scores by domain name and the run's facts.
+def run_training(workspace: Workspace, training: Training, domains: Mapping[str, str]) -> dict[str, Any]:
+    """Trains a run, or resumes it, and tests it on ``domains``; returns scores by domain name and the run's facts.
 
     Raises:
         Xd3dError: training or scoring failed.
     """
     begin = time.monotonic()
-    overrides = [*task.overrides, *(_initialised(workspace, task, **task.init) if task.init else [])]
-    done = jobs.train(workspace, task.preset, overrides, cached=True, run=Path(task.run)).result
-    run = TrainedRun.open(workspace, Path(task.run), _machine_settings(task))
-    scores = {name: _scores(run, domain, lidar_only=name != SOURCE) for name, domain in task.domains.items()}
+    overrides = [*training.overrides, *(_initialised(workspace, training, training.init) if training.init else [])]
+    done = jobs.train(workspace, training.variant.preset, overrides, cached=True, run=Path(training.run)).result
+    run = TrainedRun.open(workspace, Path(training.run), _machine_settings(training))
+    scores = {name: _scores(run, domain, lidar_only=name != SOURCE) for name, domain in domains.items()}
     return {
         "scores": scores,
         "steps": done["steps"],
@@ -75,22 +61,21 @@ def run_task(workspace: Workspace, task: Task) -> dict[str, Any]:
     }
 
 
-def _initialised(workspace: Workspace, task: Task, preset: str, overrides: list[str], run: str) -> list[str]:
+def _initialised(workspace: Workspace, training: Training, init: Training) -> list[str]:
     """Trains the initial run unless this is done; returns the settings that name it and its pseudo-labels if used."""
-    jobs.train(workspace, preset, overrides, cached=True, run=Path(run))
-    config = load_config(task.preset, task.overrides).config
-    named = [f"train.init={json.dumps(run)}"]
+    run, config = Path(init.run), training.resolve().config
+    jobs.train(workspace, init.variant.preset, init.overrides, cached=True, run=run)
+    named = [f"train.init={json.dumps(init.run)}"]
     if config.train.lam_pl:
-        domain, machine = config.data.target.domain, _machine_settings(task)
-        made = pseudo_labels(workspace, Path(run), side=domain, machine=machine).result
+        made = pseudo_labels(workspace, run, side=config.data.target.domain, machine=_machine_settings(training)).result
         named.append(f"data.pseudo_labels={json.dumps(made['pseudo_labels'])}")
     return named
 
 
-def _machine_settings(task: Task) -> list[str]:
-    """The overrides of the task that concern this machine only, such as the device."""
+def _machine_settings(training: Training) -> list[str]:
+    """The overrides that concern this machine only, such as the device."""
     machine = marked(Config, Mark.MACHINE)
-    return [text for text in task.overrides if text.partition("=")[0].strip() in machine]
+    return [text for text in training.overrides if text.partition("=")[0].strip() in machine]
 
 
 def _scores(run: TrainedRun, domain: str, *, lidar_only: bool) -> dict[str, Any]:
@@ -114,9 +99,6 @@ def _lidar_only_score(run: TrainedRun, domain: str, card: "Metrics") -> float | 
 
 
 def _exit_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

@@ -1,16 +1,15 @@
 """The published results: ``results.json`` with every row, and ``results.md``, whose generated blocks have markers."""
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
 from ...files import read_json, write_bytes, write_json
 from . import tables
-from .figures import FACTS, IMAGES, PLOTS, Learned, stored_learned
+from .figures import PLOTS
 from .plan import Benchmark, Request, variant_digest
 from .rows import Row, RowFile, ScoreTable, parse_rows
 from .variants import VARIANTS
@@ -32,10 +31,8 @@ HEADINGS = {
     "gains": "Gains",
     "classes": "Classes",
     "sweeps": "Sweeps",
-    "attention": "Which agents the points read",
-    "spectrum": "What decoupling leaves",
-    "errors": "Errors by distance and class",
 }
+IMAGES = "images"  #: folder of the plots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,6 @@ class Results:
     rows: Sequence[Row]
     development: Sequence[Row]
     failed: Mapping[str, str]
-    learned: Learned | None = None
 
     @classmethod
     def select(
@@ -76,7 +72,7 @@ class Results:
             "rows": [asdict(row) for row in self.rows],
             "development": [asdict(row) for row in self.development],
             "failed": dict(self.failed),
-            "learned": vars(self.learned) if self.learned else None,
+            "learned": None,  # earlier versions read facts of figures here
         }
 
     def blocks(self) -> dict[str, str]:
@@ -92,7 +88,6 @@ class Results:
             "gains": tables.gain_tables(scores),
             "classes": tables.class_table(scores),
             "sweeps": tables.sweep_tables(scores) + plots["sweeps"],
-            **(self.learned.blocks() if self.learned else {}),
         }
 
     def plots(self) -> dict[str, bytes]:
@@ -121,8 +116,6 @@ def write_results(results: Results, out: Path, docs: Path | None) -> None:
         DataError: the markers of a page are damaged.
     """
     blocks, figures = results.blocks(), results.plots()
-    if results.learned:
-        figures |= {name: (out / IMAGES / f"{name}.png").read_bytes() for name in results.learned.pictures}
     for folder in (out, docs) if docs else (out,):
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         for name, png in figures.items():
@@ -179,7 +172,6 @@ class Publisher:
         """
         published = self._import_published(self.docs) if self.docs else []
         results = Results.select(self.benchmark, self.request, self.data, self.rows.rows, failed)
-        results = replace(results, learned=stored_learned(self.out))
         kept = {row.key for row in (*results.rows, *results.development)}
         if lost := [row for row in published if row.key not in kept]:
             raise DataError(
@@ -190,14 +182,13 @@ class Publisher:
         return results
 
     def _import_published(self, docs: Path) -> list[Row]:
-        """Adds the rows of ``docs/results.json`` to ``rows``, and its figures to ``out``; returns the rows."""
+        """Adds the rows of ``docs/results.json`` to ``rows``; returns them."""
         path = docs / "results.json"
         if not path.exists():
             return []
         try:
             results = read_json(path)
             published = parse_rows([*results["rows"], *results["development"]])
-            learned = Learned.parse(results["learned"]) if results["learned"] else None
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"{path} does not hold results of this version ({error}); give another --docs, or move it away"
@@ -206,9 +197,4 @@ class Publisher:
         for row in published:
             if row.key not in known:
                 self.rows.append(row)
-        if learned and not (self.out / FACTS).exists() and not learned.missing(docs / IMAGES):
-            (self.out / IMAGES).mkdir(exist_ok=True)
-            for name in learned.pictures:
-                shutil.copyfile(docs / IMAGES / f"{name}.png", self.out / IMAGES / f"{name}.png")
-            write_json(self.out / FACTS, vars(learned))
         return published

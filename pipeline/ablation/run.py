@@ -1,18 +1,14 @@
 """The ablation from data to tables: extracts features, trains missing runs in child processes, publishes the rows."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
 
-from ...errors import RunError, Xd3dError
+from ...errors import Xd3dError
 from ...files import read_json
 from ...locks import exclusive_lock
 from ...processes import threads_each
@@ -22,8 +18,7 @@ from .. import jobs
 from ..console import Outcome
 from ..domains import DomainOpener
 from ..workspace import Workspace
-from .child import SOURCE, Task
-from .figures import draw_learned
+from .child import SOURCE, run_child
 from .plan import Benchmark, Request, Training, plan_trainings
 from .results import Publisher, Results
 from .rows import Row, RowFile
@@ -47,7 +42,7 @@ def run_ablation(
     Raises:
         ConfigError: a setting is unknown or out of range, or may not be set.
         DataError: ``docs`` holds something else, or rows of other settings.
-        RunError: another process works in ``out``, or the disk is too small for the features.
+        RunError: another process works in ``out``.
     """
     request.check(benchmark)
     out = out.absolute()
@@ -61,12 +56,9 @@ def run_ablation(
         failed = _extract(workspace, benchmark, trainings)
         ready = [training for training in trainings if training.run not in failed]
         log.info("%d runs to train, %d rows exist", len(ready), len(results.rows))
-        pool = _WorkerPool(size=processes, folder=out / "logs", workspace=workspace, benchmark=benchmark)
-        for finished in pool.run(ready):
-            failed |= _record(finished, rows, request)
+        for child in _run_children(ready, processes, out / "logs", workspace, benchmark):
+            failed |= _record(child, rows, request)
             results = publisher.publish(failed)
-        draw_learned(workspace, benchmark, list(results.rows), out)
-        results = publisher.publish(failed)
     return _outcome(out, results, failed)
 
 
@@ -83,33 +75,10 @@ def _extract(workspace: Workspace, benchmark: Benchmark, trainings: Sequence[Tra
                 failed[training.run] = str(error)
             else:
                 readers.setdefault(path, []).append(training)
-    _require_disk_space(workspace, benchmark, [first for first, *_ in readers.values()])
     for first, *others in readers.values():
         if reason := _extract_one(workspace, benchmark, first):
             failed |= {training.run: reason for training in (first, *others)}
     return failed
-
-
-def _require_disk_space(workspace: Workspace, benchmark: Benchmark, trainings: Sequence[Training]) -> None:
-    """Logs the expected size of the caches of ``trainings`` and checks the free disk space.
-
-    Raises:
-        RunError: the disk is too small.
-    """
-    size, seconds, free = 0, 0.0, float("inf")
-    for training in trainings:
-        preset, overrides = training.variant.preset, training.overrides
-        with suppress(Xd3dError):  # the extraction reports it
-            expected = jobs.forecast_extraction(workspace, benchmark.dataset, preset, overrides, None).result
-            size, seconds = size + expected["bytes_left"], seconds + expected["seconds"]
-            free = min(free, float("inf") if expected["free_bytes"] is None else expected["free_bytes"])
-    if trainings:
-        log.info("%d feature caches: %.1f GB and %.1f h left", len(trainings), size / 1e9, seconds / 3600)
-    if size > free:
-        raise RunError(
-            f"The features of these variants take {size / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free; free some"
-            " space, or name a folder on a larger disk with --out"
-        )
 
 
 def _extract_one(workspace: Workspace, benchmark: Benchmark, training: Training) -> str:
@@ -125,83 +94,74 @@ def _extract_one(workspace: Workspace, benchmark: Benchmark, training: Training)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Finished:
-    """A training that ended, with its ``result`` or the ``reason`` of its failure."""
+class _Child:
+    """A process that trains, with the files of its result and of its output."""
 
     training: Training
-    result: Mapping[str, Any] | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Active:
-    training: Training
-    process: "subprocess.Popen[str]"
+    process: SpawnProcess
     result: Path
     log: Path
 
+    def failure(self) -> str:
+        """Returns why the ended process failed; "" if it did not."""
+        if not (code := self.process.exitcode):
+            return ""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        output = [line.split("\r")[-1].strip() for line in lines if line.strip()]
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return f"{how}: {output[-1] if output else 'no output'} ({self.log})"
 
-class _WorkerPool:
-    """Runs ``size`` child processes at once, each with an equal share of the threads.
 
-    Logs and results are files in ``folder``. A failed child does not affect the others.
+def _run_children(
+    trainings: Sequence[Training], size: int, folder: Path, workspace: Workspace, benchmark: Benchmark
+) -> Iterator[_Child]:
+    """Runs ``trainings`` in ``size`` processes at once, and yields each when it has ended.
+
+    Logs and results are files in ``folder``. A failed process does not affect the others. One progress bar counts the
+    steps of all.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting, active, threads = list(trainings), list[_Child](), threads_each(size)
+    steps = {training.run: _steps(training) for training in trainings}
+    done = {training.run: _steps_done(workspace, training) for training in trainings}
+    try:
+        with progress("ablate", sum(steps.values()), "step", sum(done.values())) as bar:
+            while waiting or active:
+                while len(active) < size and (ready := _next_ready(waiting, active)):
+                    waiting.remove(ready)
+                    active.append(_start(ready, folder, workspace, benchmark, threads))
+                time.sleep(POLL_SECONDS)
+                for child in [child for child in active if child.process.exitcode is not None]:
+                    active.remove(child)
+                    done[child.training.run] = steps[child.training.run]
+                    yield child
+                done |= {child.training.run: _steps_done(workspace, child.training) for child in active}
+                bar.update(max(sum(done.values()) - bar.n, 0))
+    finally:  # checkpoints of killed children remain, and the next call resumes from them
+        for child in active:
+            child.process.kill()
+        for child in active:
+            child.process.join()
 
-    def __init__(self, *, size: int, folder: Path, workspace: Workspace, benchmark: Benchmark) -> None:
-        self.folder, self.workspace, self.benchmark, self.size = folder, workspace, benchmark, size
-        self.threads = threads_each(size)
-        folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self, trainings: Sequence[Training]) -> Iterator[_Finished]:
-        """Runs all ``trainings`` and yields each as it ends; one progress bar counts the steps of all."""
-        waiting, active = list(trainings), list[_Active]()
-        steps = {training.run: _steps(training) for training in trainings}
-        done = {training.run: self._steps_done(training) for training in trainings}
-        try:
-            with progress("ablate", sum(steps.values()), "step", sum(done.values())) as bar:
-                while waiting or active:
-                    while len(active) < self.size and (ready := _next_ready(waiting, active)):
-                        waiting.remove(ready)
-                        active.append(self._start(ready))
-                    time.sleep(POLL_SECONDS)
-                    for each in [each for each in active if each.process.poll() is not None]:
-                        active.remove(each)
-                        done[each.training.run] = steps[each.training.run]
-                        yield _conclude(each)
-                    done |= {each.training.run: self._steps_done(each.training) for each in active}
-                    if (more := sum(done.values()) - bar.n) > 0:
-                        bar.update(more)
-        finally:  # checkpoints of killed children remain, and the next call resumes from them
-            for each in active:
-                each.process.kill()
-            for each in active:
-                _wait(each.process)
+def _start(training: Training, folder: Path, workspace: Workspace, benchmark: Benchmark, threads: int) -> _Child:
+    result, log_file = (folder / f"{training.run}.{kind}" for kind in ("json", "log"))
+    result.unlink(missing_ok=True)
+    domains = {shift: benchmark.domains[shift] for shift in training.shifts} | {SOURCE: benchmark.source}
+    process = get_context("spawn").Process(
+        target=run_child,
+        args=(workspace, training, domains),
+        kwargs={"result": result, "log": log_file, "threads": threads},
+        daemon=True,
+    )
+    process.start()
+    return _Child(training=training, process=process, result=result, log=log_file)
 
-    def _start(self, training: Training) -> _Active:
-        result, log_file = (self.folder / f"{training.run}.{kind}" for kind in ("json", "log"))
-        result.unlink(missing_ok=True)
-        domains = {shift: self.benchmark.domains[shift] for shift in training.shifts} | {SOURCE: self.benchmark.source}
-        init = _run_settings(training.init) if training.init else None
-        task = Task(**_run_settings(training), init=init, domains=domains, result=str(result))
-        with log_file.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "xd3d.pipeline.ablation.child"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                text=True,
-                env={**os.environ, "XD3D_HOME": str(self.workspace.home), "OMP_NUM_THREADS": str(self.threads)},
-            )
-        if process.stdin is not None:
-            with suppress(BrokenPipeError):  # the child died; its exit code is reported
-                process.stdin.write(json.dumps(asdict(task)) + "\n")
-                process.stdin.flush()
-        return _Active(training=training, process=process, result=result, log=log_file)
 
-    def _steps_done(self, training: Training) -> int:
-        records = read_log(self.workspace.run(training.run))
-        steps = int(records[-1]["step"]) if records else 0
-        return steps + (self._steps_done(training.init) if training.init else 0)
+def _steps_done(workspace: Workspace, training: Training) -> int:
+    records = read_log(workspace.run(training.run))
+    steps = int(records[-1]["step"]) if records else 0
+    return steps + (_steps_done(workspace, training.init) if training.init else 0)
 
 
 def _steps(training: Training) -> int:
@@ -209,45 +169,23 @@ def _steps(training: Training) -> int:
     return training.resolve().config.train.steps + (_steps(training.init) if training.init else 0)
 
 
-def _run_settings(training: Training) -> dict[str, Any]:
-    return {"preset": training.variant.preset, "overrides": list(training.overrides), "run": training.run}
-
-
-def _next_ready(waiting: Sequence[Training], active: Sequence[_Active]) -> Training | None:
+def _next_ready(waiting: Sequence[Training], active: Sequence[_Child]) -> Training | None:
     """The first of ``waiting`` that shares no run, its own or the initial one, with an active training."""
 
     def runs(training: Training) -> set[str]:
         return {training.run, *([training.init.run] if training.init else [])}
 
-    busy = {run for each in active for run in runs(each.training)}
-    return next((each for each in waiting if not busy & runs(each)), None)
+    busy = {run for child in active for run in runs(child.training)}
+    return next((training for training in waiting if not busy & runs(training)), None)
 
 
-def _conclude(active: _Active) -> _Finished:
-    code = _wait(active.process)
-    if code == 0:
-        return _Finished(training=active.training, result=read_json(active.result))
-    lines = active.log.read_text(encoding="utf-8", errors="replace").split("\n")
-    output = [line.split("\r")[-1].strip() for line in lines if line.strip()]
-    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    return _Finished(training=active.training, reason=f"{how}: {output[-1] if output else 'no output'} ({active.log})")
-
-
-def _wait(process: "subprocess.Popen[str]") -> int:
-    """Waits for the end of ``process`` and returns its exit code."""
-    code = process.wait()
-    if process.stdin is not None:
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-    return code
-
-
-def _record(finished: _Finished, rows: RowFile, request: Request) -> dict[str, str]:
+def _record(child: _Child, rows: RowFile, request: Request) -> dict[str, str]:
     """Appends the rows of a successful training; returns the run and the reason of a failed one."""
-    training, result = finished.training, finished.result
-    if result is None:
-        log.warning("%s failed: %s", training.title, finished.reason)
-        return {training.run: finished.reason}
+    training = child.training
+    if reason := child.failure():
+        log.warning("%s failed: %s", training.title, reason)
+        return {training.run: reason}
+    result = read_json(child.result)
     for shift in training.shifts:
         scores = result["scores"][shift]
         row = Row(

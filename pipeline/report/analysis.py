@@ -1,4 +1,4 @@
-"""The report's sections on what the network learned: attention to agents, spectra, and errors by distance."""
+"""The report's sections on what the network learned: attention to agents, and errors by distance."""
 
 from typing import TYPE_CHECKING
 
@@ -6,8 +6,7 @@ import numpy as np
 
 from .attention import AttentionKind, FrameAttention, frame_attention
 from .errors import errors_picture, tally_errors
-from .page import Picture, Section, Table
-from .spectrum import spectra_of, spectrum_picture, spectrum_rows
+from .page import Picture, Section
 
 if TYPE_CHECKING:
     from ...stages.evaluate.settings import FusionRule
@@ -19,9 +18,9 @@ __all__ = ["analysis_sections", "attention_over", "mean_agreement"]
 ANALYSED_FRAMES = 8
 
 
-def attention_over(run: "TrainedRun", domain: "Domain", frames: int = ANALYSED_FRAMES) -> list[FrameAttention]:
+def attention_over(run: "TrainedRun", domain: "Domain") -> list[FrameAttention]:
     """Returns the attention of ``run`` on frames evenly spread over ``domain``; empty for a network without agents."""
-    positions = np.unique(np.linspace(0, len(domain) - 1, frames + 2).round().astype(int)[1:-1])
+    positions = np.unique(np.linspace(0, len(domain) - 1, ANALYSED_FRAMES + 2).round().astype(int)[1:-1])
     found = [frame_attention(run, domain, int(position)) for position in positions]
     return [each for each in found if each is not None]
 
@@ -36,14 +35,14 @@ def mean_agreement(frames: list[FrameAttention], kind: AttentionKind) -> tuple[f
 
 
 def analysis_sections(run: "TrainedRun", rule: "FusionRule") -> list[Section]:
-    """Returns sections on the target's test split: attention and spectra if the run reads agents, and errors.
+    """Returns sections on the target's test split: attention if the run reads agents, and errors.
 
     ``rule`` fuses the predictions.
     """
     domain = run.domain("target", "test")
     frames = attention_over(run, domain)
     attention = [_SECTIONS[kind](frames) for kind in frames[0].kinds] if frames else []
-    return [*attention, *([_spectrum(run, frames)] if frames else []), _errors(run, domain, rule)]
+    return [*attention, _errors(run, domain, rule)]
 
 
 def _located(frames: list[FrameAttention]) -> Section:
@@ -86,31 +85,8 @@ def _queries(frames: list[FrameAttention]) -> Section:
 _SECTIONS = {"located": _located, "queries": _queries}
 
 
-def _spectrum(run: "TrainedRun", frames: list[FrameAttention]) -> Section:
-    fusion = run.config.fusion
-    spectra = spectra_of([frame.insight for frame in frames])
-    rank = min(fusion.rank, max(map(len, spectra.values())))
-    effects = {
-        "none": "Nothing is decoupled in this network.",
-        "truncate": f"The network reads agents and queries on the first {rank} directions of their matrix alone.",
-        "loss": f"A loss pulls Q_a towards the first {rank} directions of Q_b; points read all directions.",
-    }
-    return Section(
-        heading="What decoupling leaves",
-        text="Singular values of the matrices of agents, one for each image, and of queries, one for each frame, over"
-        f" {len(frames)} frames. {effects[fusion.decoupling]}",
-        parts=[
-            Table(
-                header=["matrix", f"energy beyond {rank} directions", "directions with 99 % of it"],
-                rows=spectrum_rows(spectra, rank),
-            ),
-            Picture(png=spectrum_picture(spectra, rank), caption="Each kind of matrix, its whole energy scaled to 1."),
-        ],
-    )
-
-
 def _errors(run: "TrainedRun", domain: "Domain", rule: "FusionRule") -> Section:
-    tally = tally_errors(run.network, domain, "fused", fusion=rule)
+    tally = tally_errors(run.network, domain, rule)
     output = f"the fused prediction ({rule})" if run.config.fusion.image else "3D"
     return Section(
         heading="Errors by distance and class",
@@ -118,7 +94,7 @@ def _errors(run: "TrainedRun", domain: "Domain", rule: "FusionRule") -> Section:
         " over the target's test split.",
         parts=[
             Picture(
-                png=errors_picture({f"wrong points, % ({output})": [("", tally.shares)]}, tally.classes),
+                png=errors_picture(tally.shares, f"wrong points, % ({output})", tally.classes),
                 caption="Empty cells have no point of the class.",
             )
         ],

@@ -2,8 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -12,8 +12,6 @@ from ...stages.datasets.labels import IGNORE
 from .figures import new_figure, png_bytes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from ...stages.evaluate.settings import FusionRule
     from ...stages.train.domain import Domain
     from ...stages.train.network import Network
@@ -39,13 +37,8 @@ class ErrorTally:
         return np.divide(100.0 * wrong, points, out=np.full(points.shape, np.nan), where=points > 0)
 
 
-def tally_errors(
-    network: "Network", domain: "Domain", output: Literal["3d", "fused"], *, fusion: "FusionRule" = "product-prior"
-) -> ErrorTally:
-    """Predicts at most ``MAX_FRAMES`` frames evenly spread over ``domain``, and counts wrong points.
-
-    ``output`` chooses the class of the 3D head, or that of all heads, fused by the rule ``fusion``.
-    """
+def tally_errors(network: "Network", domain: "Domain", fusion: "FusionRule") -> ErrorTally:
+    """Predicts at most ``MAX_FRAMES`` frames evenly spread over ``domain``, and counts points wrong by ``fusion``."""
     from ...stages.predict.inference import predict_frames
 
     spread = np.unique(np.linspace(0, len(domain) - 1, min(MAX_FRAMES, len(domain))).round().astype(int))
@@ -53,43 +46,28 @@ def tally_errors(
     shape = (len(network.classes), len(DISTANCES) - 1)
     points, wrong = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for prediction in predict_frames(network, few, fusion=fusion, description="errors by distance"):
-        classes = prediction.decided if output == "fused" else prediction.probabilities_3d.argmax(1)
         labels, counted = prediction.labels, prediction.labels != IGNORE
         cells = labels[counted], np.digitize(np.asarray(prediction.distance), DISTANCES[1:-1])[counted]
         np.add.at(points, cells, 1)
-        np.add.at(wrong, cells, classes[counted] != labels[counted])
+        np.add.at(wrong, cells, prediction.decided[counted] != labels[counted])
     return ErrorTally(classes=network.classes, points=points, wrong=wrong)
 
 
-def errors_picture(
-    panels: Mapping[str, Sequence[tuple[str, Float[np.ndarray, "rows bins"]]]], names: Sequence[str]
-) -> bytes:
-    """Returns a PNG of heat maps: a row per panel, whose titled tables are in per cent; differences in two colours.
-
-    ``names`` are the classes; the last line of each table is over all of them.
-    """
-    rows, columns = len(panels), max(len(row) for row in panels.values())
-    figure = new_figure(1.6 + 3.2 * columns, 0.6 + 2.6 * rows)
-    for row, (name, tables) in enumerate(panels.items()):
-        for column, (title, values) in enumerate(tables):
-            axes = figure.add_subplot(rows, columns, row * columns + column + 1)
-            _heat(axes, values, [*names, "all"] if column == 0 else None)
-            axes.set_title(f"{name}: {title}" if title else name, fontsize=9)
-    return png_bytes(figure)
-
-
-def _heat(axes: "Axes", values: Float[np.ndarray, "rows bins"], names: Sequence[str] | None) -> None:
-    signed = bool((values < 0).any())
-    limit = max(float(np.nanmax(np.abs(values), initial=0.0)), 1.0) if signed else 100.0
-    axes.imshow(values, cmap="RdBu_r" if signed else "Reds", vmin=-limit if signed else 0, vmax=limit, aspect="auto")
-    for row, column in np.ndindex(values.shape):
-        if not np.isnan(values[row, column]):
-            text = f"{values[row, column]:+.0f}" if signed else f"{values[row, column]:.0f}"
-            dark = abs(values[row, column]) > 0.6 * limit
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+def errors_picture(shares: Float[np.ndarray, "rows bins"], title: str, classes: Sequence[str]) -> bytes:
+    """Returns a PNG with the heat map of ``ErrorTally.shares``; the last row is over all ``classes``."""
+    figure = new_figure(4.8, 3.2)
+    axes = figure.add_subplot(1, 1, 1)
+    axes.imshow(shares, cmap="Reds", vmin=0, vmax=100, aspect="auto")
+    for row, column in np.ndindex(shares.shape):
+        share = shares[row, column]
+        if not np.isnan(share):
+            colour = "white" if share > 60 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
     bins = [
         f"{low:.0f}-{high:.0f}" if np.isfinite(high) else f"{low:.0f}+" for low, high in itertools.pairwise(DISTANCES)
     ]
     axes.set_xticks(range(len(bins)), bins, fontsize=7)
-    axes.set_yticks(range(len(values)), names if names else [""] * len(values), fontsize=8)
+    axes.set_yticks(range(len(shares)), [*classes, "all"], fontsize=8)
     axes.set_xlabel("metres", fontsize=8)
+    axes.set_title(title, fontsize=9)
+    return png_bytes(figure)

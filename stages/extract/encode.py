@@ -64,7 +64,7 @@ def stored_rows(features: Mapping[str, Num[Tensor, "batch *row"]], profile: str)
 def encode_e4m3(
     values: Float16[Tensor, "images *row"], channel_axis: int
 ) -> tuple[UInt8[Tensor, "images *row"], Float16[Tensor, "images 2 channels"]]:
-    """Encodes like ``cache.codec.encode``, on the device of ``values``; NaN and infinity give undefined codes.
+    """Encodes for ``cache.codec.decode``, on the device of ``values``; NaN and infinity give undefined codes.
 
     Returns the codes, and scale (index 0) and offset (index 1) of each channel of each image.
     """

@@ -1,7 +1,8 @@
 """The model hub: finds earlier downloads, and downloads files with checked digests and resumable transfers.
 
 Weights are checked before they enter the hub's cache folder: against the published digest if one is known, else against
-the digest that the hub reports. An interrupted transfer leaves a partial file, and the next one resumes from it.
+the digest that the hub reports. An interrupted transfer leaves a partial file, and the next one resumes from it, also
+after a kill; the hub's own client (2.4) starts anew then.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 from ...errors import ModelError
 from .model_files import file_digest, recall, remember
 
-__all__ = ["FetchedFile", "HubFiles", "downloaded", "fetch", "same_origin"]
+__all__ = ["FetchedFile", "HubFiles", "downloaded", "fetch"]
 
 HUB_TIMEOUT = 10.0  #: seconds the hub may take to answer
 RECORD = "fetched.json"  #: file in the user's cache folder with the digests of downloads
@@ -138,9 +139,8 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
     folder.mkdir(parents=True, exist_ok=True)
     facts = get_hf_file_metadata(hf_hub_url(wanted.hub_id, file, revision=revision), timeout=HUB_TIMEOUT)
     headers = {"Accept-Encoding": "identity"}
-    if (token := get_token()) and same_origin(
-        facts.location, constants.ENDPOINT
-    ):  # not to the storage server that it redirects to
+    to_hub = urlsplit(facts.location)[:2] == urlsplit(constants.ENDPOINT)[:2]  # not the server that it redirects to
+    if (token := get_token()) and to_hub:
         headers["Authorization"] = f"Bearer {token}"
     with partial.open("ab") as stream:
         _lock(stream, partial)
@@ -158,22 +158,6 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
         partial.unlink()
         raise _differs(wanted, file, announced, found, "the download was removed; fetch it again")
     partial.replace(target)
-
-
-def same_origin(first: str, second: str) -> bool:
-    """Returns whether two URLs have the same scheme, host and port, so that credentials may be sent to both."""
-    return _origin(first) == _origin(second) is not None
-
-
-def _origin(url: str) -> tuple[str, str, int | None] | None:
-    """Returns scheme, host and port of ``url``; None if it is invalid or has no host."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return None
-    usual = {"https": 443, "http": 80}.get(parts.scheme)
-    return (parts.scheme, parts.hostname, port or usual) if parts.hostname else None
 
 
 def _lock(stream: BinaryIO, partial: Path) -> None:

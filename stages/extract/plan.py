@@ -34,7 +34,7 @@ def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
 
 
 def extraction_recipe(index: FrameIndex, settings: ExtractSettings) -> dict[str, Any]:
-    """Returns the settings of the extraction, which a cache stores for its repair."""
+    """Returns the settings of the extraction, which a cache records."""
     return {"dataset": index.dataset, "extract": settings.model_dump(mode="json", exclude={"caches"})}
 
 

@@ -1,6 +1,6 @@
-"""Attention maps of a trained network on one frame: the agents that points and queries read, and decoupling."""
+"""Attention maps of a trained network on one frame: the agents that points and queries read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,16 +14,13 @@ from ...errors import ConfigError
 from ..train.batch import Batch
 from ..train.domain import Domain
 from ..train.images import ImageBatch
-from ..train.interface import StageRefiner, low_rank
+from ..train.interface import StageRefiner
 from ..train.loader import evaluation_batch
 from ..train.located_agents import agents_at_points
 from ..train.network import Network
 from ..train.transfer import to_device
 
-__all__ = ["CACHED", "AttentionMaps", "QueryAttention", "attention_maps"]
-
-CACHED = "cached agents"  #: name of the matrix of agent vectors, all taps concatenated, as the network reads them
-Matrices = dict[str, Float32[np.ndarray, "matrices rows columns"]]
+__all__ = ["AttentionMaps", "QueryAttention", "attention_maps"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,12 +56,10 @@ class AttentionMaps:
 
     ``memberships``: weight of each agent for each point, with the agents of all views concatenated; a row sums to 1, or
     is 0 if no view shows the point; None without located agents. ``queries`` is None without refined queries.
-    ``matrices`` are the matrices that decoupling changes, by name: one per view for agents, one for queries.
     """
 
     memberships: Float32[np.ndarray, "points agents"] | None
     queries: QueryAttention | None
-    matrices: Mapping[str, Float32[np.ndarray, "matrices rows columns"]]
 
 
 def attention_maps(network: Network, domain: Domain, position: int) -> AttentionMaps | None:
@@ -97,46 +92,29 @@ def attention_maps(network: Network, domain: Domain, position: int) -> Attention
 
 def _attention_maps(network: Network, batch: Batch, images: ImageBatch) -> AttentionMaps:
     memberships, queries = None, None
-    matrices: Matrices = {}
     if network.fusion.agent_tokens:
         views, agents = images.geometry.shape[:2]
         each = torch.eye(views * agents, device=network.device).view(views, agents, views * agents)
         memberships = _array(agents_at_points(each, images))
-        cached = torch.cat([images.agents[tap] for tap in network.agent_tokens.taps], -1)
-        matrices |= {CACHED: _array(cached), **_truncation(network, "agent tokens", network.agent_tokens(images))}
     if network.fusion.interface:
-        queries, found = _query_attention(network, batch, images)
-        matrices |= found
-    return AttentionMaps(memberships=memberships, queries=queries, matrices=matrices)
+        queries = _query_attention(network, batch, images)
+    return AttentionMaps(memberships=memberships, queries=queries)
 
 
-def _query_attention(network: Network, batch: Batch, images: ImageBatch) -> tuple[QueryAttention, Matrices]:
-    """Returns the attention of the queries in a complete forward pass, and their matrices."""
+def _query_attention(network: Network, batch: Batch, images: ImageBatch) -> QueryAttention:
+    """Returns the attention of the queries in a complete forward pass."""
     refiner = cast("StageRefiner", network.refiners[-1])
-    with _calls_of(network.image_queries, network.interface, refiner) as (image_calls, interface_calls, refiner_calls):
+    with _calls_of(network.interface, refiner) as (interface_calls, refiner_calls):
         network(batch, complete=True)
-    semantic, other = image_calls[0].output
     (plain, read), queries = interface_calls[0].inputs, interface_calls[0].output
     voxels, layout, _, bias = next(call.inputs for call in refiner_calls if call.inputs[2] is queries)
     attention = layout.unpad(refiner.attention(layout.pad(voxels), queries, None if bias is None else layout.pad(bias)))
     agents = network.image_queries.attention(images) if network.fusion.keys == "agents" else None
-    found = QueryAttention(
+    return QueryAttention(
         voxels=_array(attention[batch.point_to_voxel]),
         queries=_array(network.interface.attention(plain, read)[0]),
         agents=None if agents is None else _array(agents.transpose(0, 1).flatten(1)),
     )
-    if network.fusion.decoupling != "loss":
-        return found, _truncation(network, "Q_a", semantic)
-    projected = low_rank(other, network.fusion.rank)
-    named = {"Q_a": semantic, "Q_b before the projection": other, "Q_b after it": projected}
-    return found, {name: _array(values) for name, values in named.items()}
-
-
-def _truncation(network: Network, name: str, matrices: Tensor) -> Matrices:
-    """Returns ``matrices`` and, if the network truncates, the truncated ones."""
-    if network.fusion.decoupling != "truncate":
-        return {name: _array(matrices)}
-    return {f"{name} before truncation": _array(matrices), f"{name} after it": _array(network.truncated(matrices))}
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
 """Random parameters shared by random streets and cities: numbers, colours, and the light of an hour and weather."""
 
 import colorsys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
 
 import numpy as np
 
+from ...files import parse_yaml
 from .styles import Colour, Hour, LightStyle, Range, Weather
 
-__all__ = ["draw", "draw_hsv", "draw_light", "draw_near", "triple"]
+__all__ = ["draw", "draw_hsv", "draw_light", "draw_near", "sample", "street_table", "triple"]
 
 
 def draw(rng: np.random.Generator, low: float, high: float) -> float:
@@ -23,6 +28,41 @@ def triple(values: np.ndarray | tuple[float, float, float]) -> Colour:
 def draw_hsv(rng: np.random.Generator, hue: Range, saturation: Range, value: Range) -> Colour:
     """Draw a colour from ranges of hue (turns), saturation and value."""
     return colorsys.hsv_to_rgb(draw(rng, *hue) % 1.0, draw(rng, *saturation), draw(rng, *value))
+
+
+def sample(rng: np.random.Generator, spec: Any) -> Any:
+    """Draw a value as ``streets.yaml`` describes it; a tuple gives a tuple of values."""
+    match spec:
+        case {"between": (low, high)}:
+            return draw(rng, low, high)
+        case {"near": colour}:
+            return draw_near(rng, colour, spec.get("spread", 0.05))
+        case {"hsv": ranges}:
+            return draw_hsv(rng, *ranges)
+        case {"either": (first, second), "chance": share}:
+            return sample(rng, first if rng.random() < share else second)
+        case {"chance": share}:
+            return bool(rng.random() < share)
+        case {"one_of": choices, "weights": weights}:
+            return int(rng.choice(choices, p=weights))
+        case tuple():
+            return tuple(sample(rng, each) for each in spec)
+    return spec
+
+
+@cache
+def street_table() -> Mapping[str, Any]:
+    """Returns ``streets.yaml``: ``cities`` and ``hours`` by name."""
+    text = resources.files(__package__).joinpath("streets.yaml").read_text(encoding="utf-8")
+    table: Mapping[str, Any] = _with_tuples(parse_yaml(text))
+    return table
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns ``value`` with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def draw_near(rng: np.random.Generator, colour: Colour, spread: float = 0.05) -> Colour:
@@ -48,71 +88,6 @@ class _Hour:
     lamps: Range = (0.0, 0.0)
 
 
-_HOURS = {
-    "day": _Hour(
-        elevation=(0.5, 1.15),
-        sun=(0.55, 1.0),
-        sun_tint=(1.05, 1.0, 0.9),
-        ambient=(0.42, 0.62),
-        ambient_tint=(0.95, 1.0, 1.08),
-        zenith=((0.52, 0.64), (0.3, 0.72), (0.65, 0.95)),
-        horizon=((0.5, 0.62), (0.02, 0.28), (0.82, 0.98)),
-        grey=(0.62, 0.88),
-        lit_windows=(0.0, 0.0),
-        clouds=0.5,
-    ),
-    "overcast": _Hour(
-        elevation=(1.1, 1.2),
-        sun=(0.08, 0.1),
-        sun_tint=(1.0, 1.0, 1.0),
-        ambient=(0.6, 0.88),
-        ambient_tint=(1.0, 1.0, 1.0),
-        zenith=((0.55, 0.65), (0.0, 0.1), (0.6, 0.82)),
-        horizon=((0.55, 0.65), (0.0, 0.08), (0.72, 0.92)),
-        grey=(0.58, 0.82),
-        lit_windows=(0.0, 0.0),
-        clouds=0.15,
-    ),
-    "dusk": _Hour(
-        elevation=(0.15, 0.4),
-        sun=(0.3, 0.6),
-        sun_tint=(1.3, 0.85, 0.5),
-        ambient=(0.28, 0.45),
-        ambient_tint=(1.05, 0.9, 1.0),
-        zenith=((0.58, 0.75), (0.2, 0.6), (0.3, 0.6)),
-        horizon=((0.02, 0.12), (0.3, 0.75), (0.6, 0.95)),
-        grey=(0.38, 0.58),
-        lit_windows=(0.0, 0.2),
-        clouds=0.5,
-    ),
-    "night": _Hour(
-        elevation=(0.9, 1.1),
-        sun=(0.02, 0.03),
-        sun_tint=(0.8, 0.9, 1.2),
-        ambient=(0.1, 0.2),
-        ambient_tint=(0.78, 0.87, 1.2),
-        zenith=((0.58, 0.72), (0.2, 0.8), (0.02, 0.09)),
-        horizon=((0.05, 0.7), (0.1, 0.55), (0.06, 0.2)),
-        grey=(0.07, 0.17),
-        lit_windows=(0.12, 0.55),
-        clouds=0.5,
-        headlights=(0.5, 1.1),
-        lamps=(0.35, 1.0),
-    ),
-    "unlit night": _Hour(
-        elevation=(0.9, 1.1),
-        sun=(0.0, 0.01),
-        sun_tint=(0.8, 0.9, 1.2),
-        ambient=(0.004, 0.03),
-        ambient_tint=(0.78, 0.87, 1.2),
-        zenith=((0.58, 0.72), (0.2, 0.8), (0.01, 0.03)),
-        horizon=((0.05, 0.7), (0.1, 0.55), (0.015, 0.06)),
-        grey=(0.02, 0.05),
-        lit_windows=(0.02, 0.15),
-        clouds=0.5,
-        headlights=(0.25, 0.7),
-    ),
-}
 _EXTINCTION = {
     "clear": (0.0005, 0.004),
     "fog": (0.018, 0.055),
@@ -129,7 +104,7 @@ def draw_light(
     weather: Weather,
 ) -> LightStyle:
     """Draw sun, sky, lamps and air of a time of day in some weather."""
-    hour = _HOURS[time_of_day]
+    hour = _Hour(**street_table()["hours"][time_of_day])
     strength = draw(rng, *hour.sun)
     ambient = draw(rng, *hour.ambient)
     zenith, horizon = np.array(draw_hsv(rng, *hour.zenith)), np.array(draw_hsv(rng, *hour.horizon))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...files import write_atomic, write_bytes, write_json
 from .camera import render
-from .cities import DISTRICTS
+from .districts import DISTRICTS
 from .lidar import Sweep, scan
 from .nuscenes_boxes import sights
 from .nuscenes_maps import global_from_world, street_tile, write_tile

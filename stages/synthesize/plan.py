@@ -1,16 +1,8 @@
 """The scenes of a synthetic root: divides a number of frames into scenes of every domain and split.
 
 Scenes have names of the official nuScenes split lists, so the official train/val rule applies to the synthetic root. A
-group is one location, one split and one light, driven by one vehicle in one log. The benchmark has the groups of
-``benchmark_plan``; the city has six, and all its night scenes lie in Singapore, as in the real data:
-
-    group                 split  share  used as
-    boston, day           train   30 %  source (USA), day
-    singapore, day        train   25 %  target (Singapore), day
-    singapore, night      train   21 %  target (Night), Singapore
-    boston, day           val      6 %  test of USA and day
-    singapore, day        val      9 %  test of Singapore and day
-    singapore, night      val      9 %  test of Night and Singapore
+group is one location, one split and one light, driven by one vehicle in one log; ``scenes.yaml`` lists the groups of
+the city and of the generalisation benchmark.
 
 Every group has at least one frame; the others are distributed by largest remainder. The groups of the benchmark form
 parts, and each part's frames are distributed among its own groups, so that a part added later does not change earlier
@@ -21,32 +13,26 @@ longer, up to 40 keyframes, the length of a real scene (20 s at 2 Hz).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
+from importlib import resources
 from itertools import groupby
 
 from ...errors import ConfigError
+from ...files import parse_yaml
 from .styles import Hour, Weather
 
 __all__ = [
-    "BOSTON",
+    "BENCHMARK_GROUPS",
     "GROUPS",
     "MAXIMUM_FRAMES",
-    "SIENA",
-    "SINGAPORE",
     "SceneGroup",
     "ScenePlan",
     "plan_scenes",
-    "scene_names",
 ]
 
 KEYFRAMES_PER_SCENE = 6
 FOG_EVERY = 6
 SCENE_SPACING = timedelta(seconds=30)
-
-
-def scene_names(*ranges: tuple[int, int]) -> tuple[str, ...]:
-    """Return the scene names of inclusive number ranges."""
-    return tuple(f"scene-{number:04d}" for first, last in ranges for number in range(first, last + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,60 +73,18 @@ class ScenePlan:
     slot: int  #: counts the scenes of a location; the scene's square on the location's map
 
 
-BOSTON, SIENA, SINGAPORE = (timezone(timedelta(hours=hours)) for hours in (-4, 2, 8))
+def _groups(plan: str) -> tuple[SceneGroup, ...]:
+    """Returns the groups of a plan in ``scenes.yaml``."""
+    table = parse_yaml(resources.files(__package__).joinpath("scenes.yaml").read_text(encoding="utf-8"))
+    groups = []
+    for entry in table[plan]:
+        numbers = [number for first, last in entry.pop("scenes") for number in range(first, last + 1)]
+        start = datetime.fromisoformat(entry.pop("start"))
+        groups.append(SceneGroup(**entry, names=tuple(f"scene-{number:04d}" for number in numbers), start=start))
+    return tuple(groups)
 
-GROUPS = (
-    SceneGroup(
-        location="boston-seaport",
-        split="train",
-        share=30,
-        vehicle="n008",
-        start=datetime(2018, 8, 27, 11, 48, 51, tzinfo=BOSTON),
-        names=scene_names((161, 168), (170, 176), (190, 196), (206, 214), (224, 253)),
-    ),
-    SceneGroup(
-        location="singapore-onenorth",
-        split="train",
-        share=25,
-        vehicle="n015",
-        start=datetime(2018, 9, 25, 13, 17, 43, tzinfo=SINGAPORE),
-        names=scene_names((1, 2), (4, 11), (19, 34), (41, 76)),
-    ),
-    SceneGroup(
-        location="singapore-hollandvillage",
-        split="train",
-        hour="night",
-        share=21,
-        vehicle="n015",
-        start=datetime(2018, 11, 14, 19, 9, 14, tzinfo=SINGAPORE),
-        names=scene_names((994, 1025), (1044, 1058)),
-    ),
-    SceneGroup(
-        location="boston-seaport",
-        split="val",
-        share=6,
-        vehicle="n008",
-        start=datetime(2018, 9, 18, 14, 35, 12, tzinfo=BOSTON),
-        names=scene_names((92, 110)),
-    ),
-    SceneGroup(
-        location="singapore-onenorth",
-        split="val",
-        share=9,
-        vehicle="n015",
-        start=datetime(2018, 10, 2, 10, 50, 40, tzinfo=SINGAPORE),
-        names=scene_names((12, 18), (35, 36), (38, 39), (268, 278)),
-    ),
-    SceneGroup(
-        location="singapore-hollandvillage",
-        split="val",
-        hour="night",
-        share=9,
-        vehicle="n015",
-        start=datetime(2018, 11, 21, 19, 21, 35, tzinfo=SINGAPORE),
-        names=scene_names((1059, 1073)),
-    ),
-)
+
+GROUPS, BENCHMARK_GROUPS = _groups("city"), _groups("benchmark")
 
 #: With it, every group of either plan fits into its scene names.
 MAXIMUM_FRAMES = 6000

@@ -8,7 +8,6 @@ has its LiDAR on the bumper, nose down, and cameras at the top of its cab.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +16,7 @@ from jaxtyping import Float64
 
 from ...errors import ConfigError
 from .camera import CameraModel
-from .lidar_models import (
-    LidarModel,
-    boston_lidar,
-    dense_lidar,
-    near_lidar,
-    singapore_lidar,
-    sparse_lidar,
-    uneven_lidar,
-)
+from .lidar_models import LIDARS, LidarModel
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, quaternion, rigid, rotation
 
 __all__ = ["LIDAR", "CameraMount", "Rig", "rig"]
@@ -47,7 +38,7 @@ _MOUNTS: dict[str, tuple[float, tuple[float, float, float], float]] = {
 class _Car:
     """A car's LiDAR, and the deviations of its mountings from ``_MOUNTS`` and from an upright LiDAR above the seats."""
 
-    lidar: Callable[[], LidarModel]
+    lidar: LidarModel
     lidar_ahead: float = 0.94  # metres in front of the rear axle
     lidar_pitch: float = 0.0  # degrees, nose down
     zoom: float = 1.0  # of focal lengths
@@ -56,12 +47,12 @@ class _Car:
 
 
 _CARS = {
-    "n008": _Car(lidar=boston_lidar),
-    "n015": _Car(lidar=singapore_lidar),
-    "n108": _Car(lidar=dense_lidar),
-    "n109": _Car(lidar=sparse_lidar),
-    "n110": _Car(lidar=uneven_lidar, zoom=0.78, camera_raise=-0.22),
-    "n111": _Car(lidar=near_lidar, lidar_ahead=3.3, lidar_pitch=12.0, camera_raise=0.8, camera_pitch=6.0),
+    "n008": _Car(lidar=LIDARS["boston"]),
+    "n015": _Car(lidar=LIDARS["singapore"]),
+    "n108": _Car(lidar=LIDARS["dense"]),
+    "n109": _Car(lidar=LIDARS["sparse"]),
+    "n110": _Car(lidar=LIDARS["uneven"], zoom=0.78, camera_raise=-0.22),
+    "n111": _Car(lidar=LIDARS["near"], lidar_ahead=3.3, lidar_pitch=12.0, camera_raise=0.8, camera_pitch=6.0),
 }
 
 
@@ -101,7 +92,7 @@ def rig(vehicle: str, *, cameras: tuple[str, ...], image_size: tuple[int, int]) 
     """
     if vehicle not in _CARS:
         raise ConfigError(f"There is no car named '{vehicle}'; choose one of: {', '.join(_CARS)}")
-    car, lidar = _CARS[vehicle], _CARS[vehicle].lidar()
+    car, lidar = _CARS[vehicle], _CARS[vehicle].lidar
     turn, shift = _mounting_error(vehicle, LIDAR)
     tilt = rotation(yaw=0.0, pitch=np.deg2rad(car.lidar_pitch))
     ego_from_lidar = rigid(

@@ -15,9 +15,9 @@ from ..datasets.projection import project
 from . import classes
 from .camera import CameraModel, Picture
 from .lidar import Sweep
-from .lidar_models import boston_lidar
+from .lidar_models import LIDARS
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, rigid
-from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, write_file, write_png
+from .twin_scene import City, Passage, TwinJob, TwinScene, twin_scenes, write_file, write_png
 
 __all__ = ["a2d2_scenes", "finish_a2d2", "write_a2d2"]
 
@@ -52,16 +52,12 @@ def a2d2_scenes(frames: int) -> list[TwinScene]:
         "20180925_101535": "singapore",
         "20180807_145028": "boston",
     }
-    counts = frames_per_scene(frames, (40, 40, 20))
-    return [
-        TwinScene(name=name, city=city, frames=count)
-        for (name, city), count in zip(cities.items(), counts, strict=True)
-    ]
+    return twin_scenes(cities, frames, (40, 40, 20))
 
 
 def write_a2d2(job: TwinJob) -> int:
     """Writes a scene: camera, label and lidar of ``cam_front_center``."""
-    lidar = replace(boston_lidar(), azimuth_steps=job.azimuth_steps)
+    lidar = replace(LIDARS["boston"], azimuth_steps=job.azimuth_steps)
     passage = Passage(job.scene, seed=job.seed, lidar=lidar, period=0.5)
     lens = twin_lens(job.image_size)
     mount = np.linalg.inv(_EGO_FROM_CAMERA) @ rigid(EGO_FROM_LIDAR, (0.0, 0.0, lidar.mount_height))

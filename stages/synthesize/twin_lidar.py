@@ -11,9 +11,9 @@ from ..datasets.catalogue import RAW_NAMES
 from . import classes
 from .camera import CameraModel
 from .lidar import Sweep
-from .lidar_models import dense_lidar
+from .lidar_models import LIDARS
 from .poses import EGO_FROM_CAMERA, rigid
-from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, write_file, write_png
+from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, twin_scenes, write_file, write_png
 
 __all__ = [
     "finish_stf",
@@ -58,7 +58,7 @@ _KITTI_LIKE = ("semantickitti", "semanticstf", "synlidar")
 def kitti_scenes(frames: int) -> list[TwinScene]:
     """Returns sequences of every split: two of Boston to train on, and 07, 08 and one without labels in Singapore."""
     cities: dict[str, City] = {"00": "boston", "01": "boston", "07": "singapore", "08": "singapore", "11": "singapore"}
-    return _sequences(cities, frames_per_scene(frames, (30, 20, 20, 25, 5)))
+    return twin_scenes(cities, frames, (30, 20, 20, 25, 5))
 
 
 def stf_scenes(frames: int) -> list[TwinScene]:
@@ -81,7 +81,7 @@ def stf_scenes(frames: int) -> list[TwinScene]:
 
 def synlidar_scenes(frames: int) -> list[TwinScene]:
     """Returns three sequences."""
-    return _sequences({"00": "boston", "01": "singapore", "02": "boston"}, frames_per_scene(frames, (40, 30, 30)))
+    return twin_scenes({"00": "boston", "01": "singapore", "02": "boston"}, frames, (40, 30, 30))
 
 
 def write_kitti(job: TwinJob) -> int:
@@ -142,15 +142,8 @@ def raw_ids(dataset: str) -> Int64[np.ndarray, "city"]:
     return table
 
 
-def _sequences(cities: Mapping[str, City], counts: Sequence[int]) -> list[TwinScene]:
-    return [
-        TwinScene(name=name, city=city, frames=count)
-        for (name, city), count in zip(cities.items(), counts, strict=True)
-    ]
-
-
 def _passage(job: TwinJob) -> Passage:
-    lidar = replace(dense_lidar(), spin_seconds=0.1, mount_height=1.73, azimuth_steps=job.azimuth_steps)
+    lidar = replace(LIDARS["dense"], spin_seconds=0.1, mount_height=1.73, azimuth_steps=job.azimuth_steps)
     return Passage(job.scene, seed=job.seed, lidar=lidar, period=_PERIOD)
 
 

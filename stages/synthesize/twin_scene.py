@@ -5,7 +5,7 @@ The writers of all twins use this; the nuScenes root has rigs of its own.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ from .style_sampling import city_style
 from .styles import Hour, Weather
 from .world import Drive, World
 
-__all__ = ["City", "Passage", "TwinJob", "TwinScene", "frames_per_scene", "write_file", "write_png"]
+__all__ = ["City", "Passage", "TwinJob", "TwinScene", "frames_per_scene", "twin_scenes", "write_file", "write_png"]
 
 City = Literal["boston", "singapore"]
 
@@ -109,6 +109,15 @@ def frames_per_scene(frames: int, weights: Sequence[int]) -> list[int]:
     for index in range(frames - sum(counts)):
         counts[index % len(counts)] += 1
     return counts
+
+
+def twin_scenes(cities: Mapping[str, City], frames: int, weights: Sequence[int]) -> list[TwinScene]:
+    """Returns a scene for each name and city, with its part of ``frames``."""
+    counts = frames_per_scene(frames, weights)
+    return [
+        TwinScene(name=name, city=city, frames=count)
+        for (name, city), count in zip(cities.items(), counts, strict=True)
+    ]
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -10,10 +10,10 @@ from ..datasets.catalogue import VIRTUALKITTI
 from ..datasets.virtualkitti import WEATHERS
 from . import classes
 from .camera import CameraModel, Picture
-from .lidar_models import dense_lidar
+from .lidar_models import LIDARS
 from .poses import EGO_FROM_CAMERA, rigid
 from .styles import Hour, Weather
-from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, write_file, write_png
+from .twin_scene import Passage, TwinJob, TwinScene, twin_scenes, write_file, write_png
 
 __all__ = ["virtualkitti_scenes", "write_virtualkitti"]
 
@@ -51,12 +51,7 @@ _FARTHEST = 65_535  # centimetres, also the depth of sky
 
 def virtualkitti_scenes(frames: int) -> list[TwinScene]:
     """Returns two worlds."""
-    cities: dict[str, City] = {"0001": "boston", "0002": "singapore"}
-    counts = frames_per_scene(frames, (60, 40))
-    return [
-        TwinScene(name=name, city=city, frames=count)
-        for (name, city), count in zip(cities.items(), counts, strict=True)
-    ]
+    return twin_scenes({"0001": "boston", "0002": "singapore"}, frames, (60, 40))
 
 
 def write_virtualkitti(job: TwinJob) -> int:
@@ -64,7 +59,7 @@ def write_virtualkitti(job: TwinJob) -> int:
     camera = _camera(job.image_size)
     for weather in WEATHERS:
         hour, air = _LOOKS[weather]
-        passage = Passage(replace(job.scene, hour=hour, weather=air), seed=job.seed, lidar=dense_lidar(), period=0.5)
+        passage = Passage(replace(job.scene, hour=hour, weather=air), seed=job.seed, lidar=LIDARS["dense"], period=0.5)
         for order in range(job.scene.frames):
             picture = passage.picture(order, camera, _EGO_FROM_CAMERA)
             stem = f"{job.scene.name}/{weather}/{order:05d}.png"

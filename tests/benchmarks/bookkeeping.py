@@ -21,6 +21,9 @@ from xd3d.cache.layout import Shard
 from xd3d.cache.schema import ImageFeatures, TapSpec
 from xd3d.cache.writer import CacheWriter
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from numpy_encoder import write_shard
+
 CAMERAS = 6
 SHARD_IMAGES = 12  # of sd21-base at 800 x 448 in shards of 100 MB
 LEFT_OUT = 10  # shards that the first run does not come to
@@ -71,7 +74,7 @@ def _fill(writer: CacheWriter, shards: Iterable[Shard]) -> None:
         values = np.arange(shard.first, shard.last, dtype=np.float32).reshape(-1, 1, 1, 1)
         geometry = np.zeros((len(values), 1, 5), np.float32)
         features = ImageFeatures(maps={"up1": values}, agents={"up1": values[..., 0]}, geometry=geometry)
-        writer.write_shard(shard, features, {})
+        write_shard(writer, shard, features, {})
 
 
 def _write(folder: Path, images: int) -> int:

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -27,10 +28,13 @@ import zarr
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.loader import load_batches
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import arrays_of, features_of
+from xd3d.cache.rows import features_of, named_arrays
 from xd3d.cache.schema import TapSpec
 from xd3d.cache.writer import CacheWriter
 from xd3d.stages.train.loader import epoch_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from numpy_encoder import write_shard
 
 BATCH = 8
 AGENTS = 100
@@ -76,9 +80,9 @@ def write_forms(folder: Path, images: int, divide: int, shard_bytes: int) -> Non
         sets = {name: file.create_dataset(name, (images, *a.row_shape), a.dtype) for name, a in arrays.items()}
         for shard in writer.pending_shards():
             features = FeatureReader(folder / "cache").allocate(len(shard.rows))
-            buffers = arrays_of(features, writer.layout, len(shard.rows))
+            buffers = named_arrays(features)
             fill(buffers, rng)
-            writer.write_shard(shard, features, {})
+            write_shard(writer, shard, features, {})
             for name, values in buffers.items():
                 sets[name][shard.first : shard.last] = values
             for place, row in enumerate(shard.rows):
@@ -208,7 +212,7 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[dict[str, list[floa
     with ExitStack() as stack:
         trusted = FeatureReader(path)
         block = trusted.layout.images_per_shard
-        out = arrays_of(trusted.allocate(BATCH), trusted.layout, BATCH)
+        out = named_arrays(trusted.allocate(BATCH))
         methods = {
             "pread": pread(path, trusted.layout, stack),
             "direct": direct(trusted),

@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 from tiny_street import DOMAINS, city_picture
-from xd3d.cache.codec import E4M3, decode, encode
+from xd3d.cache.codec import E4M3, decode
 from xd3d.cache.layout import PROFILES, CacheLayout
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import as_stored
 from xd3d.cache.schema import ImageFeatures, TapSpec
 from xd3d.cache.writer import CacheWriter
 from xd3d.pipeline import jobs
@@ -40,6 +39,9 @@ from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.train import images as device
 from xd3d.stages.train.ragged import Ragged
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from numpy_encoder import as_stored, encode, write_shard
 
 FLAT = device.FLAT
 AGENTS, BATCH, READ_IMAGES = 100, 8, 48
@@ -193,7 +195,7 @@ def write_random(path: Path, profile: str) -> FeatureReader:
                 for folder in ("features", "agents")
             }
             features = ImageFeatures(maps=parts["features"], agents=parts["agents"], geometry=geometry)
-            writer.write_shard(shard, features, {})
+            write_shard(writer, shard, features, {})
     return FeatureReader(path)
 
 

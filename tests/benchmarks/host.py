@@ -69,7 +69,8 @@ class FreeModel:
         self.rows = stored_rows(tensors, profile)
 
     def __call__(self, pictures: np.ndarray, keys: list[str]) -> StoredRows:
-        return self.rows if len(keys) == BATCH else self.rows.select(range(len(keys)), range(len(keys)))
+        rows = range(len(keys))
+        return StoredRows(rows=rows, arrays={name: values[: len(rows)] for name, values in self.rows.arrays.items()})
 
 
 class ReadyPictures(PictureSource):

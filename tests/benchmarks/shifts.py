@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from xd3d.pipeline.ablation.plan import STREETS
-from xd3d.stages.synthesize.benchmark_plan import BENCHMARK_GROUPS
 from xd3d.stages.synthesize.nuscenes_writer import SceneJob, write_scene
-from xd3d.stages.synthesize.plan import ScenePlan, plan_scenes
+from xd3d.stages.synthesize.plan import BENCHMARK_GROUPS, ScenePlan, plan_scenes
 from xd3d.stages.synthesize.synthesize import make_folders
 
 CAMERA = "CAM_FRONT"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,9 @@ from xd3d.cache.layout import CacheLayout
 from xd3d.cache.rows import named_arrays
 from xd3d.cache.schema import ImageFeatures, TapSpec
 from xd3d.cache.writer import CacheWriter
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the scripts beside this file import it without pytest
+from numpy_encoder import write_shard
 
 IMAGES = 18
 AGENTS = 3
@@ -80,7 +84,7 @@ def second_cache(tmp_path: Path) -> Path:
     """A complete cache of format 2 of the test's own."""
     with _open(tmp_path / "second", grid=TAPS[0]) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, _with_memberships(_features(shard.rows)), {})
+            write_shard(writer, shard, _with_memberships(_features(shard.rows)), {})
     return tmp_path / "second"
 
 
@@ -123,7 +127,7 @@ def whole_cache() -> Iterator[Path]:
 def _complete(path: Path) -> Path:
     with _open(path) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, _features(shard.rows), {})
+            write_shard(writer, shard, _features(shard.rows), {})
     return path
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import _features, _open
+from conftest import _features, _open, write_shard
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, DiskSpaceError
 
@@ -19,7 +19,7 @@ KEYS = [f"image-{row}" for row in range(600)]
 def write_pending(path):
     with _open(path, image_keys=KEYS, shard_bytes=20_000) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, _features(shard.rows), {})
+            write_shard(writer, shard, _features(shard.rows), {})
 
 
 def mount(folder, options):

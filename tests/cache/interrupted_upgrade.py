@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from conftest import TAPS, _features, _open, _with_memberships
+from conftest import TAPS, _features, _open, _with_memberships, write_shard
 from interrupted_writer import KEYS, Steps, tree
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.upgrade import CacheUpgrade, finish_upgrade
@@ -28,7 +28,7 @@ def write(path, memberships):
             if shard.index != 1:
                 features = _features(shard.rows)
                 failures = {1: "dark"} if shard.index == 0 else {}
-                writer.write_shard(shard, _with_memberships(features) if memberships else features, failures)
+                write_shard(writer, shard, _with_memberships(features) if memberships else features, failures)
 
 
 def upgrade(path):

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from conftest import _features, _open
+from conftest import _features, _open, write_shard
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, DiskSpaceError, Xd3dError
@@ -70,7 +70,7 @@ def write_pending(writer):
     for shard in writer.pending_shards():
         failures = {5: "a picture cut short"} if 5 in shard.rows else {}
         assert writer.claim(shard)
-        writer.write_shard(shard, _features(shard.rows), failures)
+        write_shard(writer, shard, _features(shard.rows), failures)
 
 
 def tree(path):

@@ -1,23 +1,21 @@
 import json
 from dataclasses import replace
 
-import numpy as np
-import pytest
+from numpy_encoder import write_shard
 from xd3d.cache.diff import diff_caches
 
 
 def write(path, open_writer, features_of_rows, change=lambda shard, features: features, **settings):
     with open_writer(path, **settings) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, change(shard, features_of_rows(shard.rows)), {})
+            write_shard(writer, shard, change(shard, features_of_rows(shard.rows)), {})
     return path
 
 
 def test_equal_caches_are_equal_whatever_their_shards(cache, tmp_path, open_writer, features_of_rows):
     other = write(tmp_path / "other", open_writer, features_of_rows, shard_bytes=4000)
-    told = diff_caches(cache, other, values=True)
+    told = diff_caches(cache, other)
     assert told["equal"]
-    assert told["values"]["features/up1"] == {"max_abs": 0.0, "mean_cosine": pytest.approx(1)}
     assert json.loads(json.dumps(told)) == told
 
 
@@ -42,23 +40,19 @@ def test_fields_images_arrays_and_rows_that_differ_are_named(cache, tmp_path, op
         fingerprint={"model": "another"},
         shard_bytes=4 * 276,
     )
-    told = diff_caches(cache, third, values=True)
+    told = diff_caches(cache, third)
     assert not told["equal"]
     assert told["fingerprint"][-1] == 'model: expected "tiny-street", found "another"'
     assert told["arrays"] == {"only_first": ["features/rgb"], "only_second": []}
     assert told["rows"]["features/up1"] == ["image-0006"]
     assert told["rows"]["agents/up1"] == []
-    assert told["values"]["features/up1"]["max_abs"] == pytest.approx(0.5, abs=0.01)
-    assert 0.9 < told["values"]["features/up1"]["mean_cosine"] < 1
     told = diff_caches(cache, other)
     assert told["images"] == {"only_first": ["image-0000", "image-0001"], "only_second": ["image-0018", "image-0019"]}
     assert len(told["readable"]["only_first"]) == 18
 
 
-def test_compact_and_exact_are_compared_as_decoded(cache, tmp_path, open_writer, features_of_rows):
+def test_arrays_of_another_type_are_not_compared(cache, tmp_path, open_writer, features_of_rows):
     other = write(tmp_path / "other", open_writer, features_of_rows, profile="compact")
-    told = diff_caches(cache, other, values=True)
+    told = diff_caches(cache, other)
     assert told["fingerprint"] == ['profile: expected "exact", found "compact"']
     assert told["rows"] == {"features/rgb": [], "agents/geometry": []}
-    assert 0.999 < told["values"]["features/up1"]["mean_cosine"] < 1
-    assert 0 < told["values"]["features/up1"]["max_abs"] < np.float32(0.3)

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from numpy_encoder import write_shard
+from xd3d.cache.commits import Commit
 from xd3d.cache.export import export_cache
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
@@ -18,7 +20,7 @@ def test_some_images_are_a_whole_cache_that_the_same_settings_read(
         for shard in writer.pending_shards()[:4]:
             features = features_of_rows(shard.rows)
             features.maps["up1"][0, 0, 0, 0] = 1e6
-            writer.write_shard(shard, features, {5: "dark"} if 5 in shard.rows else {})
+            write_shard(writer, shard, features, {5: "dark"} if 5 in shard.rows else {})
     wanted = [f"image-{row:04d}" for row in (17, 4, 5, 8, 9)]
     told = export_cache(tmp_path / "cache", tmp_path / "out", images=wanted)
     assert (told["images"], told["left_out"], told["taps"]) == (4, 1, ["up1", "rgb"])
@@ -28,7 +30,7 @@ def test_some_images_are_a_whole_cache_that_the_same_settings_read(
     assert part.layout.images_per_frame == 2
     assert part.image_keys == ("image-0004", "image-0005", "image-0008", "image-0009")
     assert part.failed == {1: "dark"}
-    assert part._log.clamped == {0: 2}
+    assert Commit.read(open_store(tmp_path / "out"), 0).clamped == {"features/up1": {0: 1, 2: 1}}
     by_key = FeatureReader(tmp_path / "out", expected=whole.layout.identity, keys=whole.image_keys)
     assert_same(by_key.read([9, 4, 8]), whole.read([9, 4, 8]))
     with pytest.raises(CacheError, match=r"'image-0000' is not in the cache .* which holds 4 of 18"):

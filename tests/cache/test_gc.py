@@ -112,13 +112,13 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from conftest import _features, _open
+from conftest import _features, _open, write_shard
 with _open(Path(sys.argv[1])) as writer:
     first, second, *_ = writer.pending_shards()
-    writer.write_shard(first, _features(first.rows), {})
+    write_shard(writer, first, _features(first.rows), {})
     print("at work", flush=True)
     sys.stdin.readline()
-    writer.write_shard(second, _features(second.rows), {})
+    write_shard(writer, second, _features(second.rows), {})
 """
 
 

@@ -48,11 +48,11 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from conftest import _features, _open
+from conftest import _features, _open, write_shard
 with _open(Path(sys.argv[1]), image_keys=[f"k{i}" for i in range(160)]) as writer:
     print("ready", flush=True)
     for shard in writer.pending_shards():
-        writer.write_shard(shard, _features(shard.rows), {})
+        write_shard(writer, shard, _features(shard.rows), {})
 """
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from xd3d.cache.loader import load_batches
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import arrays_of
+from xd3d.cache.rows import named_arrays
 from xd3d.errors import CacheError
 from xd3d.prefetch import map_ahead, ring_slots
 
@@ -21,8 +21,8 @@ def loader_threads():
 
 
 def assert_rows(reader, features, rows, features_of_rows):
-    expected = arrays_of(features_of_rows(rows), reader.layout, len(rows))
-    for name, values in arrays_of(features, reader.layout, len(rows)).items():
+    expected = named_arrays(features_of_rows(rows))
+    for name, values in named_arrays(features).items():
         np.testing.assert_array_equal(values, expected[name].astype(values.dtype))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 from xd3d.cache.layout import CacheLayout
-from xd3d.cache.metadata import array_is_plain, load_layout, manifest_checksum, metadata_files
+from xd3d.cache.metadata import load_layout, manifest_checksum, metadata_files
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.stores.local import LocalStore
 from xd3d.errors import CacheError
@@ -62,7 +62,6 @@ def test_zarr_itself_would_describe_the_arrays_in_the_same_words(tmp_path, layou
         assert json.loads(metadata_files(layout)[f"{name}/zarr.json"]) == json.loads(
             (tmp_path / name / "zarr.json").read_text()
         )
-        assert array_is_plain(LocalStore(root=tmp_path), array, layout)
 
 
 def test_a_plain_zarr_reader_lists_the_arrays_without_a_warning(cache, layout):
@@ -139,7 +138,7 @@ def test_metadata_that_is_no_metadata_is_a_cache_error(cache, name, text):
 )
 def test_an_array_that_contradicts_the_manifest_is_refused_with_both_values(cache, key, value):
     edit(cache / "features/up1/zarr.json", lambda m: m.update({key: value}))
-    with pytest.raises(CacheError, match=f"zarr.json says {key} .*manifest says"):
+    with pytest.raises(CacheError, match=f"zarr.json .*{key}: expected .*, found "):
         FeatureReader(cache)
 
 

@@ -110,10 +110,7 @@ def run(script: str, cache: Path, folder: Path) -> None:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("stored", ["plain", "zarr"])
-def test_children_of_every_kind_read_while_threads_of_the_parent_do(cache, tmp_path, recompress, stored):
-    if stored == "zarr":
-        recompress(cache, "agents/up1")
+def test_children_of_every_kind_read_while_threads_of_the_parent_do(cache, tmp_path):
     run(POOLS, cache, tmp_path)
 
 
@@ -124,8 +121,5 @@ def test_a_loader_under_way_is_refused_in_a_forked_child_and_goes_on_in_the_pare
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("stored", ["plain", "zarr"])
-def test_workers_of_a_torch_data_loader_read(cache, tmp_path, recompress, stored):
-    if stored == "zarr":
-        recompress(cache, "features/up1")
+def test_workers_of_a_torch_data_loader_read(cache, tmp_path):
     run(TORCH, cache, tmp_path)

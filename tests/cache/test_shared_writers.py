@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from numpy_encoder import write_shard
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 
@@ -23,8 +24,8 @@ def test_a_shard_is_written_by_the_one_who_claimed_it_and_not_again(tmp_path, op
         assert first.claim(shards[0])
         assert not second.claim(shards[0])
         with pytest.raises(CacheError, match="claim"):
-            second.write_shard(shards[0], features_of_rows(shards[0].rows), {})
-        first.write_shard(shards[0], features_of_rows(shards[0].rows), {})
+            write_shard(second, shards[0], features_of_rows(shards[0].rows), {})
+        write_shard(first, shards[0], features_of_rows(shards[0].rows), {})
         assert not second.claim(shards[0])
         assert second.pending_shards() == shards[1:]
 
@@ -33,11 +34,11 @@ def test_a_shard_that_another_one_retried_is_not_retried_again(tmp_path, open_wr
     with open_writer(tmp_path, shared=True) as first, open_writer(tmp_path, shared=True) as second:
         shard = first.pending_shards()[1]
         assert first.claim(shard)
-        first.write_shard(shard, features_of_rows(shard.rows), {shard.first: "cut short"})
+        write_shard(first, shard, features_of_rows(shard.rows), {shard.first: "cut short"})
         retried = [writer.pending_shards(retry_failed=True)[1] for writer in (first, second)]
         assert retried == [shard, shard]
         assert first.claim(shard)
-        first.write_shard(shard, features_of_rows(shard.rows), {shard.first: "still cut short"})
+        write_shard(first, shard, features_of_rows(shard.rows), {shard.first: "still cut short"})
         assert not second.claim(shard)
 
 
@@ -65,13 +66,13 @@ WORKER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from conftest import _features, _open
+from conftest import _features, _open, write_shard
 sys.stdin.readline()
 with _open(Path(sys.argv[1]), image_keys=[f"k{i}" for i in range(400)], shared=True) as writer:
     while pending := writer.pending_shards():
         for shard in pending:
             if writer.claim(shard):
-                writer.write_shard(shard, _features(shard.rows), {})
+                write_shard(writer, shard, _features(shard.rows), {})
                 print(shard.index, flush=True)
 """
 
@@ -88,5 +89,5 @@ def test_processes_that_share_a_cache_write_each_shard_once(tmp_path, open_write
     assert verify_cache(tmp_path / "shared")["ok"]
     with open_writer(tmp_path / "alone", image_keys=[f"k{i}" for i in range(400)]) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, features_of_rows(shard.rows), {})
+            write_shard(writer, shard, features_of_rows(shard.rows), {})
     assert tree(tmp_path / "shared") == tree(tmp_path / "alone")

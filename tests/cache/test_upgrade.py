@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy_encoder import write_shard
 from xd3d.cache.diff import diff_caches
 from xd3d.cache.gc import collect_garbage
 from xd3d.cache.layout import ASSIGNMENT
 from xd3d.cache.metadata import load_layout
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.repair import CacheRepair
+from xd3d.cache.repair import repair_cache
 from xd3d.cache.stores import open_store
 from xd3d.cache.upgrade import CacheUpgrade, finish_upgrade
 from xd3d.cache.verify import cache_info, verify_cache
@@ -62,7 +63,7 @@ def tree(path):
 def test_an_upgraded_cache_is_byte_for_byte_one_that_had_memberships_from_the_start(cache, second_cache, upgrade):
     upgrade(cache)
     assert tree(cache) == tree(second_cache)
-    assert diff_caches(cache, second_cache, values=True)["equal"]
+    assert diff_caches(cache, second_cache)["equal"]
     assert finish_upgrade(cache)
     with pytest.raises(CacheError, match="has format 2 already"):
         upgrade(cache)
@@ -82,13 +83,12 @@ def test_until_the_switch_it_is_a_whole_cache_of_format_1(cache, upgrade):
 
 def test_between_the_formats_everybody_is_sent_to_the_command_that_finishes(unfinished, open_writer, second_cache):
     command = f"xd3d cache upgrade {unfinished}"
-    layout = load_layout(open_store(second_cache))
     for look in (
         lambda: FeatureReader(unfinished),
         lambda: open_writer(unfinished),
         lambda: cache_info(unfinished),
         lambda: collect_garbage(unfinished),
-        lambda: CacheRepair.open(unfinished, wanted=layout, recipe={}),
+        lambda: repair_cache(unfinished),
     ):
         with pytest.raises(UnfinishedUpgradeError, match=command):
             look()
@@ -129,7 +129,7 @@ def test_what_is_staged_counts_only_while_it_fits_what_is_stored(cache, upgrade,
     (cache / "done/1.json").unlink()  # one that is written anew, with a failed image
     with open_writer(cache) as writer:
         shard = writer.layout.shard(1)
-        writer.write_shard(shard, features_of_rows(shard.rows), {5: "dark"})
+        write_shard(writer, shard, features_of_rows(shard.rows), {5: "dark"})
     file = cache / ASSIGNMENT / "c/2/0/0/0"
     file.write_bytes(file.read_bytes()[:-1])
     staged = bytearray((cache / "upgrade/3.json").read_bytes())
@@ -166,7 +166,7 @@ def test_a_store_of_objects_is_upgraded_too(new_bucket, open_writer, features_of
     place = new_bucket()
     with open_writer(place) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, features_of_rows(shard.rows), {})
+            write_shard(writer, shard, features_of_rows(shard.rows), {})
     upgrade(place)
     assert verify_cache(place) == {"ok": True, "images": 18, "checked": 18, "damaged": []}
     assert FeatureReader(place).read([4]).assignment.shape == (1, 4, 3, 5)

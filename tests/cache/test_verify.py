@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pytest
 import zarr
+from numpy_encoder import write_shard
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import arrays_of
+from xd3d.cache.rows import named_arrays
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError
 from xd3d.fingerprint import fingerprint_digest
@@ -31,7 +32,7 @@ def test_a_whole_cache_is_sound_and_so_is_an_unfinished_one(cache, tmp_path, ope
     for rounds in range(2):  # stopped and resumed, it stays unfinished
         with open_writer(tmp_path / "begun") as writer:
             shard = writer.pending_shards()[0]
-            writer.write_shard(shard, features_of_rows(shard.rows), {})
+            write_shard(writer, shard, features_of_rows(shard.rows), {})
         told = {"ok": True, "images": 18, "checked": 4 * (rounds + 1), "damaged": []}
         assert verify_cache(tmp_path / "begun") == told
 
@@ -57,14 +58,14 @@ def test_a_finished_cache_without_its_folder_of_records_is_not_sound_until_a_wri
         with open_writer(cache) as writer:
             for shard in writer.pending_shards()[: -left or None]:
                 assert not verify_cache(cache)["ok"]
-                writer.write_shard(shard, features_of_rows(shard.rows), {})
+                write_shard(writer, shard, features_of_rows(shard.rows), {})
         assert verify_cache(cache)["ok"] == (not left)
 
 
 def test_a_cache_with_failed_images_is_finished_too(tmp_path, open_writer, features_of_rows):
     with open_writer(tmp_path / "failed") as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, features_of_rows(shard.rows), {shard.first: "no picture"})
+            write_shard(writer, shard, features_of_rows(shard.rows), {shard.first: "no picture"})
     assert verify_cache(tmp_path / "failed")["ok"]
     (tmp_path / "failed/done/2.json").unlink()
     assert [fault["file"] for fault in verify_cache(tmp_path / "failed")["damaged"]] == ["done/2.json"]
@@ -84,8 +85,7 @@ def test_a_cache_from_before_there_was_a_mark_is_read_as_it_was_and_marked_by_th
 
 def test_a_flipped_bit_in_any_file_is_found_in_that_file_and_never_changes_what_is_read(cache, features_of_rows):
     rng = random.Random(3)
-    layout = FeatureReader(cache).layout
-    truth = arrays_of(features_of_rows(range(18)), layout, 18)
+    truth = named_arrays(features_of_rows(range(18)))
     for name in files_of(cache):
         original = (cache / name).read_bytes()
         for position in {rng.randrange(len(original)), rng.randrange(len(original))}:
@@ -110,7 +110,7 @@ def check_rows_are_right_or_refused(cache, truth):
             read = reader.read([row])
         except CacheError:
             continue
-        for name, values in arrays_of(read, reader.layout, 1).items():
+        for name, values in named_arrays(read).items():
             np.testing.assert_array_equal(values[0], truth[name][row].astype(values.dtype))
 
 
@@ -149,7 +149,7 @@ def test_a_shard_of_another_length_concerns_each_of_its_images(cache, name, dama
 def test_swapped_shards_and_shards_of_another_run_are_found(cache, tmp_path, open_writer, features_of_rows):
     with open_writer(tmp_path / "other", fingerprint={"model": "other"}) as writer:
         shard = writer.layout.shard(4)
-        writer.write_shard(shard, features_of_rows(range(2)), {})
+        write_shard(writer, shard, features_of_rows(range(2)), {})
     shutil.copy(tmp_path / "other/features/rgb/c/4/0/0/0", cache / "features/rgb/c/4/0/0/0")
     one, two = cache / "features/up1/c/0/0/0/0", cache / "features/up1/c/1/0/0/0"
     data = one.read_bytes()
@@ -169,7 +169,7 @@ def test_a_record_that_is_not_the_shards_own_is_found(cache, tmp_path, open_writ
         shutil.copy(cache / "done/2.json", record)
     else:
         with open_writer(tmp_path / "other", fingerprint={}) as writer:
-            writer.write_shard(writer.layout.shard(3), features_of_rows(range(12, 16)), {})
+            write_shard(writer, writer.layout.shard(3), features_of_rows(range(12, 16)), {})
         shutil.copy(tmp_path / "other/done/3.json", record)
     told = verify_cache(cache)
     assert [(fault["file"], fault["image"]) for fault in told["damaged"]] == [("done/3.json", None)]
@@ -217,7 +217,7 @@ def flip(file, position):
 
 
 def test_a_flipped_bit_in_any_metadata_file_is_refused_by_the_reader(cache, features_of_rows):
-    truth = arrays_of(features_of_rows(range(18)), FeatureReader(cache).layout, 18)
+    truth = named_arrays(features_of_rows(range(18)))
     for name in files_of(cache):
         if "/c/" in name or name.startswith("done/"):
             continue
@@ -237,7 +237,7 @@ def test_a_flipped_bit_in_any_metadata_file_is_refused_by_the_reader(cache, feat
 def test_info_counts_images_and_bytes_from_the_records(tmp_path, open_writer, features_of_rows):
     with open_writer(tmp_path) as writer:
         for shard in writer.pending_shards()[:2]:
-            writer.write_shard(shard, features_of_rows(shard.rows), {5: "dark"} if 5 in shard.rows else {})
+            write_shard(writer, shard, features_of_rows(shard.rows), {5: "dark"} if 5 in shard.rows else {})
     info = cache_info(tmp_path)
     assert list(info) == ["cache", "fingerprint", "images", "done", "failed", "bytes", "bytes_per_image", "arrays"]
     assert (info["cache"], info["images"], info["done"], info["failed"]) == (str(tmp_path), 18, 7, 1)

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
+from numpy_encoder import write_shard
 from xd3d.cache.commits import Commit
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import named_arrays
@@ -24,7 +25,7 @@ def test_only_what_has_no_record_is_pending(tmp_path, open_writer, features_of_r
     with open_writer(tmp_path) as writer:
         shards = writer.pending_shards()
         assert [shard.first for shard in shards] == [0, 4, 8, 12, 16]
-        writer.write_shard(shards[2], features_of_rows(shards[2].rows), {})
+        write_shard(writer, shards[2], features_of_rows(shards[2].rows), {})
         assert writer.pending_shards() == shards[:2] + shards[3:]
     with open_writer(tmp_path) as writer:
         assert writer.pending_shards() == shards[:2] + shards[3:]
@@ -40,7 +41,7 @@ def test_the_order_of_shards_does_not_change_a_byte(cache, tmp_path, open_writer
     other = tmp_path / "other"
     with open_writer(other) as writer:
         for shard in reversed(writer.pending_shards()):
-            writer.write_shard(shard, features_of_rows(shard.rows), {})
+            write_shard(writer, shard, features_of_rows(shard.rows), {})
     for file in cache.rglob("*"):
         if file.is_file() and file.name != "writer.lock":
             assert (other / file.relative_to(cache)).read_bytes() == file.read_bytes()
@@ -52,7 +53,7 @@ def test_failed_and_not_finite_images_are_recorded_stored_as_zeros_and_retried(t
             features, failures = features_of_rows(shard.rows), {}
             if shard.index == 1:
                 features, failures = without_values(features, 3), {5: "a truncated picture"}
-            commit = writer.write_shard(shard, features, failures)
+            commit = write_shard(writer, shard, features, failures)
             assert isinstance(commit, Commit)
         assert writer.pending_shards() == []
         retried = writer.pending_shards(retry_failed=True)
@@ -60,7 +61,7 @@ def test_failed_and_not_finite_images_are_recorded_stored_as_zeros_and_retried(t
     reader = FeatureReader(tmp_path)
     assert reader.failed == {
         5: "a truncated picture",
-        7: "features/up1 is not finite: 1 values, the first at [2, 1, 0]",
+        7: "features/up1 is not finite",
     }
     stored = zarr.open(tmp_path, mode="r")
     for name in reader.layout.arrays:
@@ -68,7 +69,7 @@ def test_failed_and_not_finite_images_are_recorded_stored_as_zeros_and_retried(t
         assert not stored[name][7].any()
         assert stored[name][6].any()
     with open_writer(tmp_path) as writer:
-        writer.write_shard(retried[0], features_of_rows(retried[0].rows), {})
+        write_shard(writer, retried[0], features_of_rows(retried[0].rows), {})
         assert writer.pending_shards(retry_failed=True) == []
     assert FeatureReader(tmp_path).failed == {}
 
@@ -78,7 +79,7 @@ def test_clamped_values_are_counted_in_the_commit(tmp_path, open_writer, feature
         shard = writer.pending_shards()[1]
         features = features_of_rows(shard.rows)
         features.agents["up1"][2, 0, :4] = 1e5
-        commit = writer.write_shard(shard, features, {})
+        commit = write_shard(writer, shard, features, {})
     assert commit.clamped == {"agents/up1": {6: 4}}
     assert FeatureReader(tmp_path).read([6]).agents["up1"][0, 0, :4].tolist() == [65504.0] * 4
 
@@ -149,19 +150,19 @@ def test_a_closed_writer_writes_nothing(cache, open_writer, features_of_rows):
     writer = open_writer(cache)
     writer.close()
     with pytest.raises(CacheError, match="closed"):
-        writer.write_shard(writer.layout.shard(0), features_of_rows(range(4)), {})
+        write_shard(writer, writer.layout.shard(0), features_of_rows(range(4)), {})
 
 
 def test_a_shard_of_another_cache_is_refused(cache, open_writer, features_of_rows):
     with open_writer(cache) as writer:
         for wrong in (replace(writer.layout.shard(0), last=3), replace(writer.layout.shard(4), index=5)):
             with pytest.raises(CacheError, match="no shard of the cache"):
-                writer.write_shard(wrong, features_of_rows(wrong.rows), {})
+                write_shard(writer, wrong, features_of_rows(wrong.rows), {})
 
 
 def test_failures_are_rows_of_the_cache_not_of_the_shard(cache, open_writer, features_of_rows):
     with open_writer(cache) as writer, pytest.raises(CacheError, match=r"rows \[0\].*8 to 11"):
-        writer.write_shard(writer.layout.shard(2), features_of_rows(range(8, 12)), {0: "a reason"})
+        write_shard(writer, writer.layout.shard(2), features_of_rows(range(8, 12)), {0: "a reason"})
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_a_wrong_batch_commits_nothing(tmp_path, open_writer, features_of_rows):
     with open_writer(tmp_path) as writer:
         shard = writer.pending_shards()[0]
         with pytest.raises(CacheError, match="features/up1"):
-            writer.write_shard(shard, features_of_rows(range(3)), {})
+            write_shard(writer, shard, features_of_rows(range(3)), {})
         assert shard in writer.pending_shards()
 
 
@@ -222,7 +223,7 @@ def test_float16_features_are_stored_bit_for_bit(tmp_path, open_writer, features
         geometry=features.geometry,
     )
     with open_writer(tmp_path) as writer:
-        writer.write_shard(writer.layout.shard(0), half, {})
+        write_shard(writer, writer.layout.shard(0), half, {})
     read = FeatureReader(tmp_path).read(range(4))
     np.testing.assert_array_equal(read.maps["up1"], half.maps["up1"])
     np.testing.assert_array_equal(read.geometry, half.geometry)

@@ -77,6 +77,6 @@ def test_the_score_and_the_report_look_all_around(trained, tmp_path):
     build_report(run, report)
     page = report.read_text()
     assert all(f"over the image of {camera}" in page for camera in CAMERAS)
-    for heading in ("Which agents the points read", "What the queries look at", "What decoupling leaves"):
+    for heading in ("Which agents the points read", "What the queries look at"):
         assert heading in page
     assert "by how many cameras see them" in page

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy_encoder import write_shard
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.stores import object_store, open_store
 from xd3d.cache.stores.s3 import split_url
@@ -27,7 +28,7 @@ def whole(new_bucket, open_writer, features_of_rows):
     url = new_bucket()
     with open_writer(url) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, features_of_rows(shard.rows), {})
+            write_shard(writer, shard, features_of_rows(shard.rows), {})
     return url
 
 
@@ -53,14 +54,14 @@ def test_an_upload_that_breaks_off_leaves_no_record_and_the_shard_is_written_aga
         with monkeypatch.context() as patch:
             refuse_after(patch, sent)
             with pytest.raises(StoreError, match=r"broke \(while writing shard 2\)\. .*run the same command again"):
-                writer.write_shard(shard, features_of_rows(range(4)), {})
+                write_shard(writer, shard, features_of_rows(range(4)), {})
     for look in (cache_info, verify_cache):
         assert look(whole).get("done", 14) == 14
     assert not FeatureReader(whole).available[8:12].any()
     assert [fault["file"] for fault in verify_cache(whole)["damaged"]] == ["done/2.json"]  # it was finished before
     with open_writer(whole) as writer:
         assert [shard.index for shard in writer.pending_shards()] == [2]
-        writer.write_shard(shard, features_of_rows(shard.rows), {})
+        write_shard(writer, shard, features_of_rows(shard.rows), {})
     np.testing.assert_array_equal(FeatureReader(whole).read([8]).geometry, features_of_rows([8]).geometry)
 
 
@@ -74,11 +75,11 @@ def test_two_writers_of_one_shard_never_give_wrong_rows(whole, open_writer, feat
             def overtaken(store, key, content):
                 if key == "done/0.json":
                     patch.undo()
-                    two.write_shard(shard, features_of_rows(range(4, 8)), {})
+                    write_shard(two, shard, features_of_rows(range(4, 8)), {})
                 put(store, key, content)
 
             patch.setattr(object_store.ObjectStore, "put", overtaken)
-            one.write_shard(shard, features_of_rows(shard.rows), {})
+            write_shard(one, shard, features_of_rows(shard.rows), {})
         with pytest.raises(CacheError, match="crc32c"):
             FeatureReader(whole).read([0])
         assert {fault["image"] for fault in verify_cache(whole)["damaged"]} == {f"image-000{row}" for row in range(4)}
@@ -202,11 +203,11 @@ def test_a_bucket_and_its_prefix(s3):
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from conftest import _features, _open
+from conftest import _features, _open, write_shard
 with _open(sys.argv[1], image_keys=[f"k{i}" for i in range(60)]) as writer:
     print("ready", flush=True)
     for shard in writer.pending_shards():
-        writer.write_shard(shard, _features(shard.rows), {})
+        write_shard(writer, shard, _features(shard.rows), {})
 """
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 from xd3d.pipeline import jobs
-from xd3d.pipeline.ablation.child import Task, run_task
+from xd3d.pipeline.ablation.child import run_training
+from xd3d.pipeline.ablation.plan import Training
+from xd3d.pipeline.ablation.variants import VARIANTS
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.record import read_record
@@ -30,14 +32,18 @@ def workspace(tmp_path_factory, tiny_nuscenes_root):
     return made
 
 
-def task(variant, **values):
-    given = {"preset": f"ablation/{variant}", "overrides": QUICK, "run": variant, "init": None, "result": ""}
-    return Task(**{**given, "domains": {"city": "singapore", "source": "usa"}, **values})
+DOMAINS = {"city": "singapore", "source": "usa"}
+
+
+def training(variant, overrides=QUICK, **values):
+    given = {"seed": 1, "target": None, "shifts": ("city",), "digest": "0" * 16}
+    return Training(variant=VARIANTS[variant], overrides=tuple(overrides), **{**given, **values})
 
 
 @pytest.mark.parametrize(("variant", "reads_alone"), [("full", True), ("paper", False)])
 def test_lidar_only_is_scored_where_a_head_needs_no_image(workspace, variant, reads_alone):
-    done = run_task(workspace, task(variant, overrides=[*QUICK, *([] if reads_alone else ["fusion.taps=[up1]"])]))
+    overrides = [*QUICK, *([] if reads_alone else ["fusion.taps=[up1]"])]
+    done = run_training(workspace, training(variant, overrides), DOMAINS)
     assert (list(done["scores"]), done["steps"]) == (["city", "source"], 1)
     for scores in done["scores"].values():
         assert None not in (scores["miou"][reading] for reading in ("2d", "3d", "xm", "fused"))
@@ -46,11 +52,12 @@ def test_lidar_only_is_scored_where_a_head_needs_no_image(workspace, variant, re
 
 
 def test_adaptation_begins_with_the_other_run_and_learns_its_labels_of_its_own_target(workspace):
-    first = {"preset": "ablation/full", "overrides": QUICK, "run": "full"}
+    first = training("full")
     overrides = [*QUICK[:-2], "data.target.domain=singapore", QUICK[-1]]
-    run_task(workspace, task("uda", run="uda-city", overrides=overrides, init=first))
-    record = read_record(workspace.run("uda-city"))
-    assert record["init"]["run"] == "full"
-    assert record["pseudo_labels"]["run"] == "full"
+    adapted = training("uda", overrides, target="city", init=first)
+    run_training(workspace, adapted, DOMAINS)
+    record = read_record(workspace.run(adapted.run))
+    assert record["init"]["run"] == first.run
+    assert record["pseudo_labels"]["run"] == first.run
     assert (record["pseudo_labels"]["domain"], record["pseudo_labels"]["fusion"]) == ("singapore", "product-prior")
-    assert {"pl_2d", "pl_3d", "pl_lidar"} <= read_log(workspace.run("uda-city"))[0].keys()
+    assert {"pl_2d", "pl_3d", "pl_lidar"} <= read_log(workspace.run(adapted.run))[0].keys()

@@ -7,10 +7,9 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from xd3d.errors import DataError, RunError
+from xd3d.errors import DataError
 from xd3d.pipeline.ablation.plan import Benchmark, Request
 from xd3d.pipeline.ablation.results import Publisher
 from xd3d.pipeline.ablation.rows import RowFile
@@ -105,17 +104,11 @@ def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp
     assert (broken / "rows.jsonl").read_bytes() == before
 
 
-def test_another_machine_goes_on_from_the_published_rows_and_keeps_pictures_it_cannot_draw(
-    tmp_path, tiny_nuscenes_root
-):
+def test_another_machine_goes_on_from_the_published_rows(tmp_path, tiny_nuscenes_root):
     docs = tmp_path / "docs"
     first, second = (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2))
     run_ablation(tmp_path / "here", benchmark(tiny_nuscenes_root), first, processes=1, docs=docs)
-    results = json.loads((docs / "results.json").read_text())
-    (published,) = results["rows"]
-    learned = {"runs": {"3d-only": published["run"]}, "shifts": [], "agreement": {}, "spectrum": []}
-    (docs / "images/errors.png").write_bytes(b"a picture")
-    (docs / "results.json").write_text(json.dumps({**results, "learned": {**learned, "pictures": ["errors"]}}))
+    (published,) = json.loads((docs / "results.json").read_text())["rows"]
 
     there = tmp_path / "there"
     run_ablation(there, benchmark(tiny_nuscenes_root), first, processes=1, docs=docs)
@@ -123,8 +116,6 @@ def test_another_machine_goes_on_from_the_published_rows_and_keeps_pictures_it_c
     run_ablation(there, benchmark(tiny_nuscenes_root), second, processes=1, docs=docs)
     assert [row["seed"] for row in rows_of(there)] == [1, 2]
     assert json.loads((docs / "results.json").read_text())["rows"][0] == published
-    assert (there / "images/errors.png").read_bytes() == b"a picture"
-    assert json.loads((there / "learned.json").read_text()) == {**learned, "pictures": ["errors"]}
 
 
 def test_published_rows_of_other_settings_are_not_thrown_away(tmp_path, tiny_nuscenes_root):
@@ -160,15 +151,3 @@ def test_published_results_that_are_damaged_are_named_and_stay(tmp_path, tiny_nu
     with pytest.raises(DataError, match=r"results\.json"):
         run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), request, processes=1, docs=docs)
     assert (docs / "results.json").read_text() == damage
-
-
-def test_a_disk_too_small_for_the_features_is_found_before_they_are_extracted(
-    tmp_path, tiny_nuscenes_root, monkeypatch
-):
-    monkeypatch.setattr(
-        "shutil.disk_usage", lambda path: SimpleNamespace(total=10**9, used=10**9 - 50_000, free=50_000)
-    )
-    request = Request(variants=[VARIANTS["image"]], shifts=["city"], seeds=[1])
-    with pytest.raises(RunError, match=r"take 0\.0 GB more, and 0\.0 GB are free.*--out"):
-        run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), request, processes=1)
-    assert not list(tmp_path.glob("out/work/cache/*"))

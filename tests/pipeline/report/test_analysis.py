@@ -14,7 +14,6 @@ from xd3d.pipeline.report.attention import (
     striking_columns,
 )
 from xd3d.pipeline.report.errors import ErrorTally, errors_picture
-from xd3d.pipeline.report.spectrum import dropped_energy, singular_values, spectra_of, spectrum_rows
 from xd3d.stages.predict.attention import AttentionMaps, QueryAttention
 from xd3d.stages.train.settings import FusionSettings
 
@@ -52,27 +51,6 @@ def test_striking_columns_leave_out_the_sink_and_copies():
     voxels = np.stack([9 * varied, varied, 0.9 * varied, other, np.full(100, 0.3)], 1).astype(np.float32)
     assert striking_columns(voxels, 2, first=1) == [1, 3]
     assert striking_columns(voxels, 2) == [0, 3]
-
-
-def test_dropped_energy_is_that_of_the_directions_beyond_the_rank():
-    rng = np.random.default_rng(4)
-    queries = rng.standard_normal((6, 10)).astype(np.float32)
-    values = np.linalg.svd(queries.astype(np.float64), compute_uv=False)
-    spectrum = singular_values([queries])
-    np.testing.assert_allclose(spectrum, values / np.linalg.norm(values))
-    assert dropped_energy(spectrum, 4) == pytest.approx((values[4:] ** 2).sum() / (values**2).sum())
-    assert dropped_energy(spectrum, 6) == 0
-    assert spectrum_rows({"Q_a": np.array([1.0, 0.0])}, 1) == [["Q_a", "0.00 %", "1"]]
-
-
-def test_spectra_are_those_of_the_matrices_of_all_frames():
-    rng = np.random.default_rng(5)
-    frames = [rng.standard_normal((2, 4, 9)).astype(np.float32) for _ in range(3)]
-    insights = [AttentionMaps(memberships=None, queries=None, matrices={"tokens": each}) for each in frames]
-    values = np.linalg.svd(np.concatenate(frames).astype(np.float64), compute_uv=False)
-    expected = np.sqrt((values**2).mean(0) / (values**2).mean(0).sum())
-    np.testing.assert_allclose(spectra_of(insights)["tokens"], expected)
-    assert spectra_of([]) == {}
 
 
 def test_kept_memberships_lie_at_their_agents_and_sum_to_1():
@@ -121,11 +99,10 @@ def look():
         queries=np.full((4, 4), 0.25, np.float32),
         agents=np.full((4, 6), 1 / 6, np.float32),
     )
-    matrices = {"agent tokens before truncation": rng.standard_normal((2, 3, 8)).astype(np.float32)}
     return FrameAttention(
         frame=frame,
         images=FrameImages(pictures=pictures, stored=stored, assignment=assignment, extent=(3.5, 6.0)),
-        insight=AttentionMaps(memberships=memberships, queries=queries, matrices=matrices),
+        insight=AttentionMaps(memberships=memberships, queries=queries),
     )
 
 
@@ -145,7 +122,7 @@ def test_both_ways_of_reading_agents_are_measured_over_the_points_that_an_image_
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_a_section_for_each_way_and_one_for_the_spectrum(look, monkeypatch, dense):
+def test_a_section_for_each_way_and_one_for_the_errors(look, monkeypatch, dense):
     if dense:
         object.__setattr__(look.insight.queries, "agents", None)
     tally = ErrorTally(classes=("a",), points=np.ones((1, 5), int), wrong=np.zeros((1, 5), int))
@@ -154,13 +131,11 @@ def test_a_section_for_each_way_and_one_for_the_spectrum(look, monkeypatch, dens
     run = SimpleNamespace(
         domain=lambda *_: None, network=None, config=SimpleNamespace(fusion=FusionSettings(rank=3, queries="agents"))
     )
-    located, queries, spectrum, _ = analysis_sections(run, "product-prior")
-    assert (located.heading, spectrum.heading) == ("Which agents the points read", "What decoupling leaves")
+    located, queries, errors = analysis_sections(run, "product-prior")
+    assert (located.heading, errors.heading) == ("Which agents the points read", "Errors by distance and class")
     assert "100 % of what a point reads is of agents of its own class" in located.text
     assert ("no agents to draw" in queries.text) == dense
-    assert "on the first 3 directions" in spectrum.text
-    assert spectrum.parts[0].rows[0][:2] == ["agent tokens before truncation", "0.00 %"]
-    for section in (located, queries):
+    for section in (located, queries, errors):
         assert section.parts[0].png.startswith(b"\x89PNG")
 
 
@@ -168,6 +143,5 @@ def test_shares_of_errors_are_per_cent_of_the_points_of_class_and_bin():
     points, wrong = np.array([[4, 0], [6, 5]]), np.array([[1, 0], [3, 5]])
     tally = ErrorTally(classes=("car", "road"), points=points, wrong=wrong)
     np.testing.assert_array_equal(tally.shares, [[25, np.nan], [50, 100], [40, 100]])
-    difference = tally.shares - 50
-    picture = errors_picture({"a": [("x", tally.shares)], "b": [("y", difference)]}, tally.classes)
+    picture = errors_picture(tally.shares, "a", tally.classes)
     assert picture.startswith(b"\x89PNG")

@@ -5,14 +5,14 @@ import os
 import pytest
 from xd3d.cache.layout import PROFILES, CacheLayout
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.repair import repair_cache
 from xd3d.cache.stores import open_store
 from xd3d.cache.verify import verify_cache
-from xd3d.errors import CacheError, CacheMismatchError, StoreError
+from xd3d.errors import CacheError, StoreError
 from xd3d.stages.extract import cluster
 from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.images import PictureSource
 from xd3d.stages.extract.job import extract_features
-from xd3d.stages.extract.repair import repair_features
 from xd3d.stages.extract.workers import fill_task
 
 
@@ -85,39 +85,25 @@ def test_a_bucket_that_is_not_there_is_named_before_a_worker_starts(settings, in
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_kind_of_damage_in_a_bucket_is_mended_to_the_bytes_there_were(settings, index, new_bucket, profile):
+def test_damage_in_a_bucket_is_dropped_and_extracted_again_to_the_bytes_there_were(
+    settings, index, new_bucket, profile, monkeypatch
+):
     chosen, url = settings(profile=profile), new_bucket()
     extract_features(index, chosen, url)
     sound = objects(url)
-    for key in ("zarr.json", "images.json", "features/up1/zarr.json", "done/2.json"):
+    for key in ("features/up1/zarr.json", "done/2.json"):
         replace(url, key, flipped(sound[key], len(sound[key]) // 2))
-    first, second, third = (f"features/up{tap}/c/{shard}/0/0/0" for tap, shard in ((0, 0), (1, 1), (2, 0)))
+    first, second = (f"features/up{tap}/c/{shard}/0/0/0" for tap, shard in ((0, 0), (2, 2)))
     open_store(url).delete(first)
-    replace(url, second, sound[second][:-30])
-    replace(url, third, flipped(sound[third], 40))
+    replace(url, second, flipped(sound[second], 40))
     assert not verify_cache(url)["ok"]
     with pytest.raises(CacheError):
         FeatureReader(url)
-    done = repair_features(index, chosen, url)
-    assert (done.ok, done.repaired, done.failed) == (True, 4, 1)
-    assert sorted(done.metadata) == ["features/up1/zarr.json", "images.json", "zarr.json"]
-    assert objects(url) == sound
-    assert verify_cache(url)["ok"]
-
-
-def test_a_repair_in_a_bucket_computes_the_damaged_images_alone_and_refuses_other_settings(
-    settings, index, new_bucket, monkeypatch
-):
-    url = new_bucket()
-    extract_features(index, settings(), url)
-    sound = objects(url)
-    key = "features/up1/c/2/0/0/0"
-    replace(url, key, flipped(sound[key], 40))
-    with pytest.raises(CacheMismatchError, match=r"agents\.rounds: expected 4, found 3"):
-        repair_features(index, settings(agents={"count": 12, "rounds": 4}), url)
+    assert repair_cache(url) == {"dropped": 3, "metadata": ["features/up1/zarr.json"]}
     computed = []
     read = PictureSource.read
     monkeypatch.setattr(PictureSource, "read", lambda self, rows: computed.extend(rows) or read(self, rows))
-    assert repair_features(index, settings(), url).repaired == 1
-    assert computed == [4]
+    extract_features(index, chosen, url)
+    assert sorted(computed) == [0, 1, 4]
     assert objects(url) == sound
+    assert verify_cache(url)["ok"]

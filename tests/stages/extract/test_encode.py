@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from xd3d.cache.codec import encode
-from xd3d.cache.rows import as_stored
+from numpy_encoder import as_stored, encode
 from xd3d.stages.extract.encode import as_indices, encode_e4m3, stored_rows, strongest_memberships
 
 RNG_SEEDS = st.integers(0, 2**32)

@@ -11,7 +11,6 @@ import pytest
 from xd3d.errors import ModelError
 from xd3d.stages.extract import catalogue, hub
 from xd3d.stages.extract.catalogue import PublishedFile, fetch_model, find_local, known_models
-from xd3d.stages.extract.hub import same_origin
 from xd3d.stages.extract.models import resolve_model, resolve_unet
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -205,24 +204,6 @@ def test_a_hub_that_is_gone_is_told_from_a_damaged_model(fake, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
     with pytest.raises(ModelError, match=r"could not be fetched.*give a folder"):
         fetch_model(ID)
-
-
-@pytest.mark.parametrize(
-    ("url", "same"),
-    [
-        ("https://huggingface.co/some/model", True),
-        ("https://HuggingFace.co:443/some/model", True),
-        ("https://huggingface.co.evil.com/some/model", False),
-        ("https://huggingface.co@evil.com/some/model", False),
-        ("https://huggingface.co:8443/some/model", False),
-        ("http://huggingface.co/some/model", False),
-        ("https://huggingface.co:x/some/model", False),
-        ("https://evil.com/https://huggingface.co", False),
-        ("/some/model", False),
-    ],
-)
-def test_a_url_is_the_hubs_only_with_its_scheme_host_and_port(url, same):
-    assert same_origin(url, "https://huggingface.co") is same
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

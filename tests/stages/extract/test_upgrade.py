@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy_encoder import write_shard
 from xd3d.cache.export import export_cache
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.repair import repair_cache
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError
@@ -22,7 +24,6 @@ from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.forecast import forecast
 from xd3d.stages.extract.job import cache_opener, extract_features
 from xd3d.stages.extract.models import settings_model
-from xd3d.stages.extract.repair import repair_features
 from xd3d.stages.extract.taps import tap_specs
 from xd3d.stages.extract.upgrade import upgrade_cache
 
@@ -146,7 +147,7 @@ def test_images_whose_grouping_settles_elsewhere_get_memberships_in_their_stored
         for shard in writer.pending_shards():
             features = source.read(shard.rows)
             agents = {name: values[:, order] for name, values in features.agents.items()}
-            writer.write_shard(shard, replace(features, agents=agents, geometry=features.geometry[:, order]), {})
+            write_shard(writer, shard, replace(features, agents=agents, geometry=features.geometry[:, order]), {})
     assert upgrade_cache(tmp_path / "first", index=lambda: index).recomputed == 4
     truth, found = source.read(range(4)), FeatureReader(tmp_path / "first").read(range(4))
     assert (order[found.assignment] == truth.assignment).mean() > 0.99
@@ -229,6 +230,8 @@ def test_a_cache_of_format_1_is_finished_retried_foretold_and_repaired_as_one(se
     file = path / "features/up2/c/1/0/0/0"
     file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
     (path / "zarr.json").unlink()
-    assert repair_features(index, chosen, path).ok
+    extract_features(index, chosen, path)
+    assert repair_cache(path) == {"dropped": 2, "metadata": []}
+    extract_features(index, chosen, path)
     assert tree(path) == sound
     assert FeatureReader(path).layout.format == 1

@@ -56,8 +56,9 @@ def test_memberships_times_tokens_are_what_the_2d_head_reads(make_domain, make_n
     assert insight.memberships.min() >= 0
     np.testing.assert_allclose(insight.memberships.sum(1), 1, atol=1e-5)
     ((((read,), _),)) = calls_of(network.read_context, lambda: network(batch))
-    kept = next(m for name, m in insight.matrices.items() if name in ("agent tokens", "agent tokens after it"))
-    np.testing.assert_allclose(insight.memberships @ kept.reshape(AGENTS, -1), read, atol=1e-5)
+    ((_, tokens),) = calls_of(network.agent_tokens, lambda: network(batch))
+    kept = network.truncated(tokens)
+    np.testing.assert_allclose(insight.memberships @ kept.detach().numpy().reshape(AGENTS, -1), read, atol=1e-5)
     for point in range(0, len(frame.points), 17):
         views = frame.projection_view[frame.projection_point == point]
         assert set(insight.memberships[point].reshape(2, 7).any(1).nonzero()[0]) <= set(views)
@@ -130,32 +131,6 @@ def test_a_complete_pass_predicts_bit_for_bit_what_a_plain_one_does(make_domain,
     assert plain.queries is None
     assert not plain.refined
     assert len(complete.refined) == (4 if "queries" in values else 0)
-
-
-def test_matrices_show_what_truncation_leaves(make_domain, make_network):
-    domain = make_domain(cameras=2)
-    matrices = attention_maps(make_network(domain, queries="agents"), domain, 0).matrices
-    assert {name: values.shape for name, values in matrices.items()} == {
-        "cached agents": (2, 7, 12 + 8),
-        "agent tokens before truncation": (2, 7, 8),
-        "agent tokens after it": (2, 7, 8),
-        "Q_a before truncation": (1, 6, 16),
-        "Q_a after it": (1, 6, 16),
-    }
-    for name in ("agent tokens", "Q_a"):
-        whole, left = matrices[f"{name} before truncation"], matrices[f"{name} after it"]
-        for one, other in zip(whole, left, strict=True):
-            values = np.linalg.svd(one.astype("f8"), compute_uv=False)
-            expected = [*values[:3], *np.zeros(len(values) - 3)]
-            np.testing.assert_allclose(np.linalg.svd(other, compute_uv=False), expected, atol=1e-4)
-
-
-def test_matrices_of_the_papers_form_are_both_sets_of_queries_and_the_projection(make_domain, make_network):
-    domain = make_domain()
-    matrices = attention_maps(make_network(domain, **PAPER), domain, 0).matrices
-    assert set(matrices) == {"Q_a", "Q_b before the projection", "Q_b after it"}
-    assert np.linalg.matrix_rank(matrices["Q_b before the projection"][0], tol=1e-4) == 6
-    assert np.linalg.matrix_rank(matrices["Q_b after it"][0], tol=1e-4) == 3
 
 
 def test_a_network_shows_what_it_has_and_nothing_else(make_domain, make_network):

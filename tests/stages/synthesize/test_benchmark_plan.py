@@ -14,9 +14,8 @@ from xd3d.errors import ConfigError
 from xd3d.pipeline.ablation.plan import FEW_STREETS, STREETS
 from xd3d.stages.datasets.catalogue import BenchmarkDomain
 from xd3d.stages.synthesize import synthesize as module
-from xd3d.stages.synthesize.benchmark_plan import BENCHMARK_GROUPS
 from xd3d.stages.synthesize.nuscenes_writer import SceneJob, write_scene
-from xd3d.stages.synthesize.plan import MAXIMUM_FRAMES, plan_scenes
+from xd3d.stages.synthesize.plan import BENCHMARK_GROUPS, MAXIMUM_FRAMES, plan_scenes
 from xd3d.stages.synthesize.style_sampling import random_style
 
 ORDER = ("city", "night", "fog", "sensor", "development", "haze", "dim", "dusk", "snow", "tilted")

@@ -9,11 +9,11 @@ from xd3d.errors import ConfigError
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.classes import CAR, CATEGORY_NAMES, DRIVEABLE, NOISE
 from xd3d.stages.synthesize.lidar import scan
-from xd3d.stages.synthesize.lidar_models import boston_lidar, singapore_lidar
+from xd3d.stages.synthesize.lidar_models import LIDARS
 from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.world import World
 
-SENSORS = {"boston": boston_lidar(), "singapore": singapore_lidar()}
+SENSORS = {"boston": LIDARS["boston"], "singapore": LIDARS["singapore"]}
 
 
 def lidar_pose(x, y, yaw, height):
@@ -82,7 +82,7 @@ def test_points_fall_on_pixels_of_their_class_and_depth(name, direction):
 
 def test_moving_sensor_sees_the_still_world_where_it_is():
     """Points of a spin at 20 m/s, given at its end, lie on the surfaces that a sensor at rest there sees."""
-    lidar = replace(boston_lidar(), range_noise=0.0, dropout=0.0)
+    lidar = replace(LIDARS["boston"], range_noise=0.0, dropout=0.0)
     world = street("boston", 1)
     x, y, yaw = world.lane_pose(30.0)
     end = lidar_pose(x, y, yaw, lidar.mount_height)
@@ -99,7 +99,7 @@ def test_moving_sensor_sees_the_still_world_where_it_is():
 
 def test_moving_cars_are_met_when_the_beam_passes_them():
     world = street("singapore", 3)
-    lidar = replace(singapore_lidar(), range_noise=0.0, spin_seconds=0.4)  # slow, to make the effect large
+    lidar = replace(LIDARS["singapore"], range_noise=0.0, spin_seconds=0.4)  # slow, to make the effect large
     time = 4.0
     end = poses(world, lidar, time)[1]
     sweep = scan(world, lidar, end, end, time, np.random.default_rng(0))
@@ -119,7 +119,7 @@ def test_moving_cars_are_met_when_the_beam_passes_them():
 
 
 def test_fraction_runs_clockwise_from_the_start():
-    lidar = boston_lidar()
+    lidar = LIDARS["boston"]
     angles = lidar.start_azimuth + np.array([0.0, 0.5, 1.0, 1.5]) * np.pi
     np.testing.assert_allclose([lidar.fraction_at(float(angle)) for angle in angles], [0, 0.25, 0.5, 0.75], atol=1e-9)
     assert 0 <= lidar.fraction_at(lidar.start_azimuth - 1e-17) < 1
@@ -188,4 +188,4 @@ def test_fog_takes_far_points_and_adds_near_ones_of_no_class():
 )
 def test_impossible_sensor_is_refused(change, message):
     with pytest.raises(ConfigError, match=message):
-        replace(boston_lidar(), **change)
+        replace(LIDARS["boston"], **change)

@@ -3,8 +3,7 @@ from itertools import pairwise
 
 import pytest
 from xd3d.errors import ConfigError
-from xd3d.stages.synthesize.benchmark_plan import BENCHMARK_GROUPS
-from xd3d.stages.synthesize.plan import GROUPS, MAXIMUM_FRAMES, plan_scenes
+from xd3d.stages.synthesize.plan import BENCHMARK_GROUPS, GROUPS, MAXIMUM_FRAMES, plan_scenes
 
 
 @pytest.mark.parametrize("frames", [6, 7, 9, 24, 61, 250, 1000, MAXIMUM_FRAMES])

@@ -9,12 +9,11 @@ import pytest
 from pyquaternion import Quaternion
 from xd3d.stages.datasets.labels import IGNORE, get_merge
 from xd3d.stages.synthesize import nuscenes_writer
-from xd3d.stages.synthesize.benchmark_plan import BENCHMARK_GROUPS
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.classes import CATEGORY_NAMES, DRIVEABLE, NOISE, SIDEWALK, TERRAIN
-from xd3d.stages.synthesize.lidar_models import near_lidar, uneven_lidar
+from xd3d.stages.synthesize.lidar_models import LIDARS
 from xd3d.stages.synthesize.nuscenes_writer import SceneJob, write_scene
-from xd3d.stages.synthesize.plan import plan_scenes
+from xd3d.stages.synthesize.plan import BENCHMARK_GROUPS, plan_scenes
 from xd3d.stages.synthesize.rigs import LIDAR, rig
 from xd3d.stages.synthesize.snow import draw_flakes, ground_cover
 from xd3d.stages.synthesize.style_sampling import city_style
@@ -130,7 +129,7 @@ def test_to_leave_the_tilt_of_the_truck_s_lidar_out_is_seen(shots):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_truck_s_lidar_looks_down_on_the_near_street(shots, split):
-    shot, lidar = shots["streets-tilted", split], near_lidar()
+    shot, lidar = shots["streets-tilted", split], LIDARS["near"]
     normal, height = road_plane(shot)
     assert np.degrees(np.arctan2(normal[1], normal[2])) == pytest.approx(-12, abs=1.5)
     assert height == pytest.approx(1.1, abs=0.1)
@@ -150,7 +149,7 @@ def test_the_truck_s_cameras_look_down_from_its_cab():
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_siena_s_car_has_forty_beams_that_are_dense_below_the_horizon(shots, split):
-    shot, lidar = shots["streets-dusk", split], uneven_lidar()
+    shot, lidar = shots["streets-dusk", split], LIDARS["uneven"]
     gaps = np.diff(np.degrees(lidar.elevations))
     assert gaps.max() > 5 * gaps.min()
     rise = np.degrees(np.arctan2(shot.points[:, 2], np.hypot(shot.points[:, 0], shot.points[:, 1])))
@@ -202,7 +201,7 @@ def test_snow_lies_on_the_ground_but_for_the_tracks_and_shines_in_the_sweep(shot
     assert cover[lane & (np.abs(middle - 0.78) < 0.15)].mean() < 0.3 < cover[lane & (middle < 0.2)].mean()
     snow, clear = shots["streets-snow", "val"], shots["streets-tilted", "val"]
     bright = [shot.points[shot.labels == TERRAIN, 3].mean() for shot in (snow, clear)]
-    assert bright[0] > 1.5 * bright[1] / near_lidar().gain * 1.4
+    assert bright[0] > 1.5 * bright[1] / LIDARS["near"].gain * 1.4
 
 
 def test_pictures_of_snow_are_whiter_on_the_ground_with_the_same_labels():

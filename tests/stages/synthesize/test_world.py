@@ -17,14 +17,14 @@ import hashlib, sys
 import numpy as np
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.lidar import scan
-from xd3d.stages.synthesize.lidar_models import boston_lidar
+from xd3d.stages.synthesize.lidar_models import LIDARS
 from xd3d.stages.synthesize.style_sampling import random_style
 from xd3d.stages.synthesize.world import World
 rng = np.random.default_rng(11)
 world = World(random_style(rng), 4, length=80.0)
 pose = camera_pose(*world.lane_pose(20.0))
 picture = render(world, CameraModel.from_field_of_view(width=160, height=90), pose, 3.0, rng)
-sweep = scan(world, boston_lidar(), np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * 10, np.eye(4), 3.0, rng)
+sweep = scan(world, LIDARS["boston"], np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * 10, np.eye(4), 3.0, rng)
 parts = picture.image, picture.labels, picture.depth, sweep.points, sweep.labels
 sys.stdout.write(hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest())
 """

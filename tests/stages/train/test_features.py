@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy_encoder import write_shard
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import RunError
@@ -105,7 +106,7 @@ def cached_domain(make_domain, tmp_path):
         shard_bytes=50_000,
     ) as writer:
         for shard in writer.pending_shards():
-            writer.write_shard(shard, source.read(shard.rows), {})
+            write_shard(writer, shard, source.read(shard.rows), {})
     return replace(domain, features=FeatureReader(tmp_path / "cache"))
 
 
@@ -154,7 +155,7 @@ def test_memberships_are_read_where_they_are_wanted(make_domain, tmp_path):
         fingerprint={},
         grid=grid,
     ) as writer:
-        writer.write_shard(writer.layout.shard(0), features, {})
+        write_shard(writer, writer.layout.shard(0), features, {})
     cached = replace(domain, features=FeatureReader(tmp_path / "cache"))
     (with_them,), (without,) = (
         feature_readers(cached.features, 1, taps=("up1",), memberships=wanted, pinned=False) for wanted in (True, False)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy_encoder import encode
 from xd3d.cache import codec
 from xd3d.cache.schema import TapSpec
 from xd3d.stages.train.images import ImageBatch, coverage, decode
@@ -100,7 +101,7 @@ def test_every_code_is_decoded_bit_for_bit_as_the_cache_does():
 def test_codes_are_decoded_where_they_are_normalised():
     torch.manual_seed(0)
     values, agents = ((1000 + 20 * torch.randn(shape)).half().numpy() for shape in ((2, 3, 4, 5), (2, 6, 3)))
-    coded = {"features/up1": codec.encode(values, 1), "agents/up1": codec.encode(agents, 2)}
+    coded = {"features/up1": encode(values, 1), "agents/up1": encode(agents, 2)}
     (maps, _), (queries, _) = coded.values()
     batch = replace(
         image_batch(torch.from_numpy(maps), torch.from_numpy(queries)),
