@@ -1,6 +1,7 @@
 """Checks of single files, used by every reader: missing and truncated files are found before hours of work."""
 
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ __all__ = [
     "run_checks",
 ]
 
+log = logging.getLogger(__name__)
+
 #: Bytes at the end of an image that must contain its end marker; some writers pad files with zeros.
 _TAIL = 64
 
@@ -38,8 +41,8 @@ _MAX_PIXELS = 2 * 2**30 // 12
 #: Raised by Pillow for files that it cannot decode.
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
-#: A path, and a function that returns the fault of the file, or None.
-Check = tuple[Path, Callable[[], str | None]]
+#: A path, and a function that returns the fault of the file, the number of points that will be dropped, or None.
+Check = tuple[Path, Callable[[], str | int | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +121,26 @@ def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None)
 
 
 def run_checks(checks: Iterable[Check], total: int) -> list[FileFault]:
-    """Runs ``total`` checks in threads with a progress bar; returns the faults in the order of the checks."""
-    return [fault for fault in track(_in_threads(checks), "checking files", total, "file") if fault]
+    """Runs ``total`` checks in threads with a progress bar; returns the faults in the order of the checks.
+
+    Points that will be dropped are counted in a warning.
+    """
+    faults, dropped = [], dict[Path, int]()
+    for path, found in track(_in_threads(checks), "checking files", total, "file"):
+        if isinstance(found, str):
+            faults.append(FileFault(path=path, reason=found))
+        elif found:
+            dropped[path] = found
+    if dropped:
+        log.warning(
+            "%d points of %d sweeps have no usable coordinates (NaN, infinite or too coarse) and are left out, such as"
+            " %d of %s",
+            *(sum(dropped.values()), len(dropped), *reversed(next(iter(dropped.items())))),
+        )
+    return faults
 
 
-def _in_threads(checks: Iterable[Check]) -> Iterator[FileFault | None]:
+def _in_threads(checks: Iterable[Check]) -> Iterator[tuple[Path, str | int | None]]:
     """Results in order, in windows: bounds the memory, and lets an interrupt take effect early."""
     waiting = iter(checks)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -130,13 +148,12 @@ def _in_threads(checks: Iterable[Check]) -> Iterator[FileFault | None]:
             yield from pool.map(_run, window)
 
 
-def _run(check: Check) -> FileFault | None:
+def _run(check: Check) -> tuple[Path, str | int | None]:
     path, find_fault = check
     try:
-        reason = find_fault()
+        return path, find_fault()
     except OSError as error:
-        reason = f"the file cannot be read ({error.strerror}); fix that, or unpack the download again"
-    return FileFault(path=path, reason=reason) if reason else None
+        return path, f"the file cannot be read ({error.strerror}); fix that, or unpack the download again"
 
 
 def _short(error: Exception, path: Path) -> str:

@@ -17,7 +17,7 @@ from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import label_fault, read_raw_labels
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
-from .sweeps import COLUMNS, Sweep, read_points, sweep_suffix
+from .sweeps import COLUMNS, Sweep, load_sweep, points_fault, raw_fault, sweep_suffix
 from .texts import read_text
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -71,7 +71,7 @@ def check_files(index: FrameIndex) -> list[FileFault]:
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame."""
     path = index.root / str(index.frames.sweep[row])
-    return Sweep(points=read_points(path, columns=index.described["columns"]))
+    return load_sweep(path, columns=index.described["columns"])
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> Integer[np.ndarray, "labels"]:
@@ -192,31 +192,29 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
             yield picture, partial(image_fault, picture, (int(width), int(height)))
 
 
-def _row_bytes(sweep: Path, columns: int | None) -> int | None:
-    """Bytes per point of a raw sweep; None for other formats."""
+def _sweep_fault(sweep: Path, columns: int | None) -> str | int:
     suffix = sweep_suffix(sweep)
-    return 4 * (columns or COLUMNS[suffix]) if suffix in COLUMNS else None
+    if suffix in COLUMNS:
+        return raw_fault(sweep, columns or COLUMNS[suffix])
+    return points_fault(partial(load_sweep, sweep))
 
 
-def _sweep_fault(sweep: Path, columns: int | None) -> str | None:
-    row_bytes = _row_bytes(sweep, columns)
-    if row_bytes is not None:
-        return binary_fault(sweep, "sweep", row_bytes)
+def _points(sweep: Path, columns: int | None) -> int | None:
+    """Number of points of a sweep; None if it is damaged."""
+    suffix = sweep_suffix(sweep)
     try:
-        read_points(sweep)
-    except (DataError, MissingDataError) as error:
-        return str(error)
-    return None
+        if suffix in COLUMNS:
+            row = 4 * (columns or COLUMNS[suffix])
+            return None if binary_fault(sweep, "sweep", row) else sweep.stat().st_size // row
+        return len(load_sweep(sweep).points)
+    except (DataError, MissingDataError):
+        return None
 
 
 def _label_fault(root: Path, labels: str, sweep: Path, columns: int | None) -> str | None:
     if not labels:
         return None
-    if _sweep_fault(sweep, columns) is None:
-        row_bytes = _row_bytes(sweep, columns)
-        points = len(read_points(sweep)) if row_bytes is None else sweep.stat().st_size // row_bytes
-    else:
-        points = None
+    points = _points(sweep, columns)
     path = root / labels
     if path.suffix in _LABELS:
         return label_fault(path, _LABELS[path.suffix], points)

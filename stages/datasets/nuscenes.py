@@ -17,7 +17,7 @@ from .projection import image_pixels as pixels
 from .projection import is_invertible
 from .raw_classes import NUSCENES_32
 from .reader_arguments import choose_cameras
-from .sweeps import COLUMNS, Sweep, read_points
+from .sweeps import COLUMNS, Sweep, load_sweep
 
 __all__ = [
     "CAMERAS",
@@ -34,7 +34,7 @@ CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BA
 
 _PUBLISHED = ("CAM_FRONT",)
 _LIDAR = "LIDAR_TOP"
-_SWEEP_ROW = COLUMNS[".pcd.bin"] * np.dtype(np.float32).itemsize
+_COLUMNS = COLUMNS[".pcd.bin"]
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
@@ -88,12 +88,12 @@ def check_files(index: FrameIndex) -> list[FileFault]:
     Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte per point of the
     sweep, 0 to 31. No image is decoded, so 34,000 images take minutes, not hours.
     """
-    return check_raw_files(index, row_bytes=_SWEEP_ROW, dtype="u1", ids=range(len(NUSCENES_32)))
+    return check_raw_files(index, columns=_COLUMNS, dtype="u1", ids=range(len(NUSCENES_32)))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a keyframe: x right, y forward, z up."""
-    return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=COLUMNS[".pcd.bin"]))
+    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_COLUMNS)
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:

@@ -11,30 +11,109 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float64
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
+from .checks import binary_fault
 from .ply import parse_ply
 
-__all__ = ["COLUMNS", "SWEEP_SUFFIXES", "Sweep", "finite_rows", "read_coordinates", "read_points", "sweep_suffix"]
+__all__ = [
+    "COLUMNS",
+    "SWEEP_SUFFIXES",
+    "Sweep",
+    "load_sweep",
+    "points_fault",
+    "raw_fault",
+    "sweep_suffix",
+    "usable_rows",
+]
 
 #: Suffix of a raw file -> default number of float32 per point.
 COLUMNS = {".pcd.bin": 5, ".bin": 4}
 
-#: Suffixes of the files that ``read_points`` reads, longer ones first.
+#: Suffixes of the files that ``load_sweep`` reads, longer ones first.
 SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply")
+
+#: Metres: below, two neighbouring float32 are less than 0.1 mm apart, and nothing is lost by rounding to them.
+_NEAR = 1024.0
+
+#: Type -> metres: beyond, two neighbouring numbers are more than 2.5 cm apart, half of a voxel of 5 cm.
+_FAR = {"float32": 2.0**18, "float64": 2.0**47}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The points of one rotation, and their pixels if the data set stores them."""
+    """Every point of one rotation, and the points' pixels if the data set stores them.
 
-    points: Float32[np.ndarray, "points 3"]  #: metres, LiDAR frame
+    ``points`` are metres in the LiDAR frame: float32, or float64 for clouds so far from their origin that float32
+    would round them by more than 0.1 mm. They become float32 after their origin has been moved.
+    """
+
+    points: Float[np.ndarray, "points 3"]
     pixels: Float64[np.ndarray, "points 2"] | None = None  #: x, y; pixel (0, 0) covers 0 to 1
+
+    @classmethod
+    def of(cls, points: np.ndarray, pixels: np.ndarray | None = None) -> "Sweep":
+        """Returns the sweep of ``points`` [P, 3] of any type of numbers, in the narrower of the two types that do."""
+        if points.dtype != np.float32:
+            points = points.astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                far = np.isfinite(points) & (np.abs(points) >= _NEAR)
+            points = points if far.any() else points.astype(np.float32)
+        return cls(points=points, pixels=pixels)
+
+    @cached_property
+    def usable(self) -> Bool[np.ndarray, "points"]:
+        """Which points have usable coordinates; the others are dropped wherever points are used."""
+        return usable_rows(self.points)
+
+    def fault(self, *, most: float = 0.5) -> str | None:
+        """Returns what is wrong with the coordinates if more than the share ``most`` of the points has none, or None.
+
+        ``most=1.0`` finds sweeps without any usable point.
+        """
+        bad = self.points[~self.usable]
+        if not len(bad) or (len(bad) < len(self.points) and len(bad) <= most * len(self.points)):
+            return None
+        finite = bad[np.isfinite(bad).all(axis=1)]
+        if 2 * len(finite) < len(bad):
+            count = "not one of its" if len(bad) == len(self.points) else f"only {len(self.points) - len(bad)} of its"
+            return f"{count} {len(self.points)} points has finite coordinates"
+        top = np.abs(finite).max()
+        return (
+            f"its coordinates go up to {top:.4g} m in {top.dtype}, in steps of {np.spacing(top):g} m; store them from"
+            " an origin near the sensor, or as float64"
+        )
+
+
+def usable_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
+    """Returns which points have three coordinates that are finite and precise to 2.5 cm.
+
+    Some sensors write NaN for rays without return; float32 far from the origin is too coarse to tell voxels apart.
+    """
+    with np.errstate(invalid="ignore"):
+        near: np.ndarray = np.abs(points) < _FAR[points.dtype.name]
+    return near.all(axis=1)
+
+
+def points_fault(read: Callable[[], Sweep]) -> str | int:
+    """Returns the fault of the sweep that ``read`` reads, or else the number of its points that are not usable."""
+    try:
+        sweep = read()
+    except (DataError, MissingDataError) as error:
+        return str(error)
+    return sweep.fault() or int((~sweep.usable).sum())
+
+
+def raw_fault(path: Path, columns: int) -> str | int:
+    """Returns the fault of a raw sweep, or else the number of its points that are not usable."""
+    fault = binary_fault(path, "sweep", columns * np.dtype(np.float32).itemsize)
+    return fault or points_fault(lambda: load_sweep(path, columns=columns))
 
 
 def sweep_suffix(path: Path) -> str:
@@ -42,22 +121,10 @@ def sweep_suffix(path: Path) -> str:
     return next((suffix for suffix in SWEEP_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray, "points 3"]:
-    """Returns every point of the sweep in ``path``, at least one, in the file's order: metres, LiDAR frame.
+def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
+    """Returns every point of the sweep in ``path``, at least one, in the file's order.
 
     ``columns``: float32 per point of a raw file, if it differs from the suffix's default (SemanticSTF: 5 in ``.bin``).
-    NaN coordinates are returned as stored; see ``finite_rows``.
-
-    Raises:
-        MissingDataError: the file is missing.
-        DataError: it is of an unknown type, unreadable, truncated or damaged, or holds no point.
-    """
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite; finite_rows finds them
-        return read_coordinates(path, columns=columns).astype(np.float32, copy=False)
-
-
-def read_coordinates(path: Path, *, columns: int | None = None) -> Float[np.ndarray, "points 3"]:
-    """Returns the points in the precision of the file, float32 or float64, for clouds far from their origin.
 
     Raises:
         MissingDataError: the file is missing.
@@ -83,12 +150,7 @@ def read_coordinates(path: Path, *, columns: int | None = None) -> Float[np.ndar
         points = parse(content, path)
     if not len(points):
         raise DataError(f"The sweep {path} holds no point; copy it again, or leave it out")
-    return points
-
-
-def finite_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
-    """Returns which points have three finite coordinates; some sensors write NaN for rays without return."""
-    return np.isfinite(points).all(axis=1)
+    return Sweep.of(points)
 
 
 def _raw(content: bytes, path: Path, columns: int) -> np.ndarray:
@@ -111,5 +173,4 @@ def _npy(content: bytes, path: Path) -> np.ndarray:
             f"The sweep {path} holds an array {list(array.shape)} of {array.dtype}; it needs numbers of shape"
             " [points, 3 or more], x, y and z first"
         )
-    with np.errstate(over="ignore"):
-        return array[:, :3].astype(np.float32 if array.dtype.type is np.float32 else np.float64)
+    return array[:, :3].astype(array.dtype.newbyteorder("="))

@@ -12,7 +12,7 @@ from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageTable
 from .label_files import check_raw_files, read_raw_labels
 from .raw_classes import RAW_NAMES
-from .sweeps import Sweep, read_points
+from .sweeps import Sweep, load_sweep
 
 __all__ = [
     "LABELS",
@@ -97,7 +97,7 @@ def lidar_index(dataset: str, root: Path, recordings: Sequence[Recording]) -> Fr
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame: x forward, y left, z up."""
-    return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=_COLUMNS[index.dataset]))
+    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_COLUMNS[index.dataset])
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
@@ -107,5 +107,4 @@ def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labe
 
 def check_files(index: FrameIndex) -> list[FileFault]:
     """Checks every file: complete sweeps, a label of 4 bytes with a known id per point, images of the indexed size."""
-    row_bytes = 4 * _COLUMNS[index.dataset]
-    return check_raw_files(index, row_bytes=row_bytes, dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset])
+    return check_raw_files(index, columns=_COLUMNS[index.dataset], dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset])

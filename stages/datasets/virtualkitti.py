@@ -89,7 +89,7 @@ def check_files(index: FrameIndex) -> list[FileFault]:
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame nearer than 100 m: x forward, y left, z up, from the camera."""
     path = index.root / str(index.frames.sweep[row])
-    return Sweep(points=read_cloud(path)[:, :3].astype(np.float32)) if index.version == "npy" else cloud_of_depth(path)
+    return Sweep.of(read_cloud(path)[:, :3]) if index.version == "npy" else cloud_of_depth(path)
 
 
 def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:

@@ -11,7 +11,7 @@ from .arrays import load_array
 from .checks import UNDECODABLE, image_fault
 from .label_files import ColourTable, read_colours
 from .raw_classes import VIRTUALKITTI
-from .sweeps import Sweep
+from .sweeps import Sweep, points_fault
 from .texts import read_text
 
 __all__ = ["cloud_fault", "cloud_of_depth", "depth_fault", "read_classes", "read_cloud", "read_encoding"]
@@ -47,8 +47,8 @@ def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
     return cloud.astype(np.float64)
 
 
-def cloud_fault(path: Path) -> str | None:
-    """Returns the fault of the point cloud in ``path``, by its header and length, or None."""
+def cloud_fault(path: Path) -> str | int:
+    """Returns the fault of the point cloud in ``path``, or else the number of its points that are not usable."""
     if not path.is_file():
         return "the point cloud is missing; make it again with create_npy.py"
     try:
@@ -60,7 +60,7 @@ def cloud_fault(path: Path) -> str | None:
             f"the point cloud has shape {list(cloud.shape)} of {cloud.dtype}, not [points, 7] of numbers; make it again"
             " with create_npy.py"
         )
-    return None
+    return points_fault(lambda: Sweep.of(cloud[:, :3]))
 
 
 def cloud_of_depth(path: Path) -> Sweep:

@@ -7,6 +7,7 @@ label, as in SemanticKITTI and nuScenes-lidarseg.
 
 import errno
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -20,12 +21,14 @@ from ...files import write_bytes
 from ...prefetch import map_ahead
 from ...progress import progress
 from ..datasets.checks import FileFault
-from ..datasets.sweeps import SWEEP_SUFFIXES, read_coordinates, sweep_suffix
+from ..datasets.sweeps import SWEEP_SUFFIXES, load_sweep, sweep_suffix
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
 from .inference import cloud_classes
 
 __all__ = ["LABEL_SUFFIX", "LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
+
+log = logging.getLogger(__name__)
 
 LABEL_SUFFIX = ".label"
 STAMPS = "labelled.jsonl"  #: in the folder of the labels
@@ -43,11 +46,11 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cloud:
-    """One sweep ready for the network: its finite points as a batch, the mask of these points, and its stamp."""
+    """One sweep ready for the network: its usable points as a batch, the mask of these points, and its stamp."""
 
     path: Path
     batch: Batch
-    finite: Bool[np.ndarray, "points"]
+    usable: Bool[np.ndarray, "points"]
     stamp: list[int]
 
 
@@ -93,7 +96,7 @@ def label_sweeps(
 
     ``columns`` is the number of float32 values per point of raw files whose suffix does not determine it. A sweep that
     cannot be read, or whose label file cannot be written because of its name, is reported, and the others are labelled.
-    A point with a NaN or infinite coordinate gets label 0.
+    A point without usable coordinates (NaN, infinite, too coarse) gets label 0.
 
     Raises:
         RunError: the network's 3D head needs images, or the network computed NaN: it has diverged.
@@ -107,7 +110,7 @@ def label_sweeps(
     left = [sweep for sweep in sweeps if not stamps.hold(sweep)]
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
-    points = 0
+    points = dropped = 0
 
     def read(sweep: Path, _slot: int) -> _Cloud | FileFault:
         return _read(sweep, columns, plan)
@@ -120,8 +123,11 @@ def label_sweeps(
                 failed.append(fault)
             elif isinstance(cloud, _Cloud):
                 stamps.add(cloud)
-                points += len(cloud.finite)
+                points += len(cloud.usable)
+                dropped += int((~cloud.usable).sum())
             bar.update(1)
+    if dropped:
+        log.warning("%d of %d points have no usable coordinates and get label 0", dropped, points)
     done = len(left) - len(failed)
     return LabelSummary(labelled=done, kept=len(sweeps) - len(left), points=points, failed=tuple(failed))
 
@@ -170,15 +176,11 @@ def _stamp(sweep: Path) -> list[int]:
 def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFault:
     try:
         stamp = _stamp(sweep) if sweep.exists() else []
-        points = read_coordinates(sweep, columns=columns)
-        finite = (np.abs(points) <= np.finfo(np.float32).max).all(axis=1)  # no NaN either
-        if not finite.any():
-            return FileFault(path=sweep, reason=f"not one of its {len(points)} points has finite coordinates")
-        points = points[finite]
-        if (step := np.spacing(np.abs(points).max())) > plan.model.voxel_size / 2:
-            far = f"its coordinates go up to {np.abs(points).max():.4g} m in {points.dtype}, in steps of {step:g} m"
-            return FileFault(path=sweep, reason=f"{far}; store them from an origin near the sensor, or as float64")
-        return _Cloud(path=sweep, batch=cloud_batch(points, str(sweep), plan), finite=finite, stamp=stamp)
+        read = load_sweep(sweep, columns=columns)
+        if fault := read.fault(most=1.0):
+            return FileFault(path=sweep, reason=fault)
+        batch = cloud_batch(read.points[read.usable], str(sweep), plan)
+        return _Cloud(path=sweep, batch=batch, usable=read.usable, stamp=stamp)
     except (DataError, MissingDataError) as error:
         return FileFault(path=sweep, reason=str(error))
     except OSError as error:
@@ -186,8 +188,8 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
 
 
 def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
-    labels = np.zeros(len(cloud.finite), "<u4")
-    labels[cloud.finite] = cloud_classes(network, cloud.batch) + 1
+    labels = np.zeros(len(cloud.usable), "<u4")
+    labels[cloud.usable] = cloud_classes(network, cloud.batch) + 1
     return labels
 
 

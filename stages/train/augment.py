@@ -5,7 +5,7 @@ batch does not depend on the thread that makes it, and is the same after a resum
 """
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 
 from ..datasets.frames import Frame
 from .settings import AugmentSettings
@@ -26,7 +26,7 @@ def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> 
 
 
 def augment_points(
-    points: Float32[np.ndarray, "points 3"], settings: AugmentSettings, cube: float, rng: np.random.Generator
+    points: Float[np.ndarray, "points 3"], settings: AugmentSettings, cube: float, rng: np.random.Generator
 ) -> Float32[np.ndarray, "points 3"]:
     """Transform ``points`` (metres) and move them into the cube from 0 to ``cube`` metres.
 
@@ -36,7 +36,7 @@ def augment_points(
     moved = points.astype(np.float64) @ augmentation_matrix(settings, rng)
     share = rng.random(3)
     if not len(moved):
-        return points
+        return points.astype(np.float32)
     moved -= moved.min(0)
     if settings.translate:
         room = cube * (1 - 1e-6) - moved.max(0)

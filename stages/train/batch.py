@@ -49,7 +49,7 @@ class BatchPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedFrame:
-    """A frame in the voxel cube: ``points`` [P, 3] are the rows of ``frame.points``, moved, in metres.
+    """A frame in the voxel cube: ``points`` [P, 3] are the rows of ``frame.points``, moved, in metres (float32).
 
     ``cameras`` and ``views`` give the camera of each image in the index, and its view in the feature source.
     ``pseudo``: pseudo labels of the points for the 2D and the 3D head, or None.

@@ -159,7 +159,7 @@ def evaluation_batch(
     placed = PlacedFrame(
         key=domain.key(position),
         frame=frame,
-        points=to_corner(frame.points),
+        points=to_corner(frame.points).astype(np.float32),
         cameras=domain.cameras(frame),
         views=views,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.errors import DataError, MissingDataError
-from xd3d.stages.datasets.sweeps import finite_rows, read_points, sweep_suffix
+from xd3d.stages.datasets.sweeps import load_sweep, sweep_suffix
 
 POINTS = np.random.default_rng(4).normal(0, 30, (20, 5)).astype(np.float32)
 
@@ -22,33 +22,42 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_kind_of_file_gives_the_same_points(tmp_path, name):
     WRITERS[name](tmp_path / name)
-    points = read_points(tmp_path / name)
+    points = load_sweep(tmp_path / name).points
     assert points.dtype == np.float32
     np.testing.assert_array_equal(points, POINTS[:, :3])
 
 
 def test_columns_win_over_the_suffix(tmp_path):
     POINTS.tofile(tmp_path / "stf.bin")
-    np.testing.assert_array_equal(read_points(tmp_path / "stf.bin", columns=5), POINTS[:, :3])
+    np.testing.assert_array_equal(load_sweep(tmp_path / "stf.bin", columns=5).points, POINTS[:, :3])
 
 
-def test_coordinates_come_as_stored_and_the_finite_ones_are_told(tmp_path):
+def test_coordinates_come_as_stored_and_the_usable_ones_are_told(tmp_path):
     points = POINTS[:, :3].astype(np.float64)
     points[2, 1], points[5, 0], points[7, 2] = np.nan, -np.inf, 1e300
     np.save(tmp_path / "a.npy", points)
-    finite = finite_rows(read_points(tmp_path / "a.npy"))
-    assert np.flatnonzero(~finite).tolist() == [2, 5, 7]
+    assert np.flatnonzero(~load_sweep(tmp_path / "a.npy").usable).tolist() == [2, 5, 7]
+
+
+def test_doubles_far_from_the_origin_stay_doubles(tmp_path):
+    points = POINTS[:, :3] + np.array([456123.0, 5412345.0, 112.0])
+    np.save(tmp_path / "far.npy", points)
+    sweep = load_sweep(tmp_path / "far.npy")
+    np.testing.assert_array_equal(sweep.points, points)
+    assert sweep.usable.all()
+    np.save(tmp_path / "rounded.npy", points.astype(np.float32))
+    assert "5.412e+06 m in float32, in steps of 0.5 m" in load_sweep(tmp_path / "rounded.npy").fault()
 
 
 def test_an_unknown_kind_names_those_that_are_known(tmp_path):
     assert sweep_suffix(Path("cloud.las")) == ""
     with pytest.raises(DataError, match=r"cloud\.las .*\.pcd\.bin, \.bin, \.npy, \.ply"):
-        read_points(tmp_path / "cloud.las")
+        load_sweep(tmp_path / "cloud.las")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MissingDataError, match=r"a\.bin is missing"):
-        read_points(tmp_path / "a.bin")
+        load_sweep(tmp_path / "a.bin")
 
 
 def npy(header: str) -> bytes:
@@ -59,7 +68,7 @@ def npy(header: str) -> bytes:
 def test_a_file_that_the_system_does_not_hand_out_is_named(tmp_path):
     (tmp_path / "a.bin").mkdir()
     with pytest.raises(DataError, match=r"a\.bin cannot be read \(Is a directory\)"):
-        read_points(tmp_path / "a.bin")
+        load_sweep(tmp_path / "a.bin")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +95,7 @@ def test_a_file_that_the_system_does_not_hand_out_is_named(tmp_path):
 def test_damage_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        read_points(tmp_path / name)
+        load_sweep(tmp_path / name)
     assert name in str(caught.value)
 
 
@@ -103,11 +112,11 @@ def test_damage_is_named(tmp_path, name, content, message):
 def test_arrays_that_are_no_points_are_refused(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(DataError, match=message):
-        read_points(tmp_path / "a.npy")
+        load_sweep(tmp_path / "a.npy")
 
 
 def test_an_archive_of_arrays_is_no_sweep(tmp_path):
     with (tmp_path / "a.npy").open("wb") as file:
         np.savez(file, points=POINTS)
     with pytest.raises(DataError, match="archive of arrays"):
-        read_points(tmp_path / "a.npy")
+        load_sweep(tmp_path / "a.npy")
