@@ -45,6 +45,9 @@ _NEAR = 1024.0
 #: Type -> metres: beyond, two neighbouring numbers are more than 2.5 cm apart, half of a voxel of 5 cm.
 _FAR = {"float32": 2.0**18, "float64": 2.0**47}
 
+#: Metres from the middle of a sweep beyond which a LiDAR sees nothing, and the share of points that may lie there.
+_REACH, _STRAYS = 10_000.0, 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
@@ -77,13 +80,15 @@ class Sweep:
 
         ``most=1.0`` finds sweeps without any usable point.
         """
-        bad = self.points[~self.usable]
-        if not len(bad) or (len(bad) < len(self.points) and len(bad) <= most * len(self.points)):
+        points, good = len(self.points), int(self.usable.sum())
+        if most < 1 and good and (wide := np.ptp(self.points[self.usable], axis=0).max()) > 2 * _REACH:
+            return f"its points are spread over {wide:.4g} m; coordinates must be in metres"
+        if good == points or (good and points - good <= most * points):
             return None
+        bad = self.points[~self.usable]
         finite = bad[np.isfinite(bad).all(axis=1)]
         if 2 * len(finite) < len(bad):
-            count = "not one of its" if len(bad) == len(self.points) else f"only {len(self.points) - len(bad)} of its"
-            return f"{count} {len(self.points)} points has finite coordinates"
+            return f"{f'only {good}' if good else 'not one'} of its {points} points has finite coordinates"
         top = np.abs(finite).max()
         return (
             f"its coordinates go up to {top:.4g} m in {top.dtype}, in steps of {np.spacing(top):g} m; store them from"
@@ -92,13 +97,20 @@ class Sweep:
 
 
 def usable_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
-    """Returns which points have three coordinates that are finite and precise to 2.5 cm.
+    """Returns which points have three coordinates that are finite, precise to 2.5 cm, and no stray ones.
 
-    Some sensors write NaN for rays without return; float32 far from the origin is too coarse to tell voxels apart.
+    Some sensors write NaN for rays without return; float32 far from the origin is too coarse to tell voxels apart. A
+    few points that lie kilometres from all others are errors of the sensor.
     """
     with np.errstate(invalid="ignore"):
-        near: np.ndarray = np.abs(points) < _FAR[points.dtype.name]
-    return near.all(axis=1)
+        near: np.ndarray = (np.abs(points) < _FAR[points.dtype.name]).all(axis=1)
+    found = points if near.all() else points[near]
+    if len(found) and np.ptp(found, axis=0).max() > _REACH:
+        stray = near.copy()
+        stray[near] = (np.abs(found - np.median(found, axis=0)) > _REACH).any(axis=1)
+        if stray.sum() <= _STRAYS * len(points):
+            near &= ~stray
+    return near
 
 
 def points_fault(read: Callable[[], Sweep]) -> str | int:

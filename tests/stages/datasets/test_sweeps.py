@@ -49,6 +49,17 @@ def test_doubles_far_from_the_origin_stay_doubles(tmp_path):
     assert "5.412e+06 m in float32, in steps of 0.5 m" in load_sweep(tmp_path / "rounded.npy").fault()
 
 
+def test_a_few_points_kilometres_from_all_others_are_stray_and_a_cloud_in_millimetres_is_not_taken(tmp_path):
+    points = np.random.default_rng(0).normal(0, 20, (2000, 4)).astype(np.float32)
+    points[7, 0], points[9, 2] = 90_000, -40_000
+    points.tofile(tmp_path / "a.bin")
+    sweep = load_sweep(tmp_path / "a.bin")
+    assert np.flatnonzero(~sweep.usable).tolist() == [7, 9]
+    assert sweep.fault() is None
+    (points * 1000).tofile(tmp_path / "b.bin")
+    assert "must be in metres" in load_sweep(tmp_path / "b.bin").fault()
+
+
 def test_an_unknown_kind_names_those_that_are_known(tmp_path):
     assert sweep_suffix(Path("cloud.las")) == ""
     with pytest.raises(DataError, match=r"cloud\.las .*\.pcd\.bin, \.bin, \.npy, \.ply"):
