@@ -1,6 +1,9 @@
 """A user's folder as a data set: its ``dataset.yaml`` describes sweeps, labels, images and calibration."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,11 @@ from .sweeps import COLUMNS, Sweep, load_sweep, points_fault, raw_fault, sweep_s
 from .texts import read_text
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
+
+log = logging.getLogger(__name__)
+
+#: Number of sweeps whose values tell the columns of a raw file.
+_LOOKED_AT = 8
 
 #: Suffix of a label file -> dtype; the lower 16 bits of a ``.label`` number are the label, as in SemanticKITTI.
 _LABELS = {".label": "<u4", ".bin": "u1"}
@@ -59,7 +67,10 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         cameras=chosen,
         frames=_frames(root, about, keys, files),
         images=ImageTable.of(list(_images(root, about, keys, files, chosen))),
-        described={"columns": about.columns, "classes": {name: list(ids) for name, ids in about.classes.items()}},
+        described={
+            "columns": about.columns or _guessed_columns(root, list(files["sweeps"].values())),
+            "classes": {name: list(ids) for name, ids in about.classes.items()},
+        },
     )
 
 
@@ -71,12 +82,34 @@ def check_files(index: FrameIndex) -> list[FileFault]:
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame."""
     path = index.root / str(index.frames.sweep[row])
-    return load_sweep(path, columns=index.described["columns"])
+    return load_sweep(path, columns=_columns(path, index.described["columns"]))
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> Integer[np.ndarray, "labels"]:
     """Returns the raw ids of a frame from a ``.label``, ``.bin`` (one byte per point) or ``.npy`` file."""
     return _read_labels(index.root / str(index.frames.labels[row]))
+
+
+def _columns(sweep: Path, described: int | None) -> int | None:
+    """Number of float32 per point of a raw sweep; None for other formats."""
+    suffix = sweep_suffix(sweep)
+    return described or COLUMNS[suffix] if suffix in COLUMNS else None
+
+
+def _guessed_columns(root: Path, sweeps: Sequence[str]) -> int | None:
+    """Returns what the values of most of a few sweeps say, with a warning; None if they agree with the suffix."""
+    found = Counter[int | None]()
+    for path in sweeps[:: -(-len(sweeps) // _LOOKED_AT)]:
+        with suppress(DataError, MissingDataError):
+            found[load_sweep(root / path).guessed] += 1
+    columns = found.most_common(1)[0][0] if found else None
+    if columns is not None:
+        log.warning(
+            "The values of the sweeps repeat after %d float32 per point, as %d of %d sweeps show, and are read so;"
+            " write the true number into %s, as 'columns: %d'",
+            *(columns, found[columns], found.total(), root / NAME, columns),
+        )
+    return columns
 
 
 def _name(key: Key) -> str:
@@ -193,19 +226,16 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
 
 
 def _sweep_fault(sweep: Path, columns: int | None) -> str | int:
-    suffix = sweep_suffix(sweep)
-    if suffix in COLUMNS:
-        return raw_fault(sweep, columns or COLUMNS[suffix])
-    return points_fault(partial(load_sweep, sweep))
+    raw = _columns(sweep, columns)
+    return points_fault(partial(load_sweep, sweep)) if raw is None else raw_fault(sweep, raw)
 
 
 def _points(sweep: Path, columns: int | None) -> int | None:
     """Number of points of a sweep; None if it is damaged."""
-    suffix = sweep_suffix(sweep)
+    raw = _columns(sweep, columns)
     try:
-        if suffix in COLUMNS:
-            row = 4 * (columns or COLUMNS[suffix])
-            return None if binary_fault(sweep, "sweep", row) else sweep.stat().st_size // row
+        if raw is not None:
+            return None if binary_fault(sweep, "sweep", 4 * raw) else sweep.stat().st_size // (4 * raw)
         return len(load_sweep(sweep).points)
     except (DataError, MissingDataError):
         return None

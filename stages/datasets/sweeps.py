@@ -10,7 +10,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ...errors import DataError, MissingDataError
 from .arrays import load_array
 from .checks import binary_fault
 from .ply import parse_ply
+from .raw_columns import COLUMNS, guess_columns
 
 __all__ = [
     "COLUMNS",
@@ -32,9 +33,6 @@ __all__ = [
     "sweep_suffix",
     "usable_rows",
 ]
-
-#: Suffix of a raw file -> default number of float32 per point.
-COLUMNS = {".pcd.bin": 5, ".bin": 4}
 
 #: Suffixes of the files that ``load_sweep`` reads, longer ones first.
 SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply")
@@ -59,6 +57,7 @@ class Sweep:
 
     points: Float[np.ndarray, "points 3"]
     pixels: Float64[np.ndarray, "points 2"] | None = None  #: x, y; pixel (0, 0) covers 0 to 1
+    guessed: int | None = None  #: float32 per point of a raw file by its values, if not the default of its suffix
 
     @classmethod
     def of(cls, points: np.ndarray, pixels: np.ndarray | None = None) -> "Sweep":
@@ -136,7 +135,8 @@ def sweep_suffix(path: Path) -> str:
 def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
     """Returns every point of the sweep in ``path``, at least one, in the file's order.
 
-    ``columns``: float32 per point of a raw file, if it differs from the suffix's default (SemanticSTF: 5 in ``.bin``).
+    ``columns``: float32 per point of a raw file; by default that of the suffix, unless the values contradict it
+    clearly (``guess_columns``).
 
     Raises:
         MissingDataError: the file is missing.
@@ -155,14 +155,18 @@ def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
         raise DataError(
             f"The sweep {path} cannot be read ({error.strerror}); check its permissions and the disk"
         ) from error
+    guessed = None
     if suffix in COLUMNS:
-        points = _raw(content, path, columns or COLUMNS[suffix])
+        default, values = COLUMNS[suffix], np.frombuffer(content, "<f4", len(content) // 4)
+        used = columns or guess_columns(values, default)
+        guessed = used if used not in (columns, default) else None
+        points = _raw(content, path, used)
     else:
         parse: Callable[[bytes, Path], np.ndarray] = parse_ply if suffix == ".ply" else _npy
         points = parse(content, path)
     if not len(points):
         raise DataError(f"The sweep {path} holds no point; copy it again, or leave it out")
-    return Sweep.of(points)
+    return replace(Sweep.of(points), guessed=guessed)
 
 
 def _raw(content: bytes, path: Path, columns: int) -> np.ndarray:

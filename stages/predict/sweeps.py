@@ -8,6 +8,7 @@ label, as in SemanticKITTI and nuScenes-lidarseg.
 import errno
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -46,11 +47,12 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cloud:
-    """One sweep ready for the network: its usable points as a batch, the mask of these points, and its stamp."""
+    """One sweep ready for the network: its usable points as a batch, their mask, its guessed columns and stamp."""
 
     path: Path
     batch: Batch
     usable: Bool[np.ndarray, "points"]
+    guessed: int | None
     stamp: list[int]
 
 
@@ -94,7 +96,8 @@ def label_sweeps(
 ) -> LabelSummary:
     """Label all points of each sweep that has no up-to-date label file; files appear atomically.
 
-    ``columns`` is the number of float32 values per point of raw files whose suffix does not determine it. A sweep that
+    ``columns`` is the number of float32 values per point of raw files; by default their suffix or, where they
+    contradict it, their values tell, with a warning. A sweep that
     cannot be read, or whose label file cannot be written because of its name, is reported, and the others are labelled.
     A point without usable coordinates (NaN, infinite, too coarse) gets label 0.
 
@@ -111,6 +114,7 @@ def label_sweeps(
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
     points = dropped = 0
+    guessed = Counter[int | None]()
 
     def read(sweep: Path, _slot: int) -> _Cloud | FileFault:
         return _read(sweep, columns, plan)
@@ -125,7 +129,15 @@ def label_sweeps(
                 stamps.add(cloud)
                 points += len(cloud.usable)
                 dropped += int((~cloud.usable).sum())
+                guessed[cloud.guessed] += 1
             bar.update(1)
+    for number, count in guessed.items():
+        if number is not None:
+            log.warning(
+                "The values of %d sweeps repeat after %d float32 per point, and are read so; --columns says how many"
+                " there are",
+                *(count, number),
+            )
     if dropped:
         log.warning("%d of %d points have no usable coordinates and get label 0", dropped, points)
     done = len(left) - len(failed)
@@ -180,7 +192,7 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
         if fault := read.fault(most=1.0):
             return FileFault(path=sweep, reason=fault)
         batch = cloud_batch(read.points[read.usable], str(sweep), plan)
-        return _Cloud(path=sweep, batch=batch, usable=read.usable, stamp=stamp)
+        return _Cloud(path=sweep, batch=batch, usable=read.usable, guessed=read.guessed, stamp=stamp)
     except (DataError, MissingDataError) as error:
         return FileFault(path=sweep, reason=str(error))
     except OSError as error:

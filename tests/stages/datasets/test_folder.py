@@ -100,6 +100,22 @@ def test_raw_sweeps_have_the_columns_of_the_description(folder):
     assert load_frame(index, 0, None).points[1].tolist() == [6, 7, 8]
 
 
+def test_raw_sweeps_of_other_columns_are_told_by_their_values_with_the_key_that_says_so(folder, caplog):
+    root = folder(sweeps="raw/{frame}.bin", labels="ids/{frame}.label")
+    rng = np.random.default_rng(0)
+    for kind in ("raw", "ids"):
+        (root / kind).mkdir()
+    for name in "abcd":
+        five = np.column_stack([rng.normal(0, 20, (4000, 3)), rng.uniform(0, 255, 4000), rng.integers(0, 32, 4000)])
+        five.astype("<f4").tofile(root / "raw" / f"{name}.bin")
+        np.ones(4000, "<u4").tofile(root / "ids" / f"{name}.label")
+    index = build_index(root)
+    assert "columns: 5" in caplog.text
+    assert check_files(index) == []
+    assert len(load_frame(index, 0, None).points) == 4000
+    assert index.digest == build_index(folder(sweeps="raw/{frame}.bin", labels="ids/{frame}.label", columns=5)).digest
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.errors import DataError, MissingDataError
+from xd3d.stages.datasets.raw_columns import COLUMNS, guess_columns
 from xd3d.stages.datasets.sweeps import load_sweep, sweep_suffix
 
 POINTS = np.random.default_rng(4).normal(0, 30, (20, 5)).astype(np.float32)
@@ -47,6 +48,30 @@ def test_doubles_far_from_the_origin_stay_doubles(tmp_path):
     assert sweep.usable.all()
     np.save(tmp_path / "rounded.npy", points.astype(np.float32))
     assert "5.412e+06 m in float32, in steps of 0.5 m" in load_sweep(tmp_path / "rounded.npy").fault()
+
+
+@pytest.mark.parametrize("columns", [3, 4, 5, 6, 8])
+@pytest.mark.parametrize("suffix", [".bin", ".pcd.bin"])
+def test_the_values_of_a_raw_file_tell_its_columns(tmp_path, columns, suffix):
+    rng = np.random.default_rng(1)
+    street = np.column_stack([rng.uniform(-40, 40, 6000), rng.uniform(-10, 10, 6000), rng.uniform(-2, 3, 6000)])
+    rest = [rng.uniform(0, 255, 6000), rng.integers(0, 32, 6000), rng.normal(0, 5, 6000), np.zeros(6000), np.ones(6000)]
+    rows = np.column_stack([street, *rest])[:, :columns].astype(np.float32)
+    rows.tofile(tmp_path / f"a{suffix}")
+    sweep = load_sweep(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(sweep.points, rows[:, :3])
+    assert sweep.guessed == (None if columns == COLUMNS[suffix] else columns)
+    rows.ravel()[:-1].tofile(tmp_path / f"cut{suffix}")
+    with pytest.raises(DataError, match=f"not a multiple of {4 * columns}"):
+        load_sweep(tmp_path / f"cut{suffix}")
+
+
+def test_the_columns_of_real_sweeps_are_those_of_their_suffix(real_nuscenes):
+    (sweep,) = (real_nuscenes / "samples/LIDAR_TOP").glob("*.bin")
+    assert load_sweep(sweep).guessed is None
+    five = load_sweep(sweep).points
+    assert guess_columns(np.fromfile(sweep, np.float32), 4) == 5
+    assert guess_columns(np.column_stack([five, five[:, 0] * 0 + 0.3]).ravel(), 5) == 4
 
 
 def test_a_few_points_kilometres_from_all_others_are_stray_and_a_cloud_in_millimetres_is_not_taken(tmp_path):

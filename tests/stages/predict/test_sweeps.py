@@ -110,6 +110,18 @@ def test_a_point_beyond_the_training_cube_is_labelled_where_it_is(make_domain, m
     assert (first == second).mean() > 0.95
 
 
+def test_a_raw_file_of_other_columns_has_a_label_for_each_point(network, out, tmp_path, caplog):
+    points = cloud(3, points=2000)
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([points, rng.uniform(0, 255, 2000), rng.integers(0, 32, 2000)]).astype(np.float32)
+    rows.tofile(tmp_path / "a.bin")
+    rows.tofile(tmp_path / "b.pcd.bin")
+    label_sweeps(network, find_sweeps(tmp_path), out)
+    assert (out / "a.label").read_bytes() == (out / "b.label").read_bytes()
+    assert len(read_labels(out / "a.label")) == 2000
+    assert "--columns" in caplog.text
+
+
 def test_finished_files_are_kept_and_those_older_than_their_sweep_are_not(network, write_sweeps, out):
     folder = write_sweeps(cloud(6), cloud(7), cloud(8), cloud(9))
     sweeps = find_sweeps(folder)
