@@ -9,15 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int64
 
 from ...errors import DataError, MissingDataError
-from .arrays import load_array
 from .calibration import read_folder_calibration
 from .checks import Check, FileFault, binary_fault, common_size, image_fault, run_checks
 from .folder_description import NAME, FolderDescription, Key, Names, find_files, read_description
+from .folder_labels import read_folder_labels
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
-from .label_files import label_fault, read_raw_labels
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import COLUMNS, Sweep, load_sweep, points_fault, raw_fault, sweep_suffix
@@ -29,9 +28,6 @@ log = logging.getLogger(__name__)
 
 #: Number of sweeps whose values tell the columns of a raw file.
 _LOOKED_AT = 8
-
-#: Suffix of a label file -> dtype; the lower 16 bits of a ``.label`` number are the label, as in SemanticKITTI.
-_LABELS = {".label": "<u4", ".bin": "u1"}
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
@@ -52,7 +48,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     )
     about = read_description(root)
     chosen = choose_cameras("all" if cameras is None else cameras, tuple(about.images)) if about.images else ()
-    patterns = {"sweeps": about.sweeps, **({"labels": about.labels} if about.labels else {})}
+    patterns = {"sweeps": about.sweeps, **({"labels": about.label_pattern} if about.label_pattern else {})}
     patterns |= {f"images.{camera}": about.images[camera] for camera in chosen}
     files = {kind: find_files(root, pattern) for kind, pattern in patterns.items()}
     if not files["sweeps"]:
@@ -70,13 +66,15 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         described={
             "columns": about.columns or _guessed_columns(root, list(files["sweeps"].values())),
             "classes": {name: list(ids) for name, ids in about.classes.items()},
+            **({"label_field": about.label_field} if about.label_field is not None else {}),
         },
     )
 
 
 def check_files(index: FrameIndex) -> list[FileFault]:
     """Checks every file: sweeps are complete, one label per point, images complete and of one size per scene."""
-    return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
+    labelled = int(np.count_nonzero(index.frames.labels != ""))
+    return run_checks(_checks(index), len(index.frames.key) + labelled + len(index.images.key))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
@@ -85,9 +83,10 @@ def read_sweep(index: FrameIndex, row: int) -> Sweep:
     return load_sweep(path, columns=_columns(path, index.described["columns"]))
 
 
-def read_labels(index: FrameIndex, row: int, _: Sweep) -> Integer[np.ndarray, "labels"]:
-    """Returns the raw ids of a frame from a ``.label``, ``.bin`` (one byte per point) or ``.npy`` file."""
-    return _read_labels(index.root / str(index.frames.labels[row]))
+def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
+    """Returns the raw ids of a frame; ``NO_LABEL`` for a negative number."""
+    path = index.root / str(index.frames.labels[row])
+    return read_folder_labels(path, len(sweep.points), index.described.get("label_field"))
 
 
 def _columns(sweep: Path, described: int | None) -> int | None:
@@ -125,7 +124,7 @@ def _frames(
         _assign(split, _fitting(root, keys, name, names), name, "train", keys)
     for name, names in about.domains.items():
         _assign(location, _fitting(root, keys, f"domains.{name}", names), name, "", keys)
-    labels = [_path(about.labels, key, files["labels"]) if about.labels else "" for key in keys]
+    labels = [_path(about.label_pattern, key, files["labels"]) if about.label_pattern else "" for key in keys]
     return FrameTable(
         key=np.array([_name(key) for key in keys], str),
         scene=np.array([scene for scene, _ in keys], str),
@@ -199,26 +198,13 @@ def _images(
             )
 
 
-def _read_labels(path: Path) -> Integer[np.ndarray, "labels"]:
-    if path.suffix in _LABELS:
-        return read_raw_labels(path, _LABELS[path.suffix])
-    try:
-        labels = load_array(path)
-    except FileNotFoundError as error:
-        raise MissingDataError(f"The label file {path} is missing; restore it, and prepare again") from error
-    except (ValueError, OSError) as error:
-        raise DataError(f"The label file {path} cannot be read ({error}); write it again") from error
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"The label file {path} must hold one array of integers, one per point; write it again")
-    return labels.astype(np.int64)
-
-
 def _checks(index: FrameIndex) -> Iterator[Check]:
     columns = index.described["columns"]
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path = index.root / str(sweep)
         yield path, partial(_sweep_fault, path, columns)
-        yield index.root / str(labels), partial(_label_fault, index.root, str(labels), path, columns)
+        if labels:
+            yield index.root / str(labels), partial(_label_fault, index, index.root / str(labels), path)
         for image in index.images_of(row):
             width, height = index.images.size[image]
             picture = index.root / str(index.images.path[image])
@@ -241,19 +227,18 @@ def _points(sweep: Path, columns: int | None) -> int | None:
         return None
 
 
-def _label_fault(root: Path, labels: str, sweep: Path, columns: int | None) -> str | None:
-    if not labels:
-        return None
+def _label_fault(index: FrameIndex, labels: Path, sweep: Path) -> str | None:
+    columns = index.described["columns"]
     points = _points(sweep, columns)
-    path = root / labels
-    if path.suffix in _LABELS:
-        return label_fault(path, _LABELS[path.suffix], points)
     try:
-        found = _read_labels(path)
+        found = len(read_folder_labels(labels, points, index.described.get("label_field")))
     except (DataError, MissingDataError) as error:
         return str(error)
-    if len(found) and not 0 <= found.min() <= found.max() < 1 << 16:
-        return f"the label file has labels {found.min()} to {found.max()}; 0 to 65535 are known: write it again"
-    if points is not None and len(found) != points:
-        return f"the label file has {len(found)} entries, its sweep has {points} points; write both again"
-    return None
+    if points is None or found == points:
+        return None
+    raw = _columns(sweep, columns)
+    other = sweep.stat().st_size / (4 * found) if raw and found else 0
+    hint = (
+        f" (or it has {other:.0f} float32 per point: 'columns: {other:.0f}' in {NAME})" if other in range(3, 65) else ""
+    )
+    return f"the label file has {found} entries, its sweep has {points} points{hint}; write both again"

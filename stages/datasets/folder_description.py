@@ -34,13 +34,20 @@ class FolderDescription(Settings):
     sweeps: Pattern
     columns: int | None = Field(default=None, ge=3)
     labels: Pattern | None = None
+    label_field: str | Annotated[int, Field(ge=0)] | None = None
     images: dict[str, Pattern] = Field(default_factory=dict)
     calibration: Pattern | None = None
     classes: dict[str, tuple[int, ...]] = Field(min_length=1)
+    ignore: tuple[int, ...] = ()
     val: Names = ()
     test: Names = ()
     unlabelled: Names = ()
     domains: dict[str, Names] = Field(default_factory=dict)
+
+    @property
+    def label_pattern(self) -> Pattern | None:
+        """The pattern of the files that hold the labels; the sweeps themselves if only their field is named."""
+        return self.sweeps if self.labels is None and self.label_field is not None else self.labels
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -68,6 +75,9 @@ class FolderDescription(Settings):
         ids = [number for numbers in self.classes.values() for number in numbers]
         if len(set(ids)) < len(ids) or not all(0 <= number < 1 << 16 for number in ids):
             faults.append("classes must assign each id, 0 to 65535, to one class")
+        both = sorted(set(ids) & set(self.ignore))
+        if both:
+            faults.append(f"ignore has {both[0]}, which is an id of a class too")
         invalid = [name for name in self.domains if not re.fullmatch(r"\w[\w.-]*", name)]
         if invalid:
             faults.append(

@@ -18,7 +18,15 @@ from .projection import image_pixels
 from .reader_arguments import check_level, choose_cameras
 from .sweeps import Sweep
 from .velodyne import stems
-from .virtualkitti_clouds import cloud_fault, cloud_of_depth, depth_fault, read_classes, read_cloud, read_encoding
+from .virtualkitti_clouds import (
+    cloud_fault,
+    cloud_labels,
+    cloud_of_depth,
+    depth_fault,
+    read_classes,
+    read_cloud,
+    read_encoding,
+)
 
 __all__ = ["VERSIONS", "WEATHERS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
@@ -96,7 +104,7 @@ def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, 
     """Returns the class of each point, by ``VIRTUALKITTI``."""
     path = index.root / str(index.frames.labels[row])
     if index.version == "npy":
-        return read_cloud(path)[:, 6].astype(np.int64)
+        return cloud_labels(read_cloud(path))
     return read_classes(path, index.root / _CLASSES, str(index.frames.scene[row]), sweep)
 
 
