@@ -102,6 +102,9 @@ def prepare(
     cameras: CameraNames = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Allow files of nuScenes that are links out of the root.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Index a data set and check that every file exists and is complete, before hours of work.
@@ -118,6 +121,7 @@ def prepare(
         cameras=cameras,
         config=config,
         overrides=overrides or [],
+        follow_links=follow_links,
     )
     conclude(done, as_json)
 

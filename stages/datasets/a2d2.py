@@ -18,9 +18,10 @@ from jaxtyping import Float64, Int64
 from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
 from .arrays import archive_headers, load_archive
-from .checks import Check, FileFault, image_fault, run_checks
+from .checks import Check, FileFault, Remark, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import ColourTable, read_colours
+from .listing import stems
 from .raw_classes import A2D2_COLOURS
 from .reader_arguments import check_level, choose_cameras, name_some, refuse_version
 from .sweeps import Sweep, points_fault
@@ -170,9 +171,10 @@ def _names(root: Path, scene: str, *, with_images: bool) -> list[_Name]:
                 f"The folder {folder} is missing; unpack the whole of {_DOWNLOAD} again"
                 + (", or index without images: --cameras none" if kind == "camera" else "")
             )
-        for path in folder.glob(f"*_{kind}_frontcenter_*{suffix}"):
-            stamp, _, number = path.name.removesuffix(suffix).partition(f"_{kind}_frontcenter_")
-            names.add(_Name(scene, stamp, number))
+        for stem in stems(folder, suffix):
+            stamp, separator, number = stem.partition(f"_{kind}_frontcenter_")
+            if separator:
+                names.add(_Name(scene, stamp, number))
     return sorted(names)
 
 
@@ -218,7 +220,7 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
             yield picture, partial(image_fault, picture, size)
 
 
-def _archive_fault(path: Path) -> str | int:
+def _archive_fault(path: Path) -> str | Remark | None:
     if not path.is_file():
         return "the LiDAR file is missing; unpack the download again"
     missing = [name for name in _ARRAYS if name not in _arrays_of(path)]

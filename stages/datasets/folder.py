@@ -13,8 +13,8 @@ from jaxtyping import Int64
 
 from ...errors import DataError, MissingDataError
 from .calibration import read_folder_calibration
-from .checks import Check, FileFault, binary_fault, common_size, image_fault, run_checks
-from .folder_description import NAME, FolderDescription, Key, Names, find_files, read_description
+from .checks import Check, FileFault, Remark, binary_fault, common_size, image_fault, run_checks
+from .folder_description import NAME, FolderDescription, Key, Names, find_files, likely_files, read_description
 from .folder_labels import read_folder_labels
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .projection import image_pixels as pixels
@@ -25,6 +25,9 @@ from .texts import read_text
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
 log = logging.getLogger(__name__)
+
+_REMEDY = "copy it again from its source"
+_REMEDY_OF_IMAGES = f"{_REMEDY}, or, where sizes differ, give each frame a calibration of its own"
 
 #: Number of sweeps whose values tell the columns of a raw file.
 _LOOKED_AT = 8
@@ -51,9 +54,11 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     patterns = {"sweeps": about.sweeps, **({"labels": about.label_pattern} if about.label_pattern else {})}
     patterns |= {f"images.{camera}": about.images[camera] for camera in chosen}
     files = {kind: find_files(root, pattern) for kind, pattern in patterns.items()}
-    if not files["sweeps"]:
+    empty = next((kind for kind, found in files.items() if not found and kind != "labels"), None)
+    if empty is not None:
         raise MissingDataError(
-            f"No file of {root} matches the pattern '{about.sweeps}' of the sweeps in {NAME}; correct it"
+            f"No file of {root} matches the pattern '{patterns[empty]}' of the {empty} in"
+            f" {NAME}{likely_files(root, patterns[empty])}; correct it"
         )
     keys = sorted(set[Key]().union(*files.values()))
     return FrameIndex(
@@ -174,13 +179,16 @@ def _images(
     files: Mapping[str, Mapping[Key, str]],
     cameras: Sequence[str],
 ) -> Iterator[ImageRow]:
-    sizes: dict[tuple[str, str], tuple[int, int]] = {}
+    sizes: dict[tuple[str, ...], tuple[int, int]] = {}
+    each = "{frame}" in str(about.calibration)  # then each image may have a size of its own
     for index, key in enumerate(keys):
         for camera in cameras:
             found = files[f"images.{camera}"]
-            scene = (camera, key[0])
-            if scene not in sizes:
-                sizes[scene] = common_size([root / path for other, path in found.items() if other[0] == key[0]])
+            sized = (camera, *key) if each and key in found else (camera, key[0])
+            if sized not in sizes:
+                paths = [root / path for other, path in found.items() if other[0] == key[0]]
+                paths = paths or [root / path for path in found.values()]
+                sizes[sized] = common_size([root / found[key], *paths] if len(sized) > 2 else paths, root)
             calibration = read_folder_calibration(root / _path(str(about.calibration), key, {}))
             if camera not in calibration:
                 known = ", ".join(calibration)
@@ -192,7 +200,7 @@ def _images(
                 key=f"{camera}/{_name(key)}",
                 camera=camera,
                 path=_path(about.images[camera], key, found),
-                size=sizes[scene],
+                size=sizes[sized],
                 intrinsics=calibration[camera].intrinsics,
                 camera_from_lidar=calibration[camera].camera_from_lidar,
             )
@@ -208,12 +216,12 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
         for image in index.images_of(row):
             width, height = index.images.size[image]
             picture = index.root / str(index.images.path[image])
-            yield picture, partial(image_fault, picture, (int(width), int(height)))
+            yield picture, partial(image_fault, picture, (int(width), int(height)), remedy=_REMEDY_OF_IMAGES)
 
 
-def _sweep_fault(sweep: Path, columns: int | None) -> str | int:
+def _sweep_fault(sweep: Path, columns: int | None) -> str | Remark | None:
     raw = _columns(sweep, columns)
-    return points_fault(partial(load_sweep, sweep)) if raw is None else raw_fault(sweep, raw)
+    return points_fault(partial(load_sweep, sweep)) if raw is None else raw_fault(sweep, raw, remedy=_REMEDY)
 
 
 def _points(sweep: Path, columns: int | None) -> int | None:

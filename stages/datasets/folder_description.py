@@ -2,6 +2,7 @@
 
 import glob
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -11,9 +12,10 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from ...errors import DataError
 from ...files import parse_yaml
 from ...settings import Settings
+from .listing import is_hidden, without_copies
 from .texts import read_text
 
-__all__ = ["NAME", "FolderDescription", "Key", "find_files", "read_description"]
+__all__ = ["NAME", "FolderDescription", "Key", "find_files", "likely_files", "read_description"]
 
 NAME = "dataset.yaml"
 
@@ -124,7 +126,9 @@ def find_files(root: Path, pattern: str) -> dict[Key, str]:
         seen.add(name or "")
         last = match.end()
     expression += re.escape(pattern[last:])
-    for path in sorted(root.glob(_glob(pattern))):
+    for path in without_copies(root.glob(_glob(pattern))):
+        if _is_hidden(path.relative_to(root), pattern):
+            continue
         relative = path.relative_to(root).as_posix()
         parts = re.fullmatch(expression, relative)
         if parts:
@@ -137,6 +141,21 @@ def find_files(root: Path, pattern: str) -> dict[Key, str]:
                 )
             found[key] = relative
     return found
+
+
+def _is_hidden(path: Path, pattern: str) -> bool:
+    """Whether a part of ``path`` is hidden that is not so by the pattern."""
+    parts = zip(path.parts, PurePosixPath(pattern).parts, strict=False)
+    return any(part.startswith(".") and not wanted.startswith(".") for part, wanted in parts)
+
+
+def likely_files(root: Path, pattern: str) -> str:
+    """Says which files fit ``pattern`` but for their suffix; "" if there are none."""
+    suffix = PurePosixPath(pattern).suffix
+    others = [path for path in root.glob(_glob(pattern.removesuffix(suffix) + "*")) if not is_hidden(path)]
+    found = Counter(path.suffix for path in others if path.is_file())
+    some = ", ".join(f"{count} with {kind}" for kind, count in found.most_common(3))
+    return f" (there are {some})" if some else ""
 
 
 def _glob(pattern: str) -> str:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, DataError, MissingDataError, nearest
+from . import nuscenes
 from .checks import FileFault
 from .readers import READERS
 
@@ -41,10 +43,12 @@ def prepare_dataset(
     *,
     version: str | None = None,
     cameras: str | Sequence[str] | None = None,
+    follow_links: bool = False,
 ) -> PrepareSummary:
     """Indexes ``dataset`` at ``root`` and checks every file; saves the index to ``index_folder`` if there is no fault.
 
-    With faults, an existing index stays unchanged.
+    With faults, an existing index stays unchanged. ``follow_links`` allows links out of a nuScenes root, whose tables
+    name files; other data sets are listed as they lie on the disk, links included.
 
     Raises:
         ConfigError: unknown data set or camera.
@@ -55,7 +59,12 @@ def prepare_dataset(
         raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
     reader = READERS[dataset]
     try:
-        index = reader.build_index(root, version=version, cameras=cameras)
+        build = (
+            partial(nuscenes.build_index, follow_links=True)
+            if follow_links and reader is nuscenes
+            else reader.build_index
+        )
+        index = build(root, version=version, cameras=cameras)
     except PermissionError as error:
         raise DataError(
             f"{error.filename} is not readable; fix that, for example with: chmod -R u+rX {json.dumps(str(root))}"

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from .calibration import read_calibration
 from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
+from .listing import IMAGE_SUFFIXES, find_stems, stems
 from .projection import image_pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import Sweep
@@ -24,7 +25,6 @@ from .velodyne import (
     read_labels,
     read_sweep,
     require_folders,
-    stems,
 )
 
 __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -103,7 +103,7 @@ def _recording(folder: Path, cameras: Sequence[str]) -> Recording:
     labelled = int(folder.name) < _LABELLED
     kinds = (VELODYNE, *((LABELS,) if labelled else ()), *cameras)
     require_folders(folder, [(kind, _DOWNLOADS[kind]) for kind in kinds])
-    names = stems(folder / VELODYNE, ".bin").union(*(stems(folder / camera, ".png") for camera in cameras))
+    names = stems(folder / VELODYNE, ".bin").union(*(find_stems(folder / camera, IMAGE_SUFFIXES) for camera in cameras))
     if labelled:
         names |= stems(folder / LABELS, ".label")
     split = "test" if not labelled else "val" if folder.name == _VALIDATION else "train"
@@ -114,15 +114,18 @@ def _image_rows(root: Path, recording: Recording, cameras: Sequence[str], first:
     if not cameras:
         return []
     calibration = read_calibration(recording.folder / "calib.txt")
-    paths = {camera: sorted((recording.folder / camera).glob("*.png")) for camera in cameras}
-    views = [(camera, calibration[camera], common_size(paths[camera])) for camera in cameras]
+    paths = {camera: find_stems(recording.folder / camera, IMAGE_SUFFIXES) for camera in cameras}
+    views = [
+        (camera, calibration[camera], common_size(sorted(paths[camera].values()), recording.folder / camera))
+        for camera in cameras
+    ]
     folder = recording.folder.relative_to(root).as_posix()
     return [
         ImageRow(
             frame=first + index,
             key=f"{recording.scene}/{camera}/{stem}",
             camera=camera,
-            path=f"{folder}/{camera}/{stem}.png",
+            path=f"{folder}/{camera}/{paths[camera][stem].name if stem in paths[camera] else f'{stem}.png'}",
             size=size,
             intrinsics=lens.intrinsics,
             camera_from_lidar=lens.camera_from_lidar,

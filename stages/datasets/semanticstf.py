@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
 from .index import FrameIndex
+from .listing import stems
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, name_some, refuse_cameras, refuse_version
 from .settings import DOMAINS
@@ -22,7 +23,6 @@ from .velodyne import (
     read_labels,
     read_sweep,
     require_folders,
-    stems,
 )
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float64
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
-from .checks import binary_fault
+from .checks import UNPACK, Remark, binary_fault
 from .ply import parse_ply
 from .raw_columns import COLUMNS, guess_columns
 
@@ -36,6 +36,8 @@ __all__ = [
 
 #: Suffixes of the files that ``load_sweep`` reads, longer ones first.
 SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply")
+
+_DROPPED = "points have no usable coordinates (NaN, infinite, too coarse or kilometres off) and are left out"
 
 #: Metres: below, two neighbouring float32 are less than 0.1 mm apart, and nothing is lost by rounding to them.
 _NEAR = 1024.0
@@ -112,18 +114,19 @@ def usable_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "poin
     return near
 
 
-def points_fault(read: Callable[[], Sweep]) -> str | int:
-    """Returns the fault of the sweep that ``read`` reads, or else the number of its points that are not usable."""
+def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
+    """Returns the fault of the sweep that ``read`` reads, or a remark on its points that are not usable."""
     try:
         sweep = read()
     except (DataError, MissingDataError) as error:
         return str(error)
-    return sweep.fault() or int((~sweep.usable).sum())
+    dropped = int((~sweep.usable).sum())
+    return sweep.fault() or (Remark(dropped, _DROPPED) if dropped else None)
 
 
-def raw_fault(path: Path, columns: int) -> str | int:
-    """Returns the fault of a raw sweep, or else the number of its points that are not usable."""
-    fault = binary_fault(path, "sweep", columns * np.dtype(np.float32).itemsize)
+def raw_fault(path: Path, columns: int, *, remedy: str = UNPACK) -> str | Remark | None:
+    """Returns the fault of a raw sweep, or a remark on the number of its points that are not usable."""
+    fault = binary_fault(path, "sweep", columns * np.dtype(np.float32).itemsize, remedy=remedy)
     return fault or points_fault(lambda: load_sweep(path, columns=columns))
 
 

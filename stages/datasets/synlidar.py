@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .index import FrameIndex
+from .listing import stems
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, refuse_cameras, refuse_version
 from .velodyne import (
@@ -15,7 +16,6 @@ from .velodyne import (
     read_labels,
     read_sweep,
     require_folders,
-    stems,
 )
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]

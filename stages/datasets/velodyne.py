@@ -11,6 +11,7 @@ from ...errors import MissingDataError
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageTable
 from .label_files import check_raw_files, read_raw_labels
+from .listing import is_hidden
 from .raw_classes import RAW_NAMES
 from .sweeps import Sweep, load_sweep
 
@@ -24,7 +25,6 @@ __all__ = [
     "read_labels",
     "read_sweep",
     "require_folders",
-    "stems",
 ]
 
 VELODYNE, LABELS = "velodyne", "labels"
@@ -45,11 +45,6 @@ class Recording:
     stems: tuple[str, ...]
     labelled: bool
     words: tuple[str, ...] = ()
-
-
-def stems(folder: Path, suffix: str) -> set[str]:
-    """Returns the names, without ``suffix``, of the files in ``folder``; empty if it does not exist."""
-    return {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")} if folder.is_dir() else set()
 
 
 def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
@@ -78,7 +73,7 @@ def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
     """
     for kind, download in kinds:
         folder = part / kind
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir() or all(map(is_hidden, folder.iterdir())):
             problem = "is empty" if folder.is_dir() else "is missing"
             raise MissingDataError(f"The folder {folder} {problem}: {download}")
 

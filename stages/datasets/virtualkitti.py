@@ -14,10 +14,10 @@ from jaxtyping import Float64, Int64
 from ...errors import ConfigError, MissingDataError, nearest
 from .checks import Check, FileFault, common_size, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .listing import find_stems, stems
 from .projection import image_pixels
 from .reader_arguments import check_level, choose_cameras
 from .sweeps import Sweep
-from .velodyne import stems
 from .virtualkitti_clouds import (
     cloud_fault,
     cloud_labels,
@@ -183,7 +183,9 @@ def _image_rows(
 
 
 def _size(*folders: Path) -> tuple[int, int]:
-    return common_size([path for folder in folders for path in sorted(folder.glob("*.png"))])
+    return common_size(
+        [path for folder in folders for path in sorted(find_stems(folder, [".png"]).values())], folders[0]
+    )
 
 
 def _intrinsics(size: tuple[int, int]) -> Float64[np.ndarray, "3 3"]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
-from .checks import UNDECODABLE, image_fault
+from .checks import UNDECODABLE, Remark, image_fault
 from .label_files import ColourTable, read_colours
 from .raw_classes import VIRTUALKITTI
 from .sweeps import Sweep, points_fault
@@ -56,8 +56,8 @@ def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
     return cloud.astype(np.float64)
 
 
-def cloud_fault(path: Path) -> str | int:
-    """Returns the fault of the point cloud in ``path``, or else the number of its points that are not usable."""
+def cloud_fault(path: Path) -> str | Remark | None:
+    """Returns the fault of the point cloud in ``path``, or a remark on its points that are not usable."""
     if not path.is_file():
         return "the point cloud is missing; make it again with create_npy.py"
     try:
@@ -116,7 +116,7 @@ def cloud_of_depth(path: Path) -> Sweep:
     return Sweep(points=points[near].astype(np.float32), pixels=pixels[near])
 
 
-def depth_fault(path: Path, size: tuple[int, int]) -> str | None:
+def depth_fault(path: Path, size: tuple[int, int]) -> str | Remark | None:
     """Returns the fault of the depth image in ``path``, expected to have ``size`` pixels, or None."""
     fault = image_fault(path, size)
     if fault:

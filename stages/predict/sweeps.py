@@ -22,6 +22,7 @@ from ...files import write_bytes
 from ...prefetch import map_ahead
 from ...progress import progress
 from ..datasets.checks import FileFault
+from ..datasets.listing import is_hidden, without_copies
 from ..datasets.sweeps import SWEEP_SUFFIXES, load_sweep, sweep_suffix
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
@@ -68,7 +69,11 @@ def find_sweeps(points: Path) -> list[Path]:
     if not points.is_dir():
         raise MissingDataError(f"There is no sweep and no folder of sweeps at {points}")
     # A broken link is included: it is reported like any sweep that cannot be read.
-    found = sorted(path for path in points.iterdir() if sweep_suffix(path) and (path.is_file() or path.is_symlink()))
+    found = without_copies(
+        path
+        for path in points.iterdir()
+        if sweep_suffix(path) and not is_hidden(path) and (path.is_file() or path.is_symlink())
+    )
     if not found:
         raise MissingDataError(f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}")
     first: dict[str, Path] = {}

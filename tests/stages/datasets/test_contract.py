@@ -176,7 +176,7 @@ class TestContract:
         points = len(READERS[case.dataset].read_sweep(index, 0).points)
         lose_coordinates(path, points // 50)
         assert prepare_dataset(case.dataset, root, tmp_path / "index").missing == ()
-        assert re.search(rf"\b{points // 50} points of 1 sweeps", caplog.text)
+        assert re.search(rf"\b{points // 50} points .* in 1 files", caplog.text)
         whole = load_frame(index, 0, merge_of(case, index), every_point=True)
         assert (len(whole.points), whole.dropped) == (points - points // 50, points // 50)
         lose_coordinates(path, points - points // 3)
@@ -194,6 +194,22 @@ class TestContract:
         faults = {fault.path: fault.reason for fault in prepare_dataset(case.dataset, root, tmp_path).missing}
         assert "40x30 pixels" in faults[path]
         assert "{}x{}".format(*index.images.size[1]) in faults[path]
+
+    def test_hidden_files_and_copies_are_no_frames(self, case, copy_of, tmp_path, caplog):
+        root = copy_of(case.dataset)
+        digest = index_of(case, root).digest
+        index = index_of(case, root)
+        for path in [each for each in root.rglob("*") if each.is_file()]:
+            (path.parent / f"._{path.name}").write_bytes(b"\0" * 4096)
+        for column in (index.frames.sweep, index.images.path):
+            if len(column):
+                path = root / str(column[0])
+                for name in ("{} (1)", "{} copy", "{} (conflicted copy 2024-05-01)", "{}.sync-conflict-20240501-1-AB"):
+                    path.with_name(name.format(path.stem) + path.suffix).write_bytes(b"\0" * 17)
+        summary = prepare_dataset(case.dataset, root, tmp_path / "index")
+        assert summary.missing == ()
+        assert FrameIndex.load(tmp_path / "index").digest == digest
+        assert case.dataset == "nuscenes" or "copies" in caplog.text
 
     def test_a_download_without_labels_is_noticed(self, case, copy_of, tmp_path):
         root = copy_of(case.dataset)
