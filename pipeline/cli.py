@@ -102,6 +102,9 @@ def prepare(
     cameras: CameraNames = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out frames with missing or damaged files.")
+    ] = False,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Allow files of nuScenes that are links out of the root.")
     ] = False,
@@ -121,6 +124,7 @@ def prepare(
         cameras=cameras,
         config=config,
         overrides=overrides or [],
+        allow_missing=allow_missing,
         follow_links=follow_links,
     )
     conclude(done, as_json)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 #: Bytes at the end of an image that must contain its end marker; some writers pad files with zeros.
 _TAIL = 64
 
+_JPEG_SCAN = b"\xff\xda"  #: begins the pixels
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 #: Checks wait for the disk (or a network), not for the processor.
@@ -121,15 +122,17 @@ def image_fault(path: Path, size: tuple[int, int], *, remedy: str = UNPACK) -> s
     if found != size:
         return f"the image is {found[0]}x{found[1]} pixels, and {size[0]}x{size[1]} are expected; {remedy}"
     marker = _END_MARKERS.get(kind or "")
-    if marker and not tail.endswith(marker) and not _decodes(path):
+    if marker and not tail.endswith(marker) and not _ends_within(path, marker):
         return f"the image is truncated (it ends without the {kind} end marker); {remedy}"
     return Remark(1, _TURNED) if turned else None
 
 
-def _decodes(path: Path) -> bool:
+def _ends_within(path: Path, marker: bytes) -> bool:
+    """Whether an image with bytes behind it is whole: it decodes, and has its end marker after its pixels."""
+    content = path.read_bytes()
     with suppress(*UNDECODABLE), Image.open(path) as image:
         image.load()
-        return True
+        return marker in content[content.rfind(_JPEG_SCAN) if image.format == "JPEG" else 0 :]
     return False
 
 

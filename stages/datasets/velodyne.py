@@ -1,17 +1,17 @@
 """Shared parts of data sets in SemanticKITTI's layout: folders with ``velodyne/*.bin`` and ``labels/*.label``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt
 
-from ...errors import MissingDataError
+from ...errors import DataError, MissingDataError
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageTable
 from .label_files import check_raw_files, read_raw_labels
-from .listing import is_hidden
+from .listing import is_hidden, stems
 from .raw_classes import RAW_NAMES
 from .sweeps import Sweep, load_sweep
 
@@ -20,6 +20,7 @@ __all__ = [
     "VELODYNE",
     "Recording",
     "check_files",
+    "complete_recordings",
     "frame_table",
     "lidar_index",
     "read_labels",
@@ -65,6 +66,27 @@ def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
     )
 
 
+def complete_recordings(
+    folders: Iterable[Path], read: Callable[[Path], Recording], *, allow_missing: bool
+) -> tuple[list[Recording], dict[str, str]]:
+    """Returns the recordings in ``folders``, and with ``allow_missing`` the frames of those that are incomplete.
+
+    The second value has the reason by key of the frame.
+
+    Raises:
+        MissingDataError, DataError: a recording is incomplete, and that is not allowed.
+    """
+    recordings, left_out = [], dict[str, str]()
+    for folder in folders:
+        try:
+            recordings.append(read(folder))
+        except (DataError, MissingDataError) as error:
+            if not allow_missing:
+                raise
+            left_out |= {f"{folder.name}/{stem}": str(error) for stem in sorted(stems(folder / VELODYNE, ".bin"))}
+    return recordings, left_out
+
+
 def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
     """Checks that the folders of a sequence exist; ``kinds`` pairs each with its download for the message.
 
@@ -78,8 +100,10 @@ def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
             raise MissingDataError(f"The folder {folder} {problem}: {download}")
 
 
-def lidar_index(dataset: str, root: Path, recordings: Sequence[Recording]) -> FrameIndex:
-    """Returns the index of a data set without images."""
+def lidar_index(
+    dataset: str, root: Path, recordings: Sequence[Recording], left_out: Mapping[str, str] | None = None
+) -> FrameIndex:
+    """Returns the index of a data set without images; ``left_out`` are incomplete frames by key."""
     return FrameIndex(
         dataset=dataset,
         version="",
@@ -87,6 +111,7 @@ def lidar_index(dataset: str, root: Path, recordings: Sequence[Recording]) -> Fr
         cameras=(),
         frames=frame_table(root, recordings),
         images=ImageTable.of([]),
+        left_out=left_out or {},
     )
 
 
