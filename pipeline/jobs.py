@@ -90,8 +90,10 @@ def prepare(
         again = "copy them again from their source" if dataset == FOLDER else "download them again"
         advice = f"Replace these files ({again}), then run the same command."
         if done.incomplete < done.frames:
-            some = f"{done.incomplete} of {done.frames} frames"
-            advice += f" To index the others, leave out the {some} that they belong to: --allow-missing"
+            advice += (
+                f" Or index the other {done.frames - done.incomplete} frames: the option --allow-missing leaves the"
+                f" {done.incomplete} incomplete ones out."
+            )
     else:
         advice = left_out_of(dataset, done.left_out)
     return Outcome(result=done.to_json(), text="\n".join([*faults, summary, advice]), exit_code=1 if faults else 0)

@@ -55,9 +55,9 @@ UNPACK = "unpack the download again"
 
 
 class Remark(NamedTuple):
-    """What is no fault, but worth a line: a count, and what was counted."""
+    """What is no fault, but worth a line: a number, and what was counted."""
 
-    count: int
+    number: int
     what: str
 
 
@@ -164,7 +164,7 @@ def run_checks(checks: Iterable[Check], total: int) -> list[FileFault]:
         if isinstance(found, str):
             faults.append(FileFault(path=path, reason=found))
         elif found:
-            remarks.setdefault(found.what, []).append((found.count, path))
+            remarks.setdefault(found.what, []).append((found.number, path))
     for what, files in remarks.items():
         count = sum(number for number, _ in files)
         log.warning("%d %s; in %d files such as %s (%d)", count, what, len(files), *reversed(files[0]))
