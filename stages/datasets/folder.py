@@ -103,7 +103,8 @@ def _columns(sweep: Path, described: int | None) -> int | None:
 def _guessed_columns(root: Path, sweeps: Sequence[str]) -> int | None:
     """Returns what the values of most of a few sweeps say, with a warning; None if they agree with the suffix."""
     found = Counter[int | None]()
-    for path in sweeps[:: -(-len(sweeps) // _LOOKED_AT)]:
+    raw = [path for path in sweeps if sweep_suffix(Path(path)) in COLUMNS]
+    for path in raw[:: max(1, -(-len(raw) // _LOOKED_AT))]:
         with suppress(DataError, MissingDataError):
             found[load_sweep(root / path).guessed] += 1
     columns = found.most_common(1)[0][0] if found else None

@@ -13,6 +13,7 @@ from ...errors import DataError
 from ...files import parse_yaml
 from ...settings import Settings
 from .listing import is_hidden, without_copies
+from .ros_bags import BAG_SUFFIX, list_clouds
 from .texts import read_text
 
 __all__ = ["NAME", "FolderDescription", "Key", "find_files", "likely_files", "read_description"]
@@ -126,7 +127,7 @@ def find_files(root: Path, pattern: str) -> dict[Key, str]:
         seen.add(name or "")
         last = match.end()
     expression += re.escape(pattern[last:])
-    for path in without_copies(root.glob(_glob(pattern))):
+    for path in _candidates(root, pattern):
         if _is_hidden(path.relative_to(root), pattern):
             continue
         relative = path.relative_to(root).as_posix()
@@ -141,6 +142,15 @@ def find_files(root: Path, pattern: str) -> dict[Key, str]:
                 )
             found[key] = relative
     return found
+
+
+def _candidates(root: Path, pattern: str) -> list[Path]:
+    """Files that may fit ``pattern``, in order; the clouds of bags, if it names bags and then clouds."""
+    bag, inside, _ = pattern.partition(f"{BAG_SUFFIX}/")
+    if not inside:
+        return without_copies(root.glob(_glob(pattern)))
+    bags = without_copies(root.glob(_glob(bag + BAG_SUFFIX)))
+    return [path / name for path in bags if not is_hidden(path) for name in list_clouds(path)]
 
 
 def _is_hidden(path: Path, pattern: str) -> bool:

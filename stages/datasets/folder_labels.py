@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
 from .ply import parse_ply
+from .point_files import parse_las, parse_pcd
 from .raw_columns import COLUMNS
 
 __all__ = ["NO_LABEL", "Field", "read_folder_labels"]
@@ -29,6 +30,9 @@ _KNOWN = frozenset(
     for prefix in ("", "scalar_", "sem_", "semantic_")
     for name in ("label", "labels", "class", "classes", "classification", "semantic", "semantics", "category")
 )
+
+#: Suffix of files of points with named properties -> the function that reads them.
+_TABLES = {".ply": parse_ply, ".pcd": parse_pcd, ".las": parse_las, ".laz": parse_las}
 
 #: Type of the numbers of a raw file, where their size does not tell another.
 _RAW = {".bin": "u1"}
@@ -60,8 +64,8 @@ def read_folder_labels(path: Path, points: int | None, field: Field = None) -> I
 
 def _values(path: Path, points: int | None, field: Field) -> np.ndarray:
     suffix = path.suffix.lower()
-    if suffix == ".ply":
-        return parse_ply(path.read_bytes(), path, lambda names: [_property(path, names, field)])[:, 0]
+    if suffix in _TABLES:
+        return _TABLES[suffix](path.read_bytes(), path, lambda names: [_property(path, names, field)])[:, 0]
     if suffix == ".npy":
         return _array(path, load_array(path), field)
     content = path.read_bytes()

@@ -4,7 +4,6 @@ The libraries that read PLY are under the GPL, or read meshes and weigh 2 MB.
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
+from .point_files import Choose, coordinates
 
 __all__ = ["parse_ply"]
 
@@ -41,9 +41,7 @@ class _Element:
         return np.dtype([(name, order + kind) for name, kind in self.properties.items()])
 
 
-def parse_ply(
-    content: bytes, path: Path, choose: Callable[[Collection[str]], Sequence[str]] = lambda _: "xyz"
-) -> Float64[np.ndarray, "points properties"]:
+def parse_ply(content: bytes, path: Path, choose: Choose = coordinates) -> Float64[np.ndarray, "points properties"]:
     """Returns properties of the vertices of ``content``, read from ``path``, in the file's units.
 
     ``choose`` is given the names of all properties, and returns those to read; x, y and z by default.

@@ -6,10 +6,13 @@
 | ``.pcd.bin`` | rows of five float32: x, y, z, intensity, ring (nuScenes) |
 | ``.npy`` | an array [points, 3 or more] of numbers, x, y and z first |
 | ``.ply`` | vertices with x, y and z, ASCII or binary |
+| ``.pcd`` | points of PCL, ASCII, binary or compressed (``point_files``) |
+| ``.las``, ``.laz`` | points of surveyors (``point_files``) |
+| ``BAG.mcap/TOPIC-TIME`` | a PointCloud2 message of a ROS 2 bag (``ros_bags``) |
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +24,9 @@ from ...errors import DataError, MissingDataError
 from .arrays import load_array
 from .checks import UNPACK, Remark, binary_fault
 from .ply import parse_ply
+from .point_files import parse_las, parse_pcd
 from .raw_columns import COLUMNS, guess_columns
+from .ros_bags import bag_of, read_cloud
 
 __all__ = [
     "COLUMNS",
@@ -35,7 +40,7 @@ __all__ = [
 ]
 
 #: Suffixes of the files that ``load_sweep`` reads, longer ones first.
-SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply")
+SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply", ".pcd", ".las", ".laz")
 
 _DROPPED = "points have no usable coordinates (NaN, infinite, too coarse or kilometres off) and are left out"
 
@@ -63,12 +68,17 @@ class Sweep:
 
     @classmethod
     def of(cls, points: np.ndarray, pixels: np.ndarray | None = None) -> "Sweep":
-        """Returns the sweep of ``points`` [P, 3] of any type of numbers, in the narrower of the two types that do."""
+        """Returns the sweep of ``points`` [P, 3] of any type of numbers, in the narrower of the two types that do.
+
+        Doubles that are all equal to float32 have been rounded to them, and count as such.
+        """
         if points.dtype != np.float32:
             points = points.astype(np.float64)
-            with np.errstate(invalid="ignore"):
-                far = np.isfinite(points) & (np.abs(points) >= _NEAR)
-            points = points if far.any() else points.astype(np.float32)
+            with np.errstate(invalid="ignore", over="ignore"):
+                narrow = points.astype(np.float32)
+                finite = np.isfinite(points)
+                far = (finite & (np.abs(points) >= _NEAR)).any()
+            points = points if far and (narrow != points)[finite].any() else narrow
         return cls(points=points, pixels=pixels)
 
     @cached_property
@@ -146,6 +156,8 @@ def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
         DataError: it is of an unknown type, unreadable, truncated or damaged, or holds no point.
     """
     suffix = sweep_suffix(path)
+    if bag_of(path) is not None:
+        return Sweep.of(_some(read_cloud(path), path))
     if not suffix:
         raise DataError(f"{path} is not a readable sweep; its name must end in {', '.join(SWEEP_SUFFIXES)}")
     try:
@@ -165,11 +177,14 @@ def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
         guessed = used if used not in (columns, default) else None
         points = _raw(content, path, used)
     else:
-        parse: Callable[[bytes, Path], np.ndarray] = parse_ply if suffix == ".ply" else _npy
-        points = parse(content, path)
+        points = _PARSERS[suffix](content, path)
+    return replace(Sweep.of(_some(points, path)), guessed=guessed)
+
+
+def _some(points: np.ndarray, path: Path) -> np.ndarray:
     if not len(points):
         raise DataError(f"The sweep {path} holds no point; copy it again, or leave it out")
-    return replace(Sweep.of(points), guessed=guessed)
+    return points
 
 
 def _raw(content: bytes, path: Path, columns: int) -> np.ndarray:
@@ -193,3 +208,12 @@ def _npy(content: bytes, path: Path) -> np.ndarray:
             " [points, 3 or more], x, y and z first"
         )
     return array[:, :3].astype(array.dtype.newbyteorder("="))
+
+
+_PARSERS: Mapping[str, Callable[[bytes, Path], np.ndarray]] = {
+    ".npy": _npy,
+    ".ply": parse_ply,
+    ".pcd": parse_pcd,
+    ".las": parse_las,
+    ".laz": parse_las,
+}

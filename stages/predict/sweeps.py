@@ -23,6 +23,7 @@ from ...prefetch import map_ahead
 from ...progress import progress
 from ..datasets.checks import FileFault
 from ..datasets.listing import is_hidden, without_copies
+from ..datasets.ros_bags import BAG_SUFFIX, bag_of, list_clouds
 from ..datasets.sweeps import SWEEP_SUFFIXES, load_sweep, sweep_suffix
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
@@ -60,19 +61,23 @@ class _Cloud:
 def find_sweeps(points: Path) -> list[Path]:
     """Returns the sweep ``points``, or the sweeps in that folder (not in subfolders), sorted by name.
 
+    A ROS 2 bag stands for the clouds in it.
+
     Raises:
         MissingDataError: the file or folder does not exist, or contains no sweep.
         ConfigError: two sweeps differ only in their suffix, so that they would share a label file.
     """
     if points.is_file():
-        return [points]
+        return _clouds(points)
     if not points.is_dir():
         raise MissingDataError(f"There is no sweep and no folder of sweeps at {points}")
     # A broken link is included: it is reported like any sweep that cannot be read.
     found = without_copies(
         path
         for path in points.iterdir()
-        if sweep_suffix(path) and not is_hidden(path) and (path.is_file() or path.is_symlink())
+        if (sweep_suffix(path) or path.suffix.lower() == BAG_SUFFIX)
+        and not is_hidden(path)
+        and (path.is_file() or path.is_symlink())
     )
     if not found:
         raise MissingDataError(f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}")
@@ -83,7 +88,17 @@ def find_sweeps(points: Path) -> list[Path]:
             raise ConfigError(
                 f"{twin.name} and {path.name} in {points} would share one label file; give each format a folder"
             )
-    return found
+    return [sweep for path in found for sweep in _clouds(path)]
+
+
+def _clouds(path: Path) -> list[Path]:
+    """The clouds of a bag, or the sweep itself."""
+    if path.suffix.lower() != BAG_SUFFIX:
+        return [path]
+    clouds = [path / name for name in list_clouds(path)]
+    if not clouds:
+        raise MissingDataError(f"The bag {path} holds no message of type sensor_msgs/msg/PointCloud2")
+    return clouds
 
 
 def label_path(out: Path, sweep: Path) -> Path:
@@ -150,6 +165,8 @@ def label_sweeps(
 
 
 def _stem(sweep: Path) -> str:
+    if bag := bag_of(sweep):
+        return f"{bag.stem}-{sweep.name}"
     return sweep.name[: len(sweep.name) - len(sweep_suffix(sweep))]
 
 
@@ -186,13 +203,13 @@ class _Stamps:
 
 
 def _stamp(sweep: Path) -> list[int]:
-    status = sweep.stat()  # the ctime changes when a file is moved here, even an old one
+    status = (bag_of(sweep) or sweep).stat()  # the ctime changes when a file is moved here, even an old one
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFault:
     try:
-        stamp = _stamp(sweep) if sweep.exists() else []
+        stamp = _stamp(sweep) if (bag_of(sweep) or sweep).exists() else []
         read = load_sweep(sweep, columns=columns)
         if fault := read.fault(most=1.0):
             return FileFault(path=sweep, reason=fault)
