@@ -245,6 +245,8 @@ def _label_fault(index: FrameIndex, labels: Path, sweep: Path) -> str | None:
         return str(error)
     if points is None or found == points:
         return None
+    if labels == sweep and index.described.get("label_field") is None:
+        return f"the labels are in the sweep itself; name their column, from 0: 'label_field' in {NAME}; prepare again"
     raw = _columns(sweep, columns)
     other = sweep.stat().st_size / (4 * found) if raw and found else 0
     hint = (

@@ -156,7 +156,7 @@ def _candidates(root: Path, pattern: str) -> list[Path]:
 def _is_hidden(path: Path, pattern: str) -> bool:
     """Whether a part of ``path`` is hidden that is not so by the pattern."""
     parts = zip(path.parts, PurePosixPath(pattern).parts, strict=False)
-    return any(part.startswith(".") and not wanted.startswith(".") for part, wanted in parts)
+    return any(is_hidden(Path(part)) and not is_hidden(Path(wanted)) for part, wanted in parts)
 
 
 def likely_files(root: Path, pattern: str) -> str:

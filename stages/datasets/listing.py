@@ -23,8 +23,8 @@ _COPY = re.compile(
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether the name of ``path`` marks a hidden file."""
-    return path.name.startswith(".")
+    """Whether the name of ``path`` marks a hidden file, or what a system or an archive leaves beside files."""
+    return path.name.startswith((".", "~$")) or path.name in ("__MACOSX", "@eaDir")
 
 
 def without_copies(paths: Iterable[Path]) -> list[Path]:

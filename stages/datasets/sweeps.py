@@ -92,7 +92,8 @@ class Sweep:
         ``most=1.0`` finds sweeps without any usable point.
         """
         points, good = len(self.points), int(self.usable.sum())
-        if most < 1 and good and (wide := np.ptp(self.points[self.usable], axis=0).max()) > 2 * _REACH:
+        usable = self.points if good == points else self.points[self.usable]
+        if most < 1 and good and np.ptp(usable) > 2 * _REACH and (wide := np.ptp(usable, axis=0).max()) > 2 * _REACH:
             return f"its points are spread over {wide:.4g} m; coordinates must be in metres"
         if good == points or (good and points - good <= most * points):
             return None
@@ -114,6 +115,9 @@ def usable_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "poin
     few points that lie kilometres from all others are errors of the sensor.
     """
     with np.errstate(invalid="ignore"):
+        # All near the origin, as nearly always: ten times as fast as what follows.
+        if len(points) and points.min() > _REACH / -2 and points.max() < _REACH / 2:
+            return np.ones(len(points), bool)
         near: np.ndarray = (np.abs(points) < _FAR[points.dtype.name]).all(axis=1)
     found = points if near.all() else points[near]
     if len(found) and np.ptp(found, axis=0).max() > _REACH:

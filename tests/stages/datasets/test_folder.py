@@ -169,6 +169,14 @@ def test_labels_that_fit_other_columns_of_the_sweep_say_so(folder):
     assert {"columns: 8" in fault.reason for fault in check_files(build_index(root))} == {True}
 
 
+def test_labels_in_a_sweep_need_their_column(folder):
+    root = folder(sweeps="raw/{frame}.bin", labels="raw/{frame}.bin")
+    (root / "raw").mkdir()
+    for name in "abcd":
+        np.arange(20, dtype="<f4").tofile(root / "raw" / f"{name}.bin")
+    assert {"label_field" in fault.reason for fault in check_files(build_index(root))} == {True}
+
+
 def test_raw_sweeps_have_the_columns_of_the_description(folder):
     root = folder(sweeps="raw/{frame}.bin", columns=6)
     (root / "raw").mkdir()
