@@ -108,6 +108,12 @@ def prepare(
     cameras: CameraNames = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out frames with missing or damaged files.")
+    ] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Allow files of nuScenes that are links out of the root.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Index a data set and check that every file exists and is complete, before hours of work.
@@ -124,6 +130,8 @@ def prepare(
         cameras=cameras,
         config=config,
         overrides=overrides or [],
+        allow_missing=allow_missing,
+        follow_links=follow_links,
     )
     conclude(done, as_json)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..stages.train.features import FeatureSource
     from ..stages.train.pseudo_labels import PseudoLabels
 
-__all__ = ["DomainOpener", "open_index"]
+__all__ = ["DomainOpener", "left_out_of", "open_index"]
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,17 @@ def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> 
             f"The data root of {dataset} does not exist: {index.root}."
             f" Give its new location: xd3d prepare --dataset {dataset} --root DIR"
         )
+    if index.left_out:
+        log.warning(left_out_of(dataset, index.left_out))
     return index
+
+
+def left_out_of(dataset: str, left_out: Mapping[str, str]) -> str:
+    """Returns a sentence about the frames that an index goes without; "" if there are none."""
+    if not left_out:
+        return ""
+    key, reason = next(iter(left_out.items()))
+    return f"{dataset}: {len(left_out)} incomplete frames are left out of the index, such as {key}: {reason}"
 
 
 class DomainOpener:

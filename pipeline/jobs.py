@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..processes import is_first_process
+from ..stages.datasets.merges import FOLDER
 from ..stages.evaluate.settings import AbsentRule, FusionRule
 from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
-from .domains import DomainOpener
+from .domains import DomainOpener, left_out_of
 from .runs import TrainedRun, as_begun, run_facts, run_name
 from .sharing import ALONE, Sharing
 from .workspace import Workspace
@@ -60,18 +61,41 @@ def prepare(
     cameras: str | None,
     config: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
+    allow_missing: bool = False,
+    follow_links: bool = False,
 ) -> Outcome:
-    """Index ``dataset`` and check its files; the index is stored, and the root remembered, if all are complete."""
+    """Index ``dataset`` and check its files; the index is stored, and the root remembered, if all are complete.
+
+    With ``allow_missing`` the index goes without the frames that are not.
+    """
     from ..stages.datasets.prepare import prepare_dataset
 
     roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
     chosen = workspace.root(dataset, root, configured=roots.get(dataset))
-    done = prepare_dataset(dataset, chosen, workspace.index(dataset), version=version, cameras=cameras)
+    workspace.require_writable()
+    done = prepare_dataset(
+        dataset,
+        chosen,
+        workspace.index(dataset),
+        version=version,
+        cameras=cameras,
+        allow_missing=allow_missing,
+        follow_links=follow_links,
+    )
     if not done.missing:
         workspace.remember_root(dataset, chosen)
     faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]
     summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
-    advice = "Replace these files (download them again), then run the same command." if faults else ""
+    if faults:
+        again = "copy them again from their source" if dataset == FOLDER else "download them again"
+        advice = f"Replace these files ({again}), then run the same command."
+        if done.incomplete < done.frames:
+            advice += (
+                f" Or index the other {done.frames - done.incomplete} frames: the option --allow-missing leaves the"
+                f" {done.incomplete} incomplete ones out."
+            )
+    else:
+        advice = left_out_of(dataset, done.left_out)
     return Outcome(result=done.to_json(), text="\n".join([*faults, summary, advice]), exit_code=1 if faults else 0)
 
 

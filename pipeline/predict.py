@@ -106,11 +106,11 @@ def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int |
 
 def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str]) -> Path:
     """Draw a sweep with its labels, from above."""
-    from ..stages.datasets.sweeps import read_coordinates
+    from ..stages.datasets.sweeps import load_sweep
     from ..stages.predict.sweeps import label_path, read_labels
     from .report.figures import labels_from_above
 
     labels = label_path(out, sweep)
     path = labels.with_suffix(PICTURE_SUFFIX)
-    write_bytes(path, labels_from_above(read_coordinates(sweep, columns=columns), read_labels(labels), classes))
+    write_bytes(path, labels_from_above(load_sweep(sweep, columns=columns).points, read_labels(labels), classes))
     return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, MissingDataError
+from ..errors import ConfigError, DataError, MissingDataError
 from ..files import read_json, write_json
 
 __all__ = ["Workspace"]
@@ -29,6 +29,20 @@ class Workspace:
     def current(cls) -> "Workspace":
         """The workspace that ``XD3D_HOME`` names, else ``./xd3d-work``."""
         return cls(home=Path(os.environ.get("XD3D_HOME") or "xd3d-work").absolute())
+
+    def require_writable(self) -> None:
+        """Create the folder if it does not exist.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.home, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise ConfigError(f"The workspace {self.home} cannot be written; choose another: XD3D_HOME=DIR xd3d ...")
 
     def index(self, dataset: str) -> Path:
         """Folder of the index of ``dataset``."""

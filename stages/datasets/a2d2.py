@@ -19,11 +19,12 @@ from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
 from .arrays import archive_headers, load_archive
 from .catalogue import A2D2_COLOURS
-from .checks import Check, FileFault, image_fault, run_checks
+from .checks import Check, FileFault, Remark, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import ColourTable, read_colours
+from .listing import stems
 from .reader_arguments import check_level, choose_cameras, name_some, refuse_version
-from .sweeps import Sweep
+from .sweeps import Sweep, points_fault
 
 __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
@@ -102,7 +103,10 @@ def check_files(index: FrameIndex) -> list[FileFault]:
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame (x forward, y left, z up) and their pixels in the undistorted image."""
-    path = index.root / str(index.frames.sweep[row])
+    return _sweep(index.root / str(index.frames.sweep[row]))
+
+
+def _sweep(path: Path) -> Sweep:
     try:
         points, rows, columns = load_archive(path, _ARRAYS)
     except FileNotFoundError as error:
@@ -120,7 +124,7 @@ def read_sweep(index: FrameIndex, row: int) -> Sweep:
         )
     found = np.stack([columns, rows], axis=1).astype(np.float64)
     found[found == 0] = np.finfo(np.float32).tiny  # 0 is inside the image, by the data set's convention
-    return Sweep(points=points.astype(np.float32), pixels=found)
+    return Sweep.of(points, found)
 
 
 def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
@@ -167,9 +171,10 @@ def _names(root: Path, scene: str, *, with_images: bool) -> list[_Name]:
                 f"The folder {folder} is missing; unpack the whole of {_DOWNLOAD} again"
                 + (", or index without images: --cameras none" if kind == "camera" else "")
             )
-        for path in folder.glob(f"*_{kind}_frontcenter_*{suffix}"):
-            stamp, _, number = path.name.removesuffix(suffix).partition(f"_{kind}_frontcenter_")
-            names.add(_Name(scene, stamp, number))
+        for stem in stems(folder, suffix):
+            stamp, separator, number = stem.partition(f"_{kind}_frontcenter_")
+            if separator:
+                names.add(_Name(scene, stamp, number))
     return sorted(names)
 
 
@@ -215,7 +220,7 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
             yield picture, partial(image_fault, picture, size)
 
 
-def _archive_fault(path: Path) -> str | None:
+def _archive_fault(path: Path) -> str | Remark | None:
     if not path.is_file():
         return "the LiDAR file is missing; unpack the download again"
     missing = [name for name in _ARRAYS if name not in _arrays_of(path)]
@@ -233,4 +238,4 @@ def _archive_fault(path: Path) -> str | None:
             f"the LiDAR file has arrays {', '.join(_ARRAYS)} of shapes {list(points)}, {list(rows)} and"
             f" {list(columns)}; it must be [points, 3] and one row and column per point: unpack the download again"
         )
-    return None
+    return points_fault(partial(_sweep, path))

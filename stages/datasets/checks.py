@@ -1,12 +1,15 @@
 """Checks of single files, used by every reader: missing and truncated files are found before hours of work."""
 
 import itertools
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -15,17 +18,22 @@ from ...progress import track
 
 __all__ = [
     "UNDECODABLE",
+    "UNPACK",
     "Check",
     "FileFault",
+    "Remark",
     "binary_fault",
     "common_size",
     "image_fault",
     "run_checks",
 ]
 
+log = logging.getLogger(__name__)
+
 #: Bytes at the end of an image that must contain its end marker; some writers pad files with zeros.
 _TAIL = 64
 
+_JPEG_SCAN = b"\xff\xda"  #: begins the pixels
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 #: Checks wait for the disk (or a network), not for the processor.
@@ -38,8 +46,23 @@ _MAX_PIXELS = 2 * 2**30 // 12
 #: Raised by Pillow for files that it cannot decode.
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
-#: A path, and a function that returns the fault of the file, or None.
-Check = tuple[Path, Callable[[], str | None]]
+#: Formats whose tags stand at the start of the file, and the tag of the orientation.
+_TAGGED, _ORIENTATION = ("JPEG", "MPO", "TIFF"), 0x0112
+_TURNED = "images carry an orientation tag (EXIF), which is ignored: calibrate for the pixels as they are stored"
+
+#: Remedy for a damaged file of a published data set.
+UNPACK = "unpack the download again"
+
+
+class Remark(NamedTuple):
+    """What is no fault, but worth a line: a number, and what was counted."""
+
+    number: int
+    what: str
+
+
+#: A path, and a function that returns the fault of the file, a remark, or None.
+Check = tuple[Path, Callable[[], str | Remark | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +76,8 @@ class FileFault:
         return f"{self.path}: {self.reason}"
 
 
-def common_size(paths: Sequence[Path]) -> tuple[int, int]:
-    """Returns width and height of images of equal size, read from the first image that can be opened.
+def common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
+    """Returns width and height of images of equal size in ``folder``, read from the first that can be opened.
 
     Raises:
         DataError: no image can be opened.
@@ -63,66 +86,92 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int]:
         with suppress(*UNDECODABLE):
             if path.is_file():
                 return _header(path)[0]
-    which = f"{len(paths)} images such as {paths[0]}" if paths else "images of an empty folder"
-    raise DataError(f"None of the {which} can be opened; unpack the download again")
+    if paths:
+        raise DataError(f"None of the {len(paths)} images such as {paths[0]} can be opened; copy them again")
+    found = Counter(path.suffix or path.name for path in folder.iterdir()) if folder.is_dir() else {}
+    holds = ", ".join(f"{count} {suffix}" for suffix, count in found.items()) or "nothing"
+    raise DataError(f"{folder} has no image with an expected name; it holds {holds}. Copy or rename the images again")
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str | None]:
-    """Width and height of an image, and its format."""
+def _header(path: Path) -> tuple[tuple[int, int], str | None, bool]:
+    """Width and height of an image as it is stored, its format, and whether a tag tells viewers to turn it."""
     with Image.open(path) as image:
         width, height = image.size
         if width * height > _MAX_PIXELS:
             raise ValueError(f"{width}x{height} are more pixels than any camera has")
-        return (width, height), image.format
+        turned = image.format in _TAGGED and image.getexif().get(_ORIENTATION, 1) != 1
+        return (width, height), image.format, turned
 
 
-def image_fault(path: Path, size: tuple[int, int]) -> str | None:
+def image_fault(path: Path, size: tuple[int, int], *, remedy: str = UNPACK) -> str | Remark | None:
     """Returns the fault of the image at ``path``, expected to have ``size`` (width, height) pixels, or None.
 
-    Only the header and the last bytes are read: a truncated JPEG or PNG file lacks its end marker. Damage inside the
-    file is found by the decoder later, since decoding every image of a data set takes hours.
+    Only the header and the last bytes are read: a truncated JPEG or PNG file lacks its end marker. One that lacks it
+    for another reason, such as bytes behind it, is decoded. Damage inside the file is found by the decoder later, since
+    decoding every image of a data set takes hours. A remark tells of an image that is tagged with an orientation.
     """
     if not path.is_file():
-        return "the image is missing; unpack the download again"
+        return f"the image is missing; {remedy}"
     try:
-        found, kind = _header(path)
+        found, kind, turned = _header(path)
         with path.open("rb") as file:
             file.seek(-min(_TAIL, path.stat().st_size), 2)
             tail = file.read().rstrip(b"\0")
     except UNDECODABLE as error:
-        return f"the image cannot be opened ({_short(error, path)}); unpack the download again"
+        return f"the image cannot be opened ({_short(error, path)}); {remedy}"
     if found != size:
-        return f"the image is {found[0]}x{found[1]} pixels, the tables say {size[0]}x{size[1]}; unpack it again"
+        return f"the image is {found[0]}x{found[1]} pixels, and {size[0]}x{size[1]} are expected; {remedy}"
     marker = _END_MARKERS.get(kind or "")
-    if marker and not tail.endswith(marker):
-        return f"the image is truncated (it ends without the {kind} end marker); unpack the download again"
-    return None
+    if marker and not tail.endswith(marker) and not _ends_within(path, marker):
+        return f"the image is truncated (it ends without the {kind} end marker); {remedy}"
+    return Remark(1, _TURNED) if turned else None
 
 
-def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None) -> str | None:
+def _ends_within(path: Path, marker: bytes) -> bool:
+    """Whether an image with bytes behind it is whole: it decodes, and has its end marker after its pixels."""
+    content = path.read_bytes()
+    with suppress(*UNDECODABLE), Image.open(path) as image:
+        image.load()
+        return marker in content[content.rfind(_JPEG_SCAN) if image.format == "JPEG" else 0 :]
+    return False
+
+
+def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None, *, remedy: str = UNPACK) -> str | None:
     """Returns the fault of a file of fixed-size rows (a ``what``, such as "sweep"), or None.
 
     It must hold whole rows of ``row_bytes`` bytes: ``rows`` of them if given, else at least one.
     """
     if not path.is_file():
-        return f"the {what} is missing; unpack the download again"
+        return f"the {what} is missing; {remedy}"
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
     if size == 0:
-        return f"the {what} is empty; unpack the download again"
+        return f"the {what} is empty; {remedy}"
     if size % row_bytes:
-        return f"the {what} is truncated: {size} bytes is not a multiple of {row_bytes}; unpack the download again"
+        return f"the {what} is truncated: {size} bytes is not a multiple of {row_bytes}; {remedy}"
     if rows is not None and size != rows * row_bytes:
         return f"the {what} has {size // row_bytes} entries, its sweep has {rows} points; unpack both again"
     return None
 
 
 def run_checks(checks: Iterable[Check], total: int) -> list[FileFault]:
-    """Runs ``total`` checks in threads with a progress bar; returns the faults in the order of the checks."""
-    return [fault for fault in track(_in_threads(checks), "checking files", total, "file") if fault]
+    """Runs ``total`` checks in threads with a progress bar; returns the faults in the order of the checks.
+
+    Remarks are added up, one warning for each kind of them.
+    """
+    faults, remarks = [], dict[str, list[tuple[int, Path]]]()
+    for path, found in track(_in_threads(checks), "checking files", total, "file"):
+        if isinstance(found, str):
+            faults.append(FileFault(path=path, reason=found))
+        elif found:
+            remarks.setdefault(found.what, []).append((found.number, path))
+    for what, files in remarks.items():
+        count = sum(number for number, _ in files)
+        log.warning("%d %s; in %d files such as %s (%d)", count, what, len(files), *reversed(files[0]))
+    return faults
 
 
-def _in_threads(checks: Iterable[Check]) -> Iterator[FileFault | None]:
+def _in_threads(checks: Iterable[Check]) -> Iterator[tuple[Path, str | Remark | None]]:
     """Results in order, in windows: bounds the memory, and lets an interrupt take effect early."""
     waiting = iter(checks)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -130,13 +179,12 @@ def _in_threads(checks: Iterable[Check]) -> Iterator[FileFault | None]:
             yield from pool.map(_run, window)
 
 
-def _run(check: Check) -> FileFault | None:
+def _run(check: Check) -> tuple[Path, str | Remark | None]:
     path, find_fault = check
     try:
-        reason = find_fault()
+        return path, find_fault()
     except OSError as error:
-        reason = f"the file cannot be read ({error.strerror}); fix that, or unpack the download again"
-    return FileFault(path=path, reason=reason) if reason else None
+        return path, f"the file cannot be read ({error.strerror}); fix that, or unpack the download again"
 
 
 def _short(error: Exception, path: Path) -> str:

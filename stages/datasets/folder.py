@@ -1,29 +1,36 @@
 """A user's folder as a data set: its ``dataset.yaml`` describes sweeps, labels, images and calibration."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int64
 
 from ...errors import DataError, MissingDataError
-from .arrays import load_array
 from .calibration import read_folder_calibration
-from .checks import Check, FileFault, binary_fault, common_size, image_fault, run_checks
-from .folder_description import NAME, FolderDescription, Key, Names, find_files, read_description
+from .checks import Check, FileFault, Remark, binary_fault, common_size, image_fault, run_checks
+from .folder_description import NAME, FolderDescription, Key, Names, find_files, likely_files, read_description
+from .folder_labels import read_folder_labels
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
-from .label_files import label_fault, read_raw_labels
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
-from .sweeps import COLUMNS, Sweep, read_points, sweep_suffix
+from .sweeps import COLUMNS, Sweep, load_sweep, points_fault, raw_fault, sweep_suffix
 from .texts import read_text
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
-#: Suffix of a label file -> dtype; the lower 16 bits of a ``.label`` number are the label, as in SemanticKITTI.
-_LABELS = {".label": "<u4", ".bin": "u1"}
+log = logging.getLogger(__name__)
+
+_REMEDY = "copy it again from its source"
+_REMEDY_OF_IMAGES = f"{_REMEDY}, or, where sizes differ, give each frame a calibration of its own"
+
+#: Number of sweeps whose values tell the columns of a raw file.
+_LOOKED_AT = 8
 
 
 def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
@@ -44,12 +51,14 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     )
     about = read_description(root)
     chosen = choose_cameras("all" if cameras is None else cameras, tuple(about.images)) if about.images else ()
-    patterns = {"sweeps": about.sweeps, **({"labels": about.labels} if about.labels else {})}
+    patterns = {"sweeps": about.sweeps, **({"labels": about.label_pattern} if about.label_pattern else {})}
     patterns |= {f"images.{camera}": about.images[camera] for camera in chosen}
     files = {kind: find_files(root, pattern) for kind, pattern in patterns.items()}
-    if not files["sweeps"]:
+    empty = next((kind for kind, found in files.items() if not found and kind != "labels"), None)
+    if empty is not None:
         raise MissingDataError(
-            f"No file of {root} matches the pattern '{about.sweeps}' of the sweeps in {NAME}; correct it"
+            f"No file of {root} matches the pattern '{patterns[empty]}' of the {empty} in"
+            f" {NAME}{likely_files(root, patterns[empty])}; correct it"
         )
     keys = sorted(set[Key]().union(*files.values()))
     return FrameIndex(
@@ -59,24 +68,53 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         cameras=chosen,
         frames=_frames(root, about, keys, files),
         images=ImageTable.of(list(_images(root, about, keys, files, chosen))),
-        described={"columns": about.columns, "classes": {name: list(ids) for name, ids in about.classes.items()}},
+        described={
+            "columns": about.columns or _guessed_columns(root, list(files["sweeps"].values())),
+            "classes": {name: list(ids) for name, ids in about.classes.items()},
+            **({"label_field": about.label_field} if about.label_field is not None else {}),
+        },
     )
 
 
 def check_files(index: FrameIndex) -> list[FileFault]:
     """Checks every file: sweeps are complete, one label per point, images complete and of one size per scene."""
-    return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
+    labelled = int(np.count_nonzero(index.frames.labels != ""))
+    return run_checks(_checks(index), len(index.frames.key) + labelled + len(index.images.key))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame."""
     path = index.root / str(index.frames.sweep[row])
-    return Sweep(points=read_points(path, columns=index.described["columns"]))
+    return load_sweep(path, columns=_columns(path, index.described["columns"]))
 
 
-def read_labels(index: FrameIndex, row: int, _: Sweep) -> Integer[np.ndarray, "labels"]:
-    """Returns the raw ids of a frame from a ``.label``, ``.bin`` (one byte per point) or ``.npy`` file."""
-    return _read_labels(index.root / str(index.frames.labels[row]))
+def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
+    """Returns the raw ids of a frame; ``NO_LABEL`` for a negative number."""
+    path = index.root / str(index.frames.labels[row])
+    return read_folder_labels(path, len(sweep.points), index.described.get("label_field"))
+
+
+def _columns(sweep: Path, described: int | None) -> int | None:
+    """Number of float32 per point of a raw sweep; None for other formats."""
+    suffix = sweep_suffix(sweep)
+    return described or COLUMNS[suffix] if suffix in COLUMNS else None
+
+
+def _guessed_columns(root: Path, sweeps: Sequence[str]) -> int | None:
+    """Returns what the values of most of a few sweeps say, with a warning; None if they agree with the suffix."""
+    found = Counter[int | None]()
+    raw = [path for path in sweeps if sweep_suffix(Path(path)) in COLUMNS]
+    for path in raw[:: max(1, -(-len(raw) // _LOOKED_AT))]:
+        with suppress(DataError, MissingDataError):
+            found[load_sweep(root / path).guessed] += 1
+    columns = found.most_common(1)[0][0] if found else None
+    if columns is not None:
+        log.warning(
+            "The values of the sweeps repeat after %d float32 per point, as %d of %d sweeps show, and are read so;"
+            " write the true number into %s, as 'columns: %d'",
+            *(columns, found[columns], found.total(), root / NAME, columns),
+        )
+    return columns
 
 
 def _name(key: Key) -> str:
@@ -92,7 +130,7 @@ def _frames(
         _assign(split, _fitting(root, keys, name, names), name, "train", keys)
     for name, names in about.domains.items():
         _assign(location, _fitting(root, keys, f"domains.{name}", names), name, "", keys)
-    labels = [_path(about.labels, key, files["labels"]) if about.labels else "" for key in keys]
+    labels = [_path(about.label_pattern, key, files["labels"]) if about.label_pattern else "" for key in keys]
     return FrameTable(
         key=np.array([_name(key) for key in keys], str),
         scene=np.array([scene for scene, _ in keys], str),
@@ -142,13 +180,16 @@ def _images(
     files: Mapping[str, Mapping[Key, str]],
     cameras: Sequence[str],
 ) -> Iterator[ImageRow]:
-    sizes: dict[tuple[str, str], tuple[int, int]] = {}
+    sizes: dict[tuple[str, ...], tuple[int, int]] = {}
+    each = "{frame}" in str(about.calibration)  # then each image may have a size of its own
     for index, key in enumerate(keys):
         for camera in cameras:
             found = files[f"images.{camera}"]
-            scene = (camera, key[0])
-            if scene not in sizes:
-                sizes[scene] = common_size([root / path for other, path in found.items() if other[0] == key[0]])
+            sized = (camera, *key) if each and key in found else (camera, key[0])
+            if sized not in sizes:
+                paths = [root / path for other, path in found.items() if other[0] == key[0]]
+                paths = paths or [root / path for path in found.values()]
+                sizes[sized] = common_size([root / found[key], *paths] if len(sized) > 2 else paths, root)
             calibration = read_folder_calibration(root / _path(str(about.calibration), key, {}))
             if camera not in calibration:
                 known = ", ".join(calibration)
@@ -160,24 +201,10 @@ def _images(
                 key=f"{camera}/{_name(key)}",
                 camera=camera,
                 path=_path(about.images[camera], key, found),
-                size=sizes[scene],
+                size=sizes[sized],
                 intrinsics=calibration[camera].intrinsics,
                 camera_from_lidar=calibration[camera].camera_from_lidar,
             )
-
-
-def _read_labels(path: Path) -> Integer[np.ndarray, "labels"]:
-    if path.suffix in _LABELS:
-        return read_raw_labels(path, _LABELS[path.suffix])
-    try:
-        labels = load_array(path)
-    except FileNotFoundError as error:
-        raise MissingDataError(f"The label file {path} is missing; restore it, and prepare again") from error
-    except (ValueError, OSError) as error:
-        raise DataError(f"The label file {path} cannot be read ({error}); write it again") from error
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"The label file {path} must hold one array of integers, one per point; write it again")
-    return labels.astype(np.int64)
 
 
 def _checks(index: FrameIndex) -> Iterator[Check]:
@@ -185,47 +212,44 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path = index.root / str(sweep)
         yield path, partial(_sweep_fault, path, columns)
-        yield index.root / str(labels), partial(_label_fault, index.root, str(labels), path, columns)
+        if labels:
+            yield index.root / str(labels), partial(_label_fault, index, index.root / str(labels), path)
         for image in index.images_of(row):
             width, height = index.images.size[image]
             picture = index.root / str(index.images.path[image])
-            yield picture, partial(image_fault, picture, (int(width), int(height)))
+            yield picture, partial(image_fault, picture, (int(width), int(height)), remedy=_REMEDY_OF_IMAGES)
 
 
-def _row_bytes(sweep: Path, columns: int | None) -> int | None:
-    """Bytes per point of a raw sweep; None for other formats."""
-    suffix = sweep_suffix(sweep)
-    return 4 * (columns or COLUMNS[suffix]) if suffix in COLUMNS else None
+def _sweep_fault(sweep: Path, columns: int | None) -> str | Remark | None:
+    raw = _columns(sweep, columns)
+    return points_fault(partial(load_sweep, sweep)) if raw is None else raw_fault(sweep, raw, remedy=_REMEDY)
 
 
-def _sweep_fault(sweep: Path, columns: int | None) -> str | None:
-    row_bytes = _row_bytes(sweep, columns)
-    if row_bytes is not None:
-        return binary_fault(sweep, "sweep", row_bytes)
+def _points(sweep: Path, columns: int | None) -> int | None:
+    """Number of points of a sweep; None if it is damaged."""
+    raw = _columns(sweep, columns)
     try:
-        read_points(sweep)
-    except (DataError, MissingDataError) as error:
-        return str(error)
-    return None
-
-
-def _label_fault(root: Path, labels: str, sweep: Path, columns: int | None) -> str | None:
-    if not labels:
+        if raw is not None:
+            return None if binary_fault(sweep, "sweep", 4 * raw) else sweep.stat().st_size // (4 * raw)
+        return len(load_sweep(sweep).points)
+    except (DataError, MissingDataError):
         return None
-    if _sweep_fault(sweep, columns) is None:
-        row_bytes = _row_bytes(sweep, columns)
-        points = len(read_points(sweep)) if row_bytes is None else sweep.stat().st_size // row_bytes
-    else:
-        points = None
-    path = root / labels
-    if path.suffix in _LABELS:
-        return label_fault(path, _LABELS[path.suffix], points)
+
+
+def _label_fault(index: FrameIndex, labels: Path, sweep: Path) -> str | None:
+    columns = index.described["columns"]
+    points = _points(sweep, columns)
     try:
-        found = _read_labels(path)
+        found = len(read_folder_labels(labels, points, index.described.get("label_field")))
     except (DataError, MissingDataError) as error:
         return str(error)
-    if len(found) and not 0 <= found.min() <= found.max() < 1 << 16:
-        return f"the label file has labels {found.min()} to {found.max()}; 0 to 65535 are known: write it again"
-    if points is not None and len(found) != points:
-        return f"the label file has {len(found)} entries, its sweep has {points} points; write both again"
-    return None
+    if points is None or found == points:
+        return None
+    if labels == sweep and index.described.get("label_field") is None:
+        return f"the labels are in the sweep itself; name their column, from 0: 'label_field' in {NAME}; prepare again"
+    raw = _columns(sweep, columns)
+    other = sweep.stat().st_size / (4 * found) if raw and found else 0
+    hint = (
+        f" (or it has {other:.0f} float32 per point: 'columns: {other:.0f}' in {NAME})" if other in range(3, 65) else ""
+    )
+    return f"the label file has {found} entries, its sweep has {points} points{hint}; write both again"

@@ -2,6 +2,7 @@
 
 import glob
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -11,9 +12,11 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from ...errors import DataError
 from ...files import parse_yaml
 from ...settings import Settings
+from .listing import is_hidden, without_copies
+from .ros_bags import BAG_SUFFIX, list_clouds
 from .texts import read_text
 
-__all__ = ["NAME", "FolderDescription", "Key", "find_files", "read_description"]
+__all__ = ["NAME", "FolderDescription", "Key", "find_files", "likely_files", "read_description"]
 
 NAME = "dataset.yaml"
 
@@ -34,13 +37,20 @@ class FolderDescription(Settings):
     sweeps: Pattern
     columns: int | None = Field(default=None, ge=3)
     labels: Pattern | None = None
+    label_field: str | Annotated[int, Field(ge=0)] | None = None
     images: dict[str, Pattern] = Field(default_factory=dict)
     calibration: Pattern | None = None
     classes: dict[str, tuple[int, ...]] = Field(min_length=1)
+    ignore: tuple[int, ...] = ()
     val: Names = ()
     test: Names = ()
     unlabelled: Names = ()
     domains: dict[str, Names] = Field(default_factory=dict)
+
+    @property
+    def label_pattern(self) -> Pattern | None:
+        """The pattern of the files that hold the labels; the sweeps themselves if only their field is named."""
+        return self.sweeps if self.labels is None and self.label_field is not None else self.labels
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -68,6 +78,9 @@ class FolderDescription(Settings):
         ids = [number for numbers in self.classes.values() for number in numbers]
         if len(set(ids)) < len(ids) or not all(0 <= number < 1 << 16 for number in ids):
             faults.append("classes must assign each id, 0 to 65535, to one class")
+        both = sorted(set(ids) & set(self.ignore))
+        if both:
+            faults.append(f"ignore has {both[0]}, which is an id of a class too")
         invalid = [name for name in self.domains if not re.fullmatch(r"\w[\w.-]*", name)]
         if invalid:
             faults.append(
@@ -114,7 +127,9 @@ def find_files(root: Path, pattern: str) -> dict[Key, str]:
         seen.add(name or "")
         last = match.end()
     expression += re.escape(pattern[last:])
-    for path in sorted(root.glob(_glob(pattern))):
+    for path in _candidates(root, pattern):
+        if _is_hidden(path.relative_to(root), pattern):
+            continue
         relative = path.relative_to(root).as_posix()
         parts = re.fullmatch(expression, relative)
         if parts:
@@ -127,6 +142,30 @@ def find_files(root: Path, pattern: str) -> dict[Key, str]:
                 )
             found[key] = relative
     return found
+
+
+def _candidates(root: Path, pattern: str) -> list[Path]:
+    """Files that may fit ``pattern``, in order; the clouds of bags, if it names bags and then clouds."""
+    bag, inside, _ = pattern.partition(f"{BAG_SUFFIX}/")
+    if not inside:
+        return without_copies(root.glob(_glob(pattern)))
+    bags = without_copies(root.glob(_glob(bag + BAG_SUFFIX)))
+    return [path / name for path in bags if not is_hidden(path) for name in list_clouds(path)]
+
+
+def _is_hidden(path: Path, pattern: str) -> bool:
+    """Whether a part of ``path`` is hidden that is not so by the pattern."""
+    parts = zip(path.parts, PurePosixPath(pattern).parts, strict=False)
+    return any(is_hidden(Path(part)) and not is_hidden(Path(wanted)) for part, wanted in parts)
+
+
+def likely_files(root: Path, pattern: str) -> str:
+    """Says which files fit ``pattern`` but for their suffix; "" if there are none."""
+    suffix = PurePosixPath(pattern).suffix
+    others = [path for path in root.glob(_glob(pattern.removesuffix(suffix) + "*")) if not is_hidden(path)]
+    found = Counter(path.suffix for path in others if path.is_file())
+    some = ", ".join(f"{count} with {kind}" for kind, count in found.most_common(3))
+    return f" (there are {some})" if some else ""
 
 
 def _glob(pattern: str) -> str:

@@ -1,20 +1,23 @@
 """One frame in memory: the points that a camera sees, their labels, and their projections to each image."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from ...errors import DataError
 from ...progress import track
 from .index import FrameIndex
 from .labels import IGNORE, LabelMerge
 from .readers import READERS, Reader
-from .sweeps import Sweep, finite_rows
+from .sweeps import Sweep
 
 __all__ = ["Frame", "count_labels", "load_frame"]
+
+log = logging.getLogger(__name__)
 
 #: The largest float32 below one: a point strictly inside an image stays inside it when its coordinate is rounded.
 _BELOW_ONE = np.float32(1 - 2**-24)
@@ -26,16 +29,18 @@ class Frame:
 
     A point is shown when it lies in front of the camera (depth > 0) and strictly inside its image. A point between two
     cameras has two projections; with one camera M equals P and ``projection_point`` counts from 0 to P - 1. Without
-    images, or with ``every_point``, all points are kept and some or all have no projection.
+    images, or with ``every_point``, all points are kept and some or all have no projection. ``points`` are float32, or
+    float64 for a cloud far from its origin (``Sweep``).
     """
 
-    points: Float32[np.ndarray, "points 3"]  #: metres, LiDAR frame (nuScenes: x right, y forward; others: x forward)
+    points: Float[np.ndarray, "points 3"]  #: metres, LiDAR frame (nuScenes: x right, y forward; others: x forward)
     labels: Int64[np.ndarray, "points"]  #: class ids of the merge, or ``IGNORE``
     source_rows: Int64[np.ndarray, "points"]  #: rows of the kept points in the sweep, ascending
     image_rows: Int64[np.ndarray, "views"]  #: rows of the index's image table
     projection_point: Int64[np.ndarray, "projections"]  #: row of ``points``
     projection_view: Int64[np.ndarray, "projections"]  #: row of ``image_rows``
     projection_uv: Float32[np.ndarray, "projections 2"]  #: (u, v) as fractions of width and height, inside (0, 1)
+    dropped: int = 0  #: points of the sweep without usable coordinates, which are left out with their labels
 
     def choose(self, kept: Bool[np.ndarray, "points"]) -> "Frame":
         """Returns the frame with only the points where ``kept`` holds, and their projections."""
@@ -76,15 +81,18 @@ def load_frame(
 
     Raises:
         MissingDataError: the sweep or the label file is missing.
-        DataError: the sweep is truncated or holds NaN, the label file has another length, or a label is out of range.
+        DataError: the sweep is truncated or has no usable point, the label file has another length, or a label is out
+            of range.
     """
     row, reader = int(row), READERS[index.dataset]
     sweep = reader.read_sweep(index, row)
-    _check_finite(index, row, sweep)
+    fault = sweep.fault(most=1.0)
+    if fault:
+        raise DataError(f"The sweep {index.root / str(index.frames.sweep[row])} is damaged: {fault}")
     labels = _read_labels(reader, index, row, merge, sweep)
     image_rows = _one_per_camera(index, index.images_of(row), rng)
     views = [_view(reader, index, int(image), sweep) for image in image_rows]
-    kept = np.full(len(sweep.points), every_point or not index.cameras)
+    kept = sweep.usable & (every_point or not index.cameras)
     for inside, _ in views:
         kept |= inside
     source_rows = np.flatnonzero(kept)
@@ -97,6 +105,7 @@ def load_frame(
         projection_point=_join([new_row[inside] for inside, _ in views], np.int64),
         projection_view=_join([np.full(len(uv), view) for view, (_, uv) in enumerate(views)], np.int64),
         projection_uv=np.concatenate([uv for _, uv in views] or [np.zeros((0, 2), np.float32)]),
+        dropped=int((~sweep.usable).sum()),
     )
 
 
@@ -104,11 +113,14 @@ def count_labels(
     index: FrameIndex, rows: Iterable[SupportsIndex], merge: LabelMerge, *, every_point: bool = False
 ) -> Int64[np.ndarray, "classes"]:
     """Returns the points per class over the kept points of the frames in ``rows``, with a progress bar."""
-    chosen = list(rows)
+    chosen, dropped = list(rows), 0
     counts = np.zeros(len(merge.classes), np.int64)
     for row in track(chosen, "counting labels", len(chosen), "frame"):
-        labels = load_frame(index, row, merge, every_point=every_point).labels
-        counts += np.bincount(labels[labels != IGNORE], minlength=len(counts))
+        frame = load_frame(index, row, merge, every_point=every_point)
+        counts += np.bincount(frame.labels[frame.labels != IGNORE], minlength=len(counts))
+        dropped += frame.dropped
+    if dropped:
+        log.warning("%d points of %d sweeps have no usable coordinates and are left out", dropped, len(chosen))
     return counts
 
 
@@ -134,18 +146,11 @@ def _view(
 ) -> tuple[Bool[np.ndarray, "points"], Float32[np.ndarray, "seen 2"]]:
     """Which points the image shows, and their (u, v) in it."""
     size = index.images.size[image]
-    pixels = reader.pixels(index, image, sweep)
-    with np.errstate(invalid="ignore"):
-        inside = np.all((pixels > 0) & (pixels < size), axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # of points that are not usable
+        pixels = reader.pixels(index, image, sweep)
+        inside = np.all((pixels > 0) & (pixels < size), axis=1) & sweep.usable
     uv = (pixels[inside] / size).astype(np.float32)
     return inside, np.clip(uv, np.finfo(np.float32).tiny, _BELOW_ONE)
-
-
-def _check_finite(index: FrameIndex, row: int, sweep: Sweep) -> None:
-    bad = int((~finite_rows(sweep.points)).sum())
-    if bad:
-        path = index.root / str(index.frames.sweep[row])
-        raise DataError(f"The sweep {path} holds {bad} points with a NaN or infinite coordinate; copy it again")
 
 
 def _read_labels(
@@ -161,7 +166,9 @@ def _read_labels(
             f"The label file {path} has {len(raw)} labels, but its sweep {index.frames.sweep[row]} has {points} points;"
             " copy both again"
         )
+    labels = np.full(points, IGNORE, np.int64)
     try:
-        return merge.apply(raw)
+        labels[sweep.usable] = merge.apply(raw[sweep.usable])
     except DataError as error:
         raise DataError(f"The label file {path} is damaged: {error}; copy it again") from error
+    return labels

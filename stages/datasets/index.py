@@ -10,7 +10,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -98,6 +98,7 @@ class FrameIndex:
     images: ImageTable
     lenses: Mapping[str, Lens] = field(default_factory=dict)  #: camera -> lens, if its images are stored distorted
     described: Mapping[str, Any] = field(default_factory=dict)  #: columns and classes of a user's folder, as JSON
+    left_out: Mapping[str, str] = field(default_factory=dict)  #: incomplete frames: key -> reason; not in the digest
 
     def __post_init__(self) -> None:
         for name, column in self._columns().items():
@@ -126,6 +127,16 @@ class FrameIndex:
         row = int(frame)
         first, last = np.searchsorted(self.images.frame, [row, row + 1])
         return np.arange(first, last)
+
+    def without(self, left_out: Mapping[str, str]) -> "FrameIndex":
+        """Returns the index without the frames with the keys of ``left_out``, which it keeps with their reasons."""
+        kept = ~np.isin(self.frames.key, list(left_out))
+        shown = kept[self.images.frame]
+        frames = {f.name: getattr(self.frames, f.name)[kept] for f in fields(FrameTable)}
+        images = {f.name: getattr(self.images, f.name)[shown] for f in fields(ImageTable)}
+        images["frame"] = (np.cumsum(kept) - 1)[images["frame"]]
+        everything = {**self.left_out, **left_out}
+        return replace(self, frames=FrameTable(**frames), images=ImageTable(**images), left_out=everything)
 
     def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int64[np.ndarray, "chosen"]:
         """Returns the rows of the frame table where ``chosen`` holds, in order."""
@@ -160,6 +171,7 @@ class FrameIndex:
                 "digest": digest,
                 **({"lenses": self._plain_lenses()} if self.lenses else {}),
                 **({"described": self.described} if self.described else {}),
+                **({"left_out": dict(self.left_out)} if self.left_out else {}),
             },
         )
         for older in (*folder.glob("columns*.npz"), *folder.glob("*.partial")):
@@ -190,6 +202,7 @@ class FrameIndex:
                 images=ImageTable(**{f.name: columns[f"images.{f.name}"] for f in fields(ImageTable)}),
                 lenses={name: Lens.from_json(lens) for name, lens in facts.get("lenses", {}).items()},
                 described=facts.get("described", {}),
+                left_out=facts.get("left_out", {}),
             )
             expected = facts["digest"]
         except KeyError as error:

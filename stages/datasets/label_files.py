@@ -12,6 +12,7 @@ from PIL import Image
 from ...errors import DataError, MissingDataError
 from .checks import UNDECODABLE, Check, FileFault, binary_fault, image_fault, run_checks
 from .index import FrameIndex
+from .sweeps import raw_fault
 
 __all__ = ["ColourTable", "check_raw_files", "label_fault", "read_colours", "read_raw_labels"]
 
@@ -60,18 +61,18 @@ def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int]
     )
 
 
-def check_raw_files(index: FrameIndex, *, row_bytes: int, dtype: str, ids: Collection[int]) -> list[FileFault]:
-    """Checks every file of an index of raw sweeps: ``row_bytes`` and a label of ``dtype`` in ``ids`` per point."""
+def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collection[int]) -> list[FileFault]:
+    """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``."""
     files = len(index.frames.key) + np.count_nonzero(index.frames.labels != "") + len(index.images.key)
-    return run_checks(_checks(index, row_bytes, dtype, ids), int(files))
+    return run_checks(_checks(index, columns, dtype, ids), int(files))
 
 
-def _checks(index: FrameIndex, row_bytes: int, dtype: str, ids: Collection[int]) -> Iterator[Check]:
+def _checks(index: FrameIndex, columns: int, dtype: str, ids: Collection[int]) -> Iterator[Check]:
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path, labelled = index.root / str(sweep), index.root / str(labels)
-        yield path, partial(binary_fault, path, "sweep", row_bytes)
+        yield path, partial(raw_fault, path, columns)
         if labels:
-            yield labelled, partial(_sweep_label_fault, labelled, dtype, path, row_bytes, ids)
+            yield labelled, partial(_sweep_label_fault, labelled, dtype, path, 4 * columns, ids)
         for image in index.images_of(row):
             width, height = index.images.size[image]
             path = index.root / str(index.images.path[image])

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int, Int64, Integer
 
 from ...errors import ConfigError, DataError, nearest
 from .catalogue import FOLDER, RAW_NAMES
+from .folder_labels import NO_LABEL
 from .index import FrameIndex
 from .merges import MERGES, datasets_of
 
@@ -105,7 +106,7 @@ def index_merge(name: str, index: FrameIndex) -> LabelMerge:
             f"dataset.yaml in {index.root} names the classes {', '.join(described)}, and the merge '{name}' has"
             f" {', '.join(classes)}; rename them, or use its own classes: --set data.merge={FOLDER}"
         )
-    lut = np.full(1 << 16, IGNORE, np.int64)
+    lut = np.full(NO_LABEL + 1, IGNORE, np.int64)
     for number, each in enumerate(classes):
         lut[described.get(each, [])] = number
     raw_ids = np.array([next(iter(described.get(each, [])), 0) for each in classes], np.int64)

@@ -1,7 +1,7 @@
 """nuScenes with lidarseg labels: builds an index from the official tables, and checks and reads the files."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_chan
 from .projection import image_pixels as pixels
 from .projection import is_invertible
 from .reader_arguments import choose_cameras
-from .sweeps import COLUMNS, Sweep, read_points
+from .sweeps import COLUMNS, Sweep, load_sweep
 
 __all__ = [
     "CAMERAS",
@@ -34,11 +34,19 @@ CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BA
 
 _PUBLISHED = ("CAM_FRONT",)
 _LIDAR = "LIDAR_TOP"
-_SWEEP_ROW = COLUMNS[".pcd.bin"] * np.dtype(np.float32).itemsize
+_COLUMNS = COLUMNS[".pcd.bin"]
 
 
-def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+def build_index(
+    root: Path,
+    *,
+    version: str | None = None,
+    cameras: str | Sequence[str] | None = None,
+    follow_links: bool = False,
+) -> FrameIndex:
     """Indexes the keyframes of a nuScenes data root, sorted by scene and time.
+
+    ``follow_links``: files that the tables name may be links that lead out of the root.
 
     ``cameras``: names, in one string with commas or as a sequence; "all" selects every camera of the root.
     None selects ``CAM_FRONT``, as in the published settings.
@@ -61,10 +69,11 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         )
         tables = read_keyframes(root / version, channels, {_LIDAR, *chosen})
         samples = sorted(tables.samples, key=lambda s: (tables.scenes[s["scene_token"]]["name"], s["timestamp"]))
-        frames = _frame_table(root, tables, samples, labels)
+        safe = partial(safe_path, root, follow_links=follow_links)
+        frames = _frame_table(tables, samples, labels, safe)
         poses = _Poses(tables)
         rows = [
-            _image_row(root, tables, poses, sample, frame, camera)
+            _image_row(tables, poses, sample, frame, camera, safe)
             for frame, sample in enumerate(samples)
             for camera in chosen
         ]
@@ -88,12 +97,12 @@ def check_files(index: FrameIndex) -> list[FileFault]:
     Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte per point of the
     sweep, 0 to 31. No image is decoded, so 34,000 images take minutes, not hours.
     """
-    return check_raw_files(index, row_bytes=_SWEEP_ROW, dtype="u1", ids=range(len(NUSCENES_32)))
+    return check_raw_files(index, columns=_COLUMNS, dtype="u1", ids=range(len(NUSCENES_32)))
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a keyframe: x right, y forward, z up."""
-    return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=COLUMNS[".pcd.bin"]))
+    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_COLUMNS)
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
@@ -109,7 +118,9 @@ def evaluation_set(index: FrameIndex, row: int) -> str:
     return str(index.frames.split[row])
 
 
-def _frame_table(root: Path, tables: KeyframeTables, samples: Sequence[Record], labels: dict[str, str]) -> FrameTable:
+def _frame_table(
+    tables: KeyframeTables, samples: Sequence[Record], labels: dict[str, str], safe: Callable[[str, str], str]
+) -> FrameTable:
     scenes = [tables.scenes[sample["scene_token"]] for sample in samples]
     split_of = _official_splits("train", "val", "test")
     strangers = sorted({str(scene["name"]) for scene in scenes} - split_of.keys())
@@ -135,8 +146,8 @@ def _frame_table(root: Path, tables: KeyframeTables, samples: Sequence[Record], 
         location=np.array([tables.logs[scene["log_token"]]["location"] for scene in scenes], str),
         description=np.array([scene["description"] for scene in scenes], str),
         split=np.array(split, str),
-        sweep=np.array([safe_path(root, record["filename"], "sample_data") for record in lidar], str),
-        labels=np.array([safe_path(root, path, "lidarseg") if path else "" for path in paths], str),
+        sweep=np.array([safe(record["filename"], "sample_data") for record in lidar], str),
+        labels=np.array([safe(path, "lidarseg") if path else "" for path in paths], str),
     )
 
 
@@ -162,7 +173,12 @@ def _record(tables: KeyframeTables, sample: Record, channel: str) -> Record:
 
 
 def _image_row(
-    root: Path, tables: KeyframeTables, poses: "_Poses", sample: Record, frame: int, camera: str
+    tables: KeyframeTables,
+    poses: "_Poses",
+    sample: Record,
+    frame: int,
+    camera: str,
+    safe: Callable[[str, str], str],
 ) -> ImageRow:
     record = _record(tables, sample, camera)
     sensor = tables.sensors[record["calibrated_sensor_token"]]
@@ -178,7 +194,7 @@ def _image_row(
             f"sample_data.json gives image {record['filename']} the size {record['width']}x{record['height']};"
             " unpack the metadata again"
         )
-    path = safe_path(root, record["filename"], "sample_data")
+    path = safe(record["filename"], "sample_data")
     size = (int(record["width"]), int(record["height"]))
     return ImageRow(frame, record["token"], camera, path, size, intrinsics, transform)
 

@@ -101,10 +101,11 @@ def label_paths(root: Path, version: str) -> dict[str, str]:
     return labels
 
 
-def safe_path(root: Path, relative: str, table: str) -> str:
+def safe_path(root: Path, relative: str, table: str, *, follow_links: bool = False) -> str:
     """Returns the path ``relative`` of a table if it stays inside the root.
 
-    The top folders of the root (``samples``, ``lidarseg``) may be links to another disk; paths below must stay in them.
+    The top folders of the root (``samples``, ``lidarseg``) may be links to another disk; paths below must stay in them,
+    unless ``follow_links`` allows links that lead anywhere.
 
     Raises:
         DataError: the path is empty, absolute or invalid, has "..", or is a link that leads out of the root.
@@ -118,9 +119,13 @@ def safe_path(root: Path, relative: str, table: str) -> str:
     else:
         try:
             end, top = (os.path.realpath(root / part) for part in (path, path.parts[0]))
-            problem = "" if Path(end).is_relative_to(top) else "is a link that leads out of the root"
         except ValueError as error:  # a null character, or half a surrogate pair
-            problem = f"is invalid ({error})"
+            end, top, problem = "", "", f"is invalid ({error})"
+        if not (follow_links or Path(end).is_relative_to(top)):
+            raise DataError(
+                f"{root / path} is a link that leads out of the root, to {end}; if the links are meant, allow them:"
+                " xd3d prepare --follow-links"
+            )
     if problem:
         raise DataError(f"The path {relative!r} in {table}.json {problem}; unpack the official metadata again")
     return str(path)

@@ -65,7 +65,7 @@ def stream_rows(path: Path) -> Iterator[Record]:
     """
     decode = json.JSONDecoder().raw_decode
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             text = file.read(_CHUNK).lstrip()
             if not text.startswith("["):
                 raise _damaged(path, "it is not a list")

@@ -1,4 +1,4 @@
-"""Points of a PLY file, ASCII or binary: the x, y and z of its ``vertex`` element, everything else is ignored.
+"""Properties of the ``vertex`` element of a PLY file, ASCII or binary: x, y and z, or others such as a label.
 
 The libraries that read PLY are under the GPL, or read meshes and weigh 2 MB.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
+from .point_files import Choose, coordinates
 
 __all__ = ["parse_ply"]
 
@@ -40,8 +41,10 @@ class _Element:
         return np.dtype([(name, order + kind) for name, kind in self.properties.items()])
 
 
-def parse_ply(content: bytes, path: Path) -> Float64[np.ndarray, "points 3"]:
-    """Returns the points of ``content``, read from ``path``, in the file's units.
+def parse_ply(content: bytes, path: Path, choose: Choose = coordinates) -> Float64[np.ndarray, "points properties"]:
+    """Returns properties of the vertices of ``content``, read from ``path``, in the file's units.
+
+    ``choose`` is given the names of all properties, and returns those to read; x, y and z by default.
 
     Raises:
         DataError: it is not PLY, has no vertices with x, y and z or fewer than declared, or lists in or before them.
@@ -55,13 +58,16 @@ def parse_ply(content: bytes, path: Path) -> Float64[np.ndarray, "points 3"]:
         order, elements = _parse_header(head.decode(errors="replace"))  # comments are in any language
     except (ValueError, KeyError, IndexError) as error:
         raise DataError(f"The header of {path} is damaged ({error!r}); write the file again") from error
-    names = [element.name for element in elements]
-    if "vertex" not in names or not {"x", "y", "z"} <= elements[names.index("vertex")].properties.keys():
-        raise DataError(f"{path} has no vertices with x, y and z; its elements are: {', '.join(names) or 'none'}")
-    before, vertices = elements[: names.index("vertex")], elements[names.index("vertex")]
+    kinds = [element.name for element in elements]
+    if "vertex" not in kinds or not {"x", "y", "z"} <= elements[kinds.index("vertex")].properties.keys():
+        raise DataError(f"{path} has no vertices with x, y and z; its elements are: {', '.join(kinds) or 'none'}")
+    before, vertices = elements[: kinds.index("vertex")], elements[kinds.index("vertex")]
     if not all(element.is_flat for element in (*before, vertices)):
         raise DataError(f"{path} has lists in or before its vertices; write the points alone")
-    return _ascii(body, before, vertices, path) if not order else _binary(body, before, vertices, path, order)
+    names = list(choose(vertices.properties))
+    if not order:
+        return _ascii(body, before, vertices, path, names)
+    return _binary(body, before, vertices, path, order, names)
 
 
 def _parse_header(head: str) -> tuple[str, list[_Element]]:
@@ -95,7 +101,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _ascii(body: bytes, before: list[_Element], vertices: _Element, path: Path) -> np.ndarray:
+def _ascii(body: bytes, before: list[_Element], vertices: _Element, path: Path, names: list[str]) -> np.ndarray:
     first = sum(element.rows for element in before if element.properties)
     rows = [words for line in body.splitlines() if (words := line.split())][first : first + vertices.rows]
     _check_length(len(rows), vertices, path)
@@ -105,20 +111,23 @@ def _ascii(body: bytes, before: list[_Element], vertices: _Element, path: Path) 
         raise DataError(
             f"{path} holds {len(rows[odd])} numbers in the line of vertex {odd}, and {width} properties; write it again"
         )
-    columns = [list(vertices.properties).index(axis) for axis in "xyz"]
+    columns = [list(vertices.properties).index(name) for name in names]
     try:
-        return np.array([[float(words[column]) for column in columns] for words in rows], np.float64).reshape(-1, 3)
+        values = [[float(words[column]) for column in columns] for words in rows]
+        return np.array(values, np.float64).reshape(-1, len(columns))
     except ValueError as error:
         reason = str(error)[:100]
         raise DataError(f"{path} has a vertex that is not a number ({reason}); write the file again") from error
 
 
-def _binary(body: bytes, before: list[_Element], vertices: _Element, path: Path, order: str) -> np.ndarray:
+def _binary(
+    body: bytes, before: list[_Element], vertices: _Element, path: Path, order: str, names: list[str]
+) -> np.ndarray:
     first = sum(element.rows * element.dtype(order).itemsize for element in before)
     dtype = vertices.dtype(order)
     _check_length((len(body) - first) // dtype.itemsize, vertices, path)
     table = np.frombuffer(body, dtype, vertices.rows, first)
-    return np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
+    return np.stack([table[name].astype(np.float64) for name in names], axis=1)
 
 
 def _check_length(found: int, vertices: _Element, path: Path) -> None:

@@ -1,13 +1,17 @@
 """Stage zero in one call: indexes a data set, checks every file, and saves the index if all files are valid."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .checks import FileFault
+from .index import FrameIndex
 from .readers import READERS
 
 __all__ = ["PrepareSummary", "prepare_dataset"]
@@ -15,22 +19,34 @@ __all__ = ["PrepareSummary", "prepare_dataset"]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSummary:
-    """The result of ``prepare_dataset``; ``index`` is the folder of the index, None if there are faults."""
+    """The result of ``prepare_dataset``; ``index`` is the folder of the index, None if there are faults.
+
+    ``incomplete`` is the number of frames that the faults concern; ``left_out`` are the frames that the index goes
+    without, with their reasons.
+    """
 
     dataset: str
     index: Path | None
     frames: int
     images: int
     missing: tuple[FileFault, ...]
+    incomplete: int
+    left_out: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the summary with the keys fixed for scripts; ``missing`` lists ``{"file", "reason"}``."""
+        """Returns the summary with the keys fixed for scripts.
+
+        ``missing`` lists ``{"file", "reason"}``, and ``left_out``, if there are any, ``{"frame", "reason"}``.
+        """
         return {
             "dataset": self.dataset,
             "index": None if self.index is None else str(self.index),
             "frames": self.frames,
             "images": self.images,
             "missing": [{"file": str(fault.path), "reason": fault.reason} for fault in self.missing],
+            **(
+                {"left_out": [{"frame": k, "reason": why} for k, why in self.left_out.items()]} if self.left_out else {}
+            ),
         }
 
 
@@ -41,10 +57,14 @@ def prepare_dataset(
     *,
     version: str | None = None,
     cameras: str | Sequence[str] | None = None,
+    allow_missing: bool = False,
+    follow_links: bool = False,
 ) -> PrepareSummary:
     """Indexes ``dataset`` at ``root`` and checks every file; saves the index to ``index_folder`` if there is no fault.
 
-    With faults, an existing index stays unchanged.
+    With faults, an existing index stays unchanged; with ``allow_missing`` the frames that they concern are left out,
+    and the index keeps the list of them. ``follow_links`` allows links out of a nuScenes root, whose tables name files;
+    other data sets are listed as they lie on the disk, links included.
 
     Raises:
         ConfigError: unknown data set or camera.
@@ -55,7 +75,9 @@ def prepare_dataset(
         raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
     reader = READERS[dataset]
     try:
-        index = reader.build_index(root, version=version, cameras=cameras)
+        options = {"allow_missing": allow_missing, "follow_links": follow_links}
+        taken = {name: options[name] for name in options if name in signature(reader.build_index).parameters}
+        index = reader.build_index(root, version=version, cameras=cameras, **taken)
     except PermissionError as error:
         raise DataError(
             f"{error.filename} is not readable; fix that, for example with: chmod -R u+rX {json.dumps(str(root))}"
@@ -63,6 +85,12 @@ def prepare_dataset(
     if not len(index.frames.key):
         raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
     faults = reader.check_files(index)
+    incomplete = _incomplete(index, faults)
+    if allow_missing and incomplete:
+        index, faults = index.without(incomplete), []
+        if not len(index.frames.key):
+            key, reason = next(iter(incomplete.items()))
+            raise MissingDataError(f"Not one of {len(incomplete)} frames is complete; of {key}, {reason}")
     if not faults:
         index.save(index_folder)
     return PrepareSummary(
@@ -71,4 +99,20 @@ def prepare_dataset(
         frames=len(index.frames.key),
         images=len(index.images.key),
         missing=tuple(faults),
+        incomplete=len(incomplete),
+        left_out=index.left_out,
     )
+
+
+def _incomplete(index: FrameIndex, faults: Sequence[FileFault]) -> dict[str, str]:
+    """Returns the frames that have a faulty file: key -> the first fault."""
+    reasons: dict[str, str] = {}
+    for fault in faults:
+        reasons.setdefault(fault.path.relative_to(index.root).as_posix(), str(fault))
+    found: dict[int, str] = {}
+    columns = (index.frames.sweep, np.arange(len(index.frames.key))), (index.images.path, index.images.frame)
+    for paths, rows in (*columns, (index.frames.labels, np.arange(len(index.frames.key)))):
+        bad = np.flatnonzero(np.isin(paths, list(reasons)))
+        for path, row in zip(paths[bad], rows[bad], strict=True):
+            found.setdefault(int(row), reasons[str(path)])
+    return {str(index.frames.key[row]): found[row] for row in sorted(found)}

@@ -26,7 +26,8 @@ class Reader(Protocol):
         """Builds the index of a data root from tables and calibration; no sweep is read.
 
         ``cameras``: names, in one string with commas or as a sequence; "all", or "none" for LiDAR only. None selects
-        those of the published settings.
+        those of the published settings. Some take further options: ``allow_missing``, to leave parts of the data set
+        out that are incomplete as a whole, and ``follow_links``, where tables name files.
         """
         ...
 

@@ -4,14 +4,16 @@ The root is the folder that holds ``dataset/sequences`` (or ``sequences``), as t
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
-from .calibration import read_calibration
+from .calibration import Calibration, read_calibration
 from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
+from .listing import IMAGE_SUFFIXES, find_stems, stems
 from .projection import image_pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import Sweep
@@ -20,11 +22,11 @@ from .velodyne import (
     VELODYNE,
     Recording,
     check_files,
+    complete_recordings,
     frame_table,
     read_labels,
     read_sweep,
     require_folders,
-    stems,
 )
 
 __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -46,10 +48,17 @@ _DOWNLOADS = {
 }
 
 
-def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+def build_index(
+    root: Path,
+    *,
+    version: str | None = None,
+    cameras: str | Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> FrameIndex:
     """Indexes every frame of the existing sequences; reads calibrations and the size of one image per sequence.
 
-    ``cameras``: ``image_2`` (None, the published one), ``image_3``, both ("all"), or "none".
+    ``cameras``: ``image_2`` (None, the published one), ``image_3``, both ("all"), or "none". ``allow_missing`` leaves
+    sequences out that lack a folder or their calibration.
 
     Raises:
         MissingDataError: the root is missing, or a sequence lacks its sweeps, labels, images or calibration.
@@ -65,7 +74,9 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         download="https://semantic-kitti.org/dataset.html",
     )
     chosen = choose_cameras(_PUBLISHED if cameras is None else cameras, CAMERAS)
-    recordings = [_recording(folder, chosen) for folder in _sequences(root)]
+    recordings, left_out = complete_recordings(
+        _sequences(root), partial(_recording, cameras=chosen), allow_missing=allow_missing
+    )
     images: list[ImageRow] = []
     frame = 0
     for recording in recordings:
@@ -78,6 +89,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         cameras=chosen,
         frames=frame_table(root, recordings),
         images=ImageTable.of(images),
+        left_out=left_out,
     )
 
 
@@ -103,30 +115,39 @@ def _recording(folder: Path, cameras: Sequence[str]) -> Recording:
     labelled = int(folder.name) < _LABELLED
     kinds = (VELODYNE, *((LABELS,) if labelled else ()), *cameras)
     require_folders(folder, [(kind, _DOWNLOADS[kind]) for kind in kinds])
-    names = stems(folder / VELODYNE, ".bin").union(*(stems(folder / camera, ".png") for camera in cameras))
+    names = stems(folder / VELODYNE, ".bin").union(*(find_stems(folder / camera, IMAGE_SUFFIXES) for camera in cameras))
     if labelled:
         names |= stems(folder / LABELS, ".label")
+    _views(folder, cameras)
     split = "test" if not labelled else "val" if folder.name == _VALIDATION else "train"
     return Recording(folder=folder, scene=folder.name, split=split, stems=tuple(sorted(names)), labelled=labelled)
 
 
-def _image_rows(root: Path, recording: Recording, cameras: Sequence[str], first: int) -> list[ImageRow]:
+def _views(folder: Path, cameras: Sequence[str]) -> list[tuple[str, Calibration, tuple[int, int], dict[str, Path]]]:
+    """Each camera of a sequence with its calibration, the size of its images, and their files by name."""
     if not cameras:
         return []
-    calibration = read_calibration(recording.folder / "calib.txt")
-    paths = {camera: sorted((recording.folder / camera).glob("*.png")) for camera in cameras}
-    views = [(camera, calibration[camera], common_size(paths[camera])) for camera in cameras]
+    calibration = read_calibration(folder / "calib.txt")
+    paths = {camera: find_stems(folder / camera, IMAGE_SUFFIXES) for camera in cameras}
+    return [
+        (camera, calibration[camera], common_size(sorted(paths[camera].values()), folder / camera), paths[camera])
+        for camera in cameras
+    ]
+
+
+def _image_rows(root: Path, recording: Recording, cameras: Sequence[str], first: int) -> list[ImageRow]:
+    views = _views(recording.folder, cameras)
     folder = recording.folder.relative_to(root).as_posix()
     return [
         ImageRow(
             frame=first + index,
             key=f"{recording.scene}/{camera}/{stem}",
             camera=camera,
-            path=f"{folder}/{camera}/{stem}.png",
+            path=f"{folder}/{camera}/{paths[stem].name if stem in paths else f'{stem}.png'}",
             size=size,
             intrinsics=lens.intrinsics,
             camera_from_lidar=lens.camera_from_lidar,
         )
         for index, stem in enumerate(recording.stems)
-        for camera, lens, size in views
+        for camera, lens, size, paths in views
     ]

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import DataError
 from .catalogue import DOMAINS
 from .index import FrameIndex
+from .listing import stems
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, name_some, refuse_cameras, refuse_version
 from .texts import read_text
@@ -18,11 +19,11 @@ from .velodyne import (
     VELODYNE,
     Recording,
     check_files,
+    complete_recordings,
     lidar_index,
     read_labels,
     read_sweep,
     require_folders,
-    stems,
 )
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -33,8 +34,16 @@ WEATHERS = DOMAINS["semanticstf"][1:]
 _DOWNLOAD = "https://github.com/xiaoaoran/SemanticSTF"
 
 
-def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+def build_index(
+    root: Path,
+    *,
+    version: str | None = None,
+    cameras: str | Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> FrameIndex:
     """Indexes every frame of the existing splits; ``frames.description`` is the weather, "" if unknown.
+
+    ``allow_missing`` leaves splits out that lack a folder or their list.
 
     Raises:
         MissingDataError: the root is missing, a split lacks its sweeps or labels, or ``val`` its list of weathers.
@@ -50,12 +59,12 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         is_root=lambda folder: any((folder / split / VELODYNE).is_dir() for split in SPLITS),
         download=_DOWNLOAD,
     )
-    recordings = [_recording(root, split) for split in SPLITS if (root / split).is_dir()]
-    return lidar_index("semanticstf", root, recordings)
+    folders = [root / split for split in SPLITS if (root / split).is_dir()]
+    return lidar_index("semanticstf", root, *complete_recordings(folders, _recording, allow_missing=allow_missing))
 
 
-def _recording(root: Path, split: str) -> Recording:
-    folder = root / split
+def _recording(folder: Path) -> Recording:
+    split = folder.name
     labelled = split != "test" or (folder / LABELS).is_dir()
     remedy = f"unpack the download again ({_DOWNLOAD})"
     require_folders(folder, [(kind, remedy) for kind in (VELODYNE, *((LABELS,) if labelled else ()))])

@@ -6,35 +6,142 @@
 | ``.pcd.bin`` | rows of five float32: x, y, z, intensity, ring (nuScenes) |
 | ``.npy`` | an array [points, 3 or more] of numbers, x, y and z first |
 | ``.ply`` | vertices with x, y and z, ASCII or binary |
+| ``.pcd`` | points of PCL, ASCII, binary or compressed (``point_files``) |
+| ``.las``, ``.laz`` | points of surveyors (``point_files``) |
+| ``BAG.mcap/TOPIC-TIME`` | a PointCloud2 message of a ROS 2 bag (``ros_bags``) |
 """
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float64
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
+from .checks import UNPACK, Remark, binary_fault
 from .ply import parse_ply
+from .point_files import parse_las, parse_pcd
+from .raw_columns import COLUMNS, guess_columns
+from .ros_bags import bag_of, read_cloud
 
-__all__ = ["COLUMNS", "SWEEP_SUFFIXES", "Sweep", "finite_rows", "read_coordinates", "read_points", "sweep_suffix"]
+__all__ = [
+    "COLUMNS",
+    "SWEEP_SUFFIXES",
+    "Sweep",
+    "load_sweep",
+    "points_fault",
+    "raw_fault",
+    "sweep_suffix",
+    "usable_rows",
+]
 
-#: Suffix of a raw file -> default number of float32 per point.
-COLUMNS = {".pcd.bin": 5, ".bin": 4}
+#: Suffixes of the files that ``load_sweep`` reads, longer ones first.
+SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply", ".pcd", ".las", ".laz")
 
-#: Suffixes of the files that ``read_points`` reads, longer ones first.
-SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply")
+_DROPPED = "points have no usable coordinates (NaN, infinite, too coarse or kilometres off) and are left out"
+
+#: Metres: below, two neighbouring float32 are less than 0.1 mm apart, and nothing is lost by rounding to them.
+_NEAR = 1024.0
+
+#: Type -> metres: beyond, two neighbouring numbers are more than 2.5 cm apart, half of a voxel of 5 cm.
+_FAR = {"float32": 2.0**18, "float64": 2.0**47}
+
+#: Metres from the middle of a sweep beyond which a LiDAR sees nothing, and the share of points that may lie there.
+_REACH, _STRAYS = 10_000.0, 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The points of one rotation, and their pixels if the data set stores them."""
+    """Every point of one rotation, and the points' pixels if the data set stores them.
 
-    points: Float32[np.ndarray, "points 3"]  #: metres, LiDAR frame
+    ``points`` are metres in the LiDAR frame: float32, or float64 for clouds so far from their origin that float32
+    would round them by more than 0.1 mm. They become float32 after their origin has been moved.
+    """
+
+    points: Float[np.ndarray, "points 3"]
     pixels: Float64[np.ndarray, "points 2"] | None = None  #: x, y; pixel (0, 0) covers 0 to 1
+    guessed: int | None = None  #: float32 per point of a raw file by its values, if not the default of its suffix
+
+    @classmethod
+    def of(cls, points: np.ndarray, pixels: np.ndarray | None = None) -> "Sweep":
+        """Returns the sweep of ``points`` [P, 3] of any type of numbers, in the narrower of the two types that do.
+
+        Doubles that are all equal to float32 have been rounded to them, and count as such.
+        """
+        if points.dtype != np.float32:
+            points = points.astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):
+                narrow = points.astype(np.float32)
+                finite = np.isfinite(points)
+                far = (finite & (np.abs(points) >= _NEAR)).any()
+            points = points if far and (narrow != points)[finite].any() else narrow
+        return cls(points=points, pixels=pixels)
+
+    @cached_property
+    def usable(self) -> Bool[np.ndarray, "points"]:
+        """Which points have usable coordinates; the others are dropped wherever points are used."""
+        return usable_rows(self.points)
+
+    def fault(self, *, most: float = 0.5) -> str | None:
+        """Returns what is wrong with the coordinates if more than the share ``most`` of the points has none, or None.
+
+        ``most=1.0`` finds sweeps without any usable point.
+        """
+        points, good = len(self.points), int(self.usable.sum())
+        usable = self.points if good == points else self.points[self.usable]
+        if most < 1 and good and np.ptp(usable) > 2 * _REACH and (wide := np.ptp(usable, axis=0).max()) > 2 * _REACH:
+            return f"its points are spread over {wide:.4g} m; coordinates must be in metres"
+        if good == points or (good and points - good <= most * points):
+            return None
+        bad = self.points[~self.usable]
+        finite = bad[np.isfinite(bad).all(axis=1)]
+        if 2 * len(finite) < len(bad):
+            return f"{f'only {good}' if good else 'not one'} of its {points} points has finite coordinates"
+        top = np.abs(finite).max()
+        return (
+            f"its coordinates go up to {top:.4g} m in {top.dtype}, in steps of {np.spacing(top):g} m; store them from"
+            " an origin near the sensor, or as float64"
+        )
+
+
+def usable_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
+    """Returns which points have three coordinates that are finite, precise to 2.5 cm, and no stray ones.
+
+    Some sensors write NaN for rays without return; float32 far from the origin is too coarse to tell voxels apart. A
+    few points that lie kilometres from all others are errors of the sensor.
+    """
+    with np.errstate(invalid="ignore"):
+        # All near the origin, as nearly always: ten times as fast as what follows.
+        if len(points) and points.min() > _REACH / -2 and points.max() < _REACH / 2:
+            return np.ones(len(points), bool)
+        near: np.ndarray = (np.abs(points) < _FAR[points.dtype.name]).all(axis=1)
+    found = points if near.all() else points[near]
+    if len(found) and np.ptp(found, axis=0).max() > _REACH:
+        stray = near.copy()
+        stray[near] = (np.abs(found - np.median(found, axis=0)) > _REACH).any(axis=1)
+        if stray.sum() <= _STRAYS * len(points):
+            near &= ~stray
+    return near
+
+
+def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
+    """Returns the fault of the sweep that ``read`` reads, or a remark on its points that are not usable."""
+    try:
+        sweep = read()
+    except (DataError, MissingDataError) as error:
+        return str(error)
+    dropped = int((~sweep.usable).sum())
+    return sweep.fault() or (Remark(dropped, _DROPPED) if dropped else None)
+
+
+def raw_fault(path: Path, columns: int, *, remedy: str = UNPACK) -> str | Remark | None:
+    """Returns the fault of a raw sweep, or a remark on the number of its points that are not usable."""
+    fault = binary_fault(path, "sweep", columns * np.dtype(np.float32).itemsize, remedy=remedy)
+    return fault or points_fault(lambda: load_sweep(path, columns=columns))
 
 
 def sweep_suffix(path: Path) -> str:
@@ -42,28 +149,19 @@ def sweep_suffix(path: Path) -> str:
     return next((suffix for suffix in SWEEP_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def read_points(path: Path, *, columns: int | None = None) -> Float32[np.ndarray, "points 3"]:
-    """Returns every point of the sweep in ``path``, at least one, in the file's order: metres, LiDAR frame.
+def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
+    """Returns every point of the sweep in ``path``, at least one, in the file's order.
 
-    ``columns``: float32 per point of a raw file, if it differs from the suffix's default (SemanticSTF: 5 in ``.bin``).
-    NaN coordinates are returned as stored; see ``finite_rows``.
-
-    Raises:
-        MissingDataError: the file is missing.
-        DataError: it is of an unknown type, unreadable, truncated or damaged, or holds no point.
-    """
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite; finite_rows finds them
-        return read_coordinates(path, columns=columns).astype(np.float32, copy=False)
-
-
-def read_coordinates(path: Path, *, columns: int | None = None) -> Float[np.ndarray, "points 3"]:
-    """Returns the points in the precision of the file, float32 or float64, for clouds far from their origin.
+    ``columns``: float32 per point of a raw file; by default that of the suffix, unless the values contradict it
+    clearly (``guess_columns``).
 
     Raises:
         MissingDataError: the file is missing.
         DataError: it is of an unknown type, unreadable, truncated or damaged, or holds no point.
     """
     suffix = sweep_suffix(path)
+    if bag_of(path) is not None:
+        return Sweep.of(_some(read_cloud(path), path))
     if not suffix:
         raise DataError(f"{path} is not a readable sweep; its name must end in {', '.join(SWEEP_SUFFIXES)}")
     try:
@@ -76,19 +174,21 @@ def read_coordinates(path: Path, *, columns: int | None = None) -> Float[np.ndar
         raise DataError(
             f"The sweep {path} cannot be read ({error.strerror}); check its permissions and the disk"
         ) from error
+    guessed = None
     if suffix in COLUMNS:
-        points = _raw(content, path, columns or COLUMNS[suffix])
+        default, values = COLUMNS[suffix], np.frombuffer(content, "<f4", len(content) // 4)
+        used = columns or guess_columns(values, default)
+        guessed = used if used not in (columns, default) else None
+        points = _raw(content, path, used)
     else:
-        parse: Callable[[bytes, Path], np.ndarray] = parse_ply if suffix == ".ply" else _npy
-        points = parse(content, path)
+        points = _PARSERS[suffix](content, path)
+    return replace(Sweep.of(_some(points, path)), guessed=guessed)
+
+
+def _some(points: np.ndarray, path: Path) -> np.ndarray:
     if not len(points):
         raise DataError(f"The sweep {path} holds no point; copy it again, or leave it out")
     return points
-
-
-def finite_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
-    """Returns which points have three finite coordinates; some sensors write NaN for rays without return."""
-    return np.isfinite(points).all(axis=1)
 
 
 def _raw(content: bytes, path: Path, columns: int) -> np.ndarray:
@@ -111,5 +211,13 @@ def _npy(content: bytes, path: Path) -> np.ndarray:
             f"The sweep {path} holds an array {list(array.shape)} of {array.dtype}; it needs numbers of shape"
             " [points, 3 or more], x, y and z first"
         )
-    with np.errstate(over="ignore"):
-        return array[:, :3].astype(np.float32 if array.dtype.type is np.float32 else np.float64)
+    return array[:, :3].astype(array.dtype.newbyteorder("="))
+
+
+_PARSERS: Mapping[str, Callable[[bytes, Path], np.ndarray]] = {
+    ".npy": _npy,
+    ".ply": parse_ply,
+    ".pcd": parse_pcd,
+    ".las": parse_las,
+    ".laz": parse_las,
+}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .index import FrameIndex
+from .listing import stems
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, refuse_cameras, refuse_version
 from .velodyne import (
@@ -11,11 +12,11 @@ from .velodyne import (
     VELODYNE,
     Recording,
     check_files,
+    complete_recordings,
     lidar_index,
     read_labels,
     read_sweep,
     require_folders,
-    stems,
 )
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -23,8 +24,16 @@ __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 _DOWNLOAD = "https://github.com/xiaoaoran/SynLiDAR"
 
 
-def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+def build_index(
+    root: Path,
+    *,
+    version: str | None = None,
+    cameras: str | Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> FrameIndex:
     """Indexes every frame of the existing sequences, of the full set or the subset; all are train frames.
+
+    ``allow_missing`` leaves sequences out that lack a folder.
 
     Raises:
         MissingDataError: the root is missing, or a sequence lacks its sweeps or labels.
@@ -39,8 +48,8 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         is_root=lambda folder: bool(_sequences(folder)),
         download=_DOWNLOAD,
     )
-    recordings = [_recording(folder) for folder in _sequences(root)]
-    return lidar_index("synlidar", root, recordings)
+    found = complete_recordings(_sequences(root), _recording, allow_missing=allow_missing)
+    return lidar_index("synlidar", root, *found)
 
 
 def _sequences(root: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Reading of small text files (lists, calibrations, descriptions) with errors that name the remedy."""
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def read_text(path: Path, what: str, remedy: str, *, missing: str | None = None)
     """
     try:
         if path.is_file():
-            return path.read_text(encoding="utf-8")
+            return _decode(path.read_bytes())
         problem = "is not a file;" if path.exists() else ""
     except OSError as error:
         problem = f"cannot be read ({error.strerror}): fix that, or"
@@ -27,6 +28,13 @@ def read_text(path: Path, what: str, remedy: str, *, missing: str | None = None)
     if not problem:
         raise MissingDataError(f"The {what} {path} is missing: {missing or remedy}")
     raise DataError(f"The {what} {path} {problem} {remedy}")
+
+
+def _decode(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with a byte-order mark, as Windows writes it, with line ends of any system."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if wide else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:

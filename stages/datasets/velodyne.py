@@ -1,30 +1,31 @@
 """Shared parts of data sets in SemanticKITTI's layout: folders with ``velodyne/*.bin`` and ``labels/*.label``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt
 
-from ...errors import MissingDataError
+from ...errors import DataError, MissingDataError
 from .catalogue import RAW_NAMES
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageTable
 from .label_files import check_raw_files, read_raw_labels
-from .sweeps import Sweep, read_points
+from .listing import is_hidden, stems
+from .sweeps import Sweep, load_sweep
 
 __all__ = [
     "LABELS",
     "VELODYNE",
     "Recording",
     "check_files",
+    "complete_recordings",
     "frame_table",
     "lidar_index",
     "read_labels",
     "read_sweep",
     "require_folders",
-    "stems",
 ]
 
 VELODYNE, LABELS = "velodyne", "labels"
@@ -47,11 +48,6 @@ class Recording:
     words: tuple[str, ...] = ()
 
 
-def stems(folder: Path, suffix: str) -> set[str]:
-    """Returns the names, without ``suffix``, of the files in ``folder``; empty if it does not exist."""
-    return {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")} if folder.is_dir() else set()
-
-
 def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
     """Returns the frames of all sequences in order; their keys are scene and name."""
     rows = [(part, stem, index) for part in sequences for index, stem in enumerate(part.stems)]
@@ -70,6 +66,27 @@ def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
     )
 
 
+def complete_recordings(
+    folders: Iterable[Path], read: Callable[[Path], Recording], *, allow_missing: bool
+) -> tuple[list[Recording], dict[str, str]]:
+    """Returns the recordings in ``folders``, and with ``allow_missing`` the frames of those that are incomplete.
+
+    The second value has the reason by key of the frame.
+
+    Raises:
+        MissingDataError, DataError: a recording is incomplete, and that is not allowed.
+    """
+    recordings, left_out = [], dict[str, str]()
+    for folder in folders:
+        try:
+            recordings.append(read(folder))
+        except (DataError, MissingDataError) as error:
+            if not allow_missing:
+                raise
+            left_out |= {f"{folder.name}/{stem}": str(error) for stem in sorted(stems(folder / VELODYNE, ".bin"))}
+    return recordings, left_out
+
+
 def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
     """Checks that the folders of a sequence exist; ``kinds`` pairs each with its download for the message.
 
@@ -78,13 +95,15 @@ def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
     """
     for kind, download in kinds:
         folder = part / kind
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir() or all(map(is_hidden, folder.iterdir())):
             problem = "is empty" if folder.is_dir() else "is missing"
             raise MissingDataError(f"The folder {folder} {problem}: {download}")
 
 
-def lidar_index(dataset: str, root: Path, recordings: Sequence[Recording]) -> FrameIndex:
-    """Returns the index of a data set without images."""
+def lidar_index(
+    dataset: str, root: Path, recordings: Sequence[Recording], left_out: Mapping[str, str] | None = None
+) -> FrameIndex:
+    """Returns the index of a data set without images; ``left_out`` are incomplete frames by key."""
     return FrameIndex(
         dataset=dataset,
         version="",
@@ -92,12 +111,13 @@ def lidar_index(dataset: str, root: Path, recordings: Sequence[Recording]) -> Fr
         cameras=(),
         frames=frame_table(root, recordings),
         images=ImageTable.of([]),
+        left_out=left_out or {},
     )
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame: x forward, y left, z up."""
-    return Sweep(points=read_points(index.root / str(index.frames.sweep[row]), columns=_COLUMNS[index.dataset]))
+    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_COLUMNS[index.dataset])
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
@@ -107,5 +127,4 @@ def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labe
 
 def check_files(index: FrameIndex) -> list[FileFault]:
     """Checks every file: complete sweeps, a label of 4 bytes with a known id per point, images of the indexed size."""
-    row_bytes = 4 * _COLUMNS[index.dataset]
-    return check_raw_files(index, row_bytes=row_bytes, dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset])
+    return check_raw_files(index, columns=_COLUMNS[index.dataset], dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset])

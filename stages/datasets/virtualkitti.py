@@ -14,11 +14,19 @@ from jaxtyping import Float64, Int64
 from ...errors import ConfigError, MissingDataError, nearest
 from .checks import Check, FileFault, common_size, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .listing import find_stems, stems
 from .projection import image_pixels
 from .reader_arguments import check_level, choose_cameras
 from .sweeps import Sweep
-from .velodyne import stems
-from .virtualkitti_clouds import cloud_fault, cloud_of_depth, depth_fault, read_classes, read_cloud, read_encoding
+from .virtualkitti_clouds import (
+    cloud_fault,
+    cloud_labels,
+    cloud_of_depth,
+    depth_fault,
+    read_classes,
+    read_cloud,
+    read_encoding,
+)
 
 __all__ = ["VERSIONS", "WEATHERS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
@@ -89,14 +97,14 @@ def check_files(index: FrameIndex) -> list[FileFault]:
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame nearer than 100 m: x forward, y left, z up, from the camera."""
     path = index.root / str(index.frames.sweep[row])
-    return Sweep(points=read_cloud(path)[:, :3].astype(np.float32)) if index.version == "npy" else cloud_of_depth(path)
+    return Sweep.of(read_cloud(path)[:, :3]) if index.version == "npy" else cloud_of_depth(path)
 
 
 def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
     """Returns the class of each point, by ``VIRTUALKITTI``."""
     path = index.root / str(index.frames.labels[row])
     if index.version == "npy":
-        return read_cloud(path)[:, 6].astype(np.int64)
+        return cloud_labels(read_cloud(path))
     return read_classes(path, index.root / _CLASSES, str(index.frames.scene[row]), sweep)
 
 
@@ -175,7 +183,9 @@ def _image_rows(
 
 
 def _size(*folders: Path) -> tuple[int, int]:
-    return common_size([path for folder in folders for path in sorted(folder.glob("*.png"))])
+    return common_size(
+        [path for folder in folders for path in sorted(find_stems(folder, [".png"]).values())], folders[0]
+    )
 
 
 def _intrinsics(size: tuple[int, int]) -> Float64[np.ndarray, "3 3"]:

@@ -3,25 +3,34 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Num
 from PIL import Image
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
 from .catalogue import VIRTUALKITTI
-from .checks import UNDECODABLE, image_fault
+from .checks import UNDECODABLE, Remark, image_fault
 from .label_files import ColourTable, read_colours
-from .sweeps import Sweep
+from .sweeps import Sweep, points_fault
 from .texts import read_text
 
-__all__ = ["cloud_fault", "cloud_of_depth", "depth_fault", "read_classes", "read_cloud", "read_encoding"]
+__all__ = [
+    "cloud_fault",
+    "cloud_labels",
+    "cloud_of_depth",
+    "depth_fault",
+    "read_classes",
+    "read_cloud",
+    "read_encoding",
+]
 
 _COLUMNS = 7  # x, y, z (metres), red, green, blue, label
 _NUMBERS = "fiu"  # kinds of numpy types
 _DEPTH_MODE = "I"  # of Pillow: one whole number a pixel, of 16 or 32 bits
 _CUTOFF = 100.0  # metres from the camera; beyond is sky
 _FOCAL, _WIDTH = 725.0, 1242
-_SKY = "Sky"
+_SKY, _SKY_OF_THE_TOOLS = "Sky", 99
+_IGNORED = next(number for number, name in VIRTUALKITTI.items() if name == "Don't care")
 _SCENES = "vkitti_1.3.1_scenegt"
 
 
@@ -47,8 +56,8 @@ def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
     return cloud.astype(np.float64)
 
 
-def cloud_fault(path: Path) -> str | None:
-    """Returns the fault of the point cloud in ``path``, by its header and length, or None."""
+def cloud_fault(path: Path) -> str | Remark | None:
+    """Returns the fault of the point cloud in ``path``, or a remark on its points that are not usable."""
     if not path.is_file():
         return "the point cloud is missing; make it again with create_npy.py"
     try:
@@ -60,7 +69,21 @@ def cloud_fault(path: Path) -> str | None:
             f"the point cloud has shape {list(cloud.shape)} of {cloud.dtype}, not [points, 7] of numbers; make it again"
             " with create_npy.py"
         )
-    return None
+    labels = cloud_labels(cloud)
+    unknown = labels[~np.isin(labels, list(VIRTUALKITTI))]
+    if len(unknown):
+        return (
+            f"the point cloud has {len(unknown)} labels that are not ids of the data set, such as {unknown[0]}; make it"
+            " again with create_npy.py"
+        )
+    return points_fault(lambda: Sweep.of(cloud[:, :3]))
+
+
+def cloud_labels(cloud: Num[np.ndarray, "points 7"]) -> Int64[np.ndarray, "points"]:
+    """Returns the class of each point; the tools' number for sky, of which a few points lie near, as don't care."""
+    with np.errstate(invalid="ignore"):
+        labels = cloud[:, 6].astype(np.int64)
+    return np.where(labels == _SKY_OF_THE_TOOLS, _IGNORED, labels)
 
 
 def cloud_of_depth(path: Path) -> Sweep:
@@ -93,7 +116,7 @@ def cloud_of_depth(path: Path) -> Sweep:
     return Sweep(points=points[near].astype(np.float32), pixels=pixels[near])
 
 
-def depth_fault(path: Path, size: tuple[int, int]) -> str | None:
+def depth_fault(path: Path, size: tuple[int, int]) -> str | Remark | None:
     """Returns the fault of the depth image in ``path``, expected to have ``size`` pixels, or None."""
     fault = image_fault(path, size)
     if fault:
@@ -141,7 +164,7 @@ def read_encoding(folder: Path, world: str) -> ColourTable:
     """
     path, remedy = _encoding(folder, world), f"unpack {_SCENES} again"
     numbers = {name: number for number, name in VIRTUALKITTI.items()}
-    numbers[_SKY] = numbers["Don't care"]
+    numbers[_SKY] = _IGNORED
     colours: list[tuple[int, ...]] = []
     classes: list[int] = []
     for line in read_text(path, "list of colours", remedy).splitlines()[1:]:

@@ -83,16 +83,18 @@ def sweep_classes(
     """Returns the class of every point of a whole sweep; ``prediction`` has those of the points the domain uses.
 
     The other points, which no camera sees, are classified by the 3D head from the whole sweep, or get ``NO_CLASS`` if
-    the 3D head needs images. The network must be in evaluation mode.
+    the 3D head needs images; as do points without usable coordinates. The network must be in evaluation mode.
     """
     whole = replace(domain, labelled=False, every_point=True).load(position)
     kept = np.full(len(whole.points), domain.every_point or not domain.index.cameras)
     kept[whole.projection_point] = True
-    classes = np.full(len(kept), NO_CLASS, np.int64)
+    found = np.full(len(kept), NO_CLASS, np.int64)
     if not (kept.all() or network.needs_images):
         plan = replace(network.plan, taps=())
-        classes = cloud_classes(network, cloud_batch(whole.points, domain.key(position), plan))
-    classes[kept] = prediction.decided
+        found = cloud_classes(network, cloud_batch(whole.points, domain.key(position), plan))
+    found[kept] = prediction.decided
+    classes = np.full(len(kept) + whole.dropped, NO_CLASS, np.int64)
+    classes[whole.source_rows] = found
     return classes
 
 

@@ -7,6 +7,8 @@ label, as in SemanticKITTI and nuScenes-lidarseg.
 
 import errno
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -20,12 +22,16 @@ from ...files import write_bytes
 from ...prefetch import map_ahead
 from ...progress import progress
 from ..datasets.checks import FileFault
-from ..datasets.sweeps import SWEEP_SUFFIXES, read_coordinates, sweep_suffix
+from ..datasets.listing import is_hidden, without_copies
+from ..datasets.ros_bags import BAG_SUFFIX, bag_of, list_clouds
+from ..datasets.sweeps import SWEEP_SUFFIXES, load_sweep, sweep_suffix
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
 from .inference import cloud_classes
 
 __all__ = ["LABEL_SUFFIX", "LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
+
+log = logging.getLogger(__name__)
 
 LABEL_SUFFIX = ".label"
 STAMPS = "labelled.jsonl"  #: in the folder of the labels
@@ -43,27 +49,36 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cloud:
-    """One sweep ready for the network: its finite points as a batch, the mask of these points, and its stamp."""
+    """One sweep ready for the network: its usable points as a batch, their mask, its guessed columns and stamp."""
 
     path: Path
     batch: Batch
-    finite: Bool[np.ndarray, "points"]
+    usable: Bool[np.ndarray, "points"]
+    guessed: int | None
     stamp: list[int]
 
 
 def find_sweeps(points: Path) -> list[Path]:
     """Returns the sweep ``points``, or the sweeps in that folder (not in subfolders), sorted by name.
 
+    A ROS 2 bag stands for the clouds in it.
+
     Raises:
         MissingDataError: the file or folder does not exist, or contains no sweep.
         ConfigError: two sweeps differ only in their suffix, so that they would share a label file.
     """
     if points.is_file():
-        return [points]
+        return _clouds(points)
     if not points.is_dir():
         raise MissingDataError(f"There is no sweep and no folder of sweeps at {points}")
     # A broken link is included: it is reported like any sweep that cannot be read.
-    found = sorted(path for path in points.iterdir() if sweep_suffix(path) and (path.is_file() or path.is_symlink()))
+    found = without_copies(
+        path
+        for path in points.iterdir()
+        if (sweep_suffix(path) or path.suffix.lower() == BAG_SUFFIX)
+        and not is_hidden(path)
+        and (path.is_file() or path.is_symlink())
+    )
     if not found:
         raise MissingDataError(f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}")
     first: dict[str, Path] = {}
@@ -73,7 +88,17 @@ def find_sweeps(points: Path) -> list[Path]:
             raise ConfigError(
                 f"{twin.name} and {path.name} in {points} would share one label file; give each format a folder"
             )
-    return found
+    return [sweep for path in found for sweep in _clouds(path)]
+
+
+def _clouds(path: Path) -> list[Path]:
+    """The clouds of a bag, or the sweep itself."""
+    if path.suffix.lower() != BAG_SUFFIX:
+        return [path]
+    clouds = [path / name for name in list_clouds(path)]
+    if not clouds:
+        raise MissingDataError(f"The bag {path} holds no message of type sensor_msgs/msg/PointCloud2")
+    return clouds
 
 
 def label_path(out: Path, sweep: Path) -> Path:
@@ -91,9 +116,10 @@ def label_sweeps(
 ) -> LabelSummary:
     """Label all points of each sweep that has no up-to-date label file; files appear atomically.
 
-    ``columns`` is the number of float32 values per point of raw files whose suffix does not determine it. A sweep that
+    ``columns`` is the number of float32 values per point of raw files; by default their suffix or, where they
+    contradict it, their values tell, with a warning. A sweep that
     cannot be read, or whose label file cannot be written because of its name, is reported, and the others are labelled.
-    A point with a NaN or infinite coordinate gets label 0.
+    A point without usable coordinates (NaN, infinite, too coarse) gets label 0.
 
     Raises:
         RunError: the network's 3D head needs images, or the network computed NaN: it has diverged.
@@ -107,7 +133,8 @@ def label_sweeps(
     left = [sweep for sweep in sweeps if not stamps.hold(sweep)]
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
-    points = 0
+    points = dropped = 0
+    guessed = Counter[int | None]()
 
     def read(sweep: Path, _slot: int) -> _Cloud | FileFault:
         return _read(sweep, columns, plan)
@@ -120,13 +147,26 @@ def label_sweeps(
                 failed.append(fault)
             elif isinstance(cloud, _Cloud):
                 stamps.add(cloud)
-                points += len(cloud.finite)
+                points += len(cloud.usable)
+                dropped += int((~cloud.usable).sum())
+                guessed[cloud.guessed] += 1
             bar.update(1)
+    for number, count in guessed.items():
+        if number is not None:
+            log.warning(
+                "The values of %d sweeps repeat after %d float32 per point, and are read so; --columns says how many"
+                " there are",
+                *(count, number),
+            )
+    if dropped:
+        log.warning("%d of %d points have no usable coordinates and get label 0", dropped, points)
     done = len(left) - len(failed)
     return LabelSummary(labelled=done, kept=len(sweeps) - len(left), points=points, failed=tuple(failed))
 
 
 def _stem(sweep: Path) -> str:
+    if bag := bag_of(sweep):
+        return f"{bag.stem}-{sweep.name}"
     return sweep.name[: len(sweep.name) - len(sweep_suffix(sweep))]
 
 
@@ -163,22 +203,18 @@ class _Stamps:
 
 
 def _stamp(sweep: Path) -> list[int]:
-    status = sweep.stat()  # the ctime changes when a file is moved here, even an old one
+    status = (bag_of(sweep) or sweep).stat()  # the ctime changes when a file is moved here, even an old one
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFault:
     try:
-        stamp = _stamp(sweep) if sweep.exists() else []
-        points = read_coordinates(sweep, columns=columns)
-        finite = (np.abs(points) <= np.finfo(np.float32).max).all(axis=1)  # no NaN either
-        if not finite.any():
-            return FileFault(path=sweep, reason=f"not one of its {len(points)} points has finite coordinates")
-        points = points[finite]
-        if (step := np.spacing(np.abs(points).max())) > plan.model.voxel_size / 2:
-            far = f"its coordinates go up to {np.abs(points).max():.4g} m in {points.dtype}, in steps of {step:g} m"
-            return FileFault(path=sweep, reason=f"{far}; store them from an origin near the sensor, or as float64")
-        return _Cloud(path=sweep, batch=cloud_batch(points, str(sweep), plan), finite=finite, stamp=stamp)
+        stamp = _stamp(sweep) if (bag_of(sweep) or sweep).exists() else []
+        read = load_sweep(sweep, columns=columns)
+        if fault := read.fault(most=1.0):
+            return FileFault(path=sweep, reason=fault)
+        batch = cloud_batch(read.points[read.usable], str(sweep), plan)
+        return _Cloud(path=sweep, batch=batch, usable=read.usable, guessed=read.guessed, stamp=stamp)
     except (DataError, MissingDataError) as error:
         return FileFault(path=sweep, reason=str(error))
     except OSError as error:
@@ -186,8 +222,8 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
 
 
 def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
-    labels = np.zeros(len(cloud.finite), "<u4")
-    labels[cloud.finite] = cloud_classes(network, cloud.batch) + 1
+    labels = np.zeros(len(cloud.usable), "<u4")
+    labels[cloud.usable] = cloud_classes(network, cloud.batch) + 1
     return labels
 
 

@@ -5,12 +5,21 @@ batch does not depend on the thread that makes it, and is the same after a resum
 """
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 
 from ..datasets.frames import Frame
 from .settings import AugmentSettings
+from .streams import Use, generator
 
-__all__ = ["augment_points", "augmentation_matrix", "crop_points"]
+__all__ = ["augment_points", "augmentation_matrix", "crop_points", "sample_generator"]
+
+#: A part with this share of the points is placed as if it were the whole cloud.
+_ALL_BUT_STRAYS = 0.99
+
+
+def sample_generator(seed: int, step: int, place: int, stream: int = 0) -> np.random.Generator:
+    """Returns the generator of the sample at ``place`` in micro-batch ``step``; ``stream`` is 1 for the target."""
+    return generator(seed, Use.SAMPLE, step, place, stream)
 
 
 def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> Float64[np.ndarray, "3 3"]:
@@ -26,22 +35,38 @@ def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> 
 
 
 def augment_points(
-    points: Float32[np.ndarray, "points 3"], settings: AugmentSettings, cube: float, rng: np.random.Generator
+    points: Float[np.ndarray, "points 3"], settings: AugmentSettings, cube: float, rng: np.random.Generator
 ) -> Float32[np.ndarray, "points 3"]:
     """Transform ``points`` (metres) and move them into the cube from 0 to ``cube`` metres.
 
     The smallest coordinates are moved to 0 or, with ``translate``, to a random position that keeps the cloud inside the
-    cube. The far end of a cloud larger than the cube stays outside.
+    cube. Of a cloud larger than the cube, the far end stays outside if it is less than a per cent of the points, and
+    otherwise what lies outside the densest part: a stray point far from the others must not decide.
     """
     moved = points.astype(np.float64) @ augmentation_matrix(settings, rng)
     share = rng.random(3)
     if not len(moved):
-        return points
-    moved -= moved.min(0)
+        return points.astype(np.float32)
+    low, high = _extent(moved, cube)
+    moved -= low
     if settings.translate:
-        room = cube * (1 - 1e-6) - moved.max(0)
+        room = cube * (1 - 1e-6) - (high - low)
         moved += np.clip(room, 0, None) * share
     return moved.astype(np.float32)
+
+
+def _extent(
+    points: Float64[np.ndarray, "points 3"], cube: float
+) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
+    """Smallest and largest coordinates of the part of a cloud that is placed in the cube."""
+    low, high = points.min(0), points.max(0)
+    for axis in np.flatnonzero(high - low >= cube):
+        values = np.sort(points[:, axis])
+        counts = np.searchsorted(values, values + cube) - np.arange(len(values))  # from each value on
+        if counts[0] < _ALL_BUT_STRAYS * len(values):
+            start = int(counts.argmax())
+            low[axis], high[axis] = values[start], values[start + counts[start] - 1]
+    return low, high
 
 
 def crop_points(

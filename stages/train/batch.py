@@ -49,10 +49,11 @@ class BatchPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedFrame:
-    """A frame in the voxel cube: ``points`` [P, 3] are the rows of ``frame.points``, moved, in metres.
+    """A frame in the voxel cube: ``points`` [P, 3] are the rows of ``frame.points``, moved, in metres (float32).
 
     ``cameras`` and ``views`` give the camera of each image in the index, and its view in the feature source.
-    ``pseudo``: pseudo labels of the points for the 2D and the 3D head, or None.
+    ``pseudo``: pseudo labels of the points for the 2D and the 3D head, or None. ``outside`` counts the points that
+    ``inside`` has dropped.
     """
 
     key: str
@@ -61,6 +62,7 @@ class PlacedFrame:
     cameras: Int64[np.ndarray, "views"]
     views: Int64[np.ndarray, "views"]
     pseudo: Int64[np.ndarray, "points 2"] | None = None
+    outside: int = 0
 
     def inside(self, cube: float) -> "PlacedFrame":
         """Returns the frame without the points outside the cube, their labels and their projections."""
@@ -68,7 +70,8 @@ class PlacedFrame:
         if kept.all():
             return self
         pseudo = self.pseudo[kept] if self.pseudo is not None else None
-        return replace(self, frame=self.frame.choose(kept), points=self.points[kept], pseudo=pseudo)
+        frame, outside = self.frame.choose(kept), int((~kept).sum())
+        return replace(self, frame=frame, points=self.points[kept], pseudo=pseudo, outside=outside)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,7 +80,8 @@ class Batch:
 
     ``labels`` are class ids or -100; ``pseudo_labels`` the same for the 2D and the 3D head, or None; ``sample`` is the
     index of each point's sample; ``images`` is None if no images are used. ``shown`` marks the points that are visible
-    in an image; it is None if all are, or if no images are used.
+    in an image; it is None if all are, or if no images are used. ``outside`` counts the points of the frames that lay
+    outside the voxel cube and were dropped.
     """
 
     keys: tuple[str, ...]
@@ -88,6 +92,7 @@ class Batch:
     images: ImageBatch | None
     pseudo_labels: Int64[Tensor, "points 2"] | None = None
     shown: Bool[Tensor, "points"] | None = None
+    outside: int = 0
 
 
 def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read: ReadFeatures | None = None) -> Batch:
@@ -100,7 +105,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
         DataError: no frame has any points, or a cloud is too large to be in metres; the message names the frames.
         CacheError: an image's features are missing.
     """
-    keys = tuple(each.key for each in placed)
+    keys, outside = tuple(each.key for each in placed), sum(each.outside for each in placed)
     placed = [each for each in placed if len(each.points)]
     if not placed:
         raise DataError(
@@ -125,6 +130,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
         images=images,
         pseudo_labels=torch.from_numpy(np.concatenate(pseudo)) if pseudo else None,
         shown=_shown(images) if images is not None else None,
+        outside=outside,
     )
 
 

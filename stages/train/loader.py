@@ -2,14 +2,9 @@
 
 The order is a function of (seed, step): seeded permutations, epoch after epoch, dropping the last incomplete batch of
 each. Any number of threads gives the same batches, and a resumed run continues with the same ones.
-
-Each use of random numbers has its own stream, named by the seed, the use, and the indices of the use (such as the
-step). Without the use in the name, two uses with equal indices would draw the same numbers: numpy pads a short list of
-seeds with zeros. Source and target have different streams too.
 """
 
 import logging
-from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
@@ -17,11 +12,12 @@ from jaxtyping import Int
 
 from ...errors import ConfigError
 from ..datasets.frames import Frame
-from .augment import augment_points, crop_points
+from .augment import augment_points, crop_points, sample_generator
 from .batch import Batch, BatchPlan, PlacedFrame, collate, to_corner
 from .domain import Domain
 from .features import ReadFeatures, draw_views, identity_views
 from .settings import AugmentSettings
+from .streams import Use, generator
 
 __all__ = ["Use", "epoch_order", "evaluation_batch", "generator", "step_positions", "training_batch"]
 
@@ -29,19 +25,6 @@ log = logging.getLogger(__name__)
 
 WINDOW = 8  #: blocks that are shuffled together; the page cache holds their features after the first read
 REDRAWS = 8  #: frames that are tried as a replacement for one without points
-
-
-class Use(IntEnum):
-    """Use of a stream of random numbers. Values must not change, or a resumed run would draw other numbers."""
-
-    ORDER = 1  #: the order of the frames; indices: epoch, 0 for the source or 1 for the target
-    SAMPLE = 2  #: augmentation; indices: micro-batch, sample in the batch, 0 for the source or 1 for the target
-    FORWARD = 3  #: seeds PyTorch's generators for a forward pass; index: micro-batch, counted from the run's start
-
-
-def generator(seed: int, use: Use, *indices: int) -> np.random.Generator:
-    """Returns the generator of the stream of ``use`` and ``indices`` (non-negative integers) in a run with ``seed``."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(use, *indices)))
 
 
 @lru_cache(maxsize=8)
@@ -104,7 +87,7 @@ def training_batch(
     rank, shares = share
     positions = step_positions(len(domain), shares * batch_size, seed, step, block, stream)
     drawn = [
-        _draw(domain, plan, augment, positions[index], generator(seed, Use.SAMPLE, step, index, stream))
+        _draw(domain, plan, augment, positions[index], sample_generator(seed, step, index, stream))
         for index in range(rank * batch_size, (rank + 1) * batch_size)
     ]
     return collate(drawn, domain, plan, read)
@@ -159,7 +142,7 @@ def evaluation_batch(
     placed = PlacedFrame(
         key=domain.key(position),
         frame=frame,
-        points=to_corner(frame.points),
+        points=to_corner(frame.points).astype(np.float32),
         cameras=domain.cameras(frame),
         views=views,
     )

@@ -23,7 +23,7 @@ from .checks import check_domains
 from .domain import Domain
 from .initial import InitialCheckpoint
 from .log import RunLog, past_losses
-from .monitor import DivergenceWatch, StepTiming, Throughput
+from .monitor import CubeWatch, DivergenceWatch, StepTiming, Throughput
 from .network import Network
 from .optimise import Stepper, learning_rate
 from .parallel import broadcast
@@ -185,7 +185,7 @@ class _Trainer:
             self.best = load_state(self.run, self.state, done)
             log.info("%s resumes from step %d", self.run, done)
         self.network.train()
-        settings, throughput = self.settings, Throughput()
+        settings, throughput, cube = self.settings, Throughput(), CubeWatch()
         watch = DivergenceWatch(past_losses(self.run, done))
         micro_batches = range(done * settings.accumulate, settings.steps * settings.accumulate)
         with (
@@ -204,6 +204,7 @@ class _Trainer:
                     points=result.points,
                 )
                 throughput.add(timing)
+                cube.add(inside=result.points, outside=result.outside)
                 rate = learning_rate(settings, step - 1)
                 records.write({"step": step, **result.losses, "lr": rate, **timing.record()})
                 if result.losses:
@@ -212,6 +213,8 @@ class _Trainer:
                 bar.update(1)
                 self._finish(step, records)
         log.info(throughput.summary())
+        if cube.summary():
+            log.info(cube.summary())
         return TrainSummary(run=self.run, steps=settings.steps, best=self.best)
 
     def _finish(self, step: int, records: RunLog) -> None:

@@ -1,5 +1,6 @@
 """Monitors a training run: throughput, the share of time spent waiting for data, and divergence of the loss."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from statistics import median
 
 from ...errors import RunError
 
-__all__ = ["DivergenceWatch", "TIMING_KEYS", "Throughput", "StepTiming"]
+__all__ = ["CubeWatch", "DivergenceWatch", "TIMING_KEYS", "Throughput", "StepTiming"]
+
+log = logging.getLogger(__name__)
 
 #: Keys of a step's timing in the log; ``wait`` is a fraction of ``seconds``.
 TIMING_KEYS = ("seconds", "wait", "frames_per_second", "points_per_second")
@@ -64,6 +67,41 @@ class Throughput:
             f"Trained {self._all.frames} frames in {self._all.seconds:.0f} s: {whole['frames_per_second']:.2f}"
             f" frames/s, {whole['points_per_second']:.0f} points/s, {100 * whole['wait']:.1f} % of it waiting for data"
         )
+
+
+LEFT_OUT = 0.01  #: share of the points above which a warning is due
+
+
+class CubeWatch:
+    """Counts the points that lie outside the voxel cube, and warns once when they are more than a per cent."""
+
+    def __init__(self) -> None:
+        self._inside = self._outside = 0
+        self._warned = False
+
+    def add(self, *, inside: int, outside: int) -> None:
+        """Add the points of a step that are trained on, and those that were dropped."""
+        self._inside += inside
+        self._outside += outside
+        if self._share > LEFT_OUT and not self._warned:
+            self._warned = True
+            log.warning(
+                "%.1f %% of the points lie outside the voxel cube and are not trained on (%d of %d); raise"
+                " model.full_scale or model.voxel_size, or look for stray points in the sweeps",
+                100 * self._share,
+                self._outside,
+                self._outside + self._inside,
+            )
+
+    @property
+    def _share(self) -> float:
+        return self._outside / max(self._outside + self._inside, 1)
+
+    def summary(self) -> str:
+        """Returns a sentence about all steps, "" if no point was dropped."""
+        if not self._outside:
+            return ""
+        return f"{self._outside} points ({100 * self._share:.2g} %) lay outside the voxel cube and were left out"
 
 
 WINDOW = 50  #: losses per window, whose median is the level of the window

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import RunError
-from .loader import Use, generator
 from .losses import Losses
 from .network import Network
 from .norms import norm_momentum, set_norm_momentum
 from .parallel import sum_gradients, total
 from .settings import TrainSettings
 from .step_batch import StepBatch, step_losses
+from .streams import Use, generator
 
 __all__ = ["StepResult", "Stepper", "learning_rate"]
 
@@ -41,13 +41,14 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 class StepResult:
     """The result of a step over all processes: the mean of each loss over its micro-batches; ``loss`` is their sum.
 
-    ``losses`` is empty if the step was skipped. ``frames`` and ``points`` count those of its micro-batches; ``waited``
-    is the time spent waiting for them, in seconds.
+    ``losses`` is empty if the step was skipped. ``frames`` and ``points`` count those of its micro-batches, ``outside``
+    the points that lay outside the voxel cube and were dropped; ``waited`` is the time spent waiting, in seconds.
     """
 
     losses: Mapping[str, float]
     frames: int
     points: int
+    outside: int
     waited: float
 
 
@@ -95,6 +96,7 @@ class Stepper:
             losses=losses,
             frames=sum(each.frames for each in results),
             points=sum(each.points for each in results),
+            outside=sum(each.outside for each in results),
             waited=waited,
         )
 
@@ -145,8 +147,10 @@ class Stepper:
 def _over_all_processes(losses: Losses, batch: StepBatch) -> StepResult:
     every = {"loss": losses.total, **losses.terms}
     local = torch.stack(list(every.values())).detach().double()
-    *values, frames, points = total(torch.cat([local, local.new_tensor([len(batch.keys), batch.points])])).tolist()
-    return StepResult(losses=dict(zip(every, values, strict=True)), frames=int(frames), points=int(points), waited=0.0)
+    counts = local.new_tensor([len(batch.keys), batch.points, batch.outside])
+    *values, frames, points, outside = total(torch.cat([local, counts])).tolist()
+    losses_of_all = dict(zip(every, values, strict=True))
+    return StepResult(losses=losses_of_all, frames=int(frames), points=int(points), outside=int(outside), waited=0.0)
 
 
 def _not_finite(number: int, values: Mapping[str, float], keys: Iterable[str]) -> RunError:

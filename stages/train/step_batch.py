@@ -44,6 +44,11 @@ class StepBatch:
         """Number of points of both sides."""
         return sum(len(side.labels) for side in (self.source, self.target) if side)
 
+    @property
+    def outside(self) -> int:
+        """Number of points of both sides that lay outside the voxel cube and were dropped."""
+        return sum(side.outside for side in (self.source, self.target) if side)
+
 
 class StepMaker:
     """Makes the batches of a micro-batch from its index; safe to call from several threads."""

@@ -70,3 +70,16 @@ def test_an_example_of_a_calibration_is_one_that_is_read(tmp_path):
         read_folder_calibration(tmp_path / "calibration.json")["front"].intrinsics[0, 0]
         == yaml.safe_load(text)["front"]["intrinsics"][0][0]
     )
+
+
+def test_incomplete_frames_are_left_out_on_request_and_told_of_by_later_commands(own_folder, tmp_path, xd3d):
+    (own_folder / "scans/north-1/000000.bin").unlink()
+    refused = xd3d("prepare", "--dataset", "folder", "--root", str(own_folder))
+    assert refused.returncode == 1
+    assert "--allow-missing" in refused.stdout + refused.stderr
+    assert "zip" not in refused.stdout + refused.stderr
+    taken = xd3d("prepare", "--dataset", "folder", "--root", str(own_folder), "--allow-missing", "--json")
+    assert taken.returncode == 0
+    assert [each["frame"] for each in json.loads(taken.stdout.splitlines()[-1])["left_out"]] == ["north-1/000000"]
+    later = xd3d("extract-features", "--dataset", "folder", "--dry-run", *(f"--set={value}" for value in TINY[:3]))
+    assert "1 incomplete frames" in later.stderr

@@ -1,5 +1,6 @@
 """What every data set keeps to: the index names each file, frames load, and the usual mistakes get a clear answer."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,24 @@ def merge_of(case, index: FrameIndex):
 
 def labelled_row(index: FrameIndex) -> int:
     return int(np.flatnonzero(index.frames.labels != "")[0])
+
+
+def lose_coordinates(path: Path, count: int) -> None:
+    """Make x of the first ``count`` points NaN."""
+    if path.suffix == ".npz":
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        arrays["points"][:count, 0] = np.nan
+        np.savez(path, **arrays)
+    elif path.suffix == ".npy":
+        cloud = np.load(path)
+        cloud[:count, 0] = np.nan
+        np.save(path, cloud)
+    else:
+        columns = 5 if path.name.endswith(".pcd.bin") or "STF" in str(path).upper() else 4
+        cloud = np.fromfile(path, np.float32).reshape(-1, columns)
+        cloud[:count, 0] = np.nan
+        cloud.tofile(path)
 
 
 def cut(path: Path) -> None:
@@ -148,6 +167,23 @@ class TestContract:
             with pytest.raises((DataError, MissingDataError), match=path.name):
                 load_frame(index, row, merge_of(case, index))
 
+    def test_points_without_coordinates_are_counted_and_a_sweep_of_them_is_refused(
+        self, case, copy_of, tmp_path, caplog
+    ):
+        root = copy_of(case.dataset)
+        index = index_of(case, root)
+        path = root / str(index.frames.sweep[0])
+        points = len(READERS[case.dataset].read_sweep(index, 0).points)
+        lose_coordinates(path, points // 50)
+        assert prepare_dataset(case.dataset, root, tmp_path / "index").missing == ()
+        assert re.search(rf"\b{points // 50} points .* in 1 files", caplog.text)
+        whole = load_frame(index, 0, merge_of(case, index), every_point=True)
+        assert (len(whole.points), whole.dropped) == (points - points // 50, points // 50)
+        lose_coordinates(path, points - points // 3)
+        (fault,) = prepare_dataset(case.dataset, root, tmp_path / "index").missing
+        assert fault.path == path
+        assert f"only {points // 3} of its {points} points" in fault.reason
+
     def test_an_image_of_another_size_is_named_with_both_sizes(self, case, copy_of, tmp_path):
         if case.camera is None:
             pytest.skip("the data set has no images")
@@ -158,6 +194,22 @@ class TestContract:
         faults = {fault.path: fault.reason for fault in prepare_dataset(case.dataset, root, tmp_path).missing}
         assert "40x30 pixels" in faults[path]
         assert "{}x{}".format(*index.images.size[1]) in faults[path]
+
+    def test_hidden_files_and_copies_are_no_frames(self, case, copy_of, tmp_path, caplog):
+        root = copy_of(case.dataset)
+        digest = index_of(case, root).digest
+        index = index_of(case, root)
+        for path in [each for each in root.rglob("*") if each.is_file()]:
+            (path.parent / f"._{path.name}").write_bytes(b"\0" * 4096)
+        for column in (index.frames.sweep, index.images.path):
+            if len(column):
+                path = root / str(column[0])
+                for name in ("{} (1)", "{} copy", "{} (conflicted copy 2024-05-01)", "{}.sync-conflict-20240501-1-AB"):
+                    path.with_name(name.format(path.stem) + path.suffix).write_bytes(b"\0" * 17)
+        summary = prepare_dataset(case.dataset, root, tmp_path / "index")
+        assert summary.missing == ()
+        assert FrameIndex.load(tmp_path / "index").digest == digest
+        assert case.dataset == "nuscenes" or "copies" in caplog.text
 
     def test_a_download_without_labels_is_noticed(self, case, copy_of, tmp_path):
         root = copy_of(case.dataset)

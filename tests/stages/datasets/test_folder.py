@@ -91,6 +91,92 @@ def test_label_files_of_every_kind_are_read_and_counted(folder, suffix, values):
     assert "has 4 entries, its sweep has 5 points" in fault.reason
 
 
+INSTANCES = RAW | 9 << 16
+
+
+def write_raw(dtype, values=RAW):
+    return lambda path: values.astype(dtype).tofile(path)
+
+
+def write_ply(path, values=RAW, name="label"):
+    head = "ply\nformat ascii 1.0\nelement vertex 5\nproperty float x\nproperty float y\nproperty float z\n"
+    rows = "\n".join(f"{row} 0 0 {value}" for row, value in enumerate(values))
+    path.write_text(f"{head}property int {name}\nend_header\n{rows}\n")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write", "keys"),
+    [
+        (".npy", lambda path: np.save(path, np.where(RAW == 3, -1, RAW)), {"ignore": [-1]}),
+        (".npy", lambda path: np.save(path, INSTANCES.astype(np.uint32)), {}),
+        (".npy", lambda path: np.save(path, RAW[:, None].astype(np.float32)), {}),
+        (".npy", lambda path: np.save(path, np.where(RAW == 3, np.nan, RAW)), {}),
+        (".npy", lambda path: np.save(path, np.stack([RAW * 0, RAW, RAW + 1], 1)), {"label_field": 1}),
+        (".label", write_raw("<i8", np.where(RAW == 3, -1, RAW)), {}),
+        (".bin", write_raw("u1", np.where(RAW == 3, 255, RAW)), {"ignore": [255]}),
+        (".bin", write_raw("<u4", INSTANCES), {}),
+        (".bin", write_raw("<i8"), {}),
+        (".bin", lambda path: np.c_[np.zeros((5, 4)), RAW].astype("<f4").tofile(path), {"label_field": 4}),
+        (".ply", write_ply, {}),
+        (".ply", lambda path: write_ply(path, INSTANCES, "scalar_Classification"), {}),
+        (".ply", lambda path: write_ply(path, name="mine"), {"label_field": "mine"}),
+        (".txt", lambda path: path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(b"%d" % raw for raw in RAW)), {}),
+    ],
+)
+def test_labels_of_any_layout_are_read(folder, suffix, write, keys):
+    root = folder(labels=f"ids/{{frame}}{suffix}", **keys)
+    (root / "ids").mkdir()
+    for name in "abcd":
+        write(root / "ids" / f"{name}{suffix}")
+    index = build_index(root)
+    assert check_files(index) == []
+    assert load_frame(index, 1, index_merge("folder", index)).labels.tolist() == [0, 0, 1, IGNORE, 1]
+
+
+def test_labels_in_a_column_of_the_sweeps_need_no_file_of_their_own(folder):
+    root = folder(labels=None, label_field=3)
+    for name in "abcd":
+        np.save(root / "scans" / f"{name}.npy", np.c_[np.arange(15.0).reshape(5, 3), RAW])
+    index = build_index(root)
+    assert check_files(index) == []
+    assert load_frame(index, 1, index_merge("folder", index)).labels.tolist() == [0, 0, 1, IGNORE, 1]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write", "facts"),
+    [
+        (".npy", lambda path: np.save(path, np.stack([RAW, RAW], 1)), ["[5, 2]", "label_field"]),
+        (".npy", lambda path: np.save(path, RAW + 0.5), ["not whole"]),
+        (".ply", lambda path: write_ply(path, name="mine"), ["x, y, z, mine", "label_field"]),
+        (".label", write_raw("<u4", RAW[:3]), ["3 entries", "5 points"]),
+        (".bin", write_raw("<u2"), ["10 entries", "5 points"]),
+    ],
+)
+def test_labels_that_are_none_are_named_with_what_was_found(folder, suffix, write, facts):
+    root = folder(labels=f"ids/{{frame}}{suffix}", unlabelled=["b", "c", "d"])
+    (root / "ids").mkdir()
+    write(root / "ids" / f"a{suffix}")
+    (fault,) = check_files(build_index(root))
+    assert fault.path.name == f"a{suffix}"
+    assert all(fact in fault.reason for fact in facts)
+
+
+def test_labels_that_fit_other_columns_of_the_sweep_say_so(folder):
+    root = folder(sweeps="raw/{frame}.bin", labels="labels/{frame}.npy")
+    (root / "raw").mkdir()
+    for name in "abcd":
+        np.arange(40, dtype="<f4").tofile(root / "raw" / f"{name}.bin")
+    assert {"columns: 8" in fault.reason for fault in check_files(build_index(root))} == {True}
+
+
+def test_labels_in_a_sweep_need_their_column(folder):
+    root = folder(sweeps="raw/{frame}.bin", labels="raw/{frame}.bin")
+    (root / "raw").mkdir()
+    for name in "abcd":
+        np.arange(20, dtype="<f4").tofile(root / "raw" / f"{name}.bin")
+    assert {"label_field" in fault.reason for fault in check_files(build_index(root))} == {True}
+
+
 def test_raw_sweeps_have_the_columns_of_the_description(folder):
     root = folder(sweeps="raw/{frame}.bin", columns=6)
     (root / "raw").mkdir()
@@ -98,6 +184,22 @@ def test_raw_sweeps_have_the_columns_of_the_description(folder):
         np.arange(30, dtype="<f4").reshape(5, 6).tofile(root / "raw" / f"{name}.bin")
     index = build_index(root)
     assert load_frame(index, 0, None).points[1].tolist() == [6, 7, 8]
+
+
+def test_raw_sweeps_of_other_columns_are_told_by_their_values_with_the_key_that_says_so(folder, caplog):
+    root = folder(sweeps="raw/{frame}.bin", labels="ids/{frame}.label")
+    rng = np.random.default_rng(0)
+    for kind in ("raw", "ids"):
+        (root / kind).mkdir()
+    for name in "abcd":
+        five = np.column_stack([rng.normal(0, 20, (4000, 3)), rng.uniform(0, 255, 4000), rng.integers(0, 32, 4000)])
+        five.astype("<f4").tofile(root / "raw" / f"{name}.bin")
+        np.ones(4000, "<u4").tofile(root / "ids" / f"{name}.label")
+    index = build_index(root)
+    assert "columns: 5" in caplog.text
+    assert check_files(index) == []
+    assert len(load_frame(index, 0, None).points) == 4000
+    assert index.digest == build_index(folder(sweeps="raw/{frame}.bin", labels="ids/{frame}.label", columns=5)).digest
 
 
 @pytest.mark.parametrize(
@@ -109,6 +211,7 @@ def test_raw_sweeps_have_the_columns_of_the_description(folder):
         ({"images": {"front": "{frame}.png"}}, "images need a calibration"),
         ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class"),
         ({"clases": {}}, "clases: Extra inputs"),
+        ({"ignore": [7]}, "ignore has 7"),
         ({"val": ["z"]}, "No frame and no scene matches 'z' under val"),
         ({"val": ["a"], "test": ["[ab]"]}, "Frame a is in 'val' and in 'test'"),
         ({"domains": {"all": ["a"]}}, "already means every frame"),

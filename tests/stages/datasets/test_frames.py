@@ -181,13 +181,28 @@ def test_a_label_out_of_range_names_the_file_and_the_value(damaged):
     assert labels.name in str(caught.value)
 
 
-def test_nan_in_a_sweep_is_refused(damaged):
-    index, sweep, _ = damaged
-    points = np.fromfile(sweep, np.float32)
-    points[1] = np.nan
+def test_points_without_coordinates_are_dropped_with_their_labels_and_counted(damaged):
+    index, sweep, labels = damaged
+    whole = load_frame(index, 0, MERGE)
+    points, raw = np.fromfile(sweep, np.float32).reshape(-1, 5), np.fromfile(labels, np.uint8)
+    bad = whole.source_rows[[0, 7, 9]]
+    points[bad[0], 0], points[bad[1], 2], points[bad[2], 1] = np.nan, -np.inf, 3e38
+    raw[bad[0]] = 99
     points.tofile(sweep)
-    with pytest.raises(DataError, match="1 points with a NaN"):
+    raw.tofile(labels)
+    frame = load_frame(index, 0, MERGE)
+    assert frame.dropped == 3
+    kept = ~np.isin(whole.source_rows, bad)
+    for name in ("points", "labels", "source_rows", "projection_uv"):
+        np.testing.assert_array_equal(getattr(frame, name), getattr(whole, name)[kept])
+    every = load_frame(index, 0, MERGE, every_point=True)
+    assert len(every.points) == 597
+    assert np.isfinite(every.points).all()
+    points[:, 0] = np.nan
+    points.tofile(sweep)
+    with pytest.raises(DataError, match="not one of its 600 points") as caught:
         load_frame(index, 0, MERGE)
+    assert sweep.name in str(caught.value)
 
 
 @pytest.mark.parametrize("which", [1, 2])

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from xd3d.errors import ConfigError
+from xd3d.errors import ConfigError, MissingDataError
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.datasets.nuscenes import build_index
 from xd3d.stages.datasets.prepare import prepare_dataset
@@ -46,7 +46,7 @@ FAULTS = [
     ("image", lambda path: cut(path, 100), "cannot be opened|truncated"),
     ("image", lambda path: cut(path, 0), "cannot be opened"),
     ("image", replace_by_text, "cannot be opened"),
-    ("image", shrink, "40x30 pixels, the tables say 160x90"),
+    ("image", shrink, "40x30 pixels.* 160x90"),
     ("sweep", lambda path: path.unlink(), "the sweep is missing"),
     ("sweep", cut, "truncated: 11995 bytes is not a multiple of 20"),
     ("sweep", lambda path: cut(path, 0), "the sweep is empty"),
@@ -130,3 +130,44 @@ def test_a_root_with_spaces_and_a_relative_path_works(tiny_nuscenes_root, tmp_pa
     assert not summary.missing
     assert index.root == tiny_nuscenes_root
     assert np.all(index.images.size == [160, 90])
+
+
+def test_incomplete_frames_are_left_out_where_that_is_allowed_and_the_index_keeps_the_list(broken_root, tmp_path):
+    root = broken_root()
+    whole = build_index(root, cameras="all")
+    cut(root / str(whole.frames.sweep[2]))
+    (root / str(whole.frames.labels[5])).unlink()
+    (root / str(whole.images.path[whole.images_of(9)[3]])).unlink()
+    summary = prepare(root, tmp_path, cameras="all")
+    assert (summary.index, summary.incomplete, len(summary.missing)) == (None, 3, 3)
+    summary = prepare(root, tmp_path, cameras="all", allow_missing=True)
+    assert (summary.frames, summary.images, summary.missing) == (15, 90, ())
+    gone = [str(whole.frames.key[row]) for row in (2, 5, 9)]
+    assert [each["frame"] for each in summary.to_json()["left_out"]] == gone
+    index = FrameIndex.load(tmp_path / "index")
+    assert list(index.left_out) == gone
+    assert "truncated" in index.left_out[gone[0]]
+    kept = np.setdiff1d(np.arange(18), [2, 5, 9])
+    np.testing.assert_array_equal(index.frames.key, whole.frames.key[kept])
+    for row, old in enumerate(kept):
+        np.testing.assert_array_equal(index.images.key[index.images_of(row)], whole.images.key[whole.images_of(old)])
+
+
+def test_a_root_without_a_complete_frame_is_refused_even_so(broken_root, tmp_path):
+    root = broken_root()
+    shutil.rmtree(root / "samples/LIDAR_TOP")
+    with pytest.raises(MissingDataError, match="18 frames"):
+        prepare(root, tmp_path, allow_missing=True)
+
+
+def test_a_sequence_without_its_images_is_left_out_as_a_whole(copy_of, tmp_path):
+    root = copy_of("semantickitti")
+    shutil.rmtree(root / "dataset/sequences/00/image_2")
+    (root / "dataset/sequences/01/calib.txt").unlink()
+    with pytest.raises(MissingDataError, match="00/image_2"):
+        prepare_dataset("semantickitti", root, tmp_path / "index")
+    summary = prepare_dataset("semantickitti", root, tmp_path / "index", allow_missing=True)
+    assert summary.missing == ()
+    left = FrameIndex.load(tmp_path / "index").left_out
+    assert {key.partition("/")[0] for key in left} == {"00", "01"}
+    assert summary.frames + len(left) == 7

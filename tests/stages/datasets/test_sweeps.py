@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.errors import DataError, MissingDataError
-from xd3d.stages.datasets.sweeps import finite_rows, read_points, sweep_suffix
+from xd3d.stages.datasets.raw_columns import COLUMNS, guess_columns
+from xd3d.stages.datasets.sweeps import load_sweep, sweep_suffix
 
 POINTS = np.random.default_rng(4).normal(0, 30, (20, 5)).astype(np.float32)
 
@@ -22,33 +23,78 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_kind_of_file_gives_the_same_points(tmp_path, name):
     WRITERS[name](tmp_path / name)
-    points = read_points(tmp_path / name)
+    points = load_sweep(tmp_path / name).points
     assert points.dtype == np.float32
     np.testing.assert_array_equal(points, POINTS[:, :3])
 
 
 def test_columns_win_over_the_suffix(tmp_path):
     POINTS.tofile(tmp_path / "stf.bin")
-    np.testing.assert_array_equal(read_points(tmp_path / "stf.bin", columns=5), POINTS[:, :3])
+    np.testing.assert_array_equal(load_sweep(tmp_path / "stf.bin", columns=5).points, POINTS[:, :3])
 
 
-def test_coordinates_come_as_stored_and_the_finite_ones_are_told(tmp_path):
+def test_coordinates_come_as_stored_and_the_usable_ones_are_told(tmp_path):
     points = POINTS[:, :3].astype(np.float64)
     points[2, 1], points[5, 0], points[7, 2] = np.nan, -np.inf, 1e300
     np.save(tmp_path / "a.npy", points)
-    finite = finite_rows(read_points(tmp_path / "a.npy"))
-    assert np.flatnonzero(~finite).tolist() == [2, 5, 7]
+    assert np.flatnonzero(~load_sweep(tmp_path / "a.npy").usable).tolist() == [2, 5, 7]
+
+
+def test_doubles_far_from_the_origin_stay_doubles(tmp_path):
+    points = POINTS[:, :3] + np.array([456123.0, 5412345.0, 112.0])
+    np.save(tmp_path / "far.npy", points)
+    sweep = load_sweep(tmp_path / "far.npy")
+    np.testing.assert_array_equal(sweep.points, points)
+    assert sweep.usable.all()
+    for dtype in (np.float32, np.float64):  # as stored, and as a reader of text returns it
+        np.save(tmp_path / "rounded.npy", points.astype(np.float32).astype(dtype))
+        assert "5.412e+06 m in float32, in steps of 0.5 m" in load_sweep(tmp_path / "rounded.npy").fault()
+
+
+@pytest.mark.parametrize("columns", [3, 4, 5, 6, 8])
+@pytest.mark.parametrize("suffix", [".bin", ".pcd.bin"])
+def test_the_values_of_a_raw_file_tell_its_columns(tmp_path, columns, suffix):
+    rng = np.random.default_rng(1)
+    street = np.column_stack([rng.uniform(-40, 40, 6000), rng.uniform(-10, 10, 6000), rng.uniform(-2, 3, 6000)])
+    rest = [rng.uniform(0, 255, 6000), rng.integers(0, 32, 6000), rng.normal(0, 5, 6000), np.zeros(6000), np.ones(6000)]
+    rows = np.column_stack([street, *rest])[:, :columns].astype(np.float32)
+    rows.tofile(tmp_path / f"a{suffix}")
+    sweep = load_sweep(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(sweep.points, rows[:, :3])
+    assert sweep.guessed == (None if columns == COLUMNS[suffix] else columns)
+    rows.ravel()[:-1].tofile(tmp_path / f"cut{suffix}")
+    with pytest.raises(DataError, match=f"not a multiple of {4 * columns}"):
+        load_sweep(tmp_path / f"cut{suffix}")
+
+
+def test_the_columns_of_real_sweeps_are_those_of_their_suffix(real_nuscenes):
+    (sweep,) = (real_nuscenes / "samples/LIDAR_TOP").glob("*.bin")
+    assert load_sweep(sweep).guessed is None
+    five = load_sweep(sweep).points
+    assert guess_columns(np.fromfile(sweep, np.float32), 4) == 5
+    assert guess_columns(np.column_stack([five, five[:, 0] * 0 + 0.3]).ravel(), 5) == 4
+
+
+def test_a_few_points_kilometres_from_all_others_are_stray_and_a_cloud_in_millimetres_is_not_taken(tmp_path):
+    points = np.random.default_rng(0).normal(0, 20, (2000, 4)).astype(np.float32)
+    points[7, 0], points[9, 2] = 90_000, -40_000
+    points.tofile(tmp_path / "a.bin")
+    sweep = load_sweep(tmp_path / "a.bin")
+    assert np.flatnonzero(~sweep.usable).tolist() == [7, 9]
+    assert sweep.fault() is None
+    (points * 1000).tofile(tmp_path / "b.bin")
+    assert "must be in metres" in load_sweep(tmp_path / "b.bin").fault()
 
 
 def test_an_unknown_kind_names_those_that_are_known(tmp_path):
-    assert sweep_suffix(Path("cloud.las")) == ""
-    with pytest.raises(DataError, match=r"cloud\.las .*\.pcd\.bin, \.bin, \.npy, \.ply"):
-        read_points(tmp_path / "cloud.las")
+    assert sweep_suffix(Path("cloud.e57")) == ""
+    with pytest.raises(DataError, match=r"cloud\.e57 .*\.pcd\.bin, \.bin, \.npy, \.ply"):
+        load_sweep(tmp_path / "cloud.e57")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MissingDataError, match=r"a\.bin is missing"):
-        read_points(tmp_path / "a.bin")
+        load_sweep(tmp_path / "a.bin")
 
 
 def npy(header: str) -> bytes:
@@ -59,7 +105,7 @@ def npy(header: str) -> bytes:
 def test_a_file_that_the_system_does_not_hand_out_is_named(tmp_path):
     (tmp_path / "a.bin").mkdir()
     with pytest.raises(DataError, match=r"a\.bin cannot be read \(Is a directory\)"):
-        read_points(tmp_path / "a.bin")
+        load_sweep(tmp_path / "a.bin")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +132,7 @@ def test_a_file_that_the_system_does_not_hand_out_is_named(tmp_path):
 def test_damage_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        read_points(tmp_path / name)
+        load_sweep(tmp_path / name)
     assert name in str(caught.value)
 
 
@@ -103,11 +149,11 @@ def test_damage_is_named(tmp_path, name, content, message):
 def test_arrays_that_are_no_points_are_refused(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(DataError, match=message):
-        read_points(tmp_path / "a.npy")
+        load_sweep(tmp_path / "a.npy")
 
 
 def test_an_archive_of_arrays_is_no_sweep(tmp_path):
     with (tmp_path / "a.npy").open("wb") as file:
         np.savez(file, points=POINTS)
     with pytest.raises(DataError, match="archive of arrays"):
-        read_points(tmp_path / "a.npy")
+        load_sweep(tmp_path / "a.npy")

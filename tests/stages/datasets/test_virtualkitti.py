@@ -6,7 +6,7 @@ from PIL import Image
 from xd3d.errors import ConfigError, DataError, MissingDataError
 from xd3d.stages.datasets.catalogue import VIRTUALKITTI
 from xd3d.stages.datasets.frames import load_frame
-from xd3d.stages.datasets.labels import get_merge
+from xd3d.stages.datasets.labels import IGNORE, get_merge
 from xd3d.stages.datasets.virtualkitti import WEATHERS, build_index, check_files, read_sweep
 
 MERGE = get_merge("virtualkitti-semantickitti-6", "virtualkitti")
@@ -40,6 +40,22 @@ def test_every_point_falls_on_the_pixel_that_it_was_made_from(root_of):
     columns, rows = np.floor(frame.projection_uv * size).astype(int).T
     np.testing.assert_allclose(frame.points[:, 0], depth[rows, columns], rtol=1e-6)
     assert np.linalg.norm(frame.points, axis=1).max() < 100
+
+
+def test_the_tools_number_of_sky_is_ignored_and_another_unknown_one_is_found_by_prepare(copy_of):
+    index = build_index(copy_of("virtualkitti"), version="npy", cameras="none")
+    path = index.root / str(index.frames.sweep[0])
+    cloud = np.load(path)
+    expected = load_frame(index, 0, MERGE).labels
+    cloud[:20, 6] = 99
+    np.save(path, cloud)
+    assert check_files(index) == []
+    assert load_frame(index, 0, MERGE).labels.tolist() == [IGNORE] * 20 + expected[20:].tolist()
+    cloud[30, 6] = 42
+    np.save(path, cloud)
+    (fault,) = check_files(index)
+    assert fault.path == path
+    assert "42" in fault.reason
 
 
 def test_training_draws_a_weather_and_evaluation_takes_the_clone(root_of):

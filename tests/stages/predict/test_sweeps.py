@@ -89,10 +89,11 @@ def test_the_format_of_the_file_makes_no_difference(network, write_sweeps, out, 
     assert (out / "a.label").read_bytes() == (out / "000000.label").read_bytes()
 
 
-def test_a_point_without_coordinates_has_label_0_and_the_others_do_not_notice(network, write_sweeps, out):
+def test_a_point_without_coordinates_has_label_0_and_the_others_do_not_notice(network, write_sweeps, out, caplog):
     points = cloud(3)
     holes = np.insert(points, [5, 60, 200], [[np.nan, 0, 0], [np.inf, 1, 1], [0, -np.inf, np.nan]], axis=0)
     label_sweeps(network, find_sweeps(write_sweeps(points, holes)), out)
+    assert "3 of 403 points" in caplog.text
     plain, holed = read_labels(out / "000000.label"), read_labels(out / "000001.label")
     assert np.flatnonzero(holed == 0).tolist() == [5, 61, 202]
     np.testing.assert_array_equal(holed[holed > 0], plain)
@@ -107,6 +108,18 @@ def test_a_point_beyond_the_training_cube_is_labelled_where_it_is(make_domain, m
     label_sweeps(network, find_sweeps(write_sweeps(near, far)), out)
     first, second = read_labels(out / "000000.label"), read_labels(out / "000001.label")
     assert (first == second).mean() > 0.95
+
+
+def test_a_raw_file_of_other_columns_has_a_label_for_each_point(network, out, tmp_path, caplog):
+    points = cloud(3, points=2000)
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([points, rng.uniform(0, 255, 2000), rng.integers(0, 32, 2000)]).astype(np.float32)
+    rows.tofile(tmp_path / "a.bin")
+    rows.tofile(tmp_path / "b.pcd.bin")
+    label_sweeps(network, find_sweeps(tmp_path), out)
+    assert (out / "a.label").read_bytes() == (out / "b.label").read_bytes()
+    assert len(read_labels(out / "a.label")) == 2000
+    assert "--columns" in caplog.text
 
 
 def test_finished_files_are_kept_and_those_older_than_their_sweep_are_not(network, write_sweeps, out):

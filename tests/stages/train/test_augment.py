@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from xd3d.stages.datasets.frames import Frame
-from xd3d.stages.train.augment import augment_points, augmentation_matrix, crop_points
+from xd3d.stages.train.augment import augment_points, augmentation_matrix, crop_points, sample_generator
 from xd3d.stages.train.loader import Use, generator
 from xd3d.stages.train.settings import AugmentSettings
 
@@ -75,12 +75,31 @@ def test_a_flip_mirrors_its_axis_alone(axis, column):
     assert seen == {(1.0, 1.0, 1.0), tuple(mirrored)}
 
 
-def test_a_cloud_larger_than_the_cube_keeps_its_corner_at_zero():
-    moved = augment_points(
-        cloud(size=300.0), STILL.model_copy(update={"translate": True}), CUBE, generator(0, Use.SAMPLE, 0, 0)
-    )
-    np.testing.assert_allclose(moved.min(0), 0, atol=1e-4)
+def test_a_cloud_that_fits_the_cube_is_placed_as_in_the_published_runs():
+    for place in range(20):
+        rng = sample_generator(3, 5, place)
+        expected = cloud().astype(np.float64) @ augmentation_matrix(AugmentSettings(), rng)
+        share = rng.random(3)
+        expected -= expected.min(0)
+        expected += np.clip(CUBE * (1 - 1e-6) - expected.max(0), 0, None) * share
+        moved = augment_points(cloud(), AugmentSettings(), CUBE, generator(3, Use.SAMPLE, 5, place, 0))
+        np.testing.assert_array_equal(moved, expected.astype(np.float32))
+
+
+def test_a_cloud_larger_than_the_cube_has_its_densest_part_inside():
+    points = cloud(points=400, size=300.0)
+    points[:150, 0] = np.linspace(40, 60, 150)
+    moved = augment_points(points, STILL.model_copy(update={"translate": True}), CUBE, sample_generator(0, 0, 0))
+    assert ((moved[:150, 0] >= 0) & (moved[:150, 0] < CUBE)).all()
     assert (moved.max(0) > CUBE).all()
+
+
+@pytest.mark.parametrize("echo", [[300, 5, 1], [-2000, 900, 40]])
+def test_a_stray_echo_does_not_decide_which_part_of_the_street_is_trained_on(echo):
+    street = np.vstack([cloud(points=500), np.float32([echo])])
+    for place in range(60):
+        moved = augment_points(street, AugmentSettings(), CUBE, sample_generator(0, 0, place))
+        assert ((moved[:-1] >= 0) & (moved[:-1] < CUBE)).all()
 
 
 def test_an_empty_cloud_stays_empty():

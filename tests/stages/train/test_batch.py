@@ -49,6 +49,7 @@ def test_points_outside_the_cube_leave_with_their_labels_and_projections(make_do
     fewer = whole.inside(204.8)
     kept = np.flatnonzero((whole.points < 204.8).all(1))
     assert 0 < len(kept) < len(whole.points)
+    assert collate([fewer], domain, PLAN).outside == len(whole.points) - len(kept)
     assert np.array_equal(fewer.frame.labels, whole.frame.labels[kept])
     assert np.array_equal(fewer.frame.source_rows, whole.frame.source_rows[kept])
     shown = {

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 from xd3d.errors import RunError
-from xd3d.stages.train.monitor import PATIENCE, RECENT, TIMING_KEYS, WINDOW, DivergenceWatch, StepTiming, Throughput
+from xd3d.stages.train.monitor import (
+    PATIENCE,
+    RECENT,
+    TIMING_KEYS,
+    WINDOW,
+    CubeWatch,
+    DivergenceWatch,
+    StepTiming,
+    Throughput,
+)
 
 
 def test_the_bar_looks_back_over_a_few_steps_and_the_summary_over_all():
@@ -18,6 +27,18 @@ def test_a_step_says_its_rates_and_its_share_of_waiting():
     record = StepTiming(seconds=2.0, waited=0.5, frames=3, points=700).record()
     assert tuple(record) == TIMING_KEYS
     assert list(record.values()) == pytest.approx([2.0, 0.25, 1.5, 350.0])
+
+
+def test_points_outside_the_cube_are_counted_and_warned_of_once_when_they_are_many(caplog):
+    watch = CubeWatch()
+    watch.add(inside=99_500, outside=500)
+    assert caplog.text == ""
+    for _ in range(3):
+        watch.add(inside=0, outside=1500)
+    assert caplog.text.count("model.full_scale") == 1
+    assert "2.0 %" in caplog.text
+    assert "5000 points (4.8 %)" in watch.summary()
+    assert CubeWatch().summary() == ""
 
 
 def test_a_run_without_a_step_left_has_a_summary():

@@ -1,0 +1,113 @@
+"""Labels of a user's folder: one number per point, in a file of their own or in a column of the sweep.
+
+The lower 16 bits of a number are the label, as in SemanticKITTI's ``.label``, whatever the file; the upper ones may be
+an instance. A negative number is no label.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from ...errors import DataError, MissingDataError
+from .arrays import load_array
+from .ply import parse_ply
+from .point_files import parse_las, parse_pcd
+from .raw_columns import COLUMNS
+
+__all__ = ["NO_LABEL", "Field", "read_folder_labels"]
+
+#: Raw id of a point without a label; ids of classes are below it.
+NO_LABEL = 1 << 16
+
+#: Name of a property, or number of a column from 0; None: the file holds labels alone, or one property is known.
+Field = str | int | None
+
+#: Names of properties that hold labels, in lower case.
+_KNOWN = frozenset(
+    f"{prefix}{name}"
+    for prefix in ("", "scalar_", "sem_", "semantic_")
+    for name in ("label", "labels", "class", "classes", "classification", "semantic", "semantics", "category")
+)
+
+#: Suffix of files of points with named properties -> the function that reads them.
+_TABLES = {".ply": parse_ply, ".pcd": parse_pcd, ".las": parse_las, ".laz": parse_las}
+
+#: Type of the numbers of a raw file, where their size does not tell another.
+_RAW = {".bin": "u1"}
+
+
+def read_folder_labels(path: Path, points: int | None, field: Field = None) -> Int64[np.ndarray, "labels"]:
+    """Returns the raw ids in ``path``: 0 to 65535, or ``NO_LABEL``.
+
+    ``points`` is the number of points of the sweep, which tells the type of a raw file; None if it is not known.
+    ``field``: the column of the labels in an array or a raw sweep, or their property in a PLY file.
+
+    Raises:
+        MissingDataError: the file is missing.
+        DataError: it is damaged, or does not hold one whole number per point.
+    """
+    try:
+        values = _values(path, points, field)
+    except FileNotFoundError as error:
+        raise MissingDataError(f"The label file {path} is missing; restore it, and prepare again") from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"The label file {path} cannot be read ({error}); write it again") from error
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), -1, values)
+        if (values != np.round(values)).any() or np.abs(values).max(initial=0) >= 2**53:
+            raise DataError(f"The label file {path} holds numbers that are not whole; write labels as integers")
+    labels = values.astype(np.int64)
+    return np.where(labels < 0, NO_LABEL, labels & 0xFFFF)
+
+
+def _values(path: Path, points: int | None, field: Field) -> np.ndarray:
+    suffix = path.suffix.lower()
+    if suffix in _TABLES:
+        return _TABLES[suffix](path.read_bytes(), path, lambda names: [_property(path, names, field)])[:, 0]
+    if suffix == ".npy":
+        return _array(path, load_array(path), field)
+    content = path.read_bytes()
+    if isinstance(field, int) and suffix in COLUMNS:
+        if not points or len(content) % (4 * points):
+            raise ValueError(f"it has {len(content)} bytes for {points} points")
+        return _array(path, np.frombuffer(content, "<f4").reshape(points, -1), field)
+    if suffix == ".txt":
+        return np.loadtxt(content.decode("utf-8-sig").splitlines(), ndmin=1)
+    return _raw(content, points or 0, _RAW.get(suffix, "<u4"))
+
+
+def _raw(content: bytes, points: int, dtype: str) -> np.ndarray:
+    """Numbers of ``dtype``, or of the 32 or 64 bits that are there per point."""
+    if len(content) == 8 * points:
+        wide = np.frombuffer(content, "<i8")
+        if (np.abs(wide) < 1 << 32).all():  # else twice as many labels of 32 bits
+            return wide
+    used = np.dtype("<u4" if len(content) == 4 * points else dtype)
+    if not content or len(content) % used.itemsize:
+        raise ValueError(f"it is truncated: {len(content)} bytes, not a multiple of {used.itemsize}")
+    return np.frombuffer(content, used)
+
+
+def _array(path: Path, array: np.ndarray, field: Field) -> np.ndarray:
+    wide = array.ndim == 2 and array.shape[1] > 1
+    if wide and isinstance(field, int) and field < array.shape[1]:
+        return array[:, field]
+    if wide or array.ndim not in (1, 2) or array.dtype.kind not in "iufb":
+        raise DataError(
+            f"The label file {path} holds an array {list(array.shape)} of {array.dtype}; it needs one number per point,"
+            " or the number of the column of labels (from 0): 'label_field' in dataset.yaml"
+        )
+    return array.reshape(-1)
+
+
+def _property(path: Path, names: Collection[str], field: Field) -> str:
+    """The property that holds the labels: ``field``, or the only one with a name that is known for it."""
+    known = [name for name in names if (name == field if field is not None else name.lower() in _KNOWN)]
+    if len(known) != 1:
+        raise DataError(
+            f"The label file {path} has the properties {', '.join(names)}; name the one of the labels: 'label_field' in"
+            " dataset.yaml"
+        )
+    return known[0]
