@@ -128,7 +128,7 @@ class WriterLock:
         others = f" and {len(names) - 3} more" if len(names) > 3 else ""
         who = ", ".join(names[:3]) + others or "a process that is just ending"
         return (
-            f"Another writer is at work on the cache {self.path.parent}: {who}. "
+            f"Another writer uses the cache {self.path.parent}: {who}. "
             "Wait for it or stop it; its lock is released when it ends, there is no file to delete"
         )
 

@@ -1,7 +1,7 @@
-"""The base of every settings model: unknown keys and infinite numbers are faults, and a value never changes.
+"""The base of every settings model: unknown keys and infinite numbers are errors, and values are immutable.
 
-What may differ between runs that belong together is said once, at the setting, by a mark:
-``workers: Annotated[int, Mark.FREE] = Field(default=2)``. A setting without a mark is the run's own.
+A mark at a setting states whether it may change between calls of the same run:
+``workers: Annotated[int, Mark.FREE] = Field(default=2)``. Another value of a setting without a mark makes another run.
 """
 
 from enum import Enum, auto
@@ -20,22 +20,22 @@ class Settings(BaseModel):
 
 
 class Mark(Enum):
-    """What may change about a setting without making another run of it."""
+    """How a setting may change without making another run."""
 
-    #: It moves work and changes no result, or names something that is compared by its content: it is no part of a run's
-    #: name, and a run goes on with another value.
+    #: It changes no result, or names something that is compared by content: it is not part of a run's name, and a run
+    #: resumes with another value.
     FREE = auto()
-    #: It belongs to the machine: a run goes on with another value, and is read with this machine's.
+    #: It belongs to the machine: a run resumes with another value, and is opened with this machine's.
     MACHINE = auto()
-    #: Training alone reads it: a run may begin with the weights of one that had another value.
+    #: Only training reads it: a run may start from the weights of a run with another value.
     TRAINING_ONLY = auto()
-    #: Each run of an ablation is given its own value, so none can be set for all of them.
+    #: The ablation sets it for each run, so it cannot be set for all of them.
     GIVEN = auto()
 
 
 @cache
 def marked(settings: type[BaseModel], *marks: Mark) -> tuple[str, ...]:
-    """The dotted keys of the fields of ``settings``, and of its groups, that carry one of ``marks``, in their order."""
+    """Returns the dotted keys of the fields of ``settings``, and of its groups, that carry one of ``marks``, in their order."""
     keys: list[str] = []
     for name, field in settings.model_fields.items():
         if any(mark in field.metadata for mark in marks):
@@ -46,7 +46,7 @@ def marked(settings: type[BaseModel], *marks: Mark) -> tuple[str, ...]:
 
 
 def unmarked_values(settings: BaseModel, *marks: Mark) -> dict[str, Any]:
-    """The values of ``settings`` as JSON, without the fields that carry one of ``marks``."""
+    """Returns the values of ``settings`` as JSON, without the fields that carry one of ``marks``."""
     values = settings.model_dump(mode="json")
     for key in marked(type(settings), *marks):
         *groups, name = key.split(".")

@@ -1,5 +1,5 @@
 """The feature cache: a plain Zarr group with commit records.
 
-``writer.CacheWriter`` makes one, ``reader.FeatureReader`` gives out its rows; ``info``, ``verify``, ``repair``, ``gc``,
-``diff`` and ``export`` look after it. Nothing here knows of torch, of images or of any other room of the package.
+``writer.CacheWriter`` writes one and ``reader.FeatureReader`` reads its rows; ``info``, ``verify``, ``repair``, ``gc``,
+``diff`` and ``export`` manage it. This package does not use torch and imports no other package of xd3d.
 """

@@ -26,16 +26,16 @@ def diff_caches(first: Path | str, second: Path | str) -> dict[str, Any]:
     lines = differences(ours.layout.identity, theirs.layout.identity)
     rows = _shared_rows(ours, theirs)
     readable = [{key for key, ok in zip(r.image_keys, r.available, strict=True) if ok} for r in (ours, theirs)]
-    told: dict[str, Any] = {
+    found: dict[str, Any] = {
         "fingerprint": lines,
         "images": _only(ours.image_keys, theirs.image_keys),
         "arrays": _only(list(ours.layout.arrays), list(theirs.layout.arrays)),
         "readable": _only(sorted(readable[0]), sorted(readable[1])),
         "rows": _rows_that_differ(ours, theirs, rows),
     }
-    nothing = not lines and not any(told["rows"].values())
-    same = nothing and not any(told[kind][side] for kind in ("images", "arrays", "readable") for side in told[kind])
-    return {"equal": same, **told}
+    nothing = not lines and not any(found["rows"].values())
+    same = nothing and not any(found[kind][side] for kind in ("images", "arrays", "readable") for side in found[kind])
+    return {"equal": same, **found}
 
 
 def _only(first: Sequence[str], second: Sequence[str]) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ def collect_garbage(path: Path | str, *, dry_run: bool = False) -> dict[str, Any
     Returns a JSON-ready dictionary: ``cache``, ``files`` (list of ``file`` and ``bytes``), ``bytes``, ``dry_run``.
 
     Raises:
-        CacheError: there is no cache in ``path``, its manifest is damaged, or a writer is at work.
+        CacheError: there is no cache in ``path``, its manifest is damaged, or a writer uses it.
     """
     store = open_store(path)
     layout = load_layout(store)
@@ -50,7 +50,7 @@ def remove_unused(folder: Path, *, dry_run: bool = False) -> dict[str, Any] | No
     Returns the same dictionary as ``collect_garbage``.
 
     Raises:
-        CacheError: a writer is at work on it.
+        CacheError: a writer uses it.
     """
     store = open_store(folder)
     try:

@@ -30,7 +30,7 @@ def repair_cache(path: Path | str) -> dict[str, Any]:
     Raises:
         UnfinishedUpgradeError: the cache is between two formats.
         CacheMismatchError: it is of another format.
-        CacheError: there is no cache, or a writer is at work on it.
+        CacheError: there is no cache, or a writer uses it.
     """
     store = open_store(path)
     require_cache(store)

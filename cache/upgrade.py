@@ -55,7 +55,7 @@ class CacheUpgrade:
         """Locks the cache in ``path``; ``grid`` is the tap whose grid its agents were computed on.
 
         Raises:
-            CacheError: there is no cache of format 1, something in it is damaged, or a writer is at work on it.
+            CacheError: there is no cache of format 1, something in it is damaged, or a writer uses it.
         """
         store = open_store(path)
         with store.faults("upgrading it"):
@@ -164,7 +164,7 @@ def finish_upgrade(path: Path | str) -> bool:
     """Finishes an interrupted switch of the cache in ``path``, if any; returns whether the cache now has format 2.
 
     Raises:
-        CacheError: there is no cache, or a writer is at work on it.
+        CacheError: there is no cache, or a writer uses it.
     """
     store = open_store(path)
     if load_unfinished(store) is None:

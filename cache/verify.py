@@ -69,7 +69,7 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
     except CacheError as error:
         file, reason = (KEYS if KEYS in str(error) else MANIFEST), str(error)
         if not store.exists(MANIFEST):
-            reason = "the manifest is missing, commit records are there"
+            reason = "the manifest is missing, and commit records exist"
         return {"ok": False, "images": None, "checked": 0, "damaged": [Fault(file=file, reason=reason).to_json()]}
     log = CommitLog(store=store, layout=layout)
     faults = [

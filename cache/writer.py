@@ -86,7 +86,7 @@ class CacheWriter:
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
             UnfinishedUpgradeError: it holds one between two formats.
-            CacheError: a setting is out of range, another writer is at work (unless both are ``shared``), or ``path``
+            CacheError: a setting is out of range, another writer uses it (unless both are ``shared``), or ``path``
                 is in use for other things.
             DiskSpaceError: the disk is full.
         """
@@ -152,7 +152,7 @@ class CacheWriter:
         """Takes the lock again after ``close``, without reading the cache again.
 
         Raises:
-            CacheError: a writer with an exclusive lock is at work.
+            CacheError: a writer holds an exclusive lock.
         """
         if not self._lock.held:
             with self._store.faults("opening it again"):
@@ -300,7 +300,7 @@ def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, 
 
 
 def _layout_of_records(store: Store, wanted: CacheLayout) -> CacheLayout:
-    """Returns ``wanted`` in the format of the commit records that are there although the manifest is missing.
+    """Returns ``wanted`` in the format of the existing commit records if the manifest is missing.
 
     Raises:
         CacheMismatchError: they belong to a cache of another layout.

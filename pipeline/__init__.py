@@ -1,1 +1,1 @@
-"""The walk through the stages: command line, settings, workspace, demo and report."""
+"""Commands, configuration, workspace, demo and report: what connects the stages."""

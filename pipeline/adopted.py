@@ -1,4 +1,4 @@
-"""Cached features whose model is not on this machine: a cache carries the model's digest, all else is compared."""
+"""Finds the cache of a model that is not on this machine: its digest comes from the cache, all else is compared."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ _PARTS = {"model": "the model", "unet": "the UNet weights"}
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """A cache, the fingerprint that is wanted with the digests of this cache, and the lines in which both differ."""
+    """A cache, the wanted fingerprint with the digests of this cache, and the differences to the cache's own."""
 
     cache: Cache
     fingerprint: Fingerprint
@@ -34,7 +34,7 @@ class _Candidate:
 
 
 def fitting_cache(fingerprint: Fingerprint, caches: Sequence[Cache]) -> Cache | None:
-    """The first of ``caches`` that has ``fingerprint``; None where none has."""
+    """Returns the first of ``caches`` with ``fingerprint``, or None."""
     found = _identities(caches)
     return next((cache for cache, own in found.items() if not identity_differences(fingerprint, own)), None)
 
@@ -46,12 +46,11 @@ def adopted_fingerprint(
     *,
     usual: Callable[[Fingerprint], Cache],
 ) -> Fingerprint:
-    """The fingerprint of the cache that fits one of ``wanted`` in all but the digests of models that are not here.
+    """Returns the fingerprint of the cache that equals one of ``wanted`` in all but the digests of absent models.
 
-    ``wanted``: fingerprints, the best first, in which the digests of ``absent`` are None (its field -> the model's
-    name). ``caches``: the newest first; ``usual`` tells where one with a fingerprint is kept, and the cache that is
-    there goes before its copies. A warning says which cache was taken. Where none fits it is the fingerprint that
-    comes nearest to the newest, which the reader then refuses by the fields that differ.
+    ``wanted``: fingerprints, the best first, with None for the digests of ``absent`` (field -> model name). ``caches``:
+    the newest first; a cache in its ``usual`` location is preferred to copies. A warning names the chosen cache. If none
+    fits, the fingerprint closest to the newest cache is returned, which the reader refuses with the differing fields.
 
     Raises:
         CacheError: caches of different models fit.
@@ -73,7 +72,7 @@ def adopted_fingerprint(
 
 
 def _identities(caches: Sequence[Cache]) -> dict[Cache, Fingerprint]:
-    """What each cache is made of; those that cannot be told, because they are damaged say, are left out."""
+    """Returns the fingerprint of each cache; damaged caches are left out."""
     found: dict[Cache, Fingerprint] = {}
     for cache in caches:
         with suppress(CacheError):

@@ -65,7 +65,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the city and of the training.")] = 1,
     fast: Annotated[
-        bool, typer.Option("--fast", help="A minute's walk through all stages; its scores say nothing.")
+        bool, typer.Option("--fast", help="Run all stages in about a minute; the scores mean nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:

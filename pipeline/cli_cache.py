@@ -107,13 +107,13 @@ def diff(first: CachePath, second: CachePath, as_json: Json = False) -> None:
     """Show how two caches differ; the exit code is 1 if they do. Example: `xd3d cache diff A B`."""
     from ..cache.diff import diff_caches
 
-    told = diff_caches(first, second)
-    lines = list(told["fingerprint"])
+    found = diff_caches(first, second)
+    lines = list(found["fingerprint"])
     for kind in ("images", "arrays", "readable"):
-        lines += [f"{kind}, {side.replace('_', ' ')}: {len(names)}" for side, names in told[kind].items() if names]
-    lines += [f"{array}: {len(keys)} images differ" for array, keys in told["rows"].items() if keys]
-    lines.append("The caches are equal" if told["equal"] else "The caches differ")
-    conclude(Outcome(result=told, text="\n".join(lines), exit_code=0 if told["equal"] else 1), as_json)
+        lines += [f"{kind}, {side.replace('_', ' ')}: {len(names)}" for side, names in found[kind].items() if names]
+    lines += [f"{array}: {len(keys)} images differ" for array, keys in found["rows"].items() if keys]
+    lines.append("The caches are equal" if found["equal"] else "The caches differ")
+    conclude(Outcome(result=found, text="\n".join(lines), exit_code=0 if found["equal"] else 1), as_json)
 
 
 @app.command()

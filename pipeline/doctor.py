@@ -160,7 +160,7 @@ def _caches(workspace: Workspace) -> Iterator[Finding]:
         store = open_store(place)
         count, free = len(store.listing("")), store.free_bytes()
     except Xd3dError as error:
-        remedy = "mend XD3D_CACHES, or leave it out to keep caches in the workspace"
+        remedy = "correct XD3D_CACHES, or unset it to keep caches in the workspace"
         yield Finding(name="caches", status="fault", detail=str(error), remedy=remedy)
         return
     room = "" if free is None else f", {free / 1e9:.1f} GB free"

@@ -18,7 +18,7 @@ __all__ = ["predict"]
 
 FACTS = "classes.json"
 PICTURE_SUFFIX = ".labels.png"
-#: What must be the same when a folder of labels is gone on with.
+#: What must be equal for a folder of labels to be resumed.
 IDENTITY = ("sweeps", "columns", "weights", "classes")
 
 

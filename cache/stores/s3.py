@@ -83,4 +83,4 @@ def _reason(text: str, bucket: str) -> str:
             f"{endpoint} refuses these credentials; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN "
             f"and what they may do ({said})"
         )
-    return f"{endpoint} does not answer as it should; check AWS_ENDPOINT_URL, AWS_REGION and the network ({said})"
+    return f"{endpoint} gives unexpected answers; check AWS_ENDPOINT_URL, AWS_REGION and the network ({said})"

@@ -55,7 +55,7 @@ def render_pictures(
 ) -> UInt8[np.ndarray, "pictures H W 3"]:
     """Render the missing pictures of the recipe and return all, memory-mapped.
 
-    Blocks of pictures appear atomically in ``folder``; a broken run goes on where it stopped.
+    Blocks of pictures appear atomically in ``folder``; an interrupted run resumes where it stopped.
     """
     total = recipe.held_out if held_out else recipe.pictures
     name = "held_out" if held_out else "train"

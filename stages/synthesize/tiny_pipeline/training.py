@@ -3,7 +3,7 @@
 Matrices and convolutions are trained by Muon (K. Jordan et al., "Muon", 2024), biases and scales by AdamW. Measured on
 the autoencoder at equal steps, Muon reaches the loss of AdamW in about a third of them. The state on disk is one
 safetensors file (module, moving average, state of the optimisers) that appears atomically; a step's random numbers come
-from the seed and the step alone, so a broken run goes on as if nothing had happened.
+from the seed and the step alone, so an interrupted run resumes with equal results.
 """
 
 import json
