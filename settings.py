@@ -35,7 +35,7 @@ class Mark(Enum):
 
 @cache
 def marked(settings: type[BaseModel], *marks: Mark) -> tuple[str, ...]:
-    """Returns the dotted keys of the fields of ``settings``, and of its groups, that carry one of ``marks``, in their order."""
+    """Returns the dotted keys, in order, of the fields of ``settings`` and its groups that carry one of ``marks``."""
     keys: list[str] = []
     for name, field in settings.model_fields.items():
         if any(mark in field.metadata for mark in marks):

@@ -49,8 +49,8 @@ def adopted_fingerprint(
     """Returns the fingerprint of the cache that equals one of ``wanted`` in all but the digests of absent models.
 
     ``wanted``: fingerprints, the best first, with None for the digests of ``absent`` (field -> model name). ``caches``:
-    the newest first; a cache in its ``usual`` location is preferred to copies. A warning names the chosen cache. If none
-    fits, the fingerprint closest to the newest cache is returned, which the reader refuses with the differing fields.
+    the newest first; a cache in its ``usual`` location is preferred to copies. A warning names the chosen cache. If
+    none fits, the fingerprint closest to the newest cache is returned; the reader refuses it and names the fields.
 
     Raises:
         CacheError: caches of different models fit.

@@ -75,7 +75,7 @@ def extract_features(
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         MissingDataError: the data root is not there.
-        CacheError: another writer is at work on the cache, or it cannot be written.
+        CacheError: another writer uses the cache, or it cannot be written.
         CacheMismatchError: ``cache_path`` holds features made with other settings.
         DiskSpaceError: the disk has too little space for the pending shards.
     """

@@ -68,7 +68,7 @@ def upgrade_cache(
     resumes after an interruption at any moment.
 
     Raises:
-        CacheError: there is no cache, it is damaged or an export of fewer taps, or a writer is at work on it.
+        CacheError: there is no cache, it is damaged or an export of fewer taps, or a writer uses it.
         CacheMismatchError: the index is not the one that the cache was made of.
         DataError: a picture cannot be decoded.
         DiskSpaceError: the disk has no room for the memberships.

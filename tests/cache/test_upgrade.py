@@ -147,7 +147,7 @@ def test_what_is_staged_counts_only_while_it_fits_what_is_stored(cache, upgrade,
 
 def test_what_cannot_be_upgraded_is_refused_before_anything_changes(cache, upgrade, open_writer, monkeypatch):
     before = tree(cache)
-    with open_writer(cache), pytest.raises(CacheError, match="Another writer is at work"):
+    with open_writer(cache), pytest.raises(CacheError, match="Another writer"):
         upgrade(cache)
     record = bytearray((cache / "done/1.json").read_bytes())
     record[50] ^= 1

@@ -87,7 +87,7 @@ def test_beside_an_extractor_others_read_and_no_second_one_writes(xd3d, tiny_nus
         for more in ((), ("--shard", "1/2")):
             second = xd3d("extract-features", *SMALL, *ONE_A_SHARD, *more)
             assert second.returncode == 1
-            assert f"Another writer is at work on the cache {found[0].parents[1]}: pid {first.pid} on" in second.stderr
+            assert f"Another writer uses the cache {found[0].parents[1]}: pid {first.pid} on" in second.stderr
     finally:
         first.send_signal(signal.SIGCONT)
         said, _ = first.communicate(timeout=200)
