@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..files import write_bytes
 from .console import Outcome
@@ -11,10 +11,7 @@ from .folders import claim_folder
 from .runs import TrainedRun
 from .workspace import Workspace
 
-if TYPE_CHECKING:
-    from ..stages.train.network import Network
-
-__all__ = ["predict"]
+__all__ = ["FACTS", "PICTURE_SUFFIX", "label_facts", "predict"]
 
 FACTS = "classes.json"
 PICTURE_SUFFIX = ".labels.png"
@@ -52,7 +49,12 @@ def predict(
     out = (out or workspace.home / "labels" / trained.folder.name / points.name).absolute()
     claim_folder(
         out / FACTS,
-        _facts(trained, network, points, columns),
+        {
+            "files": f"NAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points",
+            **label_facts(trained),
+            "sweeps": str(points.resolve()),
+            "columns": columns,
+        },
         IDENTITY,
         what="labels of other sweeps or another network",
         files=(f"*{LABEL_SUFFIX}", f"*{PICTURE_SUFFIX}"),
@@ -81,22 +83,19 @@ def predict(
     )
 
 
-def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int | None) -> dict[str, Any]:
-    """What a folder of labels says of itself: what the numbers mean, and where they come from."""
-    from ..stages.predict.sweeps import LABEL_SUFFIX
+def label_facts(trained: TrainedRun) -> dict[str, Any]:
+    """Returns what a folder of labels says of itself: what the numbers mean, and which network wrote them."""
     from ..stages.train.checkpoint import checkpoint_digest
     from ..version import code_version
     from .report.figures import UNLABELLED, class_colours
 
-    colours = [UNLABELLED, *class_colours(network.classes)]
+    classes = trained.network.classes
+    colours = [UNLABELLED, *class_colours(classes)]
     return {
-        "files": f"NAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points",
         "classes": [
             {"label": label, "name": name, "colour": [round(255 * float(part)) for part in colour]}
-            for label, (name, colour) in enumerate(zip(["unlabelled", *network.classes], colours, strict=True))
+            for label, (name, colour) in enumerate(zip(["unlabelled", *classes], colours, strict=True))
         ],
-        "sweeps": str(points.resolve()),
-        "columns": columns,
         "run": str(trained.folder),
         "step": trained.step,
         "weights": checkpoint_digest(trained.folder, trained.step),

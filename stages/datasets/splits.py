@@ -46,12 +46,14 @@ from .index import FrameIndex
 from .merges import FOLDER
 from .settings import DOMAINS, BenchmarkDomain, DomainSettings
 
-__all__ = ["SPLITS", "SPLIT_RULE", "domain_frames", "domain_names", "validation_side"]
+__all__ = ["EVERY_SPLIT", "SPLITS", "SPLIT_RULE", "domain_frames", "domain_names", "validation_side"]
 
 #: Name of the rule, stored with every score.
 SPLIT_RULE = "xd3d"
 
 SPLITS = ("train", "val", "test")
+#: All frames of a domain, those in no split included.
+EVERY_SPLIT = "all"
 
 Members = Callable[[FrameIndex], Bool[np.ndarray, "frames"]]
 
@@ -126,13 +128,14 @@ def domain_frames(
 ) -> Int64[np.ndarray, "chosen"]:
     """Returns the rows of the index's frames in ``split`` of ``domain`` by the rule ``xd3d``, in order.
 
+    ``split`` is one of ``SPLITS``, or ``EVERY_SPLIT``.
     ``validated_on`` is the domain of the run's validation; its val frames are excluded from training frames.
 
     Raises:
         ConfigError: unknown domain or split.
         DataError: no frame is left; the message counts the frames of every domain and split of the index.
     """
-    _check("split", split, SPLITS)
+    _check("split", split, (*SPLITS, EVERY_SPLIT))
     chosen = _select(index, domain, split)
     if split == "train" and validated_on is not None:
         chosen &= ~_select(index, validated_on, "val")
@@ -186,6 +189,8 @@ def _domain(dataset: str, name: str) -> _Domain:
 def _select(index: FrameIndex, name: str, split: str) -> Bool[np.ndarray, "frames"]:
     domain = _domain(index.dataset, name)
     members = domain.members(index)
+    if split == EVERY_SPLIT:
+        return members
     training, official = members & (index.frames.split == "train"), members & (index.frames.split == "val")
     if domain.official:
         tested = members & (index.frames.split == "test") & domain.tested

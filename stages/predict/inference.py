@@ -1,18 +1,21 @@
 """Prediction without augmentation, frame by frame: the points of a domain, all points of a sweep, or validation."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from ...errors import RunError
+from ...errors import CacheError, DataError, MissingDataError, ModelError, RunError, Xd3dError
 from ...prefetch import map_ahead, ring_slots
 from ...progress import progress
 from ..datasets.frames import Frame
+from ..datasets.readers import READERS
+from ..datasets.sweeps import finite_rows
+from ..evaluate.metrics import Modality
 from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction, score_frames
 from ..evaluate.settings import FusionRule
@@ -27,7 +30,57 @@ from ..train.parallel import number_of_processes, rank, total
 from ..train.transfer import pin_memory, prefetch, to_device
 from .fusion import fused_probabilities
 
-__all__ = ["cloud_classes", "predict_frames", "sweep_classes", "validate"]
+__all__ = [
+    "PredictedFrame",
+    "SweepPrediction",
+    "cloud_classes",
+    "predict_each",
+    "predict_frames",
+    "sweep_classes",
+    "sweep_prediction",
+    "validate",
+]
+
+#: What is wrong with one frame alone.
+FRAME_FAULTS = (DataError, MissingDataError, CacheError, ModelError)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PredictedFrame:
+    """The frame at ``position`` of a domain and its prediction; or ``fault``, why there is none."""
+
+    position: int
+    frame: Frame | None = None
+    prediction: FramePrediction | None = None
+    fault: Xd3dError | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SweepPrediction:
+    """Scores of the classes for every point of a sweep, by modality; the largest one is the class.
+
+    ``points`` are those of the file. A row of scores is all 0 where the modality has no prediction: in 2D of a point
+    that no image shows, and of a point with a NaN or infinite coordinate.
+    """
+
+    points: Float[np.ndarray, "sweep 3"]
+    scores: Mapping[Modality, Float[np.ndarray, "sweep classes"]]
+
+    @property
+    def decisive(self) -> Modality:
+        """The modality that decides: fused, else xM, else that of the 3D head."""
+        return next(modality for modality in ("fused", "xm", "3d") if modality in self.scores)
+
+    def classes(self, modality: Modality) -> Int64[np.ndarray, "sweep"]:
+        """Returns the class of each point, or ``NO_CLASS``."""
+        scores = self.scores[modality]
+        return np.where(scores.any(axis=1), scores.argmax(axis=1), NO_CLASS)
+
+    def probabilities(self, modality: Modality) -> Float32[np.ndarray, "sweep classes"]:
+        """Returns the scores with rows that sum to 1, or are all 0."""
+        scores = self.scores[modality]
+        total = scores.sum(axis=1, keepdims=True)
+        return np.divide(scores, total, out=np.zeros_like(scores), where=total > 0).astype(np.float32)
 
 
 def predict_frames(
@@ -45,6 +98,30 @@ def predict_frames(
     Raises:
         RunError: the features lack a tap of the network or have other channels, or the network's 3D head needs image
             features and there are none.
+        DataError, MissingDataError, CacheError, ModelError: a frame cannot be read, or lacks features.
+    """
+    with closing(predict_each(network, domain, fusion=fusion, workers=workers, description=description)) as each:
+        for found in each:
+            if found.prediction is None:
+                raise found.fault or RunError(f"There is no prediction of frame {domain.key(found.position)}")
+            yield found.prediction
+
+
+def predict_each(
+    network: Network,
+    domain: Domain,
+    *,
+    fusion: FusionRule = "product-prior",
+    workers: int = 2,
+    description: str = "predict",
+    done: int = 0,
+) -> Generator[PredictedFrame, None, None]:
+    """Predict like ``predict_frames``; a frame that cannot be read is yielded with its fault, and the next follows.
+
+    ``done`` frames before these count as finished on the progress bar.
+
+    Raises:
+        RunError: as for ``predict_frames``.
     """
     plan = _plan(network, domain)
     was_training = network.training
@@ -58,20 +135,27 @@ def predict_frames(
             memberships=plan.memberships,
         )
 
-        def make(position: int, slot: int) -> tuple[int, Frame, Batch | None]:
-            frame = domain.load(position)
-            batch = evaluation_batch(domain, plan, position, frame, readers[slot])
-            return position, frame, pin_memory(batch, network.device)
+        def make(position: int, slot: int) -> tuple[PredictedFrame, Batch | None]:
+            try:
+                frame = domain.load(position)
+                batch = evaluation_batch(domain, plan, position, frame, readers[slot])
+            except FRAME_FAULTS as error:
+                return PredictedFrame(position=position, fault=error), None
+            return PredictedFrame(position=position, frame=frame), pin_memory(batch, network.device)
 
         with (
-            progress(description, len(domain), "frame") as bar,
+            progress(description, done + len(domain), "frame", done) as bar,
             closing(map_ahead(make, range(len(domain)), workers)) as made,
             closing(prefetch(made, network.device)) as prefetched,
         ):
-            for (position, frame, batch), _ in prefetched:
-                found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
-                distance = np.linalg.norm(frame.points, axis=1)
-                yield replace(found, distance=distance, weather=domain.weather(position))
+            for (read, batch), _ in prefetched:
+                if read.frame is None:
+                    yield read
+                else:
+                    found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
+                    distance = np.linalg.norm(read.frame.points, axis=1)
+                    found = replace(found, distance=distance, weather=domain.weather(read.position))
+                    yield replace(read, prediction=found)
                 bar.update(1)
     finally:
         network.train(was_training)
@@ -80,36 +164,73 @@ def predict_frames(
 def sweep_classes(
     network: Network, domain: Domain, position: int, prediction: FramePrediction
 ) -> Int64[np.ndarray, "sweep"]:
-    """Returns the class of every point of a whole sweep; ``prediction`` has those of the points the domain uses.
+    """Returns the class that decides for every point of a whole sweep; see ``sweep_prediction``."""
+    whole = sweep_prediction(network, domain, position, domain.unlabelled().load(position), prediction)
+    return whole.classes(whole.decisive)
 
-    The other points, which no camera sees, are classified by the 3D head from the whole sweep, or get ``NO_CLASS`` if
-    the 3D head needs images. The network must be in evaluation mode.
+
+def sweep_prediction(
+    network: Network, domain: Domain, position: int, frame: Frame, prediction: FramePrediction
+) -> SweepPrediction:
+    """Returns the prediction of every point of a whole sweep; ``prediction`` has those of the points of ``frame``.
+
+    The other points, which no camera sees, are classified by the 3D head from the whole sweep in all modalities but
+    2D, or have no class if the 3D head needs images. The network must be in evaluation mode.
+
+    Raises:
+        RunError: the network computed NaN or infinite values: it has diverged.
     """
-    whole = replace(domain, labelled=False, every_point=True).load(position)
-    kept = np.full(len(whole.points), domain.every_point or not domain.index.cameras)
-    kept[whole.projection_point] = True
-    classes = np.full(len(kept), NO_CLASS, np.int64)
-    if not (kept.all() or network.needs_images):
+    index = domain.index
+    points = READERS[index.dataset].read_sweep(index, int(domain.frames[position])).points
+    finite = finite_rows(points)
+    unseen = finite.copy()
+    unseen[frame.source_rows] = False
+    cloud = np.zeros((len(points), prediction.probabilities_3d.shape[1]), np.float32)
+    if unseen.any() and not network.needs_images:
         plan = replace(network.plan, taps=())
-        classes = cloud_classes(network, cloud_batch(whole.points, domain.key(position), plan))
-    classes[kept] = prediction.decided
-    return classes
+        cloud[finite] = _cloud_logits(network, cloud_batch(points[finite], domain.key(position), plan)).softmax(1)
+        cloud[~unseen] = 0
+    if not np.isfinite(prediction.probabilities_3d).all():
+        raise _diverged(domain.key(position))
+    scores: dict[Modality, np.ndarray] = {"3d": _placed(prediction.probabilities_3d, frame, cloud)}
+    if (images := prediction.probabilities_2d) is not None:
+        scores["xm"] = _placed(prediction.probabilities_3d + images, frame, cloud)
+        scores["2d"] = _placed(images, frame, np.zeros_like(cloud))
+    if prediction.probabilities_fused is not None:
+        scores["fused"] = _placed(prediction.probabilities_fused, frame, cloud)
+    return SweepPrediction(points=points, scores=scores)
 
 
-@torch.no_grad()
+def _placed(
+    values: Float[np.ndarray, "points classes"], frame: Frame, others: Float32[np.ndarray, "sweep classes"]
+) -> Float[np.ndarray, "sweep classes"]:
+    """Returns the rows of a frame's points at their place in the sweep, and those of ``others`` elsewhere."""
+    placed = others.astype(values.dtype)
+    placed[frame.source_rows] = values
+    return placed
+
+
 def cloud_classes(network: Network, batch: Batch) -> Int64[np.ndarray, "points"]:
     """Returns the class of every point of a batch without images, from the 3D head.
 
     Raises:
         RunError: the network computed NaN or infinite values: it has diverged.
     """
+    return _cloud_logits(network, batch).argmax(1).numpy()
+
+
+@torch.no_grad()
+def _cloud_logits(network: Network, batch: Batch) -> Float[Tensor, "points classes"]:
     logits = network(to_device(batch, network.device)).logits_3d
     if not logits.isfinite().all():
-        raise RunError(
-            f"The network computes NaN or infinite values for {', '.join(batch.keys)}; it has diverged: lower train.lr"
-            " and train again"
-        )
-    return logits.argmax(1).cpu().numpy()
+        raise _diverged(", ".join(batch.keys))
+    return logits.cpu()
+
+
+def _diverged(keys: str) -> RunError:
+    return RunError(
+        f"The network computes NaN or infinite values for {keys}; it has diverged: lower train.lr and train again"
+    )
 
 
 def validate(network: Network, domain: Domain, *, fusion: FusionRule, workers: int) -> ValidationScores:

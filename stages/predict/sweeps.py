@@ -6,9 +6,8 @@ label, as in SemanticKITTI and nuScenes-lidarseg.
 """
 
 import errno
-import json
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +23,11 @@ from ..datasets.sweeps import SWEEP_SUFFIXES, read_coordinates, sweep_suffix
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
 from .inference import cloud_classes
+from .stamps import Stamps, file_stamp
 
 __all__ = ["LABEL_SUFFIX", "LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
 
 LABEL_SUFFIX = ".label"
-STAMPS = "labelled.jsonl"  #: in the folder of the labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +102,8 @@ def label_sweeps(
             "This network needs the image's features at test (fusion.head=refine), and a sweep alone has none;"
             " train one with: xd3d train --cached --set fusion.head=distil"
         )
-    stamps = _Stamps(out)
-    left = [sweep for sweep in sweeps if not stamps.hold(sweep)]
+    stamps = Stamps(out)
+    left = [sweep for sweep in sweeps if not stamps.hold([label_path(out, sweep)], [sweep])]
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
     points = 0
@@ -119,7 +118,7 @@ def label_sweeps(
             if fault is not None:
                 failed.append(fault)
             elif isinstance(cloud, _Cloud):
-                stamps.add(cloud)
+                stamps.add(label_path(out, cloud.path), cloud.stamp)
                 points += len(cloud.finite)
             bar.update(1)
     done = len(left) - len(failed)
@@ -130,46 +129,9 @@ def _stem(sweep: Path) -> str:
     return sweep.name[: len(sweep.name) - len(sweep_suffix(sweep))]
 
 
-class _Stamps:
-    """Records which sweep each label file in ``out`` was made from; the last line of a file counts.
-
-    A sweep's stamp is its size, times and inode, which distinguish it from a sweep of the same name in another folder.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self._out, self._path = out, out / STAMPS
-        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
-        self._whole = not text or text.endswith("\n")
-        self._known: dict[str, list[int]] = {}
-        for line in text.splitlines():
-            with suppress(ValueError, TypeError):  # a truncated line
-                name, stamp = json.loads(line)
-                self._known[str(name)] = stamp
-
-    def hold(self, sweep: Path) -> bool:
-        """Returns whether the labels of ``sweep`` exist and were made from its current content."""
-        labels = label_path(self._out, sweep)
-        try:
-            return labels.is_file() and self._known.get(labels.name) == _stamp(sweep)
-        except OSError:
-            return False
-
-    def add(self, cloud: _Cloud) -> None:
-        """Record that the labels of ``cloud`` were written."""
-        with self._path.open("a", encoding="utf-8") as file:
-            line = json.dumps([label_path(self._out, cloud.path).name, cloud.stamp])
-            file.write(f"{'' if self._whole else chr(10)}{line}\n")
-        self._whole = True
-
-
-def _stamp(sweep: Path) -> list[int]:
-    status = sweep.stat()  # the ctime changes when a file is moved here, even an old one
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
 def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFault:
     try:
-        stamp = _stamp(sweep) if sweep.exists() else []
+        stamp = file_stamp([sweep])
         points = read_coordinates(sweep, columns=columns)
         finite = (np.abs(points) <= np.finfo(np.float32).max).all(axis=1)  # no NaN either
         if not finite.any():

@@ -1,0 +1,318 @@
+"""Labels for the frames of a data set from a trained run, with their images and without labels."""
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CacheError, ConfigError, nearest
+from ..files import write_bytes
+from .console import Outcome
+from .domains import DomainOpener, open_index
+from .folders import claim_folder
+from .predict import FACTS, PICTURE_SUFFIX, label_facts
+from .runs import TrainedRun
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int64
+
+    from ..stages.datasets.index import FrameIndex
+    from ..stages.evaluate.metrics import Modality
+    from ..stages.evaluate.settings import FusionRule
+    from ..stages.predict.frames import FrameStore, LabelFolder
+    from ..stages.train.domain import Domain
+
+__all__ = ["FrameChoice", "choose_frames", "predict_frames"]
+
+log = logging.getLogger(__name__)
+
+FRAMES = "frames.csv"  #: beside the labels
+
+#: What must be the same when a folder of labels is gone on with.
+IDENTITY = ("dataset", "root", "weights", "classes", "fusion", "images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameChoice:
+    """The frames to predict: those of ``split`` in ``domain`` whose scene or name matches a glob in ``scenes``.
+
+    ``root`` is the data root if it is not the one that was prepared; a folder with a ``dataset.yaml`` need not be
+    prepared.
+    """
+
+    dataset: str
+    root: Path | None = None
+    domain: str = "all"
+    split: str = "all"
+    scenes: Sequence[str] = ()
+
+    def rows(self, index: "FrameIndex") -> "Int64[np.ndarray, 'rows']":
+        """Returns the rows of the frames in ``index``.
+
+        Raises:
+            ConfigError: there is no such domain or split, or a name in ``scenes`` matches no frame of it.
+            DataError: it has no frame.
+        """
+        import numpy as np
+
+        from ..stages.datasets.splits import domain_frames
+
+        rows = domain_frames(index, self.domain, self.split)
+        if not self.scenes:
+            return rows
+        chosen = np.zeros(len(rows), bool)
+        for name in self.scenes:
+            fits = [
+                fnmatchcase(str(index.frames.scene[row]), name) or fnmatchcase(str(index.frames.key[row]), name)
+                for row in rows
+            ]
+            if not any(fits):
+                there = ", ".join(sorted({str(scene) for scene in index.frames.scene[rows]})[:10])
+                raise ConfigError(f"No frame and no scene matches '{name}' (option --scenes); the scenes are {there}")
+            chosen |= fits
+        return rows[chosen]
+
+
+def choose_frames(
+    points: Path | None,
+    dataset: str | None,
+    *,
+    root: Path | None,
+    domain: str | None,
+    split: str | None,
+    scenes: str | None,
+    sweeps_alone: Mapping[str, object],
+    frames_alone: Mapping[str, object],
+) -> FrameChoice | Path:
+    """Returns the frames that the options of a command choose, or ``points`` if these are sweeps of no data set.
+
+    A folder with a ``dataset.yaml`` is a data set. ``sweeps_alone`` and ``frames_alone`` are the options, by name,
+    that only the one or the other has.
+
+    Raises:
+        ConfigError: nothing is chosen, or options contradict each other.
+    """
+    from ..stages.datasets.folder_description import NAME
+    from ..stages.datasets.readers import READERS
+
+    if dataset is None and points is not None and (points / NAME).is_file():
+        dataset = "folder"
+    if dataset is None:
+        if points is None:
+            raise ConfigError("There is nothing to label: give sweeps, a folder with a dataset.yaml, or --dataset NAME")
+        chosen = {"--root": root, "--domain": domain, "--split": split, "--scenes": scenes, **frames_alone}
+        _refuse(chosen, f"choose frames of a data set, and {points} holds sweeps of none; add --dataset NAME")
+        return points
+    if dataset not in READERS:
+        raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
+    _refuse(sweeps_alone, f"are for sweeps of no data set, not for the frames of {dataset}")
+    if points is not None:
+        _refuse({"--root": root}, f"give a second data root beside {points}")
+    return FrameChoice(
+        dataset=dataset,
+        root=points or root,
+        domain=domain or "all",
+        split=split or "all",
+        scenes=[name.strip() for name in (scenes or "").split(",") if name.strip()],
+    )
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raises ``ConfigError`` if one of the options is given."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(f"{', '.join(given)} {reason}; leave out what does not belong")
+
+
+def predict_frames(
+    workspace: Workspace,
+    run: Path | None,
+    choice: FrameChoice,
+    *,
+    out: Path | None,
+    online: bool = False,
+    fusion: "FusionRule | None" = None,
+    probabilities: bool = False,
+    picture: bool = False,
+    dry_run: bool = False,
+    machine: Sequence[str] = (),
+) -> Outcome:
+    """Label whole sweeps by all heads of a run together and by each; the exit code is 1 when a frame failed.
+
+    Image features are read from the cache, or computed on the way with ``online`` or if the run was trained so.
+    ``fusion`` is the rule of the fused prediction, by default the run's. With ``dry_run`` only the disk space is
+    forecast. ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
+
+    Raises:
+        MissingDataError: there is no run, or the data set is not prepared.
+        ConfigError: ``out`` holds labels of other data, of another network or by another rule.
+        CacheError: images have no cached features.
+        DiskSpaceError: the disk has too little space for the labels.
+        RunError: the network does not fit the data, or needs images that are not there.
+    """
+    begin = time.perf_counter()
+    trained = TrainedRun.open(workspace, run, machine)
+    rule = fusion or trained.config.evaluate.fusion
+    domain = _open(workspace, trained, choice, online=online)
+    name = domain.index.root.name if choice.dataset == "folder" else choice.dataset
+    out = (out or workspace.home / "labels" / trained.folder.name / name).absolute()
+    store = _label_folder(trained, domain, out, rule, probabilities=probabilities)
+    needed = _forecast(out, domain, store)
+    if dry_run:
+        return Outcome(
+            result={"out": str(out), "sweeps": len(domain), "bytes_left": needed},
+            text=f"{len(domain)} sweeps, about {needed / 1e9:.3f} GB more in {out}",
+        )
+    claim_folder(
+        out / FACTS,
+        _facts(trained, domain, store.modalities, rule),
+        IDENTITY,
+        what="labels of other data, of another network or by another rule of fusion",
+        files=tuple(f"{modality}/*" for modality in store.modalities),
+        option="--out",
+    )
+    _list_frames(out / FRAMES, domain.index)
+    return _label(trained, domain, store, rule, picture=picture, begin=begin)
+
+
+def _label(
+    trained: TrainedRun, domain: "Domain", store: "LabelFolder", rule: "FusionRule", *, picture: bool, begin: float
+) -> Outcome:
+    from ..stages.predict.frames import label_frames
+
+    done = label_frames(trained.network, domain, store, fusion=rule)
+    shown = _picture(store, domain, trained.network.classes) if picture else None
+    faults = [f"  {fault}" for fault in done.failed]
+    summary = f"{done.labelled} sweeps labelled, {done.kept} had labels, {len(faults)} failed."
+    return Outcome(
+        result={
+            "out": str(store.out),
+            "sweeps": len(domain),
+            "labelled": done.labelled,
+            "kept": done.kept,
+            "failed": [{"file": str(fault.path), "reason": fault.reason} for fault in done.failed],
+            "points": done.points,
+            "classes": list(trained.network.classes),
+            "modalities": list(store.modalities),
+            "picture": str(shown) if shown else None,
+            "seconds": round(time.perf_counter() - begin, 3),
+        },
+        text="\n".join([*faults, f"{summary} The labels are in {store.out}"]),
+        exit_code=1 if faults else 0,
+    )
+
+
+def _open(workspace: Workspace, trained: TrainedRun, choice: FrameChoice, *, online: bool) -> "Domain":
+    """Returns the chosen frames with their features; their labels are never read.
+
+    Raises:
+        CacheError: images have no cached features.
+    """
+    import numpy as np
+
+    from ..stages.datasets.labels import LabelMerge
+
+    index = _index(workspace, choice)
+    cached = bool(trained.record["facts"]["cached"]) and not online
+    opener = DomainOpener(workspace, trained.config, cached=cached, index=index)
+    nothing = np.zeros(0, np.int64)
+    merge = LabelMerge(name="unlabelled", classes=trained.network.classes, lut=nothing, raw_ids=nothing)
+    try:
+        domain = opener.frames(index, choice.rows(index), merge)
+        domain.require_features()
+    except CacheError as error:
+        raise CacheError(f"{error}\nOr compute the features on the way: xd3d predict --online") from error
+    return domain.unlabelled()
+
+
+def _index(workspace: Workspace, choice: FrameChoice) -> "FrameIndex":
+    """Opens the index of the data set; that of a folder that is not the prepared one is made, and not stored."""
+    from ..stages.datasets.folder import build_index
+
+    if choice.dataset != "folder" or choice.root is None:
+        return open_index(workspace, choice.dataset, choice.root)
+    if (workspace.index("folder") / "index.json").exists():
+        prepared = open_index(workspace, "folder")
+        if prepared.root.resolve() == choice.root.resolve():
+            return prepared
+    return build_index(choice.root)
+
+
+def _label_folder(
+    trained: TrainedRun, domain: "Domain", out: Path, rule: "FusionRule", *, probabilities: bool
+) -> "LabelFolder":
+    import numpy as np
+
+    from ..stages.predict.frames import LabelFolder, modalities_of
+
+    network = trained.network
+    return LabelFolder(
+        out=out,
+        index=domain.index,
+        modalities=modalities_of(network, images=domain.features is not None, fusion=rule),
+        numbers=np.append(np.arange(len(network.classes)) + 1, 0),
+        probabilities=probabilities,
+    )
+
+
+def _forecast(out: Path, domain: "Domain", store: "FrameStore") -> int:
+    """Returns the forecast of the bytes that are still to be written, and logs it."""
+    from ..stages.predict.frames import check_disk
+
+    left = [int(row) for row in domain.frames if not store.holds(int(row))]
+    needed = check_disk(out, domain.index, left, store.bytes_per_point)
+    log.info("%d of %d sweeps to predict, about %.3f GB in %s", len(left), len(domain), needed / 1e9, out)
+    return needed
+
+
+def _facts(
+    trained: TrainedRun, domain: "Domain", modalities: "Sequence[Modality]", rule: "FusionRule"
+) -> dict[str, Any]:
+    """What a folder of labels says of itself: what its files and numbers mean, and where they come from."""
+    from ..stages.predict.frames import PROBABILITY_SUFFIX
+    from ..stages.predict.sweeps import LABEL_SUFFIX
+
+    rest = "no label" if trained.network.needs_images else "the class of the 3D head, which is given the whole sweep"
+    return {
+        "files": f"MODALITY/FRAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points;"
+        f" MODALITY/FRAME{PROBABILITY_SUFFIX}: the classes' probabilities, float16 [points, classes]",
+        "modalities": list(modalities),
+        "seen by no camera": f"{rest}; in 2d no label",
+        **label_facts(trained),
+        "dataset": domain.index.dataset,
+        "root": str(domain.index.root),
+        "index": domain.index.digest,
+        "cameras": list(domain.index.cameras),
+        "images": domain.features is not None,
+        "fusion": rule,
+    }
+
+
+def _list_frames(path: Path, index: "FrameIndex") -> None:
+    """Write which sweep each name of a frame stands for."""
+    text = io.StringIO()
+    csv.writer(text).writerows([("frame", "sweep"), *zip(index.frames.key, index.frames.sweep, strict=True)])
+    write_bytes(path, text.getvalue().encode())
+
+
+def _picture(store: "LabelFolder", domain: "Domain", classes: Sequence[str]) -> Path | None:
+    """Draw the first frame that has labels, from above; None if there is none."""
+    from ..stages.datasets.readers import READERS
+    from ..stages.predict.sweeps import read_labels
+    from .report.figures import labels_from_above
+
+    row = next((int(row) for row in domain.frames if store.holds(int(row))), None)
+    if row is None:
+        return None
+    labels = store.label_path(row, store.modalities[0])
+    points = READERS[domain.index.dataset].read_sweep(domain.index, row).points
+    path = labels.with_suffix(PICTURE_SUFFIX)
+    write_bytes(path, labels_from_above(points, read_labels(labels), classes))
+    return path
