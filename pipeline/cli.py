@@ -225,7 +225,9 @@ def predict(
     ] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Its data root, if it has moved.")] = None,
     domain: Annotated[str | None, typer.Option(help="Its frames of this domain; the default is all.")] = None,
-    split: Annotated[EverySplit | None, typer.Option(help="Its frames of this split; the default is all.")] = None,
+    split: Annotated[
+        EverySplit | None, typer.Option(help="Its frames of this split (with --submission, official); default all.")
+    ] = None,
     scenes: Annotated[
         str | None, typer.Option(help="Only scenes, sequences or frames of these names or globs: 08,1*.")
     ] = None,
@@ -235,6 +237,9 @@ def predict(
     fusion: Annotated[Fusion | None, typer.Option(help="How predictions are fused; the default is the run's.")] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write each class's probability too, float16 in .npy files.")
+    ] = False,
+    submission: Annotated[
+        bool, typer.Option("--submission", help="Write the official files of nuScenes or SemanticKITTI, and their zip.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(file_okay=False, help="Output folder; by default in the workspace.")
@@ -253,7 +258,7 @@ def predict(
 
     It writes one .label file a sweep, and classes.json. It can be stopped at any time; the same command resumes.
 
-    Example: `xd3d predict --dataset nuscenes --split val` or `xd3d predict /data/velodyne --picture`
+    Example: `xd3d predict --dataset nuscenes --submission` or `xd3d predict /data/velodyne --picture`
     """
     from .predict import predict as predict_sweeps
     from .predict_frames import FrameChoice, choose_frames, predict_frames
@@ -266,6 +271,7 @@ def predict(
         domain=domain,
         split=split,
         scenes=scenes,
+        submission=submission,
         sweeps_alone={"--columns": columns},
         frames_alone={
             "--online": online,
@@ -285,6 +291,7 @@ def predict(
             fusion=fusion,
             probabilities=probabilities,
             picture=picture,
+            submission=submission,
             dry_run=dry_run,
             machine=machine,
         )

@@ -1,6 +1,7 @@
 """Labels for the frames of a data set from a trained run, with their images and without labels."""
 
 import csv
+import dataclasses
 import io
 import logging
 import time
@@ -10,10 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CacheError, ConfigError, nearest
+from ..errors import CacheError, ConfigError, DataError, nearest
 from ..files import write_bytes
 from .console import Outcome
 from .domains import DomainOpener, open_index
+from .export import log_faults, open_submission
 from .folders import claim_folder
 from .predict import FACTS, PICTURE_SUFFIX, label_facts
 from .runs import TrainedRun
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
     from ..stages.evaluate.metrics import Modality
     from ..stages.evaluate.settings import FusionRule
-    from ..stages.predict.frames import FrameStore, LabelFolder
+    from ..stages.predict.frames import LabelFolder
+    from ..stages.predict.submission import Submission
+    from ..stages.predict.sweeps import LabelSummary
     from ..stages.train.domain import Domain
 
 __all__ = ["FrameChoice", "choose_frames", "predict_frames"]
@@ -44,7 +48,7 @@ class FrameChoice:
     """The frames to predict: those of ``split`` in ``domain`` whose scene or name matches a glob in ``scenes``.
 
     ``root`` is the data root if it is not the one that was prepared; a folder with a ``dataset.yaml`` need not be
-    prepared.
+    prepared. ``official``: the official splits are meant, and "all" are the test frames if the index has any.
     """
 
     dataset: str
@@ -52,6 +56,7 @@ class FrameChoice:
     domain: str = "all"
     split: str = "all"
     scenes: Sequence[str] = ()
+    official: bool = False
 
     def rows(self, index: "FrameIndex") -> "Int64[np.ndarray, 'rows']":
         """Returns the rows of the frames in ``index``.
@@ -64,7 +69,9 @@ class FrameChoice:
 
         from ..stages.datasets.splits import domain_frames
 
-        rows = domain_frames(index, self.domain, self.split)
+        rows = domain_frames(index, self.domain, "all" if self.official else self.split)
+        if self.official and not (self.split == "all" and self.scenes):
+            rows = self._of_official_split(index, rows)
         if not self.scenes:
             return rows
         chosen = np.zeros(len(rows), bool)
@@ -79,6 +86,16 @@ class FrameChoice:
             chosen |= fits
         return rows[chosen]
 
+    def _of_official_split(self, index: "FrameIndex", rows: "Int64[np.ndarray, 'rows']") -> "Int64[np.ndarray, 'some']":
+        found = index.frames.split[rows]
+        chosen = found == ("test" if self.split == "all" else self.split)
+        if self.split == "all" and not chosen.any():
+            return rows
+        if not chosen.any():
+            there = ", ".join(sorted(set(map(str, found))))
+            raise DataError(f"No frame of {index.root} is in the official split '{self.split}'; it holds: {there}")
+        return rows[chosen]
+
 
 def choose_frames(
     points: Path | None,
@@ -88,6 +105,7 @@ def choose_frames(
     domain: str | None,
     split: str | None,
     scenes: str | None,
+    submission: bool,
     sweeps_alone: Mapping[str, object],
     frames_alone: Mapping[str, object],
 ) -> FrameChoice | Path:
@@ -107,7 +125,8 @@ def choose_frames(
     if dataset is None:
         if points is None:
             raise ConfigError("There is nothing to label: give sweeps, a folder with a dataset.yaml, or --dataset NAME")
-        chosen = {"--root": root, "--domain": domain, "--split": split, "--scenes": scenes, **frames_alone}
+        chosen: dict[str, object] = {"--root": root, "--domain": domain, "--split": split, "--scenes": scenes}
+        chosen |= {"--submission": submission, **frames_alone}
         _refuse(chosen, f"choose frames of a data set, and {points} holds sweeps of none; add --dataset NAME")
         return points
     if dataset not in READERS:
@@ -121,6 +140,7 @@ def choose_frames(
         domain=domain or "all",
         split=split or "all",
         scenes=[name.strip() for name in (scenes or "").split(",") if name.strip()],
+        official=submission,
     )
 
 
@@ -141,18 +161,21 @@ def predict_frames(
     fusion: "FusionRule | None" = None,
     probabilities: bool = False,
     picture: bool = False,
+    submission: bool = False,
     dry_run: bool = False,
     machine: Sequence[str] = (),
 ) -> Outcome:
     """Label whole sweeps by all heads of a run together and by each; the exit code is 1 when a frame failed.
 
     Image features are read from the cache, or computed on the way with ``online`` or if the run was trained so.
-    ``fusion`` is the rule of the fused prediction, by default the run's. With ``dry_run`` only the disk space is
-    forecast. ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
+    ``fusion`` is the rule of the fused prediction, by default the run's. With ``submission`` the fused classes are
+    written in the official format of the data set, and as a zip file. With ``dry_run`` only the disk space is forecast.
+    ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
 
     Raises:
         MissingDataError: there is no run, or the data set is not prepared.
-        ConfigError: ``out`` holds labels of other data, of another network or by another rule.
+        ConfigError: ``out`` holds labels of other data, of another network or by another rule, or the data set has no
+            official format for the run's classes.
         CacheError: images have no cached features.
         DiskSpaceError: the disk has too little space for the labels.
         RunError: the network does not fit the data, or needs images that are not there.
@@ -162,14 +185,16 @@ def predict_frames(
     rule = fusion or trained.config.evaluate.fusion
     domain = _open(workspace, trained, choice, online=online)
     name = domain.index.root.name if choice.dataset == "folder" else choice.dataset
+    if submission:
+        _refuse({"--probabilities": probabilities, "--picture": picture}, "are not part of a --submission")
+        domain = _for_submission(trained, domain)
+        out = (out or workspace.home / "submissions" / trained.folder.name / name).absolute()
+        return _submit(trained, domain, out, rule, dry_run=dry_run, begin=begin)
     out = (out or workspace.home / "labels" / trained.folder.name / name).absolute()
     store = _label_folder(trained, domain, out, rule, probabilities=probabilities)
-    needed = _forecast(out, domain, store)
+    forecast = _forecast(store, domain)
     if dry_run:
-        return Outcome(
-            result={"out": str(out), "sweeps": len(domain), "bytes_left": needed},
-            text=f"{len(domain)} sweeps, about {needed / 1e9:.3f} GB more in {out}",
-        )
+        return forecast
     claim_folder(
         out / FACTS,
         _facts(trained, domain, store.modalities, rule),
@@ -189,24 +214,77 @@ def _label(
 
     done = label_frames(trained.network, domain, store, fusion=rule)
     shown = _picture(store, domain, trained.network.classes) if picture else None
+    result = {
+        "classes": list(trained.network.classes),
+        "modalities": list(store.modalities),
+        "picture": str(shown) if shown else None,
+    }
+    return _outcome(done, domain, store.out, result, begin, advice="")
+
+
+def _outcome(
+    done: "LabelSummary", domain: "Domain", out: Path, result: Mapping[str, Any], begin: float, *, advice: str
+) -> Outcome:
     faults = [f"  {fault}" for fault in done.failed]
     summary = f"{done.labelled} sweeps labelled, {done.kept} had labels, {len(faults)} failed."
     return Outcome(
         result={
-            "out": str(store.out),
+            "out": str(out),
             "sweeps": len(domain),
             "labelled": done.labelled,
             "kept": done.kept,
             "failed": [{"file": str(fault.path), "reason": fault.reason} for fault in done.failed],
             "points": done.points,
-            "classes": list(trained.network.classes),
-            "modalities": list(store.modalities),
-            "picture": str(shown) if shown else None,
+            **result,
             "seconds": round(time.perf_counter() - begin, 3),
         },
-        text="\n".join([*faults, f"{summary} The labels are in {store.out}"]),
+        text="\n".join([*faults, f"{summary} The labels are in {out}{advice}"]),
         exit_code=1 if faults else 0,
     )
+
+
+def _for_submission(trained: TrainedRun, domain: "Domain") -> "Domain":
+    """Returns ``domain`` with the run's merge, which gives its classes official numbers.
+
+    Raises:
+        ConfigError: the data set has no official format, or its devkit refuses such predictions.
+    """
+    from ..stages.datasets.labels import index_merge
+    from ..stages.datasets.raw_classes import NUSCENES_16
+    from ..stages.evaluate.official import require_official
+
+    require_official(domain.index.dataset)
+    merge = index_merge(trained.config.data.merge, domain.index)
+    if domain.index.dataset == "nuscenes" and len(merge.classes) != len(NUSCENES_16):
+        raise ConfigError(
+            f"nuScenes takes predictions of its 16 classes, and this run tells {len(merge.classes)} apart"
+            f" ({merge.name}); train one with: xd3d train --set data.merge=nuscenes-16"
+        )
+    if trained.network.needs_images and not domain.every_point:
+        raise ConfigError(
+            "A submission has a class for every point, and this run has none for points that no camera sees"
+            " (fusion.head=refine); train one with: xd3d train --set fusion.head=distil"
+        )
+    return dataclasses.replace(domain, merge=merge)
+
+
+def _submit(
+    trained: TrainedRun, domain: "Domain", out: Path, rule: "FusionRule", *, dry_run: bool, begin: float
+) -> Outcome:
+    """Write the official files of ``domain`` and their zip file, which needs every frame."""
+    from ..stages.predict.frames import label_frames
+    from ..stages.predict.submission import Submission
+
+    forecast = _forecast(Submission(out=out, index=domain.index, merge=domain.merge), domain)
+    if dry_run:
+        return forecast
+    store = open_submission(trained, domain, out, fusion=rule, option="--out")
+    done = label_frames(trained.network, domain, store, fusion=rule)
+    rows = [int(row) for row in domain.frames]
+    log_faults(store, rows, images=domain.features is not None)
+    packed = None if done.failed else store.pack(rows)
+    advice = f"; to submit: {packed}" if packed else ", and make no submission yet"
+    return _outcome(done, domain, out, {"zip": str(packed) if packed else None}, begin, advice=advice)
 
 
 def _open(workspace: Workspace, trained: TrainedRun, choice: FrameChoice, *, online: bool) -> "Domain":
@@ -262,14 +340,20 @@ def _label_folder(
     )
 
 
-def _forecast(out: Path, domain: "Domain", store: "FrameStore") -> int:
-    """Returns the forecast of the bytes that are still to be written, and logs it."""
+def _forecast(store: "LabelFolder | Submission", domain: "Domain") -> Outcome:
+    """Forecasts the bytes that are still to be written, and logs them.
+
+    Raises:
+        DiskSpaceError: the disk has too little space.
+    """
     from ..stages.predict.frames import check_disk
 
     left = [int(row) for row in domain.frames if not store.holds(int(row))]
-    needed = check_disk(out, domain.index, left, store.bytes_per_point)
-    log.info("%d of %d sweeps to predict, about %.3f GB in %s", len(left), len(domain), needed / 1e9, out)
-    return needed
+    needed = check_disk(store.out, domain.index, left, store.bytes_per_point)
+    text = f"{len(left)} of {len(domain)} sweeps to predict, about {needed / 1e9:.3f} GB in {store.out}"
+    log.info("%s", text)
+    result = {"out": str(store.out), "sweeps": len(domain), "left": len(left), "bytes_left": needed}
+    return Outcome(result=result, text=text)
 
 
 def _facts(

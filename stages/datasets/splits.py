@@ -16,12 +16,13 @@ over the number of scenes. A smaller data set has the same shares; its scenes ma
 - ``train``: scenes of the official train split that the domain does not hold out;
 - ``val``: the scenes held out. ``usa`` and ``day`` hold out none, as published: a run with such a target is validated
   on its source (`validation_side`);
-- ``test``: the official val scenes of the domain.
+- ``test``: the official val scenes of the domain; in an index of official test scenes alone (nuScenes v1.0-test,
+  SemanticKITTI 11 to 21), which have no labels, all of them.
 
 | data set, domain | train | val | test |
 |---|---|---|---|
 | semantickitti ``all`` | sequences 00 to 06, 09, 10 | 07, as xMUDA holds it out | 08 |
-| semantickitti ``official`` | 00 to 07, 09, 10 | 08 | none: 11 to 21 have no labels |
+| semantickitti ``official`` | 00 to 07, 09, 10 | 08 | 11 to 21, without labels |
 | semanticstf ``all`` and weathers | official train | none | official val |
 | synlidar ``all`` | 12 of its 13 sequences | one, by the sha256 of its name | none |
 | a2d2 ``all`` | all scenes but one | none | 20180807_145028, as xMUDA has it |
@@ -65,8 +66,7 @@ class _Domain:
     members: Members
     share: float = 0.0  #: of the train scenes, by the sha256 of their names
     scenes: tuple[str, ...] = ()  #: by name
-    official: bool = False  #: the official val split is val, and there is no test split
-    tested: bool = False  #: with ``official``: the official test split is test
+    official: bool = False  #: the official splits are the splits
 
     @property
     def holds_out(self) -> bool:
@@ -119,7 +119,7 @@ _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
     "synlidar": {"all": _Domain(members=_every, share=1 / 13)},
     "a2d2": {"all": _Domain(members=_every)},
     "virtualkitti": {"all": _Domain(members=_every)},
-    FOLDER: {"all": _Domain(members=_every, official=True, tested=True)},
+    FOLDER: {"all": _Domain(members=_every, official=True)},
 }
 
 
@@ -181,7 +181,7 @@ def _check(kind: str, name: str, known: Iterable[str]) -> None:
 
 def _domain(dataset: str, name: str) -> _Domain:
     if dataset == FOLDER and name != "all":
-        return _Domain(members=partial(_located, name), official=True, tested=True)
+        return _Domain(members=partial(_located, name), official=True)
     _check("domain", name, _DOMAINS[dataset])
     return _DOMAINS[dataset][name]
 
@@ -192,9 +192,11 @@ def _select(index: FrameIndex, name: str, split: str) -> Bool[np.ndarray, "frame
     if split == EVERY_SPLIT:
         return members
     training, official = members & (index.frames.split == "train"), members & (index.frames.split == "val")
+    tested = members & (index.frames.split == "test")
     if domain.official:
-        tested = members & (index.frames.split == "test") & domain.tested
         return {"train": training, "val": official, "test": tested}[split]
+    if (index.frames.split == "test").all():
+        official = tested
     held_out = training & np.isin(index.frames.scene, _held_out(domain, index.frames.scene[training]))
     return {"train": training & ~held_out, "val": held_out, "test": official}[split]
 

@@ -6,7 +6,7 @@ hold those of the other modalities. Points that no camera sees have the class of
 
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
-from ...errors import DiskSpaceError
+from ...errors import DataError, DiskSpaceError, MissingDataError
 from ...files import write_atomic, write_bytes
 from ..datasets.checks import FileFault
 from ..datasets.index import FrameIndex
@@ -24,7 +24,7 @@ from ..evaluate.settings import FusionRule
 from ..train.domain import Domain
 from ..train.network import Network
 from .inference import SweepPrediction, predict_each, sweep_prediction
-from .stamps import Stamps, file_stamp
+from .stamps import Stamps, file_stamp, frame_files
 from .sweeps import LABEL_SUFFIX, LabelSummary
 
 __all__ = ["PROBABILITY_SUFFIX", "FrameStore", "LabelFolder", "check_disk", "label_frames", "modalities_of"]
@@ -86,11 +86,11 @@ class LabelFolder:
     def holds(self, row: int) -> bool:
         """Returns whether all files of the frame in ``row`` exist and were made from its current sweep and images."""
         made = [path for modality in self.modalities for path in self._files(row, modality)]
-        return self._stamps.hold(made, self._sources(row))
+        return self._stamps.hold(made, frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
         """Write the files of the frame in ``row``."""
-        stamp = file_stamp(self._sources(row))
+        stamp = file_stamp(frame_files(self.index, row))
         for modality in self.modalities:
             labels, *probabilities = self._files(row, modality)
             labels.parent.mkdir(parents=True, exist_ok=True)
@@ -103,10 +103,6 @@ class LabelFolder:
     def _files(self, row: int, modality: Modality) -> list[Path]:
         labels = self.label_path(row, modality)
         return [labels, *([_sibling(labels, PROBABILITY_SUFFIX)] if self.probabilities else [])]
-
-    def _sources(self, row: int) -> list[Path]:
-        images = self.index.images.path[self.index.images_of(row)]
-        return [self.index.root / str(path) for path in (self.index.frames.sweep[row], *images)]
 
 
 def _sibling(labels: Path, suffix: str) -> Path:
@@ -142,18 +138,19 @@ def label_frames(
 
 
 def check_disk(out: Path, index: FrameIndex, rows: Sequence[int], bytes_per_point: int) -> int:
-    """Returns the forecast of the bytes that ``rows`` take in ``out``, from the points per byte of the first sweep.
+    """Returns the forecast of the bytes that ``rows`` take in ``out``, from the points per byte of one sweep.
 
     Raises:
         DiskSpaceError: the disk has less free.
     """
     paths = [index.root / str(index.frames.sweep[row]) for row in rows]
     sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
-    first = next((number for number, size in enumerate(sizes) if size), None)
-    if first is None:
-        return 0
-    points = len(READERS[index.dataset].read_sweep(index, rows[first]).points)
-    needed = int(points / sizes[first] * sum(sizes)) * bytes_per_point
+    needed = 0
+    for row, size in zip(rows, sizes, strict=True):
+        with suppress(DataError, MissingDataError):  # a damaged sweep is reported when its turn comes
+            points = len(READERS[index.dataset].read_sweep(index, row).points)
+            needed = int(points / size * sum(sizes)) * bytes_per_point
+            break
     there = next(folder for folder in (out, *out.parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
     if needed > free:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["STAMPS", "Stamps", "file_stamp"]
+from ..datasets.index import FrameIndex
+
+__all__ = ["STAMPS", "Stamps", "file_stamp", "frame_files"]
 
 STAMPS = "labelled.jsonl"  #: in the folder of the labels
 
@@ -49,3 +51,9 @@ def file_stamp(sources: Sequence[Path]) -> list[int]:
             status = path.stat()  # the ctime changes when a file is moved here, even an old one
             stamps += [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     return stamps
+
+
+def frame_files(index: FrameIndex, row: int) -> list[Path]:
+    """Returns the files that the prediction of the frame in ``row`` is made from: its sweep and its images."""
+    images = index.images.path[index.images_of(row)]
+    return [index.root / str(path) for path in (index.frames.sweep[row], *images)]
