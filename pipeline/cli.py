@@ -248,6 +248,10 @@ def predict(
         int | None,
         typer.Option(min=3, help="float32 values per point in raw files; by default 4 in .bin, 5 in .pcd.bin."),
     ] = None,
+    ids: Annotated[
+        Literal["train", "raw"], typer.Option(help="Numbers in labels: class + 1, or the ids of the data set.")
+    ] = "train",
+    colour: Annotated[bool, typer.Option("--colour", help="Write coloured clouds too, as .labels.ply.")] = False,
     picture: Annotated[bool, typer.Option("--picture", help="Draw the first sweep and its labels from above.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Forecast the disk space of a data set's labels.")] = False,
     device: Device = None,
@@ -291,12 +295,24 @@ def predict(
             fusion=fusion,
             probabilities=probabilities,
             picture=picture,
+            ids=ids,
+            colour=colour,
             submission=submission,
             dry_run=dry_run,
             machine=machine,
         )
     else:
-        done = predict_sweeps(workspace, run, choice, out=out, columns=columns, picture=picture, machine=machine)
+        done = predict_sweeps(
+            workspace,
+            run,
+            choice,
+            out=out,
+            columns=columns,
+            picture=picture,
+            ids=ids,
+            colour=colour,
+            machine=machine,
+        )
     conclude(done, as_json)
 
 

@@ -17,7 +17,8 @@ from .console import Outcome
 from .domains import DomainOpener, open_index
 from .export import log_faults, open_submission
 from .folders import claim_folder
-from .predict import FACTS, PICTURE_SUFFIX, label_facts
+from .label_forms import LabelIds, label_facts, label_form
+from .predict import FACTS, PICTURE_SUFFIX
 from .runs import TrainedRun
 from .workspace import Workspace
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from jaxtyping import Int64
 
     from ..stages.datasets.index import FrameIndex
-    from ..stages.evaluate.metrics import Modality
     from ..stages.evaluate.settings import FusionRule
     from ..stages.predict.frames import LabelFolder
     from ..stages.predict.submission import Submission
@@ -161,6 +161,8 @@ def predict_frames(
     fusion: "FusionRule | None" = None,
     probabilities: bool = False,
     picture: bool = False,
+    ids: LabelIds = "train",
+    colour: bool = False,
     submission: bool = False,
     dry_run: bool = False,
     machine: Sequence[str] = (),
@@ -168,9 +170,10 @@ def predict_frames(
     """Label whole sweeps by all heads of a run together and by each; the exit code is 1 when a frame failed.
 
     Image features are read from the cache, or computed on the way with ``online`` or if the run was trained so.
-    ``fusion`` is the rule of the fused prediction, by default the run's. With ``submission`` the fused classes are
-    written in the official format of the data set, and as a zip file. With ``dry_run`` only the disk space is forecast.
-    ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
+    ``fusion`` is the rule of the fused prediction, by default the run's. ``ids``: which numbers the classes have, see
+    ``label_form``. ``colour``: clouds with the colours of the fused classes are written too. With ``submission`` the
+    fused classes are written in the official format of the data set instead, and as a zip file. With ``dry_run`` only
+    the disk space is forecast. ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
 
     Raises:
         MissingDataError: there is no run, or the data set is not prepared.
@@ -180,24 +183,34 @@ def predict_frames(
         DiskSpaceError: the disk has too little space for the labels.
         RunError: the network does not fit the data, or needs images that are not there.
     """
+    from ..stages.predict.frames import LabelFolder, modalities_of
+
     begin = time.perf_counter()
     trained = TrainedRun.open(workspace, run, machine)
     rule = fusion or trained.config.evaluate.fusion
     domain = _open(workspace, trained, choice, online=online)
     name = domain.index.root.name if choice.dataset == "folder" else choice.dataset
     if submission:
-        _refuse({"--probabilities": probabilities, "--picture": picture}, "are not part of a --submission")
+        extras = {"--probabilities": probabilities, "--picture": picture, "--colour": colour, "--ids": ids == "raw"}
+        _refuse(extras, "are not part of a --submission")
         domain = _for_submission(trained, domain)
         out = (out or workspace.home / "submissions" / trained.folder.name / name).absolute()
         return _submit(trained, domain, out, rule, dry_run=dry_run, begin=begin)
     out = (out or workspace.home / "labels" / trained.folder.name / name).absolute()
-    store = _label_folder(trained, domain, out, rule, probabilities=probabilities)
+    form, meaning = label_form(trained, ids, colour=colour, index=domain.index)
+    store = LabelFolder(
+        out=out,
+        index=domain.index,
+        modalities=modalities_of(trained.network, images=domain.features is not None, fusion=rule),
+        form=form,
+        probabilities=probabilities,
+    )
     forecast = _forecast(store, domain)
     if dry_run:
         return forecast
     claim_folder(
         out / FACTS,
-        _facts(trained, domain, store.modalities, rule),
+        {**label_facts(trained, form, meaning), **_facts(trained, domain, store, rule)},
         IDENTITY,
         what="labels of other data, of another network or by another rule of fusion",
         files=tuple(f"{modality}/*" for modality in store.modalities),
@@ -323,23 +336,6 @@ def _index(workspace: Workspace, choice: FrameChoice) -> "FrameIndex":
     return build_index(choice.root)
 
 
-def _label_folder(
-    trained: TrainedRun, domain: "Domain", out: Path, rule: "FusionRule", *, probabilities: bool
-) -> "LabelFolder":
-    import numpy as np
-
-    from ..stages.predict.frames import LabelFolder, modalities_of
-
-    network = trained.network
-    return LabelFolder(
-        out=out,
-        index=domain.index,
-        modalities=modalities_of(network, images=domain.features is not None, fusion=rule),
-        numbers=np.append(np.arange(len(network.classes)) + 1, 0),
-        probabilities=probabilities,
-    )
-
-
 def _forecast(store: "LabelFolder | Submission", domain: "Domain") -> Outcome:
     """Forecasts the bytes that are still to be written, and logs them.
 
@@ -356,10 +352,8 @@ def _forecast(store: "LabelFolder | Submission", domain: "Domain") -> Outcome:
     return Outcome(result=result, text=text)
 
 
-def _facts(
-    trained: TrainedRun, domain: "Domain", modalities: "Sequence[Modality]", rule: "FusionRule"
-) -> dict[str, Any]:
-    """What a folder of labels says of itself: what its files and numbers mean, and where they come from."""
+def _facts(trained: TrainedRun, domain: "Domain", store: "LabelFolder", rule: "FusionRule") -> dict[str, Any]:
+    """What a folder of labels says of its files, and where they come from."""
     from ..stages.predict.frames import PROBABILITY_SUFFIX
     from ..stages.predict.sweeps import LABEL_SUFFIX
 
@@ -367,9 +361,8 @@ def _facts(
     return {
         "files": f"MODALITY/FRAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points;"
         f" MODALITY/FRAME{PROBABILITY_SUFFIX}: the classes' probabilities, float16 [points, classes]",
-        "modalities": list(modalities),
+        "modalities": list(store.modalities),
         "seen by no camera": f"{rest}; in 2d no label",
-        **label_facts(trained),
         "dataset": domain.index.dataset,
         "root": str(domain.index.root),
         "index": domain.index.digest,
@@ -398,5 +391,5 @@ def _picture(store: "LabelFolder", domain: "Domain", classes: Sequence[str]) -> 
     labels = store.label_path(row, store.modalities[0])
     points = READERS[domain.index.dataset].read_sweep(domain.index, row).points
     path = labels.with_suffix(PICTURE_SUFFIX)
-    write_bytes(path, labels_from_above(points, read_labels(labels), classes))
+    write_bytes(path, labels_from_above(points, store.form.classes(read_labels(labels)) + 1, classes))
     return path

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
 
 from ...errors import DataError, DiskSpaceError, MissingDataError
 from ...files import write_atomic, write_bytes
@@ -24,12 +23,14 @@ from ..evaluate.settings import FusionRule
 from ..train.domain import Domain
 from ..train.network import Network
 from .inference import SweepPrediction, predict_each, sweep_prediction
+from .label_form import CLOUD_SUFFIX, LabelForm
 from .stamps import Stamps, file_stamp, frame_files
 from .sweeps import LABEL_SUFFIX, LabelSummary
 
 __all__ = ["PROBABILITY_SUFFIX", "FrameStore", "LabelFolder", "check_disk", "label_frames", "modalities_of"]
 
 PROBABILITY_SUFFIX = ".npy"
+CLOUD_BYTES = 19  #: of a point in a coloured cloud of float32
 
 
 @runtime_checkable
@@ -59,7 +60,7 @@ def modalities_of(network: Network, *, images: bool, fusion: FusionRule) -> tupl
 
 @dataclass(kw_only=True, eq=False)
 class LabelFolder:
-    """A folder of label files: ``numbers`` has the number of each class, and last that of a point without one.
+    """A folder of label files in ``form``, with a coloured cloud of the first modality if the form has a palette.
 
     ``probabilities``: for each label file an array [points, classes] of float16 is written too.
     """
@@ -67,7 +68,7 @@ class LabelFolder:
     out: Path
     index: FrameIndex
     modalities: tuple[Modality, ...]
-    numbers: Int64[np.ndarray, "numbers"]
+    form: LabelForm
     probabilities: bool = False
 
     def __post_init__(self) -> None:
@@ -76,8 +77,8 @@ class LabelFolder:
     @property
     def bytes_per_point(self) -> int:
         """Bytes that are written for each point of a sweep."""
-        shares = 2 * (len(self.numbers) - 1) if self.probabilities else 0
-        return len(self.modalities) * (4 + shares)
+        shares = 2 * (len(self.form.numbers) - 1) if self.probabilities else 0
+        return len(self.modalities) * (4 + shares) + (0 if self.form.palette is None else CLOUD_BYTES)
 
     def label_path(self, row: int, modality: Modality) -> Path:
         """Returns the path of a label file of the frame in ``row``."""
@@ -85,28 +86,41 @@ class LabelFolder:
 
     def holds(self, row: int) -> bool:
         """Returns whether all files of the frame in ``row`` exist and were made from its current sweep and images."""
-        made = [path for modality in self.modalities for path in self._files(row, modality)]
-        return self._stamps.hold(made, frame_files(self.index, row))
+        files = self._files(row)
+        return self._stamps.hold([path for each in files.values() for path in each], frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
         """Write the files of the frame in ``row``."""
         stamp = file_stamp(frame_files(self.index, row))
-        for modality in self.modalities:
-            labels, *probabilities = self._files(row, modality)
+        for modality, (labels, *others) in self._files(row).items():
+            classes = prediction.classes(modality)
             labels.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(labels, self.numbers[prediction.classes(modality)].astype("<u4").tobytes())
-            for path in probabilities:
-                values = prediction.probabilities(modality).astype(np.float16)
-                write_atomic(path, lambda file, values=values: np.save(file, values, allow_pickle=False))  # type: ignore[misc]  # run at once
+            write_bytes(labels, self.form.labels(classes).tobytes())
+            for path in others:
+                if path.suffix == PROBABILITY_SUFFIX:
+                    write_array(path, prediction.probabilities(modality).astype(np.float16))
+                else:
+                    write_bytes(path, self.form.cloud(prediction.points, classes))
         self._stamps.add(self.label_path(row, self.modalities[0]), stamp)
 
-    def _files(self, row: int, modality: Modality) -> list[Path]:
-        labels = self.label_path(row, modality)
-        return [labels, *([_sibling(labels, PROBABILITY_SUFFIX)] if self.probabilities else [])]
+    def _files(self, row: int) -> dict[Modality, list[Path]]:
+        """Returns the files of each modality, its labels first."""
+        found: dict[Modality, list[Path]] = {}
+        for modality in self.modalities:
+            labels = self.label_path(row, modality)
+            suffixes = [PROBABILITY_SUFFIX] if self.probabilities else []
+            suffixes += [CLOUD_SUFFIX] if self.form.palette is not None and modality == self.modalities[0] else []
+            found[modality] = [labels, *(_sibling(labels, suffix) for suffix in suffixes)]
+        return found
 
 
 def _sibling(labels: Path, suffix: str) -> Path:
     return labels.with_name(labels.name.removesuffix(LABEL_SUFFIX) + suffix)
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write a ``.npy`` file, atomically."""
+    write_atomic(path, lambda file: np.save(file, values, allow_pickle=False))
 
 
 def label_frames(

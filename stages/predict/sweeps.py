@@ -1,8 +1,8 @@
 """Labels sweeps that belong to no data set with the 3D head, one label file per sweep.
 
 A label file contains one little-endian uint32 per point, in the order of the sweep's points: the format of
-SemanticKITTI, which common viewers and benchmarks read. Class ``c`` of the network is written as ``c + 1``; 0 means no
-label, as in SemanticKITTI and nuScenes-lidarseg.
+SemanticKITTI, which common viewers and benchmarks read. By default class ``c`` of the network is written as ``c + 1``;
+0 means no label, as in SemanticKITTI and nuScenes-lidarseg.
 """
 
 import errno
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt32
+from jaxtyping import Bool, Float, Int64, UInt32
 
 from ...errors import ConfigError, DataError, MissingDataError, RunError
 from ...files import write_bytes
@@ -20,12 +20,14 @@ from ...prefetch import map_ahead
 from ...progress import progress
 from ..datasets.checks import FileFault
 from ..datasets.sweeps import SWEEP_SUFFIXES, read_coordinates, sweep_suffix
+from ..evaluate.official import NO_CLASS
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
 from .inference import cloud_classes
+from .label_form import CLOUD_SUFFIX, LabelForm
 from .stamps import Stamps, file_stamp
 
-__all__ = ["LABEL_SUFFIX", "LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
+__all__ = ["LABEL_SUFFIX", "LabelSummary", "cloud_path", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
 
 LABEL_SUFFIX = ".label"
 
@@ -42,9 +44,10 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cloud:
-    """One sweep ready for the network: its finite points as a batch, the mask of these points, and its stamp."""
+    """One sweep ready for the network: all points, the finite ones as a batch, their mask, and its stamp."""
 
     path: Path
+    points: Float[np.ndarray, "points 3"]
     batch: Batch
     finite: Bool[np.ndarray, "points"]
     stamp: list[int]
@@ -62,9 +65,12 @@ def find_sweeps(points: Path) -> list[Path]:
     if not points.is_dir():
         raise MissingDataError(f"There is no sweep and no folder of sweeps at {points}")
     # A broken link is included: it is reported like any sweep that cannot be read.
-    found = sorted(path for path in points.iterdir() if sweep_suffix(path) and (path.is_file() or path.is_symlink()))
+    found = sorted(path for path in points.iterdir() if _is_sweep(path) and (path.is_file() or path.is_symlink()))
     if not found:
-        raise MissingDataError(f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}")
+        raise MissingDataError(
+            f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}. The frames of a data set"
+            " are labelled with: xd3d predict --dataset NAME"
+        )
     first: dict[str, Path] = {}
     for path in found:
         twin = first.setdefault(_stem(path), path)
@@ -80,19 +86,31 @@ def label_path(out: Path, sweep: Path) -> Path:
     return out / (_stem(sweep) + LABEL_SUFFIX)
 
 
+def cloud_path(out: Path, sweep: Path) -> Path:
+    """Returns the path of the coloured cloud of ``sweep`` in the folder ``out``."""
+    return out / (_stem(sweep) + CLOUD_SUFFIX)
+
+
 def read_labels(path: Path) -> UInt32[np.ndarray, "points"]:
-    """Read a label file of ``label_sweeps``: 0 for no label, otherwise a class of the network plus one."""
+    """Read a label file; the number of a class is that of its ``LabelForm``."""
     return np.frombuffer(path.read_bytes(), "<u4")
 
 
 def label_sweeps(
-    network: Network, sweeps: Sequence[Path], out: Path, *, columns: int | None = None, workers: int = 2
+    network: Network,
+    sweeps: Sequence[Path],
+    out: Path,
+    *,
+    columns: int | None = None,
+    form: LabelForm | None = None,
+    workers: int = 2,
 ) -> LabelSummary:
     """Label all points of each sweep that has no up-to-date label file; files appear atomically.
 
-    ``columns`` is the number of float32 values per point of raw files whose suffix does not determine it. A sweep that
+    ``columns`` is the number of float32 values per point of raw files whose suffix does not determine it. ``form`` has
+    the numbers that are written, and the colours of clouds beside the labels, if there are to be any. A sweep that
     cannot be read, or whose label file cannot be written because of its name, is reported, and the others are labelled.
-    A point with a NaN or infinite coordinate gets label 0.
+    A point with a NaN or infinite coordinate has no class.
 
     Raises:
         RunError: the network's 3D head needs images, or the network computed NaN: it has diverged.
@@ -102,8 +120,9 @@ def label_sweeps(
             "This network needs the image's features at test (fusion.head=refine), and a sweep alone has none;"
             " train one with: xd3d train --cached --set fusion.head=distil"
         )
+    form = form or LabelForm.of(network.classes)
     stamps = Stamps(out)
-    left = [sweep for sweep in sweeps if not stamps.hold([label_path(out, sweep)], [sweep])]
+    left = [sweep for sweep in sweeps if not stamps.hold(_files(out, sweep, form), [sweep])]
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
     points = 0
@@ -114,7 +133,7 @@ def label_sweeps(
     clouds = map_ahead(read, left, workers)
     with closing(clouds), progress("label sweeps", len(sweeps), "sweep", len(sweeps) - len(left)) as bar:
         for cloud, _ in clouds:
-            fault = cloud if isinstance(cloud, FileFault) else _store(out, cloud, _labels(network, cloud))
+            fault = cloud if isinstance(cloud, FileFault) else _store(out, cloud, _classes(network, cloud), form)
             if fault is not None:
                 failed.append(fault)
             elif isinstance(cloud, _Cloud):
@@ -123,6 +142,10 @@ def label_sweeps(
             bar.update(1)
     done = len(left) - len(failed)
     return LabelSummary(labelled=done, kept=len(sweeps) - len(left), points=points, failed=tuple(failed))
+
+
+def _is_sweep(path: Path) -> bool:
+    return bool(sweep_suffix(path)) and not path.name.endswith(CLOUD_SUFFIX)
 
 
 def _stem(sweep: Path) -> str:
@@ -136,27 +159,35 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
         finite = (np.abs(points) <= np.finfo(np.float32).max).all(axis=1)  # no NaN either
         if not finite.any():
             return FileFault(path=sweep, reason=f"not one of its {len(points)} points has finite coordinates")
-        points = points[finite]
-        if (step := np.spacing(np.abs(points).max())) > plan.model.voxel_size / 2:
-            far = f"its coordinates go up to {np.abs(points).max():.4g} m in {points.dtype}, in steps of {step:g} m"
+        near = points[finite]
+        if (step := np.spacing(np.abs(near).max())) > plan.model.voxel_size / 2:
+            far = f"its coordinates go up to {np.abs(near).max():.4g} m in {points.dtype}, in steps of {step:g} m"
             return FileFault(path=sweep, reason=f"{far}; store them from an origin near the sensor, or as float64")
-        return _Cloud(path=sweep, batch=cloud_batch(points, str(sweep), plan), finite=finite, stamp=stamp)
+        batch = cloud_batch(near, str(sweep), plan)
+        return _Cloud(path=sweep, points=points, batch=batch, finite=finite, stamp=stamp)
     except (DataError, MissingDataError) as error:
         return FileFault(path=sweep, reason=str(error))
     except OSError as error:
         return FileFault(path=sweep, reason=f"it cannot be read ({error.strerror})")
 
 
-def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
-    labels = np.zeros(len(cloud.finite), "<u4")
-    labels[cloud.finite] = cloud_classes(network, cloud.batch) + 1
-    return labels
+def _classes(network: Network, cloud: _Cloud) -> Int64[np.ndarray, "points"]:
+    classes = np.full(len(cloud.points), NO_CLASS, np.int64)
+    classes[cloud.finite] = cloud_classes(network, cloud.batch)
+    return classes
 
 
-def _store(out: Path, cloud: _Cloud, labels: UInt32[np.ndarray, "points"]) -> FileFault | None:
-    """Write the label file; returns a fault if a file of that name cannot be written, and raises other errors."""
+def _files(out: Path, sweep: Path, form: LabelForm) -> list[Path]:
+    labels = label_path(out, sweep)
+    return [labels, *([] if form.palette is None else [cloud_path(out, sweep)])]
+
+
+def _store(out: Path, cloud: _Cloud, classes: Int64[np.ndarray, "points"], form: LabelForm) -> FileFault | None:
+    """Write the files of a sweep; returns a fault if a file of that name cannot be written, and raises other errors."""
     try:
-        write_bytes(label_path(out, cloud.path), labels.tobytes())
+        write_bytes(label_path(out, cloud.path), form.labels(classes).tobytes())
+        if form.palette is not None:
+            write_bytes(cloud_path(out, cloud.path), form.cloud(cloud.points, classes))
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR):
             raise

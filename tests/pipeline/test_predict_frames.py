@@ -106,6 +106,38 @@ def test_the_disk_is_looked_at_first(nuscenes, tmp_path, monkeypatch):
     assert written == pytest.approx(forecast["bytes_left"], rel=0.05)
 
 
+def test_raw_ids_are_those_of_the_data_set_or_of_the_source_and_clouds_are_coloured(nuscenes, unlabelled, tmp_path):
+    choice = FrameChoice(dataset="nuscenes", split="test", scenes=["scene-0003"])
+    predict_frames(nuscenes, None, choice, out=tmp_path / "train")
+    predict_frames(nuscenes, None, choice, out=tmp_path / "raw", ids="raw", colour=True)
+    facts = json.loads((tmp_path / "raw/classes.json").read_text())
+    ids = {each["name"]: each["label"] for each in facts["classes"]}
+    assert (ids["car"], ids["barrier"], ids["vegetation"], ids["unlabelled"]) == (17, 9, 30, 0)
+    table = np.array([each["label"] for each in facts["classes"]])
+    for path in (tmp_path / "train").rglob("*.label"):
+        other = tmp_path / "raw" / path.relative_to(tmp_path / "train")
+        np.testing.assert_array_equal(np.fromfile(other, "<u4"), table[np.fromfile(path, "<u4")])
+    clouds = list((tmp_path / "raw").rglob("*.labels.ply"))
+    assert {path.parent.name for path in clouds} == {"fused"}
+    assert len(clouds) == 2
+    folder = FrameChoice(dataset="folder", root=unlabelled)
+    predict_frames(nuscenes, None, folder, out=tmp_path / "mine", ids="raw", online=True)
+    facts = json.loads((tmp_path / "mine/classes.json").read_text())
+    assert "nuscenes" in facts["ids"]
+    assert {each["name"]: each["label"] for each in facts["classes"]} == ids
+    names = ", ".join(f"{name}: {number}" for number, name in enumerate(name for name in ids if name != "unlabelled"))
+    description = unlabelled / "dataset.yaml"
+    description.write_text(f"{description.read_text()}classes: {{{names}}}\n")
+    predict_frames(nuscenes, None, folder, out=tmp_path / "described", ids="raw", online=True)
+    facts = json.loads((tmp_path / "described/classes.json").read_text())
+    labels = {each["name"]: each["label"] for each in facts["classes"]}
+    assert (labels["barrier"], labels["vegetation"], labels["unlabelled"]) == (0, 15, 65535)
+    np.testing.assert_array_equal(
+        np.fromfile(tmp_path / "described/2d/000000.label", "<u4") == 65535,
+        np.fromfile(tmp_path / "mine/2d/000000.label", "<u4") == 0,
+    )
+
+
 @pytest.fixture
 def unlabelled(twin_of, tmp_path) -> Path:
     """A folder with sweeps and images and no label file, whose description names no class."""
