@@ -100,6 +100,23 @@ def test_the_devkit_gives_our_score_of_sweeps_and_images_together(with_images, o
     assert evaluate_officially(official, tmp_path / "out")["miou"] == pytest.approx(ours["miou"][reading], abs=1e-6)
 
 
+@pytest.mark.parametrize("online", [False, True])
+def test_the_devkit_gives_the_score_of_evaluate_for_what_predict_writes(with_images, official, tmp_path, online):
+    from nuscenes.eval.lidarseg.validate_submission import validate_submission
+
+    ours = score(with_images, None)
+    choice = FrameChoice(dataset="nuscenes", official=True, split="val")
+    done = predict_frames(with_images, None, choice, out=tmp_path / "out", submission=True, online=online)
+    assert (done.exit_code, done.result["labelled"]) == (0, ours["frames"])
+    with zipfile.ZipFile(done.result["zip"]) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    validate_submission(official, str(tmp_path / "unpacked"), "val")
+    theirs = evaluate_officially(official, tmp_path / "unpacked")
+    # online features are not rounded to the cache's float16
+    assert theirs["miou"] == pytest.approx(ours["miou"]["fused"], abs=1e-3 if online else 1e-6)
+    assert ours["miou"]["fused"] != ours["miou"]["3d"]
+
+
 def test_the_rule_changes_what_is_written_and_two_rules_are_not_mixed(with_images, tmp_path):
     written = {}
     for rule in ("product-prior", "sum"):
