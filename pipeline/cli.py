@@ -264,8 +264,9 @@ def predict(
 
     Example: `xd3d predict --dataset nuscenes --submission` or `xd3d predict /data/velodyne --picture`
     """
+    from .frame_choice import FrameChoice, choose_frames
     from .predict import predict as predict_sweeps
-    from .predict_frames import FrameChoice, choose_frames, predict_frames
+    from .predict_frames import predict_frames
     from .runs import machine_settings
 
     choice = choose_frames(

@@ -43,7 +43,7 @@ def exported(
         ConfigError: see ``open_submission``.
         DataError: the token of a keyframe, which names its prediction, is not in the tables.
     """
-    from ..stages.predict.inference import sweep_classes
+    from ..stages.predict.whole_sweeps import sweep_classes
 
     store = open_submission(run, domain, out, fusion=fusion, option="--export")
     rows = [int(row) for row in domain.frames]

@@ -249,7 +249,7 @@ class TrainedRun:
         if not labelled and export is None:
             raise DataError(
                 f"The {len(domain)} frames of split '{split}' of '{side}' have no labels to score; write predictions of"
-                " them with --export DIR, or with: xd3d predict --submission"
+                f" them with --export DIR, or with: xd3d predict --dataset {domain.index.dataset}"
             )
         path = self.scores_path(side, split, lidar_only=lidar_only)
         path.parent.mkdir(exist_ok=True)

@@ -22,10 +22,11 @@ from ..evaluate.metrics import MODALITIES, Modality
 from ..evaluate.settings import FusionRule
 from ..train.domain import Domain
 from ..train.network import Network
-from .inference import SweepPrediction, predict_each, sweep_prediction
+from .inference import predict_each
 from .label_form import CLOUD_SUFFIX, LabelForm
 from .stamps import Stamps, file_stamp, frame_files
 from .sweeps import LABEL_SUFFIX, LabelSummary
+from .whole_sweeps import SweepPrediction, sweep_prediction
 
 __all__ = ["PROBABILITY_SUFFIX", "FrameStore", "LabelFolder", "check_disk", "label_frames", "modalities_of"]
 

@@ -1,25 +1,21 @@
-"""Prediction without augmentation, frame by frame: the points of a domain, all points of a sweep, or validation."""
+"""Prediction without augmentation, frame by frame: the points of a domain, clouds without images, or validation."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ...errors import CacheError, DataError, MissingDataError, ModelError, RunError, Xd3dError
 from ...prefetch import map_ahead, ring_slots
 from ...progress import progress
 from ..datasets.frames import Frame
-from ..datasets.readers import READERS
-from ..datasets.sweeps import finite_rows
-from ..evaluate.metrics import Modality
-from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction, score_frames
 from ..evaluate.settings import FusionRule
-from ..train.batch import Batch, BatchPlan, cloud_batch
+from ..train.batch import Batch, BatchPlan
 from ..train.checks import check_memberships, check_taps
 from ..train.domain import Domain
 from ..train.features import feature_readers
@@ -32,12 +28,11 @@ from .fusion import fused_probabilities
 
 __all__ = [
     "PredictedFrame",
-    "SweepPrediction",
     "cloud_classes",
+    "cloud_logits",
+    "diverged",
     "predict_each",
     "predict_frames",
-    "sweep_classes",
-    "sweep_prediction",
     "validate",
 ]
 
@@ -53,34 +48,6 @@ class PredictedFrame:
     frame: Frame | None = None
     prediction: FramePrediction | None = None
     fault: Xd3dError | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SweepPrediction:
-    """Scores of the classes for every point of a sweep, by modality; the largest one is the class.
-
-    ``points`` are those of the file. A row of scores is all 0 where the modality has no prediction: in 2D of a point
-    that no image shows, and of a point with a NaN or infinite coordinate.
-    """
-
-    points: Float[np.ndarray, "sweep 3"]
-    scores: Mapping[Modality, Float[np.ndarray, "sweep classes"]]
-
-    @property
-    def decisive(self) -> Modality:
-        """The modality that decides: fused, else xM, else that of the 3D head."""
-        return next(modality for modality in ("fused", "xm", "3d") if modality in self.scores)
-
-    def classes(self, modality: Modality) -> Int64[np.ndarray, "sweep"]:
-        """Returns the class of each point, or ``NO_CLASS``."""
-        scores = self.scores[modality]
-        return np.where(scores.any(axis=1), scores.argmax(axis=1), NO_CLASS)
-
-    def probabilities(self, modality: Modality) -> Float32[np.ndarray, "sweep classes"]:
-        """Returns the scores with rows that sum to 1, or are all 0."""
-        scores = self.scores[modality]
-        total = scores.sum(axis=1, keepdims=True)
-        return np.divide(scores, total, out=np.zeros_like(scores), where=total > 0).astype(np.float32)
 
 
 def predict_frames(
@@ -161,73 +128,30 @@ def predict_each(
         network.train(was_training)
 
 
-def sweep_classes(
-    network: Network, domain: Domain, position: int, prediction: FramePrediction
-) -> Int64[np.ndarray, "sweep"]:
-    """Returns the class that decides for every point of a whole sweep; see ``sweep_prediction``."""
-    whole = sweep_prediction(network, domain, position, domain.unlabelled().load(position), prediction)
-    return whole.classes(whole.decisive)
-
-
-def sweep_prediction(
-    network: Network, domain: Domain, position: int, frame: Frame, prediction: FramePrediction
-) -> SweepPrediction:
-    """Returns the prediction of every point of a whole sweep; ``prediction`` has those of the points of ``frame``.
-
-    The other points, which no camera sees, are classified by the 3D head from the whole sweep in all modalities but
-    2D, or have no class if the 3D head needs images. The network must be in evaluation mode.
-
-    Raises:
-        RunError: the network computed NaN or infinite values: it has diverged.
-    """
-    index = domain.index
-    points = READERS[index.dataset].read_sweep(index, int(domain.frames[position])).points
-    finite = finite_rows(points)
-    unseen = finite.copy()
-    unseen[frame.source_rows] = False
-    cloud = np.zeros((len(points), prediction.probabilities_3d.shape[1]), np.float32)
-    if unseen.any() and not network.needs_images:
-        plan = replace(network.plan, taps=())
-        cloud[finite] = _cloud_logits(network, cloud_batch(points[finite], domain.key(position), plan)).softmax(1)
-        cloud[~unseen] = 0
-    if not np.isfinite(prediction.probabilities_3d).all():
-        raise _diverged(domain.key(position))
-    scores: dict[Modality, np.ndarray] = {"3d": _placed(prediction.probabilities_3d, frame, cloud)}
-    if (images := prediction.probabilities_2d) is not None:
-        scores["xm"] = _placed(prediction.probabilities_3d + images, frame, cloud)
-        scores["2d"] = _placed(images, frame, np.zeros_like(cloud))
-    if prediction.probabilities_fused is not None:
-        scores["fused"] = _placed(prediction.probabilities_fused, frame, cloud)
-    return SweepPrediction(points=points, scores=scores)
-
-
-def _placed(
-    values: Float[np.ndarray, "points classes"], frame: Frame, others: Float32[np.ndarray, "sweep classes"]
-) -> Float[np.ndarray, "sweep classes"]:
-    """Returns the rows of a frame's points at their place in the sweep, and those of ``others`` elsewhere."""
-    placed = others.astype(values.dtype)
-    placed[frame.source_rows] = values
-    return placed
-
-
 def cloud_classes(network: Network, batch: Batch) -> Int64[np.ndarray, "points"]:
     """Returns the class of every point of a batch without images, from the 3D head.
 
     Raises:
         RunError: the network computed NaN or infinite values: it has diverged.
     """
-    return _cloud_logits(network, batch).argmax(1).numpy()
+    return cloud_logits(network, batch).argmax(1).numpy()
 
 
 @torch.no_grad()
-def _cloud_logits(network: Network, batch: Batch) -> Float[Tensor, "points classes"]:
+def cloud_logits(network: Network, batch: Batch) -> Float[Tensor, "points classes"]:
+    """Returns the logits of the 3D head for every point of a batch without images, on the CPU.
+
+    Raises:
+        RunError: the network computed NaN or infinite values: it has diverged.
+    """
     logits = network(to_device(batch, network.device)).logits_3d
     if not logits.isfinite().all():
-        raise _diverged(", ".join(batch.keys))
+        raise diverged(", ".join(batch.keys))
     return logits.cpu()
 
 
-def _diverged(keys: str) -> RunError:
+def diverged(keys: str) -> RunError:
+    """Returns the error of a network that computes NaN or infinite values for the frames ``keys``."""
     return RunError(
         f"The network computes NaN or infinite values for {keys}; it has diverged: lower train.lr and train again"
     )

@@ -19,8 +19,8 @@ from ..evaluate.official import (
     write_archive,
     write_prediction,
 )
-from .inference import SweepPrediction
 from .stamps import Stamps, file_stamp, frame_files
+from .whole_sweeps import SweepPrediction
 
 __all__ = ["ARCHIVE", "Submission"]
 

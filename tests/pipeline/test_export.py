@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from xd3d.errors import ConfigError, DataError
 from xd3d.pipeline import jobs
-from xd3d.pipeline.predict_frames import FrameChoice, predict_frames
+from xd3d.pipeline.frame_choice import FrameChoice
+from xd3d.pipeline.predict_frames import predict_frames
 from xd3d.pipeline.workspace import Workspace
 
 VERSION = "v1.0-trainval"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from xd3d.errors import CacheError, ConfigError, DiskSpaceError
 from xd3d.pipeline import jobs
-from xd3d.pipeline.predict_frames import FrameChoice, predict_frames
+from xd3d.pipeline.frame_choice import FrameChoice
+from xd3d.pipeline.predict_frames import predict_frames
 from xd3d.pipeline.runs import TrainedRun
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.calibration import read_calibration
