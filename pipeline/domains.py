@@ -13,7 +13,11 @@ from .config import Config
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int64
+
     from ..stages.datasets.index import FrameIndex
+    from ..stages.datasets.labels import LabelMerge
     from ..stages.evaluate.metrics import Modality
     from ..stages.extract.settings import ExtractSettings
     from ..stages.train.domain import Domain
@@ -58,13 +62,25 @@ def left_out_of(dataset: str, left_out: Mapping[str, str]) -> str:
 
 
 class DomainOpener:
-    """Opens the domains of one config; index and features of a data set are opened once and shared."""
+    """Opens the domains of one config; index and features of a data set are opened once and shared.
 
-    def __init__(self, workspace: Workspace, config: Config, *, cached: bool, root: Path | None = None) -> None:
+    ``index``, if given, is used for its data set instead of the one in the workspace.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        config: Config,
+        *,
+        cached: bool,
+        root: Path | None = None,
+        index: "FrameIndex | None" = None,
+    ) -> None:
         self._workspace = workspace
         self.config = config
         self._cached = cached
-        self.index = lru_cache(lambda dataset: open_index(workspace, dataset, root))
+        known = {} if index is None else {index.dataset: index}
+        self.index = lru_cache(lambda dataset: known.get(dataset) or open_index(workspace, dataset, root))
         self.fingerprint = lru_cache(self._shared_fingerprint)
         self._own_fingerprint = lru_cache(self._make_fingerprint)
         self._features = lru_cache(self._open_features)
@@ -160,16 +176,24 @@ class DomainOpener:
         """
         from ..stages.datasets.labels import index_merge
         from ..stages.datasets.splits import domain_frames
-        from ..stages.train.domain import Domain
 
         index = self.index(side.dataset)
+        frames = domain_frames(index, side.domain, split, validated_on=validated_on)
+        return self.frames(index, frames, index_merge(self.config.data.merge, index), images=images)
+
+    def frames(
+        self, index: "FrameIndex", rows: "Int64[np.ndarray, 'rows']", merge: "LabelMerge", *, images: bool = True
+    ) -> "Domain":
+        """Returns the frames in ``rows`` of ``index``, with their features if ``images``."""
+        from ..stages.train.domain import Domain
+
         return Domain(
             index=index,
-            frames=domain_frames(index, side.domain, split, validated_on=validated_on),
-            merge=index_merge(self.config.data.merge, index),
-            features=self._features(side.dataset) if images else None,
+            frames=rows,
+            merge=merge,
+            features=self._features(index.dataset) if images else None,
             every_point=self.config.data.points == "all",
-            image_size=self.config.extract.for_dataset(side.dataset).image_size,
+            image_size=self.config.extract.for_dataset(index.dataset).image_size,
         )
 
     def _shared_fingerprint(self, dataset: str) -> Mapping[str, object]:

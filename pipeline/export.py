@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from .folders import claim_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..stages.evaluate.scores import FramePrediction
     from ..stages.evaluate.settings import FusionRule
+    from ..stages.predict.submission import Submission
     from ..stages.train.domain import Domain
     from .runs import TrainedRun
 
-__all__ = ["exported"]
+__all__ = ["exported", "log_faults", "open_submission"]
 
 log = logging.getLogger(__name__)
 
@@ -37,33 +40,48 @@ def exported(
     ``fusion`` is the rule that they were fused by. What an official evaluator would stumble over is logged at the end.
 
     Raises:
+        ConfigError: see ``open_submission``.
+        DataError: the token of a keyframe, which names its prediction, is not in the tables.
+    """
+    from ..stages.predict.whole_sweeps import sweep_classes
+
+    store = open_submission(run, domain, out, fusion=fusion, option="--export")
+    rows = [int(row) for row in domain.frames]
+    for position, prediction in enumerate(predictions):
+        store.write_classes(rows[position], sweep_classes(run.network, domain, position, prediction))
+        yield prediction
+    log_faults(store, rows, images=domain.features is not None)
+
+
+def open_submission(
+    run: "TrainedRun", domain: "Domain", out: Path, *, fusion: "FusionRule", option: str
+) -> "Submission":
+    """Opens the folder ``out``, given by ``option``, for predictions of ``domain`` in the official format.
+
+    Raises:
         ConfigError: the data set has no official format, or ``out`` holds predictions of another network or
             by another rule.
-        DataError: a keyframe has no label file, which names its prediction.
     """
-    from ..stages.evaluate.official import NO_CLASS, finish_export, official_ids, require_official, write_prediction
-    from ..stages.predict.inference import sweep_classes
+    from ..stages.evaluate.official import official_ids, require_official
+    from ..stages.predict.submission import ARCHIVE, Submission
 
     index, merge = domain.index, domain.merge
     require_official(index.dataset)
-    ids = official_ids(merge, index.dataset)
     claim_folder(
         out / FACTS,
-        _facts(run, domain, ids.tolist(), fusion),
+        _facts(run, domain, official_ids(merge, index.dataset).tolist(), fusion),
         IDENTITY,
         what="predictions of another network, rule of fusion or data set",
-        files=FILES,
-        option="--export",
+        files=(*FILES, ARCHIVE),
+        option=option,
     )
-    every_point = True
-    for position, prediction in enumerate(predictions):
-        classes = sweep_classes(run.network, domain, position, prediction)
-        every_point = every_point and not (classes == NO_CLASS).any()
-        write_prediction(out, index, int(domain.frames[position]), classes, ids)
-        yield prediction
-    images = domain.features is not None
-    for fault in finish_export(out, index, merge, every_point=every_point, images=images):
-        log.warning("%s: %s", out, fault)
+    return Submission(out=out, index=index, merge=merge)
+
+
+def log_faults(store: "Submission", rows: "Sequence[int]", *, images: bool) -> None:
+    """Write the metadata of ``store`` and log what an official evaluator would stumble over."""
+    for fault in store.finish(rows, images=images):
+        log.warning("%s: %s", store.out, fault)
 
 
 def _facts(run: "TrainedRun", domain: "Domain", ids: list[int], fusion: "FusionRule") -> dict[str, Any]:

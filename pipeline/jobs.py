@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..processes import is_first_process
-from ..stages.datasets.merges import FOLDER
+from ..stages.datasets.catalogue import FOLDER
 from ..stages.evaluate.settings import AbsentRule, FusionRule
 from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
@@ -230,13 +230,20 @@ def evaluate(
 ) -> Outcome:
     """Score a run on a split of its target or source, and store the score with its protocol in the run folder.
 
-    ``machine``: overrides of machine settings, see ``TrainedRun.open``.
+    Of a split without labels the predictions are exported, and there are no scores. ``machine``: overrides of machine
+    settings, see ``TrainedRun.open``.
     """
-    from ..stages.evaluate.metrics import score_table
+    from ..stages.evaluate.metrics import MODALITIES, score_table
 
     trained = TrainedRun.open(workspace, run, machine)
     card = trained.score(split=split, side=side, absent=absent, fusion=fusion, lidar_only=lidar_only, export=export)
     written = {} if export is None else {"export": str(export)}
+    if export is not None and not card.points:
+        unscored = {"miou": dict.fromkeys(MODALITIES), "iou": {}, "points": 0, "frames": card.frames}
+        return Outcome(
+            result={**unscored, "protocol": asdict(card.protocol) if card.protocol else None, **written},
+            text=f"{card.frames} frames without labels, so without scores; their predictions are in {export}",
+        )
     return Outcome(result={**card.to_json(), **written}, text=f"{score_table(card)}\n{trained.progress}")
 
 

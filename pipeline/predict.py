@@ -3,18 +3,19 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..files import write_bytes
 from .console import Outcome
 from .folders import claim_folder
+from .label_forms import LabelIds, label_facts, label_form
 from .runs import TrainedRun
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from ..stages.train.network import Network
+    from ..stages.predict.label_form import LabelForm
 
-__all__ = ["predict"]
+__all__ = ["FACTS", "PICTURE_SUFFIX", "predict"]
 
 FACTS = "classes.json"
 PICTURE_SUFFIX = ".labels.png"
@@ -30,17 +31,21 @@ def predict(
     out: Path | None,
     columns: int | None,
     picture: bool,
+    ids: LabelIds = "train",
+    colour: bool = False,
     machine: Sequence[str] = (),
 ) -> Outcome:
     """Label the sweep or the folder of sweeps ``points`` with a run's 3D head; the exit code is 1 when one failed.
 
+    ``ids``: which numbers the classes have, see ``label_form``. ``colour``: coloured clouds are written too.
     ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
 
     Raises:
         MissingDataError: no run, or no sweep.
-        ConfigError: ``out`` holds labels of other sweeps or of another network.
+        ConfigError: ``out`` holds labels of other sweeps or of another network, or the classes have no raw ids.
         RunError: the run's 3D head needs images.
     """
+    from ..stages.predict.label_form import CLOUD_SUFFIX
     from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
 
     begin = time.perf_counter()
@@ -49,19 +54,25 @@ def predict(
     trained = TrainedRun.open(workspace, run, machine)
     trained.require_lidar_only()
     network = trained.network
+    form, meaning = label_form(trained, ids, colour=colour)
     out = (out or workspace.home / "labels" / trained.folder.name / points.name).absolute()
     claim_folder(
         out / FACTS,
-        _facts(trained, network, points, columns),
+        {
+            "files": f"NAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points",
+            **label_facts(trained, form, meaning),
+            "sweeps": str(points.resolve()),
+            "columns": columns,
+        },
         IDENTITY,
         what="labels of other sweeps or another network",
-        files=(f"*{LABEL_SUFFIX}", f"*{PICTURE_SUFFIX}"),
+        files=(f"*{LABEL_SUFFIX}", f"*{PICTURE_SUFFIX}", f"*{CLOUD_SUFFIX}"),
         option="--out",
     )
-    done = label_sweeps(network, sweeps, out, columns=columns)
+    done = label_sweeps(network, sweeps, out, columns=columns, form=form)
     unread = {fault.path for fault in done.failed}
     whole = [sweep for sweep in sweeps if sweep not in unread]
-    shown = _picture(out, whole[0], columns, network.classes) if picture and whole else None
+    shown = _picture(out, whole[0], columns, network.classes, form) if picture and whole else None
     faults = [f"  {fault}" for fault in done.failed]
     summary = f"{done.labelled} sweeps labelled, {done.kept} had labels, {len(faults)} failed. The labels are in {out}"
     return Outcome(
@@ -81,30 +92,7 @@ def predict(
     )
 
 
-def _facts(trained: TrainedRun, network: "Network", points: Path, columns: int | None) -> dict[str, Any]:
-    """What a folder of labels says of itself: what the numbers mean, and where they come from."""
-    from ..stages.predict.sweeps import LABEL_SUFFIX
-    from ..stages.train.checkpoint import checkpoint_digest
-    from ..version import code_version
-    from .report.figures import UNLABELLED, class_colours
-
-    colours = [UNLABELLED, *class_colours(network.classes)]
-    return {
-        "files": f"NAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points",
-        "classes": [
-            {"label": label, "name": name, "colour": [round(255 * float(part)) for part in colour]}
-            for label, (name, colour) in enumerate(zip(["unlabelled", *network.classes], colours, strict=True))
-        ],
-        "sweeps": str(points.resolve()),
-        "columns": columns,
-        "run": str(trained.folder),
-        "step": trained.step,
-        "weights": checkpoint_digest(trained.folder, trained.step),
-        "code": code_version(),
-    }
-
-
-def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str]) -> Path:
+def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str], form: "LabelForm") -> Path:
     """Draw a sweep with its labels, from above."""
     from ..stages.datasets.sweeps import load_sweep
     from ..stages.predict.sweeps import label_path, read_labels
@@ -112,5 +100,6 @@ def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str]
 
     labels = label_path(out, sweep)
     path = labels.with_suffix(PICTURE_SUFFIX)
-    write_bytes(path, labels_from_above(load_sweep(sweep, columns=columns).points, read_labels(labels), classes))
+    points, found = load_sweep(sweep, columns=columns).points, form.classes(read_labels(labels))
+    write_bytes(path, labels_from_above(points, found + 1, classes))
     return path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ..errors import ConfigError, RunError, nearest
+from ..errors import ConfigError, DataError, RunError, nearest
 from ..settings import Mark, marked, unmarked_values
 from .config import Config, ResolvedConfig, change_config
 from .domains import DomainOpener
@@ -231,11 +231,11 @@ class TrainedRun:
 
         ``absent`` and ``fusion`` default to the run's settings. With ``lidar_only`` only the 3D head is scored, on the
         same points and without image features. With ``export`` the predictions are written to that folder in the data
-        set's official format.
+        set's official format; of a split without labels too, which has no score to store.
 
         Raises:
             ConfigError: unknown domain or split, or ``export`` cannot take these predictions.
-            DataError: the split has no frames.
+            DataError: the split has no frames, or no labels and ``export`` is not given.
             RunError: the run has no checkpoint yet, or its 3D head needs images and ``lidar_only`` is set.
         """
         from ..stages.evaluate.scores import score_frames
@@ -245,6 +245,12 @@ class TrainedRun:
             self.require_lidar_only()
         split = split or self.config.evaluate.split
         domain = self.domain(side, split, lidar_only=lidar_only)
+        labelled = bool((domain.index.frames.labels[domain.frames] != "").any())
+        if not labelled and export is None:
+            raise DataError(
+                f"The {len(domain)} frames of split '{split}' of '{side}' have no labels to score; write predictions of"
+                f" them with --export DIR, or with: xd3d predict --dataset {domain.index.dataset}"
+            )
         path = self.scores_path(side, split, lidar_only=lidar_only)
         path.parent.mkdir(exist_ok=True)
         rule = fusion or self.config.evaluate.fusion
@@ -257,7 +263,8 @@ class TrainedRun:
             absent=absent or self.config.evaluate.absent,
             protocol=self._protocol(side, split, domain, rule),
         )
-        card.save(path)
+        if labelled:
+            card.save(path)
         return card
 
     def majority(self, card: "Metrics") -> float:

@@ -40,7 +40,7 @@ class FolderDescription(Settings):
     label_field: str | Annotated[int, Field(ge=0)] | None = None
     images: dict[str, Pattern] = Field(default_factory=dict)
     calibration: Pattern | None = None
-    classes: dict[str, tuple[int, ...]] = Field(min_length=1)
+    classes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     ignore: tuple[int, ...] = ()
     val: Names = ()
     test: Names = ()
@@ -75,6 +75,8 @@ class FolderDescription(Settings):
             faults.append(f"{{{sorted(unknown)[0]}}} is unknown; patterns have the fields {{scene}} and {{frame}}")
         if self.images and self.calibration is None:
             faults.append("images need a calibration")
+        if self.labels is not None and not self.classes:
+            faults.append("labels need classes, the name and the ids of each")
         ids = [number for numbers in self.classes.values() for number in numbers]
         if len(set(ids)) < len(ids) or not all(0 <= number < 1 << 16 for number in ids):
             faults.append("classes must assign each id, 0 to 65535, to one class")

@@ -103,8 +103,8 @@ def index_merge(name: str, index: FrameIndex) -> LabelMerge:
     classes = tuple(described) if name == FOLDER else tuple(MERGES[name])
     if not set(described) & set(classes):
         raise ConfigError(
-            f"dataset.yaml in {index.root} names the classes {', '.join(described)}, and the merge '{name}' has"
-            f" {', '.join(classes)}; rename them, or use its own classes: --set data.merge={FOLDER}"
+            f"dataset.yaml in {index.root} names the classes {', '.join(described) or '(none)'}, and the merge '{name}'"
+            f" has {', '.join(classes) or 'none'}; rename them, or use its own classes: --set data.merge={FOLDER}"
         )
     lut = np.full(NO_LABEL + 1, IGNORE, np.int64)
     for number, each in enumerate(classes):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Float64, UInt
@@ -13,7 +13,7 @@ from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import check_raw_files, read_raw_labels
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, safe_path
-from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels
+from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels, stream_rows
 from .projection import image_pixels as pixels
 from .projection import is_invertible
 from .reader_arguments import choose_cameras
@@ -21,16 +21,21 @@ from .sweeps import COLUMNS, Sweep, load_sweep
 
 __all__ = [
     "CAMERAS",
+    "LABEL_SUFFIX",
     "build_index",
     "check_files",
     "evaluation_set",
     "pixels",
     "read_labels",
     "read_sweep",
+    "sweep_token",
 ]
 
 #: The cameras of nuScenes, clockwise from the front, in the order of an index.
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
+
+#: Label files and predictions are named by the token of the sweep, and this.
+LABEL_SUFFIX = "_lidarseg.bin"
 
 _PUBLISHED = ("CAM_FRONT",)
 _LIDAR = "LIDAR_TOP"
@@ -116,6 +121,32 @@ def evaluation_set(index: FrameIndex, row: int) -> str:
         mini = _official_splits("mini_train", "mini_val").get(str(index.frames.scene[row]))
         return mini or str(index.frames.split[row])
     return str(index.frames.split[row])
+
+
+def sweep_token(index: FrameIndex, row: int) -> str:
+    """Returns the token of a keyframe's sweep: from the name of its label file, else from the table ``sample_data``.
+
+    Raises:
+        DataError: the table is damaged, or does not name the sweep.
+    """
+    labels, sweep = Path(str(index.frames.labels[row])).name, str(index.frames.sweep[row])
+    if labels.endswith(LABEL_SUFFIX):
+        return labels.removesuffix(LABEL_SUFFIX)
+    table = index.root / index.version / "sample_data.json"
+    try:
+        return _keyframe_tokens(table)[sweep]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"The keyframe {index.frames.key[row]} has no label file, and {table} no row of its sweep {sweep}, so its"
+            f" token is not known ({error!r}); unpack the metadata of one version again"
+        ) from error
+
+
+@cache
+def _keyframe_tokens(table: Path) -> dict[str, str]:
+    """Token of the sample_data row of each keyframe's file."""
+    rows = stream_rows(table)
+    return {PurePosixPath(row["filename"]).as_posix(): str(row["token"]) for row in rows if row["is_key_frame"]}
 
 
 def _frame_table(

@@ -16,12 +16,13 @@ over the number of scenes. A smaller data set has the same shares; its scenes ma
 - ``train``: scenes of the official train split that the domain does not hold out;
 - ``val``: the scenes held out. ``usa`` and ``day`` hold out none, as published: a run with such a target is validated
   on its source (`validation_side`);
-- ``test``: the official val scenes of the domain.
+- ``test``: the official val scenes of the domain; in an index of official test scenes alone (nuScenes v1.0-test,
+  SemanticKITTI 11 to 21), which have no labels, all of them.
 
 | data set, domain | train | val | test |
 |---|---|---|---|
 | semantickitti ``all`` | sequences 00 to 06, 09, 10 | 07, as xMUDA holds it out | 08 |
-| semantickitti ``official`` | 00 to 07, 09, 10 | 08 | none: 11 to 21 have no labels |
+| semantickitti ``official`` | 00 to 07, 09, 10 | 08 | 11 to 21, without labels |
 | semanticstf ``all`` and weathers | official train | none | official val |
 | synlidar ``all`` | 12 of its 13 sequences | one, by the sha256 of its name | none |
 | a2d2 ``all`` | all scenes but one | none | 20180807_145028, as xMUDA has it |
@@ -46,12 +47,14 @@ from .catalogue import DOMAINS, FOLDER, BenchmarkDomain
 from .index import FrameIndex
 from .settings import DomainSettings
 
-__all__ = ["SPLITS", "SPLIT_RULE", "domain_frames", "domain_names", "validation_side"]
+__all__ = ["EVERY_SPLIT", "SPLITS", "SPLIT_RULE", "domain_frames", "domain_names", "validation_side"]
 
 #: Name of the rule, stored with every score.
 SPLIT_RULE = "xd3d"
 
 SPLITS = ("train", "val", "test")
+#: All frames of a domain, those in no split included.
+EVERY_SPLIT = "all"
 
 Members = Callable[[FrameIndex], Bool[np.ndarray, "frames"]]
 
@@ -63,8 +66,7 @@ class _Domain:
     members: Members
     share: float = 0.0  #: of the train scenes, by the sha256 of their names
     scenes: tuple[str, ...] = ()  #: by name
-    official: bool = False  #: the official val split is val, and there is no test split
-    tested: bool = False  #: with ``official``: the official test split is test
+    official: bool = False  #: the official splits are the splits
 
     @property
     def holds_out(self) -> bool:
@@ -117,7 +119,7 @@ _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
         },
     },
     "synlidar": {"all": _Domain(members=_every, share=1 / 13)},
-    FOLDER: {"all": _Domain(members=_every, official=True, tested=True)},
+    FOLDER: {"all": _Domain(members=_every, official=True)},
 }
 
 
@@ -126,13 +128,14 @@ def domain_frames(
 ) -> Int64[np.ndarray, "chosen"]:
     """Returns the rows of the index's frames in ``split`` of ``domain`` by the rule ``xd3d``, in order.
 
+    ``split`` is one of ``SPLITS``, or ``EVERY_SPLIT``.
     ``validated_on`` is the domain of the run's validation; its val frames are excluded from training frames.
 
     Raises:
         ConfigError: unknown domain or split.
         DataError: no frame is left; the message counts the frames of every domain and split of the index.
     """
-    _check("split", split, SPLITS)
+    _check("split", split, (*SPLITS, EVERY_SPLIT))
     chosen = _select(index, domain, split)
     if split == "train" and validated_on is not None:
         chosen &= ~_select(index, validated_on, "val")
@@ -178,7 +181,7 @@ def _check(kind: str, name: str, known: Iterable[str]) -> None:
 
 def _domain(dataset: str, name: str) -> _Domain:
     if dataset == FOLDER and name != "all":
-        return _Domain(members=partial(_located, name), official=True, tested=True)
+        return _Domain(members=partial(_located, name), official=True)
     _check("domain", name, _DOMAINS[dataset])
     return _DOMAINS[dataset][name]
 
@@ -186,10 +189,14 @@ def _domain(dataset: str, name: str) -> _Domain:
 def _select(index: FrameIndex, name: str, split: str) -> Bool[np.ndarray, "frames"]:
     domain = _domain(index.dataset, name)
     members = domain.members(index)
+    if split == EVERY_SPLIT:
+        return members
     training, official = members & (index.frames.split == "train"), members & (index.frames.split == "val")
+    tested = members & (index.frames.split == "test")
     if domain.official:
-        tested = members & (index.frames.split == "test") & domain.tested
         return {"train": training, "val": official, "test": tested}[split]
+    if (index.frames.split == "test").all():
+        official = tested
     held_out = training & np.isin(index.frames.scene, _held_out(domain, index.frames.scene[training]))
     return {"train": training & ~held_out, "val": held_out, "test": official}[split]
 

@@ -10,27 +10,39 @@ SemanticKITTI's evaluator reads the merge from a file, which is written beside t
 merges: only predictions of all 16 classes, for every point, are a submission and get a ``submission.json``.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import yaml
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
-from ...errors import ConfigError, DataError
-from ...files import write_bytes, write_json
+from ...errors import ConfigError
+from ...files import write_atomic, write_bytes, write_json
+from ...progress import track
 from ..datasets.catalogue import NUSCENES_16, RAW_NAMES, SEMANTICKITTI
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
-from ..datasets.nuscenes import evaluation_set
+from ..datasets.nuscenes import LABEL_SUFFIX, evaluation_set, sweep_token
 
-__all__ = ["NO_CLASS", "finish_export", "official_ids", "prediction_path", "require_official", "write_prediction"]
+__all__ = [
+    "NO_CLASS",
+    "finish_export",
+    "official_ids",
+    "prediction_path",
+    "read_prediction",
+    "require_official",
+    "write_archive",
+    "write_prediction",
+]
 
 #: Class of a point without a class, in the arrays that ``write_prediction`` takes.
 NO_CLASS = -1
 
 _NUSCENES, _KITTI = "nuscenes", "semantickitti"
 _DTYPES = {_NUSCENES: "u1", _KITTI: "<u4"}
-_LABEL_FILE = "_lidarseg.bin"
 
 #: The benchmark's split of SemanticKITTI, in the format of its evaluator.
 _KITTI_SPLIT = {"train": [*range(8), 9, 10], "valid": [8], "test": [*range(11, 22)]}
@@ -44,8 +56,8 @@ def require_official(dataset: str) -> None:
     """
     if dataset not in _DTYPES:
         raise ConfigError(
-            f"There is no official file format for predictions on {dataset}; --export writes those of"
-            f" {', '.join(_DTYPES)}. Omit --export, or label the sweeps with: xd3d predict"
+            f"There is no official file format for predictions on {dataset}; --export and --submission write those"
+            f" of {', '.join(_DTYPES)}. Label the sweeps with: xd3d predict --dataset {dataset}"
         )
 
 
@@ -60,18 +72,12 @@ def prediction_path(index: FrameIndex, row: int) -> Path:
     """Returns the path of the prediction for the frame in ``row``, relative to the folder of predictions.
 
     Raises:
-        DataError: a nuScenes frame has no label file, whose name contains the token of its sweep.
+        DataError: the token of a nuScenes sweep without a label file is not in the tables.
     """
     if index.dataset == _KITTI:
         scene, _, frame = str(index.frames.key[row]).rpartition("/")
         return Path("sequences", scene, "predictions", f"{frame}.label")
-    name = Path(str(index.frames.labels[row])).name
-    if not name.endswith(_LABEL_FILE):
-        raise DataError(
-            f"The keyframe {index.frames.key[row]} has no label file TOKEN{_LABEL_FILE}, so the name of its prediction"
-            " is not known; export a split that has labels"
-        )
-    return Path("lidarseg", evaluation_set(index, row), name)
+    return Path("lidarseg", evaluation_set(index, row), sweep_token(index, row) + LABEL_SUFFIX)
 
 
 def write_prediction(
@@ -84,6 +90,31 @@ def write_prediction(
     write_bytes(path, numbers.tobytes())
 
 
+def read_prediction(out: Path, index: FrameIndex, row: int) -> Integer[np.ndarray, "points"]:
+    """Returns the official numbers of the points of the sweep in ``row``; 0 is none."""
+    return np.fromfile(out / prediction_path(index, row), _DTYPES[index.dataset])
+
+
+def write_archive(path: Path, out: Path, index: FrameIndex, rows: Sequence[int]) -> None:
+    """Write the zip file that the benchmark takes: the predictions of ``rows`` in ``out``, and what describes them.
+
+    Folders have entries of their own, which the validator of SemanticKITTI looks for.
+    """
+    files = [prediction_path(index, row) for row in rows]
+    if index.dataset == _NUSCENES:
+        files += [Path(name, "submission.json") for name in sorted({evaluation_set(index, row) for row in rows})]
+    folders = sorted({folder for file in files for folder in file.parents if folder.parts})
+
+    def write(target: BinaryIO) -> None:
+        with ZipFile(target, "w", ZIP_DEFLATED) as archive:
+            for folder in folders:
+                archive.mkdir(folder.as_posix())
+            for file in track(files, "zip", len(files), "file"):
+                archive.write(out / file, file.as_posix())
+
+    write_atomic(path, write)
+
+
 def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_point: bool, images: bool) -> list[str]:
     """Write the metadata beside the predictions in ``out``; returns what an official evaluator would reject or count.
 
@@ -93,7 +124,11 @@ def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_poin
         _write_kitti_config(out / f"{merge.name}.yaml", merge)
         config = f"evaluate with --datacfg {merge.name}.yaml"
         merged = merge.name != "semantickitti-19"
+        tested = {str(scene) for scene in index.frames.scene if (out / "sequences" / str(scene)).is_dir()}
+        absent = [f"{number}" for number in _KITTI_SPLIT["test"] if str(number) not in tested]
+        partial = 0 < len(absent) < len(_KITTI_SPLIT["test"])
         return [
+            *([f"the benchmark takes sequences 11 to 21, and {', '.join(absent)} are missing"] if partial else []),
             *([f"the classes of {merge.name} are not the benchmark's: {config}"] if merged else []),
             *([] if every_point else ["points without a class are counted as errors"]),
         ]

@@ -1,22 +1,21 @@
-"""Prediction without augmentation, frame by frame: the points of a domain, all points of a sweep, or validation."""
+"""Prediction without augmentation, frame by frame: the points of a domain, clouds without images, or validation."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ...errors import RunError
+from ...errors import CacheError, DataError, MissingDataError, ModelError, RunError, Xd3dError
 from ...prefetch import map_ahead, ring_slots
 from ...progress import progress
 from ..datasets.frames import Frame
-from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction, score_frames
 from ..evaluate.settings import FusionRule
-from ..train.batch import Batch, BatchPlan, cloud_batch
+from ..train.batch import Batch, BatchPlan
 from ..train.checks import check_memberships, check_taps
 from ..train.domain import Domain
 from ..train.features import feature_readers
@@ -27,7 +26,28 @@ from ..train.parallel import number_of_processes, rank, total
 from ..train.transfer import pin_memory, prefetch, to_device
 from .fusion import fused_probabilities
 
-__all__ = ["cloud_classes", "predict_frames", "sweep_classes", "validate"]
+__all__ = [
+    "PredictedFrame",
+    "cloud_classes",
+    "cloud_logits",
+    "diverged",
+    "predict_each",
+    "predict_frames",
+    "validate",
+]
+
+#: What is wrong with one frame alone.
+FRAME_FAULTS = (DataError, MissingDataError, CacheError, ModelError)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PredictedFrame:
+    """The frame at ``position`` of a domain and its prediction; or ``fault``, why there is none."""
+
+    position: int
+    frame: Frame | None = None
+    prediction: FramePrediction | None = None
+    fault: Xd3dError | None = None
 
 
 def predict_frames(
@@ -45,6 +65,30 @@ def predict_frames(
     Raises:
         RunError: the features lack a tap of the network or have other channels, or the network's 3D head needs image
             features and there are none.
+        DataError, MissingDataError, CacheError, ModelError: a frame cannot be read, or lacks features.
+    """
+    with closing(predict_each(network, domain, fusion=fusion, workers=workers, description=description)) as each:
+        for found in each:
+            if found.prediction is None:
+                raise found.fault or RunError(f"There is no prediction of frame {domain.key(found.position)}")
+            yield found.prediction
+
+
+def predict_each(
+    network: Network,
+    domain: Domain,
+    *,
+    fusion: FusionRule = "product-prior",
+    workers: int = 2,
+    description: str = "predict",
+    done: int = 0,
+) -> Generator[PredictedFrame, None, None]:
+    """Predict like ``predict_frames``; a frame that cannot be read is yielded with its fault, and the next follows.
+
+    ``done`` frames before these count as finished on the progress bar.
+
+    Raises:
+        RunError: as for ``predict_frames``.
     """
     plan = _plan(network, domain)
     was_training = network.training
@@ -58,60 +102,59 @@ def predict_frames(
             memberships=plan.memberships,
         )
 
-        def make(position: int, slot: int) -> tuple[int, Frame, Batch | None]:
-            frame = domain.load(position)
-            batch = evaluation_batch(domain, plan, position, frame, readers[slot])
-            return position, frame, pin_memory(batch, network.device)
+        def make(position: int, slot: int) -> tuple[PredictedFrame, Batch | None]:
+            try:
+                frame = domain.load(position)
+                batch = evaluation_batch(domain, plan, position, frame, readers[slot])
+            except FRAME_FAULTS as error:
+                return PredictedFrame(position=position, fault=error), None
+            return PredictedFrame(position=position, frame=frame), pin_memory(batch, network.device)
 
         with (
-            progress(description, len(domain), "frame") as bar,
+            progress(description, done + len(domain), "frame", done) as bar,
             closing(map_ahead(make, range(len(domain)), workers)) as made,
             closing(prefetch(made, network.device)) as prefetched,
         ):
-            for (position, frame, batch), _ in prefetched:
-                found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
-                distance = np.linalg.norm(frame.points, axis=1)
-                yield replace(found, distance=distance, weather=domain.weather(position))
+            for (read, batch), _ in prefetched:
+                if read.frame is None:
+                    yield read
+                else:
+                    found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
+                    distance = np.linalg.norm(read.frame.points, axis=1)
+                    found = replace(found, distance=distance, weather=domain.weather(read.position))
+                    yield replace(read, prediction=found)
                 bar.update(1)
     finally:
         network.train(was_training)
 
 
-def sweep_classes(
-    network: Network, domain: Domain, position: int, prediction: FramePrediction
-) -> Int64[np.ndarray, "sweep"]:
-    """Returns the class of every point of a whole sweep; ``prediction`` has those of the points the domain uses.
-
-    The other points, which no camera sees, are classified by the 3D head from the whole sweep, or get ``NO_CLASS`` if
-    the 3D head needs images; as do points without usable coordinates. The network must be in evaluation mode.
-    """
-    whole = replace(domain, labelled=False, every_point=True).load(position)
-    kept = np.full(len(whole.points), domain.every_point or not domain.index.cameras)
-    kept[whole.projection_point] = True
-    found = np.full(len(kept), NO_CLASS, np.int64)
-    if not (kept.all() or network.needs_images):
-        plan = replace(network.plan, taps=())
-        found = cloud_classes(network, cloud_batch(whole.points, domain.key(position), plan))
-    found[kept] = prediction.decided
-    classes = np.full(len(kept) + whole.dropped, NO_CLASS, np.int64)
-    classes[whole.source_rows] = found
-    return classes
-
-
-@torch.no_grad()
 def cloud_classes(network: Network, batch: Batch) -> Int64[np.ndarray, "points"]:
     """Returns the class of every point of a batch without images, from the 3D head.
 
     Raises:
         RunError: the network computed NaN or infinite values: it has diverged.
     """
+    return cloud_logits(network, batch).argmax(1).numpy()
+
+
+@torch.no_grad()
+def cloud_logits(network: Network, batch: Batch) -> Float[Tensor, "points classes"]:
+    """Returns the logits of the 3D head for every point of a batch without images, on the CPU.
+
+    Raises:
+        RunError: the network computed NaN or infinite values: it has diverged.
+    """
     logits = network(to_device(batch, network.device)).logits_3d
     if not logits.isfinite().all():
-        raise RunError(
-            f"The network computes NaN or infinite values for {', '.join(batch.keys)}; it has diverged: lower train.lr"
-            " and train again"
-        )
-    return logits.argmax(1).cpu().numpy()
+        raise diverged(", ".join(batch.keys))
+    return logits.cpu()
+
+
+def diverged(keys: str) -> RunError:
+    """Returns the error of a network that computes NaN or infinite values for the frames ``keys``."""
+    return RunError(
+        f"The network computes NaN or infinite values for {keys}; it has diverged: lower train.lr and train again"
+    )
 
 
 def validate(network: Network, domain: Domain, *, fusion: FusionRule, workers: int) -> ValidationScores:

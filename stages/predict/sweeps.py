@@ -1,21 +1,20 @@
 """Labels sweeps that belong to no data set with the 3D head, one label file per sweep.
 
 A label file contains one little-endian uint32 per point, in the order of the sweep's points: the format of
-SemanticKITTI, which common viewers and benchmarks read. Class ``c`` of the network is written as ``c + 1``; 0 means no
-label, as in SemanticKITTI and nuScenes-lidarseg.
+SemanticKITTI, which common viewers and benchmarks read. By default class ``c`` of the network is written as ``c + 1``;
+0 means no label, as in SemanticKITTI and nuScenes-lidarseg.
 """
 
 import errno
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt32
+from jaxtyping import Bool, Float, Int64, UInt32
 
 from ...errors import ConfigError, DataError, MissingDataError, RunError
 from ...files import write_bytes
@@ -25,16 +24,18 @@ from ..datasets.checks import FileFault
 from ..datasets.listing import is_hidden, without_copies
 from ..datasets.ros_bags import BAG_SUFFIX, bag_of, list_clouds
 from ..datasets.sweeps import SWEEP_SUFFIXES, load_sweep, sweep_suffix
+from ..evaluate.official import NO_CLASS
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
 from .inference import cloud_classes
+from .label_form import CLOUD_SUFFIX, LabelForm
+from .stamps import Stamps, file_stamp
 
-__all__ = ["LABEL_SUFFIX", "LabelSummary", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
+__all__ = ["LABEL_SUFFIX", "LabelSummary", "cloud_path", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
 
 log = logging.getLogger(__name__)
 
 LABEL_SUFFIX = ".label"
-STAMPS = "labelled.jsonl"  #: in the folder of the labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,10 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cloud:
-    """One sweep ready for the network: its usable points as a batch, their mask, its guessed columns and stamp."""
+    """One sweep ready for the network: all points, a batch of the usable ones, their mask, guessed columns, stamp."""
 
     path: Path
+    points: Float[np.ndarray, "points 3"]
     batch: Batch
     usable: Bool[np.ndarray, "points"]
     guessed: int | None
@@ -75,12 +77,15 @@ def find_sweeps(points: Path) -> list[Path]:
     found = without_copies(
         path
         for path in points.iterdir()
-        if (sweep_suffix(path) or path.suffix.lower() == BAG_SUFFIX)
+        if (_is_sweep(path) or path.suffix.lower() == BAG_SUFFIX)
         and not is_hidden(path)
         and (path.is_file() or path.is_symlink())
     )
     if not found:
-        raise MissingDataError(f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}")
+        raise MissingDataError(
+            f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}. The frames of a data set"
+            " are labelled with: xd3d predict --dataset NAME"
+        )
     first: dict[str, Path] = {}
     for path in found:
         twin = first.setdefault(_stem(path), path)
@@ -106,20 +111,32 @@ def label_path(out: Path, sweep: Path) -> Path:
     return out / (_stem(sweep) + LABEL_SUFFIX)
 
 
+def cloud_path(out: Path, sweep: Path) -> Path:
+    """Returns the path of the coloured cloud of ``sweep`` in the folder ``out``."""
+    return out / (_stem(sweep) + CLOUD_SUFFIX)
+
+
 def read_labels(path: Path) -> UInt32[np.ndarray, "points"]:
-    """Read a label file of ``label_sweeps``: 0 for no label, otherwise a class of the network plus one."""
+    """Read a label file; the number of a class is that of its ``LabelForm``."""
     return np.frombuffer(path.read_bytes(), "<u4")
 
 
 def label_sweeps(
-    network: Network, sweeps: Sequence[Path], out: Path, *, columns: int | None = None, workers: int = 2
+    network: Network,
+    sweeps: Sequence[Path],
+    out: Path,
+    *,
+    columns: int | None = None,
+    form: LabelForm | None = None,
+    workers: int = 2,
 ) -> LabelSummary:
     """Label all points of each sweep that has no up-to-date label file; files appear atomically.
 
-    ``columns`` is the number of float32 values per point of raw files; by default their suffix or, where they
-    contradict it, their values tell, with a warning. A sweep that
-    cannot be read, or whose label file cannot be written because of its name, is reported, and the others are labelled.
-    A point without usable coordinates (NaN, infinite, too coarse) gets label 0.
+    ``columns`` is the number of float32 values per point of raw files; by default that of their suffix, or, if their
+    values contradict it, that of their values, with a warning. ``form`` has the numbers that are written, and the
+    colours of clouds beside the labels, if there are to be any. A sweep that cannot be read, or whose label file cannot be
+    written because of its name, is reported, and the others are labelled. A point without usable coordinates (NaN,
+    infinite, too coarse) has no class.
 
     Raises:
         RunError: the network's 3D head needs images, or the network computed NaN: it has diverged.
@@ -129,8 +146,9 @@ def label_sweeps(
             "This network needs the image's features at test (fusion.head=refine), and a sweep alone has none;"
             " train one with: xd3d train --cached --set fusion.head=distil"
         )
-    stamps = _Stamps(out)
-    left = [sweep for sweep in sweeps if not stamps.hold(sweep)]
+    form = form or LabelForm.of(network.classes)
+    stamps = Stamps(out)
+    left = [sweep for sweep in sweeps if not stamps.hold(_files(out, sweep, form), [bag_of(sweep) or sweep])]
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
     points = dropped = 0
@@ -142,11 +160,11 @@ def label_sweeps(
     clouds = map_ahead(read, left, workers)
     with closing(clouds), progress("label sweeps", len(sweeps), "sweep", len(sweeps) - len(left)) as bar:
         for cloud, _ in clouds:
-            fault = cloud if isinstance(cloud, FileFault) else _store(out, cloud, _labels(network, cloud))
+            fault = cloud if isinstance(cloud, FileFault) else _store(out, cloud, _classes(network, cloud), form)
             if fault is not None:
                 failed.append(fault)
             elif isinstance(cloud, _Cloud):
-                stamps.add(cloud)
+                stamps.add(label_path(out, cloud.path), cloud.stamp)
                 points += len(cloud.usable)
                 dropped += int((~cloud.usable).sum())
                 guessed[cloud.guessed] += 1
@@ -159,9 +177,13 @@ def label_sweeps(
                 *(count, number),
             )
     if dropped:
-        log.warning("%d of %d points have no usable coordinates and get label 0", dropped, points)
+        log.warning("%d of %d points have no usable coordinates and get no class", dropped, points)
     done = len(left) - len(failed)
     return LabelSummary(labelled=done, kept=len(sweeps) - len(left), points=points, failed=tuple(failed))
+
+
+def _is_sweep(path: Path) -> bool:
+    return bool(sweep_suffix(path)) and not path.name.endswith(CLOUD_SUFFIX)
 
 
 def _stem(sweep: Path) -> str:
@@ -170,67 +192,39 @@ def _stem(sweep: Path) -> str:
     return sweep.name[: len(sweep.name) - len(sweep_suffix(sweep))]
 
 
-class _Stamps:
-    """Records which sweep each label file in ``out`` was made from; the last line of a file counts.
-
-    A sweep's stamp is its size, times and inode, which distinguish it from a sweep of the same name in another folder.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self._out, self._path = out, out / STAMPS
-        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
-        self._whole = not text or text.endswith("\n")
-        self._known: dict[str, list[int]] = {}
-        for line in text.splitlines():
-            with suppress(ValueError, TypeError):  # a truncated line
-                name, stamp = json.loads(line)
-                self._known[str(name)] = stamp
-
-    def hold(self, sweep: Path) -> bool:
-        """Returns whether the labels of ``sweep`` exist and were made from its current content."""
-        labels = label_path(self._out, sweep)
-        try:
-            return labels.is_file() and self._known.get(labels.name) == _stamp(sweep)
-        except OSError:
-            return False
-
-    def add(self, cloud: _Cloud) -> None:
-        """Record that the labels of ``cloud`` were written."""
-        with self._path.open("a", encoding="utf-8") as file:
-            line = json.dumps([label_path(self._out, cloud.path).name, cloud.stamp])
-            file.write(f"{'' if self._whole else chr(10)}{line}\n")
-        self._whole = True
-
-
-def _stamp(sweep: Path) -> list[int]:
-    status = (bag_of(sweep) or sweep).stat()  # the ctime changes when a file is moved here, even an old one
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
 def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFault:
     try:
-        stamp = _stamp(sweep) if (bag_of(sweep) or sweep).exists() else []
+        stamp = file_stamp([bag_of(sweep) or sweep])
         read = load_sweep(sweep, columns=columns)
         if fault := read.fault(most=1.0):
             return FileFault(path=sweep, reason=fault)
         batch = cloud_batch(read.points[read.usable], str(sweep), plan)
-        return _Cloud(path=sweep, batch=batch, usable=read.usable, guessed=read.guessed, stamp=stamp)
+        return _Cloud(
+            path=sweep, points=read.points, batch=batch, usable=read.usable, guessed=read.guessed, stamp=stamp
+        )
     except (DataError, MissingDataError) as error:
         return FileFault(path=sweep, reason=str(error))
     except OSError as error:
         return FileFault(path=sweep, reason=f"it cannot be read ({error.strerror})")
 
 
-def _labels(network: Network, cloud: _Cloud) -> UInt32[np.ndarray, "points"]:
-    labels = np.zeros(len(cloud.usable), "<u4")
-    labels[cloud.usable] = cloud_classes(network, cloud.batch) + 1
-    return labels
+def _classes(network: Network, cloud: _Cloud) -> Int64[np.ndarray, "points"]:
+    classes = np.full(len(cloud.points), NO_CLASS, np.int64)
+    classes[cloud.usable] = cloud_classes(network, cloud.batch)
+    return classes
 
 
-def _store(out: Path, cloud: _Cloud, labels: UInt32[np.ndarray, "points"]) -> FileFault | None:
-    """Write the label file; returns a fault if a file of that name cannot be written, and raises other errors."""
+def _files(out: Path, sweep: Path, form: LabelForm) -> list[Path]:
+    labels = label_path(out, sweep)
+    return [labels, *([] if form.palette is None else [cloud_path(out, sweep)])]
+
+
+def _store(out: Path, cloud: _Cloud, classes: Int64[np.ndarray, "points"], form: LabelForm) -> FileFault | None:
+    """Write the files of a sweep; returns a fault if a file of that name cannot be written, and raises other errors."""
     try:
-        write_bytes(label_path(out, cloud.path), labels.tobytes())
+        write_bytes(label_path(out, cloud.path), form.labels(classes).tobytes())
+        if form.palette is not None:
+            write_bytes(cloud_path(out, cloud.path), form.cloud(cloud.points, classes))
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR):
             raise

@@ -253,3 +253,46 @@ def test_a_prediction_that_was_killed_goes_on_and_ends_with_the_same_bytes(home,
     assert facts["kept"] >= len(before) - 1  # the last may have been written and not noted yet
     assert facts["kept"] + facts["labelled"] == len(list(out.glob("*.label"))) == 30
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_raw_ids_are_those_of_the_runs_source_and_a_coloured_cloud_lies_beside_the_labels(lidar_only, home, tmp_path):
+    from xd3d.stages.datasets.ply import parse_ply
+
+    sweep = home.parent / "data" / "0.bin"
+    train = facts_of(lidar_only("predict", str(sweep), "--columns", "5", "--out", "train", "--json"))
+    command = ("predict", str(sweep), "--columns", "5", "--ids", "raw", "--colour", "--picture", "--json")
+    raw = facts_of(lidar_only(*command, "--out", "raw"))
+    assert (train["labelled"], raw["labelled"]) == (1, 1)
+    named = {name: json.loads((tmp_path / name / "classes.json").read_text())["classes"] for name in ("train", "raw")}
+    ids = {each["name"]: each["label"] for each in named["raw"]}
+    # of the 32 ids of nuScenes-lidarseg the first of each merged class
+    assert ids["driveable_surface"] == 24
+    assert ids["unlabelled"] == 0
+    assert [each["name"] for each in named["raw"]] == [each["name"] for each in named["train"]]
+    table = np.array([each["label"] for each in named["raw"]])
+    written = {name: np.fromfile(tmp_path / name / "0.label", "<u4") for name in named}
+    np.testing.assert_array_equal(written["raw"], table[written["train"]])
+    content = (tmp_path / "raw" / "0.labels.ply").read_bytes()
+    points = np.fromfile(sweep, np.float32).reshape(-1, 5)[:, :3]
+    np.testing.assert_array_equal(parse_ply(content, Path()), points)
+    fields = [*((axis, "<f4") for axis in "xyz"), ("colour", "u1", 3), ("label", "<u4")]
+    vertices = np.frombuffer(content.partition(b"end_header\n")[2], fields)
+    colours = np.array([each["colour"] for each in named["train"]])[written["train"]]
+    np.testing.assert_array_equal(vertices["colour"], colours)
+    np.testing.assert_array_equal(vertices["label"], written["raw"])
+    assert Path(raw["picture"]).exists()
+    mixed = lidar_only("predict", str(sweep), "--columns", "5", "--out", "raw")
+    assert mixed.returncode == 2
+    assert "other classes" in mixed.stderr
+
+
+def test_a_coloured_cloud_is_no_sweep_and_keeps_doubles(home, tmp_path):
+    from xd3d.pipeline.predict import predict
+    from xd3d.stages.datasets.ply import parse_ply
+
+    far = np.random.default_rng(0).normal((4e6, 5e5, 0), 9, (50, 3))
+    np.save(tmp_path / "a.npy", far)
+    for _ in range(2):
+        done = predict(Workspace(home=home), None, tmp_path, out=tmp_path, columns=None, picture=False, colour=True)
+        assert done.result["sweeps"] == 1
+    np.testing.assert_array_equal(parse_ply((tmp_path / "a.labels.ply").read_bytes(), Path()), far)

@@ -183,8 +183,17 @@ def test_semantickitti_is_split_as_the_papers_have_it():
     assert found == {"train": {"00", "01", "02", "03", "04", "05", "06", "09", "10"}, "val": {"07"}, "test": {"08"}}
     assert len(domain_frames(index, "official", "train")) == 10
     assert scenes_of(index, domain_frames(index, "official", "val")) == {"08"}
-    with pytest.raises(DataError, match="official 10/1/0"):
-        domain_frames(index, "official", "test")
+    assert scenes_of(index, domain_frames(index, "official", "test")) == {str(number) for number in range(11, 22)}
+    assert len(domain_frames(index, "all", "all")) == len(domain_frames(index, "official", "all")) == 22
+
+
+@pytest.mark.parametrize("dataset", ["nuscenes", "semantickitti"])
+def test_an_index_of_official_test_scenes_alone_has_them_in_test(dataset):
+    index = other_index(dataset, [("11", "boston-seaport", "", "test"), ("12", "singapore-onenorth", "", "test")])
+    for domain, rows in (("all", [0, 1]), *([("usa", [0]), ("singapore", [1])] if dataset == "nuscenes" else [])):
+        assert domain_frames(index, domain, "test").tolist() == rows
+        with pytest.raises(DataError, match="No frame"):
+            domain_frames(index, domain, "train")
 
 
 def test_semanticstf_has_a_domain_for_each_weather_and_is_validated_on_its_source():

@@ -1,5 +1,7 @@
 """Predictions of SemanticKITTI in the benchmark's files, and the merge as its evaluator reads it."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +51,18 @@ def test_merged_classes_and_points_without_a_class_are_named(tmp_path):
 
 
 def test_a_data_set_without_an_official_form_is_refused():
-    with pytest.raises(ConfigError, match="a2d2; --export writes those of nuscenes, semantickitti"):
+    with pytest.raises(ConfigError, match=r"on a2d2; .*nuscenes, semantickitti.*xd3d predict --dataset a2d2"):
         require_official("a2d2")
 
 
-def test_a_keyframe_without_labels_has_no_name_for_its_prediction():
-    with pytest.raises(DataError, match="keyframe token-1 has no label file"):
-        prediction_path(index_of("nuscenes", "token-1"), 0)
+def test_a_keyframe_without_labels_takes_the_name_of_its_prediction_from_the_table(tmp_path):
+    table = tmp_path / "v1.0-test" / "sample_data.json"
+    table.parent.mkdir()
+    rows = [("between", "samples/LIDAR_TOP/a.bin", False), ("token-2", "samples/LIDAR_TOP//a.bin", True)]
+    table.write_text(json.dumps([{"token": token, "filename": name, "is_key_frame": key} for token, name, key in rows]))
+    index = replace(index_of("nuscenes", "sample"), root=tmp_path, version="v1.0-test")
+    with pytest.raises(DataError, match=r"keyframe sample has no label file.*sample_data\.json"):
+        prediction_path(index, 0)
+    index = replace(index, frames=replace(index.frames, sweep=np.array(["samples/LIDAR_TOP/a.bin"])))
+    index = replace(index, frames=replace(index.frames, split=np.array(["test"])))
+    assert prediction_path(index, 0).as_posix() == "lidarseg/test/token-2_lidarseg.bin"

@@ -10,7 +10,8 @@ from xd3d.stages.datasets.readers import READERS
 from xd3d.stages.datasets.splits import domain_frames
 from xd3d.stages.evaluate.official import NO_CLASS
 from xd3d.stages.predict.fusion import fused_probabilities
-from xd3d.stages.predict.inference import cloud_classes, predict_frames, sweep_classes
+from xd3d.stages.predict.inference import cloud_classes, predict_frames
+from xd3d.stages.predict.whole_sweeps import sweep_classes
 from xd3d.stages.synthesize.twins import synthesize_twin
 from xd3d.stages.train.batch import cloud_batch
 from xd3d.stages.train.domain import Domain

@@ -1,0 +1,147 @@
+"""Which frames a command predicts, from its options."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError, DataError, nearest
+from .domains import open_index
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int64
+
+    from ..stages.datasets.index import FrameIndex
+
+__all__ = ["FrameChoice", "choose_frames", "refuse_options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameChoice:
+    """The frames to predict: those of ``split`` in ``domain`` whose scene or name matches a glob in ``scenes``.
+
+    ``root`` is the data root if it is not the one that was prepared; a folder with a ``dataset.yaml`` need not be
+    prepared. ``official``: the official splits are meant, and "all" are the test frames if the index has any.
+    """
+
+    dataset: str
+    root: Path | None = None
+    domain: str = "all"
+    split: str = "all"
+    scenes: Sequence[str] = ()
+    official: bool = False
+
+    def open_index(self, workspace: Workspace) -> "FrameIndex":
+        """Opens the index of the data set; that of a folder that is not the prepared one is made, and not stored.
+
+        Raises:
+            MissingDataError: the data set is not prepared.
+        """
+        from ..stages.datasets.folder import build_index
+
+        if self.dataset != "folder" or self.root is None:
+            return open_index(workspace, self.dataset, self.root)
+        if (workspace.index("folder") / "index.json").exists():
+            prepared = open_index(workspace, "folder")
+            if prepared.root.resolve() == self.root.resolve():
+                return prepared
+        return build_index(self.root)
+
+    def rows(self, index: "FrameIndex") -> "Int64[np.ndarray, 'rows']":
+        """Returns the rows of the frames in ``index``.
+
+        Raises:
+            ConfigError: there is no such domain or split, or a name in ``scenes`` matches no frame of it.
+            DataError: it has no frame.
+        """
+        import numpy as np
+
+        from ..stages.datasets.splits import domain_frames
+
+        rows = domain_frames(index, self.domain, "all" if self.official else self.split)
+        if self.official and not (self.split == "all" and self.scenes):
+            rows = self._of_official_split(index, rows)
+        if not self.scenes:
+            return rows
+        chosen = np.zeros(len(rows), bool)
+        for name in self.scenes:
+            fits = [
+                fnmatchcase(str(index.frames.scene[row]), name) or fnmatchcase(str(index.frames.key[row]), name)
+                for row in rows
+            ]
+            if not any(fits):
+                there = ", ".join(sorted({str(scene) for scene in index.frames.scene[rows]})[:10])
+                raise ConfigError(f"No frame and no scene matches '{name}' (option --scenes); the scenes are {there}")
+            chosen |= fits
+        return rows[chosen]
+
+    def _of_official_split(self, index: "FrameIndex", rows: "Int64[np.ndarray, 'rows']") -> "Int64[np.ndarray, 'some']":
+        found = index.frames.split[rows]
+        chosen = found == ("test" if self.split == "all" else self.split)
+        if self.split == "all" and not chosen.any():
+            return rows
+        if not chosen.any():
+            there = ", ".join(sorted(set(map(str, found))))
+            raise DataError(f"No frame of {index.root} is in the official split '{self.split}'; it holds: {there}")
+        return rows[chosen]
+
+
+def choose_frames(
+    points: Path | None,
+    dataset: str | None,
+    *,
+    root: Path | None,
+    domain: str | None,
+    split: str | None,
+    scenes: str | None,
+    submission: bool,
+    sweeps_alone: Mapping[str, object],
+    frames_alone: Mapping[str, object],
+) -> FrameChoice | Path:
+    """Returns the frames that the options of a command choose, or ``points`` if these are sweeps of no data set.
+
+    A folder with a ``dataset.yaml`` is a data set. ``sweeps_alone`` and ``frames_alone`` are the options, by name,
+    that only the one or the other has.
+
+    Raises:
+        ConfigError: nothing is chosen, or options contradict each other.
+    """
+    from ..stages.datasets.folder_description import NAME
+    from ..stages.datasets.readers import READERS
+
+    if dataset is None and points is not None and (points / NAME).is_file():
+        dataset = "folder"
+    if dataset is None:
+        if points is None:
+            raise ConfigError("There is nothing to label: give sweeps, a folder with a dataset.yaml, or --dataset NAME")
+        chosen: dict[str, object] = {"--root": root, "--domain": domain, "--split": split, "--scenes": scenes}
+        chosen |= {"--submission": submission, **frames_alone}
+        refuse_options(chosen, f"choose frames of a data set, and {points} holds sweeps of none; add --dataset NAME")
+        return points
+    if dataset not in READERS:
+        raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
+    refuse_options(sweeps_alone, f"are for sweeps of no data set, not for the frames of {dataset}")
+    if points is not None:
+        refuse_options({"--root": root}, f"give a second data root beside {points}")
+    return FrameChoice(
+        dataset=dataset,
+        root=points or root,
+        domain=domain or "all",
+        split=split or "all",
+        scenes=[name.strip() for name in (scenes or "").split(",") if name.strip()],
+        official=submission,
+    )
+
+
+def refuse_options(options: Mapping[str, object], reason: str) -> None:
+    """Refuses options that do not belong, for a ``reason``; ``options`` has their values by name.
+
+    Raises:
+        ConfigError: one of them is given.
+    """
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(f"{', '.join(given)} {reason}; leave out what does not belong")

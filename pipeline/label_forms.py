@@ -1,0 +1,106 @@
+"""The numbers and colours in which a run's labels are written, and what a folder of labels says of them."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ConfigError, MissingDataError
+from .domains import open_index
+from .runs import TrainedRun
+
+if TYPE_CHECKING:
+    from ..stages.datasets.index import FrameIndex
+    from ..stages.predict.label_form import LabelForm
+
+__all__ = ["LabelIds", "label_facts", "label_form"]
+
+LabelIds = Literal["train", "raw"]
+
+#: Number of a point without a class where 0 is the id of a class.
+NO_ID = 0xFFFF
+
+
+def label_form(
+    trained: TrainedRun, ids: LabelIds = "train", *, colour: bool = False, index: "FrameIndex | None" = None
+) -> "tuple[LabelForm, str]":
+    """Returns the form of a run's labels and which ids its numbers are.
+
+    ``train`` numbers are the classes' plus one. ``raw`` ones are the ids of the data set of ``index``, which is
+    predicted, or if the run's classes have none there, those of the run's source. ``colour``: clouds are coloured.
+
+    Raises:
+        ConfigError: the classes have no raw ids.
+    """
+    import numpy as np
+
+    from ..stages.predict.label_form import LabelForm
+
+    classes = trained.network.classes
+    form, meaning = LabelForm.of(classes), "train: the class plus one"
+    if ids == "raw":
+        raw, dataset = _raw_ids(trained, index)
+        numbers = [raw[name] for name in classes]
+        form = LabelForm(numbers=np.array([*numbers, NO_ID if 0 in numbers else 0]))
+        meaning = f"raw: those of {dataset}"
+    palette = np.round(255 * _colours(classes)).astype(np.uint8) if colour else None
+    return LabelForm(numbers=form.numbers, palette=palette), meaning
+
+
+def label_facts(trained: TrainedRun, form: "LabelForm", meaning: str) -> dict[str, Any]:
+    """Returns what a folder of labels says of itself: what the numbers mean, and which network wrote them."""
+    from ..stages.train.checkpoint import checkpoint_digest
+    from ..version import code_version
+
+    names, colours = [*trained.network.classes, "unlabelled"], _colours(trained.network.classes)
+    rows = [
+        {"label": int(number), "name": name, "colour": [round(255 * float(part)) for part in colour]}
+        for number, name, colour in zip(form.numbers, names, colours, strict=True)
+    ]
+    return {
+        "classes": [rows[-1], *rows[:-1]],
+        "ids": meaning,
+        "run": str(trained.folder),
+        "step": trained.step,
+        "weights": checkpoint_digest(trained.folder, trained.step),
+        "code": code_version(),
+    }
+
+
+def _colours(classes: "tuple[str, ...]") -> Any:
+    """Returns RGB in [0, 1] of each class, and last of a point without one."""
+    import numpy as np
+
+    from .report.figures import UNLABELLED, class_colours
+
+    return np.vstack([class_colours(classes), UNLABELLED])
+
+
+def _raw_ids(trained: TrainedRun, index: "FrameIndex | None") -> tuple[dict[str, int], str]:
+    """Returns the raw id of each class, and the data set that they are from.
+
+    Raises:
+        ConfigError: no data set has one for every class.
+    """
+    classes, source = trained.network.classes, trained.config.data.source.dataset
+    reasons = []
+    for dataset, known in ((index.dataset if index else source, index), (source, None)):
+        try:
+            ids = _ids_in(trained, dataset, known)
+        except (ConfigError, MissingDataError) as error:
+            reasons.append(str(error))
+            continue
+        absent = [name for name in classes if name not in ids]
+        if not absent:
+            return ids, dataset
+        reasons.append(f"{dataset} has none of {', '.join(absent)}")
+    raise ConfigError(f"The run's classes have no raw ids ({'; '.join(dict.fromkeys(reasons))}); leave out --ids raw")
+
+
+def _ids_in(trained: TrainedRun, dataset: str, index: "FrameIndex | None") -> dict[str, int]:
+    """Returns the raw id in ``dataset`` of each class that has one there."""
+    from ..stages.datasets.catalogue import FOLDER
+    from ..stages.datasets.labels import get_merge
+
+    if dataset == FOLDER:
+        described = (index or open_index(trained.workspace, FOLDER)).described["classes"]
+        return {name: int(ids[0]) for name, ids in described.items() if ids}
+    merge = get_merge(trained.config.data.merge, dataset)
+    return dict(zip(merge.classes, map(int, merge.raw_ids), strict=True))
