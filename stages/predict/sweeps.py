@@ -134,8 +134,8 @@ def label_sweeps(
 
     ``columns`` is the number of float32 values per point of raw files; by default that of their suffix, or, if their
     values contradict it, that of their values, with a warning. ``form`` has the numbers that are written, and the
-    colours of clouds beside the labels, if there are to be any. A sweep that cannot be read, or whose label file cannot be
-    written because of its name, is reported, and the others are labelled. A point without usable coordinates (NaN,
+    colours of clouds beside the labels, if there are to be any. A sweep that cannot be read, or whose label file cannot
+    be written because of its name, is reported, and the others are labelled. A point without usable coordinates (NaN,
     infinite, too coarse) has no class.
 
     Raises:
