@@ -10,7 +10,7 @@ from .commits import CommitLog
 from .layout import DONE, STAGING, UPGRADE, CacheLayout
 from .metadata import load_layout, metadata_files
 from .recipe import RECIPE
-from .stores import Store, open_store
+from .stores import Store, exclusive, open_store
 from .stores.local import LOCK
 
 __all__ = ["collect_garbage", "remove_unused"]
@@ -30,17 +30,13 @@ def collect_garbage(path: Path | str, *, dry_run: bool = False) -> dict[str, Any
     """
     store = open_store(path)
     layout = load_layout(store)
-    with store.faults("removing stale files"):
-        lock = store.lock(shared=False)
-        try:
-            recorded = _recorded_files(CommitLog(store=store, layout=layout))
-            garbage = {file: size for file, size in store.files() if _is_garbage(file, layout, recorded, lock.owner)}
-            if not dry_run:
-                store.sweep(host="")
-                for file in garbage:
-                    store.delete(file)
-        finally:
-            lock.release()
+    with exclusive(store, "removing stale files") as lock:
+        recorded = _recorded_files(CommitLog(store=store, layout=layout))
+        garbage = {file: size for file, size in store.files() if _is_garbage(file, layout, recorded, lock.owner)}
+        if not dry_run:
+            store.sweep(host="")
+            for file in garbage:
+                store.delete(file)
     return _summary(store, garbage, dry_run)
 
 
@@ -57,16 +53,12 @@ def remove_unused(folder: Path, *, dry_run: bool = False) -> dict[str, Any] | No
         known = {*metadata_files(load_layout(store)), RECIPE, LOCK}
     except CacheError:
         return None
-    with store.faults("removing it"):
-        lock = store.lock(shared=False)
-        try:
-            files = [(f, size) for f, size in store.files() if f != LOCK and not f.startswith(f"{LOCKS}/")]
-            if any(file not in known and not file.startswith(f"{STAGING}/") for file, _ in files):
-                return None
-            if not dry_run:
-                shutil.rmtree(folder)
-        finally:
-            lock.release()
+    with exclusive(store, "removing it"):
+        files = [(f, size) for f, size in store.files() if f != LOCK and not f.startswith(f"{LOCKS}/")]
+        if any(file not in known and not file.startswith(f"{STAGING}/") for file, _ in files):
+            return None
+        if not dry_run:
+            shutil.rmtree(folder)
     return _summary(store, dict(files), dry_run)
 
 

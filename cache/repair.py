@@ -12,7 +12,7 @@ from .commits import FINISHED, CommitLog, encode_finished, list_records
 from .layout import DONE, CacheLayout
 from .metadata import MANIFEST, load_layout, metadata_files
 from .recipe import RECIPE, encode_recipe, load_recipe
-from .stores import Store, open_store
+from .stores import Store, exclusive, open_store
 from .verify import metadata_faults, require_cache, row_faults
 from .writer import write_metadata
 
@@ -34,20 +34,16 @@ def repair_cache(path: Path | str) -> dict[str, Any]:
     """
     store = open_store(path)
     require_cache(store)
-    with store.faults("repairing it"):
-        lock = store.lock(shared=False)
+    with exclusive(store, "repairing it") as lock:
         try:
-            try:
-                layout = load_layout(store)
-            except (CacheMismatchError, UnfinishedUpgradeError):
-                raise
-            except CacheError:
-                store.delete(MANIFEST)
-                return {"dropped": 0, "metadata": [MANIFEST]}
-            metadata = _rewrite_metadata(store, layout, lock.owner)
-            return {"dropped": _drop_damaged(store, layout), "metadata": metadata}
-        finally:
-            lock.release()
+            layout = load_layout(store)
+        except (CacheMismatchError, UnfinishedUpgradeError):
+            raise
+        except CacheError:
+            store.delete(MANIFEST)
+            return {"dropped": 0, "metadata": [MANIFEST]}
+        metadata = _rewrite_metadata(store, layout, lock.owner)
+        return {"dropped": _drop_damaged(store, layout), "metadata": metadata}
 
 
 def _rewrite_metadata(store: Store, layout: CacheLayout, owner: str) -> list[str]:

@@ -28,7 +28,7 @@ from .metadata import (
 from .rows import check_agent_indices
 from .schema import TapSpec
 from .stored import StoredRows
-from .stores import Store, open_store
+from .stores import Store, exclusive, open_store
 from .stores.base import Lock
 from .verify import refuse_damaged_metadata
 from .writer import mark_finished, stage_arrays, write_metadata
@@ -172,15 +172,11 @@ def finish_upgrade(path: Path | str) -> bool:
             return False
         if not store.listing(UPGRADE):
             return True
-    with store.faults("switching it over"):
-        lock = store.lock(shared=False)
-        try:
-            store.sweep(host="")
-            if (layout := load_unfinished(store)) is not None:
-                _exchange_records(store, layout, lock.owner)
-            store.remove(UPGRADE)
-        finally:
-            lock.release()
+    with exclusive(store, "switching it over") as lock:
+        store.sweep(host="")
+        if (layout := load_unfinished(store)) is not None:
+            _exchange_records(store, layout, lock.owner)
+        store.remove(UPGRADE)
     return True
 
 

@@ -1,9 +1,8 @@
 """Finds the cache of a model that is not on this machine: its digest comes from the cache, all else is compared."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,6 @@ Fingerprint = Mapping[str, Any]
 Cache = Path | str
 
 _PARTS = {"model": "the model", "unet": "the UNet weights"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """A cache, the wanted fingerprint with the digests of this cache, and the differences to the cache's own."""
-
-    cache: Cache
-    fingerprint: Fingerprint
-    digests: tuple[str, ...]
-    differs: Sequence[str]
 
 
 def fitting_cache(fingerprint: Fingerprint, caches: Sequence[Cache]) -> Cache | None:
@@ -55,20 +44,29 @@ def adopted_fingerprint(
     Raises:
         CacheError: caches of different models fit.
     """
-    candidates = [
-        _candidate(fields, absent, cache, own) for cache, own in _identities(caches).items() for fields in wanted
-    ]
-    if not candidates:
+    found = _identities(caches)
+    if not found:
         return wanted[0]
-    fits = [candidate for candidate in candidates if not candidate.differs]
+    fits = [
+        (cache, fields)
+        for cache, own in found.items()
+        for fields in _completed(wanted, absent, own)
+        if not identity_differences(fields, own)
+    ]
     if not fits:
-        newest = [candidate for candidate in candidates if candidate.cache == candidates[0].cache]
-        return min(newest, key=lambda candidate: len(candidate.differs)).fingerprint
+        newest = next(iter(found.values()))
+        return min(_completed(wanted, absent, newest), key=lambda fields: len(identity_differences(fields, newest)))
     _require_one_model(fits, absent)
     dtypes = [fields["dtype"] for fields in wanted]
-    best = min(fits, key=lambda fit: (dtypes.index(fit.fingerprint["dtype"]), usual(fit.fingerprint) != fit.cache))
-    log.warning("%s: the features are those of %s, which fits in everything else", _said(absent), _described(best))
-    return best.fingerprint
+    cache, fields = min(fits, key=lambda fit: (dtypes.index(fit[1]["dtype"]), usual(fit[1]) != fit[0]))
+    named = _described(cache, fields, absent)
+    log.warning("%s: the features are those of %s, which fits in everything else", _said(absent), named)
+    return fields
+
+
+def _completed(wanted: Sequence[Fingerprint], absent: Iterable[str], own: Fingerprint) -> list[dict[str, Any]]:
+    """Returns ``wanted`` with the digests of the absent models from a cache's identity."""
+    return [{**fields, **{part: own.get(part) for part in absent}} for fields in wanted]
 
 
 def _identities(caches: Sequence[Cache]) -> dict[Cache, Fingerprint]:
@@ -80,20 +78,9 @@ def _identities(caches: Sequence[Cache]) -> dict[Cache, Fingerprint]:
     return found
 
 
-def _candidate(fields: Fingerprint, absent: Mapping[str, str], cache: Cache, own: Fingerprint) -> _Candidate:
-    digests = {part: own.get(part) for part in absent}
-    completed = {**fields, **digests}
-    return _Candidate(
-        cache=cache,
-        fingerprint=completed,
-        digests=tuple(str(digest) for digest in digests.values()),
-        differs=identity_differences(completed, own),
-    )
-
-
-def _require_one_model(fits: Sequence[_Candidate], absent: Mapping[str, str]) -> None:
-    if len({fit.digests for fit in fits}) > 1:
-        listed = "\n".join(f"  {_described(fit)}" for fit in fits)
+def _require_one_model(fits: Sequence[tuple[Cache, Fingerprint]], absent: Mapping[str, str]) -> None:
+    if len({tuple(fields[part] for part in absent) for _, fields in fits}) > 1:
+        listed = "\n".join(f"  {_described(cache, fields, absent)}" for cache, fields in fits)
         raise CacheError(
             f"{_said(absent)}, and caches of different models fit in everything else:\n{listed}\nMove the one that is"
             " meant into a folder of its own and name that folder (--set extract.caches=FOLDER, or XD3D_CACHES=FOLDER),"
@@ -106,10 +93,9 @@ def _said(absent: Mapping[str, str]) -> str:
     return f"{named[0].upper()}{named[1:]} {'is' if absent.keys() == {'model'} else 'are'} not on this machine"
 
 
-def _described(fit: _Candidate) -> str:
+def _described(cache: Cache, fields: Fingerprint, absent: Iterable[str]) -> str:
     """A cache, the digests of its models, and what they were called where it was made, if it says so."""
-    recipe = load_recipe(open_store(fit.cache))
-    facts = [f"digest {digest[:12]}" for digest in fit.digests]
-    if recipe is not None:
-        facts += [f"made with {name!r}" for part in _PARTS if (name := recipe.get("extract", {}).get(part))]
-    return f"{fit.cache} ({', '.join(facts)})"
+    recipe = load_recipe(open_store(cache)) or {}
+    facts = [f"digest {str(fields[part])[:12]}" for part in absent]
+    facts += [f"made with {name!r}" for part in _PARTS if (name := recipe.get("extract", {}).get(part))]
+    return f"{cache} ({', '.join(facts)})"

@@ -96,11 +96,7 @@ class DomainOpener:
         """Returns the unlabelled training frames: the target's train split; None if no loss uses it."""
         if not self.config.train.uses_target:
             return None
-        return dataclasses.replace(self.unlabelled_target(), pseudo=self.pseudo_labels())
-
-    def unlabelled_target(self) -> "Domain":
-        """Returns the target's train split without labels."""
-        return self.unlabelled(self.config.data.target)
+        return dataclasses.replace(self.unlabelled(self.config.data.target), pseudo=self.pseudo_labels())
 
     def unlabelled(self, side: DomainSettings) -> "Domain":
         """Returns the train split of ``side`` without labels."""

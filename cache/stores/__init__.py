@@ -4,13 +4,31 @@ Only ``open_store`` depends on the kind of a location.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import CacheError
-from .base import Store
+from .base import Lock, Store
 from .local import LocalStore
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "exclusive", "open_store"]
+
+
+@contextmanager
+def exclusive(store: Store, doing: str) -> Iterator[Lock]:
+    """Holds the writer's exclusive lock; errors of the storage say what was being done (``doing``).
+
+    Raises:
+        CacheError: a writer is at work, or the storage is not writable.
+        DiskSpaceError: the storage is full.
+    """
+    with store.faults(doing):
+        lock = store.lock(shared=False)
+        try:
+            yield lock
+        finally:
+            lock.release()
 
 
 def open_store(location: Path | str) -> Store:

@@ -6,8 +6,7 @@ uses; the held-out pictures come from worlds of their own.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from ....files import write_atomic
 from ....progress import progress
 from ..camera import CameraModel, camera_pose, render
 from ..style_sampling import random_style
+from ..workers import in_processes
 from ..world import World
 from .recipe import Recipe
 
@@ -66,11 +66,8 @@ def render_pictures(
         missing = [(block, file) for block, file in zip(blocks, files, strict=True) if not file.is_file()]
         with progress(f"rendering {name} pictures", total, "picture", sum(map(len, blocks))) as bar:
             bar.update(-sum(len(block) for block, _ in missing))
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                jobs = [(pool.submit(_render_block, recipe, block, file, held_out), block) for block, file in missing]
-                for job, block in jobs:
-                    job.result()
-                    bar.update(len(block))
+            for done in in_processes(partial(_render_block, recipe, held_out), missing, workers):
+                bar.update(done)
         pictures = np.concatenate([np.load(file) for file in files])
         write_atomic(target, lambda file: np.save(file, pictures))
         for file in files:
@@ -78,6 +75,8 @@ def render_pictures(
     return np.load(target, mmap_mode="r")
 
 
-def _render_block(recipe: Recipe, numbers: Sequence[int], file: Path, held_out: bool) -> None:
+def _render_block(recipe: Recipe, held_out: bool, job: tuple[Sequence[int], Path]) -> int:
+    numbers, file = job
     pictures = np.stack([render_view(recipe, number, held_out=held_out) for number in numbers])
     write_atomic(file, lambda stream: np.save(stream, pictures))
+    return len(numbers)
