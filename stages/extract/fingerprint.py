@@ -11,6 +11,7 @@ from ..datasets.index import FrameIndex
 from .backbone import PROMPT
 from .images import IMAGE_METHOD
 from .models import resolve_model, resolve_unet, settings_model, unet_digest
+from .networks import with_default_taps
 from .precision import precisions
 from .settings import ExtractSettings
 
@@ -36,7 +37,7 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
     """
     model = settings_model(settings)
     digests = {"model": model.digest, "unet": model.unet_digest}
-    return _fingerprints(settings, index, digests, precisions(settings, model))
+    return _fingerprints(with_default_taps(model, settings), index, digests, precisions(settings, model))
 
 
 def partial_fingerprints(settings: ExtractSettings, index: FrameIndex, absent: Collection[str]) -> list[dict[str, Any]]:

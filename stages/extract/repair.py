@@ -13,9 +13,9 @@ from .extractor import FeatureExtractor
 from .fingerprint import feature_fingerprint
 from .images import PictureSource
 from .models import settings_model
+from .networks import tap_specs
 from .plan import extraction_recipe, planned_layout
 from .settings import ExtractSettings
-from .taps import tap_specs
 
 __all__ = ["RepairSummary", "repair_features"]
 

@@ -1,4 +1,4 @@
-"""Settings of stage one: which diffusion model looks at the images, where it is tapped, and how agents are made."""
+"""Settings of stage one: which frozen networks look at the images, where they are tapped, and how agents are made."""
 
 import re
 from typing import Annotated, Literal
@@ -8,12 +8,15 @@ from pydantic import Field, model_validator
 from ...cache.views import HFLIP, IDENTITY
 from ...settings import Mark, Settings
 from ..datasets.settings import DatasetName
+from .catalogue import DIFFUSION_NAMES
 
 __all__ = ["RGB", "AgentSettings", "Decoding", "ExtractSettings"]
 
 Decoding = Literal["full", "scaled"]
 RGB = "rgb"  #: the tap that is the image itself
-TAP_PATTERN = re.compile(r"rgb|(mid|up\d+)(\.\d+)?(:residual)?")
+DEFAULT_TAPS = ("up0", "up1", "up2", "up3", RGB)
+UNET_TAP = re.compile(r"rgb|(mid|up\d+)(\.\d+)?(:residual)?")
+ANY_TAP = re.compile(r"[A-Za-z0-9_][\w.-]*(:residual)?", re.ASCII)
 VIEW_PATTERN = re.compile(rf"{IDENTITY}|{HFLIP}|jitter:(0|[1-9]\d{{0,5}})")
 
 
@@ -55,12 +58,13 @@ class AgentSettings(Settings):
 
 
 class ExtractSettings(Settings):
-    """Stage one: camera images become diffusion features and agent queries."""
+    """Stage one: camera images become features of frozen networks and agent queries."""
 
     model: str = Field(
         default="tiny-street",
         min_length=1,
-        description="A known name ('xd3d models list'), a folder in diffusers' layout, or a hub id.",
+        description="The network: a known name ('xd3d models list'), a folder (diffusers, transformers or ONNX), or a"
+        " hub id.",
     )
     unet: str | None = Field(
         default=None,
@@ -76,8 +80,9 @@ class ExtractSettings(Settings):
         default=False, description="Never reach for the network: models must be on this machine."
     )
     taps: tuple[str, ...] = Field(
-        default=("up0", "up1", "up2", "up3", RGB),
-        description="What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip, rgb.",
+        default=DEFAULT_TAPS,
+        description="What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip; blockI,"
+        " stageI, last; an ONNX network's outputs; rgb. Left at the default, other networks than UNets keep their own.",
     )
     timestep: int = Field(default=0, ge=0, description="Diffusion step; 0 means a clean image and no noise.")
     noise_seed: int = Field(
@@ -106,7 +111,7 @@ class ExtractSettings(Settings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Arithmetic of the model; auto: bfloat16 for a full-size UNet where the device has units for it,"
+        description="Arithmetic of the model; auto: bfloat16 for a full-size network where the device has units for it,"
         " else float32, and a cache that is there already in the other one is taken as it is.",
     )
     device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = Field(
@@ -142,8 +147,8 @@ class ExtractSettings(Settings):
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
 
     @property
-    def diffusion_taps(self) -> tuple[str, ...]:
-        """The taps that are feature maps of the UNet: all but ``rgb``."""
+    def map_taps(self) -> tuple[str, ...]:
+        """The taps that are feature maps of a network: all but ``rgb``."""
         return tuple(tap for tap in self.taps if tap != RGB)
 
     def for_dataset(self, dataset: str) -> "ExtractSettings":
@@ -166,16 +171,18 @@ class ExtractSettings(Settings):
         return self
 
     def _tap_faults(self) -> list[str]:
+        unet = self.model in DIFFUSION_NAMES
+        examples = "up0, up1.0, mid, up2:residual or rgb" if unet else "block8, stage2, last or rgb"
         faults = [
-            f"'{tap}' is no tap address; write up0, up1.0, mid, up2:residual or rgb"
+            f"'{tap}' is no tap address; write {examples}"
             for tap in self.taps
-            if not TAP_PATTERN.fullmatch(tap)
+            if not (UNET_TAP if unet else ANY_TAP).fullmatch(tap)
         ]
         twice = sorted({tap for tap in self.taps if self.taps.count(tap) > 1})
         if twice:
             faults.append(f"taps names {', '.join(twice)} more than once")
-        if not self.diffusion_taps:
-            faults.append("taps needs at least one feature map of the UNet, such as up2")
+        if not self.map_taps:
+            faults.append("taps needs at least one feature map of the network, such as up2")
         return faults
 
     def _noise_faults(self) -> list[str]:
@@ -204,9 +211,9 @@ class ExtractSettings(Settings):
         return faults
 
     def _agent_faults(self) -> list[str]:
-        taps = self.diffusion_taps
+        taps = self.map_taps
         faults = [
-            f"agents.{name} names '{tap}', which is not among the UNet taps {', '.join(taps)}"
+            f"agents.{name} names '{tap}', which is not among the taps {', '.join(taps)}"
             for name, named in (
                 ("grid", [self.agents.grid] if self.agents.grid else []),
                 ("tap_weights", list(self.agents.tap_weights)),
