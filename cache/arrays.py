@@ -68,7 +68,7 @@ class StoredArray:
 
     def file_of(self, row: int) -> str:
         """Returns the file of ``row``, relative to the cache; for an array with another codec its folder."""
-        return self.array.shard_file(row // self._layout.images_per_shard) if self.is_plain else self.array.name
+        return self.array.shard_file(row // self._layout.images_per_shard) if self.is_plain else self.array.path
 
     def forget(self) -> None:
         """Closes files and forgets which rows were checked, because shards were rewritten."""
@@ -166,7 +166,7 @@ class StoredArray:
     def _open_zarr(self) -> Any:
         import zarr
 
-        return zarr.open_array(self._store.zarr(), path=self.array.name, mode="r")
+        return zarr.open_array(self._store.zarr(), path=self.array.path, mode="r")
 
     def _read_zarr(self, run: Run, out: np.ndarray) -> None:
         index, row, count = run

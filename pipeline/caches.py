@@ -31,8 +31,11 @@ def repair_cache(
 
     The exit code is 1 if damage is left. ``device`` is where the model runs; None takes that of the config, or "auto".
     """
+    from ..cache.networks import holds_parts
     from ..stages.extract.repair import repair_features
 
+    if holds_parts(path):
+        return _repair_parts(workspace, path, root, device)
     if dataset:
         opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
         index, settings = opener.index(dataset), opener.extract_settings(dataset)
@@ -46,6 +49,36 @@ def repair_cache(
     rest = "" if done.ok else "; damage is left: xd3d cache verify lists it"
     return Outcome(
         result=asdict(done), text=repaired + failed + rest, exit_code=0 if done.ok and not done.failed else 1
+    )
+
+
+def _repair_parts(workspace: Workspace, path: str, root: Path | None, device: str | None) -> Outcome:
+    """Repairs the maps of every network; damaged agents are removed and grouped again from the maps."""
+    from ..cache.networks import network_parts, part_paths
+    from ..cache.stores import open_store
+    from ..cache.verify import verify_cache
+    from ..stages.extract.parts import NetworksPlan, group_networks
+
+    maps = [str(part) for part in network_parts(path).values()]
+    done = [repair_cache(workspace, part, None, DEFAULT_PRESET, [], root, device) for part in maps]
+    agents = [part for part in part_paths(path) if str(part) not in maps and not verify_cache(part)["ok"]]
+    for part in agents:
+        index, settings = _by_recipe(workspace, str(part), root)
+        open_store(path).remove(str(part)[len(path) :].strip("/"))
+        if device:
+            settings = settings.model_copy(update={"device": device})
+        group_networks(NetworksPlan(index=index, settings=settings, path=path, reading=True), root=root)
+    text = "\n".join([f"{part}: {each.text}" for part, each in zip(maps, done, strict=True)])
+    return Outcome(
+        result={
+            "ok": all(each.result["ok"] for each in done),
+            "repaired": sum(each.result["repaired"] for each in done),
+            "metadata": [file for each in done for file in each.result["metadata"]],
+            "failed": sum(each.result["failed"] for each in done),
+            "grouped": [str(part) for part in agents],
+        },
+        text="\n".join([text, *(f"{part}: agents were grouped again" for part in agents)]),
+        exit_code=max((each.exit_code for each in done), default=0),
     )
 
 
@@ -74,10 +107,12 @@ def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) ->
     The exit code is 1 if a cache of the workspace was skipped, for example because it is being written.
     """
     from ..cache.gc import collect_garbage, remove_unused
+    from ..cache.networks import part_paths
 
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}
-    for place in [path] if path else _all_caches(workspace):
+    caches = [path] if path else _all_caches(workspace)
+    for place in [part for cache in caches for part in part_paths(cache)]:
         try:
             unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
             found = unused or collect_garbage(place, dry_run=dry_run)

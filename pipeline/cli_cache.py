@@ -19,9 +19,9 @@ app = typer.Typer(help="The feature cache: info, verify, repair, upgrade, gc, di
 @app.command()
 def info(path: CachePath, as_json: Json = False) -> None:
     """Show what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
-    from ..cache.verify import cache_info
+    from ..cache.networks import describe_networks
 
-    found = cache_info(path)
+    found = describe_networks(path)
     text = "\n".join(f"{key}: {value}" for key, value in found.items())
     conclude(Outcome(result=found, text=text), as_json)
 
@@ -38,9 +38,9 @@ def verify(
 
     The exit code is 1 if something is damaged, or if a complete cache has lost images.
     """
-    from ..cache.verify import verify_cache
+    from ..cache.networks import check_parts
 
-    result = verify_cache(path, quick=quick)
+    result = check_parts(path, quick=quick)
     lines = [
         f"{fault['image'] or 'the cache'}: {fault['array'] or 'no array'} in {fault['file']}: {fault['reason']}"
         for fault in result["damaged"]

@@ -15,7 +15,7 @@ from .networks import with_default_taps
 from .precision import precisions
 from .settings import ExtractSettings
 
-__all__ = ["FEATURE_FORMAT", "feature_fingerprint", "feature_fingerprints", "partial_fingerprints"]
+__all__ = ["FEATURE_FORMAT", "feature_fingerprint", "feature_fingerprints", "partial_fingerprints", "shared_fields"]
 
 FEATURE_FORMAT = 2  #: raised whenever the same settings would give other features
 
@@ -56,6 +56,12 @@ def partial_fingerprints(settings: ExtractSettings, index: FrameIndex, absent: C
     return _fingerprints(settings, index, digests, precisions(settings, None))
 
 
+def shared_fields(settings: ExtractSettings, index: FrameIndex) -> dict[str, Any]:
+    """Returns the facts that all parts of a cache of several networks have in common."""
+    fields = _fingerprints(settings, index, {"model": None, "unet": None}, [""])[0]
+    return {key: value for key, value in fields.items() if key not in ("model", "taps", "dtype", "agents", "unet")}
+
+
 def _fingerprints(
     settings: ExtractSettings, index: FrameIndex, digests: Mapping[str, str | None], precisions: Iterable[str]
 ) -> list[dict[str, Any]]:
@@ -87,4 +93,6 @@ def _fingerprints(
         fields["profile"] = settings.profile
     if settings.exported_from:
         fields["exported_from"] = settings.exported_from
+    if settings.maps_only:
+        del fields["agents"]
     return [{**fields, "dtype": dtype} for dtype in precisions]

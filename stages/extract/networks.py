@@ -1,7 +1,8 @@
 """Frozen image networks: the interface that stage one computes features through, and the kinds behind it."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from ...cache.schema import TapSpec
 from ...errors import ConfigError
-from .models import ModelFolder
-from .settings import DEFAULT_TAPS, RGB, ExtractSettings
+from .models import ModelFolder, resolve_model, settings_model
+from .settings import DEFAULT_TAPS, RGB, AgentSettings, ExtractSettings
+from .taps import crop_maps, map_specs
 
-__all__ = ["Backbone", "open_backbone", "tap_specs", "with_default_taps"]
+__all__ = ["Backbone", "JointBackbone", "network_settings", "open_backbone", "tap_specs", "with_default_taps"]
 
 
 @runtime_checkable
@@ -68,9 +70,9 @@ def tap_specs(model: ModelFolder, settings: ExtractSettings) -> dict[str, TapSpe
     """
     settings = with_default_taps(model, settings)
     if model.kind == "diffusers":
-        from .taps import tap_specs
+        from .taps import tap_specs as unet_specs
 
-        return tap_specs(model, settings)
+        return unet_specs(model, settings)
     _check_settings(settings, model)
     if model.kind == "onnx":
         from .onnx import onnx_specs
@@ -94,6 +96,61 @@ def with_default_taps(model: ModelFolder, settings: ExtractSettings) -> ExtractS
     else:
         from .vision import default_addresses as own
     return settings.model_copy(update={"taps": (*own(model), RGB)})
+
+
+def network_settings(settings: ExtractSettings, name: str) -> ExtractSettings:
+    """Returns the settings of one network of ``settings.models``, with its own taps, for its maps alone.
+
+    Settings of diffusion models are left at their defaults for a network of another kind.
+
+    Raises:
+        ModelError: the network cannot be found or is incomplete.
+    """
+    given = settings.networks[name]
+    chosen = tuple(tap.rpartition("/")[2] for tap in settings.taps if tap.rpartition("/")[0] == name)
+    changes: dict[str, Any] = {"model": given, "models": (), "taps": chosen or DEFAULT_TAPS, "maps_only": True}
+    model = resolve_model(given, weights=settings.weights, seed=settings.weights_seed, offline=settings.offline)
+    if model.kind != "diffusers":
+        changes |= {"unet": None, "timestep": 0, "noise": True, "draws": 1, "compile": False}
+    if model.kind == "onnx":
+        changes |= {"dtype": "auto"}
+    own = with_default_taps(model, settings.model_copy(update={**changes, "agents": AgentSettings()}))
+    return own.model_copy(update={"taps": own.map_taps})
+
+
+class JointBackbone:
+    """Several networks as one: a ``Backbone`` whose taps are called ``<network>/<tap>``, and ``rgb``.
+
+    Raises:
+        ModelError, ConfigError, BackendError: as ``open_backbone``, for any of them.
+    """
+
+    def __init__(self, *, settings: ExtractSettings, device: torch.device) -> None:
+        self.device = device
+        self._networks = {}
+        for name in settings.networks:
+            own = network_settings(settings, name)
+            self._networks[name] = open_backbone(settings_model(own), own, device)
+        self.dtype = next(iter(self._networks.values())).dtype
+        specs = {
+            f"{name}/{tap}": replace(spec, name=f"{name}/{tap}")
+            for name, network in self._networks.items()
+            for tap, spec in network.specs.items()
+        }
+        specs |= map_specs(settings.model_copy(update={"taps": (RGB,)}), {}, {})
+        self.specs = specs if settings.taps == DEFAULT_TAPS else {tap: specs[tap] for tap in settings.taps}
+
+    def __call__(
+        self, pictures: UInt8[Tensor, "batch 3 height width"], keys: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch _channels _h _w"] | UInt8[Tensor, "batch 3 _h _w"]]:
+        """Computes every tap of every network; see ``Backbone``."""
+        pictures = pictures.to(self.device)
+        maps = {
+            f"{name}/{tap}": values
+            for name, network in self._networks.items()
+            for tap, values in network(pictures, keys).items()
+        }
+        return crop_maps(maps, pictures, self.specs)
 
 
 def _check_settings(settings: ExtractSettings, model: ModelFolder) -> None:
