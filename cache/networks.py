@@ -7,6 +7,7 @@ writes a new part and leaves the others as they are.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,17 +177,15 @@ class NetworksReader:
                     f"The cache {path} has no features of the network '{name}' (it has {', '.join(there) or 'none'});"
                     " add them with: xd3d extract-features (the same --config and --set)"
                 )
-        options = {"keys": keys, "whole_shards": whole_shards}
-        self._networks = {
-            name: FeatureReader(there[name], expected=fields, **options) for name, fields in networks.items()
-        }
+        open_part = partial(FeatureReader, keys=keys, whole_shards=whole_shards)
+        self._networks = {name: open_part(there[name], expected=fields) for name, fields in networks.items()}
         part = agents_part(path, agents)
         if not open_store(part).exists("zarr.json"):
             raise CacheError(
                 f"The cache {path} has no agents for the networks {', '.join(networks)} together; add them with:"
                 " xd3d extract-features (the same --config and --set)"
             )
-        self._agents = FeatureReader(part, expected=agents, **options)
+        self._agents = open_part(part, expected=agents)
         self._names = tuple(agents["taps"])
 
     @property

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CacheError, DataError, MissingDataError
 from ..stages.datasets.settings import DomainSettings
@@ -269,7 +269,7 @@ class DomainOpener:
         if self.config.extract.models:
             from ..cache.networks import NetworksReader
 
-            parts = self.fingerprint(dataset)
+            parts: dict[str, Any] = dict(self.fingerprint(dataset))
             return NetworksReader(self.cache_path(dataset), **parts, keys=keys, whole_shards=in_blocks)
         there, expected = self._caches(dataset), self.fingerprint(dataset)
         path = self._cache_of(dataset, expected)

@@ -22,6 +22,7 @@ __all__ = [
     "DESCRIPTION",
     "Kind",
     "NETWORK",
+    "PROCESSORS",
     "WEIGHTS",
     "check_files",
     "check_parts",

@@ -12,7 +12,16 @@ from typing import Literal
 
 from ...errors import ModelError, nearest
 from ...files import read_json
-from .catalogue import HUB_NAMES, PACKAGED, PACKAGED_NAMES, UNET_NAMES, fetch_model, find_local, is_hub_name
+from .catalogue import (
+    HUB_NAMES,
+    PACKAGED,
+    PACKAGED_NAMES,
+    UNET_NAMES,
+    VISION_NAMES,
+    fetch_model,
+    find_local,
+    is_hub_name,
+)
 from .model_files import (
     CONFIGS,
     Kind,
@@ -132,7 +141,8 @@ def resolve_model(
     else:
         raise ModelError(
             f"There is no model '{name}': no folder of that name and no known model "
-            f"({nearest(name, [*PACKAGED_NAMES, *HUB_NAMES])}); give a model folder, or a hub id owner/name"
+            f"({nearest(name, [*PACKAGED_NAMES, *HUB_NAMES, *VISION_NAMES])}); give a model folder, or a hub id "
+            "owner/name"
         )
     check_files(path, kind := folder_kind(path), weights)
     if weights == "random" and kind == "onnx":
