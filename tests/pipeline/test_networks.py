@@ -8,8 +8,10 @@ import pytest
 from xd3d.errors import CacheError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.caches import collect_garbage, repair_cache
+from xd3d.pipeline.config import load_config, preset_names
 from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.extract.models import resolve_model
 
 COMMON = (
     *("extract.image_size=[56,98]", "extract.agents.count=4", "extract.agents.rounds=2", "extract.device=cpu"),
@@ -115,3 +117,40 @@ def test_processes_that_share_a_run_fill_the_same_cache(workspace, dino, tmp_pat
     found = files(done.result["cache"])
     assert {name: digest for name, digest in found.items() if "recipe" not in name}.items() <= whole.items()
     assert any(name.startswith("agents/") and "/c/" in name for name in found)
+
+
+CONTROLS = ("dinov2", "clip", "sd+dinov2")
+
+
+def test_every_published_setting_with_images_has_its_controls():
+    names = preset_names()
+    for setting in [name.removesuffix("/dg") for name in names if name.endswith("/dg")]:
+        published = load_config(f"{setting}/dg").config
+        for control in CONTROLS if published.fusion.image else ():
+            config = load_config(f"{setting}/{control}").config
+            extract = config.extract
+            sides = [side for size in (extract.image_size, *extract.image_sizes.values()) for side in size]
+            assert all(side % 14 == 0 for side in sides), (setting, control)
+            assert {*extract.image_sizes} == {*published.extract.image_sizes}
+            assert bool(extract.models) == (control == "sd+dinov2")
+            same = {"extract", "augment"}
+            assert config.model_dump(exclude=same) == published.model_dump(exclude=same)
+            assert config.augment.model_copy(update={"crop": None}) == published.augment.model_copy(
+                update={"crop": None}
+            )
+
+
+@pytest.mark.parametrize("preset", ["nuscenes_usa_singapore/sd+dinov2", "nuscenes_usa_singapore/dinov2"])
+def test_a_control_runs_with_random_networks(preset, workspace, dino, tmp_path):
+    """Random tiny networks of the same names stand in for the published ones."""
+    named = tmp_path / "dinov2-base"
+    named.symlink_to(dino)
+    street = tmp_path / "sd21-base"
+    street.symlink_to(resolve_model("tiny-street").path)
+    models = [f"extract.models=[{street},{named}]"] if "sd" in preset else [f"extract.model={named}"]
+    taps = ["extract.taps=[sd21-base/up1,dinov2-base/block2]"] if "sd" in preset else ["extract.taps=[block2]"]
+    small = [*COMMON, *models, *taps]
+    done = jobs.extract(workspace, "nuscenes", preset, small, None, retry_failed=False)
+    assert done.exit_code == 0
+    run = jobs.train(workspace, preset, small, cached=True, run=None)
+    assert run.result["steps"] == 1
