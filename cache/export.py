@@ -71,6 +71,7 @@ def export_cache(
         shard_bytes=layout.images_per_shard * layout.shard_bytes_per_image,
         recipe={**recipe, "exported_from": fingerprint_digest(layout.fingerprint)},
         grid=layout.grid,
+        part=layout.part,
     ) as writer:
         arrays = {
             name: StoredArray(store=store, array=layout.arrays[name], layout=layout) for name in writer.layout.arrays

@@ -88,4 +88,4 @@ def _is_garbage(file: str, layout: CacheLayout, recorded: set[str], owner: str) 
         return False
     if file.startswith(f"{UPGRADE}/"):
         return layout.grid is not None  # in format 1 they belong to an upgrade that can be resumed
-    return file.startswith((f"{STAGING}/", f"{DONE}/", *(f"{array}/c/" for array in layout.arrays)))
+    return file.startswith((f"{STAGING}/", f"{DONE}/", *(f"{array.path}/c/" for array in layout.arrays.values())))

@@ -2,6 +2,9 @@
 
 The layout depends on the taps, the number of agents and the images only, so writer, reader and maintenance derive the
 same files from it. Format 2 adds two arrays to format 1: the memberships of the cells of the grouping grid.
+
+A cache may be one part of a cache of several networks (``cache.networks``): the maps of one network, without agents, or
+the agents of several networks, without maps. The arrays of a part lie at its top level, under the names of the taps.
 """
 
 import re
@@ -45,6 +48,7 @@ UPGRADE = "upgrade"  #: folder of the commit records of an unfinished upgrade
 
 _TAP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", re.ASCII)
 _RESERVED = ("c", "geometry", "assignment", "membership", "zarr.json")
+_PART_FILES = frozenset({"scales", "features", DONE, STAGING, "locks"})  #: what lies beside the arrays of a part
 _LARGEST_ROW = 2**30  #: bytes; a bound on what damaged or hostile metadata can make a reader allocate
 
 
@@ -64,9 +68,13 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayLayout:
-    """One array of the group: ``name`` such as ``features/up1``, and the shape and type of one image's row."""
+    """One array of the group: ``name`` such as ``features/up1``, and the shape and type of one image's row.
+
+    ``path`` is its folder: the name, in a part of a cache without its first folder.
+    """
 
     name: str
+    path: str
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     dimensions: tuple[str, ...]  #: names of all axes, the image axis first
@@ -78,7 +86,7 @@ class ArrayLayout:
 
     def shard_file(self, index: int) -> str:
         """Path of a shard's file inside the cache."""
-        return "/".join([self.name, "c", str(index), *("0" for _ in self.row_shape)])
+        return "/".join([self.path, "c", str(index), *("0" for _ in self.row_shape)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +94,8 @@ class CacheLayout:
     """The metadata of a cache.
 
     ``grid`` is the tap whose grid the agents were computed on; the cache need not store that tap. It is None in
-    format 1, which has no memberships.
+    format 1, which has no memberships, and without agents. ``part`` is "features" in a part of a cache that holds maps
+    alone, with 0 ``agents``, and "agents" in one that holds agents alone, and the maps of uint8 taps.
 
     Raises:
         CacheError: a field is out of range or contradicts another one; the message names it.
@@ -100,18 +109,23 @@ class CacheLayout:
     fingerprint: Mapping[str, Any]
     profile: str = "exact"
     grid: TapSpec | None = None
+    part: str = ""
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise CacheError(f"Unknown cache profile '{self.profile}': {nearest(self.profile, PROFILES)}")
-        _check_taps(self.taps)
+        _check_taps(self.taps, self.part)
         if self.grid is not None:
-            _check_taps((self.grid,))
+            _check_taps((self.grid,), self.part)
             if any(tap.name == self.grid.name and tap != self.grid for tap in self.taps):
                 raise CacheError(f"The grouping grid is that of tap {self.grid.name}, but of another size than its map")
-        for name in ("agents", "images_per_frame", "images_per_shard"):
-            if getattr(self, name) < 1:
-                raise CacheError(f"A cache needs {name} of at least 1, found {getattr(self, name)}")
+        for name, least in (
+            ("agents", 0 if self.part == "features" else 1),
+            ("images_per_frame", 1),
+            ("images_per_shard", 1),
+        ):
+            if getattr(self, name) < least:
+                raise CacheError(f"A cache needs {name} of at least {least}, found {getattr(self, name)}")
         if not self.image_keys or len(set(self.image_keys)) != len(self.image_keys):
             raise CacheError("A cache needs at least one image, and every image key only once")
         if self.images % self.images_per_frame or self.images_per_shard % self.images_per_frame:
@@ -126,7 +140,7 @@ class CacheLayout:
     @property
     def format(self) -> int:
         """The format of the cache, one of ``FORMATS``."""
-        return FORMATS[self.grid is not None]
+        return FORMATS[self.grid is not None or bool(self.part)]
 
     @property
     def images(self) -> int:
@@ -148,16 +162,19 @@ class CacheLayout:
         arrays: list[ArrayLayout] = []
         for tap in self.taps:
             shape = (tap.channels, tap.height, tap.width)
-            arrays.append(_array(f"features/{tap.name}", shape, tap.dtype, ("image", "channel", "y", "x")))
+            if self.part != "agents" or tap.dtype == "uint8":
+                arrays.append(self._array(f"features/{tap.name}", shape, tap.dtype, ("image", "channel", "y", "x")))
+        if self.part == "features":
+            return {array.name: array for array in arrays}
         for tap in self.taps:
             if tap.dtype == "float16":
                 sizes = (self.agents, tap.channels)
-                arrays.append(_array(f"agents/{tap.name}", sizes, "float16", ("image", "agent", "channel")))
-        arrays.append(_array(GEOMETRY, (self.agents, 5), "float32", ("image", "agent", "measure")))
+                arrays.append(self._array(f"agents/{tap.name}", sizes, "float16", ("image", "agent", "channel")))
+        arrays.append(self._array(GEOMETRY, (self.agents, 5), "float32", ("image", "agent", "measure")))
         if self.grid is not None:
             cells, axes = (MEMBERSHIPS_PER_CELL, self.grid.height, self.grid.width), ("image", "rank", "y", "x")
-            arrays.append(_array(ASSIGNMENT, cells, "uint8" if self.agents <= 256 else "uint16", axes))
-            arrays.append(_array(MEMBERSHIP, cells, "uint8", axes))
+            arrays.append(self._array(ASSIGNMENT, cells, "uint8" if self.agents <= 256 else "uint16", axes))
+            arrays.append(self._array(MEMBERSHIP, cells, "uint8", axes))
         return {array.name: array for array in arrays}
 
     @cached_property
@@ -170,7 +187,7 @@ class CacheLayout:
             if array.dtype == np.float16:
                 channels = array.row_shape[array.dimensions.index("channel") - 1]
                 arrays.append(replace(array, dtype=np.dtype(np.uint8)))
-                arrays.append(_array(SCALES + array.name, (2, channels), "float16", ("image", "scale", "channel")))
+                arrays.append(self._array(SCALES + array.name, (2, channels), "float16", ("image", "scale", "channel")))
             else:
                 arrays.append(array)
         return {array.name: array for array in arrays}
@@ -204,7 +221,15 @@ class CacheLayout:
         return map(self.shard, range(self.shard_count))
 
     @staticmethod
-    def shard_images(taps: Sequence[TapSpec], agents: int, images: int, images_per_frame: int, shard_bytes: int) -> int:
+    def shard_images(
+        taps: Sequence[TapSpec],
+        agents: int,
+        images: int,
+        images_per_frame: int,
+        shard_bytes: int,
+        *,
+        part: str = "",
+    ) -> int:
         """Returns the images per shard of about ``shard_bytes`` over all arrays: whole frames, at least one.
 
         All arrays count, because that is what is in memory and what a crash can lose. Sizes are those of the profile
@@ -212,22 +237,32 @@ class CacheLayout:
         profile and format.
         """
         one = CacheLayout(
-            taps=tuple(taps), agents=agents, image_keys=("",), images_per_frame=1, images_per_shard=1, fingerprint={}
+            taps=tuple(taps),
+            agents=agents,
+            image_keys=("",),
+            images_per_frame=1,
+            images_per_shard=1,
+            fingerprint={},
+            part=part,
         )
         frames = max(1, shard_bytes // (one.shard_bytes_per_image * images_per_frame))
         return min(frames * images_per_frame, images)
 
+    def _array(self, name: str, shape: tuple[int, ...], dtype: str, dimensions: tuple[str, ...]) -> ArrayLayout:
+        kind = np.dtype(dtype).newbyteorder("<")
+        path = name.removeprefix(f"{self.part}/")
+        return ArrayLayout(name=name, path=path, row_shape=shape, dtype=kind, dimensions=dimensions)
 
-def _array(name: str, shape: tuple[int, ...], dtype: str, dimensions: tuple[str, ...]) -> ArrayLayout:
-    return ArrayLayout(name=name, row_shape=shape, dtype=np.dtype(dtype).newbyteorder("<"), dimensions=dimensions)
 
-
-def _check_taps(taps: tuple[TapSpec, ...]) -> None:
+def _check_taps(taps: tuple[TapSpec, ...], part: str) -> None:
     names = [tap.name for tap in taps]
     if not taps or len(set(names)) != len(names):
         raise CacheError(f"A cache needs at least one tap, and every tap only once; found {names}")
     for tap in taps:
-        if not _TAP_NAME.fullmatch(tap.name) or tap.name in _RESERVED:
+        network, _, name = tap.name.rpartition("/") if part == "agents" else ("", "", tap.name)
+        reserved = {*_RESERVED, *(_PART_FILES if part else ())}
+        names = [name, network] if network else [name]
+        if any(not _TAP_NAME.fullmatch(each) or each in reserved for each in names):
             raise CacheError(
                 f"The tap name {tap.name!r} cannot name an array; use letters, digits and _ . : - "
                 f"(not first), and none of {', '.join(_RESERVED)}"

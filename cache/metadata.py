@@ -21,11 +21,13 @@ from .stores.base import Store
 __all__ = [
     "KEYS",
     "MANIFEST",
+    "holds_networks",
     "load_identity",
     "load_layout",
     "load_unfinished",
     "manifest_checksum",
     "metadata_files",
+    "networks_manifest",
     "parse_json",
     "unfinished_manifest",
 ]
@@ -33,14 +35,16 @@ __all__ = [
 MANIFEST = "zarr.json"
 KEYS = "images.json"
 _ATTRIBUTE = "xd3d_cache"
+_NETWORKS = "xd3d_networks"  #: attribute of the group above the parts of a cache of several networks
 _UNFINISHED = "1 to 2"  #: stands for the format while the commit records are exchanged
 
 
 def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
     """Returns every JSON file of an empty cache by path; the manifest comes last, because it publishes the others."""
-    arrays = {name: _array_metadata(array, layout) for name, array in layout.arrays.items()}
-    nested = {folder for name in arrays for folder in _folders(name)}
-    folders = {folder: _group({}) for folder in ("features", "agents", *sorted(nested - {"features", "agents"}))}
+    arrays = {array.path: _array_metadata(array, layout) for array in layout.arrays.values()}
+    nested, usual = {folder for path in arrays for folder in _folders(path)}, ("features", "agents")
+    folders = {folder: _group({}) for folder in (*(() if layout.part else usual), *sorted(nested - {*usual}))}
+    folders |= {folder: _group({}) for folder in usual if folder in nested}
     files = {f"{name}/zarr.json": _encode(value) for name, value in {**folders, **arrays}.items()}
     manifest = _encode_manifest(_manifest(layout), {**folders, **arrays})
     return {**files, KEYS: _encode_keys(layout.image_keys), MANIFEST: manifest}
@@ -49,6 +53,24 @@ def metadata_files(layout: CacheLayout) -> dict[str, bytes]:
 def unfinished_manifest(layout: CacheLayout) -> bytes:
     """Returns the manifest that blocks readers and writers while a cache of format 1 is switched to ``layout``."""
     return _encode_manifest({**_manifest(layout), "format": _UNFINISHED}, {})
+
+
+def networks_manifest() -> dict[str, bytes]:
+    """Returns the groups above the parts of a cache of several networks, the outermost last."""
+    inner = {f"{folder}/zarr.json": _encode(_group({})) for folder in ("features", "agents")}
+    return {**inner, MANIFEST: _encode(_group({_NETWORKS: 1}))}
+
+
+def holds_networks(store: Store) -> bool:
+    """Returns whether ``store`` is a cache of several networks, whose parts are caches of their own."""
+    if not store.exists(MANIFEST):
+        return False
+    return _of_networks(parse_json(store.read(MANIFEST), store.describe(MANIFEST)))
+
+
+def _of_networks(manifest: Any) -> bool:
+    attributes = manifest.get("attributes") if isinstance(manifest, dict) else None
+    return isinstance(attributes, dict) and _NETWORKS in attributes
 
 
 def manifest_checksum(layout: CacheLayout) -> str:
@@ -112,6 +134,11 @@ def _facts(store: Store) -> dict[str, Any]:
         facts: dict[str, Any] = manifest["attributes"][_ATTRIBUTE]
         facts["format"]
     except (KeyError, TypeError) as error:
+        if _of_networks(manifest):
+            raise CacheError(
+                f"{store.describe()} is a cache of several networks; give one of its parts, such as"
+                f" {store.describe('features')}/NETWORK (xd3d cache info lists them)"
+            ) from error
         raise CacheError(f"{file} is not the manifest of a feature cache (no attribute {error})") from error
     return facts
 
@@ -150,6 +177,7 @@ def _manifest(layout: CacheLayout) -> dict[str, Any]:
         "taps": [_encode_tap(tap) for tap in layout.taps],
         **({} if layout.grid is None else {"grid": _encode_tap(layout.grid)}),
         "agents": layout.agents,
+        **({"part": layout.part} if layout.part else {}),
         "images": layout.images,
         "images_per_frame": layout.images_per_frame,
         "images_per_shard": layout.images_per_shard,
@@ -174,7 +202,8 @@ def _layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
         images_per_shard=_integer(facts["images_per_shard"]),
         fingerprint=dict(facts["fingerprint"]),
         profile=str(facts["profile"]),
-        grid=None if facts["format"] == 1 else _tap(facts["grid"]),
+        grid=_tap(facts["grid"]) if facts["format"] != 1 and facts.get("part") != "features" else None,
+        part=str(facts.get("part", "")),
     )
     if layout.images_per_shard > layout.images:
         raise CacheError(

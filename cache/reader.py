@@ -17,7 +17,7 @@ from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import identity_differences
 from .arrays import DamagedRowError, Run, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
-from .layout import DONE, GEOMETRY, MEMBERSHIPS
+from .layout import DONE, GEOMETRY, MEMBERSHIPS, SCALES
 from .metadata import load_layout
 from .rows import features_of, named_arrays
 from .schema import ImageFeatures, TapSpec
@@ -141,7 +141,7 @@ class FeatureReader:
         def wanted(name: str) -> bool:
             if name in MEMBERSHIPS:
                 return memberships
-            return taps is None or name == GEOMETRY or name.rpartition("/")[2] in taps
+            return taps is None or name == GEOMETRY or name.removeprefix(SCALES).partition("/")[2] in taps
 
         return features_of(
             {

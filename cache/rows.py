@@ -34,15 +34,15 @@ def named_arrays(features: ImageFeatures) -> dict[str, np.ndarray]:
 
 
 def features_of(arrays: Mapping[str, np.ndarray]) -> ImageFeatures:
-    """Builds a batch from arrays by name; the inverse of ``named_arrays``."""
+    """Builds a batch from arrays by name; the inverse of ``named_arrays``. Maps alone get an empty geometry."""
     parts: dict[str, dict[str, np.ndarray]] = {"features": {}, "agents": {}, "scales": {}}
     for name, values in arrays.items():
         folder, _, rest = name.partition("/")
         parts[folder][rest] = values
-    agents = parts["agents"]
+    agents, images = parts["agents"], next((len(values) for values in arrays.values()), 0)
     return ImageFeatures(
         maps=parts["features"],
-        geometry=agents.pop("geometry"),
+        geometry=agents.pop("geometry", np.zeros((images, 0, 5), np.float32)),
         assignment=agents.pop("assignment", None),
         membership=agents.pop("membership", None),
         agents=agents,

@@ -72,12 +72,9 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
             reason = "the manifest is missing, and commit records exist"
         return {"ok": False, "images": None, "checked": 0, "damaged": [Fault(file=file, reason=reason).to_json()]}
     log = CommitLog(store=store, layout=layout)
+    arrays = {f"{array.path}/zarr.json": name for name, array in layout.arrays.items()}
     faults = [
-        Fault(
-            file=file,
-            reason=reason,
-            array=array if (array := file.removesuffix("/zarr.json")) in layout.arrays else None,
-        )
+        Fault(file=file, reason=reason, array=arrays.get(file))
         for file, reason in metadata_faults(store, layout).items()
     ]
     faults += [Fault(file=f"{DONE}/{index}.json", reason=reason) for index, reason in sorted(log.damaged.items())]

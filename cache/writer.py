@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -71,11 +72,12 @@ class CacheWriter:
         shared: bool = False,
         recipe: Mapping[str, Any] | None = None,
         grid: TapSpec | None = None,
+        part: str = "",
     ) -> "CacheWriter":
         """Creates the cache in ``path``, or resumes it and removes the partial files of dead writers.
 
         ``grid`` is the tap whose grid the memberships use; without it a new cache has format 1. A resumed cache keeps
-        its format, and format 1 drops memberships.
+        its format, and format 1 drops memberships. ``part`` is as in ``CacheLayout``.
 
         A ``shared`` writer allows other shared writers, and must ``claim`` each shard before it writes it.
 
@@ -96,14 +98,18 @@ class CacheWriter:
             agents=agents,
             image_keys=tuple(image_keys),
             images_per_frame=images_per_frame,
-            images_per_shard=CacheLayout.shard_images(taps, agents, len(image_keys), images_per_frame, shard_bytes),
+            images_per_shard=CacheLayout.shard_images(
+                taps, agents, len(image_keys), images_per_frame, shard_bytes, part=part
+            ),
             fingerprint=json.loads(canonical_json(dict(fingerprint))),
             profile=profile,
             grid=grid,
+            part=part,
         )
+        names = _CACHE_NAMES | {array.path.partition("/")[0] for array in layout.arrays.values()}
         with store.faults("opening it"):
-            store.prepare(_CACHE_NAMES)
-            _refuse_foreign(store)
+            store.prepare(names)
+            _refuse_foreign(store, names)
             lock = store.lock(shared=shared)
             try:
                 with store.opening():
@@ -277,10 +283,10 @@ def stage_arrays(
     return sizes, checksums
 
 
-def _refuse_foreign(store: Store) -> None:
-    """Raises if the location holds something other than a cache."""
+def _refuse_foreign(store: Store, known: AbstractSet[str]) -> None:
+    """Raises if the location holds something other than a cache, whose files and folders are ``known``."""
     names = store.listing("").keys()
-    foreign = [name for name in names - _CACHE_NAMES if not name.endswith(".partial")]
+    foreign = [name for name in names - known if not name.endswith(".partial")]
     if MANIFEST not in names and foreign:
         raise CacheError(
             f"{store.describe()} holds other things than a cache ({', '.join(sorted(foreign)[:3])}); "
@@ -340,7 +346,7 @@ def mark_finished(store: Store, log: CommitLog, owner: str) -> None:
 def _resumed(store: Store, wanted: CacheLayout) -> CacheLayout:
     found = load_layout(store)
     lines = differences(wanted.identity, found.identity)
-    for name in ("taps", "agents", "images_per_frame", "images"):
+    for name in ("taps", "agents", "part", "images_per_frame", "images"):
         expected, stored = getattr(wanted, name), getattr(found, name)
         if expected != stored:
             lines.append(f"{name}: expected {expected}, found {stored}")

@@ -42,10 +42,12 @@ def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) ->
     The exit code is 1 if a cache of the workspace was skipped, for example because it is being written.
     """
     from ..cache.gc import collect_garbage, remove_unused
+    from ..cache.networks import part_paths
 
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}
-    for place in [path] if path else _all_caches(workspace):
+    caches = [path] if path else _all_caches(workspace)
+    for place in [part for cache in caches for part in part_paths(cache)]:
         try:
             unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
             found = unused or collect_garbage(place, dry_run=dry_run)

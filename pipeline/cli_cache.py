@@ -19,9 +19,9 @@ app = typer.Typer(help="The feature cache: info, verify, repair, upgrade, gc, di
 @app.command()
 def info(path: CachePath, as_json: Json = False) -> None:
     """Show what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
-    from ..cache.verify import cache_info
+    from ..cache.networks import describe_networks
 
-    found = cache_info(path)
+    found = describe_networks(path)
     text = "\n".join(f"{key}: {value}" for key, value in found.items())
     conclude(Outcome(result=found, text=text), as_json)
 
@@ -38,9 +38,9 @@ def verify(
 
     The exit code is 1 if something is damaged, or if a complete cache has lost images.
     """
-    from ..cache.verify import verify_cache
+    from ..cache.networks import check_parts
 
-    result = verify_cache(path, quick=quick)
+    result = check_parts(path, quick=quick)
     lines = [
         f"{fault['image'] or 'the cache'}: {fault['array'] or 'no array'} in {fault['file']}: {fault['reason']}"
         for fault in result["damaged"]
@@ -56,11 +56,11 @@ def repair(path: CachePath, as_json: Json = False) -> None:
 
     The command that made the cache then writes the dropped images again.
     """
-    from ..cache.repair import repair_cache
+    from ..cache.networks import repair_parts
 
-    done = repair_cache(path)
+    done = repair_parts(path)
     text = f"{len(done['metadata'])} metadata files were written anew or removed, {done['dropped']} images dropped"
-    if done["dropped"] or "zarr.json" in done["metadata"]:
+    if done["dropped"] or any(file.split("/")[-1] == "zarr.json" for file in done["metadata"]):
         text += (
             "; write what is missing with the command that made the cache: xd3d extract-features, or xd3d cache export"
         )

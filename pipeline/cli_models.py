@@ -1,4 +1,4 @@
-"""The commands for diffusion models: list the known models, download one from the hub."""
+"""The commands for models: list the known ones, download one from the hub."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="Only check the local f
 
 CHECKED = {"published": "as published", "hub": "as the hub says", "nothing": "not known in advance; recorded"}
 
-models_app = typer.Typer(help="Diffusion models: list, fetch.", no_args_is_help=True)
+models_app = typer.Typer(help="Frozen networks: list, fetch.", no_args_is_help=True)
 
 
 @models_app.command("list")
@@ -52,5 +52,7 @@ def models_fetch(name: ModelName, unet: AsUNet = False, offline: Offline = False
 
 def _line(model: "KnownModel") -> str:
     where = str(model.path) if model.path else f"not on this machine ({model.source})"
+    if model.gated and not model.path:
+        where += f"; accept its licence first: https://huggingface.co/{model.source}"
     size = f"{model.bytes / 1e6:,.0f} MB" if model.bytes else "size unknown"
-    return f"{model.name:16} {model.kind:6} {size:>12}  {where}"
+    return f"{model.name:22} {model.kind:6} {size:>12}  {where}"

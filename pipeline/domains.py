@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CacheError, DataError, MissingDataError
 from ..stages.datasets.settings import DomainSettings
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
     from ..stages.datasets.labels import LabelMerge
     from ..stages.evaluate.metrics import Modality
+    from ..stages.extract.parts import NetworksPlan
     from ..stages.extract.settings import ExtractSettings
     from ..stages.train.domain import Domain
     from ..stages.train.features import FeatureSource
@@ -207,6 +208,8 @@ class DomainOpener:
         from .adopted import adopted_fingerprint
 
         settings = self.config.extract.for_dataset(dataset)
+        if settings.models:
+            return self._plan(dataset, reading=self._cached).fingerprint
         if not self._cached or not (absent := missing_models(settings)):
             return self._own_fingerprint(dataset)
         wanted = partial_fingerprints(settings, self.index(dataset), absent)
@@ -221,6 +224,8 @@ class DomainOpener:
         from ..cache.stores import open_store
         from ..stages.extract.fingerprint import feature_fingerprints
 
+        if self.config.extract.models:
+            return self._plan(dataset, reading=False).fingerprint
         allowed = feature_fingerprints(self.config.extract.for_dataset(dataset), self.index(dataset))
         if not self._cached:
             return allowed[0]
@@ -230,7 +235,9 @@ class DomainOpener:
         return (there or allowed)[0]
 
     def extract_settings(self, dataset: str) -> "ExtractSettings":
-        """Returns the settings of stage one for ``dataset``, with the precision resolved."""
+        """Returns the settings of stage one for ``dataset``, with the precision resolved (of one network)."""
+        if self.config.extract.models:
+            return self.config.extract.for_dataset(dataset)
         return self._extract_settings(dataset, self._own_fingerprint(dataset))
 
     def _extract_settings(self, dataset: str, fingerprint: Mapping[str, object]) -> "ExtractSettings":
@@ -238,7 +245,20 @@ class DomainOpener:
 
     def cache_path(self, dataset: str) -> Path | str:
         """Returns the location of the cache of ``dataset``."""
+        if self.config.extract.models:
+            from ..stages.extract.fingerprint import shared_fields
+
+            shared = shared_fields(self.config.extract.for_dataset(dataset), self.index(dataset))
+            return self._cache_of(dataset, {"networks": "several", **shared})
         return self._cache_of(dataset, self._own_fingerprint(dataset))
+
+    def _plan(self, dataset: str, *, reading: bool) -> "NetworksPlan":
+        from ..stages.extract.parts import NetworksPlan
+
+        settings = self.config.extract.for_dataset(dataset)
+        return NetworksPlan(
+            index=self.index(dataset), settings=settings, path=self.cache_path(dataset), reading=reading
+        )
 
     def _caches(self, dataset: str) -> list[Path | str]:
         """Returns all caches of ``dataset``, newest first.
@@ -266,16 +286,23 @@ class DomainOpener:
         if not self._cached:
             from ..stages.extract.online import OnlineExtractor
 
-            settings = self._extract_settings(dataset, self.fingerprint(dataset))
+            settings = self.config.extract.for_dataset(dataset)
+            if not settings.models:
+                settings = self._extract_settings(dataset, self.fingerprint(dataset))
             return OnlineExtractor(index=self.index(dataset), settings=settings)
         from ..cache.reader import FeatureReader
         from ..cache.views import view_keys
         from .adopted import fitting_cache
 
+        in_blocks = self.config.train.shuffle_block is not None
+        keys = view_keys(map(str, self.index(dataset).images.key), self.config.extract.views)
+        if self.config.extract.models:
+            from ..cache.networks import NetworksReader
+
+            parts: dict[str, Any] = dict(self.fingerprint(dataset))
+            return NetworksReader(self.cache_path(dataset), **parts, keys=keys, whole_shards=in_blocks)
         there, expected = self._caches(dataset), self.fingerprint(dataset)
         path = self._cache_of(dataset, expected)
         if path not in there:
             path = fitting_cache(expected, there) or there[0]
-        in_blocks = self.config.train.shuffle_block is not None
-        keys = view_keys(map(str, self.index(dataset).images.key), self.config.extract.views)
         return FeatureReader(path, expected=expected, keys=keys, whole_shards=in_blocks)

@@ -1,6 +1,6 @@
 """One function for each command: opens its inputs from the workspace, calls the stage and reports the result."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from .sharing import ALONE, Sharing
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from ..stages.extract.job import ExtractSummary
     from ..stages.synthesize.synthesize import Plan
 
 __all__ = [
@@ -133,21 +134,21 @@ def extract(
     opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
     path = opener.cache_path(dataset)
     index, settings = opener.index(dataset), opener.extract_settings(dataset)
+    fill: Callable[..., ExtractSummary]
     if sharing.workers or sharing.scheduler:
         from ..stages.extract.cluster import extract_with_workers
 
-        done = extract_with_workers(
-            index,
-            settings,
-            path,
-            workers=sharing.workers,
-            scheduler=sharing.scheduler,
-            retry_failed=retry_failed,
-        )
+        fill = partial(extract_with_workers, workers=sharing.workers, scheduler=sharing.scheduler)
     else:
         from ..stages.extract.job import extract_features
 
-        done = extract_features(index, settings, path, retry_failed=retry_failed, part=sharing.part)
+        fill = partial(extract_features, part=sharing.part)
+    if settings.models:
+        from ..stages.extract.parts import extract_networks
+
+        done = extract_networks(index, settings, path, fill=fill, retry_failed=retry_failed)
+    else:
+        done = fill(index, settings, path, retry_failed=retry_failed)
     advice = f"\n{done.failed} images failed; --retry-failed tries them again" if done.failed else ""
     return Outcome(
         result={

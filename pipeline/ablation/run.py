@@ -65,16 +65,17 @@ def run_ablation(
 def _extract(workspace: Workspace, benchmark: Benchmark, trainings: Sequence[Training]) -> dict[str, str]:
     """Extracts the features of ``trainings``, once per cache; returns the error of each run whose cache failed."""
     failed: dict[str, str] = {}
-    readers: dict[str, list[Training]] = {}
+    readers: dict[tuple[str, object], list[Training]] = {}
     for training in trainings:
         config = training.resolve().config
         if config.fusion.image:
             try:
                 path = str(DomainOpener(workspace, config, cached=True).cache_path(benchmark.dataset))
+                part = (config.extract.models, config.extract.taps)  # a cache of several networks grows
             except Xd3dError as error:
                 failed[training.run] = str(error)
             else:
-                readers.setdefault(path, []).append(training)
+                readers.setdefault((path, part), []).append(training)
     for first, *others in readers.values():
         if reason := _extract_one(workspace, benchmark, first):
             failed |= {training.run: reason for training in (first, *others)}

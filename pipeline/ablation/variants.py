@@ -98,6 +98,12 @@ GROUPS: tuple[Group, ...] = (
         ("image-338", "338x600 pixels"),
     ),
     _sweep(
+        "Which network (full: tiny-street; images of 224x392)",
+        ("network-dinov2", "DINOv2 small, its last block"),
+        ("network-clip", "CLIP ViT-L/14, its last block but one"),
+        ("network-both", "tiny-street and DINOv2 small"),
+    ),
+    _sweep(
         "The paper's queries beside the method",
         ("queries", "global queries, `distil`"),
         ("queries-located", "the same, biased to the agents of a voxel's pixels"),

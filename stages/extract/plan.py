@@ -44,18 +44,21 @@ def shard_bytes(settings: ExtractSettings) -> int:
 
 
 def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:
-    """Returns the layout of a new cache of ``index``; writes nothing."""
-    taps, agents, together = list(specs.values()), settings.agents.count, images_per_frame(index, settings)
+    """Returns the layout of a new cache of ``index``, or of its agents with several networks; writes nothing."""
+    taps, together = list(specs.values()), images_per_frame(index, settings)
+    part = "features" if settings.maps_only else "agents" if settings.models else ""
+    agents = 0 if settings.maps_only else settings.agents.count
     keys = tuple(view_keys(map(str, index.images.key), settings.views))
     return CacheLayout(
         taps=tuple(taps),
         agents=agents,
         image_keys=keys,
         images_per_frame=together,
-        images_per_shard=CacheLayout.shard_images(taps, agents, len(keys), together, shard_bytes(settings)),
+        images_per_shard=CacheLayout.shard_images(taps, agents, len(keys), together, shard_bytes(settings), part=part),
         fingerprint={},
         profile=settings.profile,
-        grid=specs[grid_tap(settings.agents, specs)],
+        grid=None if settings.maps_only else specs[grid_tap(settings.agents, specs)],
+        part=part,
     )
 
 

@@ -9,13 +9,15 @@ import time
 
 import torch
 
+from ...errors import ModelError
+from ...files import read_json
 from ...processes import select_device
 from .models import ModelFolder
 from .settings import ExtractSettings
 
 __all__ = ["is_fast", "precisions", "resolve_dtype", "warn_if_slow"]
 
-WIDE_UNET = 512  #: channels of the widest block from which a UNet counts as full-size
+WIDE = 512  #: channels of the widest block from which a network counts as full-size
 PROBE = 192  #: rows and columns of the product that a slow precision is timed with
 
 log = logging.getLogger(__name__)
@@ -40,15 +42,38 @@ def is_fast(dtype: str, device: torch.device) -> bool:
 def precisions(settings: ExtractSettings, model: ModelFolder | None) -> tuple[str, ...]:
     """Returns every dtype that the settings allow for ``model``, the preferred one on this machine first.
 
-    An explicit dtype is the only one. ``auto`` allows bfloat16 and float32 for a full-size UNet, float32 for a small
-    one. A model that is not available (None) counts as full-size.
+    An explicit dtype is the only one. ``auto`` allows bfloat16 and float32 for a full-size network, float32 for a small
+    one and for an ONNX file. A model that is not available (None) counts as full-size.
+
+    Raises:
+        ModelError: another dtype than float32 is asked of an ONNX file.
     """
     if settings.dtype != "auto":
+        if model is not None and model.kind == "onnx" and settings.dtype != "float32":
+            raise ModelError(f"extract.dtype is {settings.dtype}, and {model.path} runs in float32; set it to auto")
         return (settings.dtype,)
-    widths = model.config("unet").get("block_out_channels") if model else [WIDE_UNET]
-    if not isinstance(widths, list) or max(widths) < WIDE_UNET:
+    if model is not None and _widest(model) < WIDE:
         return ("float32",)
     return ("bfloat16", "float32") if _will_be_fast("bfloat16", settings) else ("float32", "bfloat16")
+
+
+def _widest(model: ModelFolder) -> int:
+    """Returns the channels of the widest block of a network; 0 for an ONNX file."""
+    if model.kind == "onnx":
+        return 0
+    if model.kind == "transformers":
+        facts = read_json(model.path / "config.json")
+        facts = facts.get("vision_config") or facts
+        stages = len(facts.get("depths") or [0])
+        widths = [
+            *(facts.get("hidden_sizes") or []),
+            facts.get("hidden_size"),
+            (facts.get("embed_dim") or 0) << stages - 1,
+        ]
+    else:
+        found = model.config("unet").get("block_out_channels")
+        widths = found if isinstance(found, list) else []
+    return max((width for width in widths if isinstance(width, int)), default=0)
 
 
 def _will_be_fast(dtype: str, settings: ExtractSettings) -> bool:

@@ -1,19 +1,23 @@
-"""Settings of stage one: which diffusion model looks at the images, where it is tapped, and how agents are made."""
+"""Settings of stage one: which frozen networks look at the images, where they are tapped, and how agents are made."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from ...cache.views import HFLIP, IDENTITY
 from ...settings import Mark, Settings
 from ..datasets.catalogue import DatasetName
+from .catalogue import DIFFUSION_NAMES
 
 __all__ = ["RGB", "AgentSettings", "Decoding", "ExtractSettings"]
 
 Decoding = Literal["full", "scaled"]
 RGB = "rgb"  #: the tap that is the image itself
-TAP_PATTERN = re.compile(r"rgb|(mid|up\d+)(\.\d+)?(:residual)?")
+DEFAULT_TAPS = ("up0", "up1", "up2", "up3", RGB)
+UNET_TAP = re.compile(r"rgb|(mid|up\d+)(\.\d+)?(:residual)?")
+ANY_TAP = re.compile(r"[A-Za-z0-9_][\w.-]*(:residual)?", re.ASCII)
 VIEW_PATTERN = re.compile(rf"{IDENTITY}|{HFLIP}|jitter:(0|[1-9]\d{{0,5}})")
 
 
@@ -35,7 +39,9 @@ class AgentSettings(Settings):
     )
     grid: str | None = Field(default=None, description="Tap whose grid the grouping runs on; by default the finest.")
     tap_weights: dict[str, float] = Field(
-        default_factory=dict, description="Weight of a tap in the similarity; 1 where a tap is not named."
+        default_factory=dict,
+        description="Weight of a tap, or of each tap of a network, in the similarity; 1 where neither is named, and 0"
+        " leaves it out of the grouping.",
     )
     position_weight: float = Field(
         default=0.2, ge=0, le=10, description="Weight of the pixel's position, where all features together weigh 1."
@@ -43,6 +49,10 @@ class AgentSettings(Settings):
     rgb_weight: float = Field(
         default=2.0, gt=0, le=10, description="Weight of the colours in 'features+rgb', where all features weigh 1."
     )
+
+    def weight_of(self, tap: str) -> float:
+        """Returns the weight of a tap in the similarity: its own, else that of its network, else 1."""
+        return self.tap_weights.get(tap, self.tap_weights.get(tap.rpartition("/")[0], 1.0))
 
     @model_validator(mode="after")
     def _check(self) -> "AgentSettings":
@@ -55,12 +65,18 @@ class AgentSettings(Settings):
 
 
 class ExtractSettings(Settings):
-    """Stage one: camera images become diffusion features and agent queries."""
+    """Stage one: camera images become features of frozen networks and agent queries."""
 
+    models: tuple[str, ...] = Field(
+        default=(),
+        description="Several networks in place of 'model', each named as there. Their taps are called NETWORK/TAP, such"
+        " as dinov2-base/block11, and each is kept once in a cache, whichever others are in it.",
+    )
     model: str = Field(
         default="tiny-street",
         min_length=1,
-        description="A known name ('xd3d models list'), a folder in diffusers' layout, or a hub id.",
+        description="The network: a known name ('xd3d models list'), a folder (diffusers, transformers or ONNX), or a"
+        " hub id.",
     )
     unet: str | None = Field(
         default=None,
@@ -76,8 +92,9 @@ class ExtractSettings(Settings):
         default=False, description="Never reach for the network: models must be on this machine."
     )
     taps: tuple[str, ...] = Field(
-        default=("up0", "up1", "up2", "up3", RGB),
-        description="What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip, rgb.",
+        default=DEFAULT_TAPS,
+        description="What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip; blockI,"
+        " stageI, last; an ONNX network's outputs; rgb. Left at the default, other networks than UNets keep their own.",
     )
     timestep: int = Field(default=0, ge=0, description="Diffusion step; 0 means a clean image and no noise.")
     noise_seed: int = Field(
@@ -106,7 +123,7 @@ class ExtractSettings(Settings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Arithmetic of the model; auto: bfloat16 for a full-size UNet where the device has units for it,"
+        description="Arithmetic of the model; auto: bfloat16 for a full-size network where the device has units for it,"
         " else float32, and a cache that is there already in the other one is taken as it is.",
     )
     device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = Field(
@@ -140,10 +157,18 @@ class ExtractSettings(Settings):
         " null: cache/ in the workspace.",
     )
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
+    maps_only: bool = Field(
+        default=False, description="Maps without agents: a part of a cache of several networks, which 'models' makes."
+    )
 
     @property
-    def diffusion_taps(self) -> tuple[str, ...]:
-        """The taps that are feature maps of the UNet: all but ``rgb``."""
+    def networks(self) -> dict[str, str]:
+        """The networks of ``models``: name in taps -> how it is given; of two alike the last."""
+        return {name.rstrip("/").rpartition("/")[2]: name for name in self.models}
+
+    @property
+    def map_taps(self) -> tuple[str, ...]:
+        """The taps that are feature maps of a network: all but ``rgb``."""
         return tuple(tap for tap in self.taps if tap != RGB)
 
     def for_dataset(self, dataset: str) -> "ExtractSettings":
@@ -166,17 +191,48 @@ class ExtractSettings(Settings):
         return self
 
     def _tap_faults(self) -> list[str]:
+        if self.models:
+            return self._network_faults()
+        unet = self.model in DIFFUSION_NAMES
+        examples = "up0, up1.0, mid, up2:residual or rgb" if unet else "block8, stage2, last or rgb"
         faults = [
-            f"'{tap}' is no tap address; write up0, up1.0, mid, up2:residual or rgb"
+            f"'{tap}' is no tap address; write {examples}"
             for tap in self.taps
-            if not TAP_PATTERN.fullmatch(tap)
+            if not (UNET_TAP if unet else ANY_TAP).fullmatch(tap)
         ]
         twice = sorted({tap for tap in self.taps if self.taps.count(tap) > 1})
         if twice:
             faults.append(f"taps names {', '.join(twice)} more than once")
-        if not self.diffusion_taps:
-            faults.append("taps needs at least one feature map of the UNet, such as up2")
+        if not self.map_taps:
+            faults.append("taps needs at least one feature map of the network, such as up2")
         return faults
+
+    def _network_faults(self) -> list[str]:
+        known = self.networks
+        faults = [
+            f"'{tap}' is no tap of models; write NETWORK/TAP with one of {', '.join(known)}, or rgb"
+            for tap in (() if self.taps == DEFAULT_TAPS else self.taps)
+            if tap != RGB and not (tap.rpartition("/")[0] in known and ANY_TAP.fullmatch(tap.rpartition("/")[2]))
+        ]
+        if len(known) < len(self.models):
+            faults.append(f"models names two networks {', '.join(known)}; give each folder a name of its own")
+        faults += [
+            f"'{name}' cannot name a network; rename its folder" for name in known if not ANY_TAP.fullmatch(name)
+        ]
+        if len(set(self.taps)) < len(self.taps):
+            faults.append("taps names one more than once")
+        if self.exported_from:
+            faults.append("exported_from belongs to a cache of one network; leave models out")
+        return faults
+
+    @model_serializer(mode="wrap")
+    def _without_no_models(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leaves out what several networks alone set, so that runs of one network keep their names."""
+        values = handler(self)
+        for name in ("models", "maps_only"):
+            if not getattr(self, name):
+                values.pop(name, None)
+        return values
 
     def _noise_faults(self) -> list[str]:
         faults = []
@@ -204,16 +260,19 @@ class ExtractSettings(Settings):
         return faults
 
     def _agent_faults(self) -> list[str]:
-        taps = self.diffusion_taps
+        taps = self.map_taps
+        if self.models and self.taps == DEFAULT_TAPS:
+            return []  # the taps are known once the networks are opened
+        weighed = {*taps, *self.networks}
         faults = [
-            f"agents.{name} names '{tap}', which is not among the UNet taps {', '.join(taps)}"
+            f"agents.{name} names '{tap}', which is not among the taps {', '.join(taps)}"
             for name, named in (
                 ("grid", [self.agents.grid] if self.agents.grid else []),
                 ("tap_weights", list(self.agents.tap_weights)),
             )
             for tap in named
-            if tap not in taps
+            if tap not in (weighed if name == "tap_weights" else taps)
         ]
-        if taps and self.agents.assign != "rgb" and not any(self.agents.tap_weights.get(tap, 1.0) for tap in taps):
+        if taps and self.agents.assign != "rgb" and not any(map(self.agents.weight_of, taps)):
             faults.append("agents.tap_weights gives every tap weight 0; leave one above 0 or set agents.assign to rgb")
         return faults

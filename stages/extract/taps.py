@@ -7,32 +7,41 @@ added: its second convolution.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ...cache.schema import TapSpec
 from ...errors import ModelError, nearest
-from .images import RGB_STRIDE
+from .images import RGB_STRIDE, shrink_to_stride
 from .models import ModelFolder
 from .settings import RGB, ExtractSettings
 
-__all__ = ["Tap", "find_taps", "run_to_taps", "tap_addresses", "tap_specs", "vae_factor"]
+__all__ = [
+    "Tap",
+    "crop_maps",
+    "find_taps",
+    "map_specs",
+    "run_to_taps",
+    "tap_addresses",
+    "tap_specs",
+    "vae_factor",
+]
 
 ADDRESS = re.compile(r"(?P<block>mid|up\d+)(?:\.(?P<resnet>\d+))?(?P<residual>:residual)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tap:
-    """A tap of a UNet: the module whose output is read, and its stride in latent pixels."""
+    """A tap: the module whose output is read; for a UNet also its stride in latent pixels."""
 
     name: str
     module: nn.Module
-    stride: int
+    stride: int = 0
 
 
 class _LastTapReached(Exception):  # noqa: N818 - a signal that ends the forward pass, not an error
@@ -68,18 +77,16 @@ def find_taps(unet: Any, addresses: Sequence[str]) -> list[Tap]:
     return taps
 
 
-def run_to_taps(
-    taps: Sequence[Tap], forward: Callable[[], object]
-) -> dict[str, Float[Tensor, "batch _channels _height _width"]]:
+def run_to_taps(taps: Sequence[Tap], forward: Callable[[], object]) -> dict[str, Float[Tensor, "batch *_map"]]:
     """Calls ``forward`` and returns the output of every tap; the pass ends as soon as the last one is computed.
 
-    The maps are the module outputs themselves, in the model's dtype.
+    The maps are the module outputs themselves, in the model's dtype; of several outputs it is the first.
     """
     found: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[name] = output
+    def keep(name: str) -> Callable[[nn.Module, object, Any], None]:
+        def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
+            found[name] = output if isinstance(output, Tensor) else output[0]
             if len(found) == len(taps):
                 raise _LastTapReached
 
@@ -94,7 +101,7 @@ def run_to_taps(
         for handle in handles:
             handle.remove()
     missed = [tap.name for tap in taps if tap.name not in found]
-    raise ModelError(f"The forward pass never reached {', '.join(missed)}; this UNet does not run those blocks")
+    raise ModelError(f"The forward pass never reached {', '.join(missed)}; this network does not run those blocks")
 
 
 def _blocks(unet: Any) -> list[tuple[str, Any, int]]:
@@ -122,7 +129,7 @@ def tap_specs(model: ModelFolder, settings: ExtractSettings) -> dict[str, TapSpe
     factor = vae_factor(model.config("vae"))
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(model.config("unet")).eval()
-    taps = find_taps(unet, settings.diffusion_taps)
+    taps = find_taps(unet, settings.map_taps)
     strides = {tap.name: tap.stride * factor for tap in taps}
     latents = torch.empty(1, unet.config.in_channels, -(-height // factor), -(-width // factor), device="meta")
     text = torch.empty(1, 1, unet.config.cross_attention_dim, device="meta")
@@ -134,17 +141,39 @@ def tap_specs(model: ModelFolder, settings: ExtractSettings) -> dict[str, TapSpe
             f"The UNet of {model.path} cannot take images of {height}x{width} pixels ({error}); "
             "choose a larger extract.image_size"
         ) from error
+    return map_specs(settings, {name: values.shape[1:] for name, values in found.items()}, strides)
+
+
+def map_specs(
+    settings: ExtractSettings, shapes: Mapping[str, Sequence[int]], strides: Mapping[str, int]
+) -> dict[str, TapSpec]:
+    """Returns tap -> shape and position on the image, in the order of ``settings.taps``, ``rgb`` among them.
+
+    ``shapes``: tap -> channels, rows and columns of the map of the padded image; ``strides``: tap -> pixels per cell.
+    Cells that lie wholly in the padding are left out.
+    """
     specs = {}
     for name in settings.taps:
-        channels, rows, columns = (3, math.inf, math.inf) if name == RGB else found[name].shape[1:]
+        channels, rows, columns = (3, math.inf, math.inf) if name == RGB else shapes[name]
         stride = RGB_STRIDE if name == RGB else strides[name]
-        extent = (height / stride, width / stride)
+        height, width = (side / stride for side in settings.image_size)
         specs[name] = TapSpec(
             name=name,
-            channels=channels,
-            height=int(min(rows, math.ceil(extent[0]))),
-            width=int(min(columns, math.ceil(extent[1]))),
-            extent=extent,
+            channels=int(channels),
+            height=int(min(rows, math.ceil(height))),
+            width=int(min(columns, math.ceil(width))),
+            extent=(height, width),
             dtype="uint8" if name == RGB else "float16",
         )
     return specs
+
+
+def crop_maps(
+    found: Mapping[str, Tensor], pictures: UInt8[Tensor, "batch 3 height width"], specs: Mapping[str, TapSpec]
+) -> dict[str, Tensor]:
+    """Returns the map of every tap in ``specs``, cropped to the cells inside the image; ``rgb`` from the pictures."""
+    maps: dict[str, Tensor] = {}
+    for name, spec in specs.items():
+        whole = shrink_to_stride(pictures) if name == RGB else found[name]
+        maps[name] = whole[..., : spec.height, : spec.width].contiguous()
+    return maps

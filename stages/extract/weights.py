@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from ...errors import ModelError
 from .models import ModelFolder
 
-__all__ = ["load_text_encoder", "load_tokenizer", "load_unet", "load_vae_encoder", "random_state"]
+__all__ = [
+    "as_model_error",
+    "load_text_encoder",
+    "load_tokenizer",
+    "load_unet",
+    "load_vae_encoder",
+    "quiet_transformers",
+    "random_state",
+]
 
 #: names that early releases of the autoencoder's file give to its attention layers, and today's
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -47,30 +55,23 @@ def load_tokenizer(model: ModelFolder) -> Any:
     """Load the ``CLIPTokenizer`` of a folder; it pads with the id that its own files name."""
     from transformers import CLIPTokenizer
 
-    with _as_model_error(model, "tokenizer"):
+    with as_model_error(model, "tokenizer"):
         return CLIPTokenizer.from_pretrained(model.path / "tokenizer", local_files_only=True)
 
 
 def load_text_encoder(model: ModelFolder) -> Any:
     """Build the ``CLIPTextModel`` of a folder in float32, in evaluation mode."""
     from transformers import CLIPTextConfig, CLIPTextModel
-    from transformers.utils import logging
 
     folder = model.path / "text_encoder"
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with _as_model_error(model, "text_encoder"):
-            if model.weights == "random":
-                encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
-                encoder.load_state_dict(random_state(encoder, "text_encoder", model.seed))
-            else:
-                encoder = CLIPTextModel.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-                )
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    with quiet_transformers(), as_model_error(model, "text_encoder"):
+        if model.weights == "random":
+            encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+            encoder.load_state_dict(random_state(encoder, "text_encoder", model.seed))
+        else:
+            encoder = CLIPTextModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
     return encoder.eval()
 
 
@@ -104,7 +105,7 @@ def _draw(parameter: Tensor, name: str, seed: int, embedding: bool) -> Tensor:
 
 def _on_meta_device(kind: Any, model: ModelFolder, part: str) -> nn.Module:
     """Build a module of diffusers from its config without any memory behind its parameters."""
-    with _as_model_error(model, part), torch.device("meta"):
+    with as_model_error(model, part), torch.device("meta"):
         return kind.from_config(kind.load_config(model.folder(part), local_files_only=True))
 
 
@@ -112,7 +113,7 @@ def _with_weights(module: nn.Module, model: ModelFolder, part: str, dtype: torch
     if model.weights == "random":
         state = random_state(module, part, model.seed, dtype)
     else:
-        with _as_model_error(model, part):
+        with as_model_error(model, part):
             state = _stored_state(module, model, part, dtype)
     # Parameters keep requires_grad, as in stock diffusers: without it torch picks other kernels for linear layers, and
     # they round differently. The backbone runs in inference mode, so no graph is ever built.
@@ -158,7 +159,7 @@ def _current_name(key: str, known: Container[str]) -> str:
 
 
 @contextmanager
-def _as_model_error(model: ModelFolder, part: str) -> Iterator[None]:
+def as_model_error(model: ModelFolder, part: str) -> Iterator[None]:
     """Turn whatever a model library raises on bad files into a ``ModelError`` that names the part."""
     try:
         yield
@@ -167,5 +168,21 @@ def _as_model_error(model: ModelFolder, part: str) -> Iterator[None]:
     except Exception as error:  # diffusers, transformers and safetensors raise errors of many kinds
         raise ModelError(
             f"The part '{part}' of the model folder {model.path} cannot be loaded "
-            f"({type(error).__name__}: {error}); copy the model again, or check that it is a Stable Diffusion model"
+            f"({type(error).__name__}: {error}); copy the model again, or check that it is of a supported kind"
         ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the progress bars and the warnings of transformers while a model is loaded."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

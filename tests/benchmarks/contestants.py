@@ -61,7 +61,7 @@ def hooks(settings: ExtractSettings, _extra: str) -> Image:
     model = settings_model(settings)
     vae, unet, text = parts(model, load_unet(model, torch.float32))
     found: dict[str, torch.Tensor] = {}
-    for tap in find_taps(unet, settings.diffusion_taps):
+    for tap in find_taps(unet, settings.map_taps):
         tap.module.register_forward_hook(lambda _m, _i, output, name=tap.name: found.__setitem__(name, output))
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ def dift(settings: ExtractSettings, folder: str) -> Image:
         peer = kind.from_config(model.config("unet"))
     peer.load_state_dict(load_unet(model, torch.float32).state_dict(), assign=True)
     vae, unet, text = parts(model, peer.eval())
-    blocks = sorted({int(tap[2]) for tap in settings.diffusion_taps if tap.startswith("up")})
+    blocks = sorted({int(tap[2]) for tap in settings.map_taps if tap.startswith("up")})
 
     @torch.no_grad()
     def run(picture: np.ndarray) -> object:

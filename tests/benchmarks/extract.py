@@ -58,7 +58,7 @@ def main() -> None:
     facts: dict[str, Any] = {
         "model": Path(given.model).name,
         "size": list(settings.image_size),
-        "taps": list(settings.diffusion_taps),
+        "taps": list(settings.map_taps),
         "dtype": settings.dtype,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

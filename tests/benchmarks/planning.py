@@ -99,7 +99,7 @@ def image_tflop(model: ModelFolder, settings: ExtractSettings) -> dict[str, floa
         with FlopCounterMode(display=False) as encoding:
             latent = vae.encode(torch.empty(1, 3, *padded)).latent_dist.mean
         with FlopCounterMode(display=False) as reading:
-            run_to_taps(find_taps(unet, settings.diffusion_taps), lambda: unet(latent, torch.tensor(0), text))
+            run_to_taps(find_taps(unet, settings.map_taps), lambda: unet(latent, torch.tensor(0), text))
     parts = {"vae": encoding.get_total_flops() / 1e12, "unet": reading.get_total_flops() / 1e12}
     return {"tflop": sum(parts.values()), **{f"tflop_{name}": value for name, value in parts.items()}}
 

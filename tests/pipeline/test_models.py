@@ -41,6 +41,9 @@ def test_every_model_with_a_name_is_listed_with_its_place(xd3d, tmp_path):
     assert models["tiny-street"]["here"]
     assert models["tiny-street"]["bytes"] > MB
     assert (models["sd21-base"]["here"], models["sd21-base"]["bytes"]) == (False, 5_159_966_792)
+    wanted = {f"dinov2-{size}{kind}" for size in ("small", "base", "large") for kind in ("", "-registers")}
+    assert wanted | {"dinov3-base", "clip-vit-l14", "siglip2-base"} <= models.keys()
+    assert [name for name, model in models.items() if model["gated"]] == [name for name in models if "dinov3" in name]
     assert models["cleandift-sd21"]["source"] == "CompVis/cleandift:cleandift_sd21_unet.safetensors"
 
 

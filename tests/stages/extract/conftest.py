@@ -1,8 +1,11 @@
 """Fixtures of stage one's tests: a tiny Stable Diffusion folder with random weights, and an index of a few pictures."""
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -88,6 +91,33 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     write_pipeline(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_networks() -> ModuleType:
+    """The module that writes tiny networks of other kinds."""
+    spec = importlib.util.spec_from_file_location("tiny_networks", Path(__file__).with_name("tiny_networks.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def network_folder(
+    tiny_networks: ModuleType, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Call it for the folder of a tiny network: "diffusers", "onnx" or an architecture of transformers; read only."""
+
+    @cache
+    def make(name: str) -> Path:
+        folder: Path = tmp_path_factory.mktemp("networks") / name
+        if name == "onnx":
+            return tiny_networks.write_onnx(folder)
+        return tiny_model if name == "diffusers" else tiny_networks.write_network(folder, name)
+
+    return make
 
 
 @pytest.fixture

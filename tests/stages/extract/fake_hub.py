@@ -16,7 +16,8 @@ class FakeHub:
     """Repositories of files in memory. ``requests`` are the paths asked for, with the first byte where it is not 0.
 
     ``cut``: file -> bytes after which the connection drops, once; ``swap``: file -> other content that is sent;
-    ``hold``: file -> bytes after which nothing more comes, until the hub is closed.
+    ``hold``: file -> bytes after which nothing more comes, until the hub is closed; ``gated``: repositories whose files
+    need a licence to be accepted.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class FakeHub:
         self.cut: dict[str, int] = {}
         self.swap: dict[str, bytes] = {}
         self.hold: dict[str, int] = {}
+        self.gated: set[str] = set()
         self.closing = threading.Event()
         self.address = ""
 
@@ -78,12 +80,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        if status == 404:
-            self.send_header("X-Error-Code", "RepoNotFound")
+        if status in (403, 404):
+            self.send_header("X-Error-Code", "RepoNotFound" if status == 404 else "GatedRepo")
         self.end_headers()
         self.wfile.write(body)
 
     def _file(self, hub_id: str, file: str) -> None:
+        if hub_id in self.hub.gated:
+            self._json(403, {"error": "Access to this repository is restricted"})
+            return
         content = self.hub.repositories[hub_id][file]
         digest = hashlib.sha256(content).hexdigest()
         first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])

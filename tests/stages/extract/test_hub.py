@@ -230,3 +230,25 @@ def test_the_token_goes_to_the_hub_and_to_no_server_whose_name_begins_alike(fake
     ((url, authorization),) = sent
     assert url.startswith(fake.address)
     assert authorization == (None if elsewhere else "Bearer secret")
+
+
+@pytest.mark.parametrize("name", ["dinov2-small", "someone/dino"])
+def test_a_network_of_transformers_is_fetched_by_name_or_hub_id(name, fake, network_folder):
+    hub_id = catalogue.VISION_NAMES.get(name, name)
+    fake.add(hub_id, network_folder("dinov2"))
+    fake.repositories[hub_id] |= {"pytorch_model.bin": b"x", "onnx/model.onnx": b"y"}
+    path, files = fetch_model(name)
+    assert files_of(path) == files_of(network_folder("dinov2"))
+    assert [(file.file, file.checked) for file in files] == [("model.safetensors", "hub")]
+    found = resolve_model(name)
+    assert (found.path, found.kind) == (path, "transformers")
+
+
+def test_a_repository_behind_a_licence_says_where_to_accept_it(fake, network_folder):
+    hub_id = catalogue.VISION_NAMES["dinov3-base"]
+    fake.add(hub_id, network_folder("dinov3"))
+    fake.gated.add(hub_id)
+    with pytest.raises(ModelError) as error:
+        fetch_model("dinov3-base")
+    assert f"https://huggingface.co/{hub_id}" in str(error.value)
+    assert "HF_TOKEN" in str(error.value)

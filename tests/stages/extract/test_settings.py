@@ -11,7 +11,7 @@ from xd3d.stages.extract.settings import AgentSettings, ExtractSettings
 def test_the_defaults_are_those_of_the_method():
     settings = ExtractSettings()
     assert settings.taps == ("up0", "up1", "up2", "up3", "rgb")
-    assert settings.diffusion_taps == ("up0", "up1", "up2", "up3")
+    assert settings.map_taps == ("up0", "up1", "up2", "up3")
     assert (settings.agents.count, settings.agents.rounds, settings.agents.temperature) == (100, 10, 0.02)
     assert settings.image_size == (225, 400)
 

@@ -1,0 +1,278 @@
+"""A cache of several networks: one folder whose parts are caches of their own, so that it grows network by network.
+
+``features/<network>`` holds the maps of one network (``features/<network>/<tap>``), ``agents/<digest>`` the agents of
+the images for one choice of networks and taps. Each part has its own fingerprint and commit records: adding a network
+writes a new part and leaves the others as they are.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import CacheError
+from ..fingerprint import fingerprint_digest
+from .layout import GEOMETRY
+from .metadata import holds_networks, load_identity, networks_manifest
+from .reader import AllocateArray, FeatureReader
+from .repair import repair_cache
+from .rows import features_of, named_arrays
+from .schema import ImageFeatures, TapSpec
+from .stores import Store, open_store
+from .verify import cache_info, verify_cache
+from .writer import write_metadata
+
+__all__ = [
+    "NetworksReader",
+    "agents_part",
+    "check_parts",
+    "create_networks",
+    "describe_networks",
+    "holds_parts",
+    "network_part",
+    "network_parts",
+    "part_paths",
+    "repair_parts",
+]
+
+Location = Path | str
+
+
+def create_networks(path: Location) -> None:
+    """Writes the groups above the parts, so that any Zarr reader opens the folder as one; does nothing if they exist.
+
+    Raises:
+        CacheError: the folder holds other things.
+    """
+    store = open_store(path)
+    if holds_networks(store):
+        return
+    with store.faults("opening it"):
+        store.prepare(())
+        if foreign := sorted(store.listing("").keys() - {"features", "agents"}):
+            raise CacheError(
+                f"{store.describe()} holds {foreign[0]}, which is no part of a cache; choose another folder"
+            )
+        write_metadata(store, networks_manifest(), "networks")
+
+
+def holds_parts(path: Location) -> bool:
+    """Returns whether ``path`` is a cache of several networks."""
+    return holds_networks(open_store(path))
+
+
+def network_part(path: Location, network: str) -> Location:
+    """Returns the location of the maps of ``network``."""
+    return _join(path, f"features/{network}")
+
+
+def agents_part(path: Location, fingerprint: Mapping[str, Any]) -> Location:
+    """Returns the location of the agents with a fingerprint."""
+    return _join(path, f"agents/{fingerprint_digest(fingerprint)[:12]}")
+
+
+def network_parts(path: Location) -> dict[str, Location]:
+    """Returns network -> the location of its maps, for every network of the cache, by name."""
+    return {name: network_part(path, name) for name in _parts(open_store(path), "features")}
+
+
+def part_paths(path: Location) -> list[Location]:
+    """Returns the location of every part; that of the cache itself if it has no parts."""
+    store = open_store(path)
+    if not holds_networks(store):
+        return [path]
+    return [_join(path, f"{folder}/{name}") for folder in ("features", "agents") for name in _parts(store, folder)]
+
+
+def _parts(store: Store, folder: str) -> list[str]:
+    found = sorted(store.listing(folder))
+    return [name for name in found if store.exists(f"{folder}/{name}/zarr.json")]
+
+
+def _join(path: Location, name: str) -> Location:
+    return path / name if isinstance(path, Path) else f"{path.rstrip('/')}/{name}"
+
+
+def describe_networks(path: Location) -> dict[str, Any]:
+    """Describes a cache as ``cache_info`` does; of several networks, ``done`` counts the images that every part has.
+
+    Such a cache also has ``networks``: name -> the facts of its part, and its ``taps``.
+    """
+    store = open_store(path)
+    if not holds_networks(store):
+        return cache_info(path)
+    parts = {_name(path, part): cache_info(part) for part in part_paths(path)}
+    arrays = {}
+    for name, part in parts.items():
+        folder = name.partition("/")[0]
+        for array, facts in part["arrays"].items():
+            own = array.removeprefix(f"{folder}/")
+            arrays[f"{name}/{own}"] = facts
+    digests = {name: part["fingerprint"] for name, part in parts.items()}
+    return {
+        "cache": store.describe(),
+        "fingerprint": fingerprint_digest(digests),
+        "images": max((part["images"] for part in parts.values()), default=0),
+        "done": min((part["done"] for part in parts.values()), default=0),
+        "failed": max((part["failed"] for part in parts.values()), default=0),
+        "bytes": sum(part["bytes"] for part in parts.values()),
+        "bytes_per_image": sum(part["bytes_per_image"] for part in parts.values()),
+        "networks": {
+            name.partition("/")[2]: {
+                **{key: part[key] for key in ("fingerprint", "images", "done", "failed", "bytes", "bytes_per_image")},
+                "taps": load_identity(open_store(part["cache"]))["taps"],
+            }
+            for name, part in parts.items()
+            if name.startswith("features/")
+        },
+        "arrays": arrays,
+    }
+
+
+def _name(path: Location, part: Location) -> str:
+    return str(part)[len(str(path)) :].strip("/")
+
+
+def check_parts(path: Location, *, quick: bool = False) -> dict[str, Any]:
+    """Checks every part of a cache as ``verify_cache`` does; the names of files begin with their part."""
+    if not holds_networks(open_store(path)):
+        return verify_cache(path, quick=quick)
+    found = {_name(path, part): verify_cache(part, quick=quick) for part in part_paths(path)}
+    return {
+        "ok": all(part["ok"] for part in found.values()),
+        "images": max((part["images"] or 0 for part in found.values()), default=0),
+        "checked": min((part["checked"] for part in found.values()), default=0),
+        "damaged": [
+            {**fault, "file": f"{name}/{fault['file']}"} for name, part in found.items() for fault in part["damaged"]
+        ],
+    }
+
+
+def repair_parts(path: Location) -> dict[str, Any]:
+    """Repairs every part of a cache as ``repair_cache`` does; the names of files begin with their part."""
+    if not holds_networks(open_store(path)):
+        return repair_cache(path)
+    found = {_name(path, part): repair_cache(part) for part in part_paths(path)}
+    return {
+        "dropped": sum(part["dropped"] for part in found.values()),
+        "metadata": [f"{name}/{file}" for name, part in found.items() for file in part["metadata"]],
+    }
+
+
+class NetworksReader:
+    """Reads the maps of several networks and the agents of their images, like ``FeatureReader`` from one cache.
+
+    Taps are called ``<network>/<tap>``. ``taps``: those to offer, in their order.
+
+    Raises:
+        CacheError: a network or the agents are missing, or a part is damaged.
+        CacheMismatchError: a part was made with other settings.
+    """
+
+    def __init__(
+        self,
+        path: Location,
+        *,
+        networks: Mapping[str, Mapping[str, Any]],
+        agents: Mapping[str, Any],
+        keys: Sequence[str] | None = None,
+        whole_shards: bool = False,
+    ) -> None:
+        self.path = path
+        there = network_parts(path)
+        for name in networks:
+            if name not in there:
+                raise CacheError(
+                    f"The cache {path} has no features of the network '{name}' (it has {', '.join(there) or 'none'});"
+                    " add them with: xd3d extract-features (the same --config and --set)"
+                )
+        open_part = partial(FeatureReader, keys=keys, whole_shards=whole_shards)
+        self._networks = {name: open_part(there[name], expected=fields) for name, fields in networks.items()}
+        part = agents_part(path, agents)
+        if not open_store(part).exists("zarr.json"):
+            raise CacheError(
+                f"The cache {path} has no agents for the networks {', '.join(networks)} together; add them with:"
+                " xd3d extract-features (the same --config and --set)"
+            )
+        self._agents = open_part(part, expected=agents)
+        self._names = tuple(agents["taps"])
+
+    @property
+    def taps(self) -> dict[str, TapSpec]:
+        """The taps by name, in the order of the settings."""
+        return {name: self._spec(name) for name in self._names}
+
+    def _spec(self, name: str) -> TapSpec:
+        network, _, tap = name.rpartition("/")
+        return replace(self._networks[network].taps[tap], name=name) if network else self._agents.taps[name]
+
+    @property
+    def grid(self) -> TapSpec | None:
+        """The tap whose grid the memberships use."""
+        return self._agents.grid
+
+    @property
+    def agents(self) -> int:
+        """Number of agents per image."""
+        return self._agents.agents
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views of each image, in the order of its rows."""
+        return self._agents.views
+
+    def require(self, rows: Sequence[int] | Int[np.ndarray, "images"]) -> None:
+        """Checks that all ``rows`` can be read from every part; raises like ``FeatureReader.require``."""
+        for reader in (*self._networks.values(), self._agents):
+            reader.require(rows)
+
+    def allocate(
+        self,
+        count: int,
+        *,
+        taps: Collection[str] | None = None,
+        memberships: bool = True,
+        empty: AllocateArray = np.empty,
+    ) -> ImageFeatures:
+        """Allocates uninitialised arrays for ``count`` images, as ``FeatureReader.allocate`` does."""
+        wanted = self._names if taps is None else [name for name in self._names if name in taps]
+        found = named_arrays(self._agents.allocate(count, taps=wanted, memberships=memberships, empty=empty))
+        for network, reader in self._networks.items():
+            own = [name.rpartition("/")[2] for name in wanted if name.rpartition("/")[0] == network]
+            maps = named_arrays(reader.allocate(count, taps=own, memberships=False, empty=empty))
+            found |= {_outer(network, name): values for name, values in maps.items() if name != GEOMETRY}
+        batch = features_of(found)
+        return replace(batch, maps={name: batch.maps[name] for name in self._names if name in batch.maps})
+
+    def read(self, rows: Sequence[int] | Int[np.ndarray, "images"], out: ImageFeatures | None = None) -> ImageFeatures:
+        """Returns the features of ``rows``, in the given order; raises like ``FeatureReader.read``."""
+        target = self.allocate(len(rows)) if out is None else out
+        arrays = named_arrays(target)
+        mine: dict[str, dict[str, np.ndarray]] = {network: {} for network in self._networks}
+        rest: dict[str, np.ndarray] = {}
+        for name, values in arrays.items():
+            network = _network_of(name)
+            if network is None:
+                rest[name] = values
+            else:
+                mine[network][name.replace(f"features/{network}/", "features/")] = values
+        for network, maps in mine.items():
+            if maps:
+                self._networks[network].read(rows, features_of(maps))
+        self._agents.read(rows, features_of(rest))
+        return target
+
+
+def _outer(network: str, name: str) -> str:
+    """Returns the name that an array of a network's part has among those of all networks."""
+    return name.replace("features/", f"features/{network}/", 1)
+
+
+def _network_of(name: str) -> str | None:
+    """Returns the network whose part holds an array, or None for the part of the agents."""
+    folder, _, rest = name.removeprefix("scales/").partition("/")
+    return rest.rpartition("/")[0] if folder == "features" and "/" in rest else None

@@ -1,0 +1,308 @@
+"""Several networks in one cache: the maps of each in a part of its own, then agents from the stored maps of all.
+
+A part that is there already is kept, so adding a network computes that network alone, and agents. Agents are grouped
+from the maps as they are stored, so they do not depend on which network came first.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Num, UInt8
+from torch import Tensor
+
+from ...cache.codec import decode
+from ...cache.layout import CacheLayout
+from ...cache.metadata import MANIFEST, load_identity, load_layout
+from ...cache.networks import agents_part, create_networks, network_part
+from ...cache.reader import FeatureReader
+from ...cache.schema import CHANNEL_AXES, TapSpec
+from ...cache.stored import StoredRows
+from ...cache.stores import open_store
+from ...cache.verify import cache_info
+from ...cache.writer import CacheWriter
+from ...errors import CacheError
+from ...fingerprint import fingerprint_digest
+from ...processes import select_device
+from ..datasets.index import FrameIndex
+from .agents import AgentMaker
+from .encode import stored_rows
+from .extractor import ACTIVITIES, StageClock, agent_arrays
+from .fingerprint import feature_fingerprints, shared_fields
+from .images import PictureSource, shrink_to_stride
+from .job import ExtractSummary, check_disk, extract_features, fill_pending, summarise
+from .models import missing_models, settings_model
+from .networks import network_settings, tap_specs
+from .plan import extraction_recipe, planned_layout, shard_bytes
+from .settings import DEFAULT_TAPS, RGB, ExtractSettings
+from .taps import map_specs
+
+__all__ = ["NetworksPlan", "extract_networks", "group_networks"]
+
+GPU_BATCH = 16  #: images that are grouped together on a GPU
+FillPart = Callable[..., ExtractSummary]  #: ``extract_features``, or a function of its arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworksPlan:
+    """What the cache of several networks in ``path`` holds for ``settings``: the fingerprints of its parts.
+
+    A part that is there keeps its precision, and its taps where they include those that are wanted; it stands for its
+    network where that is not on this machine. ``reading``: a network without a part is refused.
+    """
+
+    index: FrameIndex
+    settings: ExtractSettings
+    path: Path | str
+    reading: bool = False
+
+    @cached_property
+    def parts(self) -> dict[str, tuple[ExtractSettings | None, dict[str, Any]]]:
+        """Network -> the settings that its part is computed with (None: not on this machine), and its fingerprint.
+
+        Raises:
+            ModelError: a network is neither on this machine nor in the cache, or is incomplete.
+            CacheError: the part of a network lacks a tap, or is missing when ``reading``.
+        """
+        return {name: self._part(name) for name in self.settings.networks}
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Every tap that is read, by its name in the cache."""
+        if self.settings.taps != DEFAULT_TAPS:
+            return self.settings.taps
+        return (*(f"{name}/{tap}" for name, (_, fields) in self.parts.items() for tap in fields["taps"]), RGB)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """``networks``: name -> the fingerprint of its maps; ``agents``: that of what summarises them."""
+        networks = {name: fields for name, (_, fields) in self.parts.items()}
+        agents = {
+            **shared_fields(self.settings, self.index),
+            "networks": {name: fingerprint_digest(fields) for name, fields in networks.items()},
+            "taps": list(self.taps),
+            "agents": self.settings.agents.model_dump(mode="json"),
+        }
+        return {"networks": networks, "agents": agents}
+
+    @property
+    def agents_path(self) -> Path | str:
+        """Where the agents are kept."""
+        return agents_part(self.path, self.fingerprint["agents"])
+
+    def incomplete(self, retry_failed: bool = False) -> dict[str, ExtractSettings]:
+        """Returns the networks whose part lacks images, with the settings that it is computed with."""
+        return {
+            name: part
+            for name, (part, fields) in self.parts.items()
+            if part is not None and not _is_complete(network_part(self.path, name), fields, retry_failed)
+        }
+
+    def agents_layout(self) -> CacheLayout:
+        """Returns the layout of the part of the agents; no weights are loaded."""
+        specs = map_specs(self.settings.model_copy(update={"taps": (RGB,)}), {}, {})
+        for name, (part, _) in self.parts.items():
+            location = open_store(network_part(self.path, name))
+            stored = load_layout(location).taps if location.exists(MANIFEST) else ()
+            found = stored or (tap_specs(settings_model(part), part).values() if part else ())
+            specs |= {f"{name}/{spec.name}": replace(spec, name=f"{name}/{spec.name}") for spec in found}
+        whole = planned_layout(self.index, self.settings, {tap: specs[tap] for tap in self.taps})
+        return replace(whole, fingerprint=self.fingerprint["agents"])
+
+    def _part(self, name: str) -> tuple[ExtractSettings | None, dict[str, Any]]:
+        stored = _stored_fingerprint(network_part(self.path, name))
+        if stored is None and self.reading:
+            raise CacheError(
+                f"The cache {self.path} has no features of the network '{name}'; add them with: xd3d extract-features"
+                f" --dataset {self.index.dataset} (the same --config and --set)"
+            )
+        wanted = {tap.rpartition("/")[2] for tap in self.settings.taps if tap.rpartition("/")[0] == name}
+        if stored and not wanted <= set(stored["taps"]):
+            raise CacheError(
+                f"The cache {self.path} holds the taps {', '.join(stored['taps'])} of the network '{name}', not"
+                f" {', '.join(sorted(wanted - set(stored['taps'])))}; choose among them, or keep this one in another"
+                " folder (extract.caches=FOLDER)"
+            )
+        if stored and missing_models(self.settings.model_copy(update={"model": self.settings.networks[name]})):
+            return None, stored
+        settings = network_settings(self.settings, name)
+        if stored:
+            settings = settings.model_copy(update={"taps": tuple(stored["taps"])})
+        allowed = feature_fingerprints(settings, self.index)
+        fields = next((each for each in allowed if stored and each["dtype"] == stored["dtype"]), allowed[0])
+        return settings.model_copy(update={"dtype": fields["dtype"]}), fields
+
+
+def _stored_fingerprint(path: Path | str) -> dict[str, Any] | None:
+    """Returns the fingerprint of a part; None if there is none."""
+    if not open_store(path).exists(MANIFEST):
+        return None
+    fields = load_identity(open_store(path))
+    return {key: value for key, value in fields.items() if (key, value) != ("profile", "exact")}
+
+
+def extract_networks(
+    index: FrameIndex,
+    settings: ExtractSettings,
+    cache_path: Path | str,
+    *,
+    fill: FillPart = extract_features,
+    retry_failed: bool = False,
+    root: Path | None = None,
+) -> ExtractSummary:
+    """Writes the maps of every network of ``settings.models``, and their agents, or resumes an earlier run.
+
+    ``fill`` fills the part of one network. Where a part is complete, its network is not loaded.
+
+    Raises:
+        ModelError, MissingDataError, CacheError, CacheMismatchError, DiskSpaceError: as ``extract_features``.
+    """
+    start = time.monotonic()
+    create_networks(cache_path)
+    plan = NetworksPlan(index=index, settings=settings, path=cache_path)
+    done: list[ExtractSummary] = []
+    for name, part in plan.incomplete(retry_failed).items():
+        done.append(fill(index, part, network_part(cache_path, name), retry_failed=retry_failed))
+    done.append(group_networks(plan, retry_failed=retry_failed, root=root))
+    total = sum(each.seconds for each in done)
+    shares = {
+        activity: sum(each.shares.get(activity, 0.0) * each.seconds for each in done) / total for activity in ACTIVITIES
+    }
+    computed = [each.images_per_second for each in done if each.images_per_second]
+    return replace(
+        done[-1],
+        cache=cache_path,
+        fingerprint=fingerprint_digest(plan.fingerprint),
+        seconds=time.monotonic() - start,
+        images_per_second=1.0 / sum(1.0 / rate for rate in computed) if computed else 0.0,
+        shares=shares,
+    )
+
+
+def _is_complete(path: Path | str, fields: Mapping[str, Any], retry_failed: bool) -> bool:
+    if not open_store(path).exists(MANIFEST):
+        return False
+    found = cache_info(path)
+    whole = found["done"] + found["failed"] == found["images"] and not (retry_failed and found["failed"])
+    return bool(whole) and found["fingerprint"] == fingerprint_digest(fields)
+
+
+def group_networks(plan: NetworksPlan, *, retry_failed: bool = False, root: Path | None = None) -> ExtractSummary:
+    """Writes the agents of the images whose maps every network's part has, from those maps.
+
+    Raises:
+        CacheError: a part is missing or damaged, or the agents cannot be written.
+        CacheMismatchError: a part was made with other settings.
+    """
+    start, settings, layout = time.monotonic(), plan.settings, plan.agents_layout()
+    pictures = PictureSource.of(plan.index, settings, root)
+    maps = _StoredMaps(plan, layout)
+    path = plan.agents_path
+    with CacheWriter.open(
+        path,
+        taps=layout.taps,
+        agents=layout.agents,
+        image_keys=layout.image_keys,
+        images_per_frame=layout.images_per_frame,
+        fingerprint=layout.fingerprint,
+        profile=layout.profile,
+        shard_bytes=shard_bytes(settings),
+        shared=True,
+        recipe=extraction_recipe(plan.index, settings),
+        grid=layout.grid,
+        part=layout.part,
+    ) as writer:
+        shards = list(writer.layout.shards())
+        pending = [shard for shard in writer.pending_shards(retry_failed) if maps.known(shard.rows).all()]
+        check_disk(path, writer.layout, pending)
+        grouper = _Grouper(maps, settings)
+        fill_pending(writer, shards, pending, grouper, pictures)
+        return summarise(
+            writer,
+            shards,
+            start=start,
+            computed=sum(len(shard.rows) for shard in pending),
+            elapsed=grouper.clock.elapsed,
+            shares=grouper.clock.shares(),
+        )
+
+
+class _StoredMaps:
+    """The maps of several networks as their parts store them; ``specs``: the taps of the plan, ``rgb`` among them."""
+
+    def __init__(self, plan: NetworksPlan, layout: CacheLayout) -> None:
+        self.specs: dict[str, TapSpec] = {spec.name: spec for spec in layout.taps}
+        self._readers = {
+            name: FeatureReader(network_part(plan.path, name), expected=fields)
+            for name, (_, fields) in plan.parts.items()
+        }
+        self._row_of_key = {key: row for row, key in enumerate(layout.image_keys)}
+        for reader in self._readers.values():
+            if reader.image_keys != layout.image_keys:
+                raise CacheError(f"The part {reader.path} holds other images than the others; make it again")
+
+    def known(self, rows: Sequence[int]) -> np.ndarray:
+        """Returns whether each of ``rows`` was computed, or failed, in every part."""
+        chosen = list(rows)
+        return np.all(
+            [reader.available[chosen] | np.isin(chosen, list(reader.failed)) for reader in self._readers.values()],
+            axis=0,
+        )
+
+    def read(
+        self, keys: Sequence[str], device: torch.device
+    ) -> tuple[dict[str, Num[Tensor, "batch _channels _h _w"]], dict[int, str]]:
+        """Returns the maps of the images ``keys`` in float32, zeros for failed ones, and batch index -> reason."""
+        rows = [self._row_of_key[key] for key in keys]
+        failed = {
+            i: f"{name}: {reader.failed[row]}"
+            for name, reader in self._readers.items()
+            for i, row in enumerate(rows)
+            if row in reader.failed
+        }
+        good = [i for i in range(len(rows)) if i not in failed]
+        maps: dict[str, Tensor] = {}
+        for tap, spec in self.specs.items():
+            if tap != RGB:
+                maps[tap] = torch.zeros(len(rows), spec.channels, spec.height, spec.width, device=device)
+        for network, reader in self._readers.items():
+            own = {tap: tap.rpartition("/")[2] for tap in maps if tap.rpartition("/")[0] == network}
+            if good:
+                chosen = [rows[i] for i in good]
+                found = reader.read(chosen, reader.allocate(len(good), taps=list(own.values())))
+                for tap, name in own.items():
+                    scales = found.scales.get(f"features/{name}")
+                    values = found.maps[name]
+                    exact = values if scales is None else decode(values, scales, CHANNEL_AXES["features"])
+                    maps[tap][good] = torch.from_numpy(exact).to(device, torch.float32)
+        return maps, failed
+
+
+class _Grouper:
+    """Computes the agents of a batch of pictures from their stored maps, and ``rgb``; a ``BatchExtractor``."""
+
+    def __init__(self, maps: _StoredMaps, settings: ExtractSettings) -> None:
+        self.clock = StageClock()
+        self._maps = maps
+        self._profile = settings.profile
+        self._device = select_device(settings.device, setting="extract.device")
+        self.batch_size = settings.batch_size or (1 if self._device.type == "cpu" else GPU_BATCH)
+        self._agents = AgentMaker(
+            settings=settings.agents, specs=maps.specs, image_size=settings.image_size, device=self._device
+        )
+
+    @torch.inference_mode()
+    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
+        """Computes the rows of a batch, numbered by batch index."""
+        images = torch.from_numpy(pictures).to(self._device)
+        with self.clock.during("agents"):
+            maps, failed = self._maps.read(keys, self._device)
+            named = agent_arrays(self._agents, maps, images)
+            if RGB in self._maps.specs:
+                named[f"features/{RGB}"] = shrink_to_stride(images)
+            return stored_rows(named, self._profile).with_failures(failed)

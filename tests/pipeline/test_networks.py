@@ -1,0 +1,156 @@
+"""Several networks by the command line's functions: extracted one after the other, trained on, listed and repaired."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+from xd3d.errors import CacheError
+from xd3d.pipeline import jobs
+from xd3d.pipeline.caches import collect_garbage, repair_cache
+from xd3d.pipeline.config import load_config, preset_names
+from xd3d.pipeline.sharing import Sharing
+from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.extract.models import resolve_model
+
+COMMON = (
+    *("extract.image_size=[56,98]", "extract.agents.count=4", "extract.agents.rounds=2", "extract.device=cpu"),
+    *("model.preset=slim", "model.voxel_size=0.2", "fusion.tokens=4", "fusion.query_channels=16"),
+    *("fusion.image_channels=8", "train.steps=1", "train.validate_every=1", "train.batch_size=1", "train.workers=0"),
+    *("train.milestones=[1]", "train.device=cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory):
+    place = Path(__file__).parents[1] / "stages/extract/tiny_networks.py"
+    spec = importlib.util.spec_from_file_location("tiny_networks", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write_network(tmp_path_factory.mktemp("networks") / "dino", "dinov2")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, tiny_nuscenes_root):
+    found = Workspace(home=tmp_path_factory.mktemp("work"))
+    jobs.prepare(found, "nuscenes", tiny_nuscenes_root, version=None, cameras=None)
+    return found
+
+
+def one(*changes):
+    return [*COMMON, "extract.models=[tiny-street]", "extract.taps=[tiny-street/up1,rgb]", *changes]
+
+
+def both(dino, *changes):
+    return [
+        *COMMON,
+        f"extract.models=[tiny-street,{dino}]",
+        "extract.taps=[tiny-street/up1,dino/block1,rgb]",
+        *changes,
+    ]
+
+
+def extract(workspace, settings, **options):
+    return jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False, **options)
+
+
+def files(path):
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in Path(path).rglob("*")
+        if file.is_file() and "lock" not in str(file)
+    }
+
+
+def test_a_cache_grows_by_a_network_and_training_reads_either_or_both(workspace, dino):
+    from xd3d.cache.networks import describe_networks
+
+    first = extract(workspace, one())
+    assert first.exit_code == 0
+    path, before = first.result["cache"], files(first.result["cache"])
+    assert describe_networks(path)["networks"].keys() == {"tiny-street"}
+    with pytest.raises(CacheError, match=r"'dino'.*xd3d extract-features"):
+        jobs.train(workspace, "default", both(dino), cached=True, run=None)
+    second = extract(workspace, both(dino))
+    assert second.result["cache"] == path
+    assert second.result["fingerprint"] != first.result["fingerprint"]
+    assert {name: files(path)[name] for name in before} == before
+    assert describe_networks(path)["networks"].keys() == {"tiny-street", "dino"}
+    runs = {
+        jobs.train(workspace, "default", settings, cached=True, run=None).result["run"]
+        for settings in (
+            one(),
+            both(dino),
+            both(dino, "fusion.taps=[dino/block1]"),
+            both(dino, "fusion.taps=[tiny-street/up1,rgb]"),
+        )
+    }
+    assert len(runs) == 4
+    done = jobs.evaluate(workspace, None, split=None, side="target", absent=None)
+    assert done.result["miou"]["xm"] is not None
+    forecast = jobs.forecast_extraction(workspace, "nuscenes", "default", both(dino), None)
+    assert forecast.result["left"] == 0
+
+
+def test_damage_is_repaired_part_by_part(workspace, dino):
+    from xd3d.cache.networks import check_parts
+
+    path = Path(extract(workspace, both(dino)).result["cache"])
+    before = files(path)
+    shards = [*path.glob("features/dino/block1/c/**/0"), *path.glob("agents/*/tiny-street/up1/c/**/0")]
+    for shard in (file for file in shards if file.is_file()):
+        shard.write_bytes(b"x" * shard.stat().st_size)
+    assert not check_parts(path)["ok"]
+    done = repair_cache(workspace, str(path), None, "default", [], None, "cpu")
+    assert done.exit_code == 0, done.text
+    assert check_parts(path)["ok"]
+    assert files(path) == before
+    assert collect_garbage(workspace, None, dry_run=True).exit_code == 0
+
+
+def test_processes_that_share_a_run_fill_the_same_cache(workspace, dino, tmp_path):
+    whole = files(extract(workspace, both(dino)).result["cache"])
+    shared = both(dino, f"extract.caches={tmp_path / 'shared'}", "extract.shard_mb=100")
+    for part in ((1, 2), (2, 2)):
+        done = extract(workspace, shared, sharing=Sharing(part=part))
+    assert done.exit_code == 0
+    found = files(done.result["cache"])
+    assert {name: digest for name, digest in found.items() if "recipe" not in name}.items() <= whole.items()
+    assert any(name.startswith("agents/") and "/c/" in name for name in found)
+
+
+CONTROLS = ("dinov2", "clip", "sd+dinov2")
+
+
+def test_every_published_setting_with_images_has_its_controls():
+    names = preset_names()
+    for setting in [name.removesuffix("/dg") for name in names if name.endswith("/dg")]:
+        published = load_config(f"{setting}/dg").config
+        for control in CONTROLS if published.fusion.image else ():
+            config = load_config(f"{setting}/{control}").config
+            extract = config.extract
+            sides = [side for size in (extract.image_size, *extract.image_sizes.values()) for side in size]
+            assert all(side % 14 == 0 for side in sides), (setting, control)
+            assert {*extract.image_sizes} == {*published.extract.image_sizes}
+            assert bool(extract.models) == (control == "sd+dinov2")
+            same = {"extract", "augment"}
+            assert config.model_dump(exclude=same) == published.model_dump(exclude=same)
+            assert config.augment.model_copy(update={"crop": None}) == published.augment.model_copy(
+                update={"crop": None}
+            )
+
+
+@pytest.mark.parametrize("preset", ["nuscenes_usa_singapore/sd+dinov2", "nuscenes_usa_singapore/dinov2"])
+def test_a_control_runs_with_random_networks(preset, workspace, dino, tmp_path):
+    """Random tiny networks of the same names stand in for the published ones."""
+    named = tmp_path / "dinov2-base"
+    named.symlink_to(dino)
+    street = tmp_path / "sd21-base"
+    street.symlink_to(resolve_model("tiny-street").path)
+    models = [f"extract.models=[{street},{named}]"] if "sd" in preset else [f"extract.model={named}"]
+    taps = ["extract.taps=[sd21-base/up1,dinov2-base/block2]"] if "sd" in preset else ["extract.taps=[block2]"]
+    small = [*COMMON, *models, *taps]
+    done = jobs.extract(workspace, "nuscenes", preset, small, None, retry_failed=False)
+    assert done.exit_code == 0
+    run = jobs.train(workspace, preset, small, cached=True, run=None)
+    assert run.result["steps"] == 1
