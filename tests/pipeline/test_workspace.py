@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from xd3d.errors import DataError, MissingDataError
+from xd3d.errors import ConfigError, DataError, MissingDataError
 from xd3d.pipeline.workspace import Workspace
 
 
@@ -77,3 +77,11 @@ def test_caches_are_kept_where_the_environment_or_a_config_says_else_in_the_work
     assert workspace.cache("nuscenes", 64 * "a", "s3://bucket/x/") == "s3://bucket/x/nuscenes-aaaaaaaaaaaa"
     monkeypatch.setenv("XD3D_CACHES", "s3://bucket/env")
     assert workspace.cache("nuscenes", 64 * "a", "there") == "s3://bucket/env/nuscenes-aaaaaaaaaaaa"
+
+
+def test_a_workspace_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="XD3D_HOME"):
+        Workspace(home=tmp_path / "file/work").require_writable()
+    Workspace(home=tmp_path / "new/work").require_writable()
+    assert (tmp_path / "new/work").is_dir()

@@ -226,6 +226,13 @@ def test_two_sweeps_that_would_share_a_label_file_are_named(tmp_path):
         find_sweeps(tmp_path)
 
 
+def test_hidden_files_and_copies_are_no_sweeps(tmp_path, caplog):
+    for name in ("a.bin", "._a.bin", "a (1).bin", "b (1).bin", ".hidden.ply"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_sweeps(tmp_path)] == ["a.bin", "b (1).bin"]
+    assert "a (1).bin" in caplog.text
+
+
 def test_a_link_to_nowhere_is_found_and_reported(network, out, tmp_path):
     (tmp_path / "a.bin").symlink_to(tmp_path / "gone.bin")
     done = label_sweeps(network, find_sweeps(tmp_path), out, workers=0)
