@@ -20,7 +20,7 @@ def exclusive(store: Store, doing: str) -> Iterator[Lock]:
     """Holds the writer's exclusive lock; errors of the storage say what was being done (``doing``).
 
     Raises:
-        CacheError: a writer is at work, or the storage is not writable.
+        CacheError: a writer uses the cache, or the storage is not writable.
         DiskSpaceError: the storage is full.
     """
     with store.faults(doing):

@@ -117,7 +117,7 @@ def _distribute(
         submit = partial(_round, client, name, seconds=seconds, report=bar.update)
         todo, suspects = submit(pending, size)
         while todo:
-            log.info("Waiting for %d shards that other writers are at work on", len(todo))
+            log.info("Waiting for %d shards of other writers", len(todo))
             time.sleep(POLL_SECONDS)
             todo, more = submit(todo, 1)
             suspects += more

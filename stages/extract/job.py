@@ -178,7 +178,7 @@ def fill_pending(
             pending = writer.pending_shards(among=claimed)
             bar.update(sum(len(shard.rows) for shard in claimed) - sum(len(shard.rows) for shard in pending))
             if pending:
-                log.info("Waiting for %d shards that other writers are at work on", len(pending))
+                log.info("Waiting for %d shards of other writers", len(pending))
                 time.sleep(POLL_SECONDS)
 
 

@@ -127,7 +127,7 @@ def test_a_live_writer_is_named_and_loses_nothing_and_a_dead_ones_litter_goes(tm
     writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "at work\n"
     (tmp_path / "cache/staging/theirs.partial").write_text("half")
-    with pytest.raises(CacheError, match=f"at work.*pid {writer.pid} "):
+    with pytest.raises(CacheError, match=f"Another writer.*pid {writer.pid} "):
         collect_garbage(tmp_path / "cache")
     assert (tmp_path / "cache/staging/theirs.partial").exists()
     writer.communicate("go on\n", timeout=60)
