@@ -10,8 +10,9 @@ from jaxtyping import Integer
 
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
-from .calibration import read_folder_calibration
+from .calibration_checks import check_calibration
 from .checks import Check, FileFault, binary_fault, common_size, image_fault, run_checks
+from .folder_calibration import read_folder_calibration
 from .folder_description import NAME, FolderDescription, Key, Names, find_files, read_description
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import label_fault, read_raw_labels
@@ -155,6 +156,8 @@ def _images(
                 raise DataError(
                     f"{about.calibration} has no camera '{camera}'; it has {known} (see docs/data/folder.md)"
                 )
+            where = f"camera '{camera}' in {_path(str(about.calibration), key, {})}"
+            check_calibration(where, *calibration[camera], sizes[scene], "correct it (docs/data/folder.md)")
             yield ImageRow(
                 frame=index,
                 key=f"{camera}/{_name(key)}",

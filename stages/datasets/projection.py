@@ -6,10 +6,7 @@ from jaxtyping import Float, Float64
 from .index import FrameIndex
 from .sweeps import Sweep
 
-__all__ = ["image_pixels", "is_invertible", "project"]
-
-#: Smaller determinants are rounding errors.
-_SINGULAR = 1e-9
+__all__ = ["image_pixels", "project"]
 
 
 def project(
@@ -28,12 +25,6 @@ def project(
     ahead = depth > 0
     pixels[ahead] = homogeneous[ahead, :2] / homogeneous[ahead, 2:]
     return pixels, depth
-
-
-def is_invertible(matrix: Float64[np.ndarray, "size size"]) -> bool:
-    """Whether a calibration matrix is finite and invertible."""
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(matrix).all() and _SINGULAR < abs(np.linalg.det(matrix)) < np.inf)
 
 
 def image_pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:

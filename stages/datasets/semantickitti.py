@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from .calibration import read_calibration
+from .calibration import KITTI_REMEDY, read_calibration
+from .calibration_checks import check_calibration
 from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
 from .projection import image_pixels
@@ -116,6 +117,8 @@ def _image_rows(root: Path, recording: Recording, cameras: Sequence[str], first:
     calibration = read_calibration(recording.folder / "calib.txt")
     paths = {camera: sorted((recording.folder / camera).glob("*.png")) for camera in cameras}
     views = [(camera, calibration[camera], common_size(paths[camera])) for camera in cameras]
+    for camera, lens, size in views:
+        check_calibration(f"{recording.folder}/{camera}", *lens, size, KITTI_REMEDY)
     folder = recording.folder.relative_to(root).as_posix()
     return [
         ImageRow(
