@@ -4,6 +4,8 @@ A matrix of another convention (for row vectors, scaled, mirrored, of an image b
 wrong pixels without any error, so each reader refuses it here.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Float64
 
@@ -38,23 +40,31 @@ def check_calibration(
     Raises:
         DataError: it is wrong; the message says what, and the ``remedy``.
     """
-    if fault := intrinsics_fault(intrinsics) or size_fault(intrinsics, size):
+    if fault := _camera_fault(intrinsics.tobytes(), size):
         raise DataError(f"The calibration of {of} is damaged: its intrinsics {fault}; {remedy}")
     if fault := pose_fault(camera_from_lidar):
         raise DataError(f"The calibration of {of} is damaged: its transform from the LiDAR {fault}; {remedy}")
 
 
+@lru_cache(maxsize=1024)  # a data set has few cameras and many images
+def _camera_fault(intrinsics: bytes, size: tuple[int, int]) -> str | None:
+    matrix = np.frombuffer(intrinsics).reshape(3, 3)
+    return intrinsics_fault(matrix) or size_fault(matrix, size)
+
+
 def pose_fault(matrix: Float64[np.ndarray, "4 4"]) -> str | None:
     """Returns why ``matrix`` is no rigid transform, or None: an orthonormal rotation and the last row 0 0 0 1."""
-    if not _is_invertible(matrix[:3, :3]) or not np.isfinite(matrix).all():
-        return f"cannot be inverted: {matrix.tolist()}"
-    if np.abs(matrix[3] - (0, 0, 0, 1)).max() > _ZERO:
+    rotation, last = matrix[:3, :3], matrix[3].tolist()
+    if not np.isfinite(matrix).all():
+        return f"is not finite and cannot be inverted: {matrix.tolist()}"
+    if max(abs(last[0]), abs(last[1]), abs(last[2]), abs(last[3] - 1)) > _ZERO:
         hint = "; it seems to be transposed, for row vectors" if not matrix[:3, 3].any() else ""
-        return f"has the last row {_row(matrix[3])} instead of 0 0 0 1{hint}"
-    rotation = matrix[:3, :3]
+        return f"has the last row {_row(last)} instead of 0 0 0 1{hint}"
     product = rotation @ rotation.T
     off = float(np.abs(product - np.eye(3)).max())
     if off > _ROUNDED:
+        if not _is_invertible(rotation):
+            return f"cannot be inverted: {matrix.tolist()}"
         scale = np.sqrt(np.trace(product) / 3)
         scaled = np.abs(product / scale**2 - np.eye(3)).max() <= _ROUNDED
         return f"is no rotation: {f'it scales by {scale:.4g}' if scaled else f'R R^T differs from 1 by {off:.3g}'}"
@@ -107,5 +117,5 @@ def _is_invertible(matrix: Float64[np.ndarray, "size size"]) -> bool:
         return bool(np.isfinite(matrix).all() and _SINGULAR < abs(np.linalg.det(matrix)) < np.inf)
 
 
-def _row(values: list[float] | np.ndarray) -> str:
+def _row(values: list[float]) -> str:
     return " ".join(f"{value:g}" for value in values)
