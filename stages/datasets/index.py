@@ -96,7 +96,8 @@ class FrameIndex:
     cameras: tuple[str, ...]
     frames: FrameTable
     images: ImageTable
-    lenses: Mapping[str, Lens] = field(default_factory=dict)  #: camera -> lens, if its images are stored distorted
+    #: Camera, or scene/camera where scenes differ -> lens, if its images are stored distorted.
+    lenses: Mapping[str, Lens] = field(default_factory=dict)
     described: Mapping[str, Any] = field(default_factory=dict)  #: columns and classes of a user's folder, as JSON
 
     def __post_init__(self) -> None:
@@ -126,6 +127,12 @@ class FrameIndex:
         row = int(frame)
         first, last = np.searchsorted(self.images.frame, [row, row + 1])
         return np.arange(first, last)
+
+    def lens_of(self, image: SupportsIndex) -> Lens | None:
+        """Returns the lens of the image in row ``image``; None if it is stored as a pinhole view."""
+        row = int(image)
+        camera, scene = str(self.images.camera[row]), str(self.frames.scene[self.images.frame[row]])
+        return self.lenses.get(camera) or self.lenses.get(f"{scene}/{camera}")
 
     def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int64[np.ndarray, "chosen"]:
         """Returns the rows of the frame table where ``chosen`` holds, in order."""
