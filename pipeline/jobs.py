@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
@@ -63,6 +64,7 @@ def prepare(
 ) -> Outcome:
     """Index ``dataset`` and check its files; the index is stored, and the root remembered, if all are complete."""
     from ..stages.datasets.prepare import prepare_dataset
+    from ..stages.datasets.visibility import seen_shares
 
     roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
     chosen = workspace.root(dataset, root, configured=roots.get(dataset))
@@ -72,7 +74,18 @@ def prepare(
     faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]
     summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
     advice = "Replace these files (download them again), then run the same command." if faults else ""
-    return Outcome(result=done.to_json(), text="\n".join([*faults, summary, advice]), exit_code=1 if faults else 0)
+    shares = seen_shares(done.views)
+    seen = [f"{camera} sees {_range(found)} of the points ({len(found)} scenes)" for camera, found in shares.items()]
+    return Outcome(
+        result={**done.to_json(), "seen": {camera: mean(found) for camera, found in shares.items()}},
+        text="\n".join([*faults, *seen, summary, advice]),
+        exit_code=1 if faults else 0,
+    )
+
+
+def _range(shares: Sequence[float]) -> str:
+    low, high = f"{min(shares):.1%}", f"{max(shares):.1%}"
+    return low if low == high else f"{low} to {high}"
 
 
 def forecast_extraction(

@@ -11,6 +11,7 @@ from ...errors import DataError
 from ...progress import track
 from .index import FrameIndex
 from .labels import IGNORE, LabelMerge
+from .projection import inside_image
 from .readers import READERS, Reader
 from .sweeps import Sweep, finite_rows
 
@@ -135,8 +136,7 @@ def _view(
     """Which points the image shows, and their (u, v) in it."""
     size = index.images.size[image]
     pixels = reader.pixels(index, image, sweep)
-    with np.errstate(invalid="ignore"):
-        inside = np.all((pixels > 0) & (pixels < size), axis=1)
+    inside = inside_image(pixels, size)
     uv = (pixels[inside] / size).astype(np.float32)
     return inside, np.clip(uv, np.finfo(np.float32).tiny, _BELOW_ONE)
 

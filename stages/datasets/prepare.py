@@ -1,4 +1,4 @@
-"""Stage zero in one call: indexes a data set, checks every file, and saves the index if all files are valid."""
+"""Stage zero in one call: indexes a data set, checks files and calibrations, and saves the index if all are valid."""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .checks import FileFault
 from .readers import READERS
+from .visibility import View, check_views, view_scenes
 
 __all__ = ["PrepareSummary", "prepare_dataset"]
 
@@ -22,6 +23,7 @@ class PrepareSummary:
     frames: int
     images: int
     missing: tuple[FileFault, ...]
+    views: tuple[View, ...] = ()  #: what each camera sees of a frame of each scene
 
     def to_json(self) -> dict[str, Any]:
         """Returns the summary with the keys fixed for scripts; ``missing`` lists ``{"file", "reason"}``."""
@@ -42,14 +44,16 @@ def prepare_dataset(
     version: str | None = None,
     cameras: str | Sequence[str] | None = None,
 ) -> PrepareSummary:
-    """Indexes ``dataset`` at ``root`` and checks every file; saves the index to ``index_folder`` if there is no fault.
+    """Indexes ``dataset`` at ``root`` and checks it; saves the index to ``index_folder`` if there is no fault.
+
+    Every file is checked, and one frame of each scene is projected to its images.
 
     With faults, an existing index stays unchanged.
 
     Raises:
         ConfigError: unknown data set or camera.
         MissingDataError: the root, the version or a table is missing, or the root has no frame.
-        DataError: the tables are damaged, or a folder is not readable.
+        DataError: the tables are damaged, a folder is not readable, or a calibration shows no point in any image.
     """
     if dataset not in READERS:
         raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
@@ -63,6 +67,8 @@ def prepare_dataset(
     if not len(index.frames.key):
         raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
     faults = reader.check_files(index)
+    views = [] if faults else view_scenes(index)
+    check_views(views)
     if not faults:
         index.save(index_folder)
     return PrepareSummary(
@@ -71,4 +77,5 @@ def prepare_dataset(
         frames=len(index.frames.key),
         images=len(index.images.key),
         missing=tuple(faults),
+        views=tuple(views),
     )

@@ -1,12 +1,12 @@
 """Projection of LiDAR points to images."""
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from .index import FrameIndex
 from .sweeps import Sweep
 
-__all__ = ["image_pixels", "project"]
+__all__ = ["image_pixels", "inside_image", "project"]
 
 
 def project(
@@ -25,6 +25,12 @@ def project(
     ahead = depth > 0
     pixels[ahead] = homogeneous[ahead, :2] / homogeneous[ahead, 2:]
     return pixels, depth
+
+
+def inside_image(pixels: Float64[np.ndarray, "points 2"], size: Int64[np.ndarray, "2"]) -> Bool[np.ndarray, "points"]:
+    """Returns which pixels (x, y; NaN behind the camera) are strictly inside an image of ``size`` (width, height)."""
+    with np.errstate(invalid="ignore"):
+        return np.all((pixels > 0) & (pixels < size), axis=1)
 
 
 def image_pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
