@@ -77,8 +77,12 @@ def prepare(
     shares = seen_shares(done.views)
     seen = [f"{camera} sees {_range(found)} of the points ({len(found)} scenes)" for camera, found in shares.items()]
     return Outcome(
-        result={**done.to_json(), "seen": {camera: mean(found) for camera, found in shares.items()}},
-        text="\n".join([*faults, *seen, summary, advice]),
+        result={
+            **done.to_json(),
+            "seen": {camera: mean(found) for camera, found in shares.items()},
+            "fits": {found.camera: found.fits if found.clear else None for found in done.alignments},
+        },
+        text="\n".join([*faults, *seen, *map(str, done.alignments), summary, advice]),
         exit_code=1 if faults else 0,
     )
 

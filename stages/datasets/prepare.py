@@ -1,17 +1,21 @@
 """Stage zero in one call: indexes a data set, checks files and calibrations, and saves the index if all are valid."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, DataError, MissingDataError, nearest
+from .alignment import Alignment, measure_alignment
 from .checks import FileFault
 from .readers import READERS
 from .visibility import View, check_views, view_scenes
 
 __all__ = ["PrepareSummary", "prepare_dataset"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,7 @@ class PrepareSummary:
     images: int
     missing: tuple[FileFault, ...]
     views: tuple[View, ...] = ()  #: what each camera sees of a frame of each scene
+    alignments: tuple[Alignment, ...] = ()  #: whether the edges of points and images fit, by camera
 
     def to_json(self) -> dict[str, Any]:
         """Returns the summary with the keys fixed for scripts; ``missing`` lists ``{"file", "reason"}``."""
@@ -46,7 +51,7 @@ def prepare_dataset(
 ) -> PrepareSummary:
     """Indexes ``dataset`` at ``root`` and checks it; saves the index to ``index_folder`` if there is no fault.
 
-    Every file is checked, and one frame of each scene is projected to its images.
+    Every file is checked, one frame of each scene is projected to its images, and a few frames are compared with them.
 
     With faults, an existing index stays unchanged.
 
@@ -69,6 +74,10 @@ def prepare_dataset(
     faults = reader.check_files(index)
     views = [] if faults else view_scenes(index)
     check_views(views)
+    alignments = [] if faults else measure_alignment(index)
+    for found in alignments:
+        if found.clear and not found.fits:
+            log.warning("%s; check its calibration", found)
     if not faults:
         index.save(index_folder)
     return PrepareSummary(
@@ -78,4 +87,5 @@ def prepare_dataset(
         images=len(index.images.key),
         missing=tuple(faults),
         views=tuple(views),
+        alignments=tuple(alignments),
     )

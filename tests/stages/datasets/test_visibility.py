@@ -1,11 +1,15 @@
 """A calibration that shows the points of another place is found by `prepare`, with the reading that would be right."""
 
+import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from xd3d.errors import DataError
+from xd3d.stages.datasets import folder, semantickitti
+from xd3d.stages.datasets.alignment import measure_alignment
 from xd3d.stages.datasets.prepare import prepare_dataset
 
 SIZE = (320, 200)
@@ -121,3 +125,67 @@ def test_real_calibrations_raise_neither_error_nor_warning(real_data, tmp_path, 
         assert views
         assert share is None or views[0].share == pytest.approx(share)
     assert not caplog.messages
+
+
+@pytest.fixture
+def boards(tmp_path):
+    """Call it with the pixels (right, down) by which the images of boards before a wall are shifted."""
+
+    def make(right, down):
+        rng = np.random.default_rng(5)
+        around, up = np.meshgrid(np.linspace(-0.6, 0.6, 400), np.linspace(-0.35, 0.35, 60))
+        rays = np.stack([np.ones(around.size), np.tan(around).ravel(), np.tan(up).ravel()], axis=1)
+        for frame in range(4):
+            points, picture = rays * 25, np.full((*SIZE[::-1], 3), 90, np.uint8)
+            for _ in range(6):
+                y, z = rng.uniform(-4, 4), rng.uniform(-2, 1)
+                board = (np.abs(rays[:, 1] * 8 - y) < 0.5) & (np.abs(rays[:, 2] * 8 - z) < 0.8)
+                points[board] = rays[board] * 8
+                corners = (K @ (POSE[:3, :3] @ [[8, 8], [y + 0.5, y - 0.5], [z + 0.8, z - 0.8]] + POSE[:3, 3:])).T
+                first, last = np.rint(corners[:, :2] / corners[:, 2:] + [right, down]).astype(int).tolist()
+                cv2.rectangle(picture, first, last, rng.integers(120, 255, 3).tolist(), -1)
+            for kind in ("scans", "images"):
+                (tmp_path / kind).mkdir(exist_ok=True)
+            np.save(tmp_path / "scans" / f"{frame}.npy", points.astype(np.float32))
+            Image.fromarray(picture).save(tmp_path / "images" / f"{frame}.png")
+        entry = {"front": {"intrinsics": K.tolist(), "camera_from_lidar": POSE.tolist()}}
+        (tmp_path / "calibration.json").write_text(json.dumps(entry))
+        about = {
+            "sweeps": "scans/{frame}.npy",
+            "images": {"front": "images/{frame}.png"},
+            "calibration": "calibration.json",
+            "classes": {"road": 1},
+        }
+        (tmp_path / "dataset.yaml").write_text(json.dumps(about))
+        return prepare_dataset("folder", tmp_path, tmp_path / "index")
+
+    return make
+
+
+@pytest.mark.parametrize(("right", "down"), [(0, 0), (9, 0), (-6, 5)])
+def test_edges_tell_by_how_many_pixels_a_projection_is_off(boards, caplog, right, down):
+    (found,) = boards(right, down).alignments
+    assert found.clear
+    assert found.fits is (right == down == 0)
+    np.testing.assert_allclose(found.shift, (right, down), atol=2)
+    assert len(caplog.messages) == (right != 0)
+    assert right == 0 or f"{abs(found.shift[0]):.0f} pixels" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("dataset", [folder, semantickitti])
+def test_a_degree_of_yaw_is_found_in_real_images(real_data, dataset):
+    index = dataset.build_index(real_data / ("pandaset_sensors" if dataset is folder else "kitti_object"))
+    (found,) = measure_alignment(index)
+    assert found.clear
+    assert found.fits
+    yaw = np.eye(4)
+    yaw[:3, :3] = cv2.Rodrigues(np.array([0, np.radians(1.0), 0]))[0]
+    images = dataclasses.replace(index.images, camera_from_lidar=yaw @ index.images.camera_from_lidar)
+    (found,) = measure_alignment(dataclasses.replace(index, images=images))
+    assert found.clear
+    assert not found.fits
+    assert found.shift[0] == pytest.approx(-np.tan(np.radians(1.0)) * index.images.intrinsics[0, 0, 0], rel=0.4)
+
+
+def test_images_without_edges_tell_nothing(prepare):
+    assert not any(found.clear for found in prepare(front=POSE).alignments)
