@@ -100,6 +100,10 @@ def prepare(
     root: Root = None,
     version: Annotated[str | None, typer.Option(help="Version folder, such as v1.0-mini; detected by default.")] = None,
     cameras: CameraNames = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Draw points over images, coloured by depth, to this .png file."),
+    ] = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
     as_json: Json = False,
@@ -118,6 +122,7 @@ def prepare(
         cameras=cameras,
         config=config,
         overrides=overrides or [],
+        picture=picture,
     )
     conclude(done, as_json)
 

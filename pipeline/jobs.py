@@ -61,6 +61,7 @@ def prepare(
     cameras: str | None,
     config: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
+    picture: Path | None = None,
 ) -> Outcome:
     """Index ``dataset`` and check its files; the index is stored, and the root remembered, if all are complete."""
     from ..stages.datasets.prepare import prepare_dataset
@@ -68,7 +69,7 @@ def prepare(
 
     roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
     chosen = workspace.root(dataset, root, configured=roots.get(dataset))
-    done = prepare_dataset(dataset, chosen, workspace.index(dataset), version=version, cameras=cameras)
+    done = prepare_dataset(dataset, chosen, workspace.index(dataset), version=version, cameras=cameras, picture=picture)
     if not done.missing:
         workspace.remember_root(dataset, chosen)
     faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]

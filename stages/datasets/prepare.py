@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .alignment import Alignment, measure_alignment
 from .checks import FileFault
+from .pictures import draw_views
 from .readers import READERS
 from .visibility import View, check_views, view_scenes
 
@@ -48,15 +49,17 @@ def prepare_dataset(
     *,
     version: str | None = None,
     cameras: str | Sequence[str] | None = None,
+    picture: Path | None = None,
 ) -> PrepareSummary:
     """Indexes ``dataset`` at ``root`` and checks it; saves the index to ``index_folder`` if there is no fault.
 
     Every file is checked, one frame of each scene is projected to its images, and a few frames are compared with them.
 
+    ``picture``: a file to draw the projected points to, over their images; also if the calibration is refused.
     With faults, an existing index stays unchanged.
 
     Raises:
-        ConfigError: unknown data set or camera.
+        ConfigError: unknown data set or camera, or a picture of a data set without images is asked for.
         MissingDataError: the root, the version or a table is missing, or the root has no frame.
         DataError: the tables are damaged, a folder is not readable, or a calibration shows no point in any image.
     """
@@ -71,8 +74,12 @@ def prepare_dataset(
         ) from error
     if not len(index.frames.key):
         raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
+    if picture and not len(index.images.key):
+        raise ConfigError(f"There is no image of {dataset} to draw points over; choose some cameras, or no --picture")
     faults = reader.check_files(index)
     views = [] if faults else view_scenes(index)
+    if picture and views:
+        draw_views(index, views, picture)
     check_views(views)
     alignments = [] if faults else measure_alignment(index)
     for found in alignments:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from xd3d.errors import DataError
+from xd3d.errors import ConfigError, DataError
 from xd3d.stages.datasets import folder, semantickitti
 from xd3d.stages.datasets.alignment import measure_alignment
 from xd3d.stages.datasets.prepare import prepare_dataset
@@ -33,7 +33,7 @@ def street(front_only=False):
 def prepare(tmp_path):
     """Call it with the cameras' transforms for what `prepare` says of a folder of two scenes."""
 
-    def run(front_only=(), cameras=None, **poses):
+    def run(front_only=(), cameras=None, picture=None, **poses):
         for scene in ("a", "b"):
             (tmp_path / "scans" / scene).mkdir(parents=True, exist_ok=True)
             np.save(tmp_path / "scans" / scene / "0.npy", street(scene in front_only).astype(np.float32))
@@ -52,7 +52,7 @@ def prepare(tmp_path):
             "classes": {"road": 1},
         }
         (tmp_path / "dataset.yaml").write_text(json.dumps(about))
-        return prepare_dataset("folder", tmp_path, tmp_path / "index", cameras=cameras)
+        return prepare_dataset("folder", tmp_path, tmp_path / "index", cameras=cameras, picture=picture)
 
     return run
 
@@ -189,3 +189,31 @@ def test_a_degree_of_yaw_is_found_in_real_images(real_data, dataset):
 
 def test_images_without_edges_tell_nothing(prepare):
     assert not any(found.clear for found in prepare(front=POSE).alignments)
+
+
+def test_the_picture_shows_near_points_red_and_far_ones_blue_where_they_project(prepare, tmp_path):
+    path = tmp_path / "points.png"
+    prepare(front=POSE, back=BEHIND, picture=path)
+    image = np.asarray(Image.open(path)).astype(int)
+    assert image.shape[1] == 2 * 960
+    points = street()
+    in_camera = POSE[:3, :3] @ points.T + POSE[:3, 3:]
+    x, y, depth = *(K @ in_camera)[:2] / in_camera[2], in_camera[2]
+    shown = (depth > 0) & (x > 0) & (x < SIZE[0] - 1) & (y > 0) & (y < SIZE[1] - 1)
+    columns, rows = (np.array([x, y])[:, shown] * 3).astype(int)
+    red, _, blue = image[rows + image.shape[0] // 2 - 600, columns].T
+    near, far = depth[shown] < 5, depth[shown] > 40
+    assert (red[near] > blue[near]).mean() > 0.9
+    assert (blue[far] > red[far]).mean() > 0.6
+
+
+def test_a_refused_calibration_is_drawn_too(prepare, tmp_path):
+    with pytest.raises(DataError):
+        prepare(front=BODY @ POSE, picture=tmp_path / "points.jpg")
+    with Image.open(tmp_path / "points.jpg") as picture:
+        assert picture.format == "JPEG"
+
+
+def test_there_is_no_picture_without_images(prepare, tmp_path):
+    with pytest.raises(ConfigError, match="--picture"):
+        prepare(picture=tmp_path / "points.png")
