@@ -1,7 +1,8 @@
 """Calibrations of a user's folder: JSON or YAML with an entry per camera, or a text file of KITTI.
 
-An entry has ``intrinsics`` and ``camera_from_lidar``, and may have the lens (``model`` and ``distortion``) and the
-``size`` of the images. A key that is not known is an error, since ignoring it could move every point.
+An entry has ``intrinsics``, as numbers or the name of another tool's file, and ``camera_from_lidar``, and may have the
+lens (``model`` and ``distortion``) and the ``size`` of the images. A key that is not known is an error, since ignoring it
+could move every point.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +14,23 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError, nearest
-from ...files import parse_yaml
 from .calibration import read_kitti_calibration
 from .calibration_checks import intrinsics_fault, pose_fault
+from .camera_files import camera_file_kind, parse_calibration, plain_values, read_camera_file
 from .lens import Lens
 from .texts import read_text
 
 __all__ = ["FolderCamera", "read_folder_calibration"]
 
 _KEYS = ("intrinsics", "camera_from_lidar", "model", "distortion", "size")
-_PINHOLE, _FISHEYE = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"), ("k1", "k2", "k3", "k4")
+_PINHOLE = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6", "s1", "s2", "s3", "s4", "tx", "ty")
+_FISHEYE = ("k1", "k2", "k3", "k4")
 
 #: Name of a lens model (OpenCV's, ROS's, Kalibr's) -> its kind, names of its coefficients, how many may be given.
 _MODELS: Mapping[str, tuple[Literal["pinhole", "fisheye"], tuple[str, ...], tuple[int, ...]]] = {
-    **dict.fromkeys(("pinhole", "radtan", "plumb_bob", "rational_polynomial"), ("pinhole", _PINHOLE, (4, 5, 8))),
+    **dict.fromkeys(
+        ("pinhole", "radtan", "plumb_bob", "rational_polynomial"), ("pinhole", _PINHOLE, (4, 5, 8, 12, 14))
+    ),
     **dict.fromkeys(("fisheye", "equidistant", "kannala_brandt"), ("fisheye", _FISHEYE, (4,))),
 }
 
@@ -53,26 +57,37 @@ def read_folder_calibration(path: Path) -> Mapping[str, FolderCamera]:
         return {name: FolderCamera(*camera) for name, camera in read_kitti_calibration(path).items()}
     text = read_text(path, "calibration", "restore it, or correct dataset.yaml")
     try:
-        cameras = parse_yaml(text)
+        cameras = parse_calibration(text)
     except ValueError as error:
         raise DataError(f"The calibration {path} is neither JSON nor YAML ({error}); write it again") from error
     if not isinstance(cameras, dict):
         raise DataError(f"The calibration {path} must name cameras; it holds a {type(cameras).__name__}")
-    return {str(name): _camera(f"The calibration {path}: {name}", values) for name, values in cameras.items()}
+    if kind := camera_file_kind(cameras):
+        entry = f'{{"CAMERA": {{"intrinsics": "{path.name}", "camera_from_lidar": [[4x4]]}}}}'
+        raise DataError(
+            f"The calibration {path} is a file of {kind}: it does not say where the LiDAR is. Write a calibration.json"
+            f" beside it, and name that in dataset.yaml: {entry}"
+        )
+    return {str(name): _camera(path, str(name), values) for name, values in cameras.items()}
 
 
-def _camera(where: str, values: Any) -> FolderCamera:
+def _camera(path: Path, name: str, values: Any) -> FolderCamera:
+    where = f"The calibration {path}: {name}"
     if not isinstance(values, dict):
         raise DataError(f"{where} must have the keys {', '.join(_KEYS[:2])}; it is a {type(values).__name__}")
     for key in values:
         if key not in _KEYS:
             raise DataError(f"{where} has the unknown key '{key}'; {nearest(str(key), _KEYS)}")
+    if isinstance(values.get("intrinsics"), str):
+        file, _, camera = str(values["intrinsics"]).partition(":")
+        found = read_camera_file(path.parent / file, camera or name)
+        values = {**found, **values, "intrinsics": found["intrinsics"]}
     intrinsics = _numbers(f"{where}.intrinsics", values.get("intrinsics"), ((3, 3),))
     if fault := intrinsics_fault(intrinsics):
         raise DataError(f"{where}.intrinsics {fault}")
     camera_from_lidar = np.eye(4)
-    found = _numbers(f"{where}.camera_from_lidar", values.get("camera_from_lidar"), ((4, 4), (3, 4)))
-    camera_from_lidar[: len(found)] = found
+    rows = _numbers(f"{where}.camera_from_lidar", values.get("camera_from_lidar"), ((4, 4), (3, 4)))
+    camera_from_lidar[: len(rows)] = rows
     if fault := pose_fault(camera_from_lidar):
         raise DataError(f"{where}.camera_from_lidar {fault}")
     size = values.get("size")
@@ -109,7 +124,7 @@ def _numbers(where: str, values: Any, shapes: Sequence[tuple[int, ...]]) -> Floa
     if values is None:
         raise DataError(f"{where} is missing; it must be {wanted} numbers")
     try:
-        array = np.array(values, np.float64)
+        array = np.array(plain_values(values), np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where} must be {wanted} numbers ({error})") from error
     if array.shape not in shapes or not np.isfinite(array).all():
