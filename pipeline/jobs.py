@@ -142,7 +142,7 @@ def extract(
         from ..stages.extract.job import extract_features
 
         done = extract_features(index, settings, path, retry_failed=retry_failed, part=sharing.part)
-    advice = f"\n{done.failed} images failed; --retry-failed tries them again" if done.failed else ""
+    advice = _failures(path, done.failed)
     return Outcome(
         result={
             "cache": str(path),
@@ -157,6 +157,17 @@ def extract(
         text=f"{done.done} of {done.images} images are in {path} ({done.seconds:.0f} s).{advice}",
         exit_code=1 if done.done < done.images else 0,
     )
+
+
+def _failures(cache: Path | str, failed: int) -> str:
+    """Says how many images failed, why the first one did, and what helps."""
+    if not failed:
+        return ""
+    from ..cache.reader import FeatureReader
+
+    reason = next(iter(FeatureReader(cache).failed.values()), "")
+    remedy = "try extract.dtype=float32; " if "not finite" in reason else ""
+    return f"\n{failed} images failed ({reason}); {remedy}--retry-failed tries them again"
 
 
 def train_together(

@@ -1,8 +1,8 @@
 """Calibrations of a user's folder: JSON or YAML with an entry per camera, or a text file of KITTI.
 
 An entry has ``intrinsics``, as numbers or the name of another tool's file, and ``camera_from_lidar``, and may have the
-lens (``model`` and ``distortion``) and the ``size`` of the images. A key that is not known is an error, since ignoring it
-could move every point.
+lens (``model`` and ``distortion``) and the ``size`` of the images. A key that is not known is an error, since ignoring
+it could move every point.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,6 +5,7 @@ replaced by other weights. Missing files are reported before anything heavy is l
 timeout, so without a network there is an error within seconds.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +15,15 @@ from ...files import read_json
 from .catalogue import HUB_NAMES, PACKAGED, PACKAGED_NAMES, UNET_NAMES, fetch_model, find_local, is_hub_name
 from .model_files import (
     CONFIGS,
+    PICKLES,
     WEIGHTS,
     check_parts,
     config_files,
+    conversion,
     file_digest,
     folder_digest,
+    refuse_pointer,
+    snapshot_folder,
     unet_folder,
     weight_files,
 )
@@ -121,7 +126,9 @@ def resolve_model(
     if name in PACKAGED_NAMES:
         path = PACKAGED / name
     elif folder.is_dir():
-        path = folder.resolve()
+        path = snapshot_folder(folder.resolve())
+    elif folder.is_file():
+        raise ModelError(_one_file(folder))
     elif is_hub_name(name):
         path = find_local(name) or fetch_model(name, offline=offline)[0]
     else:
@@ -154,9 +161,22 @@ def resolve_unet(name: str, *, offline: bool = False) -> Path:
             )
         path = find_local(name, unet=True) or fetch_model(name, unet=True, offline=offline)[0]
     if path.is_file():
+        if path.suffix in PICKLES:
+            how = conversion(path, path.with_suffix(".safetensors"))
+            raise ModelError(f"The UNet weights {path} are no .safetensors file, but {how}")
         if path.suffix != ".safetensors":
-            raise ModelError(
-                f"The UNet weights {path} are no .safetensors file; convert them, other formats can run code"
-            )
+            raise ModelError(f"The UNet weights {path} are no .safetensors file; convert them")
+        refuse_pointer(path)
         return path.absolute()
-    return unet_folder(path).absolute()
+    return unet_folder(snapshot_folder(path)).absolute()
+
+
+def _one_file(path: Path) -> str:
+    """Says how a checkpoint in one file becomes a model folder."""
+    names = f"{shlex.quote(str(path))} {shlex.quote(str(path.with_suffix('')))}"
+    return (
+        f"The model {path} is one file, a checkpoint; a model is a folder in diffusers' layout. Convert it with: python"
+        " -c 'import sys; from diffusers import StableDiffusionPipeline as P;"
+        f" P.from_single_file(sys.argv[1]).save_pretrained(sys.argv[2])' {names}; if it holds only a UNet of diffusers,"
+        " give it as extract.unet"
+    )
