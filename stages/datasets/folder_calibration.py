@@ -22,7 +22,7 @@ from .texts import read_text
 
 __all__ = ["FolderCamera", "read_folder_calibration"]
 
-_KEYS = ("intrinsics", "camera_from_lidar", "model", "distortion", "size")
+_KEYS = ("intrinsics", "camera_from_lidar", "lidar_from_camera", "model", "distortion", "size")
 _PINHOLE = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6", "s1", "s2", "s3", "s4", "tx", "ty")
 _FISHEYE = ("k1", "k2", "k3", "k4")
 
@@ -85,16 +85,25 @@ def _camera(path: Path, name: str, values: Any) -> FolderCamera:
     intrinsics = _numbers(f"{where}.intrinsics", values.get("intrinsics"), ((3, 3),))
     if fault := intrinsics_fault(intrinsics):
         raise DataError(f"{where}.intrinsics {fault}")
-    camera_from_lidar = np.eye(4)
-    rows = _numbers(f"{where}.camera_from_lidar", values.get("camera_from_lidar"), ((4, 4), (3, 4)))
-    camera_from_lidar[: len(rows)] = rows
-    if fault := pose_fault(camera_from_lidar):
-        raise DataError(f"{where}.camera_from_lidar {fault}")
+    camera_from_lidar = _pose(where, values)
     size = values.get("size")
     if size is not None:
         width, height = _numbers(f"{where}.size", size, ((2,),)).astype(int).tolist()
         size = (width, height)
     return FolderCamera(intrinsics, camera_from_lidar, _lens(where, values, intrinsics), size)
+
+
+def _pose(where: str, values: Mapping[str, Any]) -> Float64[np.ndarray, "4 4"]:
+    """``camera_from_lidar``, or the inverse of ``lidar_from_camera``."""
+    inverted = "lidar_from_camera" in values
+    if inverted and "camera_from_lidar" in values:
+        raise DataError(f"{where} has camera_from_lidar and its inverse lidar_from_camera; leave one")
+    key, pose = "lidar_from_camera" if inverted else "camera_from_lidar", np.eye(4)
+    rows = _numbers(f"{where}.{key}", values.get(key), ((4, 4), (3, 4)))
+    pose[: len(rows)] = rows
+    if fault := pose_fault(pose):
+        raise DataError(f"{where}.{key} {fault}")
+    return np.linalg.inv(pose) if inverted else pose
 
 
 def _lens(where: str, values: Mapping[str, Any], intrinsics: Float64[np.ndarray, "3 3"]) -> Lens | None:

@@ -113,10 +113,12 @@ def _blind(kind: str, name: str, views: Sequence[View]) -> str:
     what = f"scene {name or '(the only one)'}" if kind == "scene" else f"camera {name}"
     hint = next((view.hint for view in views if view.hint), "")
     verb = "falls into any of its images" + (", in any scene" if kind == "camera" else "")
+    distance = min(view.distance for view in views)
+    far = f" (the nearest is {distance:.4g} m away)" if distance > _FROM_POINTS else ""
     also = ", or leave the camera out (--cameras)" if kind == "camera" and not hint else ""
     return (
-        f"The calibration of {what} is wrong: no point {verb}; camera_from_lidar must map points in metres to x right,"
-        f" y down, z forward{also}{hint}"
+        f"The calibration of {what} is wrong: no point {verb}{far}; camera_from_lidar must map points in metres to x"
+        f" right, y down, z forward{also}{hint}"
     )
 
 

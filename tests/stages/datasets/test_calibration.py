@@ -110,6 +110,20 @@ def test_an_unknown_key_is_told_with_the_nearest(tmp_path):
         read_folder_calibration(write(tmp_path / "a.json", intrinsic_matrix=K.tolist()))
 
 
+def test_the_inverse_transform_may_be_given_by_its_name(tmp_path):
+    inverse = np.linalg.inv(tilted(0.1)).tolist()
+    path = write(tmp_path / "a.json")
+    path.write_text(path.read_text().replace("camera_from_lidar", "lidar_from_camera"))
+    assert not np.allclose(read_folder_calibration(path)["front"].camera_from_lidar, POSE)
+    entry = {"intrinsics": K.tolist(), "lidar_from_camera": inverse}
+    (tmp_path / "b.json").write_text(json.dumps({"front": entry}))
+    np.testing.assert_allclose(
+        read_folder_calibration(tmp_path / "b.json")["front"].camera_from_lidar, tilted(0.1), atol=1e-12
+    )
+    with pytest.raises(DataError, match="camera_from_lidar and its inverse"):
+        read_folder_calibration(write(tmp_path / "c.json", lidar_from_camera=inverse))
+
+
 @pytest.mark.parametrize("key", ["intrinsics", "camera_from_lidar"])
 def test_a_faulty_matrix_of_a_folder_is_named_with_its_file(tmp_path, key):
     matrix = {"intrinsics": K, "camera_from_lidar": POSE}[key].T
