@@ -81,6 +81,7 @@ def check_views(views: Sequence[View]) -> None:
             same = [view for view in views if getattr(view, known) == name]
             if not any(view.seen for view in same):
                 raise DataError(_blind(kind, name, same))
+    doubts: dict[tuple[str, str], list[str]] = {}
     for view in views:
         where = f"Camera {view.camera} in scene {view.scene or '(the only one)'}"
         if view.distance > _FROM_POINTS:
@@ -93,12 +94,20 @@ def check_views(views: Sequence[View]) -> None:
                 f"{where} is, by its calibration, rolled by {view.roll:.0f} degrees; correct camera_from_lidar, or turn"
                 f" the images and their intrinsics if the camera is mounted that way{view.hint}"
             )
-        if abs(view.roll) > _ROLLED:
-            log.warning("%s is, by its calibration, rolled by %.0f degrees", where, view.roll)
-        if view.offset > _FROM_LIDAR:
-            log.warning("%s is %.3g m away from the LiDAR; is its calibration in metres?", where, view.offset)
-        elif not view.seen or view.hint:
-            log.warning("%s sees %.2f %% of the points; check its calibration%s", where, 100 * view.share, view.hint)
+        for kind, doubt in _doubts(view):
+            doubts.setdefault((view.camera, kind), []).append(f"{where} {doubt}")
+    for first, *others in doubts.values():
+        log.warning("%s%s", first, f" (other scenes: {len(others)})" if others else "")
+
+
+def _doubts(view: View) -> Iterator[tuple[str, str]]:
+    """What is implausible about a camera: a kind, and a predicate."""
+    if abs(view.roll) > _ROLLED:
+        yield "roll", f"is, by its calibration, rolled by {view.roll:.0f} degrees"
+    if view.offset > _FROM_LIDAR:
+        yield "offset", f"is {view.offset:.3g} m away from the LiDAR; is its calibration in metres?"
+    elif not view.seen or view.hint:
+        yield "share", f"sees {view.share:.2%} of the points; check its calibration{view.hint}"
 
 
 def seen_shares(views: Sequence[View]) -> dict[str, list[float]]:
