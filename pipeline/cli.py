@@ -107,6 +107,10 @@ def prepare(
     root: Root = None,
     version: Annotated[str | None, typer.Option(help="Version folder, such as v1.0-mini; detected by default.")] = None,
     cameras: CameraNames = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Draw points over images, coloured by depth, to this .png file."),
+    ] = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
     allow_missing: Annotated[
@@ -133,6 +137,7 @@ def prepare(
         overrides=overrides or [],
         allow_missing=allow_missing,
         follow_links=follow_links,
+        picture=picture,
     )
     conclude(done, as_json)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
@@ -64,12 +65,14 @@ def prepare(
     overrides: Sequence[str] = (),
     allow_missing: bool = False,
     follow_links: bool = False,
+    picture: Path | None = None,
 ) -> Outcome:
     """Index ``dataset`` and check its files; the index is stored, and the root remembered, if all are complete.
 
     With ``allow_missing`` the index goes without the frames that are not.
     """
     from ..stages.datasets.prepare import prepare_dataset
+    from ..stages.datasets.visibility import seen_shares
 
     roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
     chosen = workspace.root(dataset, root, configured=roots.get(dataset))
@@ -82,6 +85,7 @@ def prepare(
         cameras=cameras,
         allow_missing=allow_missing,
         follow_links=follow_links,
+        picture=picture,
     )
     if not done.missing:
         workspace.remember_root(dataset, chosen)
@@ -97,7 +101,22 @@ def prepare(
             )
     else:
         advice = left_out_of(dataset, done.left_out)
-    return Outcome(result=done.to_json(), text="\n".join([*faults, summary, advice]), exit_code=1 if faults else 0)
+    shares = seen_shares(done.views)
+    seen = [f"{camera} sees {_range(found)} of the points ({len(found)} scenes)" for camera, found in shares.items()]
+    return Outcome(
+        result={
+            **done.to_json(),
+            "seen": {camera: mean(found) for camera, found in shares.items()},
+            "fits": {found.camera: found.fits if found.clear else None for found in done.alignments},
+        },
+        text="\n".join([*faults, *seen, *map(str, done.alignments), summary, advice]),
+        exit_code=1 if faults else 0,
+    )
+
+
+def _range(shares: Sequence[float]) -> str:
+    low, high = f"{min(shares):.1%}", f"{max(shares):.1%}"
+    return low if low == high else f"{low} to {high}"
 
 
 def forecast_extraction(
@@ -149,7 +168,7 @@ def extract(
         done = extract_networks(index, settings, path, fill=fill, retry_failed=retry_failed)
     else:
         done = fill(index, settings, path, retry_failed=retry_failed)
-    advice = f"\n{done.failed} images failed; --retry-failed tries them again" if done.failed else ""
+    advice = _failures(path, done.failed)
     return Outcome(
         result={
             "cache": str(path),
@@ -164,6 +183,18 @@ def extract(
         text=f"{done.done} of {done.images} images are in {path} ({done.seconds:.0f} s).{advice}",
         exit_code=1 if done.done < done.images else 0,
     )
+
+
+def _failures(cache: Path | str, failed: int) -> str:
+    """Says how many images failed, why the first one did, and what helps."""
+    if not failed:
+        return ""
+    from ..cache.networks import part_paths
+    from ..cache.reader import FeatureReader
+
+    reason = next((reason for part in part_paths(cache) for reason in FeatureReader(part).failed.values()), "")
+    remedy = "try extract.dtype=float32; " if "not finite" in reason else ""
+    return f"\n{failed} images failed ({reason}); {remedy}--retry-failed tries them again"
 
 
 def train_together(

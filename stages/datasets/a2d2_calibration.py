@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
+from .calibration_checks import intrinsics_fault, size_fault
 from .catalogue import A2D2_COLOURS
 from .lens import Lens
-from .projection import is_invertible
 from .texts import read_object
 
 __all__ = ["View", "check_class_list", "read_view"]
@@ -37,13 +37,11 @@ def read_view(path: Path, camera: str) -> View:
     try:
         values: dict[str, Any] = found["cameras"][camera]
         width, height = (int(side) for side in values["Resolution"])
-        straight, stored = (_matrix(values, name) for name in ("CamMatrix", "CamMatrixOriginal"))
+        straight, stored = (_matrix(values, name, (width, height)) for name in ("CamMatrix", "CamMatrixOriginal"))
         kind = _KINDS.get(str(values["Lens"]))
         distortion = _numbers(values, "Distortion", kind[1]) if kind else np.zeros(0)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(f"The calibration of {camera} in {path} is damaged ({error}); {_DOWNLOAD}") from error
-    if width <= 0 or height <= 0:
-        raise DataError(f"The calibration in {path} has images of {width}x{height} pixels; {_DOWNLOAD}")
     lens = None
     if kind is not None:
         plain = {"stored": stored.tolist(), "straight": straight.tolist()}
@@ -70,10 +68,10 @@ def check_class_list(path: Path) -> None:
         )
 
 
-def _matrix(values: dict[str, Any], name: str) -> Float64[np.ndarray, "3 3"]:
+def _matrix(values: dict[str, Any], name: str, size: tuple[int, int]) -> Float64[np.ndarray, "3 3"]:
     matrix = _numbers(values, name, 9).reshape(3, 3)
-    if not is_invertible(matrix):
-        raise ValueError(f"{name} cannot be inverted, it is {matrix.tolist()}")
+    if fault := intrinsics_fault(matrix) or size_fault(matrix, size):
+        raise ValueError(f"{name} {fault}")
     return matrix
 
 

@@ -1,27 +1,34 @@
-"""Calibrations in files: ``calib.txt`` of KITTI odometry, and JSON or YAML of a user's folder.
+"""Calibration files of KITTI: odometry, object, tracking and raw recordings.
 
-``calib.txt`` holds the projection matrices P0 to P3 and ``Tr``, camera 0 from LiDAR. The other files have an entry per
-camera: ``camera: {intrinsics: 3x3, camera_from_lidar: 4x4}``.
+| benchmark | file | projection | camera 0 from LiDAR |
+|---|---|---|---|
+| odometry | ``calib.txt`` | P0 to P3 | Tr |
+| object | ``calib/000000.txt`` | P0 to P3 | R0_rect, Tr_velo_to_cam |
+| tracking | ``calib/0000.txt`` | P0 to P3 | R_rect, Tr_velo_cam |
+| raw | ``calib_cam_to_cam.txt`` | P_rect_00 to P_rect_03 | R_rect_00; R and T of ``calib_velo_to_cam.txt`` beside it |
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
-from ...files import parse_yaml
-from .projection import is_invertible
+from .calibration_checks import intrinsics_fault, pose_fault
 from .texts import read_text
 
-__all__ = ["Calibration", "read_calibration", "read_folder_calibration"]
+__all__ = ["KITTI_REMEDY", "Calibration", "read_calibration", "read_kitti_calibration"]
 
-_REMEDY = "unpack data_odometry_calib.zip again"
-_MATRIX_OF = {"image_2": "P2", "image_3": "P3"}
-_SHAPES = {"intrinsics": ((3, 3),), "camera_from_lidar": ((4, 4), (3, 4))}
+KITTI_REMEDY = "unpack data_odometry_calib.zip again"
+_ODOMETRY = (
+    f"{KITTI_REMEDY} (https://www.cvlibs.net/datasets/kitti/eval_odometry.php), or index without images: --cameras none"
+)
+_COLOUR = ("image_2", "image_3")
+#: Rotation to the rectified camera 0, and camera 0 from LiDAR.
+_ROTATIONS, _POSES = ("R0_rect", "R_rect"), ("Tr_velo_to_cam", "Tr_velo_cam")
+_RAW_ROTATION, _RAW_POSE = "R_rect_00", "calib_velo_to_cam.txt"
 
 
 class Calibration(NamedTuple):
@@ -32,84 +39,90 @@ class Calibration(NamedTuple):
 
 
 def read_calibration(path: Path) -> Mapping[str, Calibration]:
-    """Returns the calibration of the colour cameras of a sequence, by the folder of their images.
-
-    The last column p4 of P = K [I | t] holds the offset from camera 0, so that P Tr x = K (Tr x + K^-1 p4).
+    """Returns the calibration of the colour cameras of an odometry sequence, by the folder of their images.
 
     Raises:
         MissingDataError: the file is missing.
-        DataError: P2, P3 or Tr is missing, is not twelve numbers, or is not finite.
+        DataError: P2, P3 or Tr is missing, is not twelve finite numbers, or is no camera matrix or rigid transform.
     """
-    missing = (
-        f"{_REMEDY} (https://www.cvlibs.net/datasets/kitti/eval_odometry.php), or index without images: --cameras none"
-    )
-    lines = read_text(path, "calibration", _REMEDY, missing=missing).splitlines()
-    rows = {name.strip(): text for name, colon, text in (line.partition(":") for line in lines) if colon}
-    reference = np.eye(4)
-    reference[:3] = _matrix(path, rows, "Tr")
-    found = {}
-    for camera, name in _MATRIX_OF.items():
-        matrix = _matrix(path, rows, name)
+    found = _File(path, KITTI_REMEDY, missing=_ODOMETRY)
+    reference = found.pose("Tr")
+    return {camera: found.camera(f"P{camera[-1]}", reference) for camera in _COLOUR}
+
+
+def read_kitti_calibration(path: Path) -> Mapping[str, Calibration]:
+    """Returns the calibration of every camera in a file of any of KITTI's benchmarks.
+
+    Camera 2 is called ``image_2`` and, as in raw recordings, ``image_02``.
+
+    Raises:
+        MissingDataError: the file, or the second file of a raw recording, is missing.
+        DataError: a line is missing, is not of finite numbers, or is no camera matrix or rigid transform.
+    """
+    remedy = "copy it from the data set again, or describe the cameras in JSON (docs/data/folder.md)"
+    found = _File(path, remedy)
+    reference = _reference(found, remedy)
+    matrices = {name: name[-1] for name in found.rows if name in {f"P{n}" for n in range(4)} or "P_rect_0" in name}
+    cameras = {number: found.camera(name, reference) for name, number in matrices.items()}
+    return {f"{prefix}{number}": camera for number, camera in cameras.items() for prefix in ("image_", "image_0")}
+
+
+def _reference(found: "_File", remedy: str) -> Float64[np.ndarray, "4 4"]:
+    """Rectified camera 0 from LiDAR."""
+    pose = next((name for name in _POSES if name in found.rows), None)
+    if pose is not None:
+        rotation = next((name for name in _ROTATIONS if name in found.rows), _ROTATIONS[0])
+        return found.pose(rotation) @ found.pose(pose)
+    if _RAW_ROTATION in found.rows:
+        lidar = _File(found.path.with_name(_RAW_POSE), remedy)
+        camera_from_lidar = lidar.pose("R")
+        camera_from_lidar[:3, 3] = lidar.numbers("T", 3)
+        return found.pose(_RAW_ROTATION) @ camera_from_lidar
+    return found.pose("Tr")
+
+
+class _File:
+    """The lines of a calibration file: names, with a colon or without, and numbers."""
+
+    def __init__(self, path: Path, remedy: str, *, missing: str | None = None) -> None:
+        self.path, self._remedy = path, remedy
+        lines = read_text(path, "calibration", remedy, missing=missing).splitlines()
+        parts = (line.partition(":" if ":" in line else " ") for line in lines)
+        self.rows = {name.strip(): text.strip() for name, _, text in parts if name.strip()}
+
+    def numbers(self, name: str, count: int) -> Float64[np.ndarray, "count"]:
+        """Returns the ``count`` finite numbers in the line ``name``."""
+        if name not in self.rows:
+            known = ", ".join(self.rows) or "none"
+            raise DataError(f"The calibration {self.path} has no line '{name}:'; it has {known}; {self._remedy}")
+        try:
+            values = np.array([float(word) for word in self.rows[name].split()])
+        except ValueError as error:
+            raise self._error(name, f"is damaged ({error})") from error
+        if len(values) != count or not np.isfinite(values).all():
+            raise self._error(name, f"must be {count} finite numbers; it is '{self.rows[name][:60]}'")
+        return values
+
+    def pose(self, name: str) -> Float64[np.ndarray, "4 4"]:
+        """Returns the rigid transform in a line of 12 numbers, or of 9 for a rotation."""
+        columns = 3 if name.startswith("R") else 4
+        pose = np.eye(4)
+        pose[:3, :columns] = self.numbers(name, 3 * columns).reshape(3, columns)
+        if fault := pose_fault(pose):
+            raise self._error(name, fault)
+        return pose
+
+    def camera(self, name: str, reference: Float64[np.ndarray, "4 4"]) -> Calibration:
+        """Returns the camera of the projection matrix P = K [I | t] in a line.
+
+        Its last column p4 holds the offset from camera 0, so that P Tr x = K (Tr x + K^-1 p4).
+        """
+        matrix = self.numbers(name, 12).reshape(3, 4)
+        if fault := intrinsics_fault(matrix[:, :3]):
+            raise self._error(name, fault)
         camera_from_lidar = reference.copy()
         camera_from_lidar[:3, 3] += np.linalg.solve(matrix[:, :3], matrix[:, 3])
-        found[camera] = Calibration(matrix[:, :3], camera_from_lidar)
-    return found
+        return Calibration(matrix[:, :3], camera_from_lidar)
 
-
-def _matrix(path: Path, rows: Mapping[str, str], name: str) -> Float64[np.ndarray, "3 4"]:
-    if name not in rows:
-        raise DataError(f"The calibration {path} has no line '{name}:'; it has {', '.join(rows) or 'none'}; {_REMEDY}")
-    try:
-        values = np.array([float(word) for word in rows[name].split()])
-    except ValueError as error:
-        raise DataError(f"{name} in the calibration {path} is damaged ({error}); {_REMEDY}") from error
-    if len(values) != 12 or not np.isfinite(values).all():
-        raise DataError(
-            f"{name} in the calibration {path} must be 12 finite numbers; it is '{rows[name].strip()[:60]}'; {_REMEDY}"
-        )
-    matrix = values.reshape(3, 4)
-    if not is_invertible(matrix[:, :3]):
-        raise DataError(f"{name} in the calibration {path} cannot be inverted; {_REMEDY}")
-    return matrix
-
-
-@lru_cache(maxsize=1)
-def read_folder_calibration(path: Path) -> Mapping[str, Calibration]:
-    """Returns the calibration of each camera in ``path``.
-
-    Raises:
-        MissingDataError: the file is missing.
-        DataError: it is not ``camera: {intrinsics: 3x3, camera_from_lidar: 4x4}``, or a matrix is not finite or
-            cannot be inverted.
-    """
-    if path.suffix == ".txt":
-        return read_calibration(path)
-    text = read_text(path, "calibration", "restore it, or correct dataset.yaml")
-    try:
-        cameras = parse_yaml(text)
-    except ValueError as error:
-        raise DataError(f"The calibration {path} is neither JSON nor YAML ({error}); write it again") from error
-    if not isinstance(cameras, dict):
-        raise DataError(f"The calibration {path} must name cameras; it holds a {type(cameras).__name__}")
-    return {str(name): _folder_camera(path, str(name), values) for name, values in cameras.items()}
-
-
-def _folder_camera(path: Path, name: str, values: Any) -> Calibration:
-    matrices = {part: _folder_matrix(path, f"{name}.{part}", part, values) for part in _SHAPES}
-    camera_from_lidar = np.eye(4)
-    camera_from_lidar[:3] = matrices["camera_from_lidar"][:3]
-    return Calibration(matrices["intrinsics"], camera_from_lidar)
-
-
-def _folder_matrix(path: Path, key: str, part: str, values: Any) -> Float64[np.ndarray, "rows columns"]:
-    shapes = _SHAPES[part]
-    try:
-        matrix = np.array(values[part], np.float64)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{key} in the calibration {path} is missing or no matrix ({error})") from error
-    if matrix.shape not in shapes or not np.isfinite(matrix).all():
-        wanted = " or ".join(f"{rows}x{columns}" for rows, columns in shapes)
-        raise DataError(f"{key} in the calibration {path} must be {wanted} finite numbers; it is {matrix.tolist()}")
-    if not is_invertible(matrix[:3, :3]):
-        raise DataError(f"{key} in the calibration {path} cannot be inverted; it is {matrix.tolist()}")
-    return matrix
+    def _error(self, name: str, fault: str) -> DataError:
+        return DataError(f"{name} in the calibration {self.path} {fault}; {self._remedy}")

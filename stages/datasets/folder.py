@@ -12,11 +12,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from ...errors import DataError, MissingDataError
-from .calibration import read_folder_calibration
+from .calibration_checks import check_calibration
 from .checks import Check, FileFault, Remark, binary_fault, common_size, image_fault, run_checks
+from .folder_calibration import FolderCamera, read_folder_calibration
 from .folder_description import NAME, FolderDescription, Key, Names, find_files, likely_files, read_description
 from .folder_labels import read_folder_labels
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
+from .lens import Lens
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import COLUMNS, Sweep, load_sweep, points_fault, raw_fault, sweep_suffix
@@ -61,13 +63,15 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
             f" {NAME}{likely_files(root, patterns[empty])}; correct it"
         )
     keys = sorted(set[Key]().union(*files.values()))
+    images, lenses = _images(root, about, keys, files, chosen)
     return FrameIndex(
         dataset="folder",
         version="",
         root=root,
         cameras=chosen,
         frames=_frames(root, about, keys, files),
-        images=ImageTable.of(list(_images(root, about, keys, files, chosen))),
+        images=ImageTable.of(images),
+        lenses=lenses,
         described={
             "columns": about.columns or _guessed_columns(root, list(files["sweeps"].values())),
             "classes": {name: list(ids) for name, ids in about.classes.items()},
@@ -179,32 +183,52 @@ def _images(
     keys: Sequence[Key],
     files: Mapping[str, Mapping[Key, str]],
     cameras: Sequence[str],
-) -> Iterator[ImageRow]:
+) -> tuple[list[ImageRow], dict[str, Lens]]:
+    """The images of every frame, and the lenses of the cameras."""
     sizes: dict[tuple[str, ...], tuple[int, int]] = {}
+    lenses: dict[tuple[str, str], Lens | None] = {}
     each = "{frame}" in str(about.calibration)  # then each image may have a size of its own
+    rows = []
     for index, key in enumerate(keys):
         for camera in cameras:
             found = files[f"images.{camera}"]
-            sized = (camera, *key) if each and key in found else (camera, key[0])
+            scene = (camera, key[0])
+            sized = (camera, *key) if each and key in found else scene
             if sized not in sizes:
                 paths = [root / path for other, path in found.items() if other[0] == key[0]]
                 paths = paths or [root / path for path in found.values()]
                 sizes[sized] = common_size([root / found[key], *paths] if len(sized) > 2 else paths, root)
-            calibration = read_folder_calibration(root / _path(str(about.calibration), key, {}))
-            if camera not in calibration:
-                known = ", ".join(calibration)
-                raise DataError(
-                    f"{about.calibration} has no camera '{camera}'; it has {known} (see docs/data/folder.md)"
+            calibration = _calibration(root, _path(str(about.calibration), key, {}), camera, sizes[sized])
+            if lenses.setdefault(scene, calibration.lens) != calibration.lens:
+                raise DataError(f"The lens of camera '{camera}' must be the same in all frames of scene '{key[0]}'")
+            rows.append(
+                ImageRow(
+                    frame=index,
+                    key=f"{camera}/{_name(key)}",
+                    camera=camera,
+                    path=_path(about.images[camera], key, found),
+                    size=sizes[sized],
+                    intrinsics=calibration.intrinsics,
+                    camera_from_lidar=calibration.camera_from_lidar,
                 )
-            yield ImageRow(
-                frame=index,
-                key=f"{camera}/{_name(key)}",
-                camera=camera,
-                path=_path(about.images[camera], key, found),
-                size=sizes[sized],
-                intrinsics=calibration[camera].intrinsics,
-                camera_from_lidar=calibration[camera].camera_from_lidar,
             )
+    shared = {camera for camera in cameras if len({lens for (name, _), lens in lenses.items() if name == camera}) == 1}
+    names = {scene: scene[0] if scene[0] in shared else f"{scene[1]}/{scene[0]}" for scene in lenses}
+    return rows, {names[scene]: lens for scene, lens in lenses.items() if lens is not None}
+
+
+def _calibration(root: Path, path: str, camera: str, size: tuple[int, int]) -> FolderCamera:
+    cameras = read_folder_calibration(root / path)
+    if camera not in cameras:
+        raise DataError(f"{path} has no camera '{camera}'; it has {', '.join(cameras)} (see docs/data/folder.md)")
+    found, where = cameras[camera], f"camera '{camera}' in {path}"
+    if found.size not in (None, size):
+        raise DataError(
+            f"The calibration of {where} is for images of {found.size[0]}x{found.size[1]} pixels, they have"
+            f" {size[0]}x{size[1]}; scale it, or restore the images"
+        )
+    check_calibration(where, found.intrinsics, found.camera_from_lidar, size, "correct it (docs/data/folder.md)")
+    return found
 
 
 def _checks(index: FrameIndex) -> Iterator[Check]:

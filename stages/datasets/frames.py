@@ -12,6 +12,7 @@ from ...errors import DataError
 from ...progress import track
 from .index import FrameIndex
 from .labels import IGNORE, LabelMerge
+from .projection import inside_image
 from .readers import READERS, Reader
 from .sweeps import Sweep
 
@@ -148,7 +149,7 @@ def _view(
     size = index.images.size[image]
     with np.errstate(invalid="ignore", over="ignore"):  # of points that are not usable
         pixels = reader.pixels(index, image, sweep)
-        inside = np.all((pixels > 0) & (pixels < size), axis=1) & sweep.usable
+    inside = inside_image(pixels, size) & sweep.usable
     uv = (pixels[inside] / size).astype(np.float32)
     return inside, np.clip(uv, np.finfo(np.float32).tiny, _BELOW_ONE)
 

@@ -96,7 +96,8 @@ class FrameIndex:
     cameras: tuple[str, ...]
     frames: FrameTable
     images: ImageTable
-    lenses: Mapping[str, Lens] = field(default_factory=dict)  #: camera -> lens, if its images are stored distorted
+    #: Camera, or scene/camera where scenes differ -> lens, if its images are stored distorted.
+    lenses: Mapping[str, Lens] = field(default_factory=dict)
     described: Mapping[str, Any] = field(default_factory=dict)  #: columns and classes of a user's folder, as JSON
     left_out: Mapping[str, str] = field(default_factory=dict)  #: incomplete frames: key -> reason; not in the digest
 
@@ -137,6 +138,12 @@ class FrameIndex:
         images["frame"] = (np.cumsum(kept) - 1)[images["frame"]]
         everything = {**self.left_out, **left_out}
         return replace(self, frames=FrameTable(**frames), images=ImageTable(**images), left_out=everything)
+
+    def lens_of(self, image: SupportsIndex) -> Lens | None:
+        """Returns the lens of the image in row ``image``; None if it is stored as a pinhole view."""
+        row = int(image)
+        camera, scene = str(self.images.camera[row]), str(self.frames.scene[self.images.frame[row]])
+        return self.lenses.get(camera) or self.lenses.get(f"{scene}/{camera}")
 
     def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int64[np.ndarray, "chosen"]:
         """Returns the rows of the frame table where ``chosen`` holds, in order."""

@@ -15,10 +15,11 @@ Matrix = tuple[tuple[float, float, float], tuple[float, float, float], tuple[flo
 class Lens:
     """The lens of a camera as OpenCV models it; matrices are intrinsics in pixels of equally large images.
 
-    ``kind``: "fisheye" (equidistant, 4 coefficients) or "telecam" (radial and tangential, 5 or more).
+    ``kind``: "fisheye" (Kannala-Brandt: k1 to k4), or "pinhole" (k1, k2, p1, p2, then k3, then k4 to k6), which is
+    called "telecam" in A2D2.
     """
 
-    kind: Literal["fisheye", "telecam"]
+    kind: Literal["fisheye", "pinhole", "telecam"]
     stored: Matrix  #: intrinsics of the stored, distorted image
     straight: Matrix  #: intrinsics of the undistorted image
     distortion: tuple[float, ...]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, UInt
 
 from ...errors import DataError, Xd3dError
+from .calibration_checks import check_calibration
 from .catalogue import NUSCENES_32
 from .checks import FileFault
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
@@ -15,7 +16,6 @@ from .label_files import check_raw_files, read_raw_labels
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, safe_path
 from .nuscenes_tables import KeyframeTables, Record, read_keyframes, sensor_channels, stream_rows
 from .projection import image_pixels as pixels
-from .projection import is_invertible
 from .reader_arguments import choose_cameras
 from .sweeps import COLUMNS, Sweep, load_sweep
 
@@ -213,13 +213,8 @@ def _image_row(
 ) -> ImageRow:
     record = _record(tables, sample, camera)
     sensor = tables.sensors[record["calibrated_sensor_token"]]
-    intrinsics = np.array(sensor["camera_intrinsic"], np.float64)
+    intrinsics = np.array(sensor["camera_intrinsic"], np.float64).reshape(3, 3)
     transform = poses.camera_from_lidar(_record(tables, sample, _LIDAR), record)
-    if intrinsics.shape != (3, 3) or not is_invertible(intrinsics) or not is_invertible(transform):
-        raise DataError(
-            f"The calibration of {camera} in keyframe {sample['token']} is damaged (intrinsics {intrinsics.tolist()},"
-            " or a pose that is not finite or cannot be inverted); unpack the metadata again"
-        )
     if record["width"] <= 0 or record["height"] <= 0:
         raise DataError(
             f"sample_data.json gives image {record['filename']} the size {record['width']}x{record['height']};"
@@ -227,6 +222,8 @@ def _image_row(
         )
     path = safe(record["filename"], "sample_data")
     size = (int(record["width"]), int(record["height"]))
+    calibrated = f"{camera} in keyframe {sample['token']}"
+    check_calibration(calibrated, intrinsics, transform, size, "unpack the metadata again")
     return ImageRow(frame, record["token"], camera, path, size, intrinsics, transform)
 
 

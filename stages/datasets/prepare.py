@@ -1,6 +1,7 @@
-"""Stage zero in one call: indexes a data set, checks every file, and saves the index if all files are valid."""
+"""Stage zero in one call: indexes a data set, checks files and calibrations, and saves the index if all are valid."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -10,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError, DataError, MissingDataError, nearest
+from .alignment import Alignment, measure_alignment
 from .checks import FileFault
 from .index import FrameIndex
+from .pictures import draw_views
 from .readers import READERS
+from .visibility import View, check_views, view_scenes
 
 __all__ = ["PrepareSummary", "prepare_dataset"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,8 @@ class PrepareSummary:
     missing: tuple[FileFault, ...]
     incomplete: int
     left_out: Mapping[str, str]
+    views: tuple[View, ...] = ()  #: what each camera sees of a frame of each scene
+    alignments: tuple[Alignment, ...] = ()  #: whether the edges of points and images fit, by camera
 
     def to_json(self) -> dict[str, Any]:
         """Returns the summary with the keys fixed for scripts.
@@ -59,17 +67,21 @@ def prepare_dataset(
     cameras: str | Sequence[str] | None = None,
     allow_missing: bool = False,
     follow_links: bool = False,
+    picture: Path | None = None,
 ) -> PrepareSummary:
-    """Indexes ``dataset`` at ``root`` and checks every file; saves the index to ``index_folder`` if there is no fault.
+    """Indexes ``dataset`` at ``root`` and checks it; saves the index to ``index_folder`` if there is no fault.
 
+    Every file is checked, one frame of each scene is projected to its images, and a few frames are compared with them.
+
+    ``picture``: a file to draw the projected points to, over their images; also if the calibration is refused.
     With faults, an existing index stays unchanged; with ``allow_missing`` the frames that they concern are left out,
     and the index keeps the list of them. ``follow_links`` allows links out of a nuScenes root, whose tables name files;
     other data sets are listed as they lie on the disk, links included.
 
     Raises:
-        ConfigError: unknown data set or camera.
+        ConfigError: unknown data set or camera, or a picture of a data set without images is asked for.
         MissingDataError: the root, the version or a table is missing, or the root has no frame.
-        DataError: the tables are damaged, or a folder is not readable.
+        DataError: the tables are damaged, a folder is not readable, or a calibration shows no point in any image.
     """
     if dataset not in READERS:
         raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
@@ -84,6 +96,8 @@ def prepare_dataset(
         ) from error
     if not len(index.frames.key):
         raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
+    if picture and not len(index.images.key):
+        raise ConfigError(f"There is no image of {dataset} to draw points over; choose some cameras, or no --picture")
     faults = reader.check_files(index)
     incomplete = _incomplete(index, faults)
     if allow_missing and incomplete:
@@ -91,6 +105,14 @@ def prepare_dataset(
         if not len(index.frames.key):
             key, reason = next(iter(incomplete.items()))
             raise MissingDataError(f"Not one of {len(incomplete)} frames is complete; of {key}, {reason}")
+    views = [] if faults else view_scenes(index)
+    if picture and views:
+        draw_views(index, views, picture)
+    check_views(views)
+    alignments = [] if faults else measure_alignment(index)
+    for found in alignments:
+        if found.clear and not found.fits:
+            log.warning("%s; check its calibration", found)
     if not faults:
         index.save(index_folder)
     return PrepareSummary(
@@ -101,6 +123,8 @@ def prepare_dataset(
         missing=tuple(faults),
         incomplete=len(incomplete),
         left_out=index.left_out,
+        views=tuple(views),
+        alignments=tuple(alignments),
     )
 
 

@@ -1,15 +1,12 @@
 """Projection of LiDAR points to images."""
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from .index import FrameIndex
 from .sweeps import Sweep
 
-__all__ = ["image_pixels", "is_invertible", "project"]
-
-#: Smaller determinants are rounding errors.
-_SINGULAR = 1e-9
+__all__ = ["image_pixels", "inside_image", "project"]
 
 
 def project(
@@ -30,10 +27,10 @@ def project(
     return pixels, depth
 
 
-def is_invertible(matrix: Float64[np.ndarray, "size size"]) -> bool:
-    """Whether a calibration matrix is finite and invertible."""
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(matrix).all() and _SINGULAR < abs(np.linalg.det(matrix)) < np.inf)
+def inside_image(pixels: Float64[np.ndarray, "points 2"], size: Int64[np.ndarray, "2"]) -> Bool[np.ndarray, "points"]:
+    """Returns which pixels (x, y; NaN behind the camera) are strictly inside an image of ``size`` (width, height)."""
+    with np.errstate(invalid="ignore"):
+        return np.all((pixels > 0) & (pixels < size), axis=1)
 
 
 def image_pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from .calibration import Calibration, read_calibration
+from .calibration import KITTI_REMEDY, Calibration, read_calibration
+from .calibration_checks import check_calibration
 from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
 from .listing import IMAGE_SUFFIXES, find_stems, stems
@@ -129,10 +130,13 @@ def _views(folder: Path, cameras: Sequence[str]) -> list[tuple[str, Calibration,
         return []
     calibration = read_calibration(folder / "calib.txt")
     paths = {camera: find_stems(folder / camera, IMAGE_SUFFIXES) for camera in cameras}
-    return [
+    views = [
         (camera, calibration[camera], common_size(sorted(paths[camera].values()), folder / camera), paths[camera])
         for camera in cameras
     ]
+    for camera, found, size, _ in views:
+        check_calibration(f"{folder}/{camera}", *found, size, KITTI_REMEDY)
+    return views
 
 
 def _image_rows(root: Path, recording: Recording, cameras: Sequence[str], first: int) -> list[ImageRow]:

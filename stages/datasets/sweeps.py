@@ -86,6 +86,13 @@ class Sweep:
         """Which points have usable coordinates; the others are dropped wherever points are used."""
         return usable_rows(self.points)
 
+    def only_usable(self) -> "Sweep":
+        """Returns the sweep without the points that have no usable coordinates."""
+        if self.usable.all():
+            return self
+        pixels = None if self.pixels is None else self.pixels[self.usable]
+        return replace(self, points=self.points[self.usable], pixels=pixels)
+
     def fault(self, *, most: float = 0.5) -> str | None:
         """Returns what is wrong with the coordinates if more than the share ``most`` of the points has none, or None.
 

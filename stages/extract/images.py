@@ -214,6 +214,6 @@ class PictureSource:
             self.root / str(self.index.images.path[image]),
             image_size=self.image_size,
             stored_size=(int(width), int(height)),
-            lens=self.index.lenses.get(str(self.index.images.camera[image])),
+            lens=self.index.lens_of(image),
             decoding=self.decoding,
         )

@@ -10,6 +10,7 @@ modification time. Without that cache only time is lost.
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -26,16 +27,21 @@ __all__ = [
     "WEIGHTS",
     "check_files",
     "check_parts",
+    "PICKLES",
+    "conversion",
     "deciding_files",
     "file_digest",
     "folder_digest",
     "folder_kind",
     "processor_file",
     "recall",
+    "refuse_pointer",
     "remember",
+    "snapshot_folder",
     "unet_folder",
     "weight_files",
     "weight_patterns",
+    "weights_instead",
 ]
 
 #: parts of a model, each with its config
@@ -52,6 +58,8 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")  #: suffixes of weights that are not read
+_POINTER = b"version https://git-lfs"
 
 Kind = Literal["diffusers", "transformers", "onnx"]
 CONFIG, VISION_WEIGHTS = "config.json", "model.safetensors"  #: of a network of transformers
@@ -100,22 +108,79 @@ def processor_file(path: Path) -> Path:
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:
-    """Returns the weight files of a part in ``folder``: one file, or an index and its shards; empty if none exist."""
+    """Returns the weight files of a part in ``folder``: one file, or an index and its shards; empty if none exist.
+
+    Files of the variant ``fp16`` count if there are no others.
+    """
     return _weight_files(folder, WEIGHTS[part])
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
-    whole = folder / name
-    if whole.is_file():
-        return [whole]
-    index = whole.with_name(f"{whole.name}.index.json")
-    if not index.is_file():
-        return []
-    shards = sorted(set(read_json(index)["weight_map"].values()))
-    missing = [shard for shard in shards if not (folder / Path(shard).name).is_file()]
-    if missing:
-        raise ModelError(f"{folder} lacks {', '.join(missing)}, which {index.name} names; copy the model again")
-    return [index, *(folder / Path(shard).name for shard in shards)]
+    stem, suffix = name.rsplit(".", 1)
+    for variant in ("", ".fp16"):
+        whole = folder / f"{stem}{variant}.{suffix}"
+        if whole.is_file():
+            return [whole]
+        index = folder / f"{stem}.{suffix}.index{variant}.json"
+        if index.is_file():
+            shards = sorted(set(read_json(index)["weight_map"].values()))
+            missing = [shard for shard in shards if not (folder / Path(shard).name).is_file()]
+            if missing:
+                raise ModelError(f"{folder} lacks {', '.join(missing)}, which {index.name} names; copy the model again")
+            return [index, *(folder / Path(shard).name for shard in shards)]
+    return []
+
+
+def weights_instead(folder: Path, name: str) -> str:
+    """Returns a clause on what ``folder`` holds instead of weights ``name``, and how to convert it; "" if nothing."""
+    stem = name.removesuffix(".safetensors")
+    if shards := sorted(folder.glob(f"{stem}*-of-*.safetensors")):
+        return f"; it has {shards[0].name} but not the index {name}.index.json: copy the whole folder"
+    if others := sorted(folder.glob("*.safetensors")):
+        return f"; it has {others[0].name}: if these are the weights, rename it"
+    pickles = sorted(file for file in folder.glob("*") if file.suffix in PICKLES)
+    return f"; it has {pickles[0].name}, {conversion(pickles[0], folder / name)}" if pickles else ""
+
+
+def conversion(pickle: Path, target: Path) -> str:
+    """Returns a clause on a pickle of tensors: why it is not read, and the command that converts it to ``target``."""
+    return (
+        "a pickle, which is not read since it can run code; convert it with: python -c 'import sys, torch; from"
+        ' safetensors.torch import save_file; s = torch.load(sys.argv[1], "cpu", weights_only=True); s ='
+        ' s.get("state_dict", s); save_file({k: v.clone().contiguous() for k, v in s.items() if torch.is_tensor(v)},'
+        f" sys.argv[2])' {shlex.quote(str(pickle))} {shlex.quote(str(target))}"
+    )
+
+
+def refuse_pointer(file: Path) -> None:
+    """Checks that ``file`` is not what Git LFS leaves in place of a large file.
+
+    Raises:
+        ModelError: it is.
+    """
+    with file.open("rb") as content:
+        if content.read(len(_POINTER)) == _POINTER:
+            raise ModelError(
+                f"{file} is a pointer of Git LFS, not the file itself; run 'git lfs pull' in {file.parent}, or download"
+                " the file"
+            )
+
+
+def snapshot_folder(folder: Path) -> Path:
+    """Returns the snapshot in a folder of the hub's cache (``models--owner--name``); other folders as they are.
+
+    Raises:
+        ModelError: it has several snapshots, and none is called main.
+    """
+    snapshots, main = folder / "snapshots", folder / "refs" / "main"
+    if not snapshots.is_dir() or (folder / "unet").is_dir():
+        return folder
+    known = sorted(entry for entry in snapshots.iterdir() if entry.is_dir())
+    current = snapshots / main.read_text(encoding="utf-8").strip() if main.is_file() else None
+    if current in known or len(known) == 1:
+        return current if current in known and current else known[0]
+    names = ", ".join(str(entry) for entry in known) or "none"
+    raise ModelError(f"{folder} is a folder of the hub's cache; give one of its snapshots (found: {names})")
 
 
 def weight_patterns(part: str) -> list[str]:
@@ -143,11 +208,13 @@ def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]
         return
     processor_file(path)
     if weights == "pretrained" and not _weight_files(path, VISION_WEIGHTS):
-        others = ", ".join(sorted(file.name for file in path.glob("*.bin"))) or "no weights"
+        instead = weights_instead(path, VISION_WEIGHTS) or "; fetch the weights"
         raise ModelError(
-            f"The model folder {path} has no {VISION_WEIGHTS} (found: {others}); convert the weights to safetensors, "
-            "because other formats can run code, or set extract.weights to random to try it without"
+            f"The model folder {path} lacks {VISION_WEIGHTS}{instead}, or set extract.weights to random to try it"
+            " without"
         )
+    for file in _weight_files(path, VISION_WEIGHTS) if weights == "pretrained" else ():
+        refuse_pointer(file)
 
 
 def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
@@ -165,10 +232,13 @@ def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
         if not (path / part / config).is_file():
             raise ModelError(f"The part '{part}' of the model folder {path} lacks {config}; copy the model again")
         if weights == "pretrained" and part in WEIGHTS and not weight_files(path / part, part):
+            instead = weights_instead(path / part, WEIGHTS[part]) or "; fetch the weights"
             raise ModelError(
-                f"The part '{part}' of the model folder {path} lacks {WEIGHTS[part]}; "
-                "fetch the weights, or set extract.weights to random to try it without"
+                f"The part '{part}' of the model folder {path} lacks {WEIGHTS[part]}{instead}, or set extract.weights"
+                " to random to try it without"
             )
+        for file in weight_files(path / part, part) if weights == "pretrained" and part in WEIGHTS else ():
+            refuse_pointer(file)
 
 
 def unet_folder(path: Path) -> Path:
@@ -181,7 +251,10 @@ def unet_folder(path: Path) -> Path:
     if not (found / CONFIGS["unet"]).is_file() or not weight_files(found, "unet"):
         raise ModelError(
             f"The folder {path} holds no UNet: it needs {CONFIGS['unet']} and {WEIGHTS['unet']}, there or in unet/"
+            f"{weights_instead(found, WEIGHTS['unet'])}"
         )
+    for file in weight_files(found, "unet"):
+        refuse_pointer(file)
     return found
 
 

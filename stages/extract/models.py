@@ -6,6 +6,7 @@ reported before anything heavy is loaded, and requests to the hub have a timeout
 within seconds.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,12 +25,16 @@ from .catalogue import (
 )
 from .model_files import (
     CONFIGS,
+    PICKLES,
     Kind,
     check_files,
+    conversion,
     deciding_files,
     file_digest,
     folder_digest,
     folder_kind,
+    refuse_pointer,
+    snapshot_folder,
     unet_folder,
     weight_files,
 )
@@ -135,7 +140,9 @@ def resolve_model(
     if name in PACKAGED_NAMES:
         path = PACKAGED / name
     elif folder.is_dir():
-        path = folder.resolve()
+        path = snapshot_folder(folder.resolve())
+    elif folder.is_file():
+        raise ModelError(_one_file(folder))
     elif is_hub_name(name):
         path = find_local(name) or fetch_model(name, offline=offline)[0]
     else:
@@ -172,9 +179,22 @@ def resolve_unet(name: str, *, offline: bool = False) -> Path:
             )
         path = find_local(name, unet=True) or fetch_model(name, unet=True, offline=offline)[0]
     if path.is_file():
+        if path.suffix in PICKLES:
+            how = conversion(path, path.with_suffix(".safetensors"))
+            raise ModelError(f"The UNet weights {path} are no .safetensors file, but {how}")
         if path.suffix != ".safetensors":
-            raise ModelError(
-                f"The UNet weights {path} are no .safetensors file; convert them, other formats can run code"
-            )
+            raise ModelError(f"The UNet weights {path} are no .safetensors file; convert them")
+        refuse_pointer(path)
         return path.absolute()
-    return unet_folder(path).absolute()
+    return unet_folder(snapshot_folder(path)).absolute()
+
+
+def _one_file(path: Path) -> str:
+    """Says how a checkpoint in one file becomes a model folder."""
+    names = f"{shlex.quote(str(path))} {shlex.quote(str(path.with_suffix('')))}"
+    return (
+        f"The model {path} is one file, a checkpoint; a model is a folder in diffusers' layout. Convert it with: python"
+        " -c 'import sys; from diffusers import StableDiffusionPipeline as P;"
+        f" P.from_single_file(sys.argv[1]).save_pretrained(sys.argv[2])' {names}; if it holds only a UNet of diffusers,"
+        " give it as extract.unet"
+    )

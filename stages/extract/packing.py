@@ -4,6 +4,7 @@ In half precision the weights of a full-size UNet are 1.7 GB, and torch reorders
 round differently, so they are not used in float32, which matches stock diffusers bit for bit.
 """
 
+import math
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -291,7 +292,8 @@ def _first(module: nn.Module, pack: Pack, method: str, *inputs: Any, **named: An
         found = packed(*inputs, **named)
     except RuntimeError:  # oneDNN has no such kernel on this machine
         return stock
-    if not torch.allclose(found, stock, rtol=TOLERANCE, atol=TOLERANCE * float(stock.float().std())):
+    spread = float(stock.float().std())  # not finite if the layer overflows: the extraction reports that
+    if not math.isfinite(spread) or not torch.allclose(found, stock, rtol=TOLERANCE, atol=TOLERANCE * spread):
         return stock
     setattr(module, method, packed)
     return found

@@ -33,6 +33,9 @@ __all__ = [
 #: names that early releases of the autoencoder's file give to its attention layers, and today's
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
+#: what torch.compile puts into names, and what DistributedDataParallel and whole checkpoints put before them
+COMPILED, WRAPPED = "_orig_mod.", re.compile(r"^(?:module\.|model\.diffusion_model\.|unet\.)+")
+
 
 def load_unet(model: ModelFolder, dtype: torch.dtype) -> Any:
     """Build the ``UNet2DConditionModel`` of a folder, in evaluation mode, on the CPU."""
@@ -69,9 +72,20 @@ def load_text_encoder(model: ModelFolder) -> Any:
             encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
             encoder.load_state_dict(random_state(encoder, "text_encoder", model.seed))
         else:
-            encoder = CLIPTextModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            stored = model.weight_files("text_encoder")[0].name
+            encoder, found = CLIPTextModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                variant="fp16" if ".fp16" in stored else None,
+                output_loading_info=True,
             )
+            if found["missing_keys"]:  # transformers draws them at random
+                raise ModelError(
+                    f"{folder / stored} lacks {len(found['missing_keys'])} tensors of the text encoder, such as"
+                    f" '{min(found['missing_keys'])}'; {_explained(sorted(found['unexpected_keys']))}"
+                )
     return encoder.eval()
 
 
@@ -128,6 +142,7 @@ def _stored_state(
 
     wanted = {name: values.shape for name, values in module.state_dict().items()}
     state: dict[str, Tensor] = {}
+    strangers: list[str] = []
     for file in model.weight_files(part):
         if file.suffix != ".safetensors":
             continue
@@ -135,7 +150,10 @@ def _stored_state(
             for key in stored.keys():  # noqa: SIM118 - not a mapping
                 name = _current_name(key, wanted)
                 if name not in wanted:
+                    strangers.append(key)
                     continue
+                if name in state and name != key:
+                    continue  # the tensor without a prefix counts
                 values = stored.get_tensor(key)
                 if values.numel() != wanted[name].numel():
                     raise ModelError(
@@ -147,15 +165,31 @@ def _stored_state(
     if missing:
         raise ModelError(
             f"The weights of '{part}' in {model.weight_files(part)[0].parent} lack {len(missing)} tensors that its "
-            f"config asks for, such as '{missing[0]}'; weights and config belong to different models"
+            f"config asks for, such as '{missing[0]}'; {_explained(strangers)}"
         )
     return state
 
 
+def _explained(strangers: list[str]) -> str:
+    """Says what weights are, by the names that a module of diffusers does not have."""
+    if any(".input_blocks." in f".{key}" or key.startswith("first_stage_model.") for key in strangers):
+        return (
+            "they have the names of the original Stable Diffusion code: convert the whole checkpoint to a folder with"
+            " diffusers' StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR)"
+        )
+    if any("lora" in key.lower() for key in strangers):
+        return "they are a LoRA: fuse it into its model with diffusers, and save that"
+    also = f" (they have '{strangers[0]}')" if strangers else ""
+    return f"weights and config belong to different models{also}"
+
+
 def _current_name(key: str, known: Container[str]) -> str:
-    """Name a stored tensor as today's modules do."""
-    renamed = re.sub(r"\.(query|key|value|proj_attn)\.", lambda match: f".{OLD_ATTENTION[match[1]]}.", key)
-    return key if key in known else renamed
+    """Name a stored tensor as today's modules do, without the prefixes of wrappers."""
+    if key in known:
+        return key
+    plain = WRAPPED.sub("", key.replace(COMPILED, ""))
+    renamed = re.sub(r"\.(query|key|value|proj_attn)\.", lambda match: f".{OLD_ATTENTION[match[1]]}.", plain)
+    return plain if plain in known else renamed
 
 
 @contextmanager

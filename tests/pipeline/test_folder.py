@@ -62,7 +62,7 @@ def test_the_example_of_the_guide_trains_and_evaluates(own_folder, tmp_path):
 
 
 def test_an_example_of_a_calibration_is_one_that_is_read(tmp_path):
-    from xd3d.stages.datasets.calibration import read_folder_calibration
+    from xd3d.stages.datasets.folder_calibration import read_folder_calibration
 
     (text,) = re.findall(r"```json\n(.*?)```", GUIDE, flags=re.DOTALL)
     (tmp_path / "calibration.json").write_text(text)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from xd3d.errors import ConfigError, DataError, MissingDataError
-from xd3d.stages.datasets.calibration import read_folder_calibration
 from xd3d.stages.datasets.folder import build_index, check_files
+from xd3d.stages.datasets.folder_calibration import read_folder_calibration
 from xd3d.stages.datasets.folder_description import find_files
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.index import FrameIndex
