@@ -1,6 +1,5 @@
 """Files as disks have them: images by their content, texts of any system, links, and folders that are listed alike."""
 
-import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -101,21 +100,34 @@ def test_a_folder_without_images_names_what_it_holds(copy_of):
         semantickitti.build_index(root)
 
 
+def scaled(calibration: str, scale: tuple[float, ...]) -> str:
+    """KITTI's projection matrices for images that were scaled by x and y."""
+    lines = []
+    for name, _, numbers in (line.partition(":") for line in calibration.splitlines() if line.strip()):
+        values = np.array(numbers.split(), float)
+        if name.startswith("P"):
+            values = (values.reshape(3, 4) * np.array(scale)[:, None]).ravel()
+        lines.append(f"{name}: {' '.join(map(repr, values.tolist()))}")
+    return "\n".join(lines) + "\n"
+
+
 def test_images_of_several_sizes_need_a_calibration_each(copy_of):
     root = copy_of("folder")
     paths = sorted((root / "dataset/sequences/00/image_2").glob("*.png"))
-    with Image.open(paths[0]) as image:
-        image.resize((120, 40)).save(paths[0])
+    with Image.open(paths[-1]) as image:
+        scale = 120 / image.width, 40 / image.height, 1
+        image.resize((120, 40)).save(paths[-1])
     assert any("120x40" in fault.reason for fault in folder.check_files(folder.build_index(root)))
     for scene in (root / "dataset/sequences").iterdir():
         for path in scene.glob("image_2/*.png"):
             (scene / "calib").mkdir(exist_ok=True)
-            shutil.copy(scene / "calib.txt", scene / f"calib/{path.stem}.txt")
+            text = (scene / "calib.txt").read_text()
+            (scene / f"calib/{path.stem}.txt").write_text(scaled(text, scale) if path == paths[-1] else text)
     text = (root / "dataset.yaml").read_text()
     (root / "dataset.yaml").write_text(text.replace("calib.txt", "calib/{frame}.txt"))
     index = folder.build_index(root)
     assert folder.check_files(index) == []
-    assert index.images.size[index.images.path == paths[0].relative_to(root).as_posix()].tolist() == [[120, 40]]
+    assert index.images.size[index.images.path == paths[-1].relative_to(root).as_posix()].tolist() == [[120, 40]]
 
 
 def test_a_pattern_with_another_suffix_names_the_files_that_are_there(copy_of):
