@@ -30,6 +30,7 @@ def test_without_a_gpu_it_says_so_and_ends_well(tmp_path):
     assert facts["checks"] == {}
 
 
+@pytest.mark.slow
 def test_one_failing_check_leaves_the_others_running(tmp_path):
     only = ("environment", "stage_one", "backends", "stage_one_speed")
     done, facts = run(tmp_path, "--device", "cpu", "--model", str(tmp_path / "gone"), "--only", *only)
@@ -62,7 +63,7 @@ def script(monkeypatch):
         sys.modules.pop(name)
 
 
-def test_a_check_that_does_not_end_is_stopped_and_one_that_ends_without_a_word_is_told(script, tmp_path):
+def test_a_check_that_does_not_end_is_stopped_and_one_that_ends_without_a_word_is_reported(script, tmp_path):
     gpu_check, gpu_bench = script
     bench = gpu_bench.Bench(folder=tmp_path, device="cpu", scale=gpu_bench.REDUCED)
     stopped = gpu_check.check("environment", bench, time.monotonic() + 0.2)

@@ -71,7 +71,7 @@ def test_what_a_launcher_says_is_read_where_processes_are_to_join(environment):
 )
 def test_numbers_that_name_no_process_are_refused(environment, values):
     environment(**values)
-    with pytest.raises(RunError, match=r"The environment says RANK=.*WORLD_SIZE=.*unset"):
+    with pytest.raises(RunError, match=r"RANK=.*WORLD_SIZE=.*unset"):
         launched_rank()
 
 
@@ -82,7 +82,7 @@ def test_each_of_several_processes_takes_its_own_gpu_or_the_only_one_it_is_shown
     gpus(1)  # srun --gpus-per-task=1
     assert [select_device("auto", process=rank) for rank in ranks] == [torch.device("cuda", 0)] * 4
     gpus(2)
-    with pytest.raises(RunError, match="Process 3 of this machine has no GPU: PyTorch sees 2"):
+    with pytest.raises(RunError, match=r"Process 3 of.*GPU:.*sees 2"):
         select_device("auto", process=ranks[3])
     assert select_device("cpu", process=ranks[3]) == torch.device("cpu")
 
@@ -90,7 +90,7 @@ def test_each_of_several_processes_takes_its_own_gpu_or_the_only_one_it_is_shown
 def test_cuda_by_name_without_a_gpu_is_an_error_and_auto_is_the_cpu(gpus):
     gpus(0)
     assert select_device("auto") == select_device("cpu") == torch.device("cpu")
-    with pytest.raises(BackendError, match=r"extract\.device is cuda, and PyTorch sees no CUDA device.*auto or cpu"):
+    with pytest.raises(BackendError, match=r"extract\.device.*CUDA"):
         select_device("cuda", setting="extract.device")
 
 

@@ -83,7 +83,7 @@ def record_of(config):
 @pytest.mark.parametrize(
     "key", [f"{group}.{key}" for group in RECORDED for key, _ in dotted_values(getattr(Config(), group))]
 )
-def test_a_run_goes_on_with_another_value_where_the_setting_is_marked_and_nowhere_else(tmp_path, key):
+def test_a_run_resumes_with_another_value_where_the_setting_is_marked_and_nowhere_else(tmp_path, key):
     record = record_of(Config())
     write_record(tmp_path, record)
     group, name = key.split(".")
@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_another_value_where_the_setting_is_marked_and_nowher
     if key in MARKED[Mark.FREE] | MARKED[Mark.MACHINE]:
         assert open_record(tmp_path, changed) is not None
     else:
-        with pytest.raises(RunError, match=f'  {key}: expected .*, found "something else"'):
+        with pytest.raises(RunError, match=f'{key}: expected.*"something else"'):
             open_record(tmp_path, changed)
 
 

@@ -88,7 +88,7 @@ def test_one_flipped_bit_is_refused_and_found(compact, name):
     data = bytearray(file.read_bytes())
     data[0] ^= 1
     file.write_bytes(data)
-    with pytest.raises(CacheError, match=rf"'image-0008' \(row 8\).*array {name}, file .*crc32c"):
+    with pytest.raises(CacheError, match=rf"'image-0008' \(row 8\).*array {name}, file.*crc32c"):
         reader.read([8])
     assert [(fault["image"], fault["array"]) for fault in verify_cache(compact)["damaged"]] == [("image-0008", name)]
 

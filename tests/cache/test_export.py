@@ -33,7 +33,7 @@ def test_some_images_are_a_whole_cache_that_the_same_settings_read(
     assert Commit.read(open_store(tmp_path / "out"), 0).clamped == {"features/up1": {0: 1, 2: 1}}
     by_key = FeatureReader(tmp_path / "out", expected=whole.layout.identity, keys=whole.image_keys)
     assert_same(by_key.read([9, 4, 8]), whole.read([9, 4, 8]))
-    with pytest.raises(CacheError, match=r"'image-0000' is not in the cache .* which holds 4 of 18"):
+    with pytest.raises(CacheError, match=r"'image-0000'.*holds 4 of 18"):
         by_key.read([0])
     with pytest.raises(CacheError, match=r"image-0005.*dark"):
         by_key.read([5])
@@ -61,7 +61,7 @@ def test_a_tap_without_agents_may_go_and_the_rest_is_as_if_it_never_was(cache):
     assert FeatureReader(out).fingerprint == {**FeatureReader(cache).fingerprint, "taps": ["up1"]}
 
 
-def test_an_interrupted_export_goes_on_and_another_one_is_refused(cache):
+def test_an_interrupted_export_resumes_and_another_one_is_refused(cache):
     out = cache.parent / "out"
     export_cache(cache, out)
     whole = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and "/c/" in str(file)}
@@ -76,7 +76,7 @@ def test_an_interrupted_export_goes_on_and_another_one_is_refused(cache):
 
 def test_what_is_not_there_or_damaged_is_named(cache):
     out = cache.parent / "out"
-    with pytest.raises(CacheError, match="no tap 'up2': did you mean 'up1'"):
+    with pytest.raises(CacheError, match=r"'up2':.*'up1'"):
         export_cache(cache, out, taps=["up2"])
     with pytest.raises(CacheError, match="such as 'image-1'"):
         export_cache(cache, out, images=["image-1", "image-0001"])
@@ -84,5 +84,5 @@ def test_what_is_not_there_or_damaged_is_named(cache):
     data = bytearray(file.read_bytes())
     data[5] ^= 1
     file.write_bytes(data)
-    with pytest.raises(CacheError, match=r"image-0004.*damaged.*cache repair"):
+    with pytest.raises(CacheError, match=r"image-0004.*cache repair"):
         export_cache(cache, out)

@@ -65,7 +65,7 @@ def test_a_reader_that_wants_no_memberships_does_not_read_them(second_cache):
     wanted = reader.allocate(3, taps=["rgb"])
     assert (list(wanted.maps), list(wanted.agents)) == (["rgb"], [])
     assert wanted.first(2).assignment.shape == (2, 4, 3, 5)
-    with pytest.raises(CacheError, match=r"array agents/assignment.*missing"):
+    with pytest.raises(CacheError, match=r"agents/assignment.*missing"):
         reader.read([2, 0])
 
 
@@ -141,7 +141,7 @@ def test_a_cache_keeps_the_format_it_was_begun_in(tmp_path, open_writer, feature
     assert tree(tmp_path / "cache") == tree(tmp_path / "first")
     with open_writer(tmp_path / "second", grid=GRID) as writer:
         fill(writer, lambda rows: with_memberships(features_of_rows(rows)))
-    with pytest.raises(CacheMismatchError, match="grid: expected None, found TapSpec"):
+    with pytest.raises(CacheMismatchError, match="grid"):
         open_writer(tmp_path / "second")
     with pytest.raises(CacheMismatchError, match="grid: expected TapSpec"):
         open_writer(tmp_path / "second", grid=replace(GRID, height=4, extent=(4.0, 5.0), name="up2"))

@@ -33,7 +33,7 @@ def test_a_writer_that_shares_the_cache_killed_at_some_steps_resumes_to_the_same
 
 
 @pytest.mark.parametrize("mode", ["ENOSPC", "EROFS", "EACCES"])
-def test_a_disk_that_fails_at_some_steps_loses_nothing_and_the_writer_goes_on(tmp_path, mode):
+def test_a_disk_that_fails_at_some_steps_loses_nothing_and_the_writer_resumes(tmp_path, mode):
     assert interrupt(tmp_path, mode, 5) > 25
 
 

@@ -138,7 +138,7 @@ def test_metadata_that_is_no_metadata_is_a_cache_error(cache, name, text):
 )
 def test_an_array_that_contradicts_the_manifest_is_refused_with_both_values(cache, key, value):
     edit(cache / "features/up1/zarr.json", lambda m: m.update({key: value}))
-    with pytest.raises(CacheError, match=f"zarr.json .*{key}: expected .*, found "):
+    with pytest.raises(CacheError, match=rf"zarr.json .*{key}: expected .*, found "):
         FeatureReader(cache)
 
 
@@ -156,7 +156,7 @@ def test_a_folder_without_a_cache_says_how_to_make_one(tmp_path):
 
 def test_another_format_number_names_both(cache):
     edit_manifest(cache, lambda m: m.update(format=3))
-    with pytest.raises(CacheError, match="has format 3, this version reads 1 and 2"):
+    with pytest.raises(CacheError, match=r"format 3.*reads 1 and 2"):
         load_layout(LocalStore(root=cache))
 
 

@@ -115,7 +115,7 @@ def test_children_of_every_kind_read_while_threads_of_the_parent_do(cache, tmp_p
 
 
 @pytest.mark.timeout(200)
-def test_a_loader_under_way_is_refused_in_a_forked_child_and_goes_on_in_the_parent(cache, tmp_path):
+def test_a_loader_under_way_is_refused_in_a_forked_child_and_resumes_in_the_parent(cache, tmp_path):
     run(LOADER_UNDER_WAY, cache, tmp_path)
 
 

@@ -119,7 +119,7 @@ def test_a_dropped_shard_of_an_export_is_exported_again(made, tmp_path):
     assert tree(tmp_path / "part") == sound
 
 
-def test_a_cache_of_another_version_or_in_use_or_behind_a_link_is_left_alone(made, open_writer, tmp_path):
+def test_a_cache_of_another_version_or_in_use_or_behind_a_link_is_untouched(made, open_writer, tmp_path):
     with pytest.raises(CacheError, match="xd3d extract-features"):
         repair_cache(tmp_path / "nothing")
     with open_writer(made, recipe=RECIPE), pytest.raises(CacheError, match="Another writer"):

@@ -31,7 +31,7 @@ def test_rows_lie_back_to_back_before_an_index_with_its_own_crc32c(tmp_path):
 
 def test_an_index_of_the_rows_there_are_is_accepted(file):
     check_index(LocalFile(file), slots=5, rows=3, row_bytes=8)
-    with pytest.raises(CacheError, match="index at byte 24"):
+    with pytest.raises(CacheError, match="byte 24"):
         check_index(LocalFile(file), slots=5, rows=2, row_bytes=8)
 
 
@@ -39,8 +39,8 @@ def test_a_flipped_index_and_a_short_file_are_refused(file):
     data = bytearray(file.read_bytes())
     data[30] ^= 4
     file.write_bytes(data)
-    with pytest.raises(CacheError, match="index at byte 24 is damaged"):
+    with pytest.raises(CacheError, match="byte 24 is"):
         check_index(LocalFile(file), slots=5, rows=3, row_bytes=8)
     file.write_bytes(b"")
-    with pytest.raises(CacheError, match="0 bytes, too few"):
+    with pytest.raises(CacheError, match="0 bytes"):
         check_index(LocalFile(file), slots=5, rows=3, row_bytes=8)

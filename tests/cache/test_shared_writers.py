@@ -52,7 +52,7 @@ def test_a_shared_writer_of_other_settings_is_refused_and_leaves_no_lock(tmp_pat
     assert list((tmp_path / "locks").iterdir()) == []
 
 
-def test_a_co_workers_staged_files_are_left_alone(tmp_path, open_writer, features_of_rows):
+def test_a_co_workers_staged_files_are_untouched(tmp_path, open_writer, features_of_rows):
     with open_writer(tmp_path, shared=True) as first:
         staged = tmp_path / "staging" / f"features,up1,c,0,0,0,0.{first._lock.owner}.partial"
         staged.touch()

@@ -140,7 +140,7 @@ def test_a_shard_with_a_damaged_record_is_pending_again(cache, open_writer):
         assert [shard.index for shard in writer.pending_shards()] == [2]
 
 
-def test_two_writers_on_one_cache_the_second_is_told_who_the_first_is(cache, open_writer):
+def test_two_writers_on_one_cache_the_second_is_reported_who_the_first_is(cache, open_writer):
     with open_writer(cache), pytest.raises(CacheError, match=f"pid {os.getpid()} on"):
         open_writer(cache)
     open_writer(cache).close()
@@ -185,7 +185,7 @@ def test_a_cache_of_other_settings_is_refused_field_by_field(cache, open_writer,
     open_writer(cache).close()
 
 
-def test_a_folder_in_use_for_other_things_is_left_alone(tmp_path, open_writer):
+def test_a_folder_in_use_for_other_things_is_untouched(tmp_path, open_writer):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(CacheError, match=r"thesis\.tex"):
         open_writer(tmp_path)

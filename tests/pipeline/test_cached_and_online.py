@@ -46,7 +46,7 @@ def test_losses_of_20_steps_and_in_every_mode_are_equal_when_features_come_from_
     jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
     jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False, sharing=Sharing())
     other = next(each for each in PROFILES if each != profile)
-    with pytest.raises(CacheMismatchError, match=rf'profile: expected "{other}", found "{profile}"'):
+    with pytest.raises(CacheMismatchError, match=rf'profile:.*"{other}",.*"{profile}"'):
         jobs.train(workspace, "default", [*SMALL, f"extract.profile={other}"], cached=True, run=tmp_path / "refused")
     assert_equal_losses(workspace, settings, steps=20)
     assert in_every_mode(workspace, settings, cached=True) == in_every_mode(workspace, settings, cached=False)

@@ -22,7 +22,7 @@ def told(done, code=0):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_damage_is_refused_by_training_and_mended_by_a_bare_repair_and_parts_are_exported(xd3d, city, tmp_path):
+def test_damage_is_refused_by_training_and_repaired_by_a_bare_repair_and_parts_are_exported(xd3d, city, tmp_path):
     told(xd3d("prepare", "--root", str(city), "--json"))
     path = tmp_path / told(xd3d("extract-features", *SMALL, "--json"))["cache"]
     shards = sorted((path / "features/up1/c").glob("*/*/*/*"))

@@ -44,7 +44,7 @@ def test_from_extraction_to_scores_with_the_cache_in_a_bucket(workspace, new_buc
     info = json.loads(xd3d("cache", "info", cache, "--json").stdout.splitlines()[-1])
     assert (info["cache"], info["done"]) == (cache, info["images"])
     assert json.loads(xd3d("cache", "verify", cache, "--json").stdout.splitlines()[-1])["ok"]
-    with pytest.raises(CacheError, match=r"no cached features of nuscenes in .*/cache\. .*xd3d extract-features"):
+    with pytest.raises(CacheError, match=r"/cache.*xd3d extract-features"):
         jobs.train(workspace, "default", SMALL, cached=True, run=None)
     assert jobs.train(workspace, "default", settings, cached=True, run=None).result["steps"] == 4
     assert jobs.evaluate(workspace, None, split=None, side="target", absent=None).result["points"] > 0

@@ -27,7 +27,7 @@ def encoded(image, kind):
     return file.getvalue()
 
 
-def test_bad_images_are_recorded_odd_ones_are_read_and_mended_ones_retried(xd3d, broken_root):
+def test_bad_images_are_recorded_odd_ones_are_read_and_repaired_ones_retried(xd3d, broken_root):
     root = broken_root()
     assert xd3d("prepare", "--root", str(root)).returncode == 0
     files = sorted(root.glob("samples/CAM_FRONT/*.jpg"))

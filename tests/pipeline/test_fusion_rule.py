@@ -70,7 +70,7 @@ def test_a_record_without_a_rule_means_the_sum(workspace):
     assert evaluate(workspace, "old", fusion="product-prior")["confusion"]["fused"] != card["confusion"]["fused"]
 
 
-def test_an_old_run_goes_on_with_the_sum_and_no_other_rule(workspace):
+def test_an_old_run_resumes_with_the_sum_and_no_other_rule(workspace):
     begun = workspace.run("begun")
     begun.mkdir(parents=True)
     (begun / "run.json").write_text(json.dumps(record_of(workspace.run("old"))))

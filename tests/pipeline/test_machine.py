@@ -76,7 +76,7 @@ def test_a_run_of_another_backend_and_device_is_read_with_those_of_this_machine(
     assert pseudo_labels(workspace, elsewhere).result["frames"] > 0
 
 
-def test_a_run_of_another_backend_goes_on_with_that_of_this_machine(workspace, elsewhere):
+def test_a_run_of_another_backend_resumes_with_that_of_this_machine(workspace, elsewhere):
     for checkpoint in elsewhere.glob("checkpoints/*"):
         shutil.rmtree(checkpoint)
     assert train(workspace, "elsewhere", "train.steps=2").result["steps"] == 2
@@ -89,7 +89,7 @@ def test_the_device_and_the_backend_of_a_run_can_be_told(workspace):
     assert TrainedRun.open(workspace, workspace.run("here")).network.backend == "torch"
     config = TrainedRun.open(workspace, workspace.run("here"), machine_settings("cpu", ["extract.batch_size=3"])).config
     assert (config.train.device, config.extract.device, config.extract.batch_size) == ("cpu", "cpu", 3)
-    with pytest.raises(BackendError, match=r"device.*is cuda, and PyTorch sees no CUDA device"):
+    with pytest.raises(BackendError, match=r"CUDA"):
         score(workspace, "here", *machine_settings("cuda", None))
 
 
@@ -157,7 +157,7 @@ def test_a_stopped_training_is_the_last_run_and_its_scores_say_how_far_it_had_co
 def test_a_run_that_was_not_remembered_is_named_where_there_is_no_last_one(tmp_path, workspace):
     other = Workspace(home=tmp_path / "work")
     shutil.copytree(workspace.run("here"), other.run("kept"))
-    with pytest.raises(MissingDataError, match=r"no last run.*--run DIR \(there are kept\)"):
+    with pytest.raises(MissingDataError, match=r"--run DIR.*kept"):
         TrainedRun.open(other, None)
 
 

@@ -146,7 +146,7 @@ def test_a_run_whose_record_is_not_whole_is_named(home, tmp_path, damage):
     run = tmp_path / "run"
     run.mkdir()
     (run / "run.json").write_text(json.dumps({**whole, **damage} if damage and damage != {"format": 1} else damage))
-    with pytest.raises(RunError, match=r"run\.json is damaged"):
+    with pytest.raises(RunError, match=r"run\.json"):
         predict(Workspace(home=home), run, home.parent / "data", out=tmp_path / "out", columns=5, picture=False)
 
 
@@ -158,7 +158,7 @@ def test_no_report_shows_the_score_of_an_earlier_checkpoint(home, tmp_path):
     scores = home / "runs" / "distil" / "scores"
     card = json.loads((scores / "source-train-lidar-only.json").read_text())
     (scores / "target-test.json").write_text(json.dumps({**card, "protocol": {**card["protocol"], "step": 1}}))
-    with pytest.raises(RunError, match=r"of step 1, and .* of step 2; .*xd3d evaluate"):
+    with pytest.raises(RunError, match=r"step 1.*step 2.*xd3d evaluate"):
         jobs.write_report(workspace, None, tmp_path / "report.html")
     (scores / "target-test.json").unlink()
 
@@ -203,7 +203,7 @@ def test_label_files_that_someone_else_made_are_neither_replaced_nor_taken_for_o
     (sweeps / "0.png").write_bytes(b"a photograph")
     (sweeps / "classes.json").write_text('{"car": 1}')
     for folder in (truth, sweeps):
-        with pytest.raises((ConfigError, DataError), match=r"choose another folder with --out, or move .* away"):
+        with pytest.raises((ConfigError, DataError), match=r"with --out"):
             predict(Workspace(home=home), None, sweeps, out=folder, columns=None, picture=False)
     (sweeps / "classes.json").unlink()
     predict(Workspace(home=home), None, sweeps, out=sweeps, columns=None, picture=True)
@@ -228,11 +228,11 @@ def test_a_file_of_a_checkpoint_is_not_taken_for_a_run(home, tmp_path):
     from xd3d.pipeline.predict import predict
 
     weights = next((home / "runs/distil").glob("checkpoints/*/model.safetensors"))
-    with pytest.raises(RunError, match=r"is no folder with a run\.json"):
+    with pytest.raises(RunError, match=r"run\.json"):
         predict(Workspace(home=home), weights, home.parent / "data", out=tmp_path, columns=5, picture=False)
 
 
-def test_a_prediction_that_was_killed_goes_on_and_ends_with_the_same_bytes(home, tmp_path, lidar_only):
+def test_a_prediction_that_was_killed_resumes_and_ends_with_the_same_bytes(home, tmp_path, lidar_only):
     sweeps, out = tmp_path / "sweeps", tmp_path / "labels"
     sweeps.mkdir()
     for number in range(30):

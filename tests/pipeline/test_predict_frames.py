@@ -88,7 +88,7 @@ def test_a_second_call_predicts_what_is_missing_and_other_predictions_are_refuse
     done = predict_frames(nuscenes, None, more, out=tmp_path)
     assert (done.result["sweeps"], done.result["kept"], done.result["labelled"]) == (6, 1, 5)
     assert {path: path.read_bytes() for path in written} == written
-    with pytest.raises(ConfigError, match=r"fusion: product-prior there, sum now.*--out"):
+    with pytest.raises(ConfigError, match=r"fusion:.*product-prior.*sum.*--out"):
         predict_frames(nuscenes, None, first, out=tmp_path, fusion="sum")
     with pytest.raises(ConfigError, match=r"'scene-9'.*--scenes.*scene-0003"):
         predict_frames(nuscenes, None, replace(first, scenes=["scene-9"]), out=tmp_path)

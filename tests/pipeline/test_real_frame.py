@@ -37,6 +37,7 @@ def test_prepare_counts_frames_and_images(xd3d, real_nuscenes, cameras, images):
     assert (facts["frames"], facts["images"], facts["missing"]) == (1, images, [])
 
 
+@pytest.mark.slow
 def test_the_whole_chain_overfits_one_real_frame(xd3d, real_nuscenes):
     last_json(xd3d("prepare", "--root", str(real_nuscenes), "--json"))
     assert last_json(xd3d("extract-features", "--json"))["done"] == 1

@@ -79,7 +79,7 @@ def test_caches_are_kept_where_the_environment_or_a_config_says_else_in_the_work
     assert workspace.cache("nuscenes", 64 * "a", "there") == "s3://bucket/env/nuscenes-aaaaaaaaaaaa"
 
 
-def test_a_workspace_that_cannot_be_written_is_told_before_the_work(tmp_path):
+def test_a_workspace_that_cannot_be_written_is_reported_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="XD3D_HOME"):
         Workspace(home=tmp_path / "file/work").require_writable()

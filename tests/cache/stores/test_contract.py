@@ -109,7 +109,7 @@ class TestFiles:
         for look in (store.read, store.open):
             with pytest.raises(CacheError, match=r"b/c.* is missing"):
                 look("b/c")
-        with pytest.raises(CacheError, match="ends at byte 4, 2 bytes early"):
+        with pytest.raises(CacheError, match="byte 4, 2 bytes"):
             store.open("a").read_into(np.empty(3, np.uint8), 3)
 
     def test_deleting_is_for_good_and_harmless_twice(self, store):
@@ -234,7 +234,7 @@ class TestCaches:
 
     def test_a_place_without_a_cache_says_how_to_make_one(self, location):
         for look in (FeatureReader, cache_info, verify_cache):
-            with pytest.raises(CacheError, match=r"no feature cache in .*xd3d extract-features"):
+            with pytest.raises(CacheError, match=r"xd3d extract-features"):
                 look(location)
 
     def test_a_closed_writer_writes_nothing(self, location, open_writer, features_of_rows):

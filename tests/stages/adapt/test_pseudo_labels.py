@@ -197,7 +197,7 @@ def test_a_table_of_another_type_is_no_table(tmp_path):
     make(tmp_path / "pl")
     path = tmp_path / "pl" / "frames.npy"
     path.write_bytes(path.read_bytes().replace(b"'<i8'", b"'<a8'"))
-    with pytest.raises(DataError, match=r"frames\.npy is an array"):
+    with pytest.raises(DataError, match=r"frames\.npy"):
         read_all(tmp_path / "pl")
 
 
@@ -205,11 +205,11 @@ def test_labels_of_other_frames_or_heads_are_refused_by_name(tmp_path):
     made = make(tmp_path / "pl", lambda first: predictions(first, heads=1))
     made.require(IDENTITY["target"], heads=("3d",))
     assert (made.read(6, 6)[:, 0] == -100).all()
-    with pytest.raises(RunError, match="heads: expected 2d, 3d, found no 2d"):
+    with pytest.raises(RunError, match=r"heads: expected 2d, 3d.*no 2d"):
         made.require(IDENTITY["target"], heads=("2d", "3d"))
-    with pytest.raises(RunError, match=r'target\.index: expected "other", found "abc"'):
+    with pytest.raises(RunError, match=r'target\.index:.*"other",.*"abc"'):
         made.require({"index": "other", "frames": FRAMES}, heads=("3d",))
-    with pytest.raises(DataError, match="for 6 points, and the frame has 9"):
+    with pytest.raises(DataError, match=r"for 6 points.*has 9"):
         made.read(6, 9)
 
 
@@ -219,5 +219,5 @@ def test_a_network_that_has_diverged_is_named_not_learned_from(tmp_path):
             frame.probabilities_3d[:1] = np.nan
             yield frame
 
-    with pytest.raises(DataError, match="3d prediction of frame 1"):
+    with pytest.raises(DataError, match=r"3d.*frame 1"):
         make(tmp_path / "pl", diverged)

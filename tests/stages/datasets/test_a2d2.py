@@ -127,7 +127,7 @@ def test_an_array_of_another_length_is_named(copy_of):
     index = build_index(root)
     path = root / str(index.frames.sweep[0])
     rewrite(path, row=np.zeros(3))
-    with pytest.raises(DataError, match=rf"{path.name} holds points .* with 3 rows"):
+    with pytest.raises(DataError, match=rf"{path.name} holds.*with 3 rows"):
         read_sweep(index, 0)
 
 
@@ -151,11 +151,11 @@ def test_a_damaged_calibration_is_named(copy_of, change, expected):
 def test_what_is_missing_of_a_download_is_named(copy_of):
     root = copy_of("a2d2")
     shutil.rmtree(root / "20180810_142822/camera")
-    with pytest.raises(MissingDataError, match="20180810_142822/camera/cam_front_center is missing"):
+    with pytest.raises(MissingDataError, match="20180810_142822/camera/cam_front_center"):
         build_index(root)
     assert len(build_index(root, cameras="none").frames.key) == 3
     (root / "cams_lidars.json").unlink()
-    with pytest.raises(MissingDataError, match=r"cams_lidars\.json is missing: download"):
+    with pytest.raises(MissingDataError, match=r"cams_lidars\.json.*missing"):
         build_index(root, cameras="none")
 
 
@@ -163,7 +163,7 @@ def test_another_list_of_classes_is_refused(copy_of):
     root = copy_of("a2d2")
     path = root / "class_list.json"
     path.write_text(path.read_text().replace("Car 1", "Auto 1"))
-    with pytest.raises(DataError, match="not the list of A2D2's 55 classes"):
+    with pytest.raises(DataError, match="A2D2's 55 classes"):
         build_index(root)
 
 

@@ -124,7 +124,7 @@ class TestContract:
         assert len(domain_frames(index, "all", "train"))
         assert "all" in DOMAINS[case.dataset]
 
-    def test_a_root_one_level_off_is_told_the_right_one(self, case, copy_of):
+    def test_a_root_one_level_off_is_reported_the_right_one(self, case, copy_of):
         root = copy_of(case.dataset)
         for wrong in (root.parent, root / case.inner):
             with pytest.raises(MissingDataError, match="--root") as caught:

@@ -50,7 +50,7 @@ def test_an_image_that_ends_early_is_truncated(tmp_path, kind):
     assert "truncated" in str(image_fault(tmp_path / "a", (64, 48)))
 
 
-def test_an_orientation_tag_is_told_and_the_stored_size_counts(tmp_path, caplog):
+def test_an_orientation_tag_is_reported_and_the_stored_size_counts(tmp_path, caplog):
     (tmp_path / "a.jpg").write_bytes(turned())
     assert run_checks([(tmp_path / "a.jpg", lambda: image_fault(tmp_path / "a.jpg", (64, 48)))], 1) == []
     assert "EXIF" in caplog.text

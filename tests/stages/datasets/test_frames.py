@@ -168,7 +168,7 @@ def test_a_label_file_of_another_length_names_both_numbers(damaged):
 def test_a_truncated_sweep_names_its_bytes(damaged):
     index, sweep, _ = damaged
     sweep.write_bytes(sweep.read_bytes()[:-3])
-    with pytest.raises(DataError, match="11997 bytes, not a multiple of 20") as caught:
+    with pytest.raises(DataError, match=r"11997 bytes.*of 20") as caught:
         load_frame(index, 0, MERGE)
     assert sweep.name in str(caught.value)
 
@@ -200,7 +200,7 @@ def test_points_without_coordinates_are_dropped_with_their_labels_and_counted(da
     assert np.isfinite(every.points).all()
     points[:, 0] = np.nan
     points.tofile(sweep)
-    with pytest.raises(DataError, match="not one of its 600 points") as caught:
+    with pytest.raises(DataError, match="its 600 points") as caught:
         load_frame(index, 0, MERGE)
     assert sweep.name in str(caught.value)
 

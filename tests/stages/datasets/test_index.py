@@ -121,7 +121,7 @@ def edit_facts(**changes):
 def test_a_damaged_index_is_refused_with_the_way_out(index, tmp_path, damage):
     index.save(tmp_path)
     damage(tmp_path)
-    with pytest.raises(DataError, match="run 'xd3d prepare' again"):
+    with pytest.raises(DataError, match="'xd3d prepare'"):
         FrameIndex.load(tmp_path)
 
 

@@ -56,7 +56,7 @@ def test_merging_no_point_gives_no_label():
 
 
 def test_an_unknown_merge_names_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'nuscenes-6'"):
+    with pytest.raises(ConfigError, match="'nuscenes-6'"):
         get_merge("nuscene6")
 
 

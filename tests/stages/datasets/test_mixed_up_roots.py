@@ -261,7 +261,7 @@ def test_a_root_with_nothing_of_use_in_its_folders_is_no_empty_index(copy_of, tm
     assert "holds no frame of synlidar; unpack" in complaint("synlidar", root, tmp_path)
 
 
-def test_a_root_three_levels_down_is_told_the_right_one(copy_of, tmp_path):
+def test_a_root_three_levels_down_is_reported_the_right_one(copy_of, tmp_path):
     root = copy_of("semantickitti") / "dataset"
     assert f'--root "{root}"' in complaint("semantickitti", root / "sequences/00/velodyne", tmp_path)
 

@@ -83,7 +83,7 @@ def test_a_subset_of_cameras_has_one_order(tiny_nuscenes_root, cameras):
 
 
 def test_an_unknown_camera_gets_the_nearest(tiny_nuscenes_root):
-    with pytest.raises(ConfigError, match="'CAM_FRNT'; did you mean 'CAM_FRONT'"):
+    with pytest.raises(ConfigError, match=r"'CAM_FRNT'.*'CAM_FRONT'"):
         build_index(tiny_nuscenes_root, cameras="CAM_FRNT")
     with pytest.raises(ConfigError, match="No camera"):
         build_index(tiny_nuscenes_root, cameras="")
@@ -118,7 +118,7 @@ def test_a_root_at_the_wrong_level_names_the_right_one(broken_root, level):
 
 
 def test_a_wrong_version_lists_those_found(tiny_nuscenes_root):
-    with pytest.raises(MissingDataError, match=r"no version 'v1\.0-mini'; it has: v1\.0-trainval"):
+    with pytest.raises(MissingDataError, match=r"'v1\.0-mini'.*has: v1\.0-trainval"):
         build_index(tiny_nuscenes_root, version="v1.0-mini")
 
 
@@ -184,7 +184,7 @@ def test_tables_that_do_not_fit_together_are_refused(broken_root, table, change)
 def test_a_keyframe_without_the_camera_names_both(broken_root):
     root = broken_root()
     edit_table(root, "sample_data", lambda rows: rows.pop(1))
-    with pytest.raises(DataError, match=r"sample-0000 has no record of CAM_FRONT .* it has: CAM_BACK"):
+    with pytest.raises(DataError, match=r"sample-0000 has.*CAM_FRONT.*has: CAM_BACK"):
         build_index(root)
 
 
@@ -214,7 +214,7 @@ def test_a_link_out_of_the_root_is_refused_below_its_top_folders(broken_root, tm
 def test_a_calibration_with_nan_names_camera_and_keyframe(broken_root):
     root = broken_root()
     edit_table(root, "calibrated_sensor", lambda rows: rows[1]["camera_intrinsic"][0].__setitem__(0, float("nan")))
-    with pytest.raises(DataError, match="calibration of CAM_FRONT in keyframe sample-0000"):
+    with pytest.raises(DataError, match=r"CAM_FRONT.*sample-0000"):
         build_index(root)
 
 

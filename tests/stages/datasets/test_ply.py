@@ -73,7 +73,7 @@ def test_the_first_byte_of_the_points_is_not_taken_for_a_line_end(end):
 def test_the_last_byte_of_a_binary_cloud_is_needed():
     whole = ply("binary_little_endian").partition(b"\x03\0\0\0\0")[0]
     np.testing.assert_array_equal(parse_ply(whole, Path("a.ply")), EXPECTED)
-    with pytest.raises(DataError, match=r"declares 3 vertices, and it has 2"):
+    with pytest.raises(DataError, match=r"declares 3 vertices.*has 2"):
         parse_ply(whole[:-1], Path("a.ply"))
 
 

@@ -184,5 +184,5 @@ def test_the_clouds_of_bags_are_frames_of_a_folder(bag, tmp_path):
 def test_a_damaged_bag_is_named(bag, share):
     content = bag.read_bytes()
     bag.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(DataError, match=r"drive\.mcap is damaged"):
+    with pytest.raises(DataError, match=r"drive\.mcap"):
         list_clouds(bag)

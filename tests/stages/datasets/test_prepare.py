@@ -109,7 +109,7 @@ def test_zeros_after_the_end_marker_are_no_fault(broken_root, tmp_path):
 
 
 def test_an_unknown_data_set_gets_the_nearest(tmp_path):
-    with pytest.raises(ConfigError, match="did you mean 'nuscenes'"):
+    with pytest.raises(ConfigError, match="'nuscenes'"):
         prepare_dataset("nuscene", tmp_path, tmp_path)
 
 

@@ -39,12 +39,12 @@ def empty_index(dataset):
 
 
 def test_a_domain_that_the_data_set_lacks_is_refused():
-    with pytest.raises(ValidationError, match="semantickitti has no domain 'night'; choose one of"):
+    with pytest.raises(ValidationError, match="'night'"):
         DomainSettings(dataset="semantickitti", domain="night")
 
 
 def test_a_merge_that_does_not_fit_a_data_set_names_those_that_do():
-    with pytest.raises(ValidationError, match="not for semanticstf; choose one of: semantickitti-19"):
+    with pytest.raises(ValidationError, match="of: semantickitti-19"):
         DataSettings(source=DomainSettings(dataset="semanticstf"), target=DomainSettings())
 
 

@@ -132,7 +132,7 @@ def test_a_single_scene_is_kept_for_training():
         domain_frames(index, "singapore", "val")
 
 
-def test_benchmark_domains_are_told_apart_by_the_whole_name_and_hold_a_fifth_out():
+def test_benchmark_domains_are_distinguished_by_the_whole_name_and_hold_a_fifth_out():
     names = ["streets", "streets-fog"]
     index = make_index(
         [(f"scene-{n:04d}", "boston-seaport", f"Domain {names[n % 2]}, fog, cars", "train") for n in range(20)]

@@ -71,7 +71,7 @@ def test_training_draws_a_weather_and_evaluation_takes_the_clone(root_of):
 def test_a_root_without_some_weathers_says_how_to_go_on(copy_of):
     root = copy_of("virtualkitti")
     (root / "vkitti_1.3.1_rgb/0002/fog").rename(root / "elsewhere")
-    with pytest.raises(MissingDataError, match=r"0002/fog is missing.*--cameras clone"):
+    with pytest.raises(MissingDataError, match=r"0002/fog.*missing.*--cameras"):
         build_index(root)
     assert len(build_index(root, cameras="clone").images.key) == 2
 
@@ -84,7 +84,7 @@ def test_a_version_that_is_not_there_or_not_known_is_refused(copy_of):
     assert build_index(root).version == "depth"
     with pytest.raises(MissingDataError, match="holds only the version depth"):
         build_index(root, version="npy")
-    with pytest.raises(ConfigError, match="did you mean 'npy'"):
+    with pytest.raises(ConfigError, match="'npy'"):
         build_index(root, version="np")
 
 
@@ -94,16 +94,16 @@ def test_what_is_wrong_with_classes_and_depths_is_named(copy_of):
     encoding = root / "vkitti_1.3.1_scenegt/0001_clone_scenegt_rgb_encoding.txt"
     whole = encoding.read_text()
     encoding.write_text("\n".join(line for line in whole.splitlines() if not line.startswith("Road")))
-    with pytest.raises(DataError, match=f"{encoding.name} does not list"):
+    with pytest.raises(DataError, match=encoding.name):
         load_frame(index, 0, MERGE)
     encoding.write_text(whole.replace("Road ", "Street "))
-    with pytest.raises(DataError, match=r"The line 'Street .*' of .* is not a class"):
+    with pytest.raises(DataError, match=r"'Street.*'"):
         load_frame(index, 0, MERGE)
     encoding.unlink()
     with pytest.raises(MissingDataError, match=encoding.name):
         build_index(root, version="depth")
     Image.new("RGB", (248, 76)).save(root / str(index.frames.sweep[0]))
-    with pytest.raises(DataError, match="pixels of type RGB, not 16 bits"):
+    with pytest.raises(DataError, match="RGB, not 16 bits"):
         read_sweep(index, 0)
 
 
@@ -113,5 +113,5 @@ def test_a_cloud_of_another_form_is_named(copy_of):
     path = root / str(index.frames.sweep[0])
     np.save(path, np.zeros((5, 4)))
     assert "shape [5, 4]" in check_files(index)[0].reason
-    with pytest.raises(DataError, match=r"shape \[5, 4\], not \[points, 7\]"):
+    with pytest.raises(DataError, match=r"\[5, 4\],.*\[points, 7\]"):
         load_frame(index, 0, MERGE)

@@ -129,7 +129,7 @@ def test_addresses_name_every_resnet(settings):
 
 @pytest.mark.parametrize(("address", "hint"), [("up4", "up"), ("up1.2", "up1."), ("mid.7", "mid.")])
 def test_an_address_that_is_not_there_names_the_nearest(settings, address, hint):
-    with pytest.raises(ModelError, match=f"no tap '{address}'; did you mean '{hint}"):
+    with pytest.raises(ModelError, match=rf"'{address}'.*'{hint}"):
         load(settings, taps=(address,))
 
 

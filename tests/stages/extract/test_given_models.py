@@ -106,9 +106,9 @@ def pointer(path: Path):
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
-def test_a_pointer_of_git_lfs_is_told(copied, tmp_path, part):
+def test_a_pointer_of_git_lfs_is_reported(copied, tmp_path, part):
     pointer(copied / part / WEIGHTS[part])
-    with pytest.raises(ModelError, match=rf"{part}/{WEIGHTS[part]}.*git lfs pull"):
+    with pytest.raises(ModelError, match=rf"{part}/{WEIGHTS[part]}.*git lfs"):
         resolve_model(str(copied))
     assert resolve_model(str(copied), weights="random").weights == "random"
     for name in ([str(copied)] if part == "unet" else []) + [str(pointer(tmp_path / "unet.safetensors"))]:
@@ -116,7 +116,7 @@ def test_a_pointer_of_git_lfs_is_told(copied, tmp_path, part):
             resolve_unet(name)
 
 
-def test_shards_without_their_index_are_told(copied):
+def test_shards_without_their_index_are_reported(copied):
     weights = copied / "unet" / WEIGHTS["unet"]
     weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
     with pytest.raises(ModelError, match=r"00001-of-00002.*index\.json"):

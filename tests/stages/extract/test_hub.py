@@ -80,7 +80,7 @@ def test_files_that_stage_one_does_not_read_stay_on_the_hub(fake):
     assert not list(path.rglob("*fp16*")) + list(path.rglob("*.ckpt"))
 
 
-def test_a_transfer_that_breaks_off_goes_on_by_itself(fake, tiny_model, monkeypatch):
+def test_a_transfer_that_breaks_off_resumes_by_itself(fake, tiny_model, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
@@ -90,7 +90,7 @@ def test_a_transfer_that_breaks_off_goes_on_by_itself(fake, tiny_model, monkeypa
     assert files_of(path) == files_of(tiny_model)
 
 
-def test_a_fetch_that_was_killed_goes_on_from_its_partial_file(fake, tiny_model, tmp_path):
+def test_a_fetch_that_was_killed_resumes_from_its_partial_file(fake, tiny_model, tmp_path):
     blobs = tmp_path / "hub/models--some--model/blobs"
     blobs.mkdir(parents=True)
     content = (tiny_model / UNET).read_bytes()
@@ -123,7 +123,7 @@ def test_other_weights_under_a_known_name_are_refused_before_they_are_downloaded
     known = {UNET: PublishedFile(7, "0" * 64)}
     monkeypatch.setitem(catalogue.HUB_NAMES, "sd21", ID)
     monkeypatch.setitem(catalogue._FILES, "sd21", known)
-    with pytest.raises(ModelError, match=f"{UNET}.*sha256 {digest(tiny_model / UNET)}, expected {'0' * 64}"):
+    with pytest.raises(ModelError, match=rf"{UNET}.*sha256 {digest(tiny_model / UNET)}, expected {'0' * 64}"):
         fetch_model("sd21")
     assert fake.requests == []
     monkeypatch.setitem(catalogue._FILES, "sd21", {UNET: PublishedFile(7, digest(tiny_model / UNET))})
@@ -135,7 +135,7 @@ def test_a_copy_from_earlier_that_was_damaged_since_is_found(fake, monkeypatch):
     path, _ = fetch_model(ID)
     blob = (path / UNET).resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"!")
-    with pytest.raises(ModelError, match=f"{UNET} has sha256 .*expected .*delete it"):
+    with pytest.raises(ModelError, match=rf"{UNET}.*sha256"):
         fetch_model(ID)
 
 
@@ -151,7 +151,7 @@ def test_one_file_of_unet_weights_is_fetched_by_its_name(fake, tiny_model, tmp_p
     assert not list((tmp_path / "hub").rglob("other*"))
     assert {model.name: model.path for model in known_models()}["cleandift-sd21"] == path
     assert resolve_unet("clean/dift:clean_unet.safetensors") == path
-    with pytest.raises(ModelError, match=r"has none of the files missing\.safetensors"):
+    with pytest.raises(ModelError, match=r"missing\.safetensors"):
         resolve_unet("clean/dift:missing.safetensors")
 
 
@@ -164,7 +164,7 @@ def test_the_unet_of_a_repository_is_fetched_without_the_rest(fake, tiny_model, 
 
 @pytest.mark.usefixtures("fake")
 def test_an_unknown_repository_is_named():
-    with pytest.raises(ModelError, match="'no/such' is not on this machine"):
+    with pytest.raises(ModelError, match="'no/such'"):
         fetch_model("no/such")
 
 
@@ -172,7 +172,7 @@ def test_an_unknown_repository_is_named():
 def test_offline_nothing_reaches_for_the_network(fake, settings, make_index, monkeypatch):
     from xd3d.stages.extract.online import OnlineExtractor
 
-    with pytest.raises(ModelError, match=r"extract\.offline .* is set.*xd3d models fetch"):
+    with pytest.raises(ModelError, match=r"extract\.offline.*set.*xd3d"):
         OnlineExtractor(index=make_index(1), settings=settings(model=ID, offline=True))
     from huggingface_hub import constants
 
@@ -195,7 +195,7 @@ def test_a_model_on_this_machine_needs_no_network(fake, settings, make_index, re
     assert catalogue.find_local("sd14") is None
 
 
-def test_a_hub_that_is_gone_is_told_from_a_damaged_model(fake, monkeypatch):
+def test_a_hub_that_is_gone_is_reported_from_a_damaged_model(fake, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(hub, "HUB_TIMEOUT", 0.5)

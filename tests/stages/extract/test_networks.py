@@ -65,7 +65,7 @@ def backbone(kind, settings, network_folder):
 
 
 class TestContract:
-    def test_maps_have_the_shapes_that_are_told_without_weights(self, kind, backbone, settings, network_folder):
+    def test_maps_have_the_shapes_that_are_reported_without_weights(self, kind, backbone, settings, network_folder):
         chosen = settings(model=str(network_folder(kind)), taps=TAPS[kind])
         images = pictures(2, chosen.image_size)
         maps = backbone(images, ["a", "b"])

@@ -19,7 +19,7 @@ class SlowDisk:
         self.written.append(shard)
 
 
-def test_the_model_goes_on_while_a_shard_is_written():
+def test_the_model_resumes_while_a_shard_is_written():
     disk = SlowDisk()
     with WriteBehind(1) as behind:
         behind.put(partial(disk.write, 0))

@@ -47,7 +47,7 @@ def test_faults_are_refused_with_a_reason(changes, message):
         ExtractSettings(**changes)
 
 
-def test_all_faults_are_told_together():
+def test_all_faults_are_reported_together():
     with pytest.raises(ValidationError, match=r"no tap address.*32\.\.8192"):
         ExtractSettings(taps=("upp", "up1"), image_size=(1, 1))
 

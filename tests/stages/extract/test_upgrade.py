@@ -169,7 +169,7 @@ def test_an_upgrade_killed_at_random_moments_ends_as_an_unbroken_one(old_cache, 
     assert json.loads(done.stdout.splitlines()[-1])["killed"] == kills
 
 
-def test_a_picture_that_is_gone_stops_an_upgrade_which_then_goes_on(settings, make_index, tmp_path):
+def test_a_picture_that_is_gone_stops_an_upgrade_which_then_resumes(settings, make_index, tmp_path):
     index, chosen, path = make_index(5), settings(), tmp_path / "cache"
     extract_first(index, chosen, path)
     picture = index.root / str(index.images.path[3])
@@ -216,7 +216,7 @@ def test_what_an_upgrade_cannot_do_right_it_refuses(settings, make_index, tmp_pa
         upgrade_cache(tmp_path / "strange", index=lambda: index)
 
 
-def test_a_cache_of_format_1_is_finished_retried_foretold_and_repaired_as_one(settings, make_index, tmp_path):
+def test_a_cache_of_format_1_is_finished_retried_forecast_and_repaired_as_one(settings, make_index, tmp_path):
     index, chosen, path = make_index(5), settings(), tmp_path / "cache"
     picture = index.root / str(index.images.path[1])
     whole = picture.read_bytes()

@@ -102,7 +102,7 @@ def test_weights_that_do_not_fit_are_named(copied, damage):
         save_file(values | {"conv_in.weight": torch.zeros(3)}, file)
     else:
         file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"conv_in\.weight|'unet'.*cannot be loaded"):
+    with pytest.raises(ModelError, match=r"conv_in\.weight|'unet'.*cannot"):
         load_unet(resolve_model(str(copied)), FLOAT)
 
 

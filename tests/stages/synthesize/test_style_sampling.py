@@ -58,5 +58,5 @@ def test_night_and_fog_change_the_light_only():
 
 
 def test_unknown_city_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match=r"bostn.*did you mean 'boston'"):
+    with pytest.raises(ConfigError, match=r"'boston'"):
         city_style("bostn", rng=np.random.default_rng(0))

@@ -76,7 +76,7 @@ def test_evaluation_reads_images_as_they_are_or_says_why_not(domain, make_networ
     assert domain.features.rows[-1] == [3 * 2 + 2, 3 * 3 + 2]
     np.testing.assert_array_equal(batch.images.projection_uv, domain.load(1).projection_uv)
     source = Views(domain.features, ("hflip",))
-    with pytest.raises(RunError, match=r"these features hold hflip; .*extract\.views"):
+    with pytest.raises(RunError, match=r"extract\.views"):
         identity_views(domain.load(1), source)
 
 

@@ -63,7 +63,7 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(make_domain, make_netw
     stepper = Stepper(network, WEIGHTS, TrainSettings(precision="float16"))
     for step in range(30):
         stepper.step(step, parts)
-    with pytest.raises(RunError, match=r"Up to step 31 the gradients were not finite .*train\.precision=float32"):
+    with pytest.raises(RunError, match=r"step 31 the.*train\.precision=float32"):
         stepper.step(30, parts)
 
 
@@ -82,7 +82,7 @@ def test_a_step_of_float16_whose_loss_is_not_finite_is_left_out_a_few_times_and_
         assert not stepper.step(step, parts).losses
     for name, values in network.state_dict().items():
         assert torch.equal(values, before[name]), name
-    with pytest.raises(RunError, match=r"not finite at step 12 .*train\.precision=float32"):
+    with pytest.raises(RunError, match=r"step 12.*train\.precision=float32"):
         stepper.step(11, parts)
     overflow.remove()
     assert stepper.step(12, parts).losses["loss"] > 0

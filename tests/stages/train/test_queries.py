@@ -126,7 +126,7 @@ def test_the_order_of_agents_does_not_matter_and_their_geometry_does():
     assert not torch.allclose(queries(turned)[0], semantic)
 
 
-def test_cameras_are_told_apart():
+def test_cameras_are_distinguished():
     queries = image_queries()
     images = image_batch(2, [0, 0])
     other = type(images)(**{**vars(images), "camera": images.camera.flip(0)})

@@ -187,7 +187,7 @@ def sorted_rows(indices):
 class TestRefusals:
     def test_a_repeated_voxel(self):
         indices = torch.tensor([[0, 1, 2, 3], [1, 1, 2, 3], [0, 1, 2, 3]], dtype=torch.int32)
-        with pytest.raises(BackendError, match="1 of 3 voxels repeat"):
+        with pytest.raises(BackendError, match="1 of 3 voxels"):
             sparse(indices, 2)
 
     @pytest.mark.parametrize("bad", [(0, 7, 0, 0), (0, 0, -1, 0), (0, 0, 0, 9), (2, 0, 0, 0), (-1, 0, 0, 0)])
@@ -206,7 +206,7 @@ class TestRefusals:
 
     def test_features_of_another_length(self):
         x = sparse(random_indices(5), 2)
-        with pytest.raises(BackendError, match="4 rows of features do not fit 5 voxels"):
+        with pytest.raises(BackendError, match=r"4 rows.*fit 5 voxels"):
             x.replace(torch.zeros(4, 2))
 
     def test_maps_of_another_cloud(self):
@@ -222,7 +222,7 @@ class TestRefusals:
 
     def test_another_width(self, backend):
         conv = module(SubMConv3d, backend, in_channels=4, out_channels=5)
-        with pytest.raises(BackendError, match="4 input channels was given 3"):
+        with pytest.raises(BackendError, match=r"4 input.*given 3"):
             conv(sparse(random_indices(5), 3))
 
     @pytest.mark.parametrize("kernel", [1, 2, 4])

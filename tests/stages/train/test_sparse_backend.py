@@ -69,7 +69,7 @@ def test_spconv_by_name_but_not_installed(installed):
 @pytest.mark.parametrize("others", [{}, {"spconv_cu118": "2.3.8"}])
 def test_the_cpu_build_named_spconv_is_refused(installed, others):
     installed(spconv="2.3.8", **others)
-    with pytest.raises(BackendError, match=r"'spconv' 2\.3\.8 is a CPU build that computes wrong results"):
+    with pytest.raises(BackendError, match=r"'spconv' 2\.3\.8 is.*CPU"):
         make_backend("spconv", "cpu")
     assert choose_backend("auto", "cuda").name == "torch"
     assert "wrong results" in choose_backend("auto", "cuda").reason
@@ -82,7 +82,7 @@ def test_torch_by_name_needs_nothing_else(installed):
 
 
 def test_a_mistyped_name_gets_the_nearest_one():
-    with pytest.raises(BackendError, match="'spcnov'; did you mean 'spconv'"):
+    with pytest.raises(BackendError, match=r"'spcnov'.*'spconv'"):
         choose_backend("spcnov", "cpu")
 
 
@@ -118,7 +118,7 @@ def test_a_gpu_that_spconv_was_not_compiled_for_takes_torch_with_one_warning(ins
 def test_spconv_by_name_on_a_gpu_it_was_not_compiled_for_is_refused(installed, gpu):
     installed(spconv_cu118="2.3.8")
     gpu((12, 0))
-    with pytest.raises(BackendError, match=r"8\.6, 9\.0, and this one \(Brand New\) has 12\.0.*model\.backend=torch"):
+    with pytest.raises(BackendError, match=r"8\.6, 9\.0.*\(Brand New\) has 12\.0.*model\.backend=torch"):
         make_backend("spconv", "cuda")
 
 

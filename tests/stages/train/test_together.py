@@ -132,7 +132,7 @@ def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_o
     assert timeless(tmp_path / "broken") == two
 
 
-def test_a_run_goes_on_with_as_many_processes_as_it_began_with(make_domain, train_alone, tmp_path, monkeypatch):
+def test_a_run_resumes_with_as_many_processes_as_it_began_with(make_domain, train_alone, tmp_path, monkeypatch):
     domain = make_domain(frames=3, points=60)
     train_alone(domain, tmp_path / "run", fusion={}, steps=1)
     monkeypatch.setattr("xd3d.stages.train.record.world_size", lambda: 2)

@@ -143,13 +143,13 @@ def test_refine_sees_every_decoder_stage_and_replaces_its_features():
 
 def test_refine_may_not_change_the_shape():
     net, x = unet(), cloud([60])
-    with pytest.raises(BackendError, match=r"returned \(\d+, 3\) at decoder stage 0, expected \(\d+, 128\)"):
+    with pytest.raises(BackendError, match=r"\(\d+, 3\).*stage 0.*\(\d+, 128\)"):
         net.decode(net.encode(x), lambda _, tensor: tensor.features[:, :3])
 
 
 def test_decode_wants_every_stage():
     net, x = unet(), cloud([60])
-    with pytest.raises(BackendError, match="needs the 5 stages of encode, found 4"):
+    with pytest.raises(BackendError, match=r"the 5 stages.*found 4"):
         net.decode(net.encode(x)[1:])
 
 

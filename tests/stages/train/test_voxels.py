@@ -48,13 +48,13 @@ def test_the_far_edge_of_the_cube_is_outside_and_its_last_voxel_is_inside():
     assert inside_cube(points).tolist() == [True, False, False]
     inside = voxelise(points[:1], torch.ones(1, 1), torch.zeros(1, dtype=torch.int64))
     assert inside.indices.tolist() == [[0, 4095, 0, 0]]
-    with pytest.raises(BackendError, match="2 of 3 points lie outside the cube of 4096 voxels"):
+    with pytest.raises(BackendError, match=r"2 of 3 points.*of 4096 voxels"):
         voxelise(points, torch.ones(3, 1), torch.zeros(3, dtype=torch.int64))
 
 
 def test_more_voxels_than_can_be_numbered_are_refused_before_samples_merge():
     points, features = torch.zeros(128, 3), torch.ones(128, 1)
-    with pytest.raises(BackendError, match=r"128 cubes of 524288 .*train\.batch_size or model\.full_scale"):
+    with pytest.raises(BackendError, match=r"128 cubes of 524288.*train\.batch_size.*model\.full_scale"):
         voxelise(points, features, torch.arange(128), full_scale=524288)
     assert len(voxelise(points[:32], features[:32], torch.arange(32), full_scale=524288).indices) == 32
 
@@ -64,7 +64,7 @@ def test_values_that_are_not_numbers_are_named(bad):
     points = torch.zeros(4, 3)
     features, sample = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
     points[2, 1] = bad
-    with pytest.raises(DataError, match=r"1 of 4 points have coordinates that are NaN or infinite, the first in row 2"):
+    with pytest.raises(DataError, match=r"1 of 4 points.*row 2"):
         voxelise(points, features, sample)
     with pytest.raises(DataError, match=r"have features that are NaN"):
         voxelise(torch.zeros(4, 3), features * bad, sample)
@@ -76,7 +76,7 @@ def test_no_points():
 
 
 def test_a_sample_without_points():
-    with pytest.raises(DataError, match=r"1 of 3 samples have no points, the first is sample 1"):
+    with pytest.raises(DataError, match=r"1 of 3 samples.*sample 1"):
         voxelise(torch.zeros(2, 3), torch.ones(2, 1), torch.tensor([0, 2]))
 
 

@@ -17,7 +17,7 @@ def test_a_picture_depends_on_seed_and_number_alone_and_held_out_worlds_differ()
         assert not np.array_equal(picture, other)
 
 
-def test_rendering_goes_on_after_a_break_and_keeps_what_was_there(tmp_path: Path) -> None:
+def test_rendering_resumes_after_a_break_and_keeps_what_was_there(tmp_path: Path) -> None:
     recipe = Recipe(pictures=3)
     (tmp_path / "train-000000.npy").parent.mkdir(exist_ok=True)
     kept = np.full((3, 225, 400, 3), 7, np.uint8)

@@ -51,7 +51,7 @@ def weights(module: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
-def test_a_broken_run_goes_on_to_the_same_weights_as_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_broken_run_resumes_to_the_same_weights_as_an_unbroken_one(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole.safetensors")
     whole.run(loss_of(whole), title="whole")
 
@@ -67,7 +67,7 @@ def test_a_broken_run_goes_on_to_the_same_weights_as_an_unbroken_one(tmp_path: P
     assert resumed.curve[-1][1] == whole.curve[-1][1] == 20
 
 
-def test_a_checkpoint_with_the_momentum_of_earlier_versions_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_checkpoint_with_the_momentum_of_earlier_versions_resumes_to_the_same_weights(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     first = make(path)
     with pytest.raises(KeyboardInterrupt):
