@@ -221,29 +221,20 @@ class CacheLayout:
         return map(self.shard, range(self.shard_count))
 
     @staticmethod
-    def shard_images(
-        taps: Sequence[TapSpec],
-        agents: int,
-        images: int,
-        images_per_frame: int,
-        shard_bytes: int,
-        *,
-        part: str = "",
-    ) -> int:
+    def shard_images(taps: Sequence[TapSpec], agents: int, images: int, images_per_frame: int, shard_bytes: int) -> int:
         """Returns the images per shard of about ``shard_bytes`` over all arrays: whole frames, at least one.
 
         All arrays count, because that is what is in memory and what a crash can lose. Sizes are those of the profile
-        ``exact`` and format 1 in any case, so shards, and with them the batches of stage one, are the same in every
-        profile and format.
+        ``exact``, of format 1 and of a cache without parts in any case, so shards, and with them the batches of stage
+        one, are the same in every profile and format.
         """
         one = CacheLayout(
-            taps=tuple(taps),
-            agents=agents,
+            taps=tuple(replace(tap, name=tap.name.replace("/", ".")) for tap in taps),
+            agents=max(1, agents),
             image_keys=("",),
             images_per_frame=1,
             images_per_shard=1,
             fingerprint={},
-            part=part,
         )
         frames = max(1, shard_bytes // (one.shard_bytes_per_image * images_per_frame))
         return min(frames * images_per_frame, images)

@@ -98,9 +98,7 @@ class CacheWriter:
             agents=agents,
             image_keys=tuple(image_keys),
             images_per_frame=images_per_frame,
-            images_per_shard=CacheLayout.shard_images(
-                taps, agents, len(image_keys), images_per_frame, shard_bytes, part=part
-            ),
+            images_per_shard=CacheLayout.shard_images(taps, agents, len(image_keys), images_per_frame, shard_bytes),
             fingerprint=json.loads(canonical_json(dict(fingerprint))),
             profile=profile,
             grid=grid,

@@ -49,7 +49,13 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other:
         )
     rule = card.protocol.fusion if card.protocol is not None else run.config.evaluate.fusion
     data = run.config.data
-    images = f" with features of the diffusion model '{run.config.extract.model}'" if run.config.fusion.image else ""
+    extract = run.config.extract
+    names = " and ".join(f"'{name}'" for name in extract.models or (extract.model,))
+    images = (
+        f" with features of the frozen network{'s' * (len(extract.models) > 1)} {names}"
+        if run.config.fusion.image
+        else ""
+    )
     sentence = lead or (
         f"A network was trained on {data.source.dataset} ({data.source.domain}){images}, and tested on"
         f" {data.target.dataset} ({data.target.domain})."

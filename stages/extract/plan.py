@@ -54,7 +54,7 @@ def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[
         agents=agents,
         image_keys=keys,
         images_per_frame=together,
-        images_per_shard=CacheLayout.shard_images(taps, agents, len(keys), together, shard_bytes(settings), part=part),
+        images_per_shard=CacheLayout.shard_images(taps, agents, len(keys), together, shard_bytes(settings)),
         fingerprint={},
         profile=settings.profile,
         grid=None if settings.maps_only else specs[grid_tap(settings.agents, specs)],

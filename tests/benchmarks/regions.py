@@ -23,14 +23,14 @@ from xd3d.stages.train.ragged import Ragged
 ROUNDS = 10  # of k-means on colours, as many as the agents' own
 
 
-def equal_cells(count: int) -> np.ndarray:
+def equal_cells(count: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     """Cut a picture into ``count`` cells of about square shape, centred on the seeds of the agents."""
-    seeds = seed_points(count, *SIZE)
+    seeds = seed_points(count, *size)
     rows = np.unique(seeds[:, 1])
     first = np.searchsorted(seeds[:, 1], rows)
     columns = np.diff([*first, count])
-    row = np.arange(SIZE[0]) * len(rows) // SIZE[0]
-    return first[row][:, None] + np.arange(SIZE[1])[None] * columns[row][:, None] // SIZE[1]
+    row = np.arange(size[0]) * len(rows) // size[0]
+    return first[row][:, None] + np.arange(size[1])[None] * columns[row][:, None] // size[1]
 
 
 def slic_regions(image: np.ndarray, count: int, compactness: float) -> np.ndarray:
@@ -49,12 +49,12 @@ def slic_regions(image: np.ndarray, count: int, compactness: float) -> np.ndarra
 
 def colour_regions(image: np.ndarray, count: int, position_weight: float) -> np.ndarray:
     """k-means on RGB and position (in longer sides, times ``position_weight``) from the seeds of the agents."""
-    height, width = SIZE
+    height, width = image.shape[:2]
     v, u = np.meshgrid((np.arange(height) + 0.5) / width, (np.arange(width) + 0.5) / width, indexing="ij")
     pixels = np.concatenate([image / 255.0, position_weight * np.stack([u, v], -1)], 2).reshape(-1, 5)
     pixels = torch.from_numpy(pixels).float()
     blocks = pixels.split(4096)  # products of this many pixels stay in the processor's cache
-    seeds = seed_points(count, *SIZE)
+    seeds = seed_points(count, height, width)
     rows, columns = (seeds[:, 1] * height).astype(int), (seeds[:, 0] * width).astype(int)
     centres = pixels[rows * width + columns]
     for _ in range(ROUNDS):
@@ -80,11 +80,11 @@ def agent_regions(
     return np.stack(regions), {tap: torch.cat([one[tap] for one in queries]) for tap in maps}
 
 
-def strongest(assignment: Tensor, grid: TapSpec) -> np.ndarray:
+def strongest(assignment: Tensor, grid: TapSpec, size: tuple[int, int] = SIZE) -> np.ndarray:
     """The agent each pixel belongs to most: memberships [N, h, w] read bilinearly at the pixels' centres."""
     down, across = (
         torch.from_numpy(sample_matrix((np.arange(side) + 0.5) / side, cells, extent)).float()
-        for side, cells, extent in zip(SIZE, (grid.height, grid.width), grid.extent, strict=True)
+        for side, cells, extent in zip(size, (grid.height, grid.width), grid.extent, strict=True)
     )
     return (down @ assignment @ across.T).argmax(0).numpy()
 

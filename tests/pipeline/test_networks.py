@@ -156,3 +156,12 @@ def test_a_control_runs_with_random_networks(preset, workspace, dino, tmp_path):
     assert done.exit_code == 0
     run = jobs.train(workspace, preset, small, cached=True, run=None)
     assert run.result["steps"] == 1
+
+
+def test_a_run_on_several_networks_has_a_report(workspace, dino, tmp_path):
+    extract(workspace, both(dino))
+    jobs.train(workspace, "default", both(dino), cached=True, run=None)
+    jobs.evaluate(workspace, None, split=None, side="target", absent=None)
+    done = jobs.write_report(workspace, None, tmp_path / "report.html")
+    page = Path(done.result["report"]).read_text()
+    assert "dino/block1" in page

@@ -1,6 +1,8 @@
 """A network in an ONNX file gives what the torch network gives that it was exported from; bad files are refused."""
 
+import importlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -244,3 +246,19 @@ class TestBadFiles:
         chosen = settings(model=str(copied), taps=("shallow",))
         with pytest.raises(BackendError, match=r"xd3d\[onnx\]"):
             tap_specs(settings_model(chosen), chosen)
+
+
+@pytest.mark.slow
+def test_a_network_trained_on_photographs_equals_its_export(load, tmp_path, monkeypatch):
+    """EfficientNet-Lite 2 with its ImageNet weights, of the extra ``benchmark``."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    efficientnet = importlib.import_module("efficientnet")
+    folder, images = efficientnet.export(tmp_path / "lite", (128, 192)), pictures(2, (128, 192))
+    taps = tuple(f"stride{stride}" for stride in efficientnet.STRIDES)
+    maps = load(folder, taps, image_size=(128, 192))(images, ["a", "b"])
+    mean, std = efficientnet.HALF
+    with torch.no_grad():
+        stock = efficientnet.Taps()((images / 255 - mean[0]) / std[0])
+    for tap, expected in zip(taps, stock, strict=True):
+        torch.testing.assert_close(maps[tap], expected, rtol=1e-4, atol=1e-4)
