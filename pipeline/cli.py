@@ -8,13 +8,14 @@ from typing import Annotated, Literal, no_type_check
 
 import typer
 
-from . import cli_ablate, cli_tools
+from . import cli_ablate, cli_predict, cli_tools
 from .console import conclude, run_command_line, set_up_logging
 from .options import (
     CameraNames,
     ConfigName,
     DatasetName,
     Device,
+    Fusion,
     Json,
     MachineOverrides,
     Overrides,
@@ -38,12 +39,11 @@ app = typer.Typer(
 )
 cli_tools.register(app)
 app.command()(cli_ablate.ablate)
+app.command()(cli_predict.predict)
 
 Split = Literal["train", "val", "test"]
-EverySplit = Literal["train", "val", "test", "all"]
 Tested = Annotated[str, typer.Option(help="What to score: source, target, or another domain of the target's data set.")]
 Absent = Literal["exclude", "zero", "one"]
-Fusion = Literal["product-prior", "product", "sum"]
 
 
 @app.callback()
@@ -201,7 +201,7 @@ def evaluate(
     split: Annotated[Split | None, typer.Option(help="The split to score; the default is the config's.")] = None,
     domain: Tested = "target",
     absent: Annotated[Absent | None, typer.Option(help="How a class that occurs nowhere is counted.")] = None,
-    fusion: Annotated[Fusion | None, typer.Option(help="How predictions are fused; the default is the run's.")] = None,
+    fusion: Fusion = None,
     lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head without image features.")] = False,
     export: Annotated[
         Path | None,
@@ -229,110 +229,6 @@ def evaluate(
         export=export,
         machine=machine_settings(device, overrides),
     )
-    conclude(done, as_json)
-
-
-@app.command()
-def predict(
-    points: Annotated[
-        Path | None,
-        typer.Argument(help="A sweep or a folder of them: .bin, .pcd.bin, .npy or .ply; or one with a dataset.yaml."),
-    ] = None,
-    run: RunFolder = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Label the frames of this prepared data set, with their images.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option("--root", help="Its data root, if it has moved.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Its frames of this domain; the default is all.")] = None,
-    split: Annotated[
-        EverySplit | None, typer.Option(help="Its frames of this split (with --submission, official); default all.")
-    ] = None,
-    scenes: Annotated[
-        str | None, typer.Option(help="Only scenes, sequences or frames of these names or globs: 08,1*.")
-    ] = None,
-    online: Annotated[
-        bool, typer.Option("--online", help="Compute image features on the way instead of reading the cache.")
-    ] = False,
-    fusion: Annotated[Fusion | None, typer.Option(help="How predictions are fused; the default is the run's.")] = None,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write each class's probability too, float16 in .npy files.")
-    ] = False,
-    submission: Annotated[
-        bool, typer.Option("--submission", help="Write the official files of nuScenes or SemanticKITTI, and their zip.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Output folder; by default in the workspace.")
-    ] = None,
-    columns: Annotated[
-        int | None,
-        typer.Option(min=3, help="float32 values per point in raw files; by default 4 in .bin, 5 in .pcd.bin."),
-    ] = None,
-    ids: Annotated[
-        Literal["train", "raw"], typer.Option(help="Numbers in labels: class + 1, or the ids of the data set.")
-    ] = "train",
-    colour: Annotated[bool, typer.Option("--colour", help="Write coloured clouds too, as .labels.ply.")] = False,
-    picture: Annotated[bool, typer.Option("--picture", help="Draw the first sweep and its labels from above.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Forecast the disk space of a data set's labels.")] = False,
-    device: Device = None,
-    overrides: MachineOverrides = None,
-    as_json: Json = False,
-) -> None:
-    """Label LiDAR sweeps: of a data set with their images (fused, xM, 2D, 3D), or sweeps alone with the 3D head.
-
-    It writes one .label file a sweep, and classes.json. It can be stopped at any time; the same command resumes.
-
-    Example: `xd3d predict --dataset nuscenes --submission` or `xd3d predict /data/velodyne --picture`
-    """
-    from .frame_choice import FrameChoice, choose_frames
-    from .predict import predict as predict_sweeps
-    from .predict_frames import predict_frames
-    from .runs import machine_settings
-
-    choice = choose_frames(
-        points,
-        dataset,
-        root=root,
-        domain=domain,
-        split=split,
-        scenes=scenes,
-        submission=submission,
-        sweeps_alone={"--columns": columns},
-        frames_alone={
-            "--online": online,
-            "--fusion": fusion,
-            "--probabilities": probabilities,
-            "--dry-run": dry_run,
-        },
-    )
-    workspace, machine = Workspace.current(), machine_settings(device, overrides)
-    if isinstance(choice, FrameChoice):
-        done = predict_frames(
-            workspace,
-            run,
-            choice,
-            out=out,
-            online=online,
-            fusion=fusion,
-            probabilities=probabilities,
-            picture=picture,
-            ids=ids,
-            colour=colour,
-            submission=submission,
-            dry_run=dry_run,
-            machine=machine,
-        )
-    else:
-        done = predict_sweeps(
-            workspace,
-            run,
-            choice,
-            out=out,
-            columns=columns,
-            picture=picture,
-            ids=ids,
-            colour=colour,
-            machine=machine,
-        )
     conclude(done, as_json)
 
 

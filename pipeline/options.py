@@ -10,6 +10,7 @@ __all__ = [
     "ConfigName",
     "DatasetName",
     "Device",
+    "Fusion",
     "Json",
     "MachineOverrides",
     "Overrides",
@@ -30,6 +31,10 @@ Device = Annotated[
 MachineOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting of this machine, as model.backend=torch; may be repeated."),
+]
+Fusion = Annotated[
+    Literal["product-prior", "product", "sum"] | None,
+    typer.Option("--fusion", help="How predictions are fused; the default is the run's."),
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="The run's folder; the default is the last run.")]
 Root = Annotated[Path | None, typer.Option("--root", help="The data root; it is remembered.")]

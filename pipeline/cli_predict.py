@@ -1,0 +1,120 @@
+"""The command that labels sweeps; beside the others because of its options."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .console import conclude
+from .options import Device, Fusion, Json, MachineOverrides, RunFolder
+from .workspace import Workspace
+
+__all__ = ["predict"]
+
+Points = Annotated[
+    Path | None,
+    typer.Argument(help="A sweep or a folder of them: .bin, .pcd.bin, .npy or .ply; or one with a dataset.yaml."),
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="Label the frames of this prepared data set, with their images.")
+]
+FrameRoot = Annotated[Path | None, typer.Option("--root", help="Its data root, if it has moved.")]
+Domain = Annotated[str | None, typer.Option("--domain", help="Its frames of this domain; the default is all.")]
+FrameSplit = Annotated[
+    Literal["train", "val", "test", "all"] | None,
+    typer.Option("--split", help="Its frames of this split (with --submission, official); default all."),
+]
+Scenes = Annotated[
+    str | None, typer.Option("--scenes", help="Only scenes, sequences or frames of these names or globs: 08,1*.")
+]
+Online = Annotated[
+    bool, typer.Option("--online", help="Compute image features on the way instead of reading the cache.")
+]
+Probabilities = Annotated[
+    bool, typer.Option("--probabilities", help="Write each class's probability too, float16 in .npy files.")
+]
+Submission = Annotated[
+    bool, typer.Option("--submission", help="Write the official files of nuScenes or SemanticKITTI, and their zip.")
+]
+Out = Annotated[Path | None, typer.Option("--out", file_okay=False, help="Output folder; by default in the workspace.")]
+Columns = Annotated[
+    int | None,
+    typer.Option(
+        "--columns", min=3, help="float32 values per point in raw files; by default 4 in .bin, 5 in .pcd.bin."
+    ),
+]
+Ids = Annotated[
+    Literal["train", "raw"], typer.Option("--ids", help="Numbers in labels: class + 1, or the ids of the data set.")
+]
+Colour = Annotated[bool, typer.Option("--colour", help="Write coloured clouds too, as .labels.ply.")]
+Picture = Annotated[bool, typer.Option("--picture", help="Draw the first sweep and its labels from above.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Forecast the disk space of a data set's labels.")]
+
+
+def predict(
+    points: Points = None,
+    run: RunFolder = None,
+    dataset: Dataset = None,
+    root: FrameRoot = None,
+    domain: Domain = None,
+    split: FrameSplit = None,
+    scenes: Scenes = None,
+    online: Online = False,
+    fusion: Fusion = None,
+    probabilities: Probabilities = False,
+    submission: Submission = False,
+    out: Out = None,
+    columns: Columns = None,
+    ids: Ids = "train",
+    colour: Colour = False,
+    picture: Picture = False,
+    dry_run: DryRun = False,
+    device: Device = None,
+    overrides: MachineOverrides = None,
+    as_json: Json = False,
+) -> None:
+    """Label LiDAR sweeps: of a data set with their images (fused, xM, 2D, 3D), or sweeps alone with the 3D head.
+
+    It writes one .label file a sweep, and classes.json. It can be stopped at any time; the same command resumes.
+
+    Example: `xd3d predict --dataset nuscenes --submission` or `xd3d predict /data/velodyne --picture`
+    """
+    from .frame_choice import FrameChoice, choose_frames
+    from .predict import predict as predict_sweeps
+    from .predict_frames import predict_frames
+    from .runs import machine_settings
+
+    shown = {"online": online, "fusion": fusion, "probabilities": probabilities, "dry_run": dry_run}
+    choice = choose_frames(
+        points,
+        dataset,
+        root=root,
+        domain=domain,
+        split=split,
+        scenes=scenes,
+        submission=submission,
+        sweeps_alone={"--columns": columns},
+        frames_alone={f"--{name.replace('_', '-')}": value for name, value in shown.items()},
+    )
+    workspace, machine = Workspace.current(), machine_settings(device, overrides)
+    if isinstance(choice, FrameChoice):
+        done = predict_frames(
+            workspace,
+            run,
+            choice,
+            out=out,
+            online=online,
+            fusion=fusion,
+            probabilities=probabilities,
+            picture=picture,
+            ids=ids,
+            colour=colour,
+            submission=submission,
+            dry_run=dry_run,
+            machine=machine,
+        )
+    else:
+        done = predict_sweeps(
+            workspace, run, choice, out=out, columns=columns, picture=picture, ids=ids, colour=colour, machine=machine
+        )
+    conclude(done, as_json)
