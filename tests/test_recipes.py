@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ def apply(blocks: dict[str, tuple[str, str]], copy: Path) -> None:
             continue
         text = (copy / file).read_text(encoding="utf-8")
         for old, new in re.findall(r"((?:^-.*\n)+)((?:^\+.*\n)+)", block, re.MULTILINE):
-            before, after = (re.sub(r"^.", "", lines, flags=re.MULTILINE) for lines in (old, new))
+            before, after = (re.sub(r"^.", "", lines, flags=re.MULTILINE).removesuffix("\n") for lines in (old, new))
             assert text.count(before) == 1, f"{file} holds this {text.count(before)} times:\n{before}"
             text = text.replace(before, after)
         (copy / file).write_text(text, encoding="utf-8")
@@ -75,3 +76,35 @@ def test_a_fusion_variant_is_trained_after_its_recipe(copy_of):
     xd3d("extract-features", "--dataset", "nuscenes")
     xd3d("train", "--cached", "--config", "inject_height", *QUICK, "--set", "model.voxel_size=0.3")
     assert '"fused"' in xd3d("evaluate", "--json").stdout
+
+
+def test_a_data_set_is_trained_on_after_its_recipe(copy_of, tmp_path):
+    xd3d = copy_of("A data set")
+    rng = np.random.default_rng(0)
+    for scene in ("a", "b"):
+        for folder in ("velodyne", "labels"):
+            (tmp_path / "toy" / scene / folder).mkdir(parents=True)
+        for frame in range(2):
+            points = rng.uniform(-10, 10, (400, 4)).astype("<f4")
+            points.tofile(tmp_path / f"toy/{scene}/velodyne/{frame:06d}.bin")
+            (1 + (points[:, 2] > 0)).astype("<u4").tofile(tmp_path / f"toy/{scene}/labels/{frame:06d}.label")
+    assert '"frames": 4' in xd3d("prepare", "--dataset", "toy", "--root", "toy", "--json").stdout
+    shift = [
+        *("--set", "data.source.dataset=toy", "--set", "data.source.domain=all"),
+        *("--set", "data.target.dataset=toy", "--set", "data.target.domain=all", "--set", "data.merge=toy-2"),
+        *("--set", "fusion.variant=3d-only", "--set", "model.voxel_size=0.5", "--set", "train.batch_size=2"),
+    ]
+    xd3d("train", *shift, *QUICK)
+    assert '"thing"' in xd3d("evaluate", "--split", "train", "--json").stdout
+
+
+def test_a_kind_of_network_is_extracted_after_its_recipe(copy_of, tmp_path, tiny_nuscenes_root):
+    xd3d = copy_of("A kind of network")
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells/cells.json").write_text('{"size": 16}')
+    xd3d("prepare", "--dataset", "nuscenes", "--root", str(tiny_nuscenes_root))
+    network = ("--set", "extract.model=./cells", "--set", "extract.image_size=[90,160]")
+    done = xd3d("extract-features", "--dataset", "nuscenes", *network, "--json").stdout
+    assert '"failed": 0' in done
+    cache = next((tmp_path / "xd3d-work/cache").iterdir())
+    assert '"features/mean"' in xd3d("cache", "info", str(cache), "--json").stdout

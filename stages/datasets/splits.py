@@ -94,10 +94,10 @@ def _located(domain: str, index: FrameIndex) -> Bool[np.ndarray, "frames"]:
     return index.frames.location == domain
 
 
-#: Shares: published target val scenes over the scenes of the domain in the official train split. Other data sets have
-#: the domain ``all`` alone, and hold out none.
+#: Shares: published target val scenes over the scenes of the domain in the official train split. Data sets without
+#: an entry have the domain ``all`` with the splits of their index.
 _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
-    **{dataset: {"all": _Domain(members=_every)} for dataset in DOMAINS},
+    **{dataset: {"all": _Domain(members=_every, official=True)} for dataset in DOMAINS},
     "nuscenes": {
         "usa": _Domain(members=lambda index: _contains(index.frames.location, "boston")),
         "singapore": _Domain(members=lambda index: ~_contains(index.frames.location, "boston"), share=69 / 310),
@@ -119,7 +119,8 @@ _DOMAINS: Mapping[str, Mapping[str, _Domain]] = {
         },
     },
     "synlidar": {"all": _Domain(members=_every, share=1 / 13)},
-    FOLDER: {"all": _Domain(members=_every, official=True)},
+    "a2d2": {"all": _Domain(members=_every)},
+    "virtualkitti": {"all": _Domain(members=_every)},
 }
 
 

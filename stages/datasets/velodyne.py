@@ -32,8 +32,8 @@ VELODYNE, LABELS = "velodyne", "labels"
 
 _LABEL_TYPE = "<u4"
 
-#: float32 per point: x, y, z and intensity; in SemanticSTF the ring too.
-_COLUMNS = {"semantickitti": 4, "semanticstf": 5, "synlidar": 4}
+#: float32 per point: x, y, z and intensity; in some data sets the ring too.
+_COLUMNS, _WITH_RING = 4, {"semanticstf": 5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def lidar_index(
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame: x forward, y left, z up."""
-    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_COLUMNS[index.dataset])
+    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_WITH_RING.get(index.dataset, _COLUMNS))
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
@@ -127,4 +127,6 @@ def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labe
 
 def check_files(index: FrameIndex) -> list[FileFault]:
     """Checks every file: complete sweeps, a label of 4 bytes with a known id per point, images of the indexed size."""
-    return check_raw_files(index, columns=_COLUMNS[index.dataset], dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset])
+    return check_raw_files(
+        index, columns=_WITH_RING.get(index.dataset, _COLUMNS), dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset]
+    )

@@ -6,6 +6,7 @@ Without hardware support, bfloat16 and float16 products are hundreds of times sl
 import logging
 import platform
 import time
+from typing import Any
 
 import torch
 
@@ -59,8 +60,7 @@ def precisions(settings: ExtractSettings, model: ModelFolder | None) -> tuple[st
 
 def _widest(model: ModelFolder) -> int:
     """Returns the channels of the widest block of a network; 0 for an ONNX file."""
-    if model.kind == "onnx":
-        return 0
+    widths: list[Any] = []
     if model.kind == "transformers":
         facts = read_json(model.path / "config.json")
         facts = facts.get("vision_config") or facts
@@ -70,7 +70,7 @@ def _widest(model: ModelFolder) -> int:
             facts.get("hidden_size"),
             (facts.get("embed_dim") or 0) << stages - 1,
         ]
-    else:
+    elif model.kind == "diffusers":
         found = model.config("unet").get("block_out_channels")
         widths = found if isinstance(found, list) else []
     return max((width for width in widths if isinstance(width, int)), default=0)
