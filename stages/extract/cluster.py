@@ -24,9 +24,9 @@ from .extractor import ACTIVITIES
 from .images import PictureSource
 from .job import POLL_SECONDS, ExtractSummary, cache_opener, check_disk, summarise
 from .models import settings_model
+from .networks import tap_specs
 from .precision import resolve_dtype
 from .settings import ExtractSettings
-from .taps import tap_specs
 from .workers import ShardWorker, connect, device_type, fill_task, silenced_dask_logs, unfit_reason, worker_environments
 
 __all__ = ["extract_with_workers"]

@@ -58,7 +58,7 @@ def files(path):
     return {
         str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in Path(path).rglob("*")
-        if file.is_file() and "lock" not in str(file)
+        if file.is_file() and file.name != "writer.lock" and "locks" not in file.parts
     }
 
 
@@ -165,3 +165,11 @@ def test_a_run_on_several_networks_has_a_report(workspace, dino, tmp_path):
     done = jobs.write_report(workspace, None, tmp_path / "report.html")
     page = Path(done.result["report"]).read_text()
     assert "dino/block1" in page
+
+
+def test_workers_fill_the_part_of_every_network(workspace, dino, tmp_path):
+    settings = both(dino, f"extract.caches={tmp_path / 'workers'}")
+    done = extract(workspace, settings, sharing=Sharing(workers=1))
+    assert done.exit_code == 0
+    found = files(done.result["cache"])
+    assert any(name.startswith("features/dino/block1/c/") for name in found)

@@ -50,7 +50,7 @@ def contents(path):
     return {
         str(file.relative_to(path)): (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
         for file in sorted(path.rglob("*"))
-        if file.is_file() and "lock" not in str(file)
+        if file.is_file() and file.name != "writer.lock" and "locks" not in file.parts
     }
 
 
