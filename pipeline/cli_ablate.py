@@ -15,7 +15,7 @@ Names = list[str] | None
 Short = Annotated[
     bool, typer.Option("--short", help="Main variants, one seed, few frames and steps: half an hour on two cores.")
 ]
-Only = Annotated[Names, typer.Option("--only", help="Variants, separated by commas; all by default.")]
+Only = Annotated[Names, typer.Option("--only", help="Variants, separated by commas; by default all but network-....")]
 Shifts = Annotated[Names, typer.Option("--shifts", help="Shifts, separated by commas; by default those reported.")]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas; 1,2,3, in the short form 1.")]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; they share the threads equally.")]

@@ -35,15 +35,20 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Variants of one table. ``main`` groups are reported for each shift; the others are sweeps around ``SHORTER``."""
+    """Variants of one table. ``main`` groups are reported for each shift; the others are sweeps around ``SHORTER``.
+
+    ``named_only``: they run only if ``--only`` names them, because their networks are fetched from the hub.
+    """
 
     title: str
     variants: tuple[Variant, ...]
     main: bool = False
+    named_only: bool = False
 
 
-def _sweep(title: str, *variants: tuple[str, str]) -> Group:
-    return Group(title=title, variants=tuple(Variant(name=name, label=label) for name, label in variants))
+def _sweep(title: str, *variants: tuple[str, str], named_only: bool = False) -> Group:
+    chosen = tuple(Variant(name=name, label=label) for name, label in variants)
+    return Group(title=title, variants=chosen, named_only=named_only)
 
 
 GROUPS: tuple[Group, ...] = (
@@ -102,6 +107,7 @@ GROUPS: tuple[Group, ...] = (
         ("network-dinov2", "DINOv2 small, its last block"),
         ("network-clip", "CLIP ViT-L/14, its last block but one"),
         ("network-both", "tiny-street and DINOv2 small"),
+        named_only=True,
     ),
     _sweep(
         "The paper's queries beside the method",
@@ -114,7 +120,7 @@ VARIANTS: dict[str, Variant] = {variant.name: variant for group in GROUPS for va
 
 
 def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:
-    """Returns the variants called ``names``; without names all of them, or the main ones in the short form.
+    """Returns the variants called ``names``; without names all but the ``named_only`` ones, or the short form's.
 
     Raises:
         ConfigError: a name is unknown.
@@ -124,4 +130,5 @@ def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:
             raise ConfigError(f"There is no variant '{name}' of the ablation; {nearest(name, VARIANTS)}")
     if names:
         return [variant for name, variant in VARIANTS.items() if name in names]
-    return [variant for group in GROUPS for variant in group.variants if group.main or not short]
+    groups = [group for group in GROUPS if group.main or not (short or group.named_only)]
+    return [variant for group in groups for variant in group.variants]
