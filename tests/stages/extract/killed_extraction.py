@@ -18,6 +18,7 @@ from pathlib import Path
 
 import dask
 from distributed.utils import get_mp_context
+from tqdm import tqdm
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import ClusterError
@@ -27,6 +28,8 @@ from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.extract.cluster import extract_with_workers
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.settings import ExtractSettings
+
+tqdm.set_lock(threading.RLock())  # tqdm's own is shared with forked children, and one may die with it
 
 PRELOAD = [
     "distributed",

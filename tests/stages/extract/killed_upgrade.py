@@ -11,10 +11,12 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import UnfinishedUpgradeError
@@ -48,6 +50,7 @@ def state(path):
 def main():
     base, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared with forked children, and one may die with it
     shutil.copytree(base / "cache", base / "unbroken")
     start = time.monotonic()
     assert os.waitpid(upgrade_in_child(base / "unbroken"), 0)[1] == 0
