@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from xd3d.stages.datasets.catalogue import NUSCENES_32
 from xd3d.stages.datasets.index import FrameIndex
@@ -37,6 +38,7 @@ KITTI_FRAMES = (  # sequences 00 to 21
     *(921, 1061, 3281, 631, 1901, 1731, 491, 1801, 4981, 831, 2721),
 )
 TWIN = {"image_size": (248, 76), "azimuth_steps": 60, "workers": 1}
+CAMERA_ROTATION = [0.4998015430569128, -0.5030316162024876, 0.4997798114386805, -0.49737083824542755]
 INTRINSICS = [[1266.4, 0.0, 816.3], [0.0, 1266.4, 491.5], [0.0, 0.0, 1.0]]
 
 
@@ -210,7 +212,7 @@ class Rows:
                 "token": token("cali", number),
                 "sensor_token": token("sens", place),
                 "translation": [1.70079118954, 0.0159456324149, 1.51095763913],
-                "rotation": [0.4998015430569128, -0.5030316162024876, 0.4997798114386805, -0.49737083824542755],
+                "rotation": CAMERA_ROTATION if CHANNELS[place] in CAMERAS else [1.0, 0.0, 0.0, 0.0],
                 "camera_intrinsic": INTRINSICS if CHANNELS[place] in CAMERAS else [],
             }
 
@@ -296,8 +298,11 @@ class Rows:
     def link_files(self, root: Path) -> None:
         kept = root / "files"
         kept.mkdir()
-        (kept / "sweep").write_bytes(bytes(20))
-        (kept / "label").write_bytes(bytes(1))
+        angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+        ring = np.zeros((len(angles), 5), "<f4")  # every camera sees some of its points
+        ring[:, :2] = 10 * np.column_stack([np.cos(angles), np.sin(angles)])
+        ring.tofile(kept / "sweep")
+        (kept / "label").write_bytes(bytes(len(ring)))
         Image.new("RGB", (1600, 900)).save(kept / "image.jpg")
         sweeps, labels, images = (Copies(kept / name) for name in ("sweep", "label", "image.jpg"))
         for folder in (f"lidarseg/{VERSION}", *(f"samples/{name}" for name in CHANNELS)):

@@ -11,7 +11,8 @@ from xd3d.stages.datasets.frames import count_labels
 from xd3d.stages.datasets.labels import IGNORE, class_weights
 from xd3d.stages.evaluate.official import NO_CLASS
 from xd3d.stages.evaluate.scores import score_frames
-from xd3d.stages.predict.inference import predict_frames, sweep_classes
+from xd3d.stages.predict.inference import predict_frames
+from xd3d.stages.predict.whole_sweeps import sweep_classes
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.settings import AugmentSettings, TrainSettings
