@@ -69,12 +69,13 @@ def copy_of(tmp_path):
     return make
 
 
-def test_a_fusion_variant_is_trained_after_its_recipe(copy_of):
+def test_a_fusion_variant_is_trained_after_its_recipe(copy_of, tiny_nuscenes_root):
     xd3d = copy_of("A fusion variant")
-    xd3d("synthesize", "city", "--frames", "16")
-    xd3d("prepare", "--dataset", "nuscenes", "--root", "city")
-    xd3d("extract-features", "--dataset", "nuscenes")
-    xd3d("train", "--cached", "--config", "inject_height", *QUICK, "--set", "model.voxel_size=0.3")
+    xd3d("prepare", "--dataset", "nuscenes", "--root", str(tiny_nuscenes_root))
+    small = ("--set", "extract.image_size=[90,160]")
+    xd3d("extract-features", "--dataset", "nuscenes", *small)
+    coarse = ("--set", "model.voxel_size=0.3", "--set", "train.batch_size=2")
+    xd3d("train", "--cached", "--config", "inject_height", *QUICK, *small, *coarse)
     assert '"fused"' in xd3d("evaluate", "--json").stdout
 
 
