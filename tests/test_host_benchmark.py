@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parent / "benchmarks" / "host.py"
 
 
+@pytest.mark.slow
 def test_every_figure_of_the_docs_is_there_and_the_parts_are_those_of_the_whole(tmp_path):
     command = [sys.executable, SCRIPT, "--images", "12", "--rounds", "1", "--folder", tmp_path, "--scaled"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)

@@ -11,6 +11,7 @@ from xd3d.stages.extract.models import resolve_model
 SCRIPT = Path(__file__).parent / "benchmarks" / "planning.py"
 
 
+@pytest.mark.slow
 def test_bytes_hours_and_cost_follow_from_the_model_and_the_rates_it_is_given():
     rates = ["--gpu", "card=2:3", "--gpu", "fast=1e6:1", "--disk=0.5", "--cores=4"]
     command = [sys.executable, SCRIPT, "--model", resolve_model("tiny-street").path, *rates]

@@ -61,6 +61,7 @@ def test_bad_images_are_recorded_odd_ones_are_read_and_repaired_ones_retried(xd3
     assert FeatureReader(facts(mended)["cache"]).available.all()
 
 
+@pytest.mark.slow
 def test_beside_an_extractor_others_read_and_no_second_one_writes(xd3d, tiny_nuscenes_root, tmp_path):
     assert xd3d("prepare", "--root", str(tiny_nuscenes_root)).returncode == 0
     command = [sys.executable, "-c", "from xd3d.pipeline.cli import main; main()", "extract-features"]

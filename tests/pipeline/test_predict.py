@@ -232,6 +232,7 @@ def test_a_file_of_a_checkpoint_is_not_taken_for_a_run(home, tmp_path):
         predict(Workspace(home=home), weights, home.parent / "data", out=tmp_path, columns=5, picture=False)
 
 
+@pytest.mark.slow
 def test_a_prediction_that_was_killed_resumes_and_ends_with_the_same_bytes(home, tmp_path, lidar_only):
     sweeps, out = tmp_path / "sweeps", tmp_path / "labels"
     sweeps.mkdir()

@@ -85,6 +85,7 @@ def test_every_way_to_cut_gives_about_as_many_regions_as_agents(regions):
     assert 50 <= len(np.unique(regions.colour_regions(image, 100, 1.0))) <= 100
 
 
+@pytest.mark.slow
 def test_the_last_line_is_one_json_object_with_the_differences(tmp_path):
     rng = np.random.default_rng(3)
     domains = ("boston day", "singapore day", "boston night", "boston fog", "singapore night")

@@ -176,6 +176,7 @@ def test_a_finished_cache_is_left_as_it_is(settings, make_index, tmp_path, monke
     assert times == {file: file.stat().st_mtime_ns for file in path.glob("features/**/*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
 def test_an_end_in_the_middle_leaves_a_cache_that_can_be_resumed(settings, make_index, tmp_path, number, code):
     index, path = make_index(12), tmp_path / "cache"

@@ -36,10 +36,12 @@ def killed(settings, make_index, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_an_extraction_killed_at_some_moments_resumes_to_the_same_files(killed):
     assert killed("main", 4, 8)["killed"] == 4
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_lose_nothing(killed):
     assert killed("workers", 2, 12)["killed"] >= 2
 
