@@ -41,6 +41,7 @@ _THREADS = 8
 _WINDOW = 1024
 
 #: Pixels of the largest accepted image: Pillow's own limit, which other packages of a process may lift.
+_UNBOUNDED = ("F", "I")  #: 32-bit pixel types, which have no largest value
 _MAX_PIXELS = 2 * 2**30 // 12
 
 #: Raised by Pillow for files that it cannot decode.
@@ -99,6 +100,8 @@ def _header(path: Path) -> tuple[tuple[int, int], str | None, bool]:
         width, height = image.size
         if width * height > _MAX_PIXELS:
             raise ValueError(f"{width}x{height} are more pixels than any camera has")
+        if image.mode in _UNBOUNDED:
+            raise ValueError(f"pixel type '{image.mode}' has no fixed range: convert the image to 8 or 16 bits")
         turned = image.format in _TAGGED and image.getexif().get(_ORIENTATION, 1) != 1
         return (width, height), image.format, turned
 

@@ -1,7 +1,8 @@
 """Files of a folder as disks have them: without hidden files, and without the copies that tools leave beside a file.
 
 A Mac writes ``._NAME`` beside every file on a foreign disk; synchronisers and file managers write ``NAME (1)``,
-``NAME copy`` or ``NAME.sync-conflict-...``. Such a copy is left aside where the file that it is a copy of exists.
+``NAME copy``, ``copy of NAME`` or ``NAME.sync-conflict-...``. Such a copy is left aside where the file that it is a
+copy of exists.
 """
 
 import logging
@@ -17,7 +18,9 @@ log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 _COPY = re.compile(
-    r"( ?\(\d+\)| - copy( \(\d+\))?| copy( \d+)?| \([^()]*conflict[^()]*\)|[._]sync-conflict-[\w-]+|_conflict-[\w-]+)$",
+    r"^copy (\(\d+\) )?of "
+    r"|( ?\(\d+\)| - (copy|kopie|copie|copia)( \(\d+\))?| copy( \d+)?)$"
+    r"|( \([^()]*conflict[^()]*\)|[._]sync-conflict-[\w-]+|_conflict-[\w-]+)$",
     re.IGNORECASE,
 )
 

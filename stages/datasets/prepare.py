@@ -12,9 +12,12 @@ import numpy as np
 
 from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .alignment import Alignment, measure_alignment
+from .catalogue import FOLDER
 from .checks import FileFault
+from .folder_description import NAME
 from .index import FrameIndex
 from .pictures import draw_views
+from .reader_arguments import name_some
 from .readers import READERS
 from .visibility import View, check_views, view_scenes
 
@@ -114,6 +117,7 @@ def prepare_dataset(
         if found.clear and not found.fits:
             log.warning("%s; check its calibration", found)
     if not faults:
+        _check_classes(index)
         index.save(index_folder)
     return PrepareSummary(
         dataset=dataset,
@@ -126,6 +130,29 @@ def prepare_dataset(
         views=tuple(views),
         alignments=tuple(alignments),
     )
+
+
+def _check_classes(index: FrameIndex) -> None:
+    """Checks that the labels of a user's folder hold ids of its classes, in one frame of each scene.
+
+    Raises:
+        DataError: they hold none; the message names the ids of both.
+    """
+    labelled = np.flatnonzero(index.frames.labels != "")
+    if index.dataset != FOLDER or not len(labelled):
+        return
+    reader = READERS[index.dataset]
+    _, first = np.unique(index.frames.scene[labelled], return_index=True)
+    rows = labelled[first].tolist()
+    found = [np.unique(reader.read_labels(index, row, reader.read_sweep(index, row))) for row in rows]
+    present = np.unique(np.concatenate(found)).tolist()
+    wanted = {number for ids in index.described["classes"].values() for number in ids}
+    if not wanted & set(present):
+        named, held = (name_some([str(number) for number in ids]) for ids in (sorted(wanted), present))
+        raise DataError(
+            f"No label in the first frames of {len(rows)} scenes is of a class: {NAME} names the ids {named}, the files"
+            f" hold {held}; correct 'classes' (or label_field)"
+        )
 
 
 def _incomplete(index: FrameIndex, faults: Sequence[FileFault]) -> dict[str, str]:

@@ -27,7 +27,8 @@ def guess_columns(values: Float32[np.ndarray, "values"], default: int) -> int:
     if blocks < _FEWEST:
         return default
     chosen = np.unique(np.linspace(0, blocks - 1, _BLOCKS).astype(int))
-    sample = np.nan_to_num(values[: blocks * _BLOCK].reshape(blocks, _BLOCK)[chosen].ravel().astype(np.float64))
+    with np.errstate(invalid="ignore"):  # bytes that are no numbers, of a compressed file for example
+        sample = np.nan_to_num(values[: blocks * _BLOCK].reshape(blocks, _BLOCK)[chosen].ravel().astype(np.float64))
     signed = np.arctan(sample / _SCALE)
     features = np.stack([signed, np.abs(signed), sample == np.round(sample)])
     explained = {length: _explained(features, length) for length in _LENGTHS}

@@ -171,6 +171,8 @@ def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
         return Sweep.of(_some(read_cloud(path), path))
     if not suffix:
         raise DataError(f"{path} is not a readable sweep; its name must end in {', '.join(SWEEP_SUFFIXES)}")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would wait for ever
+        raise DataError(f"The sweep {path} is not a regular file; replace it by the file it stands for")
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:

@@ -25,6 +25,8 @@ from .catalogue import (
 )
 from .model_files import (
     CONFIGS,
+    DESCRIPTION,
+    NETWORK,
     PICKLES,
     Kind,
     check_files,
@@ -191,6 +193,12 @@ def resolve_unet(name: str, *, offline: bool = False) -> Path:
 
 def _one_file(path: Path) -> str:
     """Says how a checkpoint in one file becomes a model folder."""
+    refuse_pointer(path)
+    if path.suffix == ".onnx":
+        return (
+            f"The model {path} is one file; an ONNX network is a folder with {NETWORK}, and {DESCRIPTION} beside it"
+            " (docs/backbones.md)"
+        )
     names = f"{shlex.quote(str(path))} {shlex.quote(str(path.with_suffix('')))}"
     return (
         f"The model {path} is one file, a checkpoint; a model is a folder in diffusers' layout. Convert it with: python"

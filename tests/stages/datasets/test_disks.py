@@ -1,10 +1,12 @@
 """Files as disks have them: images by their content, texts of any system, links, and folders that are listed alike."""
 
+import os
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from xd3d.errors import DataError, MissingDataError
 from xd3d.stages.datasets import folder, nuscenes, semantickitti
@@ -12,6 +14,7 @@ from xd3d.stages.datasets.checks import image_fault, run_checks
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.listing import find_stems, without_copies
 from xd3d.stages.datasets.prepare import prepare_dataset
+from xd3d.stages.datasets.sweeps import load_sweep
 from xd3d.stages.datasets.texts import read_text
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
@@ -149,3 +152,29 @@ def test_links_out_of_a_nuscenes_root_are_refused_unless_they_are_allowed(copy_o
         nuscenes.build_index(root)
     assert prepare_dataset("nuscenes", root, tmp_path / "index", follow_links=True).missing == ()
     assert nuscenes.build_index(root, follow_links=True).digest == digest
+
+
+def test_a_pipe_is_no_sweep_and_a_float_image_is_found_by_prepare(copy_of, tmp_path):
+    os.mkfifo(tmp_path / "000000.bin")
+    with pytest.raises(DataError, match=r"000000\.bin"):
+        load_sweep(tmp_path / "000000.bin")
+    path = tmp_path / "thermal.tif"
+    Image.fromarray(np.ones((4, 6), np.float32)).save(path)
+    assert "8 or 16 bits" in str(image_fault(path, (6, 4)))
+
+
+@pytest.mark.parametrize("copy", ["copy of {}", "Copy (2) of {}", "{} - Kopie", "{} - Copy (2)", "{} (1)"])
+def test_copies_are_left_aside_beside_their_original(tmp_path, copy):
+    names = [tmp_path / "000001.bin", tmp_path / f"{copy.format('000001')}.bin"]
+    assert without_copies(names) == names[:1]
+    assert without_copies(names[1:]) == names[1:]
+
+
+def test_labels_without_any_class_are_found_by_prepare(copy_of, tmp_path):
+    root = copy_of("folder")
+    description = yaml.safe_load((root / "dataset.yaml").read_text())
+    description["classes"] = {name: [60000 + place] for place, name in enumerate(description["classes"])}
+    (root / "dataset.yaml").write_text(yaml.safe_dump(description))
+    with pytest.raises(DataError, match=r"60000.*classes"):
+        prepare_dataset("folder", root, tmp_path / "index")
+    assert not (tmp_path / "index").exists()
