@@ -1,4 +1,4 @@
-# docker build --target cpu --build-arg TORCH_INDEX=URL -t xd3d:cpu .   (URL: PyTorch's index of CPU wheels; see pytorch.org)
+# docker build --target cpu --build-arg TORCH_INDEX=URL -t xd3d:cpu .   (URL: PyTorch's index of CPU wheels)
 # docker build --target cuda -t xd3d:cuda .                             then: docker run --gpus all -v DATA:/data xd3d:cuda
 FROM python:3.11-slim AS source
 WORKDIR /opt/xd3d
