@@ -1,6 +1,6 @@
 """The commands that manage a feature cache."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
@@ -56,11 +56,12 @@ def repair(path: CachePath, as_json: Json = False) -> None:
 
     The command that made the cache then writes the dropped images again.
     """
+    from ..cache.metadata import MANIFEST
     from ..cache.networks import repair_parts
 
     done = repair_parts(path)
     text = f"{len(done['metadata'])} metadata files were written anew or removed, {done['dropped']} images dropped"
-    if done["dropped"] or any(file.split("/")[-1] == "zarr.json" for file in done["metadata"]):
+    if done["dropped"] or any(PurePosixPath(file).name == MANIFEST for file in done["metadata"]):
         text += (
             "; write what is missing with the command that made the cache: xd3d extract-features, or xd3d cache export"
         )

@@ -25,7 +25,7 @@ def run_demo(out: Path, *, frames: int | None, seed: int, fast: bool = False) ->
     """Runs all stages in the folder ``out``; finished work of an earlier call is kept.
 
     Two networks are trained: one on LiDAR alone, one with the cached features. ``fast`` takes fewer frames and a few
-    steps of training: it shows that everything runs, and its scores say nothing.
+    steps of training: it shows that everything runs; its scores mean nothing.
 
     Raises:
         RunError: the preset scores no fused prediction of image and cloud, because it uses no images.

@@ -14,9 +14,9 @@ from PIL import Image
 
 from ...progress import track
 from .index import FrameIndex
-from .projection import inside_image
 from .readers import READERS
 from .sweeps import Sweep
+from .visibility import seen_points
 
 __all__ = ["Alignment", "measure_alignment"]
 
@@ -78,7 +78,7 @@ def measure_alignment(index: FrameIndex) -> list[Alignment]:
 
 def _best(camera: str, maps: Sequence[Float64[np.ndarray, "shifts shifts"]], width: int) -> Alignment:
     total = np.sum(maps, axis=0) / np.sqrt(len(maps))
-    down, right = (_STEP * int(place) - _REACH for place in np.unravel_index(total.argmax(), total.shape))
+    down, right = (_STEP * int(shift) - _REACH for shift in np.unravel_index(total.argmax(), total.shape))
     return Alignment(
         camera=camera, shift=(right * width / _WIDTH, down * width / _WIDTH), width=width, score=float(total.max())
     )
@@ -86,14 +86,10 @@ def _best(camera: str, maps: Sequence[Float64[np.ndarray, "shifts shifts"]], wid
 
 def _scores(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "shifts shifts"] | None:
     """Standard scores of shifts [y, x] by the edges under the points; None if there are too few points or edges."""
-    size = index.images.size[image]
-    pixels = READERS[index.dataset].pixels(index, image, sweep)
-    inside = inside_image(pixels, size)
-    pose = index.images.camera_from_lidar[image]
-    depth = sweep.points[inside] @ pose[2, :3] + pose[2, 3]
+    pixels, depth = seen_points(index, image, sweep)
     edges = _edges(index, image)
     height = edges.shape[0]
-    points = _foreground((pixels[inside] * (_WIDTH / size[0])).astype(np.int64), depth, height)
+    points = _foreground((pixels * (_WIDTH / index.images.size[image][0])).astype(np.int64), depth, height)
     x, y = points[((points >= _REACH) & (points < (_WIDTH - _REACH, height - _REACH))).all(axis=1)].T
     if len(x) < _FEWEST:
         return None

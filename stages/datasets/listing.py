@@ -52,7 +52,7 @@ def find_stems(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     stems: dict[str, Path] = {}
-    rank = {suffix: place for place, suffix in enumerate(suffixes)}
+    rank = {suffix: index for index, suffix in enumerate(suffixes)}
     files = [path for path in folder.iterdir() if path.suffix.lower() in rank and not is_hidden(path)]
     for path in sorted(
         without_copies(files), key=lambda path: (rank[path.suffix.lower()], path.suffix.isupper(), path)

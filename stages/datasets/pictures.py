@@ -10,9 +10,8 @@ from PIL import Image
 
 from ...files import write_bytes
 from .index import FrameIndex
-from .projection import inside_image
 from .readers import READERS
-from .visibility import View
+from .visibility import View, seen_points
 
 __all__ = ["draw_views"]
 
@@ -50,15 +49,12 @@ def _tile(index: FrameIndex, view: View) -> UInt8[np.ndarray, "height width 3"]:
     image = cv2.resize(straight, (_WIDTH, max(1, round(scale * len(straight)))), interpolation=cv2.INTER_AREA)
     row = int(index.images.frame[view.image])
     sweep = READERS[index.dataset].read_sweep(index, row).only_usable()
-    pixels = READERS[index.dataset].pixels(index, view.image, sweep)
-    inside = inside_image(pixels, index.images.size[view.image])
-    pose = index.images.camera_from_lidar[view.image]
-    depth = sweep.points[inside] @ pose[2, :3] + pose[2, 3]
+    pixels, depth = seen_points(index, view.image, sweep)
     share = np.log(np.clip(depth, _NEAR, _FAR) / _NEAR) / np.log(_FAR / _NEAR)
     palette = cv2.applyColorMap(np.arange(255, -1, -1, dtype=np.uint8), cv2.COLORMAP_TURBO)[:, 0, ::-1]
     colours = palette[(255 * share).astype(int)]
     order = np.argsort(-depth)  # near points over far ones
-    x, y = (pixels[inside][order] * scale).astype(int).T
+    x, y = (pixels[order] * scale).astype(int).T
     for right, down in ((0, 0), (1, 0), (0, 1), (1, 1)):
         image[np.minimum(y + down, len(image) - 1), np.minimum(x + right, _WIDTH - 1)] = colours[order]
     title = np.zeros((_BAR, _WIDTH, 3), np.uint8)

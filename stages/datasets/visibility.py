@@ -17,8 +17,9 @@ from ...progress import track
 from .index import FrameIndex
 from .projection import inside_image, project
 from .readers import READERS
+from .sweeps import Sweep
 
-__all__ = ["View", "check_views", "seen_shares", "view_scenes"]
+__all__ = ["View", "check_views", "seen_points", "seen_shares", "view_scenes"]
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,16 @@ def view_scenes(index: FrameIndex) -> list[View]:
         return []
     rows = np.sort(np.unique(index.frames.scene, return_index=True)[1]).tolist()
     return [view for row in track(rows, "projecting points", len(rows), "scene") for view in _views(index, row)]
+
+
+def seen_points(
+    index: FrameIndex, image: int, sweep: Sweep
+) -> tuple[Float64[np.ndarray, "seen 2"], Float64[np.ndarray, "seen"]]:
+    """Returns the pixels (x, y) of the points in the image of row ``image``, and their depths in metres."""
+    pixels = READERS[index.dataset].pixels(index, image, sweep)
+    inside = inside_image(pixels, index.images.size[image])
+    pose = index.images.camera_from_lidar[image]
+    return pixels[inside], sweep.points[inside] @ pose[2, :3] + pose[2, 3]
 
 
 def check_views(views: Sequence[View]) -> None:
@@ -131,14 +142,13 @@ def _blind(kind: str, name: str, views: Sequence[View]) -> str:
 
 
 def _views(index: FrameIndex, row: int) -> Iterator[View]:
-    reader = READERS[index.dataset]
-    sweep = reader.read_sweep(index, row).only_usable()
+    sweep = READERS[index.dataset].read_sweep(index, row).only_usable()
     points = sweep.points
     around = len(points) and (points.min(axis=0) <= 0).all() and (points.max(axis=0) >= 0).all()
     images = index.images_of(row)
     _, first = np.unique(index.images.camera[images], return_index=True)  # other images of a camera show the same
     for image in images[np.sort(first)].tolist():
-        seen = int(inside_image(reader.pixels(index, image, sweep), index.images.size[image]).sum())
+        seen = len(seen_points(index, image, sweep)[0])
         pose = index.images.camera_from_lidar[image]
         distance = _distance(points, pose)
         known = 0 if distance > _FROM_POINTS else seen

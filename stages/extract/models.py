@@ -144,6 +144,7 @@ def resolve_model(
     elif folder.is_dir():
         path = snapshot_folder(folder.resolve())
     elif folder.is_file():
+        refuse_pointer(folder)
         raise ModelError(_one_file(folder))
     elif is_hub_name(name):
         path = find_local(name) or fetch_model(name, offline=offline)[0]
@@ -193,7 +194,6 @@ def resolve_unet(name: str, *, offline: bool = False) -> Path:
 
 def _one_file(path: Path) -> str:
     """Says how a checkpoint in one file becomes a model folder."""
-    refuse_pointer(path)
     if path.suffix == ".onnx":
         return (
             f"The model {path} is one file; an ONNX network is a folder with {NETWORK}, and {DESCRIPTION} beside it"

@@ -78,19 +78,19 @@ def sweep_prediction(
         cloud[~unseen] = 0
     if not np.isfinite(prediction.probabilities_3d).all():
         raise diverged(domain.key(position))
-    scores: dict[Modality, np.ndarray] = {"3d": _placed(prediction.probabilities_3d, frame, cloud)}
+    scores: dict[Modality, np.ndarray] = {"3d": _whole(prediction.probabilities_3d, frame, cloud)}
     if (images := prediction.probabilities_2d) is not None:
-        scores["xm"] = _placed(prediction.probabilities_3d + images, frame, cloud)
-        scores["2d"] = _placed(images, frame, np.zeros_like(cloud))
+        scores["xm"] = _whole(prediction.probabilities_3d + images, frame, cloud)
+        scores["2d"] = _whole(images, frame, np.zeros_like(cloud))
     if prediction.probabilities_fused is not None:
-        scores["fused"] = _placed(prediction.probabilities_fused, frame, cloud)
+        scores["fused"] = _whole(prediction.probabilities_fused, frame, cloud)
     return SweepPrediction(points=points, scores=scores)
 
 
-def _placed(
+def _whole(
     values: Float[np.ndarray, "points classes"], frame: Frame, others: Float32[np.ndarray, "sweep classes"]
 ) -> Float[np.ndarray, "sweep classes"]:
-    """Returns the rows of a frame's points at their place in the sweep, and those of ``others`` elsewhere."""
-    placed = others.astype(values.dtype)
-    placed[frame.source_rows] = values
-    return placed
+    """Returns the rows of a frame's points at their rows in the sweep, and those of ``others`` elsewhere."""
+    whole = others.astype(values.dtype)
+    whole[frame.source_rows] = values
+    return whole
