@@ -38,7 +38,7 @@ VARIANTS = {
     "3d-only": {"variant": "3d-only"},
     "image": {"variant": "image"},
     "full": {},
-    "both": {"inject": "both", "context": "mlp", "lidar_stages": 0},
+    "both": {"inject": "both", "context": "mlp", "lidar_stages": 0, "depth": "sparse"},
     "controls": {"inject": "xyz"},
     "located": {"queries": "agents", "head": "distil", "locate_queries": True},
     "voxels": {"queries": "voxels"},

@@ -26,7 +26,10 @@ MARKED = {
         *("extract.batch_size", "extract.caches", "extract.compile", "extract.device", "extract.offline"),
         *("model.backend", "train.device"),
     },
-    Mark.TRAINING_ONLY: {"fusion.camera_dropout", "fusion.drop_path", "fusion.interface_scale"},
+    Mark.TRAINING_ONLY: {
+        *("fusion.camera_dropout", "fusion.depth_dropout", "fusion.drop_path", "fusion.interface_scale"),
+    },
+    Mark.ADDED: {"extract.models", "extract.maps_only", "fusion.depth", "fusion.depth_dropout"},
     Mark.GIVEN: {
         *("train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"),
     },

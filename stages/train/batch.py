@@ -12,9 +12,10 @@ from torch import Tensor
 from ...cache.schema import TapSpec
 from ...errors import DataError
 from ..datasets.frames import Frame
+from ..datasets.index import FrameIndex
 from ..datasets.labels import IGNORE
 from .domain import Domain
-from .features import FeatureSource, ReadFeatures
+from .features import ReadFeatures
 from .images import ImageBatch
 from .ragged import Ragged
 from .settings import MAX_SCALE, ModelSettings
@@ -31,13 +32,15 @@ log = logging.getLogger(__name__)
 class BatchPlan:
     """What a batch contains: the voxel grid, and the taps to read (empty: no images).
 
-    ``memberships``: read which agents each pixel belongs to. ``kernel_maps``: build the kernel maps with the batch (for
-    a backend that does not build its own). ``layouts``: build the padded layouts of the voxels with them.
+    ``memberships``: read which agents each pixel belongs to. ``depths``: compute the depth of each projection.
+    ``kernel_maps``: build the kernel maps with the batch (for a backend that does not build its own). ``layouts``: build
+    the padded layouts of the voxels with them.
     """
 
     model: ModelSettings
     taps: tuple[str, ...]
     memberships: bool = False
+    depths: bool = False
     kernel_maps: bool = True
     layouts: bool = False
 
@@ -120,7 +123,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
     voxels, point_to_voxel = _voxels(points, sample, plan, kept)
     pseudo = [each.pseudo for each in placed if each.pseudo is not None]
-    images = _images(placed, domain.features, plan.taps, read) if plan.taps else None
+    images = _images(placed, domain, plan, read) if plan.taps else None
     return Batch(
         keys=kept,
         voxels=voxels,
@@ -197,9 +200,8 @@ def _voxels(
     return tensor, voxels.point_to_voxel
 
 
-def _images(
-    placed: Sequence[PlacedFrame], source: FeatureSource | None, taps: tuple[str, ...], read: ReadFeatures | None
-) -> ImageBatch:
+def _images(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read: ReadFeatures | None) -> ImageBatch:
+    source, taps = domain.features, plan.taps
     if source is None:
         raise DataError("The batch needs image features, but the domain has none; pass a feature source")
     rows = [each.frame.image_rows * len(source.views) + each.views for each in placed]
@@ -225,7 +227,17 @@ def _images(
         grid=source.grid,
         assignment=None if features.assignment is None else _tensor(features.assignment),
         membership=None if features.membership is None else _tensor(features.membership),
+        projection_depth=_depths([each.frame for each in placed], domain.index) if plan.depths else None,
     )
+
+
+def _depths(frames: Sequence[Frame], index: FrameIndex) -> Float32[Tensor, "projections"]:
+    """Returns the depth of each projection, in metres along its camera's optical axis."""
+    depths = []
+    for frame in frames:
+        axis = index.images.camera_from_lidar[frame.image_rows][frame.projection_view, 2]
+        depths.append((frame.points[frame.projection_point] * axis[:, :3]).sum(1) + axis[:, 3])
+    return _tensor(np.concatenate(depths).astype(np.float32))
 
 
 def _shown(images: ImageBatch) -> Bool[Tensor, "points"] | None:

@@ -1,6 +1,7 @@
 """The 2D branch: resizes all taps to one grid, applies two convolutions, and samples at the projected points.
 
-The diffusion features are frozen, so this is the only trained part of the 2D network (FPN style, sum over taps).
+The diffusion features are frozen, so this is the only trained part of the 2D network (FPN style, sum over taps). It may
+read the depth of the points too, on the grid of each tap (as MM2D3D does; ``depth``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,29 +14,51 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from ...cache.schema import TapSpec
+from .depth import DepthEncoder, depth_map
 from .images import ImageBatch
+from .parallel import rand_per_sample
 
 __all__ = ["ImageBranch", "resize_matrix", "sample_points"]
 
 
 class ImageBranch(nn.Module):
-    """Maps prepared feature maps to point features [P, ``channels``]; ``tap_channels`` is the width of each tap."""
+    """Maps prepared feature maps to point features [P, ``channels``]; ``tap_channels`` is the width of each tap.
 
-    def __init__(self, *, tap_channels: Mapping[str, int], channels: int) -> None:
+    With ``depth`` an encoding of the points' depths is added to each tap; in training, whole samples go without it with
+    probability ``depth_dropout``.
+    """
+
+    def __init__(
+        self, *, tap_channels: Mapping[str, int], channels: int, depth: bool = False, depth_dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.depth_dropout = depth_dropout
         self.taps = tuple(tap_channels)
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in tap_channels.values())
         self.mix = nn.Sequential(*_convolution(channels), *_convolution(channels))
+        self.depth = nn.ModuleList(DepthEncoder(channels=channels) for _ in tap_channels) if depth else None
 
     def forward(self, images: ImageBatch) -> Float[Tensor, "points channels"]:
         """Returns features of the batch's points: the mean over the views that show each, 0 if none does."""
         specs = [images.specs[tap] for tap in self.taps]
         finest = max(specs, key=lambda spec: spec.height * spec.width)
+        kept = self._with_depth(images)
         total: Tensor | None = None
-        for tap, spec, lateral in zip(self.taps, specs, self.lateral, strict=True):
-            resized = _resize(lateral(images.maps[tap]), spec, finest)
+        for place, (tap, spec, lateral) in enumerate(zip(self.taps, specs, self.lateral, strict=True)):
+            values = lateral(images.maps[tap])
+            if self.depth is not None:
+                values = values + kept * self.depth[place](depth_map(images, spec))
+            resized = _resize(values, spec, finest)
             total = resized if total is None else total + resized
         return sample_points(self.mix(total), images, finest.extent)
+
+    def _with_depth(self, images: ImageBatch) -> Float[Tensor, "views 1 1 1"] | float:
+        """Returns 0 for the views of the samples that are trained without depth, and 1 for the others."""
+        if self.depth is None or not (self.training and self.depth_dropout):
+            return 1.0
+        sample = images.sample
+        kept = rand_per_sample(images.layout.samples, sample.device) >= self.depth_dropout
+        return kept[sample].float().view(-1, 1, 1, 1)
 
 
 def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: float) -> Float[Tensor, "cells source"]:

@@ -29,6 +29,7 @@ class ImageBatch:
     codes, under ``features/<tap>`` and ``agents/<tap>``. ``assignment`` are the four agents that each cell of ``grid``
     belongs to most, ``membership`` their shares of 255; None if the source has none. ``statistics`` of ``prepared``
     images are the mean and then the standard deviation of each channel of all taps over the image.
+    ``projection_depth`` are metres along the camera's optical axis; None unless the batch is made with depths.
     """
 
     specs: Mapping[str, TapSpec]
@@ -47,6 +48,7 @@ class ImageBatch:
     assignment: Integer[Tensor, "views 4 height width"] | None = None
     membership: UInt8[Tensor, "views 4 height width"] | None = None
     statistics: Float32[Tensor, "views measures"] | None = None
+    projection_depth: Float32[Tensor, "projections"] | None = None
 
     def mean_over_views(self, values: Float[Tensor, "views"]) -> Float[Tensor, "points"]:
         """Returns the mean of ``values`` over the views that show each point; 0 if none does."""

@@ -110,7 +110,12 @@ class Network(nn.Module):
         self.unet = SpUNet(in_channels=1, preset=model.preset, backend=backend)
         self.head_3d = nn.Linear(self.unet.out_channels, len(classes))
         if fusion.image:
-            self.image_branch = ImageBranch(tap_channels=self.tap_channels, channels=fusion.image_channels)
+            self.image_branch = ImageBranch(
+                tap_channels=self.tap_channels,
+                channels=fusion.image_channels,
+                depth=fusion.reads_depth,
+                depth_dropout=fusion.depth_dropout,
+            )
             self.head_2d = nn.Linear(fusion.image_channels, len(classes))
             self.auxiliary_2d = nn.Linear(fusion.image_channels, len(classes))
             self.auxiliary_3d = nn.Linear(self.unet.out_channels, len(classes))
@@ -186,6 +191,7 @@ class Network(nn.Module):
             model=self.model,
             taps=tuple(self.tap_channels),
             memberships=self.fusion.memberships,
+            depths=self.fusion.reads_depth,
             kernel_maps=self.backend == "torch",
             layouts=self.fusion.voxel_queries,
         )

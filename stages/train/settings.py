@@ -60,6 +60,17 @@ class FusionSettings(Settings):
         description="What the 2D head reads besides the pixel's feature: the agents that the pixel belongs to, or, as a"
         " control, the feature itself through an MLP of the same size.",
     )
+    depth: Annotated[Literal["none", "sparse"], Mark.ADDED] = Field(
+        default="none",
+        description="What the 2D branch reads besides the feature maps: nothing, or the depths of the points that the"
+        " image shows.",
+    )
+    depth_dropout: Annotated[float, Mark.TRAINING_ONLY, Mark.ADDED] = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Probability that a sample is trained without depth in the 2D branch.",
+    )
     queries: Literal["none", "voxels", "agents"] = Field(
         default="none",
         description="Learned object queries that refine the 3D decoder (the paper's interface): none, those of the"
@@ -132,6 +143,11 @@ class FusionSettings(Settings):
     def memberships(self) -> bool:
         """Whether the features must include the memberships of pixels in agents."""
         return self.agent_tokens or (self.interface and self.locate_queries)
+
+    @property
+    def reads_depth(self) -> bool:
+        """Whether the 2D branch reads the depth of the points."""
+        return self.image and self.depth != "none"
 
     @property
     def agent_tokens(self) -> bool:

@@ -29,7 +29,7 @@ SMALL = (
 PAPER = {"queries": "agents", "inject": "none", "context": "none", "decoupling": "loss"}
 MODES = (
     {},
-    {"inject": "both", "context": "mlp"},
+    {"inject": "both", "context": "mlp", "depth": "sparse"},
     {"queries": "agents", "head": "distil", "locate_queries": True},
     {"head": "refine", **PAPER},
     {"keys": "features", "head": "distil", "normalise": False, **PAPER},

@@ -126,7 +126,7 @@ def awake() -> Callable:
     def wake(network):
         torch.manual_seed(7)
         for name, parameter in network.named_parameters():
-            if name.startswith(("injection.", "read_context.")):
+            if name.startswith(("injection.", "read_context.")) or ".depth." in name:
                 torch.nn.init.normal_(parameter, std=0.3)
         return network
 

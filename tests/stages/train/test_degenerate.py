@@ -63,6 +63,7 @@ VARIANTS = [
     {"head": "distil", **PAPER},
     {"head": "refine", "keys": "features", **PAPER},
     {"queries": "agents", "head": "distil", "locate_queries": True},
+    {"depth": "sparse"},
 ]
 
 

@@ -24,6 +24,7 @@ VARIANTS = [
     {"queries": "agents", "keys": "features", **PAPER},
     {},
     {"queries": "agents", "locate_queries": True, "lidar_stages": 0},
+    {"depth": "sparse", "depth_dropout": 0.0},
     {"taps": ("up2",)},
     {"taps": ("rgb", "up1")},
     {"normalise": False},
@@ -98,7 +99,7 @@ def tensors_of(batch):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("values", VARIANTS[:8], ids=str)
+@pytest.mark.parametrize("values", VARIANTS[:9], ids=str)
 def test_no_sample_sees_another(make_domain, make_network, make_batch, values, training, awake):
     """Another cloud with other images takes the place of one; in training only BatchNorm may notice, so it is held."""
     domain = make_domain(frames=4, cameras=2, points=150)
@@ -125,7 +126,7 @@ def test_no_sample_sees_another(make_domain, make_network, make_batch, values, t
             assert not torch.allclose(one[place], other[place])
 
 
-@pytest.mark.parametrize("values", VARIANTS[:8], ids=str)
+@pytest.mark.parametrize("values", VARIANTS[:9], ids=str)
 def test_in_evaluation_a_frame_scores_the_same_alone_in_a_batch_and_in_any_order(
     make_domain, make_network, make_batch, values
 ):

@@ -88,6 +88,6 @@ def test_an_old_run_predicts_bit_for_bit_what_its_network_does(make_domain, old_
 @pytest.mark.parametrize(("variant", "values"), VARIANTS, ids=str)
 def test_an_old_run_is_gone_on_with_and_begun_from(make_domain, old_run, variant, values):
     run, _, record = old_run(make_domain(frames=2), variant, values)
-    assert read_record(run)["fusion"].keys() == FusionSettings.model_fields.keys()
+    assert read_record(run)["fusion"].keys() == FusionSettings().model_dump().keys()
     assert open_record(run, record) is not None
     InitialCheckpoint.open(run).require_same_network(record)

@@ -96,7 +96,7 @@ def timeless(run: Path) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     "more",
     [
-        {"fusion": {}},
+        {"fusion": {"depth": "sparse"}},
         pytest.param({"fusion": {}, "lam_trg": 0.5, "steps": 5}, marks=pytest.mark.slow),
         pytest.param({"fusion": {"head": "distil", **PAPER}}, marks=pytest.mark.slow),
     ],
