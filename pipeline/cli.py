@@ -11,6 +11,7 @@ import typer
 from . import cli_ablate, cli_predict, cli_tools
 from .console import conclude, run_command_line, set_up_logging
 from .options import (
+    Adapt,
     CameraNames,
     ConfigName,
     DatasetName,
@@ -203,6 +204,13 @@ def evaluate(
     absent: Annotated[Absent | None, typer.Option(help="How a class that occurs nowhere is counted.")] = None,
     fusion: Fusion = None,
     lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head without image features.")] = False,
+    adapt: Adapt = "none",
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of --adapt norm: frames whose statistics count, the current one and those before it."
+        ),
+    ] = None,
     export: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Write the predictions to a folder, in the official submission format."),
@@ -218,6 +226,8 @@ def evaluate(
     from . import jobs
     from .runs import machine_settings
 
+    if window is not None and adapt != "norm":
+        raise typer.BadParameter(f"--window {window} is the number of frames of --adapt norm; give both")
     done = jobs.evaluate(
         Workspace.current(),
         run,
@@ -226,6 +236,7 @@ def evaluate(
         absent=absent,
         fusion=fusion,
         lidar_only=lidar_only,
+        norm_window=(window or 1) if adapt == "norm" else None,
         export=export,
         machine=machine_settings(device, overrides),
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from .console import conclude
-from .options import Device, Fusion, Json, MachineOverrides, RunFolder
+from .options import Adapt, Device, Fusion, Json, MachineOverrides, RunFolder
 from .workspace import Workspace
 
 __all__ = ["predict"]
@@ -61,6 +61,7 @@ def predict(
     scenes: Scenes = None,
     online: Online = False,
     fusion: Fusion = None,
+    adapt: Adapt = "none",
     probabilities: Probabilities = False,
     submission: Submission = False,
     out: Out = None,
@@ -97,6 +98,7 @@ def predict(
         frames_alone={f"--{name.replace('_', '-')}": value for name, value in shown.items()},
     )
     workspace, machine = Workspace.current(), machine_settings(device, overrides)
+    norm_window = 1 if adapt == "norm" else None
     if isinstance(choice, FrameChoice):
         done = predict_frames(
             workspace,
@@ -105,6 +107,7 @@ def predict(
             out=out,
             online=online,
             fusion=fusion,
+            norm_window=norm_window,
             probabilities=probabilities,
             picture=picture,
             ids=ids,
@@ -115,6 +118,15 @@ def predict(
         )
     else:
         done = predict_sweeps(
-            workspace, run, choice, out=out, columns=columns, picture=picture, ids=ids, colour=colour, machine=machine
+            workspace,
+            run,
+            choice,
+            out=out,
+            columns=columns,
+            picture=picture,
+            norm_window=norm_window,
+            ids=ids,
+            colour=colour,
+            machine=machine,
         )
     conclude(done, as_json)

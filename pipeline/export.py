@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..stages.evaluate.settings import adaptation_name
 from .folders import claim_folder
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ FACTS = "export.json"
 #: What is written beside them.
 FILES = ("lidarseg/*/*.bin", "*/submission.json", "sequences/*/predictions/*.label", "*.yaml")
 #: What must be the same when a folder of predictions is added to.
-IDENTITY = ("dataset", "merge", "weights", "images", "points")
+IDENTITY = ("dataset", "merge", "weights", "images", "points", "adapt")
 
 
 def exported(
@@ -34,10 +35,12 @@ def exported(
     out: Path,
     *,
     fusion: "FusionRule",
+    norm_window: int | None = None,
 ) -> "Iterator[FramePrediction]":
     """Pass the predictions of ``domain`` on, and write the classes of all points of each sweep to ``out``.
 
-    ``fusion`` is the rule that they were fused by. What an official evaluator would stumble over is logged at the end.
+    ``fusion`` is the rule that they were fused by, ``norm_window`` that of ``predict_frames``. What an official
+    evaluator would stumble over is logged at the end.
 
     Raises:
         ConfigError: see ``open_submission``.
@@ -45,7 +48,7 @@ def exported(
     """
     from ..stages.predict.whole_sweeps import sweep_classes
 
-    store = open_submission(run, domain, out, fusion=fusion, option="--export")
+    store = open_submission(run, domain, out, fusion=fusion, norm_window=norm_window, option="--export")
     rows = [int(row) for row in domain.frames]
     for position, prediction in enumerate(predictions):
         store.write_classes(rows[position], sweep_classes(run.network, domain, position, prediction))
@@ -54,7 +57,13 @@ def exported(
 
 
 def open_submission(
-    run: "TrainedRun", domain: "Domain", out: Path, *, fusion: "FusionRule", option: str
+    run: "TrainedRun",
+    domain: "Domain",
+    out: Path,
+    *,
+    fusion: "FusionRule",
+    norm_window: int | None = None,
+    option: str,
 ) -> "Submission":
     """Opens the folder ``out``, given by ``option``, for predictions of ``domain`` in the official format.
 
@@ -69,9 +78,12 @@ def open_submission(
     require_official(index.dataset)
     claim_folder(
         out / FACTS,
-        _facts(run, domain, official_ids(merge, index.dataset).tolist(), fusion),
+        {
+            **_facts(run, domain, official_ids(merge, index.dataset).tolist(), fusion),
+            "adapt": adaptation_name(norm_window),
+        },
         IDENTITY,
-        what="predictions of another network, rule of fusion or data set",
+        what="predictions of another network, adaptation, rule of fusion or data set",
         files=(*FILES, ARCHIVE),
         option=option,
     )

@@ -9,6 +9,9 @@ from ..files import read_json, write_json
 
 __all__ = ["claim_folder"]
 
+#: Facts that folders of earlier versions lack, and what they mean.
+EARLIER = {"adapt": "none"}
+
 
 def claim_folder(
     path: Path, facts: Mapping[str, Any], identity: Sequence[str], *, what: str, files: Sequence[str], option: str
@@ -27,7 +30,7 @@ def claim_folder(
         f"choose another folder with {option}, or move {path.name} and {', '.join(files)} away",
     )
     try:
-        stored = read_json(path)
+        stored = {**EARLIER, **read_json(path)}
         other = [key for key in identity if stored[key] != facts[key]]
     except FileNotFoundError:
         if there := next((found for pattern in files for found in folder.glob(pattern)), None):

@@ -257,18 +257,28 @@ def evaluate(
     absent: AbsentRule | None,
     fusion: FusionRule | None = None,
     lidar_only: bool = False,
+    norm_window: int | None = None,
     export: Path | None = None,
     machine: Sequence[str] = (),
 ) -> Outcome:
     """Score a run on a split of its target or source, and store the score with its protocol in the run folder.
 
-    Of a split without labels the predictions are exported, and there are no scores. ``machine``: overrides of machine
+    Of a split without labels the predictions are exported, and there are no scores. ``norm_window``: see
+    ``TrainedRun.score``. ``machine``: overrides of machine
     settings, see ``TrainedRun.open``.
     """
     from ..stages.evaluate.metrics import MODALITIES, score_table
 
     trained = TrainedRun.open(workspace, run, machine)
-    card = trained.score(split=split, side=side, absent=absent, fusion=fusion, lidar_only=lidar_only, export=export)
+    card = trained.score(
+        split=split,
+        side=side,
+        absent=absent,
+        fusion=fusion,
+        lidar_only=lidar_only,
+        norm_window=norm_window,
+        export=export,
+    )
     written = {} if export is None else {"export": str(export)}
     if export is not None and not card.points:
         unscored = {"miou": dict.fromkeys(MODALITIES), "iou": {}, "points": 0, "frames": card.frames}

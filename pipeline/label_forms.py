@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError, MissingDataError
+from ..stages.evaluate.settings import adaptation_name
 from .domains import open_index
 from .runs import TrainedRun
 
@@ -44,8 +45,8 @@ def label_form(
     return LabelForm(numbers=form.numbers, palette=palette), meaning
 
 
-def label_facts(trained: TrainedRun, form: "LabelForm", meaning: str) -> dict[str, Any]:
-    """Returns what a folder of labels says of itself: what the numbers mean, and which network wrote them."""
+def label_facts(trained: TrainedRun, form: "LabelForm", meaning: str, *, norm_window: int | None) -> dict[str, Any]:
+    """Returns what a folder of labels says of itself: what the numbers mean, and the network that wrote them."""
     from ..stages.train.checkpoint import checkpoint_digest
     from ..version import code_version
 
@@ -60,6 +61,7 @@ def label_facts(trained: TrainedRun, form: "LabelForm", meaning: str) -> dict[st
         "run": str(trained.folder),
         "step": trained.step,
         "weights": checkpoint_digest(trained.folder, trained.step),
+        "adapt": adaptation_name(norm_window),
         "code": code_version(),
     }
 

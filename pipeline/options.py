@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
+    "Adapt",
     "CameraNames",
     "ConfigName",
     "DatasetName",
@@ -35,6 +36,10 @@ MachineOverrides = Annotated[
 Fusion = Annotated[
     Literal["product-prior", "product", "sum"] | None,
     typer.Option("--fusion", help="How predictions are fused; the default is the run's."),
+]
+Adapt = Annotated[
+    Literal["none", "norm"],
+    typer.Option("--adapt", help="norm: normalise with the statistics of the predicted frame, not of training."),
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="The run's folder; the default is the last run.")]
 Root = Annotated[Path | None, typer.Option("--root", help="The data root; it is remembered.")]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ __all__ = ["FACTS", "PICTURE_SUFFIX", "predict"]
 FACTS = "classes.json"
 PICTURE_SUFFIX = ".labels.png"
 #: What must be equal for a folder of labels to be resumed.
-IDENTITY = ("sweeps", "columns", "weights", "classes")
+IDENTITY = ("sweeps", "columns", "weights", "classes", "adapt")
 
 
 def predict(
@@ -31,20 +32,23 @@ def predict(
     out: Path | None,
     columns: int | None,
     picture: bool,
+    norm_window: int | None = None,
     ids: LabelIds = "train",
     colour: bool = False,
     machine: Sequence[str] = (),
 ) -> Outcome:
     """Label the sweep or the folder of sweeps ``points`` with a run's 3D head; the exit code is 1 when one failed.
 
-    ``ids``: which numbers the classes have, see ``label_form``. ``colour``: coloured clouds are written too.
-    ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
+    ``norm_window`` adapts BatchNorm, as for data sets. ``ids``: which numbers the classes have, see ``label_form``.
+    ``colour``: coloured clouds are written too. ``machine`` holds settings of this machine, as ``TrainedRun.open``
+    takes them.
 
     Raises:
         MissingDataError: no run, or no sweep.
         ConfigError: ``out`` holds labels of other sweeps or of another network, or the classes have no raw ids.
         RunError: the run's 3D head needs images.
     """
+    from ..stages.predict.adapted_norms import adapted_norms
     from ..stages.predict.label_form import CLOUD_SUFFIX
     from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
 
@@ -60,16 +64,17 @@ def predict(
         out / FACTS,
         {
             "files": f"NAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points",
-            **label_facts(trained, form, meaning),
+            **label_facts(trained, form, meaning, norm_window=norm_window),
             "sweeps": str(points.resolve()),
             "columns": columns,
         },
         IDENTITY,
-        what="labels of other sweeps or another network",
+        what="labels of other sweeps, or of another or otherwise adapted network",
         files=(f"*{LABEL_SUFFIX}", f"*{PICTURE_SUFFIX}", f"*{CLOUD_SUFFIX}"),
         option="--out",
     )
-    done = label_sweeps(network, sweeps, out, columns=columns, form=form)
+    with adapted_norms(network, norm_window) if norm_window else nullcontext():
+        done = label_sweeps(network, sweeps, out, columns=columns, form=form)
     unread = {fault.path for fault in done.failed}
     whole = [sweep for sweep in sweeps if sweep not in unread]
     shown = _picture(out, whole[0], columns, network.classes, form) if picture and whole else None

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 FRAMES = "frames.csv"  #: beside the labels
 
 #: What must be the same when a folder of labels is gone on with.
-IDENTITY = ("dataset", "root", "weights", "classes", "fusion", "images")
+IDENTITY = ("dataset", "root", "weights", "classes", "fusion", "images", "adapt")
 
 
 def predict_frames(
@@ -47,6 +47,7 @@ def predict_frames(
     out: Path | None,
     online: bool = False,
     fusion: "FusionRule | None" = None,
+    norm_window: int | None = None,
     probabilities: bool = False,
     picture: bool = False,
     ids: LabelIds = "train",
@@ -58,7 +59,8 @@ def predict_frames(
     """Label whole sweeps by all heads of a run together and by each; the exit code is 1 when a frame failed.
 
     Image features are read from the cache, or computed on the way with ``online`` or if the run was trained so.
-    ``fusion`` is the rule of the fused prediction, by default the run's. ``ids``: which numbers the classes have, see
+    ``fusion`` is the rule of the fused prediction, by default the run's; ``norm_window`` 1 adapts BatchNorm to each
+    sweep, larger ones depend on which sweeps are labelled in one go. ``ids``: which numbers the classes have, see
     ``label_form``. ``colour``: clouds with the colours of the fused classes are written too. With ``submission`` the
     fused classes are written in the official format of the data set instead, and as a zip file. With ``dry_run`` only
     the disk space is forecast. ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
@@ -83,7 +85,7 @@ def predict_frames(
         refuse_options(extras, "are not part of a --submission")
         domain = _for_submission(trained, domain)
         out = (out or workspace.home / "submissions" / trained.folder.name / name).absolute()
-        return _submit(trained, domain, out, rule, dry_run=dry_run, begin=begin)
+        return _submit(trained, domain, out, rule, norm_window, dry_run=dry_run, begin=begin)
     out = (out or workspace.home / "labels" / trained.folder.name / name).absolute()
     form, meaning = label_form(trained, ids, colour=colour, index=domain.index)
     store = LabelFolder(
@@ -98,22 +100,29 @@ def predict_frames(
         return forecast
     claim_folder(
         out / FACTS,
-        {**label_facts(trained, form, meaning), **_facts(trained, domain, store, rule)},
+        {**label_facts(trained, form, meaning, norm_window=norm_window), **_facts(trained, domain, store, rule)},
         IDENTITY,
-        what="labels of other data, of another network or by another rule of fusion",
+        what="labels of other data, of another or otherwise adapted network, or by another rule of fusion",
         files=tuple(f"{modality}/*" for modality in store.modalities),
         option="--out",
     )
     _list_frames(out / FRAMES, domain.index)
-    return _label(trained, domain, store, rule, picture=picture, begin=begin)
+    return _label(trained, domain, store, rule, norm_window, picture=picture, begin=begin)
 
 
 def _label(
-    trained: TrainedRun, domain: "Domain", store: "LabelFolder", rule: "FusionRule", *, picture: bool, begin: float
+    trained: TrainedRun,
+    domain: "Domain",
+    store: "LabelFolder",
+    rule: "FusionRule",
+    norm_window: int | None,
+    *,
+    picture: bool,
+    begin: float,
 ) -> Outcome:
     from ..stages.predict.frames import label_frames
 
-    done = label_frames(trained.network, domain, store, fusion=rule)
+    done = label_frames(trained.network, domain, store, fusion=rule, norm_window=norm_window)
     shown = _picture(store, domain, trained.network.classes) if picture else None
     result = {
         "classes": list(trained.network.classes),
@@ -170,7 +179,14 @@ def _for_submission(trained: TrainedRun, domain: "Domain") -> "Domain":
 
 
 def _submit(
-    trained: TrainedRun, domain: "Domain", out: Path, rule: "FusionRule", *, dry_run: bool, begin: float
+    trained: TrainedRun,
+    domain: "Domain",
+    out: Path,
+    rule: "FusionRule",
+    norm_window: int | None,
+    *,
+    dry_run: bool,
+    begin: float,
 ) -> Outcome:
     """Write the official files of ``domain`` and their zip file, which needs every frame."""
     from ..stages.predict.frames import label_frames
@@ -179,8 +195,8 @@ def _submit(
     forecast = _forecast(Submission(out=out, index=domain.index, merge=domain.merge), domain)
     if dry_run:
         return forecast
-    store = open_submission(trained, domain, out, fusion=rule, option="--out")
-    done = label_frames(trained.network, domain, store, fusion=rule)
+    store = open_submission(trained, domain, out, fusion=rule, norm_window=norm_window, option="--out")
+    done = label_frames(trained.network, domain, store, fusion=rule, norm_window=norm_window)
     rows = [int(row) for row in domain.frames]
     log_faults(store, rows, images=domain.features is not None)
     packed = None if done.failed else store.pack(rows)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError, DataError, RunError, nearest
 from ..settings import Mark, marked, unmarked_values
+from ..stages.evaluate.settings import adaptation_name
 from .config import Config, ResolvedConfig, change_config
 from .domains import DomainOpener
 from .export import exported
@@ -209,9 +210,10 @@ class TrainedRun:
                 " so needs a camera; train one that does not: xd3d train --cached --set fusion.head=distil"
             )
 
-    def scores_path(self, side: str, split: str, *, lidar_only: bool = False) -> Path:
-        """Returns the file of the scores of one side and split."""
-        return self.folder / "scores" / f"{side}-{split}{'-lidar-only' if lidar_only else ''}.json"
+    def scores_path(self, side: str, split: str, *, lidar_only: bool = False, norm_window: int | None = None) -> Path:
+        """Returns the file of the scores of one side and split, with images or not, and with or without adaptation."""
+        form = [*(["lidar-only"] if lidar_only else []), *([adaptation_name(norm_window)] if norm_window else [])]
+        return self.folder / "scores" / f"{'-'.join([side, split, *form])}.json"
 
     def domain(self, side: str, split: str, *, lidar_only: bool = False) -> "Domain":
         """Returns the frames of one side and split, with their features unless ``lidar_only``."""
@@ -225,12 +227,14 @@ class TrainedRun:
         absent: "AbsentRule | None" = None,
         fusion: "FusionRule | None" = None,
         lidar_only: bool = False,
+        norm_window: int | None = None,
         export: Path | None = None,
     ) -> "Metrics":
         """Predicts all points of a split, scores them, and stores the score with its protocol.
 
         ``absent`` and ``fusion`` default to the run's settings. With ``lidar_only`` only the 3D head is scored, on the
-        same points and without image features. With ``export`` the predictions are written to that folder in the data
+        same points and without image features. With a ``norm_window``, BatchNorm is adapted to so many frames of the
+        split (``adapted_norms``). With ``export`` the predictions are written to that folder in the data
         set's official format; of a split without labels too, which has no score to store.
 
         Raises:
@@ -251,17 +255,19 @@ class TrainedRun:
                 f"The {len(domain)} frames of split '{split}' of '{side}' have no labels to score; write predictions of"
                 f" them with --export DIR, or with: xd3d predict --dataset {domain.index.dataset}"
             )
-        path = self.scores_path(side, split, lidar_only=lidar_only)
+        path = self.scores_path(side, split, lidar_only=lidar_only, norm_window=norm_window)
         path.parent.mkdir(exist_ok=True)
         rule = fusion or self.config.evaluate.fusion
-        predictions = predict_frames(self.network, domain, fusion=rule, description=f"evaluate {side} {split}")
+        predictions = predict_frames(
+            self.network, domain, fusion=rule, norm_window=norm_window, description=f"evaluate {side} {split}"
+        )
         if export is not None:
-            predictions = exported(self, domain, predictions, export, fusion=rule)
+            predictions = exported(self, domain, predictions, export, fusion=rule, norm_window=norm_window)
         card = score_frames(
             predictions,
             self.network.classes,
             absent=absent or self.config.evaluate.absent,
-            protocol=self._protocol(side, split, domain, rule),
+            protocol=self._protocol(side, split, domain, rule, norm_window),
         )
         if labelled:
             card.save(path)
@@ -276,7 +282,7 @@ class TrainedRun:
         counts = np.array(self.record["class_counts"])
         return majority_miou(counts, card.confusion["3d"].sum(axis=1), card.absent)
 
-    def _protocol(self, side: str, split: str, domain: "Domain", fusion: "FusionRule") -> Any:
+    def _protocol(self, side: str, split: str, domain: "Domain", fusion: "FusionRule", norm_window: int | None) -> Any:
         from ..fingerprint import fingerprint_digest
         from ..stages.evaluate.metrics import ScoreProtocol
 
@@ -296,4 +302,5 @@ class TrainedRun:
             features=fingerprint_digest(self.domains.fingerprint(dataset)) if domain.features else "none",
             head=settings.fusion.head,
             fusion=fusion,
+            adapt=adaptation_name(norm_window),
         )

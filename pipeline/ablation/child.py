@@ -47,10 +47,12 @@ def run_training(workspace: Workspace, training: Training, domains: Mapping[str,
         Xd3dError: training or scoring failed.
     """
     begin = time.monotonic()
-    overrides = [*training.overrides, *(_initialised(workspace, training, training.init) if training.init else [])]
-    done = jobs.train(workspace, training.variant.preset, overrides, cached=True, run=Path(training.run)).result
-    run = TrainedRun.open(workspace, Path(training.run), _machine_settings(training))
-    scores = {name: _scores(run, domain, lidar_only=name != SOURCE) for name, domain in domains.items()}
+    window = training.variant.norm_window
+    trained = training.init if window and training.init else training
+    overrides = [*trained.overrides, *(_initialised(workspace, trained, trained.init) if trained.init else [])]
+    done = jobs.train(workspace, trained.variant.preset, overrides, cached=True, run=Path(trained.run)).result
+    run = TrainedRun.open(workspace, Path(trained.run), _machine_settings(training))
+    scores = {name: _scores(run, domain, window, lidar_only=name != SOURCE) for name, domain in domains.items()}
     return {
         "scores": scores,
         "steps": done["steps"],
@@ -78,24 +80,25 @@ def _machine_settings(training: Training) -> list[str]:
     return [text for text in training.overrides if text.partition("=")[0].strip() in machine]
 
 
-def _scores(run: TrainedRun, domain: str, *, lidar_only: bool) -> dict[str, Any]:
+def _scores(run: TrainedRun, domain: str, window: int | None, *, lidar_only: bool) -> dict[str, Any]:
     """Scores on the test split of ``domain``; with ``lidar_only`` the 3D score without any image too."""
-    card = run.score(split="test", side=domain)
+    card = run.score(split="test", side=domain, norm_window=window)
     return {
-        "miou": {**card.miou, "3d_lidar_only": _lidar_only_score(run, domain, card) if lidar_only else None},
+        "miou": {**card.miou, "3d_lidar_only": _lidar_only_score(run, domain, card, window) if lidar_only else None},
         "iou": card.iou,
         "points": card.points,
         "features": card.protocol.features if card.protocol else "none",
     }
 
 
-def _lidar_only_score(run: TrainedRun, domain: str, card: "Metrics") -> float | None:
+def _lidar_only_score(run: TrainedRun, domain: str, card: "Metrics", window: int | None) -> float | None:
     """3D mIoU without images; None for a network that requires them."""
     if not run.config.fusion.image:
         return card.miou["3d"]
     if run.network.needs_images:
         return None
-    return run.score(split="test", side=domain, absent=card.absent, lidar_only=True).miou["3d"]
+    alone = run.score(split="test", side=domain, absent=card.absent, lidar_only=True, norm_window=window)
+    return alone.miou["3d"]
 
 
 def _exit_with_parent() -> None:

@@ -147,7 +147,9 @@ class Training:
 
     @property
     def run(self) -> str:
-        """Name of the run folder."""
+        """Name of the run folder, that of ``init`` if nothing is trained."""
+        if self.variant.norm_window and self.init:
+            return self.init.run
         parts = [self.variant.name, *([self.target] if self.target else []), f"seed{self.seed}", self.digest[:8]]
         return "-".join(parts)
 
@@ -215,5 +217,6 @@ def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[st
     del values["train"]["seed"]
     values["data"] |= {"source": benchmark.source, "target": None}
     init = variant_digest(benchmark, VARIANTS[variant.init], settings, data) if variant.init else None
-    identity = json.dumps([values, variant.trained, init, data], sort_keys=True)
+    adapted = [variant.norm_window] if variant.norm_window else []
+    identity = json.dumps([values, variant.trained, init, data, *adapted], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]

@@ -19,13 +19,15 @@ class Variant:
 
     ``trained``: "once" per seed for all shifts; "per shift" if training sees the target's unlabelled frames; "on
     target", per shift, if it sees the target's labels. ``init``: the variant whose run of the same seed gives the
-    initial weights.
+    initial weights. With a ``norm_window`` nothing is trained: that run is tested with BatchNorm adapted to so many
+    frames.
     """
 
     name: str
     label: str
     trained: Literal["once", "per shift", "on target"] = "once"
     init: str | None = None
+    norm_window: int | None = None
 
     @property
     def preset(self) -> str:
@@ -37,7 +39,7 @@ class Variant:
 class Group:
     """Variants of one table. ``main`` groups are reported for each shift; the others are sweeps around ``SHORTER``.
 
-    ``named_only``: they run only if ``--only`` names them, because their networks are fetched from the hub.
+    ``named_only``: they run only if ``--only`` names them: options that are off by default, or networks of the hub.
     """
 
     title: str
@@ -77,6 +79,15 @@ GROUPS: tuple[Group, ...] = (
             Variant(name="oracle", label="full, trained on the target's labels", trained="on target"),
         ),
     ),
+    Group(
+        title="Options that are off by default",
+        main=True,
+        named_only=True,
+        variants=(
+            Variant(name="full-depth", label="full, the 2D branch reads the depth of the points"),
+            Variant(name="full-norm", label="full, BatchNorm adapted to each frame", init="full", norm_window=1),
+        ),
+    ),
     _sweep(
         "What the 3D network reads of the image",
         (SHORTER, "the method in a third of the steps: what the sweeps are compared with"),
@@ -92,6 +103,7 @@ GROUPS: tuple[Group, ...] = (
         "What the 2D head reads beside the pixel",
         ("context-none", "nothing"),
         ("context-mlp", "control: an MLP of the agents' size"),
+        ("depth-400", "the agents, and the depth of the points in the 2D branch"),
         ("no-truncation", "agents with their whole spectrum"),
         ("rank-4", "agents on 4 directions (full: 16)"),
     ),
@@ -130,5 +142,5 @@ def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:
             raise ConfigError(f"There is no variant '{name}' of the ablation; {nearest(name, VARIANTS)}")
     if names:
         return [variant for name, variant in VARIANTS.items() if name in names]
-    groups = [group for group in GROUPS if group.main or not (short or group.named_only)]
+    groups = [group for group in GROUPS if not group.named_only and (group.main or not short)]
     return [variant for group in groups for variant in group.variants]

@@ -40,6 +40,7 @@ class ScoreProtocol:
     reached: int | None = None  #: steps that the run had done when it was scored; None in earlier files
     planned: int | None = None  #: steps that the run is configured for
     fusion: FusionRule = "sum"  #: rule of the prediction "fused"; earlier files, which have no such key, used this one
+    adapt: str = "none"  #: adaptation at test time, see ``adaptation_name``
     split_rule: str = SPLIT_RULE
     code: str = ""
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from ...settings import Settings
 from ..datasets.settings import SplitName
 
-__all__ = ["AbsentRule", "EvaluateSettings", "FusionRule"]
+__all__ = ["AbsentRule", "EvaluateSettings", "FusionRule", "adaptation_name"]
 
 AbsentRule = Literal["exclude", "zero", "one"]
 FusionRule = Literal["product-prior", "product", "sum"]
@@ -30,3 +30,8 @@ class EvaluateSettings(Settings):
         " weighted by the image's confidence and divided by the class prior; the same without the prior; or the sum of"
         " both softmaxes (xM)",
     )
+
+
+def adaptation_name(norm_window: int | None) -> str:
+    """Returns how a network is adapted at test time: "none", "norm" (each frame alone) or "norm-16" (16 frames)."""
+    return "none" if norm_window is None else "norm" if norm_window == 1 else f"norm-{norm_window}"

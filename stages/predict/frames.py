@@ -125,11 +125,18 @@ def write_array(path: Path, values: np.ndarray) -> None:
 
 
 def label_frames(
-    network: Network, domain: Domain, store: FrameStore, *, fusion: FusionRule, workers: int = 2
+    network: Network,
+    domain: Domain,
+    store: FrameStore,
+    *,
+    fusion: FusionRule,
+    norm_window: int | None = None,
+    workers: int = 2,
 ) -> LabelSummary:
     """Predict every frame of ``domain`` that ``store`` does not hold yet; no label file of the data set is opened.
 
-    A frame whose sweep, image or features cannot be read is reported, and the others are predicted.
+    ``norm_window`` is that of ``predict_frames``. A frame whose sweep, image or features cannot be read is reported,
+    and the others are predicted.
 
     Raises:
         RunError: the network does not fit the features, needs images that are not there, or has diverged.
@@ -139,7 +146,9 @@ def label_frames(
     part = replace(domain.unlabelled(), frames=np.array(left, np.int64))
     failed: list[FileFault] = []
     points, kept = 0, len(rows) - len(left)
-    with closing(predict_each(network, part, fusion=fusion, workers=workers, done=kept)) as each:
+    with closing(
+        predict_each(network, part, fusion=fusion, norm_window=norm_window, workers=workers, done=kept)
+    ) as each:
         for found in each:
             row = left[found.position]
             if found.frame is None or found.prediction is None:

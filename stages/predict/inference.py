@@ -1,7 +1,7 @@
 """Prediction without augmentation, frame by frame: the points of a domain, clouds without images, or validation."""
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..train.loop import ValidationScores
 from ..train.network import Network
 from ..train.parallel import number_of_processes, rank, total
 from ..train.transfer import pin_memory, prefetch, to_device
+from .adapted_norms import adapted_norms
 from .fusion import fused_probabilities
 
 __all__ = [
@@ -55,19 +56,23 @@ def predict_frames(
     domain: Domain,
     *,
     fusion: FusionRule = "product-prior",
+    norm_window: int | None = None,
     workers: int = 2,
     description: str = "predict",
 ) -> Iterator[FramePrediction]:
     """Predict the frames of ``domain`` in order, with a progress bar; restores the network's mode at the end.
 
-    ``fusion`` is the rule of the fused prediction. Without image features, only the 3D head predicts.
+    ``fusion`` is the rule of the fused prediction. Without image features, only the 3D head predicts. With a
+    ``norm_window`` the network is adapted to so many frames (``adapted_norms``) until the last one is predicted.
 
     Raises:
         RunError: the features lack a tap of the network or have other channels, or the network's 3D head needs image
             features and there are none.
         DataError, MissingDataError, CacheError, ModelError: a frame cannot be read, or lacks features.
     """
-    with closing(predict_each(network, domain, fusion=fusion, workers=workers, description=description)) as each:
+    with closing(
+        predict_each(network, domain, fusion=fusion, norm_window=norm_window, workers=workers, description=description)
+    ) as each:
         for found in each:
             if found.prediction is None:
                 raise found.fault or RunError(f"There is no prediction of frame {domain.key(found.position)}")
@@ -79,6 +84,7 @@ def predict_each(
     domain: Domain,
     *,
     fusion: FusionRule = "product-prior",
+    norm_window: int | None = None,
     workers: int = 2,
     description: str = "predict",
     done: int = 0,
@@ -111,6 +117,7 @@ def predict_each(
             return PredictedFrame(position=position, frame=frame), pin_memory(batch, network.device)
 
         with (
+            adapted_norms(network, norm_window) if norm_window else nullcontext(),
             progress(description, done + len(domain), "frame", done) as bar,
             closing(map_ahead(make, range(len(domain)), workers)) as made,
             closing(prefetch(made, network.device)) as prefetched,

@@ -33,8 +33,8 @@ class BatchPlan:
     """What a batch contains: the voxel grid, and the taps to read (empty: no images).
 
     ``memberships``: read which agents each pixel belongs to. ``depths``: compute the depth of each projection.
-    ``kernel_maps``: build the kernel maps with the batch (for a backend that does not build its own). ``layouts``: build
-    the padded layouts of the voxels with them.
+    ``kernel_maps``: build the kernel maps with the batch (for a backend that does not build its own). ``layouts``:
+    build the padded layouts of the voxels with them.
     """
 
     model: ModelSettings

@@ -15,7 +15,11 @@ from xd3d.stages.synthesize.synthesize import synthesize
 SETTINGS = [
     *("extract.image_size=[48,80]", "extract.device=cpu", "model.preset=slim", "model.voxel_size=0.4"),
     *("fusion.tokens=6", "fusion.query_channels=16", "fusion.rank=3", "fusion.image_channels=8"),
-    *("fusion.queries=agents", "fusion.head=distil", "fusion.depth=sparse"),  # beside the located agents: the queries tell cameras apart
+    *(
+        "fusion.queries=agents",
+        "fusion.head=distil",
+        "fusion.depth=sparse",
+    ),  # beside the located agents: the queries tell cameras apart
     *("train.steps=2", "train.batch_size=2", "train.workers=0", "train.device=cpu", "train.validate_every=2"),
 ]
 

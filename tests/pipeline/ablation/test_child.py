@@ -61,3 +61,17 @@ def test_adaptation_begins_with_the_other_run_and_learns_its_labels_of_its_own_t
     assert record["pseudo_labels"]["run"] == first.run
     assert (record["pseudo_labels"]["domain"], record["pseudo_labels"]["fusion"]) == ("singapore", "product-prior")
     assert {"pl_2d", "pl_3d", "pl_lidar"} <= read_log(workspace.run(adapted.run))[0].keys()
+
+
+def test_adapted_normalisation_is_tested_on_the_run_that_is_there_and_trains_nothing(workspace):
+    first = training("full")
+    plain = run_training(workspace, first, DOMAINS)
+    runs = sorted(path.name for path in workspace.run(first.run).parent.iterdir())
+    adapted = training("full-norm", init=first, digest="1" * 16)
+    assert adapted.run == first.run
+    done = run_training(workspace, adapted, DOMAINS)
+    assert sorted(path.name for path in workspace.run(first.run).parent.iterdir()) == runs
+    assert (done["steps"], done["best"]) == (plain["steps"], plain["best"])
+    for domain in DOMAINS:
+        assert done["scores"][domain]["miou"] != plain["scores"][domain]["miou"]
+    assert done["scores"]["city"]["miou"]["3d_lidar_only"] != plain["scores"]["city"]["miou"]["3d_lidar_only"]

@@ -58,6 +58,13 @@ def test_adaptation_begins_with_the_run_of_the_same_seed_that_serves_all_shifts(
     assert all(places[training.init.run] < places[training.run] for training in adapted)
 
 
+def test_a_test_with_adapted_normalisation_reads_the_other_run_and_has_rows_of_its_own():
+    full, adapted = plan_trainings(STREETS, request("full", "full-norm", seeds=(1,)), "index", ())
+    assert (full.variant.name, adapted.variant.name) == ("full", "full-norm")
+    assert adapted.run == adapted.init.run == full.run
+    assert adapted.digest != full.digest
+
+
 def test_rows_of_an_adaptation_depend_on_what_it_begins_with():
     (one,) = plan_trainings(STREETS, request("uda", shifts=("city",), seeds=(1,)), "index", ())
     (other,) = plan_trainings(
@@ -100,7 +107,7 @@ def test_the_short_form_has_the_variants_of_the_tables_and_no_sweep():
     main = {"3d-only", "image", "full", "full-random-weights", "full-rgb-only", "paper", "uda", "oracle"}
     assert names == main
     assert {variant.name for variant in choose_variants([], short=False)} == {
-        name for name in VARIANTS if not name.startswith("network-")
+        name for name in VARIANTS if not name.startswith("network-") and name not in ("full-depth", "full-norm")
     }
 
 

@@ -1,4 +1,4 @@
-"""Depth for the 2D branch: the map against a float64 reference, what the encoder makes of it, and samples without it."""
+"""Depth for the 2D branch: the map against a float64 reference, the encoder, and samples without depth."""
 
 import dataclasses
 

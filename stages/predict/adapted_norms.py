@@ -1,0 +1,82 @@
+"""Test-time adaptation: BatchNorm with the statistics of the frames that are predicted, not those of training.
+
+Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation" (2016), without any training. Weights and
+stored statistics are unchanged afterwards. Only the 3D network has BatchNorm; the 2D branch normalises each image
+anyway.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from ...errors import RunError
+
+__all__ = ["adapted_norms"]
+
+
+class _Moments(NamedTuple):
+    """Number, mean and (biased) variance of the voxels that one BatchNorm read in one frame."""
+
+    count: int
+    mean: Float64[Tensor, "channels"]
+    variance: Float64[Tensor, "channels"]
+
+
+@contextmanager
+def adapted_norms(network: nn.Module, window: int = 1) -> Iterator[None]:
+    """Make every BatchNorm normalise with the voxels of the current frame and of the ``window`` - 1 frames before it.
+
+    For a ``Network`` in evaluation mode that reads one frame at a time. With a ``window`` of 1 a prediction depends on
+    its frame alone; with a larger one it depends on the order of the frames. Passes with and without images are counted
+    separately. A single voxel, which has no variance, is normalised with the statistics of training.
+
+    Raises:
+        RunError: the network has no BatchNorm.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    if not norms:
+        raise RunError("--adapt norm re-estimates the statistics of BatchNorm, and this network has none")
+    trained = {norm: [buffer.clone() for buffer in _statistics(norm)] for norm in norms}
+    read: dict[tuple[nn.Module, bool], deque[_Moments]] = defaultdict(lambda: deque(maxlen=window))
+    with_images = False
+
+    def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal with_images
+        with_images = inputs[0].images is not None
+
+    def adapt(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        voxels = inputs[0].double()
+        variance, mean = torch.var_mean(voxels, 0, correction=0)
+        frames = read[norm, with_images]
+        frames.append(_Moments(len(voxels), mean, variance))
+        found = _pooled(frames)
+        for buffer, value in zip(_statistics(norm), trained[norm] if found.count < 2 else found[1:], strict=True):
+            buffer.copy_(value)
+
+    handles = [network.register_forward_pre_hook(begin), *(norm.register_forward_pre_hook(adapt) for norm in norms)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm, values in trained.items():
+            for buffer, value in zip(_statistics(norm), values, strict=True):
+                buffer.copy_(value)
+
+
+def _statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Returns the buffers of mean and variance."""
+    return norm.running_mean, norm.running_var  # type: ignore[return-value]
+
+
+def _pooled(frames: "deque[_Moments]") -> _Moments:
+    """Returns the moments of the voxels of all ``frames`` together."""
+    count = sum(frame.count for frame in frames)
+    mean = sum((frame.count / count) * frame.mean for frame in frames)
+    variance = sum((frame.count / count) * (frame.variance + (frame.mean - mean).square()) for frame in frames)
+    return _Moments(count, mean, variance)
