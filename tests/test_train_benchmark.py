@@ -34,6 +34,7 @@ def test_every_figure_of_the_docs_is_there():
         "ratio_online_to_cached",
         "ratio_spconv_to_torch",
         "ratio_full_to_lidar_only",
+        "ratio_depth_to_full",
         "ratio_most_to_least_tokens",
     ):
         assert facts[name] > 0, name

@@ -22,7 +22,7 @@ __all__ = ["adapted_norms"]
 class _Moments(NamedTuple):
     """Number, mean and (biased) variance of the voxels that one BatchNorm read in one frame."""
 
-    count: int
+    voxels: int
     mean: Float64[Tensor, "channels"]
     variance: Float64[Tensor, "channels"]
 
@@ -49,13 +49,13 @@ def adapted_norms(network: nn.Module, window: int = 1) -> Iterator[None]:
         nonlocal with_images
         with_images = inputs[0].images is not None
 
-    def adapt(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def adapt(norm: nn.BatchNorm1d, inputs: tuple[Any, ...]) -> None:
         voxels = inputs[0].double()
         variance, mean = torch.var_mean(voxels, 0, correction=0)
         frames = read[norm, with_images]
         frames.append(_Moments(len(voxels), mean, variance))
         found = _pooled(frames)
-        for buffer, value in zip(_statistics(norm), trained[norm] if found.count < 2 else found[1:], strict=True):
+        for buffer, value in zip(_statistics(norm), trained[norm] if found.voxels < 2 else found[1:], strict=True):
             buffer.copy_(value)
 
     handles = [network.register_forward_pre_hook(begin), *(norm.register_forward_pre_hook(adapt) for norm in norms)]
@@ -76,7 +76,10 @@ def _statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 def _pooled(frames: "deque[_Moments]") -> _Moments:
     """Returns the moments of the voxels of all ``frames`` together."""
-    count = sum(frame.count for frame in frames)
-    mean = sum((frame.count / count) * frame.mean for frame in frames)
-    variance = sum((frame.count / count) * (frame.variance + (frame.mean - mean).square()) for frame in frames)
-    return _Moments(count, mean, variance)
+    voxels = torch.tensor([[frame.voxels] for frame in frames], dtype=torch.float64, device=frames[0].mean.device)
+    shares = voxels / voxels.sum()
+    means = torch.stack([frame.mean for frame in frames])
+    variances = torch.stack([frame.variance for frame in frames])
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean).square())).sum(0)
+    return _Moments(sum(frame.voxels for frame in frames), mean, variance)

@@ -9,7 +9,7 @@ from math import log
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d
+from torch.nn.functional import avg_pool2d
 
 from ...cache.schema import TapSpec
 from .images import ImageBatch
@@ -28,22 +28,36 @@ class DepthEncoder(nn.Module):
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Conv2d(1, WIDTH, 3, padding=1), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)])
-        self.project = nn.Conv2d(WIDTH, channels, 1)
+        self.layers = nn.ModuleList([_SparseConvolution(1, WIDTH), _SparseConvolution(WIDTH, WIDTH)])
+        self.project = nn.Conv2d(WIDTH, channels, 1, bias=False)
         nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
 
     def forward(self, depth: Float32[Tensor, "views 1 height width"]) -> Float[Tensor, "views channels height width"]:
         """Encode the maps of ``depth_map``."""
-        known = (depth > 0).float()
-        values = scaled_depth(depth)
+        values, known = scaled_depth(depth), (depth > 0).float()
         for layer in self.layers:
-            share = avg_pool2d(known, 3, stride=1, padding=1)
-            sums = conv2d(values * known, layer.weight, padding=1)
-            values = (sums / share.clamp(min=1 / 9) + layer.bias.view(1, -1, 1, 1)).relu()
-            known = (share > 0).float()
-        projected: Tensor = self.project(values)
-        return projected * known
+            values, known = layer(values, known)
+        encoded: Tensor = self.project(values) * known
+        return encoded
+
+
+class _SparseConvolution(nn.Module):
+    """A 3 x 3 convolution of the known cells, divided by their share of the window, and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.sum = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.bias = nn.Parameter(torch.empty(out_channels, 1, 1))
+        bound = (9 * in_channels) ** -0.5  # PyTorch's for a bias of the convolution
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(
+        self, values: Float[Tensor, "views channels height width"], known: Float32[Tensor, "views 1 height width"]
+    ) -> tuple[Float[Tensor, "views out height width"], Float32[Tensor, "views 1 height width"]]:
+        """Returns the values, and the cells that are known now: those with a known one in their window."""
+        share = avg_pool2d(known, 3, stride=1, padding=1)
+        means = self.sum(values * known) / share.clamp(min=1 / 9)
+        return (means + self.bias).relu(), (share > 0).float()
 
 
 def scaled_depth(metres: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -147,7 +147,11 @@ def torch_against_spconv(given: argparse.Namespace, street: Domain) -> dict[str,
 def against_lidar_only(given: argparse.Namespace, street: Domain) -> dict[str, Any]:
     """What the image adds to a step from the cache: the method against LiDAR alone, in turn, medians of five."""
     model = ModelSettings(preset=given.preset)
-    networks = {"3d-only": FusionSettings(variant="3d-only"), "full": FusionSettings()}
+    networks = {
+        "3d-only": FusionSettings(variant="3d-only"),
+        "full": FusionSettings(),
+        "depth": FusionSettings(depth="sparse"),
+    }
     steps = {name: made(given, street, model, fusion) for name, fusion in networks.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(6):
@@ -160,6 +164,7 @@ def against_lidar_only(given: argparse.Namespace, street: Domain) -> dict[str, A
         "cpu_seconds_lidar_only": medians["3d-only"],
         "cpu_seconds_full": medians["full"],
         "ratio_full_to_lidar_only": medians["full"] / medians["3d-only"],
+        "ratio_depth_to_full": medians["depth"] / medians["full"],
     }
 
 
