@@ -4,11 +4,12 @@ A mark at a setting states whether it may change between calls of the same run:
 ``workers: Annotated[int, Mark.FREE] = Field(default=2)``. Another value of a setting without a mark makes another run.
 """
 
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 __all__ = ["Mark", "Settings", "marked", "unmarked_values"]
 
@@ -17,6 +18,15 @@ class Settings(BaseModel):
     """A strict, immutable group of settings; a field's description is its help text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=False)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out the settings marked ``Mark.ADDED`` that have their default value."""
+        values = handler(self)
+        for name, field in type(self).model_fields.items():
+            if Mark.ADDED in field.metadata and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
 
 
 class Mark(Enum):
@@ -29,6 +39,9 @@ class Mark(Enum):
     MACHINE = auto()
     #: Only training reads it: a run may start from the weights of a run with another value.
     TRAINING_ONLY = auto()
+    #: A later version added it; its default is what earlier versions do, and must not change. Only another value is
+    #: recorded, so that names, records and digests of earlier runs remain valid.
+    ADDED = auto()
     #: The ablation sets it for each run, so it cannot be set for all of them.
     GIVEN = auto()
 
@@ -53,5 +66,5 @@ def unmarked_values(settings: BaseModel, *marks: Mark) -> dict[str, Any]:
         group = values
         for part in groups:
             group = group[part]
-        del group[name]
+        group.pop(name, None)  # one marked ``ADDED`` may have been left out
     return values

@@ -27,6 +27,10 @@ MARKED = {
         *("model.backend", "train.device"),
     },
     Mark.TRAINING_ONLY: {"fusion.camera_dropout", "fusion.drop_path", "fusion.interface_scale"},
+    Mark.ADDED: {
+        *("augment.mix", "augment.mix_share", "augment.beam_drop", "augment.early_returns", "augment.jitter"),
+        *("augment.scale", "augment.mount_height"),
+    },
     Mark.GIVEN: {
         *("train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"),
     },

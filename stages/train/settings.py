@@ -6,12 +6,13 @@ from pydantic import Field, model_validator
 
 from ...settings import Mark, Settings
 
-__all__ = ["MAX_SCALE", "AugmentSettings", "FusionSettings", "ModelSettings", "TrainSettings", "Variant"]
+__all__ = ["MAX_SCALE", "AugmentSettings", "FusionSettings", "Mix", "ModelSettings", "TrainSettings", "Variant"]
 
 #: Largest voxel grid: the keys of a batch of 64 such grids fit in 64 bits.
 MAX_SCALE = 2**19
 
 Variant = Literal["3d-only", "image", "full"]
+Mix = Literal["none", "dense", "polar", "laser"]
 
 
 class ModelSettings(Settings):
@@ -155,7 +156,10 @@ class FusionSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """Augmentation of the points; image features are attached to points and need no augmentation."""
+    """Augmentation of the points; image features are attached to points and need no augmentation.
+
+    What varies the sensor and what mixes frames (``sensor_augment``, ``mixing``) is off by default.
+    """
 
     rotation_noise: float = Field(
         default=0.1, ge=0, description="Standard deviation of the noise on each element of the rotation."
@@ -172,6 +176,45 @@ class AugmentSettings(Settings):
     translate: bool = Field(
         default=True, description="Move the cloud to a random position in the voxel cube (otherwise to its corner)."
     )
+    mix: Annotated[Mix, Mark.ADDED] = Field(
+        default="none",
+        description="Join a sample with another frame of its domain: 'dense' takes all points of both, the other frame"
+        " scaled by 0.65 to 1.5 about the sensor and set on the same ground (after Mix3D); 'polar' a sector of azimuth"
+        " of each (PolarMix); 'laser' alternate bands of elevation of each (LaserMix).",
+    )
+    mix_share: Annotated[float, Mark.ADDED] = Field(
+        default=0.6, ge=0, le=1, description="Probability that a sample is mixed, with mix other than 'none'."
+    )
+    beam_drop: Annotated[float, Mark.ADDED] = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Probability that a sample loses whole beams, up to half of them.",
+    )
+    early_returns: Annotated[float, Mark.ADDED] = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Probability that drops of fog, rain or snow return some beams of a sample early.",
+    )
+    jitter: Annotated[float, Mark.ADDED] = Field(
+        default=0.0,
+        ge=0,
+        description="Standard deviation in metres of the noise on each coordinate; a sample's is drawn from 0 to this.",
+    )
+    scale: Annotated[float, Mark.ADDED] = Field(
+        default=0.0,
+        ge=0,
+        description="A sample is scaled about the sensor by a factor drawn from 1 / (1 + scale) to 1 + scale.",
+    )
+    mount_height: Annotated[float, Mark.ADDED] = Field(
+        default=0.0, ge=0, description="The sensor of a sample is raised or lowered by up to this many metres."
+    )
+
+    @property
+    def varies_sensor(self) -> bool:
+        """Whether beams, ranges or the mounting of the sensor are varied."""
+        return any((self.beam_drop, self.early_returns, self.jitter, self.scale, self.mount_height))
 
     @model_validator(mode="after")
     def _check(self) -> "AugmentSettings":
