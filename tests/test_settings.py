@@ -29,7 +29,8 @@ MARKED = {
     Mark.TRAINING_ONLY: {"fusion.camera_dropout", "fusion.drop_path", "fusion.interface_scale"},
     Mark.ADDED: {
         *("augment.mix", "augment.mix_share", "augment.beam_drop", "augment.early_returns", "augment.jitter"),
-        *("augment.scale", "augment.mount_height"),
+        *("augment.scale", "augment.mount_height", "train.teacher", "train.teacher_decay"),
+        *("train.pl_agree", "train.pl_vote", "train.pl_weigh"),
     },
     Mark.GIVEN: {
         *("train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"),

@@ -250,6 +250,27 @@ class TrainSettings(Settings):
     lam_pl: float = Field(
         default=0.0, ge=0, description="Weight of the cross entropy with pseudo labels of the target; 0 uses none."
     )
+    teacher: Annotated[Literal["stored", "ema"], Mark.ADDED] = Field(
+        default="stored",
+        description="What gives pseudo labels: the 'stored' ones of xd3d pseudo-label, or a moving average ('ema') of"
+        " the network that labels each batch of the target and begins with the weights of train.init.",
+    )
+    teacher_decay: Annotated[float, Mark.ADDED] = Field(
+        default=0.99, ge=0, lt=1, description="Weight of the teacher's previous weights in each step of the average."
+    )
+    pl_agree: Annotated[bool, Mark.ADDED] = Field(
+        default=False, description="Keep a pseudo label only where the 2D and the 3D head both predict it."
+    )
+    pl_vote: Annotated[bool, Mark.ADDED] = Field(
+        default=False,
+        description="Keep a pseudo label only where it is the most frequent one of its object agent; agents of more"
+        " than a tenth of the image do not vote.",
+    )
+    pl_weigh: Annotated[bool, Mark.ADDED] = Field(
+        default=False,
+        description="Weigh each pseudo label by exp(-KL(2D || 3D)) of the two heads' predictions, where an image shows"
+        " the point.",
+    )
     source_free: bool = Field(
         default=False, description="Adapt to the target alone, from train.init; no source data are read."
     )
@@ -299,6 +320,11 @@ class TrainSettings(Settings):
     )
 
     @property
+    def stored_labels(self) -> bool:
+        """Whether stored pseudo labels are trained on."""
+        return self.lam_pl > 0 and self.teacher == "stored"
+
+    @property
     def uses_target(self) -> bool:
         """Whether each step also trains on a batch of the target."""
         return self.lam_trg > 0 or self.lam_pl > 0
@@ -307,6 +333,8 @@ class TrainSettings(Settings):
     def _check(self) -> "TrainSettings":
         if list(self.milestones) != sorted(set(self.milestones)) or any(step < 1 for step in self.milestones):
             raise ValueError(f"milestones must be positive and rise, found {list(self.milestones)}")
+        if self.lam_pl == 0 and (self.teacher != "stored" or self.pl_agree or self.pl_vote or self.pl_weigh):
+            raise ValueError("teacher=ema, pl_agree, pl_vote and pl_weigh concern pseudo labels: set lam_pl above 0")
         if self.source_free and not self.uses_target:
             raise ValueError(
                 "source_free trains on the target alone: set one of its weights, lam_trg and lam_pl, above 0"
