@@ -61,6 +61,7 @@ GROUPS: tuple[Group, ...] = (
             Variant(name="full", label="+ pixels injected into the 3D network, located agents, a LiDAR-only branch"),
             Variant(name="full-random-weights", label="full, features of random diffusion weights"),
             Variant(name="full-rgb-only", label="full, the image tap alone"),
+            Variant(name="full-mix", label="full, another frame mixed into each sample"),
             Variant(name="paper", label="the paper's form: global queries, `refine`, dense keys, raw features"),
         ),
     ),
@@ -71,6 +72,12 @@ GROUPS: tuple[Group, ...] = (
             Variant(
                 name="uda",
                 label="full, then steps with the target's unlabelled frames",
+                trained="per shift",
+                init="full",
+            ),
+            Variant(
+                name="uda-pl",
+                label="uda, labelled by a teacher that learns",
                 trained="per shift",
                 init="full",
             ),
@@ -108,6 +115,13 @@ GROUPS: tuple[Group, ...] = (
         ("network-clip", "CLIP ViT-L/14, its last block but one"),
         ("network-both", "tiny-street and DINOv2 small"),
         named_only=True,
+    ),
+    _sweep(
+        "LiDAR augmentation",
+        ("mix-400", "another frame mixed into each sample, at another scale (Mix3D)"),
+        ("laser-400", "bands of elevation of another frame (LaserMix)"),
+        ("beams-400", "half of the samples lose beams"),
+        ("returns-400", "half of the samples have early returns of drops"),
     ),
     _sweep(
         "The paper's queries beside the method",
