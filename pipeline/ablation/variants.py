@@ -19,13 +19,14 @@ class Variant:
 
     ``trained``: "once" per seed for all shifts; "per shift" if training sees the target's unlabelled frames; "on
     target", per shift, if it sees the target's labels. ``init``: the variant whose run of the same seed gives the
-    initial weights.
+    initial weights. ``short``: the short form of the ablation has it.
     """
 
     name: str
     label: str
     trained: Literal["once", "per shift", "on target"] = "once"
     init: str | None = None
+    short: bool = True
 
     @property
     def preset(self) -> str:
@@ -61,7 +62,7 @@ GROUPS: tuple[Group, ...] = (
             Variant(name="full", label="+ pixels injected into the 3D network, located agents, a LiDAR-only branch"),
             Variant(name="full-random-weights", label="full, features of random diffusion weights"),
             Variant(name="full-rgb-only", label="full, the image tap alone"),
-            Variant(name="full-mix", label="full, another frame mixed into each sample"),
+            Variant(name="full-mix", label="full, another frame mixed into each sample", short=False),
             Variant(name="paper", label="the paper's form: global queries, `refine`, dense keys, raw features"),
         ),
     ),
@@ -80,6 +81,7 @@ GROUPS: tuple[Group, ...] = (
                 label="uda, labelled by a teacher that learns",
                 trained="per shift",
                 init="full",
+                short=False,
             ),
             Variant(name="oracle", label="full, trained on the target's labels", trained="on target"),
         ),
@@ -145,4 +147,4 @@ def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:
     if names:
         return [variant for name, variant in VARIANTS.items() if name in names]
     groups = [group for group in GROUPS if group.main or not (short or group.named_only)]
-    return [variant for group in groups for variant in group.variants]
+    return [variant for group in groups for variant in group.variants if variant.short or not short]
