@@ -12,6 +12,12 @@ from .workspace import Workspace
 
 __all__ = ["register"]
 
+Agree = Annotated[
+    bool, typer.Option("--agree", help="Keep a label only where both heads predict it, for train.pl_agree=true.")
+]
+Vote = Annotated[
+    bool, typer.Option("--vote", help="Keep a label only where its object agent has it, for train.pl_vote=true.")
+]
 PresetName = Annotated[str, typer.Argument(help="A preset ('xd3d config list') or a YAML file.")]
 
 config_app = typer.Typer(help="Presets and settings: list, show, validate.", no_args_is_help=True)
@@ -37,7 +43,12 @@ def doctor(as_json: Json = False) -> None:
 
 
 def pseudo_label(
-    run: RunFolder = None, device: Device = None, overrides: MachineOverrides = None, as_json: Json = False
+    run: RunFolder = None,
+    agree: Agree = False,
+    vote: Vote = False,
+    device: Device = None,
+    overrides: MachineOverrides = None,
+    as_json: Json = False,
 ) -> None:
     """Label the target's train split with a run's best network, and keep confident labels to train on.
 
@@ -48,7 +59,8 @@ def pseudo_label(
     from .pseudo import pseudo_labels
     from .runs import machine_settings
 
-    conclude(pseudo_labels(Workspace.current(), run, machine=machine_settings(device, overrides)), as_json)
+    machine = machine_settings(device, overrides)
+    conclude(pseudo_labels(Workspace.current(), run, agree=agree, vote=vote, machine=machine), as_json)
 
 
 @config_app.command("list")

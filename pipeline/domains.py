@@ -104,14 +104,14 @@ class DomainOpener:
         return self._training(side).unlabelled()
 
     def pseudo_labels(self) -> "PseudoLabels | None":
-        """Returns the pseudo labels that the run learns from; None if it uses none.
+        """Returns the stored pseudo labels that the run learns from; None if it uses none.
 
         Raises:
             MissingDataError: they do not exist, or are not finished.
         """
         from ..stages.train.pseudo_labels import PseudoLabels
 
-        if not self.config.train.lam_pl:
+        if not self.config.train.stored_labels:
             return None
         return PseudoLabels.open(self._workspace.find_pseudo_labels(self.config.data.pseudo_labels))
 

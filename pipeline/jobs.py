@@ -14,6 +14,7 @@ from ..stages.evaluate.settings import AbsentRule, FusionRule
 from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
 from .domains import DomainOpener, left_out_of
+from .pseudo import batch_candidates
 from .runs import TrainedRun, as_begun, run_facts, run_name
 from .sharing import ALONE, Sharing
 from .workspace import Workspace
@@ -229,6 +230,7 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         target=target,
         init=domains.init(),
         score=partial(validate, fusion=settings.evaluate.fusion, workers=settings.train.workers),
+        label=partial(batch_candidates, settings),
         metric=domains.best_metric(),
         validation=validation,
         model=settings.model,

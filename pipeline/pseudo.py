@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config import Config
 from .console import Outcome
 from .runs import TrainedRun
 from .workspace import Workspace
@@ -12,32 +13,47 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..stages.evaluate.scores import FramePrediction
+    from ..stages.evaluate.settings import FusionRule
+    from ..stages.train.batch import Batch
     from ..stages.train.domain import Domain
+    from ..stages.train.label_choice import Candidates
+    from ..stages.train.network import Network
 
-__all__ = ["pseudo_labels"]
+__all__ = ["batch_candidates", "pseudo_labels"]
 
 
 def pseudo_labels(
-    workspace: Workspace, run: Path | None = None, *, side: str = "target", machine: "Sequence[str]" = ()
+    workspace: Workspace,
+    run: Path | None = None,
+    *,
+    side: str = "target",
+    agree: bool = False,
+    vote: bool = False,
+    machine: "Sequence[str]" = (),
 ) -> Outcome:
     """Predict the target's train split with a run, and keep what is sure; safe to call again.
 
     Every head is to learn the fused prediction; where the run's rule is ``sum``, as in runs of earlier versions, its
-    own, as published. ``side`` is the target, or another domain of its data set. ``machine`` holds settings of this
-    machine, as ``TrainedRun.open`` takes them.
+    own, as published. ``side`` is the target, or another domain of its data set. ``agree`` and ``vote`` are those of
+    ``LabelRule``. ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
 
     Raises:
         MissingDataError: there is no run, or no data of its target.
         RunError: the run has no checkpoint yet.
+        ConfigError: the network lacks what the rule compares.
         DataError: a prediction is not finite.
     """
     from ..fingerprint import fingerprint_digest
     from ..stages.adapt.pseudo_labels import make_pseudo_labels
+    from ..stages.train.checks import check_label_rule
     from ..stages.train.initial import InitialCheckpoint
+    from ..stages.train.label_choice import LabelRule
     from ..stages.train.record import describe_domain
 
     trained = TrainedRun.open(workspace, run, machine)
-    chosen, rule = trained.side(side), trained.config.evaluate.fusion
+    chosen, fusion = trained.side(side), trained.config.evaluate.fusion
+    rule = LabelRule(agree=agree, vote=vote)
+    check_label_rule(rule, trained.config.fusion)
     target = trained.domains.unlabelled(chosen)
     uses_images = target.features is not None
     identity = {
@@ -45,7 +61,8 @@ def pseudo_labels(
         "features": fingerprint_digest(trained.domains.fingerprint(chosen.dataset)) if uses_images else "none",
         "domain": chosen.domain,
         "split": "train",
-        **({} if rule == "sum" else {"fusion": rule}),
+        **({} if fusion == "sum" else {"fusion": fusion}),
+        **({"rule": rule.names} if rule.names else {}),
         "target": describe_domain(target),
     }
     folder = workspace.pseudo_labels(f"{trained.folder.name}-{fingerprint_digest(identity)[:8]}")
@@ -55,6 +72,7 @@ def pseudo_labels(
         frames=len(target),
         classes=target.merge.classes,
         predict=lambda first: _predictions(trained, replace(target, frames=target.frames[first:])),
+        rule=rule,
     )
     workspace.remember_pseudo_labels(folder)
     kept = {head: _share(made.facts["classes"][head]) for head in made.heads}
@@ -67,12 +85,28 @@ def pseudo_labels(
 
 
 def _predictions(trained: TrainedRun, target: "Domain") -> "Iterator[FramePrediction]":
-    """Predictions of the frames of ``target``, without a fused one where each head is to learn its own."""
     from ..stages.predict.inference import predict_frames
 
     rule = trained.config.evaluate.fusion
     for found in predict_frames(trained.network, target, fusion=rule, description="pseudo-label"):
-        yield replace(found, probabilities_fused=None) if rule == "sum" else found
+        yield _to_learn(found, rule)
+
+
+def _to_learn(found: "FramePrediction", fusion: "FusionRule") -> "FramePrediction":
+    """Returns a prediction without the fused one if ``fusion`` is "sum", with which each head learns its own."""
+    return replace(found, probabilities_fused=None) if fusion == "sum" else found
+
+
+def batch_candidates(config: Config, network: "Network", batch: "Batch") -> "Candidates":
+    """Returns the pseudo labels that a teacher of a run with ``config`` proposes for the points of a batch."""
+    from ..stages.adapt.pseudo_labels import candidates
+    from ..stages.predict.inference import predict_batch
+    from ..stages.train.label_choice import LabelRule
+
+    fusion, settings = config.evaluate.fusion, config.train
+    found = _to_learn(predict_batch(network, batch, fusion=fusion), fusion)
+    rule = LabelRule(agree=settings.pl_agree, vote=settings.pl_vote)
+    return candidates(found, rule, what=f"of {', '.join(batch.keys)}")
 
 
 def _share(classes: dict[str, Any]) -> float:

@@ -29,7 +29,12 @@ MARKED = {
     Mark.TRAINING_ONLY: {
         *("fusion.camera_dropout", "fusion.depth_dropout", "fusion.drop_path", "fusion.interface_scale"),
     },
-    Mark.ADDED: {"extract.models", "extract.maps_only", "fusion.depth", "fusion.depth_dropout"},
+    Mark.ADDED: {
+        *("augment.mix", "augment.mix_share", "augment.beam_drop", "augment.early_returns", "augment.jitter"),
+        *("augment.scale", "augment.mount_height", "train.teacher", "train.teacher_decay"),
+        *("train.pl_agree", "train.pl_vote", "train.pl_weigh"),
+        *("extract.models", "extract.maps_only", "fusion.depth", "fusion.depth_dropout"),
+    },
     Mark.GIVEN: {
         *("train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"),
     },

@@ -68,8 +68,15 @@ def _initialised(workspace: Workspace, training: Training, init: Training) -> li
     run, config = Path(init.run), training.resolve().config
     jobs.train(workspace, init.variant.preset, init.overrides, cached=True, run=run)
     named = [f"train.init={json.dumps(init.run)}"]
-    if config.train.lam_pl:
-        made = pseudo_labels(workspace, run, side=config.data.target.domain, machine=_machine_settings(training)).result
+    if config.train.stored_labels:
+        made = pseudo_labels(
+            workspace,
+            run,
+            side=config.data.target.domain,
+            agree=config.train.pl_agree,
+            vote=config.train.pl_vote,
+            machine=_machine_settings(training),
+        ).result
         named.append(f"data.pseudo_labels={json.dumps(made['pseudo_labels'])}")
     return named
 

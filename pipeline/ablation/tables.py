@@ -68,6 +68,8 @@ CLAIMS = (
     ),
     Claim(label="UDA above full, 3D", variant="uda", over=REFERENCE, output="3d"),
     Claim(label="the same, fused", variant="uda", over=REFERENCE, output="fused"),
+    Claim(label="UDA with a teacher above UDA, 3D", variant="uda-pl", over="uda", output="3d"),
+    Claim(label="the same, fused", variant="uda-pl", over="uda", output="fused"),
 )
 
 

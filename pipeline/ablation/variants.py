@@ -20,7 +20,7 @@ class Variant:
     ``trained``: "once" per seed for all shifts; "per shift" if training sees the target's unlabelled frames; "on
     target", per shift, if it sees the target's labels. ``init``: the variant whose run of the same seed gives the
     initial weights. With a ``norm_window`` nothing is trained: that run is tested with BatchNorm adapted to so many
-    frames.
+    frames. ``short``: the short form of the ablation has it.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Variant:
     trained: Literal["once", "per shift", "on target"] = "once"
     init: str | None = None
     norm_window: int | None = None
+    short: bool = True
 
     @property
     def preset(self) -> str:
@@ -63,6 +64,7 @@ GROUPS: tuple[Group, ...] = (
             Variant(name="full", label="+ pixels injected into the 3D network, located agents, a LiDAR-only branch"),
             Variant(name="full-random-weights", label="full, features of random diffusion weights"),
             Variant(name="full-rgb-only", label="full, the image tap alone"),
+            Variant(name="full-mix", label="full, another frame mixed into each sample", short=False),
             Variant(name="paper", label="the paper's form: global queries, `refine`, dense keys, raw features"),
         ),
     ),
@@ -75,6 +77,13 @@ GROUPS: tuple[Group, ...] = (
                 label="full, then steps with the target's unlabelled frames",
                 trained="per shift",
                 init="full",
+            ),
+            Variant(
+                name="uda-pl",
+                label="uda, labelled by a teacher that learns",
+                trained="per shift",
+                init="full",
+                short=False,
             ),
             Variant(name="oracle", label="full, trained on the target's labels", trained="on target"),
         ),
@@ -122,6 +131,13 @@ GROUPS: tuple[Group, ...] = (
         named_only=True,
     ),
     _sweep(
+        "LiDAR augmentation",
+        ("mix-400", "another frame mixed into each sample, at another scale (Mix3D)"),
+        ("laser-400", "bands of elevation of another frame (LaserMix)"),
+        ("beams-400", "half of the samples lose beams"),
+        ("returns-400", "half of the samples have early returns of drops"),
+    ),
+    _sweep(
         "The paper's queries beside the method",
         ("queries", "global queries, `distil`"),
         ("queries-located", "the same, biased to the agents of a voxel's pixels"),
@@ -143,4 +159,4 @@ def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:
     if names:
         return [variant for name, variant in VARIANTS.items() if name in names]
     groups = [group for group in GROUPS if not group.named_only and (group.main or not short)]
-    return [variant for group in groups for variant in group.variants]
+    return [variant for group in groups for variant in group.variants if variant.short or not short]

@@ -2,9 +2,7 @@
 
 When a stopped run is resumed, parts that are already written are not predicted again. The labels appear atomically.
 
-The rule is that of xMUDA (after BDL): of the points predicted as a class, those with a confidence below the class's
-median or 0.9, whichever is lower, are dropped. Confidences are stored as 16-bit fractions, so that the median of any
-number of points can be computed from a histogram.
+Which are kept says ``train.label_choice``; the medians are those of all frames.
 """
 
 import shutil
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt16
+from jaxtyping import Float64, Int64
 
 from ...errors import DataError, MissingDataError
 from ...files import write_atomic, write_json
@@ -24,14 +22,14 @@ from ...fingerprint import fingerprint_digest
 from ...locks import exclusive_lock
 from ..datasets.arrays import load_archive
 from ..evaluate.scores import FramePrediction
-from ..train.pseudo_labels import FORMAT, FRAMES, HEADS, LABELS, MANIFEST, UNSURE, PseudoLabels
+from ..train.label_choice import HEADS, UNSURE, Candidates, LabelRule, thresholds
+from ..train.pseudo_labels import FORMAT, FRAMES, LABELS, MANIFEST, PseudoLabels
 
-__all__ = ["Confidences", "confidence_codes", "make_pseudo_labels", "is_confident"]
+__all__ = ["candidates", "make_pseudo_labels"]
 
 PART = 64  #: frames per part
 PREDICTED = "predicted"
-ENOUGH = 0.9  #: a point with this confidence is never dropped
-CODES = 2**16
+NO_RULE = LabelRule()
 
 
 def make_pseudo_labels(
@@ -41,10 +39,12 @@ def make_pseudo_labels(
     frames: int,
     classes: Sequence[str],
     predict: Callable[[int], Iterable[FramePrediction]],
+    rule: LabelRule = NO_RULE,
 ) -> PseudoLabels:
     """Make the pseudo labels of ``frames`` frames in ``folder``, or resume; valid existing ones are returned.
 
-    ``predict`` returns the predictions from a given frame on, in order; their labels are not used.
+    ``predict`` returns the predictions from a given frame on, in order; their labels are not used. ``rule`` is part of
+    ``identity``, under "rule", where it drops anything.
 
     Raises:
         DataError: a prediction is not finite.
@@ -56,7 +56,7 @@ def make_pseudo_labels(
     with exclusive_lock(folder, work="makes pseudo labels"):
         if _open_valid(folder) is None:
             (folder / MANIFEST).unlink(missing_ok=True)
-            _select(folder, identity, classes, _predicted(folder, frames, predict))
+            _select(folder, identity, classes, _predicted(folder, frames, predict, rule))
         shutil.rmtree(folder / PREDICTED, ignore_errors=True)
         return PseudoLabels.open(folder)
 
@@ -71,7 +71,7 @@ def _open_valid(folder: Path) -> PseudoLabels | None:
     return existing
 
 
-def _predicted(folder: Path, frames: int, predict: Callable[[int], Iterable[FramePrediction]]) -> int:
+def _predicted(folder: Path, frames: int, predict: Callable[[int], Iterable[FramePrediction]], rule: LabelRule) -> int:
     """Predict the parts that are missing; returns the number of all parts."""
     (folder / PREDICTED).mkdir(exist_ok=True)
     for stale in folder.rglob("*.partial"):
@@ -81,17 +81,16 @@ def _predicted(folder: Path, frames: int, predict: Callable[[int], Iterable[Fram
     if done < parts:
         predictions = iter(predict(done * PART))
         for number, part in enumerate(iter(lambda: list(islice(predictions, PART)), []), start=done):
-            _write_part(_part(folder, number), part, number * PART)
+            _write_part(_part(folder, number), part, number * PART, rule)
     return parts
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """Predictions of consecutive frames: points per frame, and label and confidence of each point by head."""
+    """Predictions of consecutive frames: points per frame, and the candidates of all points."""
 
     lengths: Int64[np.ndarray, "frames"]
-    labels: UInt8[np.ndarray, "points 2"]
-    codes: UInt16[np.ndarray, "points 2"]
+    candidates: Candidates
 
 
 def _part(folder: Path, number: int) -> Path:
@@ -110,74 +109,69 @@ def _valid_parts(folder: Path, parts: int) -> int:
 
 def _read_part(path: Path) -> _Part:
     """Read a part; the zip archive verifies the crc32 of every array."""
-    lengths, labels, codes = load_archive(path, ("lengths", "labels", "codes"))
-    return _Part(lengths=lengths, labels=labels, codes=codes)
+    lengths, labels, codes, eligible = load_archive(path, ("lengths", "labels", "codes", "eligible"))
+    return _Part(lengths=lengths, candidates=Candidates(labels=labels, codes=codes, eligible=eligible))
 
 
-def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int) -> None:
-    heads = [_decided(frame, number) for number, frame in enumerate(predictions, start=first)]
+def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int, rule: LabelRule) -> None:
+    found = [
+        candidates(frame, rule, what=f"of frame {number}") for number, frame in enumerate(predictions, start=first)
+    ]
     arrays = {
-        "lengths": np.array([len(labels) for labels, _ in heads], np.int64),
-        "labels": np.concatenate([labels for labels, _ in heads]),
-        "codes": np.concatenate([codes for _, codes in heads]),
+        "lengths": np.array([len(each.labels) for each in found], np.int64),
+        "labels": np.concatenate([each.labels for each in found]),
+        "codes": np.concatenate([each.codes for each in found]),
+        "eligible": np.concatenate([each.eligible for each in found]),
     }
     write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
-def _decided(
-    frame: FramePrediction, number: int
-) -> tuple[UInt8[np.ndarray, "points 2"], UInt16[np.ndarray, "points 2"]]:
-    """Returns the most likely class of each point for each head, and its confidence; ``UNSURE`` without a prediction.
+def candidates(frame: FramePrediction, rule: LabelRule, *, what: str) -> Candidates:
+    """Returns the labels that a prediction proposes; ``what`` names it in errors.
 
-    If there is a fused prediction, every head learns from it, otherwise from its own.
+    Raises:
+        DataError: it is not finite.
     """
-    labels = np.full((len(frame.probabilities_3d), len(HEADS)), UNSURE, np.uint8)
-    codes = np.zeros(labels.shape, np.uint16)
-    for column, values in enumerate((frame.probabilities_2d, frame.probabilities_3d)):
-        if values is None:
-            continue
-        if frame.probabilities_fused is not None:
-            values = np.where(values.any(axis=1, keepdims=True), frame.probabilities_fused, 0)
-        if not np.isfinite(values).all():
+    for name, values in (("2d", frame.probabilities_2d), ("3d", frame.probabilities_3d)):
+        if values is not None and not np.isfinite(values).all():
             raise DataError(
-                f"The {HEADS[column]} prediction of frame {number} is not finite; the network has diverged: lower"
-                " train.lr and train again"
+                f"The {name} prediction {what} is not finite; the network has diverged: lower train.lr and train again"
             )
-        shown = values.any(axis=1)
-        labels[shown, column] = values[shown].argmax(axis=1)
-        codes[shown, column] = confidence_codes(values[shown].max(axis=1))
-    return labels, codes
+    return Candidates.of(
+        frame.probabilities_2d,
+        frame.probabilities_3d,
+        fused=frame.probabilities_fused,
+        agents=frame.agents,
+        rule=rule,
+    )
 
 
 def _select(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], parts: int) -> None:
     """Write the confident labels, the table of frames, and last the manifest."""
-    found = [Confidences(len(classes)) for _ in HEADS]
-    for part in _parts(folder, parts):
-        for column, confidences in enumerate(found):
-            labelled = part.labels[:, column] != UNSURE
-            confidences.add(part.labels[labelled, column], part.codes[labelled, column])
-    thresholds = [each.thresholds() for each in found]
+    found = sum(part.candidates.histogram(len(classes)) for part in _parts(folder, parts))
+    counts = found if isinstance(found, np.ndarray) else np.zeros((len(HEADS), len(classes), 1), np.int64)
+    least = thresholds(counts)
     kept = np.zeros((len(HEADS), len(classes)), np.int64)
-    frames = _write_labels(folder, parts, thresholds, kept)
+    frames = _write_labels(folder, parts, least, kept)
     write_atomic(folder / FRAMES, lambda file: np.save(file, frames, allow_pickle=False))
     columns = ("predicted", "kept", "threshold")
     facts = {
         "format": FORMAT,
         "identity": dict(identity),
         "frames": len(frames),
-        "heads": [head for head, each in zip(HEADS, found, strict=True) if each.counts.any()],
+        "heads": [head for head, each in zip(HEADS, counts, strict=True) if each.any()],
         "classes": {
             head: {
                 name: dict(zip(columns, values, strict=True))
                 for name, *values in zip(
                     classes,
-                    each.counts.sum(axis=1).tolist(),
+                    each.sum(axis=1).tolist(),
                     kept[column].tolist(),
-                    thresholds[column].tolist(),
+                    least[column].tolist(),
                     strict=True,
                 )
             }
-            for column, (head, each) in enumerate(zip(HEADS, found, strict=True))
+            for column, (head, each) in enumerate(zip(HEADS, counts, strict=True))
         },
         "crc32": zlib.crc32(frames.tobytes()),
     }
@@ -185,7 +179,7 @@ def _select(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], p
 
 
 def _write_labels(
-    folder: Path, parts: int, thresholds: Sequence[np.ndarray], kept: Int64[np.ndarray, "heads classes"]
+    folder: Path, parts: int, least: Float64[np.ndarray, "heads classes"], kept: Int64[np.ndarray, "heads classes"]
 ) -> Int64[np.ndarray, "frames 2"]:
     """Write the confident labels of every part and count them in ``kept``; returns the table of frames."""
     table: list[tuple[int, int]] = []
@@ -196,7 +190,7 @@ def _write_labels(
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]  # numpy leaves it untyped
         end = 0
         for part in _parts(folder, parts):
-            labels = _confident_labels(part, thresholds)
+            labels = part.candidates.confident(least)
             for row, column in zip(kept, labels.T, strict=True):
                 row += np.bincount(column[column != UNSURE], minlength=len(row))
             for frame in np.split(labels, part.lengths.cumsum()[:-1]):
@@ -210,45 +204,3 @@ def _write_labels(
 
 def _parts(folder: Path, parts: int) -> Iterator[_Part]:
     return (_read_part(_part(folder, number)) for number in range(parts))
-
-
-def _confident_labels(part: _Part, thresholds: Sequence[np.ndarray]) -> UInt8[np.ndarray, "points 2"]:
-    labels = part.labels.copy()
-    for column, least in enumerate(thresholds):
-        labelled = np.flatnonzero(labels[:, column] != UNSURE)
-        unsure = ~is_confident(labels[labelled, column], part.codes[labelled, column], least)
-        labels[labelled[unsure], column] = UNSURE
-    return labels
-
-
-def confidence_codes(probabilities: Float[np.ndarray, "points"]) -> UInt16[np.ndarray, "points"]:
-    """Encode confidences from 0 to 1 as multiples of 1 / 65535."""
-    return np.round(probabilities.astype(np.float64) * (CODES - 1)).astype(np.uint16)
-
-
-class Confidences:
-    """Histogram of the confidences of the points predicted as each class."""
-
-    def __init__(self, classes: int) -> None:
-        self.counts: Int64[np.ndarray, "classes codes"] = np.zeros((classes, CODES), np.int64)
-
-    def add(self, labels: UInt8[np.ndarray, "points"], codes: UInt16[np.ndarray, "points"]) -> None:
-        """Count the points predicted as ``labels`` with the confidences ``codes``."""
-        bins = labels.astype(np.int64) * CODES + codes
-        self.counts += np.bincount(bins, minlength=self.counts.size).reshape(self.counts.shape)
-
-    def thresholds(self) -> Float64[np.ndarray, "classes"]:
-        """Returns the lowest confidence that is kept for each class; of two medians, the lower one counts."""
-        below = self.counts.cumsum(axis=1)
-        middle = (below[:, -1:] + 1) // 2
-        medians = (below >= middle).argmax(axis=1) / (CODES - 1)
-        return np.minimum(medians, ENOUGH)
-
-
-def is_confident(
-    labels: UInt8[np.ndarray, "points"],
-    codes: UInt16[np.ndarray, "points"],
-    thresholds: Float64[np.ndarray, "classes"],
-) -> Bool[np.ndarray, "points"]:
-    """Returns whether each point is kept."""
-    return codes / (CODES - 1) >= thresholds[labels]

@@ -16,7 +16,7 @@ from .projection import inside_image
 from .readers import READERS, Reader
 from .sweeps import Sweep
 
-__all__ = ["Frame", "count_labels", "load_frame"]
+__all__ = ["Frame", "count_labels", "join_frames", "load_frame"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Frame:
     projection_view: Int64[np.ndarray, "projections"]  #: row of ``image_rows``
     projection_uv: Float32[np.ndarray, "projections 2"]  #: (u, v) as fractions of width and height, inside (0, 1)
     dropped: int = 0  #: points of the sweep without usable coordinates, which are left out with their labels
+    pseudo: Int64[np.ndarray, "points 2"] | None = None  #: pseudo labels for the 2D and the 3D head, or ``IGNORE``
 
     def choose(self, kept: Bool[np.ndarray, "points"]) -> "Frame":
         """Returns the frame with only the points where ``kept`` holds, and their projections."""
@@ -54,7 +55,13 @@ class Frame:
             projection_point=new_row[self.projection_point[shown]],
             projection_view=self.projection_view[shown],
             projection_uv=self.projection_uv[shown],
+            pseudo=None if self.pseudo is None else self.pseudo[kept],
         )
+
+    def unlabel(self, rows: Bool[np.ndarray, "points"]) -> "Frame":
+        """Returns the frame with the label ``IGNORE``, and pseudo labels too, where ``rows`` holds."""
+        pseudo = None if self.pseudo is None else np.where(rows[:, None], IGNORE, self.pseudo)
+        return replace(self, labels=np.where(rows, IGNORE, self.labels), pseudo=pseudo)
 
     def facing(self, index: FrameIndex) -> Float32[np.ndarray, "points 3"]:
         """Returns the points with y along the first image's optical axis, x to the right; without images, y along x."""
@@ -64,6 +71,28 @@ class Frame:
             ahead = optical_axis / np.linalg.norm(optical_axis)
         turn = np.array([[ahead[1], ahead[0]], [-ahead[0], ahead[1]]])
         return np.column_stack([self.points[:, :2] @ turn, self.points[:, 2:]]).astype(np.float32)
+
+
+def join_frames(first: Frame, second: Frame) -> Frame:
+    """Returns one frame with the points of both, those of ``first`` before the others, each with its own images.
+
+    ``source_rows`` are rows of the frame that the point comes from.
+    """
+    points, views = len(first.points), len(first.image_rows)
+    pseudo = None
+    if first.pseudo is not None and second.pseudo is not None:
+        pseudo = np.concatenate([first.pseudo, second.pseudo])
+    return Frame(
+        points=np.concatenate([first.points, second.points]),
+        labels=np.concatenate([first.labels, second.labels]),
+        source_rows=np.concatenate([first.source_rows, second.source_rows]),
+        image_rows=np.concatenate([first.image_rows, second.image_rows]),
+        projection_point=np.concatenate([first.projection_point, second.projection_point + points]),
+        projection_view=np.concatenate([first.projection_view, second.projection_view + views]),
+        projection_uv=np.concatenate([first.projection_uv, second.projection_uv]),
+        dropped=first.dropped + second.dropped,
+        pseudo=pseudo,
+    )
 
 
 def load_frame(

@@ -27,7 +27,8 @@ class FramePrediction:
     predicting one counts as an error. ``probabilities_2d`` is None if the frame has no image; its row is all 0 for a
     point that no image shows. ``probabilities_fused`` is the fusion of all predictions by a rule (``predict.fusion``),
     or None. ``distance`` (metres from the sensor) and ``weather``, if known, select the parts of the metrics that the
-    points are counted in.
+    points are counted in. ``agents`` is the object agent at each point's pixel, or -1 if there is none or it fills more
+    than a tenth of the image; None if unknown.
     """
 
     labels: Int64[np.ndarray, "points"]  #: class ids, or ``IGNORE``
@@ -36,6 +37,7 @@ class FramePrediction:
     probabilities_fused: Float[np.ndarray, "points columns"] | None = None
     distance: Float[np.ndarray, "points"] | None = None
     weather: str = ""
+    agents: Int64[np.ndarray, "points"] | None = None
 
     @property
     def decided(self) -> Int64[np.ndarray, "points"]:

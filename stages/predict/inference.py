@@ -20,6 +20,7 @@ from ..train.checks import check_memberships, check_taps
 from ..train.domain import Domain
 from ..train.features import feature_readers
 from ..train.loader import evaluation_batch
+from ..train.located_agents import strongest_agents
 from ..train.loop import ValidationScores
 from ..train.network import Network
 from ..train.parallel import number_of_processes, rank, total
@@ -32,11 +33,13 @@ __all__ = [
     "cloud_classes",
     "cloud_logits",
     "diverged",
+    "predict_batch",
     "predict_each",
     "predict_frames",
     "validate",
 ]
 
+LARGEST_AGENT = 0.1  #: fraction of the image up to which an agent counts as an object
 #: What is wrong with one frame alone.
 FRAME_FAULTS = (DataError, MissingDataError, CacheError, ModelError)
 
@@ -126,7 +129,7 @@ def predict_each(
                 if read.frame is None:
                     yield read
                 else:
-                    found = _predict(network, batch, fusion=fusion, with_images=bool(plan.taps))
+                    found = predict_batch(network, batch, fusion=fusion, with_images=bool(plan.taps))
                     distance = np.linalg.norm(read.frame.points, axis=1)
                     found = replace(found, distance=distance, weather=domain.weather(read.position))
                     yield replace(read, prediction=found)
@@ -206,7 +209,14 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
 
 
 @torch.no_grad()
-def _predict(network: Network, batch: Batch | None, *, fusion: FusionRule, with_images: bool) -> FramePrediction:
+def predict_batch(
+    network: Network, batch: Batch | None, *, fusion: FusionRule, with_images: bool = True
+) -> FramePrediction:
+    """Predict the points of a batch on the network's device; ``fusion`` is the rule of the fused prediction.
+
+    None is a frame without points, ``with_images`` or without.
+    """
+    agents = None
     if batch is None:
         none = np.zeros((0, len(network.classes)), np.float32)
         labels, images, cloud, lidar, weight = np.zeros(0, np.int64), none if with_images else None, none, None, None
@@ -217,6 +227,8 @@ def _predict(network: Network, batch: Batch | None, *, fusion: FusionRule, with_
         weight = None if output.image_weight is None else output.image_weight.cpu().numpy()
         if images is not None and batch.shown is not None:
             images[~batch.shown.cpu().numpy()] = 0
+        found = None if batch.images is None else strongest_agents(batch.images, most=LARGEST_AGENT)
+        agents = None if found is None else found.cpu().numpy()
     fused = None
     if fusion != "sum" or images is not None:  # xM needs an image
         fused = fused_probabilities(
@@ -227,7 +239,9 @@ def _predict(network: Network, batch: Batch | None, *, fusion: FusionRule, with_
             image_weight=weight,
             prior=network.prior,
         )
-    return FramePrediction(labels=labels, probabilities_2d=images, probabilities_3d=cloud, probabilities_fused=fused)
+    return FramePrediction(
+        labels=labels, probabilities_2d=images, probabilities_3d=cloud, probabilities_fused=fused, agents=agents
+    )
 
 
 def _probabilities(logits: Float[Tensor, "points classes"] | None) -> Float[np.ndarray, "points classes"] | None:

@@ -55,8 +55,7 @@ class PlacedFrame:
     """A frame in the voxel cube: ``points`` [P, 3] are the rows of ``frame.points``, moved, in metres (float32).
 
     ``cameras`` and ``views`` give the camera of each image in the index, and its view in the feature source.
-    ``pseudo``: pseudo labels of the points for the 2D and the 3D head, or None. ``outside`` counts the points that
-    ``inside`` has dropped.
+    ``outside`` counts the points that ``inside`` has dropped.
     """
 
     key: str
@@ -64,7 +63,6 @@ class PlacedFrame:
     points: Float32[np.ndarray, "points 3"]
     cameras: Int64[np.ndarray, "views"]
     views: Int64[np.ndarray, "views"]
-    pseudo: Int64[np.ndarray, "points 2"] | None = None
     outside: int = 0
 
     def inside(self, cube: float) -> "PlacedFrame":
@@ -72,9 +70,7 @@ class PlacedFrame:
         kept = ((self.points >= 0) & (self.points < cube)).all(1)
         if kept.all():
             return self
-        pseudo = self.pseudo[kept] if self.pseudo is not None else None
-        frame, outside = self.frame.choose(kept), int((~kept).sum())
-        return replace(self, frame=frame, points=self.points[kept], pseudo=pseudo, outside=outside)
+        return replace(self, frame=self.frame.choose(kept), points=self.points[kept], outside=int((~kept).sum()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +118,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
     sample = torch.cat([torch.full((len(each.points),), index) for index, each in enumerate(placed)])
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
     voxels, point_to_voxel = _voxels(points, sample, plan, kept)
-    pseudo = [each.pseudo for each in placed if each.pseudo is not None]
+    pseudo = [each.frame.pseudo for each in placed if each.frame.pseudo is not None]
     images = _images(placed, domain, plan, read) if plan.taps else None
     return Batch(
         keys=kept,

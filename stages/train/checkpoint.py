@@ -57,11 +57,12 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainState:
-    """Everything that a step changes: the network, the optimiser, and the scale of the loss in float16."""
+    """Everything that a step changes: network, optimiser, the scale of the loss in float16, and the teacher if any."""
 
     network: nn.Module
     optimiser: Optimizer
     scaler: GradScaler
+    teacher: nn.Module | None = None
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -113,6 +114,8 @@ def load_state(run: Path, state: TrainState, step: int) -> Best | None:
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
         state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+    if state.teacher is not None:
+        state.teacher.load_state_dict(_read_tensors(run, step, "teacher"))
     stored = _read_state(run, step)
     state.scaler.load_state_dict(stored["scaler"])
     return _best(stored)
@@ -212,6 +215,8 @@ def _write(folder: Path, state: TrainState, step: int, best: Best | None) -> Non
         "model": _write_tensors(folder / "model.safetensors", state.network.state_dict()),
         "optimiser": _write_tensors(folder / "optimiser.safetensors", _optimiser_tensors(state)),
     }
+    if state.teacher is not None:
+        sums["teacher"] = _write_tensors(folder / "teacher.safetensors", state.teacher.state_dict())
     facts = {
         "step": step,
         "best": vars(best) if best else None,

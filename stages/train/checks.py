@@ -9,13 +9,13 @@ from ...processes import world_size
 from .domain import Domain
 from .features import FeatureSource
 from .initial import InitialCheckpoint
+from .label_choice import HEADS, LabelRule
 from .loader import step_positions
 from .network import choose_taps
-from .pseudo_labels import HEADS
 from .record import describe_domain
 from .settings import FusionSettings, TrainSettings
 
-__all__ = ["check_domains", "check_memberships", "check_taps"]
+__all__ = ["check_domains", "check_label_rule", "check_memberships", "check_taps"]
 
 
 def check_domains(
@@ -45,7 +45,8 @@ def check_domains(
             )
         step_positions(len(domain), world_size() * settings.batch_size, settings.seed, 0)
         if domain.pseudo is not None:
-            domain.pseudo.require(describe_domain(domain), heads=HEADS if fusion.image else HEADS[1:])
+            rule = LabelRule(agree=settings.pl_agree, vote=settings.pl_vote)
+            domain.pseudo.require(describe_domain(domain), heads=HEADS if fusion.image else HEADS[1:], rule=rule)
     if validation is not None:
         validation.require_frames("validation")
         if validation.features is None and fusion.needs_images:
@@ -98,6 +99,24 @@ def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
         )
 
 
+def check_label_rule(rule: LabelRule, fusion: FusionSettings) -> None:
+    """Check that a network of the settings ``fusion`` has what ``rule`` compares.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if rule.agree and not fusion.image:
+        raise ConfigError(
+            "Pseudo labels are compared between the 2D and the 3D head (train.pl_agree, train.pl_weigh, --agree), and"
+            f" fusion.variant={fusion.variant} has no image branch; go without, or train with images"
+        )
+    if rule.vote and not fusion.memberships:
+        raise ConfigError(
+            "Object agents vote on pseudo labels (train.pl_vote, --vote), and this network reads none; go without, or"
+            " train with fusion.variant=full and fusion.context=agents"
+        )
+
+
 def _check_settings(
     source: Domain | None,
     target: Domain | None,
@@ -116,11 +135,18 @@ def _check_settings(
         raise ConfigError(
             "train.source_free adapts a trained network, and train.init names none; add --set train.init=RUN"
         )
-    if target is not None and (target.pseudo is not None) != (settings.lam_pl > 0):
+    if target is not None and (target.pseudo is not None) != settings.stored_labels:
         found = "none are given" if target.pseudo is None else "some are given"
         raise ConfigError(
-            f"Pseudo labels are learned where train.lam_pl is above 0; it is {settings.lam_pl:g}, and {found}"
+            f"Stored pseudo labels are learned where train.lam_pl is above 0 and train.teacher is 'stored'; they are"
+            f" {settings.lam_pl:g} and '{settings.teacher}', and {found}"
         )
+    if settings.teacher == "ema" and initial is None:
+        raise ConfigError(
+            "train.teacher=ema labels the target with a trained network, and train.init names none; add --set"
+            " train.init=RUN"
+        )
+    check_label_rule(LabelRule(agree=settings.pl_agree or settings.pl_weigh, vote=settings.pl_vote), fusion)
     if settings.lam_trg and not fusion.image:
         raise ConfigError(
             f"train.lam_trg={settings.lam_trg:g} compares the image's prediction with the cloud's, and"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int
 
 from ...errors import RunError
 from ..datasets.catalogue import DOMAINS
@@ -38,20 +38,16 @@ class Domain:
         return len(self.frames)
 
     def load(self, position: int, rng: np.random.Generator | None = None) -> Frame:
-        """Load points, labels and projections of the frame at ``position`` in ``frames``.
+        """Load points, labels, pseudo labels and projections of the frame at ``position`` in ``frames``.
 
         If a data set has several images of the same view, ``rng`` draws one; without it, the first is used.
-        """
-        merge = self.merge if self.labelled else None
-        return load_frame(self.index, int(self.frames[position]), merge, every_point=self.every_point, rng=rng)
-
-    def pseudo_labels(self, position: int, frame: Frame) -> Int64[np.ndarray, "points 2"] | None:
-        """Read the pseudo labels, for the 2D and the 3D head, of ``frame``, which is the one at ``position``.
 
         Raises:
-            DataError: they are damaged, or the frame has changed since they were made.
+            DataError: a file is damaged, or the frame has changed since its pseudo labels were made.
         """
-        return self.pseudo.read(position, len(frame.points)) if self.pseudo is not None else None
+        merge = self.merge if self.labelled else None
+        frame = load_frame(self.index, int(self.frames[position]), merge, every_point=self.every_point, rng=rng)
+        return frame if self.pseudo is None else replace(frame, pseudo=self.pseudo.read(position, len(frame.points)))
 
     def unlabelled(self) -> "Domain":
         """Returns the same domain without labels: label files are never opened."""

@@ -16,6 +16,8 @@ from .augment import augment_points, crop_points, sample_generator
 from .batch import Batch, BatchPlan, PlacedFrame, collate, to_corner
 from .domain import Domain
 from .features import ReadFeatures, draw_views, identity_views
+from .mixing import mix_frames
+from .sensor_augment import vary_sensor
 from .settings import AugmentSettings
 from .streams import Use, generator
 
@@ -109,22 +111,26 @@ def _draw(
 def _moved(
     domain: Domain, plan: BatchPlan, augment: AugmentSettings, position: int, rng: np.random.Generator
 ) -> PlacedFrame:
-    frame = domain.load(position, rng)
-    pseudo = domain.pseudo_labels(position, frame)
-    if augment.crop is not None and domain.image_size is not None:
-        kept = crop_points(frame, augment.crop, domain.image_size, rng)
-        frame, pseudo = frame.choose(kept), pseudo[kept] if pseudo is not None else None
+    key, frame = domain.key(position), _cropped(domain, augment, position, rng)
+    varied = rng.spawn(1)[0]  # numbers of its own: those of ``rng`` are the same with and without mixing
+    if augment.mix != "none" and varied.random() < augment.mix_share:
+        other = (position + 1 + int(varied.integers(max(len(domain) - 1, 1)))) % len(domain)
+        key = f"{key} + {domain.key(other)}"
+        frame = mix_frames(frame, _cropped(domain, augment, other, varied), augment.mix, varied)
+    if augment.varies_sensor:
+        frame = vary_sensor(frame, augment, varied)
     points = augment_points(frame.points, augment, plan.cube, rng)
     frame, views = draw_views(frame, domain.features, rng)
-    moved = PlacedFrame(
-        key=domain.key(position),
-        frame=frame,
-        points=points,
-        cameras=domain.cameras(frame),
-        views=views,
-        pseudo=pseudo,
-    )
+    moved = PlacedFrame(key=key, frame=frame, points=points, cameras=domain.cameras(frame), views=views)
     return moved.inside(plan.cube)
+
+
+def _cropped(domain: Domain, augment: AugmentSettings, position: int, rng: np.random.Generator) -> Frame:
+    """Returns the frame at ``position``, with the points in the windows to train on."""
+    frame = domain.load(position, rng)
+    if augment.crop is None or domain.image_size is None:
+        return frame
+    return frame.choose(crop_points(frame, augment.crop, domain.image_size, rng))
 
 
 def evaluation_batch(

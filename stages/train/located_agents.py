@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from .image_branch import sample_points
 from .images import ImageBatch
 
-__all__ = ["AgentTokens", "agents_at_points"]
+__all__ = ["AgentTokens", "agents_at_points", "strongest_agents"]
 
 HIDDEN = 128
 
@@ -56,3 +56,23 @@ def agents_at_points(
     )
     maps = cells.view(views, height, width, channels).permute(0, 3, 1, 2)
     return sample_points(maps, images, images.grid.extent)
+
+
+def strongest_agents(images: ImageBatch, *, most: float) -> Int64[Tensor, "points"] | None:
+    """Returns the agent with the largest membership at each point's pixel, numbered over all views; -1 if none.
+
+    Agents of more than the fraction ``most`` of the image count as none. Of several views the last counts. None if the
+    images have no memberships.
+    """
+    if images.grid is None or images.assignment is None or images.membership is None:
+        return None
+    height, width = images.assignment.shape[2:]
+    cells = images.projection_uv.new_tensor([images.grid.extent[1], images.grid.extent[0]])
+    column, row = (images.projection_uv * cells).long().unbind(1)
+    view, row, column = images.projection_view, row.clamp(max=height - 1), column.clamp(max=width - 1)
+    first = images.membership[view, :, row, column].argmax(1, keepdim=True)
+    agent = images.assignment[view, :, row, column].long().gather(1, first).squeeze(1)
+    number = view * images.geometry.shape[1] + agent
+    number = number.where(images.geometry[view, agent, 0] <= most, -1)
+    found = number.new_full((len(images.view_counts),), -1)
+    return found.scatter_reduce(0, images.projection_point, number, "amax")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...errors import ConfigError
 from ...locks import exclusive_lock
 from ...prefetch import map_ahead
 from ...processes import is_first_process, select_device
@@ -30,6 +31,7 @@ from .parallel import broadcast
 from .record import build_network, make_record, open_record, write_record
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from .step_batch import StepMaker
+from .teacher import Label, Teacher
 from .transfer import prefetch
 
 __all__ = ["Score", "TrainSummary", "ValidationScores", "train"]
@@ -73,6 +75,7 @@ def train(
     target: Domain | None = None,
     init: Path | None = None,
     score: Score | None = None,
+    label: Label | None = None,
     metric: str = "fused",
     facts: Mapping[str, Any] | None = None,
     on_start: Callable[[], object] | None = None,
@@ -82,7 +85,8 @@ def train(
     With ``target``, each step also trains on a batch of it; its label files are not read. With ``init``, the run starts
     from the best checkpoint of the run in that folder, and uses its class weights if there is no source.
     ``score`` scores the network on ``validation`` and is required with it. The best checkpoint has the highest mIoU of
-    the modality ``metric``, or of "3d" if validation has no images.
+    the modality ``metric``, or of "3d" if validation has no images. ``label`` predicts the labels of a batch for a
+    teacher, and is required with ``settings.teacher`` "ema".
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are stored
     in ``run.json`` and must be the same when the run is resumed. The number of threads, the device and the sparse
     backend may change. ``on_start`` is called, by one process, as soon as the folder has its record.
@@ -126,7 +130,12 @@ def train(
         make = StepMaker(
             source=source, target=target, plan=network.plan, augment=augment, settings=settings, device=device
         )
-        stepper = Stepper(network, weights, settings)
+        teacher = None
+        if settings.teacher == "ema":
+            if label is None:
+                raise ConfigError("train.teacher=ema labels each batch of the target: pass label")
+            teacher = Teacher(network, label, settings.teacher_decay)
+        stepper = Stepper(network, weights, settings, teacher)
         return _Trainer(run, make, validation, settings, stepper, score, metric).train(done)
 
 
@@ -177,7 +186,9 @@ class _Trainer:
         self.score, self.metric = score, metric
         self.network, self.stepper = stepper.network, stepper
         self.best: Best | None = None
-        self.state = TrainState(network=stepper.network, optimiser=stepper.optimiser, scaler=stepper.scaler)
+        self.state = TrainState(
+            network=stepper.network, optimiser=stepper.optimiser, scaler=stepper.scaler, teacher=stepper.teacher
+        )
 
     def train(self, done: int) -> TrainSummary:
         """Train from step ``done`` to the last."""

@@ -126,12 +126,14 @@ def target_losses(
 
     Each head learns from its column of ``pseudo_labels``, 2D or 3D, without class weights, as in xMUDA. The LiDAR-only
     head learns from the column of the 3D head. ``shown`` is that of ``source_losses``; pseudo labels of the 2D head
-    exist only where it is True.
+    exist only where it is True. With ``pl_weigh`` a point counts by exp(-KL(2D || 3D)) of the heads' predictions, which
+    gets no gradient, and by 1 where no image shows it (after Zheng and Yang, IJCV 2021).
     """
     terms: Terms = {}
     rows = slice(None) if shown is None else shown
     if pseudo_labels is not None:
         seen, cloud = pseudo_labels.unbind(1)
+        weight = _agreement(output, shown) if settings.pl_weigh else None
         heads = {
             "pl_2d": (output.logits_2d, seen),
             "pl_3d": (output.logits_3d, cloud),
@@ -139,12 +141,30 @@ def target_losses(
         }
         for name, (logits, labels) in heads.items():
             if logits is not None:
-                equal = logits.new_ones(logits.shape[1])
-                terms[name] = (settings.lam_pl, weighted_cross_entropy(logits, labels, equal))
+                terms[name] = (settings.lam_pl, _mean_cross_entropy(logits, labels, weight))
     if output.logits_2d is not None and output.auxiliary_2d is not None and output.auxiliary_3d is not None:
         terms["xm_2d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_2d[rows], output.logits_3d[rows]))
         terms["xm_3d_target"] = (settings.lam_trg, cross_modal_loss(output.auxiliary_3d[rows], output.logits_2d[rows]))
     return Losses.weighted(terms)
+
+
+def _agreement(output: NetworkOutput, shown: Bool[Tensor, "points"] | None) -> Float[Tensor, "points"] | None:
+    """Returns exp(-KL(2D || 3D)) of each point, 1 where no image shows it; None without a 2D head."""
+    if output.logits_2d is None:
+        return None
+    images, cloud = (log_softmax(logits.detach(), 1) for logits in (output.logits_2d, output.logits_3d))
+    weight = (-kl_div(cloud, images, reduction="none", log_target=True).sum(1)).exp()
+    return weight if shown is None else weight.where(shown, 1.0)
+
+
+def _mean_cross_entropy(
+    logits: Float[Tensor, "points classes"], labels: Int64[Tensor, "points"], weight: Float[Tensor, "points"] | None
+) -> Float[Tensor, ""]:
+    """Returns the mean cross entropy of the labelled points, each times its ``weight``."""
+    if weight is None:
+        return weighted_cross_entropy(logits, labels, logits.new_ones(logits.shape[1]))
+    loss = (cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none") * weight).sum()
+    return loss / total((labels != IGNORE).sum().to(logits)).clamp(min=1)
 
 
 def _count(like: Tensor, local: int) -> Float[Tensor, ""]:

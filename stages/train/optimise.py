@@ -22,6 +22,7 @@ from .parallel import sum_gradients, total
 from .settings import TrainSettings
 from .step_batch import StepBatch, step_losses
 from .streams import Use, generator
+from .teacher import Teacher
 
 __all__ = ["StepResult", "Stepper", "learning_rate"]
 
@@ -56,12 +57,19 @@ class Stepper:
     """Adam over the parameters of ``network``, whose precision it sets to that of ``settings``.
 
     In float16 the loss is scaled so that small gradients do not underflow; ``scaler`` holds the scale. A step whose
-    loss or gradients overflow is skipped, and the scale is lowered if the gradients did.
+    loss or gradients overflow is skipped, and the scale is lowered if the gradients did. ``teacher`` labels the target
+    and follows the network.
     """
 
-    def __init__(self, network: Network, weights: Float[Tensor, "classes"], settings: TrainSettings) -> None:
+    def __init__(
+        self,
+        network: Network,
+        weights: Float[Tensor, "classes"],
+        settings: TrainSettings,
+        teacher: Teacher | None = None,
+    ) -> None:
         network.precision = getattr(torch, settings.precision)
-        self.network, self._weights, self._settings = network, weights, settings
+        self.network, self._weights, self._settings, self.teacher = network, weights, settings, teacher
         self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr)
         self.scaler = torch.amp.GradScaler(network.device.type, enabled=settings.precision == "float16")
         self._skipped = 0
@@ -107,6 +115,8 @@ class Stepper:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._require_scale(number)
+        if self.teacher is not None:
+            self.teacher.update(self.network)
 
     def _skip(self, number: int, losses: Mapping[str, float], keys: Iterable[str], buffers: Sequence[Tensor]) -> None:
         """Skip the step and restore the running statistics that its forward passes changed.
@@ -136,7 +146,7 @@ class Stepper:
         micro_batch = number * settings.accumulate + part
         torch.manual_seed(int(generator(settings.seed, Use.FORWARD, micro_batch).integers(2**63)))
         set_norm_momentum(self.network, norm_momentum(micro_batch))
-        losses = step_losses(self.network, batch, self._weights, settings)
+        losses = step_losses(self.network, batch, self._weights, settings, self.teacher)
         result = _over_all_processes(losses, batch)
         if not np.isfinite(result.losses["loss"]):
             return result

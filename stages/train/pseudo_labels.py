@@ -20,13 +20,12 @@ from ...files import read_json
 from ...fingerprint import differences, fingerprint_digest
 from ..datasets.arrays import load_array
 from ..datasets.labels import IGNORE
+from .label_choice import UNSURE, LabelRule
 
-__all__ = ["HEADS", "PseudoLabels"]
+__all__ = ["PseudoLabels"]
 
 FORMAT = 1
 MANIFEST, LABELS, FRAMES = "pseudo_labels.json", "labels.npy", "frames.npy"
-HEADS = ("2d", "3d")  #: the columns
-UNSURE = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,20 +112,22 @@ class PseudoLabels:
         for frame, points in enumerate(np.diff(ends, prepend=0)):
             self.read(frame, int(points))
 
-    def require(self, target: Mapping[str, Any], *, heads: Sequence[str]) -> None:
-        """Check that they belong to the domain that ``target`` describes and come from all ``heads``.
+    def require(self, target: Mapping[str, Any], *, heads: Sequence[str], rule: LabelRule) -> None:
+        """Check that they belong to the domain that ``target`` describes, come from all ``heads`` and follow ``rule``.
 
         Raises:
             RunError: they do not; the message names each field that differs.
         """
-        lines = differences({"target": target}, {"target": self.identity["target"]})
+        found = {"target": self.identity["target"], "rule": self.identity.get("rule", [])}
+        lines = differences({"target": target, "rule": rule.names}, found)
         if missing := [head for head in heads if head not in self.heads]:
             lines.append(f"heads: expected {', '.join(heads)}, found no {', '.join(missing)}")
         if lines:
             listed = "\n".join(f"  {line[:300]}" for line in lines)
             raise RunError(
-                f"The pseudo labels in {self.folder} are for other frames or heads:\n{listed}\n"
-                "Make pseudo labels for this training with 'xd3d pseudo-label', or name others with data.pseudo_labels"
+                f"The pseudo labels in {self.folder} are of other frames, heads or rules:\n{listed}\n"
+                f"Make pseudo labels for this training with '{' --'.join(['xd3d pseudo-label', *rule.names])}', or name"
+                " others with data.pseudo_labels"
             )
 
     @cached_property

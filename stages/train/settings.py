@@ -6,12 +6,13 @@ from pydantic import Field, model_validator
 
 from ...settings import Mark, Settings
 
-__all__ = ["MAX_SCALE", "AugmentSettings", "FusionSettings", "ModelSettings", "TrainSettings", "Variant"]
+__all__ = ["MAX_SCALE", "AugmentSettings", "FusionSettings", "Mix", "ModelSettings", "TrainSettings", "Variant"]
 
 #: Largest voxel grid: the keys of a batch of 64 such grids fit in 64 bits.
 MAX_SCALE = 2**19
 
 Variant = Literal["3d-only", "image", "full"]
+Mix = Literal["none", "dense", "polar", "laser"]
 
 
 class ModelSettings(Settings):
@@ -171,7 +172,10 @@ class FusionSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """Augmentation of the points; image features are attached to points and need no augmentation."""
+    """Augmentation of the points; image features are attached to points and need no augmentation.
+
+    What varies the sensor and what mixes frames (``sensor_augment``, ``mixing``) is off by default.
+    """
 
     rotation_noise: float = Field(
         default=0.1, ge=0, description="Standard deviation of the noise on each element of the rotation."
@@ -188,6 +192,45 @@ class AugmentSettings(Settings):
     translate: bool = Field(
         default=True, description="Move the cloud to a random position in the voxel cube (otherwise to its corner)."
     )
+    mix: Annotated[Mix, Mark.ADDED] = Field(
+        default="none",
+        description="Join a sample with another frame of its domain: 'dense' takes all points of both, the other frame"
+        " scaled by 0.65 to 1.5 about the sensor and set on the same ground (after Mix3D); 'polar' a sector of azimuth"
+        " of each (PolarMix); 'laser' alternate bands of elevation of each (LaserMix).",
+    )
+    mix_share: Annotated[float, Mark.ADDED] = Field(
+        default=0.6, ge=0, le=1, description="Probability that a sample is mixed, with mix other than 'none'."
+    )
+    beam_drop: Annotated[float, Mark.ADDED] = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Probability that a sample loses whole beams, up to half of them.",
+    )
+    early_returns: Annotated[float, Mark.ADDED] = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Probability that drops of fog, rain or snow return some beams of a sample early.",
+    )
+    jitter: Annotated[float, Mark.ADDED] = Field(
+        default=0.0,
+        ge=0,
+        description="Standard deviation in metres of the noise on each coordinate; a sample's is drawn from 0 to this.",
+    )
+    scale: Annotated[float, Mark.ADDED] = Field(
+        default=0.0,
+        ge=0,
+        description="A sample is scaled about the sensor by a factor drawn from 1 / (1 + scale) to 1 + scale.",
+    )
+    mount_height: Annotated[float, Mark.ADDED] = Field(
+        default=0.0, ge=0, description="The sensor of a sample is raised or lowered by up to this many metres."
+    )
+
+    @property
+    def varies_sensor(self) -> bool:
+        """Whether beams, ranges or the mounting of the sensor are varied."""
+        return any((self.beam_drop, self.early_returns, self.jitter, self.scale, self.mount_height))
 
     @model_validator(mode="after")
     def _check(self) -> "AugmentSettings":
@@ -222,6 +265,27 @@ class TrainSettings(Settings):
     )
     lam_pl: float = Field(
         default=0.0, ge=0, description="Weight of the cross entropy with pseudo labels of the target; 0 uses none."
+    )
+    teacher: Annotated[Literal["stored", "ema"], Mark.ADDED] = Field(
+        default="stored",
+        description="What gives pseudo labels: the 'stored' ones of xd3d pseudo-label, or a moving average ('ema') of"
+        " the network that labels each batch of the target and begins with the weights of train.init.",
+    )
+    teacher_decay: Annotated[float, Mark.ADDED] = Field(
+        default=0.99, ge=0, lt=1, description="Weight of the teacher's previous weights in each step of the average."
+    )
+    pl_agree: Annotated[bool, Mark.ADDED] = Field(
+        default=False, description="Keep a pseudo label only where the 2D and the 3D head both predict it."
+    )
+    pl_vote: Annotated[bool, Mark.ADDED] = Field(
+        default=False,
+        description="Keep a pseudo label only where it is the most frequent one of its object agent; agents of more"
+        " than a tenth of the image do not vote.",
+    )
+    pl_weigh: Annotated[bool, Mark.ADDED] = Field(
+        default=False,
+        description="Weigh each pseudo label by exp(-KL(2D || 3D)) of the two heads' predictions, where an image shows"
+        " the point.",
     )
     source_free: bool = Field(
         default=False, description="Adapt to the target alone, from train.init; no source data are read."
@@ -272,6 +336,11 @@ class TrainSettings(Settings):
     )
 
     @property
+    def stored_labels(self) -> bool:
+        """Whether stored pseudo labels are trained on."""
+        return self.lam_pl > 0 and self.teacher == "stored"
+
+    @property
     def uses_target(self) -> bool:
         """Whether each step also trains on a batch of the target."""
         return self.lam_trg > 0 or self.lam_pl > 0
@@ -280,6 +349,8 @@ class TrainSettings(Settings):
     def _check(self) -> "TrainSettings":
         if list(self.milestones) != sorted(set(self.milestones)) or any(step < 1 for step in self.milestones):
             raise ValueError(f"milestones must be positive and rise, found {list(self.milestones)}")
+        if self.lam_pl == 0 and (self.teacher != "stored" or self.pl_agree or self.pl_vote or self.pl_weigh):
+            raise ValueError("teacher=ema, pl_agree, pl_vote and pl_weigh concern pseudo labels: set lam_pl above 0")
         if self.source_free and not self.uses_target:
             raise ValueError(
                 "source_free trains on the target alone: set one of its weights, lam_trg and lam_pl, above 0"

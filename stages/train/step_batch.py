@@ -20,6 +20,7 @@ from .network import Network
 from .norms import frozen_statistics
 from .parallel import number_of_processes, rank
 from .settings import AugmentSettings, TrainSettings
+from .teacher import Teacher
 from .transfer import pin_memory
 
 __all__ = ["StepBatch", "StepMaker", "step_losses"]
@@ -100,9 +101,16 @@ class StepMaker:
 
 
 def step_losses(
-    network: Network, batch: StepBatch, weights: Float[Tensor, "classes"], settings: TrainSettings
+    network: Network,
+    batch: StepBatch,
+    weights: Float[Tensor, "classes"],
+    settings: TrainSettings,
+    teacher: Teacher | None = None,
 ) -> Losses:
-    """Run the network on each side of ``batch``, which is on its device; returns all losses and their weighted sum."""
+    """Run the network on each side of ``batch``, which is on its device; returns all losses and their weighted sum.
+
+    The target's pseudo labels are those of ``teacher``, or those of the batch.
+    """
     parts = []
     if batch.source is not None:
         side = batch.source
@@ -114,5 +122,6 @@ def step_losses(
         side = batch.target
         with frozen_statistics(network) if settings.target_norms == "source" else nullcontext():
             output = network(side)
-        parts.append(target_losses(output, side.pseudo_labels, settings, side.shown))
+        pseudo_labels = side.pseudo_labels if teacher is None else teacher.label(side)
+        parts.append(target_losses(output, pseudo_labels, settings, side.shown))
     return sum(parts[1:], parts[0])

@@ -45,6 +45,14 @@ def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels
     assert set(made["kept"]) == {"2d", "3d"}
     assert all(0.4 < share <= 1 for share in made["kept"].values())
     assert pseudo_labels(workspace, None).result == made, "what is there is found again"
+    agreed = pseudo_labels(workspace, uda, agree=True, vote=True).result
+    assert agreed["pseudo_labels"] != made["pseudo_labels"]
+    assert all(agreed["kept"][head] <= made["kept"][head] for head in ("2d", "3d"))
+    with pytest.raises(RunError, match=r"rule: expected \[\]"):
+        train("train.lam_pl=1")
+    learned = train(*(f"train.{text}" for text in (f"init={uda.name}", "lam_pl=1", "teacher=ema", "pl_agree=true")))
+    assert {"ce_3d", "pl_2d", "pl_3d"} <= read_log(learned)[0].keys()
+    assert pseudo_labels(workspace, uda).result == made
     with pytest.raises(RunError, match=r"target\.frame_rows"):
         train("train.lam_trg=0.1", "train.lam_pl=1", "data.target.domain=night")
     for row in domain_frames(index, "usa", "train"):

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from xd3d.pipeline.cli_ablate import ablate
 from xd3d.pipeline.config import preset_names
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.index import FrameIndex
+from xd3d.stages.synthesize.plan import BENCHMARK_GROUPS
 
 
 def request(*names, shifts=("city", "fog"), seeds=(1, 2), **options):
@@ -87,6 +89,14 @@ def test_the_digest_stands_for_settings_and_data_and_not_for_what_moves_work():
 
     assert digest() == digest("train.workers=1") == digest("train.seed=5")
     assert len({digest(), digest("train.lr=0.1"), digest(index="other"), digest(name="rank-4")}) == 4
+
+
+def test_settings_that_were_added_later_leave_the_digests_of_earlier_rows_alone():
+    before = {"3d-only": "865d95ce14c9bac2", "full": "33fe6a00f310759d", "uda": "6c02b1f707dbce01"}
+    facts = {"format": 1, "frames": STREETS.frames, "seed": 0, "cameras": ["CAM_FRONT"], "image_size": [800, 450]}
+    facts |= {"plan": "benchmark", "domains": list(dict.fromkeys(group.domain for group in BENCHMARK_GROUPS))}
+    data = json.dumps(facts, sort_keys=True)
+    assert {name: variant_digest(STREETS, VARIANTS[name], (), data) for name in before} == before
 
 
 def test_a_command_names_just_one_row_and_the_changed_settings():

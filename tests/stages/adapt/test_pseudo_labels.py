@@ -12,6 +12,7 @@ from xd3d.errors import DataError, MissingDataError, RunError
 from xd3d.locks import FileLock
 from xd3d.stages.adapt.pseudo_labels import PART, make_pseudo_labels
 from xd3d.stages.evaluate.scores import FramePrediction
+from xd3d.stages.train.label_choice import LabelRule
 from xd3d.stages.train.pseudo_labels import PseudoLabels
 
 CLASSES = ("road", "car", "tree")
@@ -203,12 +204,12 @@ def test_a_table_of_another_type_is_no_table(tmp_path):
 
 def test_labels_of_other_frames_or_heads_are_refused_by_name(tmp_path):
     made = make(tmp_path / "pl", lambda first: predictions(first, heads=1))
-    made.require(IDENTITY["target"], heads=("3d",))
+    made.require(IDENTITY["target"], heads=("3d",), rule=LabelRule())
     assert (made.read(6, 6)[:, 0] == -100).all()
     with pytest.raises(RunError, match=r"heads: expected 2d, 3d.*no 2d"):
-        made.require(IDENTITY["target"], heads=("2d", "3d"))
+        made.require(IDENTITY["target"], heads=("2d", "3d"), rule=LabelRule())
     with pytest.raises(RunError, match=r'target\.index:.*"other",.*"abc"'):
-        made.require({"index": "other", "frames": FRAMES}, heads=("3d",))
+        made.require({"index": "other", "frames": FRAMES}, heads=("3d",), rule=LabelRule())
     with pytest.raises(DataError, match=r"for 6 points.*has 9"):
         made.read(6, 9)
 

@@ -177,3 +177,22 @@ def test_points_that_no_image_shows_count_in_the_losses_of_the_cloud_alone():
     assert {k: v.item() for k, v in target.items()} == pytest.approx(
         {k: v.item() for k, v in target_losses(some, None, settings).terms.items()}
     )
+
+
+@pytest.mark.parametrize("shown", [None, torch.tensor([True, False, True, True, False])])
+def test_a_pseudo_label_weighs_what_the_heads_agree(shown):
+    whole = output(auxiliary_3d=logits(1), logits_2d=logits(2), auxiliary_2d=logits(3), logits_lidar=logits(9))
+    labels = torch.tensor([[0, 1], [-100, 2], [1, -100], [2, 2], [-100, 0]])
+    losses = target_losses(whole, labels, TrainSettings(lam_pl=2.0, pl_weigh=True), shown)
+    images, cloud = log_softmax(logits(2)), log_softmax(logits(0))
+    weight = np.exp(-(np.exp(images) * (images - cloud)).sum(1))
+    if shown is not None:
+        weight[~shown.numpy()] = 1
+    for column, name, seed in ((0, "pl_2d", 2), (1, "pl_3d", 0), (1, "pl_lidar", 9)):
+        mine = labels[:, column].numpy()
+        kept = mine >= 0
+        expected = -(weight[kept] * log_softmax(logits(seed))[kept, mine[kept]]).mean()
+        assert losses.terms[name].item() == pytest.approx(expected, rel=1e-12)
+    losses.terms["pl_lidar"].backward()
+    assert whole.logits_2d.grad is None, "the weight is not learned"
+    assert target_losses(output(), labels, TrainSettings(lam_pl=1.0, pl_weigh=True)).terms.keys() == {"pl_3d"}
