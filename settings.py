@@ -4,19 +4,14 @@ A mark at a setting states whether it may change between calls of the same run:
 ``workers: Annotated[int, Mark.FREE] = Field(default=2)``. Another value of a setting without a mark makes another run.
 """
 
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 __all__ = ["Mark", "Settings", "marked", "unmarked_values"]
-
-
-class Settings(BaseModel):
-    """A strict, immutable group of settings; a field's description is its help text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=False)
 
 
 class Mark(Enum):
@@ -31,6 +26,23 @@ class Mark(Enum):
     TRAINING_ONLY = auto()
     #: The ablation sets it for each run, so it cannot be set for all of them.
     GIVEN = auto()
+    #: Added after runs were recorded: at its default, which does what was done before, it is not part of what is
+    #: written, so that names and records stay the same.
+    LATER = auto()
+
+
+class Settings(BaseModel):
+    """A strict, immutable group of settings; a field's description is its help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=False)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        values = handler(self)
+        for name, field in type(self).model_fields.items():
+            if Mark.LATER in field.metadata and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
 
 
 @cache
@@ -53,5 +65,5 @@ def unmarked_values(settings: BaseModel, *marks: Mark) -> dict[str, Any]:
         group = values
         for part in groups:
             group = group[part]
-        del group[name]
+        group.pop(name, None)
     return values

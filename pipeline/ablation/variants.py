@@ -6,7 +6,18 @@ from typing import Literal
 
 from ...errors import ConfigError, nearest
 
-__all__ = ["BASELINE", "GROUPS", "REFERENCE", "SHORTER", "VARIANTS", "Group", "Variant", "choose_variants"]
+__all__ = [
+    "BASELINE",
+    "GROUPS",
+    "PRETRAININGS",
+    "REFERENCE",
+    "SHORTER",
+    "VARIANTS",
+    "Group",
+    "Variant",
+    "choose_variants",
+    "initial_variant",
+]
 
 BASELINE = "3d-only"  #: gains of every variant are counted from it
 REFERENCE = "full"  #: the method
@@ -18,14 +29,15 @@ class Variant:
     """One form of the method: the preset ``ablation/<name>`` of ``configs/ablation.yaml`` and its label in tables.
 
     ``trained``: "once" per seed for all shifts; "per shift" if training sees the target's unlabelled frames; "on
-    target", per shift, if it sees the target's labels. ``init``: the variant whose run of the same seed gives the
-    initial weights.
+    target", per shift, if it sees the target's labels. ``init``: the variant, or the pretraining, whose run of the same
+    seed gives the initial weights. ``pretrains``: its run is one of `xd3d pretrain`, and is not tested.
     """
 
     name: str
     label: str
     trained: Literal["once", "per shift", "on target"] = "once"
     init: str | None = None
+    pretrains: bool = False
 
     @property
     def preset(self) -> str:
@@ -77,6 +89,21 @@ GROUPS: tuple[Group, ...] = (
             Variant(name="oracle", label="full, trained on the target's labels", trained="on target"),
         ),
     ),
+    Group(
+        title="LiDAR alone, pretrained on images without labels",
+        main=True,
+        variants=(
+            Variant(name="pretrain", label="3d-only from a 3D network pretrained on the source", init="pretraining"),
+            Variant(
+                name="pretrain-uda",
+                label="the same, pretrained on the target's unlabelled frames too",
+                trained="per shift",
+                init="pretraining-uda",
+            ),
+            Variant(name="pretrain-frozen", label="the source's pretrained network, under an MLP", init="pretraining"),
+            Variant(name="layernorm", label="control: 3d-only with LayerNorm, not pretrained"),
+        ),
+    ),
     _sweep(
         "What the 3D network reads of the image",
         (SHORTER, "the method in a third of the steps: what the sweeps are compared with"),
@@ -117,6 +144,20 @@ GROUPS: tuple[Group, ...] = (
 )
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for group in GROUPS for variant in group.variants}
+
+#: What variants start from and no table has.
+PRETRAININGS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(name="pretraining", label="on the source", pretrains=True),
+        Variant(name="pretraining-uda", label="on source and target", trained="per shift", pretrains=True),
+    )
+}
+
+
+def initial_variant(variant: Variant) -> Variant | None:
+    """Returns the variant, or the pretraining, that ``variant`` starts from."""
+    return {**VARIANTS, **PRETRAININGS}[variant.init] if variant.init else None
 
 
 def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:

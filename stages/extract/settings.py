@@ -1,10 +1,9 @@
 """Settings of stage one: which frozen networks look at the images, where they are tapped, and how agents are made."""
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from ...cache.views import HFLIP, IDENTITY
 from ...settings import Mark, Settings
@@ -67,7 +66,7 @@ class AgentSettings(Settings):
 class ExtractSettings(Settings):
     """Stage one: camera images become features of frozen networks and agent queries."""
 
-    models: tuple[str, ...] = Field(
+    models: Annotated[tuple[str, ...], Mark.LATER] = Field(
         default=(),
         description="Several networks in place of 'model', each named as there. Their taps are called NETWORK/TAP, such"
         " as dinov2-base/block11, and each is kept once in a cache, whichever others are in it.",
@@ -157,7 +156,7 @@ class ExtractSettings(Settings):
         " null: cache/ in the workspace.",
     )
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
-    maps_only: bool = Field(
+    maps_only: Annotated[bool, Mark.LATER] = Field(
         default=False, description="Maps without agents: a part of a cache of several networks, which 'models' makes."
     )
 
@@ -224,15 +223,6 @@ class ExtractSettings(Settings):
         if self.exported_from:
             faults.append("exported_from belongs to a cache of one network; leave models out")
         return faults
-
-    @model_serializer(mode="wrap")
-    def _without_no_models(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leaves out what several networks alone set, so that runs of one network keep their names."""
-        values = handler(self)
-        for name in ("models", "maps_only"):
-            if not getattr(self, name):
-                values.pop(name, None)
-        return values
 
     def _noise_faults(self) -> list[str]:
         faults = []
