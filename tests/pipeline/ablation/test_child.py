@@ -4,7 +4,7 @@ import pytest
 from xd3d.pipeline import jobs
 from xd3d.pipeline.ablation.child import run_training
 from xd3d.pipeline.ablation.plan import Training
-from xd3d.pipeline.ablation.variants import VARIANTS
+from xd3d.pipeline.ablation.variants import PRETRAININGS, VARIANTS
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.record import read_record
@@ -37,7 +37,7 @@ DOMAINS = {"city": "singapore", "source": "usa"}
 
 def training(variant, overrides=QUICK, **values):
     given = {"seed": 1, "target": None, "shifts": ("city",), "digest": "0" * 16}
-    return Training(variant=VARIANTS[variant], overrides=tuple(overrides), **{**given, **values})
+    return Training(variant={**VARIANTS, **PRETRAININGS}[variant], overrides=tuple(overrides), **{**given, **values})
 
 
 @pytest.mark.parametrize(("variant", "reads_alone"), [("full", True), ("paper", False)])
@@ -61,3 +61,14 @@ def test_adaptation_begins_with_the_other_run_and_learns_its_labels_of_its_own_t
     assert record["pseudo_labels"]["run"] == first.run
     assert (record["pseudo_labels"]["domain"], record["pseudo_labels"]["fusion"]) == ("singapore", "product-prior")
     assert {"pl_2d", "pl_3d", "pl_lidar"} <= read_log(workspace.run(adapted.run))[0].keys()
+
+
+def test_lidar_alone_starts_from_the_pretrained_network_of_its_target(workspace):
+    first = training("pretraining-uda", target="city")
+    run_training(workspace, training("pretrain-uda", target="city", init=first), DOMAINS)
+    pretrained, trained = (
+        read_record(workspace.run(f"{name}-uda-city-seed1-00000000")) for name in ("pretraining", "pretrain")
+    )
+    assert (pretrained["kind"], trained["init"]["run"]) == ("pretrain", first.run)
+    assert pretrained["target"] is not None
+    assert trained["fusion"]["variant"] == "3d-only"
