@@ -83,7 +83,8 @@ def train(
     """Train on ``source`` into the folder ``run`` and validate on ``validation``; resumes a run that was stopped.
 
     With ``target``, each step also trains on a batch of it; its label files are not read. With ``init``, the run starts
-    from the best checkpoint of the run in that folder, and uses its class weights if there is no source.
+    from the best checkpoint of the run in that folder, and uses its class weights if there is no source; of a run of
+    ``pretrain`` it takes the 3D network without heads.
     ``score`` scores the network on ``validation`` and is required with it. The best checkpoint has the highest mIoU of
     the modality ``metric``, or of "3d" if validation has no images.
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are stored

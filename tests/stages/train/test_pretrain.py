@@ -1,6 +1,7 @@
 """Pretraining on tiny domains: its loss by hand, that it reads no label, and what a training takes from it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = ModelSettings(preset="slim", backend="torch", voxel_size=0.2)
 IMAGES = FusionSettings(variant="image", image_channels=8)
 LIDAR = FusionSettings(variant="3d-only")
+# One of two processes that pretrain together.
+SCRIPT = """
+import importlib.util, sys
+import torch
+from pathlib import Path
+from xd3d.stages.train.parallel import distributed
+from xd3d.stages.train.pretrain import pretrain
+from xd3d.stages.train.settings import *
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("tiny_domains", sys.argv[1])
+tiny_domains = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny_domains)
+domain = tiny_domains.open_domain(Path(sys.argv[2]), frames=4)
+with distributed("cpu"):
+    pretrain(run=Path(sys.argv[3]), source=domain, target=None, augment=AugmentSettings(),
+             model=ModelSettings.model_validate_json(sys.argv[4]),
+             fusion=FusionSettings.model_validate_json(sys.argv[5]),
+             settings=TrainSettings.model_validate_json(sys.argv[6]))
+"""
 
 
 @pytest.fixture
@@ -142,6 +162,21 @@ def test_it_learns_the_features_and_logs_like_a_training(make_domain, run_pretra
     assert records[-1]["distance"] < 0.9 * records[0]["distance"]
     assert (done.steps, done.best) == (30, None)
     assert read_record(tmp_path / "run")["kind"] == "pretrain"
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_as_one_with_twice_the_batch(
+    make_domain, run_pretraining, train_settings, together, tmp_path
+):
+    domain = make_domain(frames=4, points=80)
+    run_pretraining(tmp_path / "one", domain)
+    settings = train_settings(steps=2, batch_size=1)
+    files = (Path(__file__).parents[1] / "tiny_domains.py", domain.index.root, tmp_path / "two")
+    dumped = (each.model_dump_json() for each in (MODEL, IMAGES, settings))
+    together.outputs(together.start(SCRIPT, *map(str, files), *dumped))
+    one, two = ([record["distance"] for record in read_log(tmp_path / name)] for name in ("one", "two"))
+    assert two[0] == pytest.approx(one[0], rel=1e-6)
+    assert two[1] == pytest.approx(one[1], rel=1e-3)
 
 
 def test_label_files_are_not_opened(make_domain, run_pretraining, tmp_path):
