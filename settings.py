@@ -14,6 +14,21 @@ from pydantic import BaseModel, ConfigDict, model_serializer
 __all__ = ["Mark", "Settings", "marked", "unmarked_values"]
 
 
+class Settings(BaseModel):
+    """A strict, immutable group of settings; a field's description is its help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=False)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out the settings marked ``Mark.ADDED`` that have their default value."""
+        values = handler(self)
+        for name, field in type(self).model_fields.items():
+            if Mark.ADDED in field.metadata and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
+
+
 class Mark(Enum):
     """How a setting may change without making another run."""
 
@@ -24,25 +39,11 @@ class Mark(Enum):
     MACHINE = auto()
     #: Only training reads it: a run may start from the weights of a run with another value.
     TRAINING_ONLY = auto()
+    #: A later version added it; its default is what earlier versions do, and must not change. Only another value is
+    #: recorded, so that names, records and digests of earlier runs remain valid.
+    ADDED = auto()
     #: The ablation sets it for each run, so it cannot be set for all of them.
     GIVEN = auto()
-    #: Added after runs were recorded: at its default, which does what was done before, it is not part of what is
-    #: written, so that names and records stay the same.
-    LATER = auto()
-
-
-class Settings(BaseModel):
-    """A strict, immutable group of settings; a field's description is its help text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=False)
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        values = handler(self)
-        for name, field in type(self).model_fields.items():
-            if Mark.LATER in field.metadata and getattr(self, name) == field.default:
-                values.pop(name, None)
-        return values
 
 
 @cache
@@ -65,5 +66,5 @@ def unmarked_values(settings: BaseModel, *marks: Mark) -> dict[str, Any]:
         group = values
         for part in groups:
             group = group[part]
-        group.pop(name, None)
+        group.pop(name, None)  # one marked ``ADDED`` may have been left out
     return values

@@ -30,7 +30,7 @@ MARKED = {
     Mark.GIVEN: {
         *("train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"),
     },
-    Mark.LATER: {"extract.models", "extract.maps_only", "model.norm", "model.head", "train.backbone_rate"},
+    Mark.ADDED: {"extract.models", "extract.maps_only", "model.norm", "model.head", "train.backbone_rate"},
 }
 RECORDED = ("model", "fusion", "augment", "train")
 CHANGES = {
@@ -62,7 +62,7 @@ class Outer(Settings):
 
 
 class Grown(Outer):
-    depth: Annotated[int | None, Mark.LATER] = None
+    depth: Annotated[int | None, Mark.ADDED] = None
 
 
 def test_marks_are_found_in_groups_of_groups_and_what_bears_them_is_left_out():

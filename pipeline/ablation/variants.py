@@ -49,7 +49,7 @@ class Variant:
 class Group:
     """Variants of one table. ``main`` groups are reported for each shift; the others are sweeps around ``SHORTER``.
 
-    ``named_only``: they run only if ``--only`` names them: their networks are fetched from the hub, or they take hours.
+    ``named_only``: they run only if ``--only`` names them: options that are off by default, or networks of the hub.
     """
 
     title: str

@@ -66,7 +66,7 @@ class AgentSettings(Settings):
 class ExtractSettings(Settings):
     """Stage one: camera images become features of frozen networks and agent queries."""
 
-    models: Annotated[tuple[str, ...], Mark.LATER] = Field(
+    models: Annotated[tuple[str, ...], Mark.ADDED] = Field(
         default=(),
         description="Several networks in place of 'model', each named as there. Their taps are called NETWORK/TAP, such"
         " as dinov2-base/block11, and each is kept once in a cache, whichever others are in it.",
@@ -156,7 +156,7 @@ class ExtractSettings(Settings):
         " null: cache/ in the workspace.",
     )
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
-    maps_only: Annotated[bool, Mark.LATER] = Field(
+    maps_only: Annotated[bool, Mark.ADDED] = Field(
         default=False, description="Maps without agents: a part of a cache of several networks, which 'models' makes."
     )
 

@@ -24,12 +24,12 @@ class ModelSettings(Settings):
         default="auto",
         description="Sparse convolution: 'torch' runs everywhere, 'spconv' needs a CUDA GPU, 'auto' chooses.",
     )
-    norm: Annotated[Literal["batch", "layer"], Mark.LATER] = Field(
+    norm: Annotated[Literal["batch", "layer"], Mark.ADDED] = Field(
         default="batch",
         description="Normalisation in the 3D network: BatchNorm, whose running statistics are those of the training"
         " domain, or LayerNorm over the channels of each voxel, which has none.",
     )
-    head: Annotated[Literal["linear", "mlp"], Mark.LATER] = Field(
+    head: Annotated[Literal["linear", "mlp"], Mark.ADDED] = Field(
         default="linear", description="The 3D network's heads: one linear layer, or two with a hidden layer."
     )
     voxel_size: float = Field(default=0.05, gt=0, description="Edge of a voxel in metres.")
@@ -223,7 +223,7 @@ class TrainSettings(Settings):
         description="Run (name or folder) whose best checkpoint this one starts from: all of its network, or the 3D"
         " network alone of a run of 'xd3d pretrain'.",
     )
-    backbone_rate: Annotated[float | None, Mark.LATER] = Field(
+    backbone_rate: Annotated[float | None, Mark.ADDED] = Field(
         default=None,
         ge=0,
         description="Learning rate of the 3D network below its heads, relative to train.lr; 0 freezes it with its"
