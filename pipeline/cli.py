@@ -197,6 +197,30 @@ def train(
 
 
 @app.command()
+def pretrain(
+    cached: Annotated[
+        bool, typer.Option("--cached", help="Read features from the cache instead of running the model.")
+    ] = False,
+    config: ConfigName = "default",
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="A folder or a name; by default it follows from the config.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Pretrain the 3D network on image features, without labels; `xd3d train --set train.init=RUN` starts from it.
+
+    It learns from the source; with a config that adapts (UDA), from the unlabelled target too. A run that was stopped
+    resumes. Under torchrun, the processes share each batch.
+
+    Example: `xd3d pretrain --cached --config nuscenes_usa_singapore/uda`
+    """
+    from .pretrain import pretrain as run_pretraining
+
+    conclude(run_pretraining(Workspace.current(), config, overrides or [], cached=cached, run=run), as_json)
+
+
+@app.command()
 def evaluate(
     run: RunFolder = None,
     split: Annotated[Split | None, typer.Option(help="The split to score; the default is the config's.")] = None,

@@ -115,10 +115,16 @@ class DomainOpener:
             return None
         return PseudoLabels.open(self._workspace.find_pseudo_labels(self.config.data.pseudo_labels))
 
-    def _training(self, side: DomainSettings) -> "Domain":
+    def pretraining(self, side: DomainSettings) -> "Domain":
+        """Returns the train split of ``side`` without labels and without classes: any data set with images will do."""
+        from ..stages.datasets.labels import NO_CLASSES
+
+        return self._training(side, merge=NO_CLASSES).unlabelled()
+
+    def _training(self, side: DomainSettings, merge: "LabelMerge | None" = None) -> "Domain":
         validated = self._validated()
         shared = side.dataset == validated.dataset
-        return self.open(side, "train", validated_on=validated.domain if shared else None)
+        return self.open(side, "train", validated_on=validated.domain if shared else None, merge=merge)
 
     def init(self) -> Path | None:
         """Returns the folder of the run that provides the initial weights."""
@@ -163,9 +169,17 @@ class DomainOpener:
         return source if chosen == "source" else target
 
     def open(
-        self, side: DomainSettings, split: str, *, validated_on: str | None = None, images: bool = True
+        self,
+        side: DomainSettings,
+        split: str,
+        *,
+        validated_on: str | None = None,
+        images: bool = True,
+        merge: "LabelMerge | None" = None,
     ) -> "Domain":
         """Returns the frames of ``side`` in ``split``, with their features if ``images``.
+
+        ``merge`` replaces that of the config.
 
         Raises:
             MissingDataError: there is no index, no cache, or no such frame.
@@ -176,7 +190,7 @@ class DomainOpener:
 
         index = self.index(side.dataset)
         frames = domain_frames(index, side.domain, split, validated_on=validated_on)
-        return self.frames(index, frames, index_merge(self.config.data.merge, index), images=images)
+        return self.frames(index, frames, merge or index_merge(self.config.data.merge, index), images=images)
 
     def frames(
         self, index: "FrameIndex", rows: "Int64[np.ndarray, 'rows']", merge: "LabelMerge", *, images: bool = True

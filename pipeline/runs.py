@@ -67,8 +67,17 @@ def machine_settings(device: str | None, overrides: Sequence[str] | None) -> lis
     return [*([f"train.device={device}", f"extract.device={device}"] if device else []), *(overrides or [])]
 
 
-def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -> str:
-    """Returns a name that follows from settings and data, so that an interrupted run is found again."""
+def run_name(
+    resolved: ResolvedConfig,
+    domains: DomainOpener,
+    *,
+    cached: bool,
+    sides: "Sequence[DomainSettings] | None" = None,
+) -> str:
+    """Returns a name that follows from settings and data, so that an interrupted run is found again.
+
+    ``sides`` are those that the run uses, by default those of training.
+    """
     from ..stages.train.initial import InitialCheckpoint
 
     init, pseudo = domains.init(), domains.pseudo_labels()
@@ -77,7 +86,7 @@ def run_name(resolved: ResolvedConfig, domains: DomainOpener, *, cached: bool) -
     identity = {
         "settings": settings,
         "cached": cached,
-        "indexes": [domains.index(side.dataset).digest for side in domains.sides()],
+        "indexes": [domains.index(side.dataset).digest for side in sides or domains.sides()],
         "init": InitialCheckpoint.open(init).identity() if init else None,
         "pseudo_labels": pseudo.provenance() if pseudo else None,
     }
@@ -104,12 +113,18 @@ class TrainedRun:
 
         Raises:
             MissingDataError: nothing has been trained yet.
-            RunError: the folder holds no run.
+            RunError: the folder holds no run, or one of 'xd3d pretrain'.
         """
-        from ..stages.train.record import read_record
+        from ..stages.train.record import PRETRAINED, read_record
 
         folder = workspace.last_run() if run is None else workspace.find_run(run)
-        return cls(workspace, folder, read_record(folder), machine)
+        record = read_record(folder)
+        if record.get("kind") == PRETRAINED:
+            raise RunError(
+                f"{folder} is a run of 'xd3d pretrain': its 3D network has no heads and predicts no classes. Train"
+                f" from it: xd3d train --cached --set train.init={folder.name}"
+            )
+        return cls(workspace, folder, record, machine)
 
     @cached_property
     def config(self) -> Config:

@@ -8,7 +8,7 @@ from ..processes import torchrun_processes
 
 __all__ = ["ALONE", "Sharing", "require_one_process"]
 
-TOGETHER = "train"  #: the command that torchrun may start
+TOGETHER = ("train", "pretrain")  #: the commands that torchrun may start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def require_one_process(command: str) -> None:
     Raises:
         ConfigError: there are several; the message says how to distribute the work, if that is possible.
     """
-    if command == TOGETHER or (count := torchrun_processes()) == 1:
+    if command in TOGETHER or (count := torchrun_processes()) == 1:
         return
     way = f"start it by itself: xd3d {command}"
     if command == "extract-features":
@@ -63,7 +63,7 @@ def require_one_process(command: str) -> None:
         )
     raise ConfigError(
         f"torchrun started {count} processes of 'xd3d {command}', and each would do all of its work: only"
-        f" 'xd3d {TOGETHER}' runs under torchrun. Instead, {way}"
+        f" 'xd3d {TOGETHER[0]}' and 'xd3d {TOGETHER[1]}' run under torchrun. Instead, {way}"
     )
 
 

@@ -68,11 +68,21 @@ class Outer(Settings):
     seed: Annotated[int, Mark.GIVEN, Mark.FREE] = 4
 
 
+class Grown(Outer):
+    depth: Annotated[int | None, Mark.ADDED] = None
+
+
 def test_marks_are_found_in_groups_of_groups_and_what_bears_them_is_left_out():
     assert marked(Outer, Mark.FREE) == ("inner.threads", "seed")
     assert marked(Outer, Mark.GIVEN, Mark.MACHINE) == ("seed",)
     assert unmarked_values(Outer(), Mark.FREE) == {"inner": {"width": 3}}
     assert unmarked_values(Outer(), Mark.MACHINE) == Outer().model_dump()
+
+
+def test_a_later_setting_is_written_where_it_is_not_its_default():
+    assert Grown().model_dump() == Outer().model_dump()
+    assert unmarked_values(Grown(depth=5), Mark.FREE) == {"inner": {"width": 3}, "depth": 5}
+    assert Grown.model_validate_json(Grown(depth=5).model_dump_json()).depth == 5
 
 
 @pytest.mark.parametrize("mark", Mark)

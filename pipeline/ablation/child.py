@@ -14,6 +14,7 @@ from ...settings import Mark, marked
 from .. import jobs
 from ..config import Config
 from ..console import run_command_line, set_up_logging
+from ..pretrain import pretrain
 from ..pseudo import pseudo_labels
 from ..runs import TrainedRun
 from ..workspace import Workspace
@@ -66,7 +67,8 @@ def run_training(workspace: Workspace, training: Training, domains: Mapping[str,
 def _initialised(workspace: Workspace, training: Training, init: Training) -> list[str]:
     """Trains the initial run unless this is done; returns the settings that name it and its pseudo-labels if used."""
     run, config = Path(init.run), training.resolve().config
-    jobs.train(workspace, init.variant.preset, init.overrides, cached=True, run=run)
+    run_job = pretrain if init.variant.pretrains else jobs.train
+    run_job(workspace, init.variant.preset, init.overrides, cached=True, run=run)
     named = [f"train.init={json.dumps(init.run)}"]
     if config.train.stored_labels:
         made = pseudo_labels(

@@ -13,7 +13,7 @@ from ...settings import Mark, marked, unmarked_values
 from .. import jobs
 from ..config import Config, ResolvedConfig, load_config
 from ..workspace import Workspace
-from .variants import GROUPS, VARIANTS, Variant
+from .variants import GROUPS, Variant, initial_variant
 
 __all__ = ["FEW_STREETS", "STREETS", "Benchmark", "Request", "Training", "plan_trainings", "variant_digest"]
 
@@ -199,7 +199,8 @@ def _training(
     domain = benchmark.domains[target] if target else next(iter(benchmark.development.values()))
     source = domain if variant.trained == "on target" else benchmark.source
     domains = (f"data.source.domain={source}", f"data.target.domain={domain}")
-    init = VARIANTS[variant.init] if variant.init else None
+    init = initial_variant(variant)
+    its_target = target if init is not None and init.trained != "once" else None
     return Training(
         variant=variant,
         seed=seed,
@@ -207,7 +208,7 @@ def _training(
         shifts=shifts,
         digest=variant_digest(benchmark, variant, settings, data),
         overrides=(*settings, *domains, f"train.seed={seed}"),
-        init=_training(benchmark, init, settings, data, seed, None, shifts) if init else None,
+        init=_training(benchmark, init, settings, data, seed, its_target, shifts) if init else None,
     )
 
 
@@ -216,7 +217,8 @@ def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[st
     values = unmarked_values(load_config(variant.preset, settings).config, Mark.FREE)
     del values["train"]["seed"]
     values["data"] |= {"source": benchmark.source, "target": None}
-    init = variant_digest(benchmark, VARIANTS[variant.init], settings, data) if variant.init else None
+    init = initial_variant(variant)
+    its_digest = variant_digest(benchmark, init, settings, data) if init else None
     adapted = [variant.norm_window] if variant.norm_window else []
-    identity = json.dumps([values, variant.trained, init, data, *adapted], sort_keys=True)
+    identity = json.dumps([values, variant.trained, its_digest, data, *adapted], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]

@@ -65,20 +65,21 @@ def run_ablation(
 def _extract(workspace: Workspace, benchmark: Benchmark, trainings: Sequence[Training]) -> dict[str, str]:
     """Extracts the features of ``trainings``, once per cache; returns the error of each run whose cache failed."""
     failed: dict[str, str] = {}
-    readers: dict[tuple[str, object], list[Training]] = {}
+    readers: dict[tuple[str, object], list[tuple[Training, str]]] = {}
     for training in trainings:
-        config = training.resolve().config
-        if config.fusion.image:
+        reader = training if training.resolve().config.fusion.image else training.init
+        if reader is not None:
+            config = reader.resolve().config
             try:
                 path = str(DomainOpener(workspace, config, cached=True).cache_path(benchmark.dataset))
                 part = (config.extract.models, config.extract.taps)  # a cache of several networks grows
             except Xd3dError as error:
                 failed[training.run] = str(error)
             else:
-                readers.setdefault((path, part), []).append(training)
-    for first, *others in readers.values():
-        if reason := _extract_one(workspace, benchmark, first):
-            failed |= {training.run: reason for training in (first, *others)}
+                readers.setdefault((path, part), []).append((reader, training.run))
+    for found in readers.values():
+        if reason := _extract_one(workspace, benchmark, found[0][0]):
+            failed |= {run: reason for _, run in found}
     return failed
 
 

@@ -6,7 +6,18 @@ from typing import Literal
 
 from ...errors import ConfigError, nearest
 
-__all__ = ["BASELINE", "GROUPS", "REFERENCE", "SHORTER", "VARIANTS", "Group", "Variant", "choose_variants"]
+__all__ = [
+    "BASELINE",
+    "GROUPS",
+    "PRETRAININGS",
+    "REFERENCE",
+    "SHORTER",
+    "VARIANTS",
+    "Group",
+    "Variant",
+    "choose_variants",
+    "initial_variant",
+]
 
 BASELINE = "3d-only"  #: gains of every variant are counted from it
 REFERENCE = "full"  #: the method
@@ -18,9 +29,10 @@ class Variant:
     """One form of the method: the preset ``ablation/<name>`` of ``configs/ablation.yaml`` and its label in tables.
 
     ``trained``: "once" per seed for all shifts; "per shift" if training sees the target's unlabelled frames; "on
-    target", per shift, if it sees the target's labels. ``init``: the variant whose run of the same seed gives the
-    initial weights. With a ``norm_window`` nothing is trained: that run is tested with BatchNorm adapted to so many
-    frames. ``short``: the short form of the ablation has it.
+    target", per shift, if it sees the target's labels. ``init``: the variant, or the pretraining, whose run of the same
+    seed gives the initial weights. With a ``norm_window`` nothing is trained: that run is tested with BatchNorm adapted
+    to so many frames. ``short``: the short form of the ablation has it. ``pretrains``: its run is one of
+    `xd3d pretrain`, and is not tested.
     """
 
     name: str
@@ -29,6 +41,7 @@ class Variant:
     init: str | None = None
     norm_window: int | None = None
     short: bool = True
+    pretrains: bool = False
 
     @property
     def preset(self) -> str:
@@ -91,10 +104,47 @@ GROUPS: tuple[Group, ...] = (
     Group(
         title="Options that are off by default",
         main=True,
+        variants=(
+            Variant(name="full-depth", label="full, the 2D branch reads the depth of the points", short=False),
+            Variant(
+                name="full-norm",
+                label="full, BatchNorm adapted to each frame",
+                init="full",
+                norm_window=1,
+                short=False,
+            ),
+        ),
+    ),
+    Group(
+        title="LiDAR alone, pretrained on images without labels",
+        main=True,
+        variants=(
+            Variant(
+                name="pretrain",
+                label="3d-only from a 3D network pretrained on the source",
+                init="pretraining",
+                short=False,
+            ),
+            Variant(
+                name="pretrain-frozen",
+                label="the source's pretrained network, under an MLP",
+                init="pretraining",
+                short=False,
+            ),
+            Variant(name="layernorm", label="control: 3d-only with LayerNorm, not pretrained", short=False),
+        ),
+    ),
+    Group(
+        title="LiDAR alone, pretrained with the target's images",
+        main=True,
         named_only=True,
         variants=(
-            Variant(name="full-depth", label="full, the 2D branch reads the depth of the points"),
-            Variant(name="full-norm", label="full, BatchNorm adapted to each frame", init="full", norm_window=1),
+            Variant(
+                name="pretrain-uda",
+                label="pretrained on the source and on the target's unlabelled frames",
+                trained="per shift",
+                init="pretraining-uda",
+            ),
         ),
     ),
     _sweep(
@@ -145,6 +195,20 @@ GROUPS: tuple[Group, ...] = (
 )
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for group in GROUPS for variant in group.variants}
+
+#: What variants start from and no table has.
+PRETRAININGS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(name="pretraining", label="on the source", pretrains=True),
+        Variant(name="pretraining-uda", label="on source and target", trained="per shift", pretrains=True),
+    )
+}
+
+
+def initial_variant(variant: Variant) -> Variant | None:
+    """Returns the variant, or the pretraining, that ``variant`` starts from."""
+    return {**VARIANTS, **PRETRAININGS}[variant.init] if variant.init else None
 
 
 def choose_variants(names: Sequence[str], *, short: bool) -> list[Variant]:

@@ -14,7 +14,16 @@ from .folder_labels import NO_LABEL
 from .index import FrameIndex
 from .merges import MERGES, datasets_of
 
-__all__ = ["IGNORE", "LabelMerge", "class_prior", "class_weights", "get_merge", "index_merge", "merge_names"]
+__all__ = [
+    "IGNORE",
+    "NO_CLASSES",
+    "LabelMerge",
+    "class_prior",
+    "class_weights",
+    "get_merge",
+    "index_merge",
+    "merge_names",
+]
 
 #: Label of a point that losses and scores ignore.
 IGNORE = -100
@@ -56,6 +65,10 @@ class LabelMerge:
                 f"Label {int(raw[labels == _NO_ID][0])} is not an id of merge '{self.name}'; raw labels are {known}"
             )
         return labels
+
+
+#: The merge of frames whose labels nobody asks for.
+NO_CLASSES = LabelMerge(name="none", classes=(), lut=np.zeros(0, np.int64), raw_ids=np.zeros(0, np.int64))
 
 
 def merge_names() -> list[str]:

@@ -31,6 +31,7 @@ __all__ = [
     "best_step",
     "checkpoint_digest",
     "checkpoint_steps",
+    "load_backbone",
     "load_state",
     "load_weights",
     "read_best",
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 PARTIAL = ".partial"
 STATISTICS = "image_statistics."  #: buffers of the network
+BACKBONE = "unet."  #: weights of the 3D network below its heads
 #: Names of complete and partial checkpoints; other folders beside them are neither read nor removed.
 _NAME = re.compile(r"step-(\d{8,})(\.partial)?")
 
@@ -132,8 +134,23 @@ def load_weights(run: Path, network: nn.Module, step: int) -> None:
     tensors = _read_tensors(run, step, "model")
     if not any(name.startswith(STATISTICS) for name in tensors):
         tensors |= {name: value for name, value in network.state_dict().items() if name.startswith(STATISTICS)}
+    _load(run, step, network, tensors)
+
+
+def load_backbone(run: Path, unet: nn.Module, step: int) -> None:
+    """Load the 3D network of the checkpoint of ``step``, without heads and all else, into ``unet``.
+
+    Raises:
+        RunError: the checkpoint does not exist, is damaged, or belongs to another network.
+    """
+    tensors = _read_tensors(run, step, "model")
+    found = {name.removeprefix(BACKBONE): value for name, value in tensors.items() if name.startswith(BACKBONE)}
+    _load(run, step, unet, found)
+
+
+def _load(run: Path, step: int, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     try:
-        network.load_state_dict(tensors)
+        module.load_state_dict(tensors)
     except RuntimeError as error:
         raise RunError(
             f"The weights in {_tensors(run, step, 'model')} do not fit the network of the run's settings: {error}"

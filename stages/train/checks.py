@@ -15,7 +15,7 @@ from .network import choose_taps
 from .record import describe_domain
 from .settings import FusionSettings, TrainSettings
 
-__all__ = ["check_domains", "check_label_rule", "check_memberships", "check_taps"]
+__all__ = ["check_domains", "check_label_rule", "check_memberships", "check_settings", "check_taps"]
 
 
 def check_domains(
@@ -23,18 +23,16 @@ def check_domains(
     source: Domain | None,
     target: Domain | None,
     validation: Domain | None,
-    initial: InitialCheckpoint | None,
     fusion: FusionSettings,
     settings: TrainSettings,
 ) -> dict[str, TapSpec]:
-    """Check that the run can be trained; returns the taps to train on.
+    """Check that a run can be trained on the domains; returns the taps to train on.
 
     Raises:
         RunError: a domain has no frames, lacks features that the settings need, or has other taps.
         CacheError: images of a domain have no features yet, or their extraction failed.
-        ConfigError: the settings contradict each other or the domains, such as a batch larger than a domain.
+        ConfigError: the settings contradict the domains, such as a batch larger than a domain.
     """
-    _check_settings(source, target, initial, fusion, settings)
     trained = {role: domain for role, domain in (("source", source), ("target", target)) if domain is not None}
     for role, domain in trained.items():
         domain.require_frames(role)
@@ -117,13 +115,19 @@ def check_label_rule(rule: LabelRule, fusion: FusionSettings) -> None:
         )
 
 
-def _check_settings(
+def check_settings(
+    *,
     source: Domain | None,
     target: Domain | None,
     initial: InitialCheckpoint | None,
     fusion: FusionSettings,
     settings: TrainSettings,
 ) -> None:
+    """Check that the domains are those that the settings train on, and that the losses have what they need.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
     for role, domain, wanted, when in (
         ("source", source, not settings.source_free, "unless train.source_free is set"),
         ("target", target, settings.uses_target, "where train.lam_trg or train.lam_pl is above 0"),
@@ -131,9 +135,10 @@ def _check_settings(
         if wanted == (domain is None):
             found, asked = ("none", "one") if domain is None else ("one", "none")
             raise ConfigError(f"A {role} is trained on {when}: these settings ask for {asked}, and {found} is given")
-    if settings.source_free and initial is None:
+    if settings.source_free and (initial is None or initial.pretrained):
+        found = "none" if initial is None else f"a run of 'xd3d pretrain', {initial.run.name}, which has no heads"
         raise ConfigError(
-            "train.source_free adapts a trained network, and train.init names none; add --set train.init=RUN"
+            f"train.source_free adapts a trained network, and train.init names {found}; add --set train.init=RUN"
         )
     if target is not None and (target.pseudo is not None) != settings.stored_labels:
         found = "none are given" if target.pseudo is None else "some are given"

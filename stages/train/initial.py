@@ -8,9 +8,9 @@ from typing import Any
 from ...errors import RunError
 from ...fingerprint import differences
 from ...settings import Mark, marked
-from .checkpoint import best_step, checkpoint_digest, load_weights
+from .checkpoint import best_step, checkpoint_digest, load_backbone, load_weights
 from .network import Network
-from .record import camera_count, read_record
+from .record import PRETRAINED, camera_count, read_record
 from .settings import FusionSettings, ModelSettings
 
 __all__ = ["InitialCheckpoint"]
@@ -33,6 +33,11 @@ class InitialCheckpoint:
         """
         return cls(run=run, record=read_record(run), step=best_step(run))
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether it is of a run of 'xd3d pretrain', of which a run takes the 3D network without heads."""
+        return self.record.get("kind") == PRETRAINED
+
     def identity(self) -> dict[str, Any]:
         """Returns the run's name, and the step and digest of its weights, as JSON."""
         return {"run": self.run.name, "step": self.step, "checkpoint": checkpoint_digest(self.run, self.step)}
@@ -43,7 +48,8 @@ class InitialCheckpoint:
         Raises:
             RunError: it is a different network; the message names each setting that differs.
         """
-        lines = differences(_network(self.record), _network(record))
+        facts = _backbone if self.pretrained else _network
+        lines = differences(facts(self.record), facts(record))
         if lines:
             listed = "\n".join(f"  {line[:300]}" for line in lines)
             raise RunError(
@@ -53,7 +59,18 @@ class InitialCheckpoint:
 
     def load(self, network: Network) -> None:
         """Load the weights into ``network``."""
-        load_weights(self.run, network, self.step)
+        if not self.pretrained:
+            load_weights(self.run, network, self.step)
+            return
+        load_backbone(self.run, network.unet, self.step)
+        if network.lidar_branch is not None:
+            network.lidar_branch.copy_decoder(network.unet)
+
+
+def _backbone(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the 3D network of a record without its heads depends on."""
+    free = {*marked(ModelSettings, Mark.MACHINE), "head"}
+    return {"model": {key: value for key, value in record["model"].items() if key not in free}}
 
 
 def _network(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ...progress import progress
 from ..datasets.frames import count_labels
 from ..datasets.labels import class_weights
 from .checkpoint import Best, TrainState, checkpoint_steps, load_state, read_best, save_checkpoint
-from .checks import check_domains
+from .checks import check_domains, check_settings
 from .domain import Domain
 from .initial import InitialCheckpoint
 from .log import RunLog, past_losses
@@ -34,9 +35,11 @@ from .step_batch import StepMaker
 from .teacher import Label, Teacher
 from .transfer import prefetch
 
-__all__ = ["Score", "TrainSummary", "ValidationScores", "train"]
+__all__ = ["Score", "TrainSummary", "Trainer", "ValidationScores", "open_run", "run_session", "train"]
 
 log = logging.getLogger(__name__)
+
+PRETRAINED_RATE = 0.1  #: learning rate of a pretrained backbone relative to that of the heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,8 @@ def train(
     """Train on ``source`` into the folder ``run`` and validate on ``validation``; resumes a run that was stopped.
 
     With ``target``, each step also trains on a batch of it; its label files are not read. With ``init``, the run starts
-    from the best checkpoint of the run in that folder, and uses its class weights if there is no source.
+    from the best checkpoint of the run in that folder, and uses its class weights if there is no source; of a run of
+    ``pretrain`` it takes the 3D network without heads.
     ``score`` scores the network on ``validation`` and is required with it. The best checkpoint has the highest mIoU of
     the modality ``metric``, or of "3d" if validation has no images. ``label`` predicts the labels of a batch for a
     teacher, and is required with ``settings.teacher`` "ema".
@@ -102,9 +106,8 @@ def train(
     """
     target = target.unlabelled() if target is not None else None
     initial = InitialCheckpoint.open(init) if init is not None else None
-    taps = check_domains(
-        source=source, target=target, validation=validation, initial=initial, fusion=fusion, settings=settings
-    )
+    check_settings(source=source, target=target, initial=initial, fusion=fusion, settings=settings)
+    taps = check_domains(source=source, target=target, validation=validation, fusion=fusion, settings=settings)
     record = make_record(
         model=model,
         fusion=fusion,
@@ -117,10 +120,11 @@ def train(
         taps=taps,
         facts=facts or {},
     )
+    if initial is not None:
+        initial.require_same_network(record)
     device = select_device(settings.device, setting="train.device")
-    lock = exclusive_lock(run, work="trains", option="--run")
-    with lock if is_first_process() else nullcontext(), _seeded(settings.seed, device):
-        stored, done = broadcast(_open_run(run, record, source, initial, on_start) if is_first_process() else ({}, 0))
+    with run_session(run, settings.seed, device):
+        stored, done = open_run(run, record, lambda: _class_counts(source, initial), on_start)
         if done >= settings.steps:
             return TrainSummary(run=run, steps=done, best=read_best(run, done))
         network = build_network(stored, model=model, fusion=fusion, taps=taps, device=device)
@@ -135,55 +139,71 @@ def train(
             if label is None:
                 raise ConfigError("train.teacher=ema labels each batch of the target: pass label")
             teacher = Teacher(network, label, settings.teacher_decay)
-        stepper = Stepper(network, weights, settings, teacher)
-        return _Trainer(run, make, validation, settings, stepper, score, metric).train(done)
+        rate = settings.backbone_rate
+        if rate is None:
+            rate = PRETRAINED_RATE if initial is not None and initial.pretrained else 1.0
+        stepper = Stepper(network, weights, settings, backbone_rate=rate, teacher=teacher)
+        validate = partial(score, network, validation) if score is not None and validation is not None else None
+        return Trainer(run, make, settings, stepper, validate, metric).train(done)
 
 
-def _open_run(
+@contextmanager
+def run_session(run: Path, seed: int, device: torch.device) -> Iterator[None]:
+    """Lock the folder of a run against other processes that train, and seed PyTorch's generators for it."""
+    lock = exclusive_lock(run, work="trains", option="--run")
+    with lock if is_first_process() else nullcontext(), _seeded(seed, device):
+        yield
+
+
+def open_run(
     run: Path,
     record: Mapping[str, Any],
-    source: Domain | None,
-    initial: InitialCheckpoint | None,
+    class_counts: Callable[[], list[int]],
     on_start: Callable[[], object] | None,
 ) -> tuple[Mapping[str, Any], int]:
-    """Returns the record of ``run``, which is written if the run is new, and the step of its last checkpoint."""
+    """Returns the record of ``run``, which is written if the run is new, and the step of its last checkpoint.
+
+    The first process opens the run; all get what it found.
+    """
+    if not is_first_process():
+        return broadcast(({}, 0))
     stored = open_record(run, record)
-    if initial is not None:
-        initial.require_same_network(record)
     if stored is None:
-        counts = _class_counts(source, initial)
-        class_weights(np.array(counts))  # rejects a source without labels before anything is written
-        stored = {**record, "class_counts": counts}
+        stored = {**record, "class_counts": class_counts()}
         write_record(run, stored)
     if on_start is not None:
         on_start()
     done = checkpoint_steps(run)
-    return stored, done[-1] if done else 0
+    return broadcast((stored, done[-1] if done else 0))
 
 
 def _class_counts(source: Domain | None, initial: InitialCheckpoint | None) -> list[int]:
     """Returns the number of points of each class in the source, or in that of the initial checkpoint."""
+    counts = list(initial.record["class_counts"]) if initial is not None else []
     if source is not None:
-        counts = count_labels(source.index, source.frames, source.merge, every_point=source.every_point)
-        return [int(count) for count in counts]
-    return list(initial.record["class_counts"]) if initial is not None else []
+        found = count_labels(source.index, source.frames, source.merge, every_point=source.every_point)
+        counts = [int(count) for count in found]
+    class_weights(np.array(counts))  # rejects a source without labels before anything is written
+    return counts
 
 
-class _Trainer:
-    """Trains the network of a run, and validates and saves it."""
+class Trainer:
+    """Trains the network of a run, and validates and saves it.
+
+    ``validate`` scores the network; without it the run has no best checkpoint.
+    """
 
     def __init__(
         self,
         run: Path,
         make: StepMaker,
-        validation: Domain | None,
         settings: TrainSettings,
         stepper: Stepper,
-        score: Score | None,
-        metric: str,
+        validate: Callable[[], ValidationScores] | None = None,
+        metric: str = "3d",
     ) -> None:
-        self.run, self.make, self.validation, self.settings = run, make, validation, settings
-        self.score, self.metric = score, metric
+        self.run, self.make, self.settings = run, make, settings
+        self.validate, self.metric = validate, metric
         self.network, self.stepper = stepper.network, stepper
         self.best: Best | None = None
         self.state = TrainState(
@@ -232,14 +252,14 @@ class _Trainer:
         """Validate and save if it is due after ``step``."""
         settings = self.settings
         last = step == settings.steps
-        validates = self.validation is not None and (last or step % settings.validate_every == 0)
-        if self.validation is not None and self.score is not None and validates:
-            self._validate(self.score(self.network, self.validation), step, records)
+        validates = self.validate is not None and (last or step % settings.validate_every == 0)
+        if self.validate is not None and validates:
+            self._record_validation(self.validate(), step, records)
         if is_first_process() and (validates or last or step % settings.checkpoint_every == 0):
             records.flush()
             save_checkpoint(self.run, self.state, step=step, best=self.best)
 
-    def _validate(self, scores: ValidationScores, step: int, records: RunLog) -> None:
+    def _record_validation(self, scores: ValidationScores, step: int, records: RunLog) -> None:
         if not scores.points:
             log.warning("No point of the validation frames has a label; the last checkpoint counts as the best")
             return

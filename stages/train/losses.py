@@ -20,8 +20,10 @@ from .settings import TrainSettings
 
 __all__ = [
     "Losses",
+    "Terms",
     "agreement_loss",
     "cross_modal_loss",
+    "mean_over_processes",
     "source_losses",
     "target_losses",
     "weighted_cross_entropy",
@@ -63,7 +65,7 @@ def cross_modal_loss(
 ) -> Float[Tensor, ""]:
     """Returns KL(softmax(teacher) || softmax(student)), the mean over all points; no gradient reaches the teacher."""
     loss = kl_div(log_softmax(student, 1), log_softmax(teacher.detach(), 1), reduction="sum", log_target=True)
-    return loss / _count(student, len(student))
+    return mean_over_processes(loss, len(student))
 
 
 def agreement_loss(
@@ -78,8 +80,9 @@ def agreement_loss(
     if standardise:
         pairs = [(standardised(plain), standardised(refined)) for plain, refined in pairs]
     stages = [
-        smooth_l1_loss(plain, refined.detach() if hold_refined else refined, reduction="sum")
-        / _count(plain, plain.numel())
+        mean_over_processes(
+            smooth_l1_loss(plain, refined.detach() if hold_refined else refined, reduction="sum"), plain.numel()
+        )
         for plain, refined in pairs
     ]
     return torch.stack(stages).mean()
@@ -167,6 +170,6 @@ def _mean_cross_entropy(
     return loss / total((labels != IGNORE).sum().to(logits)).clamp(min=1)
 
 
-def _count(like: Tensor, local: int) -> Float[Tensor, ""]:
-    """Returns the sum of ``local`` over all processes, at least 1."""
-    return total(like.new_tensor(local)).clamp(min=1)
+def mean_over_processes(value: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
+    """Returns the sum ``value`` over the sum of ``count`` over all processes, which is counted as at least 1."""
+    return value / total(value.new_tensor(count)).clamp(min=1)

@@ -21,7 +21,7 @@ from .located_agents import AgentTokens, agents_at_points
 from .queries import ImageQueries, VoxelQueries
 from .settings import FusionSettings, ModelSettings
 from .sparse import Backend, SparseTensor, make_backend
-from .unet3d import LEVELS, LidarBranch, SpUNet
+from .unet3d import LEVELS, LidarBranch, SpUNet, make_head
 
 __all__ = ["Network", "NetworkOutput", "choose_taps"]
 
@@ -87,6 +87,7 @@ class Network(nn.Module):
     """
 
     prior: Float64[np.ndarray, "classes"] | None = None
+    frozen = False
 
     def __init__(
         self,
@@ -107,8 +108,8 @@ class Network(nn.Module):
         backend = make_backend(model.backend, device)
         self.backend = backend.name
         self.lidar_branch: LidarBranch | None = None
-        self.unet = SpUNet(in_channels=1, preset=model.preset, backend=backend)
-        self.head_3d = nn.Linear(self.unet.out_channels, len(classes))
+        self.unet = SpUNet(in_channels=1, preset=model.preset, backend=backend, norm=model.norm)
+        self.head_3d = make_head(model.head, self.unet.out_channels, len(classes))
         if fusion.image:
             self.image_branch = ImageBranch(
                 tap_channels=self.tap_channels,
@@ -159,7 +160,7 @@ class Network(nn.Module):
         if fusion.lidar_branch:
             self.lidar_branch = LidarBranch(
                 unet=self.unet,
-                preset=self.model.preset,
+                model=self.model,
                 backend=backend,
                 first=LEVELS - fusion.lidar_stages,
                 classes=len(self.classes),
@@ -204,7 +205,26 @@ class Network(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the parameters."""
-        return self.head_3d.weight.device
+        return next(self.parameters()).device
+
+    @property
+    def backbone(self) -> list[nn.Module]:
+        """The parts of the 3D network below its heads."""
+        branch = self.lidar_branch
+        return [self.unet, *([branch.up, branch.decoder] if branch is not None else [])]
+
+    def freeze_backbone(self) -> None:
+        """Keep the weights and the running statistics of the backbone as they are, in training too."""
+        self.frozen = True
+        for part in self.backbone:
+            part.requires_grad_(requires_grad=False)
+
+    def train(self, mode: bool = True) -> "Network":
+        """Set training or evaluation mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        for part in self.backbone if self.frozen else []:
+            part.eval()
+        return self
 
     def truncated(self, matrices: Float[Tensor, "matrices rows channels"]) -> Float[Tensor, "matrices rows channels"]:
         """Returns agents or queries as the network reads them: of low rank if ``decoupling`` is "truncate"."""

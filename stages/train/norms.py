@@ -1,4 +1,4 @@
-"""BatchNorm over the voxels of all processes, and the momentum of its running statistics.
+"""Normalisation of voxel features: BatchNorm over the voxels of all processes, or LayerNorm of each voxel alone.
 
 With SpUNet's momentum of 0.01, the initial running statistics (mean 0, variance 1) decay only over about a thousand
 steps. The true variance of the features is far smaller, so a network trained for a few hundred steps would be evaluated
@@ -7,7 +7,7 @@ with mostly initial statistics. Here the first batch sets them, and the averagin
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,9 @@ from torch.nn.functional import batch_norm
 
 from .parallel import gathered, number_of_processes, total
 
-__all__ = ["VoxelNorm", "frozen_statistics", "norm_momentum", "set_norm_momentum"]
+__all__ = ["Norm", "VoxelNorm", "frozen_statistics", "make_norm", "norm_momentum", "set_norm_momentum"]
+
+Norm = Literal["batch", "layer"]
 
 FINAL = 0.01  # Pointcept's SpUNet-v1m1
 WINDOW = 0.1  # the statistics average over this fraction of the steps so far, until FINAL is reached
@@ -82,6 +84,11 @@ class _Normalise(torch.autograd.Function):
         grad = grads[0]
         along, slope = total(torch.stack([grad.sum(0), (grad * normalised).sum(0)])) / count
         return scale * (grad - along - normalised * slope), None
+
+
+def make_norm(kind: Norm, channels: int) -> nn.Module:
+    """Make the normalisation of voxel features [N, ``channels``]."""
+    return VoxelNorm(channels) if kind == "batch" else nn.LayerNorm(channels)
 
 
 def norm_momentum(step: int) -> float:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import RunError
+from .distil import PretrainingNetwork, pretraining_losses
 from .losses import Losses
 from .network import Network
 from .norms import norm_momentum, set_norm_momentum
@@ -56,6 +58,9 @@ class StepResult:
 class Stepper:
     """Adam over the parameters of ``network``, whose precision it sets to that of ``settings``.
 
+    ``weights`` are the class weights of the losses, which pretraining has not. The learning rate of the network's
+    backbone is ``backbone_rate`` times that of its other parts; 0 freezes it.
+
     In float16 the loss is scaled so that small gradients do not underflow; ``scaler`` holds the scale. A step whose
     loss or gradients overflow is skipped, and the scale is lowered if the gradients did. ``teacher`` labels the target
     and follows the network.
@@ -63,14 +68,16 @@ class Stepper:
 
     def __init__(
         self,
-        network: Network,
-        weights: Float[Tensor, "classes"],
+        network: Network | PretrainingNetwork,
+        weights: Float[Tensor, "classes"] | None,
         settings: TrainSettings,
+        *,
+        backbone_rate: float = 1.0,
         teacher: Teacher | None = None,
     ) -> None:
         network.precision = getattr(torch, settings.precision)
         self.network, self._weights, self._settings, self.teacher = network, weights, settings, teacher
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr)
+        self.optimiser = torch.optim.Adam(_parameter_groups(network, backbone_rate), lr=settings.lr)
         self.scaler = torch.amp.GradScaler(network.device.type, enabled=settings.precision == "float16")
         self._skipped = 0
 
@@ -86,7 +93,7 @@ class Stepper:
         """
         settings = self._settings
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(settings, number)
+            group["lr"] = learning_rate(settings, number) * group["rate"]
         self.optimiser.zero_grad(set_to_none=True)
         buffers = [each.clone() for each in self.network.buffers()] if self.scaler.is_enabled() else []
         results, keys, waited = list[StepResult](), list[str](), 0.0
@@ -141,17 +148,38 @@ class Stepper:
                 " last checkpoint is valid"
             )
 
+    def _losses(self, batch: StepBatch) -> Losses:
+        if isinstance(self.network, PretrainingNetwork):
+            return pretraining_losses(self.network, batch)
+        if self._weights is None:
+            raise ValueError("Losses of labels need class weights")
+        return step_losses(self.network, batch, self._weights, self._settings, self.teacher)
+
     def _backward(self, number: int, part: int, batch: StepBatch) -> StepResult:
         settings = self._settings
         micro_batch = number * settings.accumulate + part
         torch.manual_seed(int(generator(settings.seed, Use.FORWARD, micro_batch).integers(2**63)))
         set_norm_momentum(self.network, norm_momentum(micro_batch))
-        losses = step_losses(self.network, batch, self._weights, settings, self.teacher)
+        losses = self._losses(batch)
         result = _over_all_processes(losses, batch)
         if not np.isfinite(result.losses["loss"]):
             return result
         torch.autograd.backward(self.scaler.scale(losses.total / settings.accumulate))
         return result
+
+
+def _parameter_groups(network: Network | PretrainingNetwork, backbone_rate: float) -> list[dict[str, Any]]:
+    """Returns the parameters that are trained, those with another learning rate than ``train.lr`` in a second group."""
+    if backbone_rate == 1 or isinstance(network, PretrainingNetwork):
+        return [{"params": list(network.parameters()), "rate": 1.0}]
+    if not backbone_rate:
+        network.freeze_backbone()
+    slow = {parameter for part in network.backbone for parameter in part.parameters()}
+    others = [parameter for parameter in network.parameters() if parameter not in slow]
+    groups = [{"params": others, "rate": 1.0}]
+    if backbone_rate:
+        groups.append({"params": [each for each in network.parameters() if each in slow], "rate": backbone_rate})
+    return groups
 
 
 def _over_all_processes(losses: Losses, batch: StepBatch) -> StepResult:

@@ -25,6 +25,7 @@ from .network import Network
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 
 __all__ = [
+    "PRETRAINED",
     "build_network",
     "camera_count",
     "describe_domain",
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 NAME = "run.json"
 FORMAT = 1
+PRETRAINED = "pretrain"  #: the ``kind`` of the record of a run of 'xd3d pretrain'; others have none
 #: Keys that every record has.
 _KEYS = {"code", "model", "fusion", "augment", "train", "classes", "taps", "source", "target", "facts", "class_counts"}
 #: Settings implied by records from before injection existed; variants were then named after the queries.

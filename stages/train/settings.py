@@ -25,6 +25,14 @@ class ModelSettings(Settings):
         default="auto",
         description="Sparse convolution: 'torch' runs everywhere, 'spconv' needs a CUDA GPU, 'auto' chooses.",
     )
+    norm: Annotated[Literal["batch", "layer"], Mark.ADDED] = Field(
+        default="batch",
+        description="Normalisation in the 3D network: BatchNorm, whose running statistics are those of the training"
+        " domain, or LayerNorm over the channels of each voxel, which has none.",
+    )
+    head: Annotated[Literal["linear", "mlp"], Mark.ADDED] = Field(
+        default="linear", description="The 3D network's heads: one linear layer, or two with a hidden layer."
+    )
     voxel_size: float = Field(default=0.05, gt=0, description="Edge of a voxel in metres.")
     full_scale: int = Field(
         default=4096, ge=16, le=MAX_SCALE, description="Edge of the cube that contains a cloud in training, in voxels."
@@ -291,7 +299,15 @@ class TrainSettings(Settings):
         default=False, description="Adapt to the target alone, from train.init; no source data are read."
     )
     init: Annotated[str | None, Mark.FREE, Mark.GIVEN] = Field(
-        default=None, description="Run (name or folder) whose best checkpoint this one starts from."
+        default=None,
+        description="Run (name or folder) whose best checkpoint this one starts from: all of its network, or the 3D"
+        " network alone of a run of 'xd3d pretrain'.",
+    )
+    backbone_rate: Annotated[float | None, Mark.ADDED] = Field(
+        default=None,
+        ge=0,
+        description="Learning rate of the 3D network below its heads, relative to train.lr; 0 freezes it with its"
+        " statistics; null: 0.1 where train.init is a run of 'xd3d pretrain', else 1.",
     )
     target_norms: Literal["own", "source"] = Field(
         default="own",

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from ...errors import BackendError
-from .norms import VoxelNorm
+from .norms import Norm, make_norm
+from .settings import ModelSettings
 from .sparse import Backend, DownConv3d, InverseConv3d, SparseTensor, SubMConv3d
 
-__all__ = ["LEVELS", "LidarBranch", "Refine", "STEM_KERNEL", "SpUNet", "decoder_stage", "decoder_stages"]
+__all__ = ["LEVELS", "LidarBranch", "Refine", "STEM_KERNEL", "SpUNet", "make_head"]
 
 LEVELS = 4
 STEM_KERNEL = 5
@@ -55,12 +56,12 @@ _PRESETS = {
 
 
 class ConvNormRelu(nn.Module):
-    """A sparse convolution, BatchNorm and ReLU."""
+    """A sparse convolution, a normalisation and ReLU."""
 
-    def __init__(self, conv: SubMConv3d | DownConv3d | InverseConv3d) -> None:
+    def __init__(self, conv: SubMConv3d | DownConv3d | InverseConv3d, norm: Norm) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = VoxelNorm(conv.weight.shape[0])
+        self.norm = make_norm(norm, conv.weight.shape[0])
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Map [N, in] to [M, out]; the convolution determines the output voxels."""
@@ -68,18 +69,18 @@ class ConvNormRelu(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two submanifold convolutions and a shortcut, which is Linear and BatchNorm if the width changes."""
+    """Two submanifold convolutions and a shortcut, which is Linear and a normalisation if the width changes."""
 
-    def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
+    def __init__(self, *, in_channels: int, out_channels: int, backend: Backend, norm: Norm) -> None:
         super().__init__()
-        self.first = ConvNormRelu(SubMConv3d(in_channels=in_channels, out_channels=out_channels, backend=backend))
+        self.first = ConvNormRelu(SubMConv3d(in_channels=in_channels, out_channels=out_channels, backend=backend), norm)
         self.second = SubMConv3d(in_channels=out_channels, out_channels=out_channels, backend=backend)
-        self.norm = VoxelNorm(out_channels)
+        self.norm = make_norm(norm, out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
             linear = nn.Linear(in_channels, out_channels, bias=False)
             nn.init.trunc_normal_(linear.weight, std=0.02)
-            self.shortcut = nn.Sequential(linear, VoxelNorm(out_channels))
+            self.shortcut = nn.Sequential(linear, make_norm(norm, out_channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Map [N, in] to [N, out] on the same voxels."""
@@ -94,7 +95,9 @@ class SpUNet(nn.Module):
     four decoder stages, coarsest first, of which ``out_channels`` is the last.
     """
 
-    def __init__(self, *, in_channels: int, preset: Literal["full", "slim"], backend: Backend) -> None:
+    def __init__(
+        self, *, in_channels: int, preset: Literal["full", "slim"], backend: Backend, norm: Norm = "batch"
+    ) -> None:
         super().__init__()
         plan = _PRESETS[preset]
         self.in_channels = in_channels
@@ -102,16 +105,16 @@ class SpUNet(nn.Module):
         self.decoder_channels = plan.decoder
         self.out_channels = plan.decoder[-1]
         self.stem = ConvNormRelu(
-            SubMConv3d(in_channels=in_channels, out_channels=plan.stem, kernel=STEM_KERNEL, backend=backend)
+            SubMConv3d(in_channels=in_channels, out_channels=plan.stem, kernel=STEM_KERNEL, backend=backend), norm
         )
         self.down, self.encoder = nn.ModuleList(), nn.ModuleList()
         width = plan.stem
         for channels, blocks in zip(plan.encoder, plan.encoder_blocks, strict=True):
-            self.down.append(ConvNormRelu(DownConv3d(in_channels=width, out_channels=channels, backend=backend)))
-            self.encoder.append(_blocks(channels, channels, blocks, backend))
+            self.down.append(ConvNormRelu(DownConv3d(in_channels=width, out_channels=channels, backend=backend), norm))
+            self.encoder.append(_blocks(channels, channels, blocks, backend, norm))
             width = channels
         self.stem_channels = plan.stem
-        self.up, self.decoder = decoder_stages(preset, backend)
+        self.up, self.decoder = decoder_stages(preset, backend, norm)
 
     def encode(self, x: SparseTensor) -> list[SparseTensor]:
         """Returns the stem's output (full resolution) and then the four encoder stages, finest first.
@@ -151,7 +154,7 @@ class SpUNet(nn.Module):
 
 
 def decoder_stages(
-    preset: Literal["full", "slim"], backend: Backend, first: int = 0
+    preset: Literal["full", "slim"], backend: Backend, norm: Norm, first: int = 0
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Make untrained decoder stages from ``first`` on: the inverse convolution and the residual blocks of each."""
     plan = _PRESETS[preset]
@@ -160,8 +163,8 @@ def decoder_stages(
     widths = (plan.encoder[-1], *plan.decoder[:-1])
     for stage in range(first, LEVELS):
         channels = plan.decoder[stage]
-        up.append(ConvNormRelu(InverseConv3d(in_channels=widths[stage], out_channels=channels, backend=backend)))
-        decoder.append(_blocks(channels + skips[stage], channels, plan.decoder_blocks[stage], backend))
+        up.append(ConvNormRelu(InverseConv3d(in_channels=widths[stage], out_channels=channels, backend=backend), norm))
+        decoder.append(_blocks(channels + skips[stage], channels, plan.decoder_blocks[stage], backend, norm))
     return up, decoder
 
 
@@ -171,10 +174,10 @@ def decoder_stage(up: nn.Module, blocks: nn.Module, x: SparseTensor, skip: Spars
     return found
 
 
-def _blocks(in_channels: int, out_channels: int, count: int, backend: Backend) -> nn.Sequential:
+def _blocks(in_channels: int, out_channels: int, count: int, backend: Backend, norm: Norm) -> nn.Sequential:
     widths = [in_channels] + [out_channels] * (count - 1)
     return nn.Sequential(
-        *(ResidualBlock(in_channels=width, out_channels=out_channels, backend=backend) for width in widths)
+        *(ResidualBlock(in_channels=width, out_channels=out_channels, backend=backend, norm=norm) for width in widths)
     )
 
 
@@ -186,20 +189,30 @@ def _refined(x: SparseTensor, features: Tensor, stage: int) -> SparseTensor:
     return x.replace(features)
 
 
+def make_head(kind: Literal["linear", "mlp"], channels: int, classes: int) -> nn.Module:
+    """Make a head that maps voxel features [N, ``channels``] to logits; an "mlp" has a hidden layer 4 times as wide."""
+    if kind == "linear":
+        return nn.Linear(channels, classes)
+    return nn.Sequential(nn.Linear(channels, 4 * channels), nn.ReLU(), nn.Linear(4 * channels, classes))
+
+
 class LidarBranch(nn.Module):
-    """A second set of decoder stages from ``first`` on, and a linear head over ``classes``, without image features.
+    """A second set of decoder stages from ``first`` on, and a head over ``classes``, without image features.
 
     It shares the encoder and the coarser decoder stages with the 3D branch that reads the image, so it costs little. It
     predicts the points that no camera sees, and is a separate expert in the fusion of predictions.
     """
 
-    def __init__(
-        self, *, unet: SpUNet, preset: Literal["full", "slim"], backend: Backend, first: int, classes: int
-    ) -> None:
+    def __init__(self, *, unet: SpUNet, model: ModelSettings, backend: Backend, first: int, classes: int) -> None:
         super().__init__()
         self.first = first
-        self.up, self.decoder = decoder_stages(preset, backend, first)
-        self.head = nn.Linear(unet.out_channels, classes)
+        self.up, self.decoder = decoder_stages(model.preset, backend, model.norm, first)
+        self.head = make_head(model.head, unet.out_channels, classes)
+
+    def copy_decoder(self, unet: SpUNet) -> None:
+        """Start from the weights of the same decoder stages of ``unet``."""
+        self.up.load_state_dict(unet.up[self.first :].state_dict())
+        self.decoder.load_state_dict(unet.decoder[self.first :].state_dict())
 
     def forward(self, encoded: list[SparseTensor], x: SparseTensor) -> Float[Tensor, "voxels classes"]:
         """Returns the logits of the voxels; ``x`` is the output of decoder stage ``first - 1`` on ``encoded``."""

@@ -4,7 +4,7 @@ import pytest
 from xd3d.pipeline import jobs
 from xd3d.pipeline.ablation.child import run_training
 from xd3d.pipeline.ablation.plan import Training
-from xd3d.pipeline.ablation.variants import VARIANTS
+from xd3d.pipeline.ablation.variants import PRETRAININGS, VARIANTS
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.record import read_record
@@ -37,7 +37,7 @@ DOMAINS = {"city": "singapore", "source": "usa"}
 
 def training(variant, overrides=QUICK, **values):
     given = {"seed": 1, "target": None, "shifts": ("city",), "digest": "0" * 16}
-    return Training(variant=VARIANTS[variant], overrides=tuple(overrides), **{**given, **values})
+    return Training(variant={**VARIANTS, **PRETRAININGS}[variant], overrides=tuple(overrides), **{**given, **values})
 
 
 @pytest.mark.parametrize(("variant", "reads_alone"), [("full", True), ("paper", False)])
@@ -75,3 +75,14 @@ def test_adapted_normalisation_is_tested_on_the_run_that_is_there_and_trains_not
     for domain in DOMAINS:
         assert done["scores"][domain]["miou"] != plain["scores"][domain]["miou"]
     assert done["scores"]["city"]["miou"]["3d_lidar_only"] != plain["scores"]["city"]["miou"]["3d_lidar_only"]
+
+
+def test_lidar_alone_starts_from_the_pretrained_network_of_its_target(workspace):
+    first = training("pretraining-uda", target="city")
+    run_training(workspace, training("pretrain-uda", target="city", init=first), DOMAINS)
+    pretrained, trained = (
+        read_record(workspace.run(f"{name}-uda-city-seed1-00000000")) for name in ("pretraining", "pretrain")
+    )
+    assert (pretrained["kind"], trained["init"]["run"]) == ("pretrain", first.run)
+    assert pretrained["target"] is not None
+    assert trained["fusion"]["variant"] == "3d-only"

@@ -5,7 +5,7 @@ import pytest
 from xd3d.errors import ConfigError
 from xd3d.pipeline.ablation.plan import STREETS, Request, plan_trainings, variant_digest
 from xd3d.pipeline.ablation.run import run_ablation
-from xd3d.pipeline.ablation.variants import VARIANTS, choose_variants
+from xd3d.pipeline.ablation.variants import PRETRAININGS, VARIANTS, choose_variants
 from xd3d.pipeline.cli_ablate import ablate
 from xd3d.pipeline.config import preset_names
 from xd3d.pipeline.workspace import Workspace
@@ -19,7 +19,8 @@ def request(*names, shifts=("city", "fog"), seeds=(1, 2), **options):
 
 def test_every_preset_of_the_ablation_is_a_variant_and_the_other_way_round():
     presets = {name for name in preset_names() if name.startswith("ablation/")}
-    assert presets == {variant.preset for variant in VARIANTS.values()} | {"ablation/base"}
+    variants = {variant.preset for variant in (*VARIANTS.values(), *PRETRAININGS.values())}
+    assert presets == variants | {"ablation/base"}
 
 
 def test_one_training_a_seed_serves_all_shifts_and_the_oracle_needs_one_for_each():
@@ -65,6 +66,22 @@ def test_a_test_with_adapted_normalisation_reads_the_other_run_and_has_rows_of_i
     assert (full.variant.name, adapted.variant.name) == ("full", "full-norm")
     assert adapted.run == adapted.init.run == full.run
     assert adapted.digest != full.digest
+
+
+def test_a_pretrained_variant_starts_from_a_run_of_its_seed_and_of_its_target_if_that_is_seen():
+    planned = plan_trainings(STREETS, request("pretrain", "pretrain-frozen", "pretrain-uda", seeds=(1,)), "index", ())
+    starts = {(each.variant.name, each.target): each.init for each in planned}
+    assert starts["pretrain", None].run == starts["pretrain-frozen", None].run
+    for target in ("city", "fog"):
+        seen = starts["pretrain-uda", target].resolve().config
+        assert seen.data.target.domain == f"streets-{target}"
+        assert seen.train.uses_target
+    assert not starts["pretrain", None].resolve().config.train.uses_target
+    assert len({each.run for each in starts.values()}) == 3
+    (other, *_) = plan_trainings(
+        STREETS, request("pretrain", seeds=(1,), overrides=("fusion.taps=[up1]",)), "index", ()
+    )
+    assert other.init.digest != starts["pretrain", None].digest
 
 
 def test_rows_of_an_adaptation_depend_on_what_it_begins_with():
@@ -117,7 +134,7 @@ def test_the_short_form_has_the_variants_of_the_tables_and_no_sweep():
     main = {"3d-only", "image", "full", "full-random-weights", "full-rgb-only", "paper", "uda", "oracle"}
     assert names == main
     assert {variant.name for variant in choose_variants([], short=False)} == {
-        name for name in VARIANTS if not name.startswith("network-") and name not in ("full-depth", "full-norm")
+        name for name in VARIANTS if not name.startswith(("network-", "pretrain-uda"))
     }
 
 

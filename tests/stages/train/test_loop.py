@@ -17,6 +17,7 @@ from xd3d.stages.predict.inference import validate
 from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.monitor import TIMING_KEYS
+from xd3d.stages.train.pretrain import pretrain
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,6 +32,7 @@ from functools import partial
 from xd3d.stages.predict.inference import validate
 from xd3d.stages.train import checkpoint
 from xd3d.stages.train.loop import train
+from xd3d.stages.train.pretrain import pretrain
 from xd3d.stages.train.settings import *
 torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("tiny_domains", sys.argv[1])
@@ -46,8 +48,10 @@ checkpoint.write_json = deadly
 domain = tiny_domains.open_domain(Path(sys.argv[2]), frames=4)
 settings = TrainSettings(**json.loads(sys.argv[5]))
 target = domain if settings.uses_target else None
-train(run=Path(sys.argv[3]), source=domain, target=target, validation=domain, augment=AugmentSettings(),
-      score=partial(validate, fusion="product-prior", workers=0),
+function = partial(train, validation=domain, score=partial(validate, fusion="product-prior", workers=0))
+if sys.argv[6] == "pretrain":
+    function = pretrain
+function(run=Path(sys.argv[3]), source=domain, target=target, augment=AugmentSettings(),
       model=ModelSettings(preset="slim", backend="torch"), fusion=FusionSettings(**json.loads(sys.argv[4])),
       settings=settings)
 """
@@ -85,6 +89,7 @@ def timeless(run: Path) -> list[dict[str, object]]:
     "options",
     [
         {"lam_trg": 0.5, "accumulate": 2},
+        {"lam_trg": 0.5, "pretrain": True},
         pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"precision": "float16", "accumulate": 2}, marks=pytest.mark.slow),
         pytest.param({"lam_trg": 0.5, "shuffle_block": 1}, marks=pytest.mark.slow),
@@ -99,21 +104,32 @@ def test_kill_9_in_the_middle_of_a_checkpoint_and_resume_equals_an_unbroken_run(
     options = dict(options)
     fusion = small_fusion(**paper) if options.pop("paper", False) else small_fusion()
     target = domain if "lam_trg" in options else None
-    options_here = {"target": target, "validation": domain, "fusion": fusion, **options}
-    unbroken = run_training(tmp_path / "unbroken", domain, **options_here)
+    pretrains = options.pop("pretrain", False)
+
+    def run(folder, **changes):
+        if not pretrains:
+            return run_training(
+                folder, domain, target=target, validation=domain, fusion=fusion, **{**options, **changes}
+            )
+        settings = train_settings(**{**options, **changes})
+        sides = {"source": domain, "target": target}
+        return pretrain(run=folder, **sides, model=MODEL, fusion=fusion, augment=AugmentSettings(), settings=settings)
+
+    unbroken = run(tmp_path / "unbroken")
     killed = subprocess.run(
         [
             *(sys.executable, "-c", KILLED, str(Path(__file__).parents[1] / "tiny_domains.py")),
             *(str(domain.index.root), str(tmp_path / "killed")),
             *(fusion.model_dump_json(), train_settings(**options).model_dump_json()),
+            "pretrain" if pretrains else "train",
         ],
         capture_output=True,
         text=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (tmp_path / "killed/checkpoints/step-00000003.partial").is_dir(), "the kill should hit a half-written one"
+    assert [*tmp_path.glob("killed/checkpoints/step-*.partial")], "the kill should hit a half-written one"
     assert len(read_log(tmp_path / "killed")) > 2
-    resumed = run_training(tmp_path / "killed", domain, workers=2, **options_here)
+    resumed = run(tmp_path / "killed", workers=2)
     assert (resumed.steps, resumed.best) == (unbroken.steps, unbroken.best)
     ours, theirs = stored_tensors(tmp_path / "unbroken"), stored_tensors(tmp_path / "killed")
     assert ours.keys() == theirs.keys()

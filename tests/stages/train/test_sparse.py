@@ -137,10 +137,16 @@ class TestBothBackendsAgree:
     """Parity in float64: outputs, gradients of inputs and of weights."""
 
     @pytest.mark.parametrize(
-        ("preset", "count", "shape"), [("slim", 250, SHAPE), ("slim", 250, (40, 33, 21)), ("full", 60, (17, 16, 9))]
+        ("preset", "count", "shape", "norm"),
+        [
+            ("slim", 250, SHAPE, "batch"),
+            ("slim", 250, (40, 33, 21), "batch"),
+            ("full", 60, (17, 16, 9), "batch"),
+            ("slim", 80, SHAPE, "layer"),
+        ],
     )
-    def test_on_a_whole_network(self, preset, count, shape):
-        ours, theirs = (network(preset, open_backend(name)) for name in ("torch", "spconv"))
+    def test_on_a_whole_network(self, preset, count, shape, norm):
+        ours, theirs = (network(preset, open_backend(name), norm) for name in ("torch", "spconv"))
         theirs.load_state_dict(ours.state_dict())
         indices = random_indices(count, shape)
         results = []
@@ -170,9 +176,9 @@ class TestBothBackendsAgree:
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def network(preset, backend):
+def network(preset, backend, norm="batch"):
     torch.manual_seed(5)
-    return SpUNet(in_channels=2, preset=preset, backend=backend).double()
+    return SpUNet(in_channels=2, preset=preset, backend=backend, norm=norm).double()
 
 
 def in_order(stages):

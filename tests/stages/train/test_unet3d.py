@@ -123,6 +123,16 @@ def test_presets_have_the_published_widths_and_depths(preset, stem, encoder, dec
     }
 
 
+def test_layernorm_has_no_statistics_and_each_sample_is_computed_alone_in_training_too():
+    torch.manual_seed(7)
+    net = SpUNet(in_channels=2, preset="slim", backend=make_backend("torch", "cpu"), norm="layer").double()
+    assert not list(net.buffers())
+    both, alone = cloud([60, 80]), cloud([60])
+    both = both.replace(torch.cat([alone.features, both.features[60:]]))
+    torch.testing.assert_close(net(both).features[:60], net(alone).features)
+    torch.testing.assert_close(net.eval()(alone).features, net.train()(alone).features, rtol=0, atol=0)
+
+
 def test_refine_sees_every_decoder_stage_and_replaces_its_features():
     net, x = unet().eval(), cloud([60])
     seen = []

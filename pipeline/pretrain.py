@@ -1,0 +1,65 @@
+"""Pretraining of the 3D network: the domains that a config trains on, without their labels, and the run."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConfigError
+from .config import ResolvedConfig, load_config
+from .console import Outcome
+from .domains import DomainOpener
+from .runs import run_facts, run_name
+from .workspace import Workspace
+
+__all__ = ["pretrain"]
+
+
+def pretrain(workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None) -> Outcome:
+    """Distil image features into the 3D network on the domains that ``config`` trains on; a stopped run resumes.
+
+    Steps, batches and learning rate are those of ``train``, the features those of ``fusion.taps``. Under torchrun, the
+    processes share each batch.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range, or ``train.init`` is set.
+        RunError: a domain has no images, or the run's folder belongs to another run.
+    """
+    from ..stages.train.parallel import distributed
+    from ..stages.train.pretrain import pretrain as pretrain_network
+
+    resolved = _for_pretraining(load_config(config, overrides))
+    settings = resolved.config
+    train, data = settings.train, settings.data
+    with distributed(train.device):
+        domains = DomainOpener(workspace, settings, cached=cached)
+        source = None if train.source_free else domains.pretraining(data.source)
+        target = domains.pretraining(data.target) if train.uses_target else None
+        sides = [side for side, used in ((data.source, source), (data.target, target)) if used is not None]
+        name = f"pretrain-{run_name(resolved, domains, cached=cached, sides=sides)}"
+        done = pretrain_network(
+            run=workspace.find_run(run) if run else workspace.run(name),
+            source=source,
+            target=target,
+            model=settings.model,
+            fusion=settings.fusion,
+            augment=settings.augment,
+            settings=train,
+            facts=run_facts(resolved, cached=cached),
+        )
+    return Outcome(
+        result={"run": str(done.run), "steps": done.steps},
+        text=f"{done.steps} steps done. The run is in {done.run}. Next: xd3d train --cached --set"
+        f" train.init={done.run.name}",
+    )
+
+
+def _for_pretraining(resolved: ResolvedConfig) -> ResolvedConfig:
+    """Returns the config with what pretraining makes of it: images are read, and no loss but its own has a weight."""
+    config = resolved.config
+    if config.train.init is not None:
+        raise ConfigError(
+            f"train.init={config.train.init} is for 'xd3d train': pretraining starts from random weights; leave it out"
+        )
+    fusion = config.fusion.model_copy(update={"variant": "image"})
+    train = config.train.model_copy(update={"lam_trg": float(config.train.uses_target), "lam_pl": 0.0})
+    return dataclasses.replace(resolved, config=config.model_copy(update={"fusion": fusion, "train": train}))

@@ -1,0 +1,57 @@
+"""``xd3d pretrain`` without labels, and what is trained from it without images."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from xd3d.errors import ConfigError, RunError
+from xd3d.pipeline import jobs
+from xd3d.pipeline.domains import open_index
+from xd3d.pipeline.pretrain import pretrain
+from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.datasets.splits import domain_frames
+from xd3d.stages.train.log import read_log
+from xd3d.stages.train.record import read_record
+
+SMALL = (
+    *("extract.image_size=[90,160]", "extract.agents.count=16", "extract.agents.rounds=2"),
+    *("train.steps=2", "train.batch_size=2", "train.milestones=[1]", "train.validate_every=2"),
+)
+
+
+def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_image(broken_root, tmp_path, monkeypatch):
+    root, workspace = broken_root(), Workspace(home=tmp_path / "work")
+    jobs.prepare(workspace, "nuscenes", root, version=None, cameras="CAM_FRONT,CAM_BACK")
+    jobs.extract(workspace, "nuscenes", "default", SMALL, None, retry_failed=False)
+    (root / "lidarseg").rename(root / "elsewhere")
+
+    def pretrained(*changes):
+        return Path(pretrain(workspace, "default", [*SMALL, *changes], cached=True, run=None).result["run"])
+
+    source = pretrained("data.merge=nuscenes-16")
+    both = pretrained("train.lam_trg=0.1")
+    assert pretrained("train.lam_trg=0.1") == both, "the same call finds the finished run"
+    index = open_index(workspace, "nuscenes")
+    counts = {name: len(domain_frames(index, name, "train")) for name in ("usa", "singapore")}
+    for run, target in ((source, None), (both, counts["singapore"])):
+        record = read_record(run)
+        assert record["source"]["frames"] == counts["usa"]
+        assert (record["target"] or {"frames": None})["frames"] == target
+    assert "distance_target" in read_log(both)[0]
+    with pytest.raises(RunError, match=rf"train\.init={both.name}"):
+        jobs.evaluate(workspace, both, split=None, side="target", absent=None)
+    with pytest.raises(ConfigError, match=r"train\.init"):
+        pretrained("train.init=other")
+
+    (root / "elsewhere").rename(root / "lidarseg")
+    shutil.rmtree(root / "samples/CAM_FRONT")
+    shutil.rmtree(workspace.home / "cache")
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    lidar = ("fusion.variant=3d-only", "data.merge=nuscenes-16", f"train.init={both.name}")
+    trained = Path(jobs.train(workspace, "default", [*SMALL, *lidar], cached=True, run=None).result["run"])
+    shutil.rmtree(both)
+    scores = jobs.evaluate(workspace, trained, split="test", side="target", absent=None).result["miou"]
+    assert scores["2d"] is None
+    assert np.isfinite(scores["3d"])
