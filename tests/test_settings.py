@@ -34,6 +34,7 @@ MARKED = {
         *("augment.scale", "augment.mount_height", "train.teacher", "train.teacher_decay"),
         *("train.pl_agree", "train.pl_vote", "train.pl_weigh"),
         *("extract.models", "extract.maps_only", "fusion.depth", "fusion.depth_dropout"),
+        *("model.norm", "model.head", "train.backbone_rate"),
     },
     Mark.GIVEN: {
         *("train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"),
