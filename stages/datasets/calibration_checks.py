@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
+from .lens import Lens
 
-__all__ = ["check_calibration", "intrinsics_fault", "pose_fault", "size_fault"]
+__all__ = ["check_calibration", "intrinsics_fault", "lens_fault", "pose_fault", "size_fault"]
 
 #: Smaller determinants are rounding errors.
 _SINGULAR = 1e-9
@@ -110,6 +111,20 @@ def size_fault(intrinsics: Float64[np.ndarray, "3 3"], size: tuple[int, int]) ->
             " were resized or cropped must be scaled or moved too"
         )
     return None
+
+
+@lru_cache(maxsize=1024)
+def lens_fault(lens: Lens, size: tuple[int, int]) -> str | None:
+    """Returns why ``lens`` cannot have drawn images of ``size`` (width, height), or None."""
+    radius = lens.fold(size)
+    if radius is None:
+        return None
+    return (
+        f"folds the image: its distortion {', '.join(f'{value:g}' for value in lens.distortion)} turns back at"
+        f" {radius:.2f} focal lengths, {np.degrees(np.arctan(radius)):.0f} degrees from the optical axis, within images"
+        f" of {size[0]}x{size[1]} pixels; check its model and the order of its coefficients, or calibrate it with the"
+        " pattern in the corners of the image too"
+    )
 
 
 def _is_invertible(matrix: Float64[np.ndarray, "size size"]) -> bool:
