@@ -140,7 +140,8 @@ def read_description(root: Path) -> FolderDescription:
         faults = [f"  {_fault(fault)}" for fault in error.errors()]
         raise DataError("\n".join([f"{path} is invalid (docs/data/folder.md describes it):", *faults])) from error
     except ValueError as error:
-        raise DataError(f"{path} is not valid YAML: {error}") from error
+        quotes = ". Patterns within brackets or braces need quotes" if "{" in str(error) else ""
+        raise DataError(f"{path} is not valid YAML: {error}{quotes}") from error
 
 
 def _fault(fault: ErrorDetails) -> str:

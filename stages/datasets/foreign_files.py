@@ -14,6 +14,17 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _HEAD = 4096  #: bytes that are looked at
 _ANNEX = b"/annex/objects/"
+_PRINTABLE, _FEWEST = bytes([*b"\t\n\r", *range(32, 127)]), 64  #: bytes of text, and how many of them make one
+
+#: Suffix of a file with a header -> its first bytes.
+_FORMATS = {
+    ".npy": (b"\x93NUMPY",),
+    ".ply": (b"ply\n", b"ply\r"),
+    ".pcd": (b"# .PCD", b"VERSION 0.7", b"VERSION .7"),
+    ".las": (b"LASF",),
+    ".mcap": (b"\x89MCAP0\r\n",),
+}
+_RAW = (".bin", ".label")  #: suffixes of files that are neither text nor have a header
 
 #: Suffix of a packed file -> its first bytes, and the command that unpacks it. Those of gzip occur in raw sweeps by
 #: chance, so what follows must unpack too.
@@ -35,17 +46,18 @@ BAGS = {
 }
 
 
-def foreign_kind(path: Path, head: bytes | None = None) -> str | None:
+def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) -> str | None:
     """Returns what ``path`` is in truth and what to do, as a clause ("is ..."); None if it may be what it should be.
 
-    ``head``: the first bytes of the file, if they have been read. A missing file may be there in packed form.
+    ``head``: the first bytes of the file, if they have been read. A missing file may be there in packed form. Of a
+    ``sweep``, text is no raw file; labels of 8 bits may look like text.
     """
     if head is None:
+        if not path.is_file():  # a pipe would be waited for
+            return None if path.exists() else _instead_of(path)
         try:
             with path.open("rb") as file:
                 head = file.read(_HEAD)
-        except FileNotFoundError:
-            return _instead_of(path)
         except OSError:
             return None
     head = head[:_HEAD]
@@ -53,6 +65,13 @@ def foreign_kind(path: Path, head: bytes | None = None) -> str | None:
         return "is a pointer of Git LFS, not the file itself; get it with: git lfs pull"
     if head.startswith(_ANNEX):
         return "is a pointer of git-annex, not the file itself; get it with: git annex get"
+    if path.suffix.lower() in _RAW:
+        for suffix, magics in _FORMATS.items():
+            if head.startswith(magics):
+                return f"is a {suffix} file; give it that suffix"
+        wide = sweep or path.suffix.lower() != ".bin"
+        if wide and len(head) >= _FEWEST and not head.translate(None, _PRINTABLE):
+            return "is text, and raw numbers are expected; give it the suffix .txt, or save it with numpy"
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")) or (start.startswith(b"<?xml") and b"<error>" in start):
         return "is a web page, such as a server's message of an error; download the file again"

@@ -46,10 +46,11 @@ class Lens:
             return np.asarray(cv2.fisheye.undistortPoints(pixels[:, None], stored, D=distortion, P=straight))[:, 0]
         return np.asarray(cv2.undistortPoints(pixels[:, None], stored, distortion, P=straight))[:, 0]
 
-    def fold(self, size: tuple[int, int]) -> float | None:
-        """Returns where the lens begins to fold the straight image of ``size`` (width, height), or None.
+    def fold(self, size: tuple[int, int]) -> tuple[float | None, float]:
+        """Returns where the lens begins to fold the straight image of ``size`` (width, height), if it does.
 
-        The value is a distance from the optical axis, in focal lengths. Beyond it, pixels farther out are drawn nearer
+        The value is a distance from the optical axis, in focal lengths; the second one is the share of the straight
+        image that shows something of the stored one. Beyond it, pixels farther out are drawn nearer
         to the centre again, so that parts of the stored image appear twice: the coefficients hold for a smaller part
         of the image than it has. Folded pixels that lie outside the stored image do no harm.
         """
@@ -66,10 +67,11 @@ class Lens:
             upright = (x_right * y_down > x_down * y_right) & (x_right + y_down > 0)
         outside = (x < 0) | (x > size[0]) | (y < 0) | (y > size[1])
         rows, columns = np.nonzero(~upright & ~outside)
+        shown = 1 - float(outside.mean())
         if not len(rows):
-            return None
+            return None, shown
         rays = np.linalg.inv(straight) @ np.stack([columns, rows, np.ones(len(rows))])
-        return float(np.hypot(rays[0], rays[1]).min())
+        return float(np.hypot(rays[0], rays[1]).min()), shown
 
     def to_json(self) -> dict[str, Any]:
         """Returns the lens as JSON values."""

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-__all__ = ["COLUMNS", "RawRows", "RawType", "are_doubles", "guess_columns"]
+__all__ = ["COLUMNS", "RawRows", "RawType", "are_doubles", "guess_columns", "no_lengths"]
 
 RawType = Literal["float32", "float64"]
 
@@ -39,7 +39,7 @@ _FEWEST, _BLOCKS = 2, 60
 _SCALE = 10.0  #: metres
 _CLEAR, _TELLING = 1.5, 0.05  #: the chosen length explains this much more than the default, and this share at least
 _PAIRS = 32, 4096  #: fewest that tell anything, and how many are looked at
-_HALVES, _ODD = (0.25, 16.0), 0.01  #: the upper halves of doubles as float32, and the share that may lie outside
+_HALVES, _ODD = (0.25, 512.0), 0.01  #: the upper halves of doubles as float32, and the share that may lie outside
 _METRES, _RANDOM = (1e-7, 1e7), 0.2  #: coordinates and intensities, and the share that random bits have outside
 _AS_GOOD = 0.95  #: multiples of the true length explain as much as it does
 
@@ -47,7 +47,7 @@ _AS_GOOD = 0.95  #: multiples of the true length explain as much as it does
 def are_doubles(values: Float32[np.ndarray, "values"]) -> bool:
     """Whether ``values``, read as float32, are the halves of float64.
 
-    The upper halves of doubles between 1e-5 and 1e7 are, as float32, near one; the lower ones are random bits, or zero
+    The upper halves of doubles between 1e-7 and 1e21 are, as float32, near one; the lower ones are random bits, or zero
     where the numbers have few digits. Coordinates in metres are neither.
     """
     pairs = values[: len(values) // 2 * 2].reshape(-1, 2)
@@ -58,7 +58,13 @@ def are_doubles(values: Float32[np.ndarray, "values"]) -> bool:
     return _outside(lower, _METRES) > _RANDOM
 
 
-def _outside(values: Float32[np.ndarray, "values"], bounds: tuple[float, float]) -> float:
+def no_lengths(values: Float[np.ndarray, "*values"]) -> float:
+    """Returns the share of the numbers other than 0 that are no coordinates in metres, whatever their origin."""
+    numbers = np.abs(values[~np.isnan(values) & (values != 0)])
+    return _outside(numbers, _METRES) if len(numbers) else 0.0
+
+
+def _outside(values: Float[np.ndarray, "values"], bounds: tuple[float, float]) -> float:
     """The share of the values that lie outside; 1 if there are none."""
     return float(((values < bounds[0]) | (values >= bounds[1])).mean()) if len(values) else 1.0
 
@@ -69,7 +75,8 @@ def guess_columns(values: Float[np.ndarray, "values"], default: int) -> int:
     if blocks < _FEWEST:
         return default
     chosen = np.unique(np.linspace(0, blocks - 1, _BLOCKS).astype(int))
-    sample = values[: blocks * _BLOCK].reshape(blocks, _BLOCK)[chosen].ravel().astype(np.float64)
+    with np.errstate(invalid="ignore"):  # bytes that are no numbers, of a compressed file for example
+        sample = values[: blocks * _BLOCK].reshape(blocks, _BLOCK)[chosen].ravel().astype(np.float64)
     known = ~np.isnan(sample)  # missing returns tell nothing
     sample[~known] = 0
     signed = np.arctan(sample / _SCALE)

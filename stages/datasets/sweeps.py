@@ -26,7 +26,7 @@ from .checks import UNPACK, Remark, binary_fault
 from .foreign_files import foreign_kind
 from .ply import parse_ply
 from .point_files import parse_las, parse_pcd
-from .raw_columns import COLUMNS, RawRows, RawType, are_doubles, guess_columns
+from .raw_columns import COLUMNS, RawRows, RawType, are_doubles, guess_columns, no_lengths
 from .ros_bags import bag_of, read_cloud
 
 __all__ = [
@@ -58,6 +58,9 @@ _DOUBLES = (
     "is of float64, and float32 are expected; convert it with numpy:"
     " np.fromfile(NAME, '<f8').astype('<f4').tofile(NAME). In a folder with a dataset.yaml, say there: dtype: float64"
 )
+
+#: Share of the coordinates of a raw sweep that are no lengths, from which its numbers are of another type.
+_NO_LENGTHS = 0.1
 
 #: Share of points at exactly (0, 0, 0) from which they are missing returns; a few change nothing. Share above which a
 #: sweep is damaged: sensors that look at the sky store half of their rays so.
@@ -182,8 +185,11 @@ def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
 def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK) -> str | Remark | None:
     """Returns the fault of a raw sweep, or a remark on the number of its points that are not usable."""
     fault = binary_fault(path, "sweep", rows.bytes, remedy=remedy)
-    if fault and path.is_file() and rows.dtype == "float32" and holds_doubles(path.read_bytes()):
-        return f"the sweep {_DOUBLES}"
+    if fault and path.is_file():
+        content = path.read_bytes()
+        if foreign := foreign_kind(path, content, sweep=True):
+            return f"this {foreign}"
+        return f"the sweep {_DOUBLES}" if rows.dtype == "float32" and holds_doubles(content) else fault
     return fault or points_fault(lambda: load_sweep(path, columns=rows.columns, dtype=rows.dtype))
 
 
@@ -224,7 +230,7 @@ def load_sweep(path: Path, *, columns: int | None = None, dtype: RawType | None 
         raise DataError(
             f"The sweep {path} cannot be read ({error.strerror}); check its permissions and the disk"
         ) from error
-    if foreign := foreign_kind(path, content):
+    if foreign := foreign_kind(path, content, sweep=True):
         raise DataError(f"The sweep {path} {foreign}")
     if suffix not in COLUMNS:
         return Sweep.of(_some(_PARSERS[suffix](content, path), path))
@@ -241,8 +247,8 @@ def _some(points: np.ndarray, path: Path) -> np.ndarray:
 
 def _raw_rows(content: bytes, path: Path, columns: int | None, dtype: RawType | None) -> RawRows:
     """The rows of a raw sweep: what is given, else what its values say."""
-    doubles = dtype != "float64" and holds_doubles(content)
-    if doubles and dtype is not None:
+    doubles = holds_doubles(content)
+    if doubles and dtype == "float32":
         raise DataError(f"The sweep {path} {_DOUBLES}")
     stored: RawType = dtype or ("float64" if doubles else "float32")
     kind = np.dtype(stored).newbyteorder("<")
@@ -256,7 +262,14 @@ def _raw(content: bytes, path: Path, rows: RawRows) -> np.ndarray:
             f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of"
             f" {rows.bytes} ({rows}); copy it again"
         )
-    return np.frombuffer(content, np.dtype(rows.dtype).newbyteorder("<")).reshape(-1, rows.columns)[:, :3]
+    points = np.frombuffer(content, np.dtype(rows.dtype).newbyteorder("<")).reshape(-1, rows.columns)[:, :3]
+    if (share := no_lengths(points)) > _NO_LENGTHS:
+        raise DataError(
+            f"The sweep {path} is not of {rows}: {share:.0%} of such coordinates would be below 1e-7 or above 1e7 m; it"
+            " may be of another type (float16, integers, big-endian, several). Write it as .npy, or as little-endian"
+            " float32"
+        )
+    return points
 
 
 def _npy(content: bytes, path: Path) -> np.ndarray:
