@@ -90,14 +90,17 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, *, words: bool = False) -> Any:
     """Parses a YAML text with the safe loader.
+
+    ``words``: only decimal numbers without leading zeros and null are more than text: ``no``, ``0001`` and
+    ``2011_09_26`` are the words that they look like, not false, 1 and 20110926.
 
     Raises:
         ValueError: the text is invalid (a 13th month, for example), or a key occurs twice in one mapping.
     """
     try:
-        return _UniqueKeys(text).get_single_data()
+        return (_Words if words else _UniqueKeys)(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
@@ -113,3 +116,17 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(None, None, f"found the key {key.value!r} twice", key.start_mark)
             seen.add((key.tag, str(key.value)))
         return node
+
+
+class _Words(_UniqueKeys):
+    """The loader for descriptions full of names."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  # the base class copies it
+
+
+for _tag, _pattern, _first in (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", "0|-?[1-9][0-9]*", list("-0123456789")),
+    ("merge", "<<", ["<"]),
+):
+    _Words.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)

@@ -73,6 +73,7 @@ def prepare(
     With ``allow_missing`` the index goes without the frames that are not.
     """
     from ..stages.datasets.prepare import prepare_dataset
+    from ..stages.datasets.splits import describe_splits
     from ..stages.datasets.visibility import seen_shares
 
     roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
@@ -102,6 +103,7 @@ def prepare(
             )
     else:
         advice = left_out_of(dataset, done.left_out)
+    splits = f"Frames of each domain to train on, validate on and test on: {describe_splits(done.splits)}"
     shares = seen_shares(done.views)
     seen = [f"{camera} sees {_range(found)} of the points ({len(found)} scenes)" for camera, found in shares.items()]
     return Outcome(
@@ -110,7 +112,7 @@ def prepare(
             "seen": {camera: mean(found) for camera, found in shares.items()},
             "fits": {found.camera: found.fits if found.clear else None for found in done.alignments},
         },
-        text="\n".join([*faults, *seen, *map(str, done.alignments), summary, advice]),
+        text="\n".join([*faults, *seen, *map(str, done.alignments), splits, summary, advice]),
         exit_code=1 if faults else 0,
     )
 

@@ -88,6 +88,7 @@ def predict(
             "kept": done.kept,
             "failed": [{"file": str(fault.path), "reason": fault.reason} for fault in done.failed],
             "points": done.points,
+            "dropped": done.dropped,
             "classes": list(network.classes),
             "picture": str(shown) if shown else None,
             "seconds": round(time.perf_counter() - begin, 3),

@@ -145,6 +145,7 @@ def _outcome(
             "kept": done.kept,
             "failed": [{"file": str(fault.path), "reason": fault.reason} for fault in done.failed],
             "points": done.points,
+            "dropped": done.dropped,
             **result,
             "seconds": round(time.perf_counter() - begin, 3),
         },

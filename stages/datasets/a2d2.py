@@ -19,11 +19,11 @@ from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
 from .arrays import archive_headers, load_archive
 from .catalogue import A2D2_COLOURS
-from .checks import Check, FileFault, Remark, image_fault, run_checks
+from .checks import Check, Faults, Remark, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import ColourTable, read_colours
 from .listing import stems
-from .reader_arguments import check_level, choose_cameras, name_some, refuse_version
+from .reader_arguments import check_level, choose_cameras, complete_parts, name_some, refuse_version
 from .sweeps import Sweep, points_fault
 
 __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -55,8 +55,16 @@ class _Name(NamedTuple):
         return f"{self.scene}/{kind}/{_CAMERA}/{self.stamp}_{kind}_frontcenter_{self.number}{_SUFFIXES[kind]}"
 
 
-def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+def build_index(
+    root: Path,
+    *,
+    version: str | None = None,
+    cameras: str | Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> FrameIndex:
     """Indexes the front-centre view of every scene; excludes frames whose LiDAR file has no pixels, as published.
+
+    ``allow_missing`` leaves scenes out that lack a folder.
 
     Raises:
         MissingDataError: the root, a folder of a scene, or the calibration is missing.
@@ -74,8 +82,13 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     chosen = choose_cameras(CAMERAS if cameras is None else cameras, CAMERAS)
     view = read_view(root / "cams_lidars.json", "front_center")
     check_class_list(root / "class_list.json")
-    names = [name for scene in _scenes(root) for name in _names(root, scene, with_images=bool(chosen))]
-    names = _with_rows(root, names)
+    found, left_out = complete_parts(
+        _scenes(root),
+        partial(_names, root, with_images=bool(chosen)),
+        lambda scene: ["/".join(name) for kind in _SUFFIXES for name in sorted(_listed(root, scene, kind))],
+        allow_missing=allow_missing,
+    )
+    names = _with_rows(root, [name for names in found for name in names])
     rows = [_image_row(index, name, view) for index, name in enumerate(names) if chosen]
     return FrameIndex(
         dataset="a2d2",
@@ -93,10 +106,11 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         ),
         images=ImageTable.of(rows),
         lenses={} if view.lens is None else {_CAMERA: view.lens},
+        left_out=left_out,
     )
 
 
-def check_files(index: FrameIndex) -> list[FileFault]:
+def check_files(index: FrameIndex) -> Faults:
     """Checks every file: LiDAR archives are complete with a pixel per point, images have the calibrated size."""
     return run_checks(_checks(index), 2 * len(index.frames.key) + len(index.images.key))
 
@@ -161,8 +175,8 @@ def _scenes(root: Path) -> list[str]:
 
 def _names(root: Path, scene: str, *, with_images: bool) -> list[_Name]:
     """The frames of a scene: each that has one of its files."""
-    names = set()
-    for kind, suffix in _SUFFIXES.items():
+    names = set[_Name]()
+    for kind in _SUFFIXES:
         if kind == "camera" and not with_images:
             continue
         folder = root / scene / kind / _CAMERA
@@ -171,11 +185,14 @@ def _names(root: Path, scene: str, *, with_images: bool) -> list[_Name]:
                 f"The folder {folder} is missing; unpack the whole of {_DOWNLOAD} again"
                 + (", or index without images: --cameras none" if kind == "camera" else "")
             )
-        for stem in stems(folder, suffix):
-            stamp, separator, number = stem.partition(f"_{kind}_frontcenter_")
-            if separator:
-                names.add(_Name(scene, stamp, number))
+        names |= _listed(root, scene, kind)
     return sorted(names)
+
+
+def _listed(root: Path, scene: str, kind: str) -> set[_Name]:
+    """The frames of a scene that have a file of this kind; none if its folder is missing."""
+    parts = [stem.partition(f"_{kind}_frontcenter_") for stem in stems(root / scene / kind / _CAMERA, _SUFFIXES[kind])]
+    return {_Name(scene, stamp, number) for stamp, separator, number in parts if separator}
 
 
 def _with_rows(root: Path, names: list[_Name]) -> list[_Name]:

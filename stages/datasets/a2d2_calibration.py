@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
-from .calibration_checks import intrinsics_fault, size_fault
+from .calibration_checks import intrinsics_fault, lens_fault, size_fault
 from .catalogue import A2D2_COLOURS
 from .lens import Lens
 from .texts import read_object
@@ -46,6 +46,8 @@ def read_view(path: Path, camera: str) -> View:
     if kind is not None:
         plain = {"stored": stored.tolist(), "straight": straight.tolist()}
         lens = Lens.from_json({"kind": kind[0], **plain, "distortion": distortion.tolist()})
+        if fault := lens_fault(lens, (width, height)):
+            raise DataError(f"The lens of {camera} in {path} {fault}; {_DOWNLOAD}")
     return View((width, height), straight, lens)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
+from .lens import Lens
 
-__all__ = ["check_calibration", "intrinsics_fault", "pose_fault", "size_fault"]
+__all__ = ["check_calibration", "intrinsics_fault", "lens_fault", "pose_fault", "size_fault"]
 
 #: Smaller determinants are rounding errors.
 _SINGULAR = 1e-9
@@ -26,6 +27,8 @@ _ASPECT = 4.0
 #: Largest distance of the principal point from the image's centre along both axes in the same direction, as a fraction
 #: of the sides: one axis may be cropped, both are off if the intrinsics belong to another resolution.
 _OFF_CENTRE = 0.2
+#: Smallest share of a straightened image that a lens leaves.
+_SHOWN = 0.1
 
 
 def check_calibration(
@@ -110,6 +113,24 @@ def size_fault(intrinsics: Float64[np.ndarray, "3 3"], size: tuple[int, int]) ->
             " were resized or cropped must be scaled or moved too"
         )
     return None
+
+
+@lru_cache(maxsize=1024)
+def lens_fault(lens: Lens, size: tuple[int, int]) -> str | None:
+    """Returns why ``lens`` cannot have drawn images of ``size`` (width, height), or None."""
+    radius, shown = lens.fold(size)
+    distortion = f"its distortion {', '.join(f'{value:g}' for value in lens.distortion)}"
+    if radius is None:
+        blank = (
+            f"leaves {1 - shown:.0%} of the straightened image blank: {distortion} is none of such images; correct it"
+        )
+        return blank if shown < _SHOWN else None
+    return (
+        f"folds the image: {distortion} turns back at"
+        f" {radius:.2f} focal lengths, {np.degrees(np.arctan(radius)):.0f} degrees from the optical axis, within images"
+        f" of {size[0]}x{size[1]} pixels; check its model and the order of its coefficients, or calibrate it with the"
+        " pattern in the corners of the image too"
+    )
 
 
 def _is_invertible(matrix: Float64[np.ndarray, "size size"]) -> bool:

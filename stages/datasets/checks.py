@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ from PIL import Image
 
 from ...errors import DataError
 from ...progress import track
+from .foreign_files import foreign_kind
 
 __all__ = [
     "UNDECODABLE",
     "UNPACK",
     "Check",
+    "Faults",
     "FileFault",
     "Remark",
     "binary_fault",
@@ -56,10 +58,11 @@ UNPACK = "unpack the download again"
 
 
 class Remark(NamedTuple):
-    """What is no fault, but worth a line: a number, and what was counted."""
+    """What is no fault, but worth a line: a number, what was counted, and how many of it are points left out."""
 
     number: int
     what: str
+    dropped: int = 0
 
 
 #: A path, and a function that returns the fault of the file, a remark, or None.
@@ -77,6 +80,14 @@ class FileFault:
         return f"{self.path}: {self.reason}"
 
 
+class Faults(list[FileFault]):
+    """The faults of a data set's files, and how many points of each other file are left out."""
+
+    def __init__(self, faults: Iterable[FileFault] = (), dropped: Mapping[Path, int] | None = None) -> None:
+        super().__init__(faults)
+        self.dropped = dropped or {}
+
+
 def common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
     """Returns width and height of images of equal size in ``folder``, read from the first that can be opened.
 
@@ -88,7 +99,9 @@ def common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
             if path.is_file():
                 return _header(path)[0]
     if paths:
-        raise DataError(f"None of the {len(paths)} images such as {paths[0]} can be opened; copy them again")
+        foreign = foreign_kind(paths[0])
+        remedy = f": it {foreign}" if foreign else "; copy them again"
+        raise DataError(f"None of the {len(paths)} images such as {paths[0]} can be opened{remedy}")
     found = Counter(path.suffix or path.name for path in folder.iterdir()) if folder.is_dir() else {}
     holds = ", ".join(f"{count} {suffix}" for suffix, count in found.items()) or "nothing"
     raise DataError(f"{folder} has no image with an expected name; it holds {holds}. Copy or rename the images again")
@@ -150,6 +163,8 @@ def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None,
         size = file.seek(0, os.SEEK_END)
     if size == 0:
         return f"the {what} is empty; {remedy}"
+    if rows and size != rows * row_bytes and size in (rows, 2 * rows, 4 * rows, 8 * rows):
+        return f"the {what} has {size // rows} bytes per point instead of {row_bytes}; convert its numbers, or {remedy}"
     if size % row_bytes:
         return f"the {what} is truncated: {size} bytes is not a multiple of {row_bytes}; {remedy}"
     if rows is not None and size != rows * row_bytes:
@@ -157,21 +172,22 @@ def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None,
     return None
 
 
-def run_checks(checks: Iterable[Check], total: int) -> list[FileFault]:
+def run_checks(checks: Iterable[Check], total: int) -> Faults:
     """Runs ``total`` checks in threads with a progress bar; returns the faults in the order of the checks.
 
     Remarks are added up, one warning for each kind of them.
     """
-    faults, remarks = [], dict[str, list[tuple[int, Path]]]()
+    faults, dropped, remarks = [], dict[Path, int](), dict[str, list[tuple[int, Path]]]()
     for path, found in track(_in_threads(checks), "checking files", total, "file"):
         if isinstance(found, str):
             faults.append(FileFault(path=path, reason=found))
         elif found:
             remarks.setdefault(found.what, []).append((found.number, path))
+            dropped[path] = found.dropped
     for what, files in remarks.items():
         count = sum(number for number, _ in files)
         log.warning("%d %s; in %d files such as %s (%d)", count, what, len(files), *reversed(files[0]))
-    return faults
+    return Faults(faults, dropped)
 
 
 def _in_threads(checks: Iterable[Check]) -> Iterator[tuple[Path, str | Remark | None]]:
@@ -185,9 +201,11 @@ def _in_threads(checks: Iterable[Check]) -> Iterator[tuple[Path, str | Remark | 
 def _run(check: Check) -> tuple[Path, str | Remark | None]:
     path, find_fault = check
     try:
-        return path, find_fault()
+        found = find_fault()
     except OSError as error:
         return path, f"the file cannot be read ({error.strerror}); fix that, or unpack the download again"
+    foreign = foreign_kind(path) if isinstance(found, str) else None
+    return path, f"this {foreign}" if foreign else found
 
 
 def _short(error: Exception, path: Path) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from ...errors import DataError, MissingDataError
-from .calibration_checks import check_calibration
-from .checks import Check, FileFault, Remark, binary_fault, common_size, image_fault, run_checks
+from .calibration_checks import check_calibration, lens_fault
+from .checks import Check, Faults, Remark, binary_fault, common_size, image_fault, run_checks
 from .folder_calibration import FolderCamera, read_folder_calibration
 from .folder_description import NAME, FolderDescription, Key, Names, find_files, likely_files, read_description
 from .folder_labels import read_folder_labels
@@ -21,7 +21,7 @@ from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .lens import Lens
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
-from .sweeps import COLUMNS, Sweep, load_sweep, points_fault, raw_fault, sweep_suffix
+from .sweeps import COLUMNS, RawRows, Sweep, holds_doubles, load_sweep, points_fault, raw_fault, sweep_suffix
 from .texts import read_text
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -73,14 +73,14 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         images=ImageTable.of(images),
         lenses=lenses,
         described={
-            "columns": about.columns or _guessed_columns(root, list(files["sweeps"].values())),
+            **_described_rows(root, about, list(files["sweeps"].values())),
             "classes": {name: list(ids) for name, ids in about.classes.items()},
             **({"label_field": about.label_field} if about.label_field is not None else {}),
         },
     )
 
 
-def check_files(index: FrameIndex) -> list[FileFault]:
+def check_files(index: FrameIndex) -> Faults:
     """Checks every file: sweeps are complete, one label per point, images complete and of one size per scene."""
     labelled = int(np.count_nonzero(index.frames.labels != ""))
     return run_checks(_checks(index), len(index.frames.key) + labelled + len(index.images.key))
@@ -89,36 +89,47 @@ def check_files(index: FrameIndex) -> list[FileFault]:
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame."""
     path = index.root / str(index.frames.sweep[row])
-    return load_sweep(path, columns=_columns(path, index.described["columns"]))
+    rows = _rows(path, index)
+    return load_sweep(path) if rows is None else load_sweep(path, columns=rows.columns, dtype=rows.dtype)
 
 
 def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, "labels"]:
     """Returns the raw ids of a frame; ``NO_LABEL`` for a negative number."""
     path = index.root / str(index.frames.labels[row])
-    return read_folder_labels(path, len(sweep.points), index.described.get("label_field"))
+    return _labels(path, len(sweep.points), index)
 
 
-def _columns(sweep: Path, described: int | None) -> int | None:
-    """Number of float32 per point of a raw sweep; None for other formats."""
+def _labels(path: Path, points: int | None, index: FrameIndex) -> Int64[np.ndarray, "labels"]:
+    described = index.described
+    return read_folder_labels(path, points, described.get("label_field"), described.get("dtype", "float32"))
+
+
+def _rows(sweep: Path, index: FrameIndex) -> RawRows | None:
+    """The rows of a raw sweep; None for other formats."""
     suffix = sweep_suffix(sweep)
-    return described or COLUMNS[suffix] if suffix in COLUMNS else None
+    columns, dtype = index.described["columns"], index.described.get("dtype", "float32")
+    return RawRows(columns or COLUMNS[suffix], dtype) if suffix in COLUMNS else None
 
 
-def _guessed_columns(root: Path, sweeps: Sequence[str]) -> int | None:
-    """Returns what the values of most of a few sweeps say, with a warning; None if they agree with the suffix."""
-    found = Counter[int | None]()
+def _described_rows(root: Path, about: FolderDescription, sweeps: Sequence[str]) -> dict[str, object]:
+    """What the index says of raw sweeps: the description, or what the values of most of a few say, with a warning.
+
+    Columns are None where those of the suffix hold; float32, as ever, is not named.
+    """
+    found = Counter[RawRows | None]()
     raw = [path for path in sweeps if sweep_suffix(Path(path)) in COLUMNS]
-    for path in raw[:: max(1, -(-len(raw) // _LOOKED_AT))]:
+    for path in raw[:: max(1, -(-len(raw) // _LOOKED_AT))] if about.columns is None or about.dtype is None else ():
         with suppress(DataError, MissingDataError):
-            found[load_sweep(root / path).guessed] += 1
-    columns = found.most_common(1)[0][0] if found else None
-    if columns is not None:
+            found[load_sweep(root / path, columns=about.columns, dtype=about.dtype).guessed] += 1
+    rows = found.most_common(1)[0][0] if found else None
+    if rows is not None:
         log.warning(
-            "The values of the sweeps repeat after %d float32 per point, as %d of %d sweeps show, and are read so;"
-            " write the true number into %s, as 'columns: %d'",
-            *(columns, found[columns], found.total(), root / NAME, columns),
+            "The values of the sweeps repeat after %s, as %d of %d sweeps show, and are read so; write what is true"
+            " into %s: 'columns: %d' and 'dtype: %s'",
+            *(rows, found[rows], found.total(), root / NAME, rows.columns, rows.dtype),
         )
-    return columns
+    columns, dtype = rows or (about.columns, about.dtype or "float32")
+    return {"columns": columns, **({"dtype": dtype} if dtype != "float32" else {})}
 
 
 def _name(key: Key) -> str:
@@ -158,7 +169,9 @@ def _fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> np.nda
     """Which frames match ``names``; each name must match a frame."""
     if isinstance(names, str):
         lines = read_text(
-            root / names, "list", f"{NAME} names it under {kind}; write it with one name per line"
+            root / names,
+            "list",
+            f"{NAME} names it under {kind}; write it with one name per line, or [{names}] if that is a frame or scene",
         ).splitlines()
         names = tuple(line.strip() for line in lines if line.strip())
     chosen = np.zeros(len(keys), bool)
@@ -198,7 +211,7 @@ def _images(
                 paths = [root / path for other, path in found.items() if other[0] == key[0]]
                 paths = paths or [root / path for path in found.values()]
                 sizes[sized] = common_size([root / found[key], *paths] if len(sized) > 2 else paths, root)
-            calibration = _calibration(root, _path(str(about.calibration), key, {}), camera, sizes[sized])
+            calibration = _calibration(root, _path(str(about.calibration), key, {}), camera, key[0], sizes[sized])
             if lenses.setdefault(scene, calibration.lens) != calibration.lens:
                 raise DataError(f"The lens of camera '{camera}' must be the same in all frames of scene '{key[0]}'")
             rows.append(
@@ -217,7 +230,7 @@ def _images(
     return rows, {names[scene]: lens for scene, lens in lenses.items() if lens is not None}
 
 
-def _calibration(root: Path, path: str, camera: str, size: tuple[int, int]) -> FolderCamera:
+def _calibration(root: Path, path: str, camera: str, scene: str, size: tuple[int, int]) -> FolderCamera:
     cameras = read_folder_calibration(root / path)
     if camera not in cameras:
         raise DataError(f"{path} has no camera '{camera}'; it has {', '.join(cameras)} (see docs/data/folder.md)")
@@ -228,14 +241,15 @@ def _calibration(root: Path, path: str, camera: str, size: tuple[int, int]) -> F
             f" {size[0]}x{size[1]}; scale it, or restore the images"
         )
     check_calibration(where, found.intrinsics, found.camera_from_lidar, size, "correct it (docs/data/folder.md)")
+    if found.lens and (fault := lens_fault(found.lens, size)):
+        raise DataError(f"The lens of {where}{f', scene {scene},' if scene else ''} {fault}")
     return found
 
 
 def _checks(index: FrameIndex) -> Iterator[Check]:
-    columns = index.described["columns"]
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path = index.root / str(sweep)
-        yield path, partial(_sweep_fault, path, columns)
+        yield path, partial(_sweep_fault, path, _rows(path, index))
         if labels:
             yield index.root / str(labels), partial(_label_fault, index, index.root / str(labels), path)
         for image in index.images_of(row):
@@ -244,36 +258,40 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
             yield picture, partial(image_fault, picture, (int(width), int(height)), remedy=_REMEDY_OF_IMAGES)
 
 
-def _sweep_fault(sweep: Path, columns: int | None) -> str | Remark | None:
-    raw = _columns(sweep, columns)
-    return points_fault(partial(load_sweep, sweep)) if raw is None else raw_fault(sweep, raw, remedy=_REMEDY)
+def _sweep_fault(sweep: Path, rows: RawRows | None) -> str | Remark | None:
+    return points_fault(partial(load_sweep, sweep)) if rows is None else raw_fault(sweep, rows, remedy=_REMEDY)
 
 
-def _points(sweep: Path, columns: int | None) -> int | None:
+def _points(sweep: Path, rows: RawRows | None) -> int | None:
     """Number of points of a sweep; None if it is damaged."""
-    raw = _columns(sweep, columns)
     try:
-        if raw is not None:
-            return None if binary_fault(sweep, "sweep", 4 * raw) else sweep.stat().st_size // (4 * raw)
+        if rows is not None:
+            return None if binary_fault(sweep, "sweep", rows.bytes) else sweep.stat().st_size // rows.bytes
         return len(load_sweep(sweep).points)
     except (DataError, MissingDataError):
         return None
 
 
 def _label_fault(index: FrameIndex, labels: Path, sweep: Path) -> str | None:
-    columns = index.described["columns"]
-    points = _points(sweep, columns)
+    rows = _rows(sweep, index)
+    fault = _label_mismatch(index, labels, sweep, rows)
+    singles = fault is not None and rows is not None and rows.dtype == "float32" and sweep.is_file()
+    return None if singles and holds_doubles(sweep.read_bytes()) else fault  # the sweep's own fault is told
+
+
+def _label_mismatch(index: FrameIndex, labels: Path, sweep: Path, rows: RawRows | None) -> str | None:
+    points = _points(sweep, rows)
+    if points is None and labels == sweep:
+        return None
     try:
-        found = len(read_folder_labels(labels, points, index.described.get("label_field")))
+        found = len(_labels(labels, points, index))
     except (DataError, MissingDataError) as error:
         return str(error)
     if points is None or found == points:
         return None
     if labels == sweep and index.described.get("label_field") is None:
         return f"the labels are in the sweep itself; name their column, from 0: 'label_field' in {NAME}; prepare again"
-    raw = _columns(sweep, columns)
-    other = sweep.stat().st_size / (4 * found) if raw and found else 0
-    hint = (
-        f" (or it has {other:.0f} float32 per point: 'columns: {other:.0f}' in {NAME})" if other in range(3, 65) else ""
-    )
+    other = sweep.stat().st_size / (rows.bytes // rows.columns * found) if rows and found else 0
+    columns = f" (or it has {other:.0f} numbers per point: 'columns: {other:.0f}' in {NAME})"
+    hint = columns if other in range(3, 65) else ""
     return f"the label file has {found} entries, its sweep has {points} points{hint}; write both again"

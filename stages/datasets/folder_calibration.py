@@ -1,8 +1,8 @@
 """Calibrations of a user's folder: JSON or YAML with an entry per camera, or a text file of KITTI.
 
-An entry has ``intrinsics``, as numbers or the name of another tool's file, and ``camera_from_lidar``, and may have the
-lens (``model`` and ``distortion``) and the ``size`` of the images. A key that is not known is an error, since ignoring
-it could move every point.
+An entry has ``intrinsics``, as numbers or the name of another tool's file, and ``camera_from_lidar``, a matrix or
+translation and rotation; it may have the lens (``model`` and ``distortion``) and the ``size`` of the images. An unknown
+key is an error, since ignoring it could move every point.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,8 @@ from .texts import read_text
 __all__ = ["FolderCamera", "read_folder_calibration"]
 
 _KEYS = ("intrinsics", "camera_from_lidar", "lidar_from_camera", "model", "distortion", "size")
+_PARTS = "{translation: [x, y, z], rotation: {w: ..., x: ..., y: ..., z: ...}}"
+_UNIT = 2e-3  #: largest deviation of a quaternion's length from one: three decimals
 _PINHOLE = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6", "s1", "s2", "s3", "s4", "tx", "ty")
 _FISHEYE = ("k1", "k2", "k3", "k4")
 
@@ -99,11 +101,42 @@ def _pose(where: str, values: Mapping[str, Any]) -> Float64[np.ndarray, "4 4"]:
     if inverted and "camera_from_lidar" in values:
         raise DataError(f"{where} has camera_from_lidar and its inverse lidar_from_camera; leave one")
     key, pose = "lidar_from_camera" if inverted else "camera_from_lidar", np.eye(4)
-    rows = _numbers(f"{where}.{key}", values.get(key), ((4, 4), (3, 4)))
-    pose[: len(rows)] = rows
+    given = values.get(key)
+    if isinstance(given, dict) and "data" not in given:
+        pose[:3, :3], pose[:3, 3] = _parts(f"{where}.{key}", given)
+    elif isinstance(given, list) and len(given) in (4, 7) and not any(isinstance(row, list) for row in given):
+        raise DataError(f"{where}.{key} has {len(given)} numbers: quaternions are in several orders. Write {_PARTS}")
+    else:
+        rows = _numbers(f"{where}.{key}", given, ((4, 4), (3, 4)))
+        pose[: len(rows)] = rows
     if fault := pose_fault(pose):
         raise DataError(f"{where}.{key} {fault}")
     return np.linalg.inv(pose) if inverted else pose
+
+
+def _parts(where: str, given: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
+    """The rotation and the translation of a pose that names them."""
+    if set(given) != {"translation", "rotation"}:
+        raise DataError(f"{where} has the keys {', '.join(map(str, given))}; write {_PARTS}, or a matrix")
+    shift, turn = given["translation"], given["rotation"]
+    translation = _numbers(f"{where}.translation", _named(shift, "xyz"), ((3,),))
+    if not isinstance(turn, dict) or "data" in turn:
+        if isinstance(turn, list) and len(turn) == 4:
+            raise DataError(f"{where}.rotation has 4 numbers: quaternions are in several orders. Write {_PARTS}")
+        return _numbers(f"{where}.rotation", turn, ((3, 3),)), translation
+    quaternion = _numbers(f"{where}.rotation (w, x, y, z)", _named(turn, "wxyz"), ((4,),))
+    if abs(float(np.linalg.norm(quaternion)) - 1) > _UNIT:
+        raise DataError(f"{where}.rotation is no rotation: the length of a quaternion is 1; correct {turn}")
+    from pyquaternion import Quaternion
+
+    return np.array(Quaternion(quaternion).rotation_matrix), translation
+
+
+def _named(values: Any, names: str) -> Any:
+    """The numbers of a mapping in the order of ``names``; None if it has others."""
+    if not isinstance(values, dict):
+        return values
+    return [values[name] for name in names] if set(values) == set(names) else None
 
 
 def _lens(where: str, values: Mapping[str, Any], intrinsics: Float64[np.ndarray, "3 3"]) -> Lens | None:

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
-from ...errors import DataError
+from ...errors import DataError, nearest
 from ...files import parse_yaml
 from ...settings import Settings
+from .foreign_files import BAGS, foreign_kind
 from .listing import is_hidden, without_copies
+from .raw_columns import RawType
 from .ros_bags import BAG_SUFFIX, list_clouds
 from .texts import read_text
 
@@ -23,8 +26,25 @@ NAME = "dataset.yaml"
 #: Scene ("" if the patterns have none) and frame.
 Key = tuple[str, str]
 
+
+def _names(value: object) -> object:
+    """Names that are numbers to YAML, as they are written."""
+    given = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(name, str | int) for name in given):
+        raise ValueError(
+            "must be a list of frames or scenes (or globs of them), or a file with one a line; put a name such as null"
+            " into quotes"
+        )
+    return str(value) if isinstance(value, int) else value if isinstance(value, str) else tuple(map(str, given))
+
+
+def _keys(value: object) -> object:
+    """The keys of a mapping as text."""
+    return {str(name): entry for name, entry in value.items()} if isinstance(value, Mapping) else value
+
+
 #: Names of frames ("scene/frame") or scenes, or globs of them; a string is a file with one per line.
-Names = tuple[str, ...] | str
+Names = Annotated[tuple[str, ...] | str, BeforeValidator(_names)]
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(lambda pattern: PurePosixPath(pattern).as_posix())]
 
@@ -36,16 +56,17 @@ class FolderDescription(Settings):
 
     sweeps: Pattern
     columns: int | None = Field(default=None, ge=3)
+    dtype: RawType | None = None
     labels: Pattern | None = None
     label_field: str | Annotated[int, Field(ge=0)] | None = None
-    images: dict[str, Pattern] = Field(default_factory=dict)
+    images: Annotated[dict[str, Pattern], BeforeValidator(_keys)] = Field(default_factory=dict)
     calibration: Pattern | None = None
     classes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     ignore: tuple[int, ...] = ()
     val: Names = ()
     test: Names = ()
     unlabelled: Names = ()
-    domains: dict[str, Names] = Field(default_factory=dict)
+    domains: Annotated[dict[str, Names], BeforeValidator(_keys)] = Field(default_factory=dict)
 
     @property
     def label_pattern(self) -> Pattern | None:
@@ -57,7 +78,14 @@ class FolderDescription(Settings):
     def _one_id(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             return value
-        return {name: [ids] if isinstance(ids, int) else ids for name, ids in value.items()}
+        for name, ids in value.items():
+            if name is None:
+                raise ValueError("null is nothing to YAML; put the name of this class into quotes")
+            if ids is None:
+                raise ValueError(f"{name} has no id; give it one, or a list")
+            if str(name) != name:
+                raise ValueError(f"{name} is a number; write names first: {{{ids}: {name}}}, or the name in quotes")
+        return {name: ids if isinstance(ids, list | tuple) else [ids] for name, ids in value.items()}
 
     @model_validator(mode="after")
     def _check(self) -> "FolderDescription":
@@ -78,8 +106,9 @@ class FolderDescription(Settings):
         if self.labels is not None and not self.classes:
             faults.append("labels need classes, the name and the ids of each")
         ids = [number for numbers in self.classes.values() for number in numbers]
-        if len(set(ids)) < len(ids) or not all(0 <= number < 1 << 16 for number in ids):
-            faults.append("classes must assign each id, 0 to 65535, to one class")
+        odd = [number for number, count in Counter(ids).items() if count > 1 or not 0 <= number < 1 << 16]
+        if odd:
+            faults.append(f"classes must assign each id, 0 to 65535, to one class, and have {odd[0]}")
         both = sorted(set(ids) & set(self.ignore))
         if both:
             faults.append(f"ignore has {both[0]}, which is an id of a class too")
@@ -106,12 +135,20 @@ def read_description(root: Path) -> FolderDescription:
     path = root / NAME
     text = read_text(path, "description", "write it again (docs/data/folder.md)")
     try:
-        return FolderDescription.model_validate(parse_yaml(text) or {})
+        return FolderDescription.model_validate(parse_yaml(text, words=True) or {})
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        faults = [f"  {_fault(fault)}" for fault in error.errors()]
         raise DataError("\n".join([f"{path} is invalid (docs/data/folder.md describes it):", *faults])) from error
     except ValueError as error:
-        raise DataError(f"{path} is not valid YAML: {error}") from error
+        quotes = ". Patterns within brackets or braces need quotes" if "{" in str(error) else ""
+        raise DataError(f"{path} is not valid YAML: {error}{quotes}") from error
+
+
+def _fault(fault: ErrorDetails) -> str:
+    dotted = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return f"{dotted}: unknown key; {nearest(dotted, FolderDescription.model_fields)}"
+    return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def find_files(root: Path, pattern: str) -> dict[Key, str]:
@@ -162,12 +199,17 @@ def _is_hidden(path: Path, pattern: str) -> bool:
 
 
 def likely_files(root: Path, pattern: str) -> str:
-    """Says which files fit ``pattern`` but for their suffix; "" if there are none."""
+    """Says which files fit ``pattern`` but for their suffix, and what one of them is; "" if there are none."""
+    for kind in BAGS:
+        bag, inside, _ = pattern.partition(f"{kind}/")
+        if inside and (first := next(root.glob(_glob(bag + kind)), None)):
+            return f" ({first} {foreign_kind(first) or 'is no bag'})"
     suffix = PurePosixPath(pattern).suffix
-    others = [path for path in root.glob(_glob(pattern.removesuffix(suffix) + "*")) if not is_hidden(path)]
+    others = sorted(path for path in root.glob(_glob(pattern.removesuffix(suffix) + "*")) if not is_hidden(path))
     found = Counter(path.suffix for path in others if path.is_file())
     some = ", ".join(f"{count} with {kind}" for kind, count in found.most_common(3))
-    return f" (there are {some})" if some else ""
+    foreign = foreign_kind(others[0]) if others else None
+    return f" (there are {some}{f'; {others[0]} {foreign}' if foreign else ''})" if some else ""
 
 
 def _glob(pattern: str) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt16
 
-from ...errors import DataError, MissingDataError
+from ...errors import DataError, MissingDataError, Xd3dError
 from .arrays import load_array
 from .ply import parse_ply
 from .point_files import parse_las, parse_pcd
-from .raw_columns import COLUMNS
+from .raw_columns import COLUMNS, RawType
 
 __all__ = ["NO_LABEL", "Field", "read_folder_labels"]
 
@@ -37,19 +37,27 @@ _TABLES = {".ply": parse_ply, ".pcd": parse_pcd, ".las": parse_las, ".laz": pars
 #: Type of the numbers of a raw file, where their size does not tell another.
 _RAW = {".bin": "u1"}
 
+#: Labels at even and at odd positions differ in number by at most this share of all.
+_ALIKE = 0.5
 
-def read_folder_labels(path: Path, points: int | None, field: Field = None) -> Int64[np.ndarray, "labels"]:
+
+def read_folder_labels(
+    path: Path, points: int | None, field: Field = None, dtype: RawType = "float32"
+) -> Int64[np.ndarray, "labels"]:
     """Returns the raw ids in ``path``: 0 to 65535, or ``NO_LABEL``.
 
     ``points`` is the number of points of the sweep, which tells the type of a raw file; None if it is not known.
-    ``field``: the column of the labels in an array or a raw sweep, or their property in a PLY file.
+    ``field``: the column of the labels in an array or a raw sweep, whose numbers are ``dtype``, or their property in a
+    PLY file.
 
     Raises:
         MissingDataError: the file is missing.
         DataError: it is damaged, or does not hold one whole number per point.
     """
     try:
-        values = _values(path, points, field)
+        values = _values(path, points, field, dtype)
+    except Xd3dError:  # some are ValueError too
+        raise
     except FileNotFoundError as error:
         raise MissingDataError(f"The label file {path} is missing; restore it, and prepare again") from error
     except (ValueError, OSError) as error:
@@ -62,7 +70,7 @@ def read_folder_labels(path: Path, points: int | None, field: Field = None) -> I
     return np.where(labels < 0, NO_LABEL, labels & 0xFFFF)
 
 
-def _values(path: Path, points: int | None, field: Field) -> np.ndarray:
+def _values(path: Path, points: int | None, field: Field, dtype: RawType) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix in _TABLES:
         return _TABLES[suffix](path.read_bytes(), path, lambda names: [_property(path, names, field)])[:, 0]
@@ -70,24 +78,39 @@ def _values(path: Path, points: int | None, field: Field) -> np.ndarray:
         return _array(path, load_array(path), field)
     content = path.read_bytes()
     if isinstance(field, int) and suffix in COLUMNS:
-        if not points or len(content) % (4 * points):
+        kind = np.dtype(dtype).newbyteorder("<")
+        if not points or len(content) % (kind.itemsize * points):
             raise ValueError(f"it has {len(content)} bytes for {points} points")
-        return _array(path, np.frombuffer(content, "<f4").reshape(points, -1), field)
+        return _array(path, np.frombuffer(content, kind).reshape(points, -1), field)
     if suffix == ".txt":
         return np.loadtxt(content.decode("utf-8-sig").splitlines(), ndmin=1)
     return _raw(content, points or 0, _RAW.get(suffix, "<u4"))
 
 
 def _raw(content: bytes, points: int, dtype: str) -> np.ndarray:
-    """Numbers of ``dtype``, or of the 32 or 64 bits that are there per point."""
+    """Numbers of ``dtype``, or of the 16, 32 or 64 bits that are there per point."""
+    if points and len(content) == 2 * points:
+        narrow = np.frombuffer(content, "<u2")
+        if not _are_halves(narrow):
+            return narrow
     if len(content) == 8 * points:
         wide = np.frombuffer(content, "<i8")
         if (np.abs(wide) < 1 << 32).all():  # else twice as many labels of 32 bits
             return wide
     used = np.dtype("<u4" if len(content) == 4 * points else dtype)
+    if points and len(content) == points and used.itemsize > 1:
+        raise ValueError(f"it has one byte for each of {points} points; name it .bin, or write uint32")
     if not content or len(content) % used.itemsize:
         raise ValueError(f"it is truncated: {len(content)} bytes, not a multiple of {used.itemsize}")
     return np.frombuffer(content, used)
+
+
+def _are_halves(values: UInt16[np.ndarray, "labels"]) -> bool:
+    """Whether ``values`` are rather labels of 32 bits: every second one is an instance, or 0, and no label."""
+    if len(values) % 2:
+        return False
+    counts = [np.bincount(values[start::2], minlength=NO_LABEL) for start in (0, 1)]
+    return int(np.abs(counts[0] - counts[1]).sum()) > _ALIKE * len(values)
 
 
 def _array(path: Path, array: np.ndarray, field: Field) -> np.ndarray:

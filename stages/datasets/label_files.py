@@ -10,9 +10,9 @@ from jaxtyping import Int64, UInt, UInt8
 from PIL import Image
 
 from ...errors import DataError, MissingDataError
-from .checks import UNDECODABLE, Check, FileFault, binary_fault, image_fault, run_checks
+from .checks import UNDECODABLE, Check, Faults, binary_fault, image_fault, run_checks
 from .index import FrameIndex
-from .sweeps import raw_fault
+from .sweeps import RawRows, holds_doubles, raw_fault
 
 __all__ = ["ColourTable", "check_raw_files", "label_fault", "read_colours", "read_raw_labels"]
 
@@ -61,7 +61,7 @@ def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int]
     )
 
 
-def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collection[int]) -> list[FileFault]:
+def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collection[int]) -> Faults:
     """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``."""
     files = len(index.frames.key) + np.count_nonzero(index.frames.labels != "") + len(index.images.key)
     return run_checks(_checks(index, columns, dtype, ids), int(files))
@@ -70,7 +70,7 @@ def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collect
 def _checks(index: FrameIndex, columns: int, dtype: str, ids: Collection[int]) -> Iterator[Check]:
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path, labelled = index.root / str(sweep), index.root / str(labels)
-        yield path, partial(raw_fault, path, columns)
+        yield path, partial(raw_fault, path, RawRows(columns))
         if labels:
             yield labelled, partial(_sweep_label_fault, labelled, dtype, path, 4 * columns, ids)
         for image in index.images_of(row):
@@ -81,7 +81,8 @@ def _checks(index: FrameIndex, columns: int, dtype: str, ids: Collection[int]) -
 
 def _sweep_label_fault(labels: Path, dtype: str, sweep: Path, row_bytes: int, ids: Collection[int]) -> str | None:
     valid = binary_fault(sweep, "sweep", row_bytes) is None
-    return label_fault(labels, dtype, sweep.stat().st_size // row_bytes if valid else None, ids)
+    fault = label_fault(labels, dtype, sweep.stat().st_size // row_bytes if valid else None, ids)
+    return None if fault and valid and holds_doubles(sweep.read_bytes()) else fault  # the sweep's own fault is told
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from jaxtyping import Float64, UInt8
 
 __all__ = ["Lens"]
 
+_GRID = 256  #: pixels of the longer side of an image that is looked at
+
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -43,6 +45,33 @@ class Lens:
         if self.kind == "fisheye":
             return np.asarray(cv2.fisheye.undistortPoints(pixels[:, None], stored, D=distortion, P=straight))[:, 0]
         return np.asarray(cv2.undistortPoints(pixels[:, None], stored, distortion, P=straight))[:, 0]
+
+    def fold(self, size: tuple[int, int]) -> tuple[float | None, float]:
+        """Returns where the lens begins to fold the straight image of ``size`` (width, height), if it does.
+
+        The value is a distance from the optical axis, in focal lengths; the second one is the share of the straight
+        image that shows something of the stored one. Beyond it, pixels farther out are drawn nearer
+        to the centre again, so that parts of the stored image appear twice: the coefficients hold for a smaller part
+        of the image than it has. Folded pixels that lie outside the stored image do no harm.
+        """
+        import cv2
+
+        scale = np.diag([_GRID / max(size), _GRID / max(size), 1])
+        across, down = (max(2, round(_GRID * side / max(size))) for side in size)
+        stored, straight = np.array(self.stored), scale @ np.array(self.straight)
+        undistort = cv2.fisheye.initUndistortRectifyMap if self.kind == "fisheye" else cv2.initUndistortRectifyMap
+        grid = undistort(stored, np.array(self.distortion), np.eye(3), straight, (across + 1, down + 1), cv2.CV_32FC1)
+        with np.errstate(all="ignore"):  # of coefficients that no lens has
+            x, y = (np.asarray(pixels, np.float64) for pixels in grid)
+            (x_down, x_right), (y_down, y_right) = np.gradient(x), np.gradient(y)
+            upright = (x_right * y_down > x_down * y_right) & (x_right + y_down > 0)
+        outside = (x < 0) | (x > size[0]) | (y < 0) | (y > size[1])
+        rows, columns = np.nonzero(~upright & ~outside)
+        shown = 1 - float(outside.mean())
+        if not len(rows):
+            return None, shown
+        rays = np.linalg.inv(straight) @ np.stack([columns, rows, np.ones(len(rows))])
+        return float(np.hypot(rays[0], rays[1]).min()), shown
 
     def to_json(self) -> dict[str, Any]:
         """Returns the lens as JSON values."""

@@ -10,7 +10,7 @@ from jaxtyping import Float64, UInt
 from ...errors import DataError, Xd3dError
 from .calibration_checks import check_calibration
 from .catalogue import NUSCENES_32
-from .checks import FileFault
+from .checks import Faults
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import check_raw_files, read_raw_labels
 from .nuscenes_root import check_root, check_tables, find_version, label_paths, safe_path
@@ -96,7 +96,7 @@ def build_index(
     )
 
 
-def check_files(index: FrameIndex) -> list[FileFault]:
+def check_files(index: FrameIndex) -> Faults:
     """Checks every file of the index, with a progress bar; returns the faults in the order of the frames.
 
     Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte per point of the
@@ -107,7 +107,7 @@ def check_files(index: FrameIndex) -> list[FileFault]:
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a keyframe: x right, y forward, z up."""
-    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_COLUMNS)
+    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_COLUMNS, dtype="float32")
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:

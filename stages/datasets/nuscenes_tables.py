@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from ...errors import DataError
+from .foreign_files import foreign_kind
 
 __all__ = ["KeyframeTables", "Record", "read_keyframes", "sensor_channels", "stream_rows"]
 
@@ -141,4 +142,6 @@ def _by_token(tables: Path, name: str, wanted: Collection[str] | None = None) ->
 
 
 def _damaged(path: Path, what: str) -> DataError:
+    if foreign := foreign_kind(path):
+        return DataError(f"{path} {foreign}")
     return DataError(f"{path} is not valid JSON ({what}); unpack the metadata again")

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import numpy as np
 from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .alignment import Alignment, measure_alignment
 from .catalogue import FOLDER
-from .checks import FileFault
+from .checks import Faults, FileFault
 from .folder_description import NAME
 from .index import FrameIndex
 from .pictures import draw_views
 from .reader_arguments import name_some
 from .readers import READERS
+from .splits import split_counts
 from .visibility import View, check_views, view_scenes
 
 __all__ = ["PrepareSummary", "prepare_dataset"]
@@ -41,6 +42,8 @@ class PrepareSummary:
     missing: tuple[FileFault, ...]
     incomplete: int
     left_out: Mapping[str, str]
+    splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  #: frames by domain and split
+    dropped: int = 0  #: points of these frames without usable coordinates, which no command uses
     views: tuple[View, ...] = ()  #: what each camera sees of a frame of each scene
     alignments: tuple[Alignment, ...] = ()  #: whether the edges of points and images fit, by camera
 
@@ -54,6 +57,8 @@ class PrepareSummary:
             "index": None if self.index is None else str(self.index),
             "frames": self.frames,
             "images": self.images,
+            "dropped": self.dropped,
+            "splits": {domain: dict(counts) for domain, counts in self.splits.items()},
             "missing": [{"file": str(fault.path), "reason": fault.reason} for fault in self.missing],
             **(
                 {"left_out": [{"frame": k, "reason": why} for k, why in self.left_out.items()]} if self.left_out else {}
@@ -98,16 +103,17 @@ def prepare_dataset(
             f"{error.filename} is not readable; fix that, for example with: chmod -R u+rX {json.dumps(str(root))}"
         ) from error
     if not len(index.frames.key):
+        if index.left_out:
+            raise _none_complete(index.left_out)
         raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
     if picture and not len(index.images.key):
         raise ConfigError(f"There is no image of {dataset} to draw points over; choose some cameras, or no --picture")
     faults = reader.check_files(index)
     incomplete = _incomplete(index, faults)
     if allow_missing and incomplete:
-        index, faults = index.without(incomplete), []
+        index, faults = index.without(incomplete), Faults(dropped=faults.dropped)
         if not len(index.frames.key):
-            key, reason = next(iter(incomplete.items()))
-            raise MissingDataError(f"Not one of {len(incomplete)} frames is complete; of {key}, {reason}")
+            raise _none_complete(incomplete)
     views = [] if faults else view_scenes(index)
     if picture and views:
         draw_views(index, views, picture)
@@ -116,8 +122,10 @@ def prepare_dataset(
     for found in alignments:
         if found.clear and not found.fits:
             log.warning("%s; check its calibration", found)
+    splits = {domain: counts for domain, counts in split_counts(index).items() if any(counts.values())}
     if not faults:
         _check_classes(index)
+        _check_splits(index, splits)
         index.save(index_folder)
     return PrepareSummary(
         dataset=dataset,
@@ -127,9 +135,27 @@ def prepare_dataset(
         missing=tuple(faults),
         incomplete=len(incomplete),
         left_out=index.left_out,
+        splits=splits,
+        dropped=sum(faults.dropped.get(index.root / str(sweep), 0) for sweep in index.frames.sweep),
         views=tuple(views),
         alignments=tuple(alignments),
     )
+
+
+def _check_splits(index: FrameIndex, splits: Mapping[str, Mapping[str, int]]) -> None:
+    """Warns of a user's folder without any frame to train on."""
+    counts = splits.get("all", {})
+    if index.dataset == FOLDER and not counts.get("train"):
+        log.warning(
+            "No frame is left to train on: 'val' takes %d and 'test' %d of %d frames, by %s; name fewer scenes there,"
+            " unless this data set is only to be validated and tested on",
+            *(counts.get("val", 0), counts.get("test", 0), len(index.frames.key), index.root / NAME),
+        )
+
+
+def _none_complete(incomplete: Mapping[str, str]) -> MissingDataError:
+    key, reason = next(iter(incomplete.items()))
+    return MissingDataError(f"Not one of {len(incomplete)} frames is complete; of {key}: {reason}")
 
 
 def _check_classes(index: FrameIndex) -> None:

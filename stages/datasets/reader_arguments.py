@@ -1,13 +1,17 @@
-"""Checks of the arguments that every reader takes: the data root, its version and its cameras."""
+"""Arguments that readers take: the data root, its version, its cameras, and whether parts of it may be missing."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
-from ...errors import ConfigError, MissingDataError, nearest
+from ...errors import ConfigError, DataError, MissingDataError, nearest
 
-__all__ = ["check_level", "choose_cameras", "name_some", "refuse_cameras", "refuse_version"]
+__all__ = ["check_level", "choose_cameras", "complete_parts", "name_some", "refuse_cameras", "refuse_version"]
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def check_level(root: Path, *, dataset: str, holds: str, is_root: Callable[[Path], bool], download: str) -> Path:
@@ -86,6 +90,34 @@ def refuse_cameras(dataset: str, cameras: str | Sequence[str] | None) -> None:
     """
     if cameras not in (None, "none", ["none"], ("none",)):
         raise ConfigError(f"{dataset} has no images, and --cameras is '{cameras}'; leave it out")
+
+
+def complete_parts(
+    parts: Iterable[Part],
+    read: Callable[[Part], Result],
+    keys: Callable[[Part], Iterable[str]],
+    *,
+    allow_missing: bool,
+) -> tuple[list[Result], dict[str, str]]:
+    """Returns what ``read`` returns of each part, and with ``allow_missing`` the frames of incomplete parts.
+
+    The second value has the reason by key of the frame; ``keys`` lists those of a part, of which there may be none.
+
+    Raises:
+        MissingDataError, DataError: a part is incomplete, and that is not allowed.
+    """
+    found, left_out = list[Result](), dict[str, str]()
+    each = list(parts)
+    for part in each:
+        try:
+            found.append(read(part))
+        except (DataError, MissingDataError) as error:
+            if not allow_missing and len(each) > 1:
+                raise type(error)(f"{error}. Or leave out what is incomplete: xd3d prepare --allow-missing") from error
+            if not allow_missing:
+                raise
+            left_out |= dict.fromkeys(keys(part), str(error))
+    return found, left_out
 
 
 def name_some(names: list[str], limit: int = 5) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Integer
 
 from .catalogue import DatasetName
-from .checks import FileFault
+from .checks import Faults
 from .index import FrameIndex
 from .sweeps import Sweep
 
@@ -31,7 +31,7 @@ class Reader(Protocol):
         """
         ...
 
-    def check_files(self, index: FrameIndex) -> list[FileFault]:
+    def check_files(self, index: FrameIndex) -> Faults:
         """Checks every file of the index."""
         ...
 

@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError, MissingDataError
+from .foreign_files import foreign_kind
 from .point_files import import_extra
 
 __all__ = ["BAG_SUFFIX", "bag_of", "list_clouds", "read_cloud"]
 
 BAG_SUFFIX = ".mcap"
 
-_CLOUD = "sensor_msgs/msg/PointCloud2"
+_CLOUD, _CLOUD_OF_ROS_1 = "sensor_msgs/msg/PointCloud2", "sensor_msgs/PointCloud2"
 
 #: Datatypes of sensor_msgs/PointField.
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
@@ -38,9 +39,17 @@ def list_clouds(bag: Path) -> list[str]:
         MissingDataError: it is missing.
         ConfigError: the library is not installed.
     """
+    kinds, found = set[str](), set[tuple[str, int]]()
     with _reader(bag) as (reader, topics):
-        messages = reader.iter_messages(topics=list(topics.values()) if topics else None)
-        found = {(channel.topic, m.log_time) for schema, channel, m in messages if schema and schema.name == _CLOUD}
+        for schema, channel, message in reader.iter_messages(topics=list(topics.values()) if topics else None):
+            kinds.add(schema.name if schema else "")
+            if schema and schema.name == _CLOUD:
+                found.add((channel.topic, message.log_time))
+    if not found and _CLOUD_OF_ROS_1 in kinds:
+        raise DataError(
+            f"The bag {bag} has messages of ROS 1; convert the bag that it was made of: pip install rosbags;"
+            " rosbags-convert --src NAME.bag --dst NEW --dst-storage mcap"
+        )
     return [f"{_short(topic)}-{time}" for topic, time in sorted(found)]
 
 
@@ -84,7 +93,8 @@ def _reader(bag: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     except DataError:
         raise
     except (errors.McapError, ValueError, KeyError, EOFError, RuntimeError, OSError, struct.error) as error:
-        raise DataError(f"The bag {bag} is damaged or truncated ({error}); try: mcap recover") from error
+        known = f"is damaged or truncated ({error}); try: mcap recover"
+        raise DataError(f"The bag {bag} {foreign_kind(bag) or known}") from error
 
 
 def _points(message: Any, path: Path) -> np.ndarray:

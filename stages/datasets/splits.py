@@ -47,7 +47,16 @@ from .catalogue import DOMAINS, FOLDER, BenchmarkDomain
 from .index import FrameIndex
 from .settings import DomainSettings
 
-__all__ = ["EVERY_SPLIT", "SPLITS", "SPLIT_RULE", "domain_frames", "domain_names", "validation_side"]
+__all__ = [
+    "EVERY_SPLIT",
+    "SPLITS",
+    "SPLIT_RULE",
+    "describe_splits",
+    "domain_frames",
+    "domain_names",
+    "split_counts",
+    "validation_side",
+]
 
 #: Name of the rule, stored with every score.
 SPLIT_RULE = "xd3d"
@@ -144,9 +153,21 @@ def domain_frames(
     if not len(rows):
         raise DataError(
             f"No frame of {index.root} is in split '{split}' of domain '{domain}'. It holds (rule {SPLIT_RULE!r},"
-            f" train/val/test frames): {_inventory(index)}. Choose another domain or split, or prepare more data"
+            f" train/val/test frames): {describe_splits(split_counts(index))}. Choose another domain or split, or"
+            " prepare more data"
         )
     return rows
+
+
+def split_counts(index: FrameIndex) -> dict[str, dict[str, int]]:
+    """Returns the number of frames by domain and split."""
+    names = domain_names(index)
+    return {name: {split: int(_select(index, name, split).sum()) for split in SPLITS} for name in names}
+
+
+def describe_splits(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Returns the counts of train, val and test frames of each domain in a line."""
+    return ", ".join(f"{name} {'/'.join(map(str, numbers.values()))}" for name, numbers in counts.items())
 
 
 def domain_names(index: FrameIndex) -> list[str]:
@@ -211,8 +232,3 @@ def _held_out(domain: _Domain, column: np.ndarray) -> list[str]:
         return []
     count = min(max(1, round(domain.share * len(scenes))), len(scenes) - 1)
     return sorted(scenes, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:count]
-
-
-def _inventory(index: FrameIndex) -> str:
-    counts = {name: [int(_select(index, name, split).sum()) for split in SPLITS] for name in domain_names(index)}
-    return ", ".join(f"{name} {'/'.join(map(str, numbers))}" for name, numbers in counts.items())

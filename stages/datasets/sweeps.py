@@ -2,8 +2,8 @@
 
 | file | content |
 |---|---|
-| ``.bin`` | rows of four float32: x, y, z, intensity (KITTI, SynLiDAR) |
-| ``.pcd.bin`` | rows of five float32: x, y, z, intensity, ring (nuScenes) |
+| ``.bin`` | rows of four float32 (or float64): x, y, z, intensity (KITTI, SynLiDAR) |
+| ``.pcd.bin`` | rows of five float32 (or float64): x, y, z, intensity, ring (nuScenes) |
 | ``.npy`` | an array [points, 3 or more] of numbers, x, y and z first |
 | ``.ply`` | vertices with x, y and z, ASCII or binary |
 | ``.pcd`` | points of PCL, ASCII, binary or compressed (``point_files``) |
@@ -23,15 +23,18 @@ from jaxtyping import Bool, Float, Float64
 from ...errors import DataError, MissingDataError
 from .arrays import load_array
 from .checks import UNPACK, Remark, binary_fault
+from .foreign_files import foreign_kind
 from .ply import parse_ply
 from .point_files import parse_las, parse_pcd
-from .raw_columns import COLUMNS, guess_columns
+from .raw_columns import COLUMNS, RawRows, RawType, are_doubles, guess_columns, no_lengths
 from .ros_bags import bag_of, read_cloud
 
 __all__ = [
     "COLUMNS",
     "SWEEP_SUFFIXES",
+    "RawRows",
     "Sweep",
+    "holds_doubles",
     "load_sweep",
     "points_fault",
     "raw_fault",
@@ -43,12 +46,25 @@ __all__ = [
 SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply", ".pcd", ".las", ".laz")
 
 _DROPPED = "points have no usable coordinates (NaN, infinite, too coarse or kilometres off) and are left out"
+_MISSING = "points have no usable coordinates, most of them (0, 0, 0) as for missing returns, and are left out"
 
 #: Metres: below, two neighbouring float32 are less than 0.1 mm apart, and nothing is lost by rounding to them.
 _NEAR = 1024.0
 
 #: Type -> metres: beyond, two neighbouring numbers are more than 2.5 cm apart, half of a voxel of 5 cm.
 _FAR = {"float32": 2.0**18, "float64": 2.0**47}
+
+_DOUBLES = (
+    "is of float64, and float32 are expected; convert it with numpy:"
+    " np.fromfile(NAME, '<f8').astype('<f4').tofile(NAME). In a folder with a dataset.yaml, say there: dtype: float64"
+)
+
+#: Share of the coordinates of a raw sweep that are no lengths, from which its numbers are of another type.
+_NO_LENGTHS = 0.1
+
+#: Share of points at exactly (0, 0, 0) from which they are missing returns; a few change nothing. Share above which a
+#: sweep is damaged: sensors that look at the sky store half of their rays so.
+_RETURNS, _EMPTY = 0.001, 0.95
 
 #: Metres from the middle of a sweep beyond which a LiDAR sees nothing, and the share of points that may lie there.
 _REACH, _STRAYS = 10_000.0, 0.01
@@ -64,7 +80,7 @@ class Sweep:
 
     points: Float[np.ndarray, "points 3"]
     pixels: Float64[np.ndarray, "points 2"] | None = None  #: x, y; pixel (0, 0) covers 0 to 1
-    guessed: int | None = None  #: float32 per point of a raw file by its values, if not the default of its suffix
+    guessed: RawRows | None = None  #: the rows of a raw file by its values, if not the default of its suffix
 
     @classmethod
     def of(cls, points: np.ndarray, pixels: np.ndarray | None = None) -> "Sweep":
@@ -96,18 +112,21 @@ class Sweep:
     def fault(self, *, most: float = 0.5) -> str | None:
         """Returns what is wrong with the coordinates if more than the share ``most`` of the points has none, or None.
 
-        ``most=1.0`` finds sweeps without any usable point.
+        Missing returns at (0, 0, 0) are no points. ``most=1.0`` finds sweeps without any usable point.
         """
-        points, good = len(self.points), int(self.usable.sum())
-        usable = self.points if good == points else self.points[self.usable]
+        total, missing = len(self.points), ~self.usable & _at_origin(self.points)
+        returns, good = total - int(missing.sum()), int(self.usable.sum())
+        if returns < (1 - _EMPTY) * total:
+            return f"all but {returns} of its {total} points are (0, 0, 0); copy it again, or leave it out"
+        usable = self.points if good == total else self.points[self.usable]
         if most < 1 and good and np.ptp(usable) > 2 * _REACH and (wide := np.ptp(usable, axis=0).max()) > 2 * _REACH:
             return f"its points are spread over {wide:.4g} m; coordinates must be in metres"
-        if good == points or (good and points - good <= most * points):
+        if good == returns or (good and returns - good <= most * returns):
             return None
-        bad = self.points[~self.usable]
+        bad = self.points[~self.usable & ~missing]
         finite = bad[np.isfinite(bad).all(axis=1)]
         if 2 * len(finite) < len(bad):
-            return f"{f'only {good}' if good else 'not one'} of its {points} points has finite coordinates"
+            return f"{f'only {good}' if good else 'not one'} of its {total} points has finite coordinates"
         top = np.abs(finite).max()
         return (
             f"its coordinates go up to {top:.4g} m in {top.dtype}, in steps of {np.spacing(top):g} m; store them from"
@@ -118,9 +137,25 @@ class Sweep:
 def usable_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
     """Returns which points have three coordinates that are finite, precise to 2.5 cm, and no stray ones.
 
-    Some sensors write NaN for rays without return; float32 far from the origin is too coarse to tell voxels apart. A
-    few points that lie kilometres from all others are errors of the sensor.
+    Some sensors write NaN, or (0, 0, 0) of many points, for rays without return; float32 far from the origin is too
+    coarse to tell voxels apart. A few points that lie kilometres from all others are errors of the sensor.
     """
+    empty = _at_origin(points)
+    if empty.sum() > _RETURNS * len(points):
+        usable = ~empty
+        usable[usable] = _usable_returns(points[usable])
+        return usable
+    return _usable_returns(points)
+
+
+def _at_origin(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
+    """Which points are exactly (0, 0, 0)."""
+    found: np.ndarray = points[:, 0] == 0  # few are: the other columns are read for these alone
+    found[found] = (points[found, 1:] == 0).all(axis=1)
+    return found
+
+
+def _usable_returns(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
     with np.errstate(invalid="ignore"):
         # All near the origin, as nearly always: ten times as fast as what follows.
         if len(points) and points.min() > _REACH / -2 and points.max() < _REACH / 2:
@@ -141,14 +176,26 @@ def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
         sweep = read()
     except (DataError, MissingDataError) as error:
         return str(error)
-    dropped = int((~sweep.usable).sum())
-    return sweep.fault() or (Remark(dropped, _DROPPED) if dropped else None)
+    dropped = ~sweep.usable
+    count = int(dropped.sum())
+    what = _MISSING if 2 * int((dropped & _at_origin(sweep.points)).sum()) > count else _DROPPED
+    return sweep.fault() or (Remark(count, what, dropped=count) if count else None)
 
 
-def raw_fault(path: Path, columns: int, *, remedy: str = UNPACK) -> str | Remark | None:
+def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK) -> str | Remark | None:
     """Returns the fault of a raw sweep, or a remark on the number of its points that are not usable."""
-    fault = binary_fault(path, "sweep", columns * np.dtype(np.float32).itemsize, remedy=remedy)
-    return fault or points_fault(lambda: load_sweep(path, columns=columns))
+    fault = binary_fault(path, "sweep", rows.bytes, remedy=remedy)
+    if fault and path.is_file():
+        content = path.read_bytes()
+        if foreign := foreign_kind(path, content, sweep=True):
+            return f"this {foreign}"
+        return f"the sweep {_DOUBLES}" if rows.dtype == "float32" and holds_doubles(content) else fault
+    return fault or points_fault(lambda: load_sweep(path, columns=rows.columns, dtype=rows.dtype))
+
+
+def holds_doubles(content: bytes) -> bool:
+    """Whether the ``content`` of a raw sweep is of float64, by its values."""
+    return are_doubles(np.frombuffer(content, "<f4", len(content) // 4))
 
 
 def sweep_suffix(path: Path) -> str:
@@ -156,11 +203,11 @@ def sweep_suffix(path: Path) -> str:
     return next((suffix for suffix in SWEEP_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
+def load_sweep(path: Path, *, columns: int | None = None, dtype: RawType | None = None) -> Sweep:
     """Returns every point of the sweep in ``path``, at least one, in the file's order.
 
-    ``columns``: float32 per point of a raw file; by default that of the suffix, unless the values contradict it
-    clearly (``guess_columns``).
+    ``columns``: numbers per point of a raw file; by default that of the suffix, unless the values contradict it
+    clearly (``guess_columns``). ``dtype``: their type, by default as the values are (``are_doubles``).
 
     Raises:
         MissingDataError: the file is missing.
@@ -170,28 +217,26 @@ def load_sweep(path: Path, *, columns: int | None = None) -> Sweep:
     if bag_of(path) is not None:
         return Sweep.of(_some(read_cloud(path), path))
     if not suffix:
-        raise DataError(f"{path} is not a readable sweep; its name must end in {', '.join(SWEEP_SUFFIXES)}")
+        known = f"is not a readable sweep; its name must end in {', '.join(SWEEP_SUFFIXES)}"
+        raise DataError(f"{path} {(foreign_kind(path) if path.is_file() else None) or known}")
     if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would wait for ever
         raise DataError(f"The sweep {path} is not a regular file; replace it by the file it stands for")
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise MissingDataError(
-            f"The sweep {path} is missing; restore it (and run 'xd3d prepare' again, if it belongs to a data set)"
-        ) from error
+        known = "is missing; restore it (and run 'xd3d prepare' again, if it belongs to a data set)"
+        raise MissingDataError(f"The sweep {path} {foreign_kind(path) or known}") from error
     except OSError as error:
         raise DataError(
             f"The sweep {path} cannot be read ({error.strerror}); check its permissions and the disk"
         ) from error
-    guessed = None
-    if suffix in COLUMNS:
-        default, values = COLUMNS[suffix], np.frombuffer(content, "<f4", len(content) // 4)
-        used = columns or guess_columns(values, default)
-        guessed = used if used not in (columns, default) else None
-        points = _raw(content, path, used)
-    else:
-        points = _PARSERS[suffix](content, path)
-    return replace(Sweep.of(_some(points, path)), guessed=guessed)
+    if foreign := foreign_kind(path, content, sweep=True):
+        raise DataError(f"The sweep {path} {foreign}")
+    if suffix not in COLUMNS:
+        return Sweep.of(_some(_PARSERS[suffix](content, path), path))
+    rows = _raw_rows(content, path, columns, dtype)
+    expected = RawRows(columns or COLUMNS[suffix], dtype or "float32")
+    return replace(Sweep.of(_some(_raw(content, path, rows), path)), guessed=None if rows == expected else rows)
 
 
 def _some(points: np.ndarray, path: Path) -> np.ndarray:
@@ -200,14 +245,31 @@ def _some(points: np.ndarray, path: Path) -> np.ndarray:
     return points
 
 
-def _raw(content: bytes, path: Path, columns: int) -> np.ndarray:
-    row = columns * np.dtype(np.float32).itemsize
-    if not content or len(content) % row:
+def _raw_rows(content: bytes, path: Path, columns: int | None, dtype: RawType | None) -> RawRows:
+    """The rows of a raw sweep: what is given, else what its values say."""
+    doubles = holds_doubles(content)
+    if doubles and dtype == "float32":
+        raise DataError(f"The sweep {path} {_DOUBLES}")
+    stored: RawType = dtype or ("float64" if doubles else "float32")
+    kind = np.dtype(stored).newbyteorder("<")
+    values = np.frombuffer(content, kind, len(content) // kind.itemsize)
+    return RawRows(columns or guess_columns(values, COLUMNS[sweep_suffix(path)]), stored)
+
+
+def _raw(content: bytes, path: Path, rows: RawRows) -> np.ndarray:
+    if not content or len(content) % rows.bytes:
         raise DataError(
-            f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of {row}"
-            f" ({columns} float32 per point); copy it again"
+            f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of"
+            f" {rows.bytes} ({rows}); copy it again"
         )
-    return np.frombuffer(content, "<f4").reshape(-1, columns)[:, :3]
+    points = np.frombuffer(content, np.dtype(rows.dtype).newbyteorder("<")).reshape(-1, rows.columns)[:, :3]
+    if (share := no_lengths(points)) > _NO_LENGTHS:
+        raise DataError(
+            f"The sweep {path} is not of {rows}: {share:.0%} of such coordinates would be below 1e-7 or above 1e7 m; it"
+            " may be of another type (float16, integers, big-endian, several). Write it as .npy, or as little-endian"
+            " float32"
+        )
+    return points
 
 
 def _npy(content: bytes, path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, MissingDataError
+from .foreign_files import foreign_kind
 
 __all__ = ["read_object", "read_text"]
 
@@ -19,14 +20,17 @@ def read_text(path: Path, what: str, remedy: str, *, missing: str | None = None)
     """
     try:
         if path.is_file():
-            return _decode(path.read_bytes())
+            content = path.read_bytes()
+            if foreign := foreign_kind(path, content):
+                raise DataError(f"The {what} {path} {foreign}")
+            return _decode(content)
         problem = "is not a file;" if path.exists() else ""
     except OSError as error:
         problem = f"cannot be read ({error.strerror}): fix that, or"
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         problem = f"is not text ({error});"
     if not problem:
-        raise MissingDataError(f"The {what} {path} is missing: {missing or remedy}")
+        raise MissingDataError(f"The {what} {path} {foreign_kind(path) or f'is missing: {missing or remedy}'}")
     raise DataError(f"The {what} {path} {problem} {remedy}")
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt
 
-from ...errors import DataError, MissingDataError
+from ...errors import MissingDataError
 from .catalogue import RAW_NAMES
-from .checks import FileFault
+from .checks import Faults
 from .index import FrameIndex, FrameTable, ImageTable
 from .label_files import check_raw_files, read_raw_labels
 from .listing import is_hidden, stems
+from .reader_arguments import complete_parts
 from .sweeps import Sweep, load_sweep
 
 __all__ = [
@@ -76,15 +77,11 @@ def complete_recordings(
     Raises:
         MissingDataError, DataError: a recording is incomplete, and that is not allowed.
     """
-    recordings, left_out = [], dict[str, str]()
-    for folder in folders:
-        try:
-            recordings.append(read(folder))
-        except (DataError, MissingDataError) as error:
-            if not allow_missing:
-                raise
-            left_out |= {f"{folder.name}/{stem}": str(error) for stem in sorted(stems(folder / VELODYNE, ".bin"))}
-    return recordings, left_out
+
+    def keys(folder: Path) -> list[str]:
+        return [f"{folder.name}/{stem}" for stem in sorted(stems(folder / VELODYNE, ".bin"))] or [folder.name]
+
+    return complete_parts(folders, read, keys, allow_missing=allow_missing)
 
 
 def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:
@@ -117,7 +114,8 @@ def lidar_index(
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
     """Returns the points of a frame: x forward, y left, z up."""
-    return load_sweep(index.root / str(index.frames.sweep[row]), columns=_WITH_RING.get(index.dataset, _COLUMNS))
+    columns = _WITH_RING.get(index.dataset, _COLUMNS)
+    return load_sweep(index.root / str(index.frames.sweep[row]), columns=columns, dtype="float32")
 
 
 def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labels"]:
@@ -125,7 +123,7 @@ def read_labels(index: FrameIndex, row: int, _: Sweep) -> UInt[np.ndarray, "labe
     return read_raw_labels(index.root / str(index.frames.labels[row]), _LABEL_TYPE)
 
 
-def check_files(index: FrameIndex) -> list[FileFault]:
+def check_files(index: FrameIndex) -> Faults:
     """Checks every file: complete sweeps, a label of 4 bytes with a known id per point, images of the indexed size."""
     return check_raw_files(
         index, columns=_WITH_RING.get(index.dataset, _COLUMNS), dtype=_LABEL_TYPE, ids=RAW_NAMES[index.dataset]

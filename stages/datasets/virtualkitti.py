@@ -7,16 +7,17 @@ same points computed here from the depth and class images.
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from ...errors import ConfigError, MissingDataError, nearest
-from .checks import Check, FileFault, common_size, image_fault, run_checks
+from .checks import Check, Faults, common_size, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .listing import find_stems, stems
 from .projection import image_pixels
-from .reader_arguments import check_level, choose_cameras
+from .reader_arguments import check_level, choose_cameras, complete_parts
 from .sweeps import Sweep
 from .virtualkitti_clouds import (
     cloud_fault,
@@ -44,11 +45,18 @@ _FOCAL, _WIDTH = 725.0, 1242  #: focal length in pixels of images of this width
 _CAMERA_FROM_CLOUD = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
 
-def build_index(root: Path, *, version: str | None = None, cameras: str | Sequence[str] | None = None) -> FrameIndex:
+def build_index(
+    root: Path,
+    *,
+    version: str | None = None,
+    cameras: str | Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> FrameIndex:
     """Indexes every frame of every world; all are train frames.
 
     ``version``: "npy" or "depth"; None prefers the point clouds. ``cameras`` chooses weathers, "all" (None) or
-    some of ``WEATHERS``; training draws one of a frame's weathers, and evaluation uses the first.
+    some of ``WEATHERS``; training draws one of a frame's weathers, and evaluation uses the first. ``allow_missing``
+    leaves worlds out that lack a folder.
 
     Raises:
         MissingDataError: the root, or a folder of a world, is missing.
@@ -64,9 +72,14 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
     )
     weathers = choose_cameras("all" if cameras is None else cameras, WEATHERS)
     chosen = _choose_version(root, version)
-    worlds = _worlds(root, chosen)
-    names = [(world, stem) for world in worlds for stem in _stems(root, chosen, world, weathers)]
-    sizes = {world: _size(*(root / _RGB / world / weather for weather in weathers)) for world in worlds if weathers}
+    worlds, left_out = complete_parts(
+        _worlds(root, chosen),
+        partial(_world, root, chosen, weathers),
+        partial(_keys, root, chosen, weathers),
+        allow_missing=allow_missing,
+    )
+    names = [(world.name, stem) for world in worlds for stem in world.stems]
+    sizes = {world.name: world.size for world in worlds}
     images = [row for index, name in enumerate(names) for row in _image_rows(index, name, weathers, sizes)]
     sweeps = [_sweep_path(root, chosen, *name) for name in names]
     classes = [f"{_CLASSES}/{world}/{_SOURCE}/{stem}.png" for world, stem in names]
@@ -85,10 +98,11 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
             labels=np.array(sweeps if chosen == "npy" else classes, str),
         ),
         images=ImageTable.of(images),
+        left_out=left_out,
     )
 
 
-def check_files(index: FrameIndex) -> list[FileFault]:
+def check_files(index: FrameIndex) -> Faults:
     """Checks every file: complete point clouds, or depth, class and weather images of one size."""
     per_frame = 1 if index.version == "npy" else 2
     return run_checks(_checks(index), per_frame * len(index.frames.key) + len(index.images.key))
@@ -144,20 +158,39 @@ def _worlds(root: Path, version: str) -> list[str]:
     return sorted(worlds)
 
 
-def _stems(root: Path, version: str, world: str, weathers: Sequence[str]) -> list[str]:
-    """The frames of a world: each that has a sweep, a class image or an image."""
-    kinds = [(root / _RGB / world / weather, ".png") for weather in weathers]
+class _World(NamedTuple):
+    """The frames of a world, and the size of its images; (0, 0) without images."""
+
+    name: str
+    stems: list[str]
+    size: tuple[int, int]
+
+
+def _folders(root: Path, version: str, weathers: Sequence[str], world: str) -> list[tuple[Path, str]]:
+    """The folders of a world's files, and their suffixes."""
+    images = [(root / _RGB / world / weather, ".png") for weather in weathers]
     if version == "depth":
-        kinds += [(root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, _CLASSES)]
-        read_encoding(root / _CLASSES, world)
-    else:
-        kinds.append((root / _cloud_folder(root) / world, ".npy"))
-    for folder, _ in kinds:
+        return [*images, *((root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, _CLASSES))]
+    return [*images, (root / _cloud_folder(root) / world, ".npy")]
+
+
+def _keys(root: Path, version: str, weathers: Sequence[str], world: str) -> list[str]:
+    """The frames of a world: each that has a sweep, a class image or an image."""
+    folders = _folders(root, version, weathers, world)
+    return [f"{world}/{stem}" for stem in sorted(set[str]().union(*(stems(*folder) for folder in folders)))]
+
+
+def _world(root: Path, version: str, weathers: Sequence[str], world: str) -> _World:
+    for folder, _ in _folders(root, version, weathers, world):
         if not folder.is_dir():
-            images = _RGB in folder.parts
-            hint = f", or choose the existing weathers: --cameras {_SOURCE}" if images else ""
+            there = [name for name in WEATHERS if (root / _RGB / world / name).is_dir()]
+            others = ",".join(there) or "none"
+            hint = f", or choose what is there: --cameras {others}" if _RGB in folder.parts else ""
             raise MissingDataError(f"The folder {folder} is missing; get it from {_DOWNLOAD}{hint}")
-    return sorted(set[str]().union(*(stems(folder, suffix) for folder, suffix in kinds)))
+    if version == "depth":
+        read_encoding(root / _CLASSES, world)
+    names = [key.partition("/")[2] for key in _keys(root, version, weathers, world)]
+    return _World(world, names, _size(*(root / _RGB / world / weather for weather in weathers)) if weathers else (0, 0))
 
 
 def _sweep_path(root: Path, version: str, world: str, stem: str) -> str:

@@ -54,7 +54,8 @@ class Metrics:
 
     ``confusion[m]`` is int64 [C, C + 1]: points by label and prediction; the last column counts predictions outside the
     classes. A LiDAR-only run has neither ``2d`` nor ``xm``, and older files have no ``fused``. ``parts`` has the same
-    counts for subsets of the points: by kind ("distance", "weather"), then by name.
+    counts for subsets of the points: by kind ("distance", "weather"), then by name. ``dropped`` points have no usable
+    coordinates, and are neither predicted nor scored; older files do not count them.
     """
 
     classes: tuple[str, ...]
@@ -65,6 +66,7 @@ class Metrics:
     parts: Mapping[str, Mapping[str, Mapping[Modality, Int64[np.ndarray, "classes columns"]]]] = field(
         default_factory=dict
     )
+    dropped: int = 0
 
     def __post_init__(self) -> None:
         expected = (len(self.classes), len(self.classes) + 1)
@@ -126,6 +128,7 @@ class Metrics:
             "miou": self.miou,
             "iou": self.iou,
             "points": self.points,
+            "dropped": self.dropped,
             "frames": self.frames,
             "classes": list(self.classes),
             "absent": self.absent,
@@ -166,6 +169,7 @@ class Metrics:
                     kind: {name: _counts(part["confusion"]) for name, part in parts.items()}
                     for kind, parts in values.get("parts", {}).items()
                 },
+                dropped=int(values.get("dropped", 0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"These are not the values of metrics ({error!r}); run 'xd3d evaluate' again") from error
@@ -209,6 +213,8 @@ def score_table(metrics: Metrics) -> str:
     means = {name: values for kind in metrics.part_miou.values() for name, values in kind.items()}
     for name, counts in parts.items():
         lines.append(f"{name:{width}}  {int(counts['3d'].sum()):>11,}  {_percents(means[name])}")
+    if metrics.dropped:
+        lines.append(f"{metrics.dropped:,} points have no usable coordinates, and are not scored")
     absent = sorted({name for names in metrics.absent_classes.values() for name in names})
     if absent:
         how = {"exclude": "left out of the mean", "zero": "counted as 0", "one": "counted as 1"}[metrics.absent]

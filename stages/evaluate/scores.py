@@ -28,7 +28,7 @@ class FramePrediction:
     point that no image shows. ``probabilities_fused`` is the fusion of all predictions by a rule (``predict.fusion``),
     or None. ``distance`` (metres from the sensor) and ``weather``, if known, select the parts of the metrics that the
     points are counted in. ``agents`` is the object agent at each point's pixel, or -1 if there is none or it fills more
-    than a tenth of the image; None if unknown.
+    than a tenth of the image; None if unknown. ``dropped`` other points of the sweep have no usable coordinates.
     """
 
     labels: Int64[np.ndarray, "points"]  #: class ids, or ``IGNORE``
@@ -38,6 +38,7 @@ class FramePrediction:
     distance: Float[np.ndarray, "points"] | None = None
     weather: str = ""
     agents: Int64[np.ndarray, "points"] | None = None
+    dropped: int = 0
 
     @property
     def decided(self) -> Int64[np.ndarray, "points"]:
@@ -65,7 +66,7 @@ def score_frames(
     """
     confusion: dict[Modality, np.ndarray] = {}
     parts: dict[str, dict[str, dict[Modality, np.ndarray]]] = {}
-    frames = 0
+    frames = dropped = 0
     for frame in predictions:
         guesses = _guesses(frame, len(classes), frames)
         if frames and guesses.keys() != confusion.keys():
@@ -80,10 +81,17 @@ def score_frames(
             for modality, guess in guesses.items():
                 _count(part, modality, confusion_matrix(labels[modality][rows], guess[rows], len(classes)))
         frames += 1
+        dropped += frame.dropped
     if not frames:
         raise DataError("There is no frame to score; check the split and the domain")
     return Metrics(
-        classes=tuple(classes), frames=frames, absent=absent, confusion=confusion, parts=parts, protocol=protocol
+        classes=tuple(classes),
+        frames=frames,
+        absent=absent,
+        confusion=confusion,
+        parts=parts,
+        protocol=protocol,
+        dropped=dropped,
     )
 
 

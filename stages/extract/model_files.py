@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from ...errors import ModelError
 from ...files import read_json, write_json
+from ..datasets.foreign_files import LFS_POINTER
 
 __all__ = [
     "CONFIGS",
@@ -59,7 +60,6 @@ WEIGHTS = {
 }
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")  #: suffixes of weights that are not read
-_POINTER = b"version https://git-lfs"
 
 Kind = Literal["diffusers", "transformers", "onnx"]
 CONFIG, VISION_WEIGHTS = "config.json", "model.safetensors"  #: of a network of transformers
@@ -159,7 +159,7 @@ def refuse_pointer(file: Path) -> None:
         ModelError: it is.
     """
     with file.open("rb") as content:
-        if content.read(len(_POINTER)) == _POINTER:
+        if content.read(len(LFS_POINTER)) == LFS_POINTER:
             raise ModelError(
                 f"{file} is a pointer of Git LFS, not the file itself; run 'git lfs pull' in {file.parent}, or download"
                 " the file"

@@ -25,7 +25,7 @@ from ..train.network import Network
 from .inference import predict_each
 from .label_form import CLOUD_SUFFIX, LabelForm
 from .stamps import Stamps, file_stamp, frame_files
-from .sweeps import LABEL_SUFFIX, LabelSummary
+from .sweeps import LABEL_SUFFIX, LabelSummary, warn_of_dropped
 from .whole_sweeps import SweepPrediction, sweep_prediction
 
 __all__ = ["PROBABILITY_SUFFIX", "FrameStore", "LabelFolder", "check_disk", "label_frames", "modalities_of"]
@@ -145,7 +145,8 @@ def label_frames(
     left = [row for row in rows if not store.holds(row)]
     part = replace(domain.unlabelled(), frames=np.array(left, np.int64))
     failed: list[FileFault] = []
-    points, kept = 0, len(rows) - len(left)
+    points = dropped = 0
+    kept = len(rows) - len(left)
     with closing(
         predict_each(network, part, fusion=fusion, norm_window=norm_window, workers=workers, done=kept)
     ) as each:
@@ -158,7 +159,10 @@ def label_frames(
             whole = sweep_prediction(network, part, found.position, found.frame, found.prediction)
             store.write(row, whole)
             points += len(whole.points)
-    return LabelSummary(labelled=len(left) - len(failed), kept=kept, points=points, failed=tuple(failed))
+            dropped += found.frame.dropped
+    warn_of_dropped(dropped, points)
+    done = len(left) - len(failed)
+    return LabelSummary(labelled=done, kept=kept, points=points, failed=tuple(failed), dropped=dropped)
 
 
 def check_disk(out: Path, index: FrameIndex, rows: Sequence[int], bytes_per_point: int) -> int:

@@ -131,7 +131,8 @@ def predict_each(
                 else:
                     found = predict_batch(network, batch, fusion=fusion, with_images=bool(plan.taps))
                     distance = np.linalg.norm(read.frame.points, axis=1)
-                    found = replace(found, distance=distance, weather=domain.weather(read.position))
+                    weather, dropped = domain.weather(read.position), read.frame.dropped
+                    found = replace(found, distance=distance, weather=weather, dropped=dropped)
                     yield replace(read, prediction=found)
                 bar.update(1)
     finally:

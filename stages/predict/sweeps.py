@@ -21,9 +21,10 @@ from ...files import write_bytes
 from ...prefetch import map_ahead
 from ...progress import progress
 from ..datasets.checks import FileFault
+from ..datasets.foreign_files import foreign_kind
 from ..datasets.listing import is_hidden, without_copies
 from ..datasets.ros_bags import BAG_SUFFIX, bag_of, list_clouds
-from ..datasets.sweeps import SWEEP_SUFFIXES, load_sweep, sweep_suffix
+from ..datasets.sweeps import SWEEP_SUFFIXES, RawRows, load_sweep, sweep_suffix
 from ..evaluate.official import NO_CLASS
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
@@ -31,21 +32,35 @@ from .inference import cloud_classes
 from .label_form import CLOUD_SUFFIX, LabelForm
 from .stamps import Stamps, file_stamp
 
-__all__ = ["LABEL_SUFFIX", "LabelSummary", "cloud_path", "find_sweeps", "label_path", "label_sweeps", "read_labels"]
+__all__ = [
+    "LABEL_SUFFIX",
+    "LabelSummary",
+    "cloud_path",
+    "find_sweeps",
+    "label_path",
+    "label_sweeps",
+    "read_labels",
+    "warn_of_dropped",
+]
 
 log = logging.getLogger(__name__)
 
 LABEL_SUFFIX = ".label"
+_LOOKED_AT = 20  #: files of a folder without sweeps
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSummary:
-    """Number of sweeps labelled now (with ``points`` points) and before (``kept``), and those that failed."""
+    """Number of sweeps labelled now (with ``points`` points) and before (``kept``), and those that failed.
+
+    ``dropped`` of the points have no usable coordinates, and no class.
+    """
 
     labelled: int
     kept: int
     points: int
     failed: tuple[FileFault, ...]
+    dropped: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +71,7 @@ class _Cloud:
     points: Float[np.ndarray, "points 3"]
     batch: Batch
     usable: Bool[np.ndarray, "points"]
-    guessed: int | None
+    guessed: RawRows | None
     stamp: list[int]
 
 
@@ -82,9 +97,11 @@ def find_sweeps(points: Path) -> list[Path]:
         and (path.is_file() or path.is_symlink())
     )
     if not found:
+        some = sorted(path for path in points.iterdir() if path.is_file() and not is_hidden(path))[:_LOOKED_AT]
+        foreign = next((f"; {path.name} {kind}" for path in some if (kind := foreign_kind(path))), "")
         raise MissingDataError(
-            f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}. The frames of a data set"
-            " are labelled with: xd3d predict --dataset NAME"
+            f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}{foreign}. The frames of a"
+            " data set are labelled with: xd3d predict --dataset NAME"
         )
     first: dict[str, Path] = {}
     for path in found:
@@ -132,8 +149,8 @@ def label_sweeps(
 ) -> LabelSummary:
     """Label all points of each sweep that has no up-to-date label file; files appear atomically.
 
-    ``columns`` is the number of float32 values per point of raw files; by default that of their suffix, or, if their
-    values contradict it, that of their values, with a warning. ``form`` has the numbers that are written, and the
+    ``columns`` is the number of values per point of raw files; by default that of their suffix, or, if their values
+    contradict it, that of their values, with a warning. ``form`` has the numbers that are written, and the
     colours of clouds beside the labels, if there are to be any. A sweep that cannot be read, or whose label file cannot
     be written because of its name, is reported, and the others are labelled. A point without usable coordinates (NaN,
     infinite, too coarse) has no class.
@@ -152,7 +169,7 @@ def label_sweeps(
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
     points = dropped = 0
-    guessed = Counter[int | None]()
+    guessed = Counter[RawRows | None]()
 
     def read(sweep: Path, _slot: int) -> _Cloud | FileFault:
         return _read(sweep, columns, plan)
@@ -169,17 +186,23 @@ def label_sweeps(
                 dropped += int((~cloud.usable).sum())
                 guessed[cloud.guessed] += 1
             bar.update(1)
-    for number, count in guessed.items():
-        if number is not None:
+    for rows, count in guessed.items():
+        if rows is not None:
             log.warning(
-                "The values of %d sweeps repeat after %d float32 per point, and are read so; --columns says how many"
-                " there are",
-                *(count, number),
+                "The values of %d sweeps repeat after %s, and are read so; --columns says how many numbers there are",
+                *(count, rows),
             )
+    warn_of_dropped(dropped, points)
+    done = len(left) - len(failed)
+    return LabelSummary(
+        labelled=done, kept=len(sweeps) - len(left), points=points, failed=tuple(failed), dropped=dropped
+    )
+
+
+def warn_of_dropped(dropped: int, points: int) -> None:
+    """Log how many of ``points`` points have no class, if any."""
     if dropped:
         log.warning("%d of %d points have no usable coordinates and get no class", dropped, points)
-    done = len(left) - len(failed)
-    return LabelSummary(labelled=done, kept=len(sweeps) - len(left), points=points, failed=tuple(failed))
 
 
 def _is_sweep(path: Path) -> bool:

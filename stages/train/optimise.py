@@ -122,7 +122,7 @@ class Stepper:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._require_scale(number)
-        if self.teacher is not None and isinstance(self.network, Network):
+        if self.teacher is not None:
             self.teacher.update(self.network)
 
     def _skip(self, number: int, losses: Mapping[str, float], keys: Iterable[str], buffers: Sequence[Tensor]) -> None:

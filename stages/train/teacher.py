@@ -50,7 +50,7 @@ class Teacher(nn.Module):
         return torch.from_numpy(np.where(labels == UNSURE, IGNORE, labels)).to(self.confidences.device)
 
     @torch.no_grad()
-    def update(self, network: Network) -> None:
+    def update(self, network: nn.Module) -> None:
         """Add the weights of ``network`` after a step; its running statistics replace those of the teacher."""
         for ours, theirs in zip(self.network.parameters(), network.parameters(), strict=True):
             ours.lerp_(theirs, 1 - self._decay)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from xd3d.errors import ConfigError, DataError, MissingDataError
 from xd3d.stages.datasets.folder import build_index, check_files
 from xd3d.stages.datasets.folder_calibration import read_folder_calibration
@@ -26,7 +27,7 @@ def folder(tmp_path):
             (tmp_path / kind).mkdir(exist_ok=True)
             for name in "abcd":
                 np.save(tmp_path / kind / f"{name}.npy", values)
-        (tmp_path / "dataset.yaml").write_text(json.dumps({**BASE, **keys}))
+        (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({**BASE, **keys}, sort_keys=False))
         return tmp_path
 
     return make
@@ -56,6 +57,23 @@ def test_splits_and_domains_are_those_of_the_description(folder):
     assert list(found.values()) == [["c"], ["a"], ["b", "d"], ["c"], ["a"], ["b"]]
     with pytest.raises(DataError, match="all 1/1/2, first 1/1/1"):
         domain_frames(index, "last", "train")
+
+
+def test_names_are_what_they_look_like_and_not_what_yaml_makes_of_them(tmp_path):
+    scenes = ("0001", "0010", "2011_09_26", "2011-09-26", "8", "no")
+    for scene in scenes:
+        (tmp_path / scene).mkdir()
+        for kind, values in (("s", np.ones((5, 3))), ("l", RAW)):
+            np.save(tmp_path / scene / f"{kind}0.npy", values)
+    (tmp_path / "dataset.yaml").write_text(
+        "sweeps: '{scene}/s{frame}.npy'\nlabels: '{scene}/l{frame}.npy'\nclasses: {no: [1, 02], on: 7}\n"
+        "val: [0010, 2011_09_26]\ntest: [2011-09-26, no]\ndomains: {2011: [0001, 8]}\n"
+    )
+    index = build_index(tmp_path)
+    split = dict(zip(index.frames.scene.tolist(), index.frames.split.tolist(), strict=True))
+    assert split == dict(zip(scenes, ["train", "val", "val", "test", "train", "test"], strict=True))
+    assert set(index.frames.scene[index.frames.location == "2011"]) == {"0001", "8"}
+    assert index.described["classes"] == {"no": [1, 2], "on": [7]}
 
 
 def test_classes_are_its_own_or_those_of_a_merge_that_it_names(folder, tmp_path):
@@ -116,6 +134,8 @@ def write_ply(path, values=RAW, name="label"):
         (".bin", write_raw("u1", np.where(RAW == 3, 255, RAW)), {"ignore": [255]}),
         (".bin", write_raw("<u4", INSTANCES), {}),
         (".bin", write_raw("<i8"), {}),
+        (".bin", write_raw("<u2"), {}),
+        (".label", write_raw("<u2"), {}),
         (".bin", lambda path: np.c_[np.zeros((5, 4)), RAW].astype("<f4").tofile(path), {"label_field": 4}),
         (".ply", write_ply, {}),
         (".ply", lambda path: write_ply(path, INSTANCES, "scalar_Classification"), {}),
@@ -149,7 +169,8 @@ def test_labels_in_a_column_of_the_sweeps_need_no_file_of_their_own(folder):
         (".npy", lambda path: np.save(path, RAW + 0.5), ["not whole"]),
         (".ply", lambda path: write_ply(path, name="mine"), ["x, y, z, mine", "label_field"]),
         (".label", write_raw("<u4", RAW[:3]), ["3 entries", "5 points"]),
-        (".bin", write_raw("<u2"), ["10 entries", "5 points"]),
+        (".label", write_raw("u1"), ["one byte", "5 points"]),
+        (".ply", lambda path: write_ply(path, RAW[:3]), ["truncated"]),
     ],
 )
 def test_labels_that_are_none_are_named_with_what_was_found(folder, suffix, write, facts):
@@ -159,6 +180,21 @@ def test_labels_that_are_none_are_named_with_what_was_found(folder, suffix, writ
     (fault,) = check_files(build_index(root))
     assert fault.path.name == f"a{suffix}"
     assert all(fact in fault.reason for fact in facts)
+    assert fault.reason.count(fault.path.name) <= 1
+
+
+def test_labels_of_half_as_many_points_are_not_read_as_16_bits(folder):
+    """Sweeps of eight columns that are taken for four: as many bytes as for labels of 16 bits."""
+    root = folder(sweeps="raw/{frame}.bin", labels="ids/{frame}.label", columns=4)
+    for kind in ("raw", "ids"):
+        (root / kind).mkdir()
+    rng = np.random.default_rng(0)
+    for name, instance in zip("abcd", (0, 1, 3, 9), strict=True):
+        rng.normal(0, 9, (500, 8)).astype("<f4").tofile(root / "raw" / f"{name}.bin")
+        (rng.choice([1, 2, 7], 500) | instance * rng.integers(0, 9, 500) << 16).astype("<u4").tofile(
+            root / "ids" / f"{name}.label"
+        )
+    assert ["columns: 8" in fault.reason for fault in check_files(build_index(root))] == [True] * 4
 
 
 def test_labels_that_fit_other_columns_of_the_sweep_say_so(folder):
@@ -202,6 +238,28 @@ def test_raw_sweeps_of_other_columns_are_reported_by_their_values_with_the_key_t
     assert index.digest == build_index(folder(sweeps="raw/{frame}.bin", labels="ids/{frame}.label", columns=5)).digest
 
 
+def test_raw_sweeps_of_doubles_are_read_with_the_key_that_says_so(folder, caplog):
+    rng = np.random.default_rng(0)
+    points = rng.normal([5e5, 5e6, 0], 20, (3000, 3))
+    rows = np.column_stack([points, rng.uniform(0, 1, 3000), np.ones(3000)])
+    keys = {"sweeps": "raw/{frame}.bin", "labels": None, "label_field": 4}
+    root = folder(**keys)
+    (root / "raw").mkdir()
+    for name in "abcd":
+        rows.astype("<f8").tofile(root / "raw" / f"{name}.bin")
+    index = build_index(root)
+    assert "'columns: 5' and 'dtype: float64'" in caplog.text
+    assert check_files(index) == []
+    frame = load_frame(index, 0, index_merge("folder", index))
+    np.testing.assert_array_equal(frame.points, rows[:, :3])
+    assert frame.labels.tolist() == [0] * 3000
+    caplog.clear()
+    assert build_index(folder(**keys, columns=5, dtype="float64")).digest == index.digest
+    assert "dtype" not in caplog.text
+    faults = check_files(build_index(folder(**keys, columns=5, dtype="float32")))
+    assert {"float64" in fault.reason for fault in faults} == {True}
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -209,8 +267,13 @@ def test_raw_sweeps_of_other_columns_are_reported_by_their_values_with_the_key_t
         ({"labels": "labels/{scene}/{frame}.npy"}, "same fields in braces"),
         ({"labels": "labels/{name}.npy", "sweeps": "scans/{name}.npy"}, r"\{name\} is unknown"),
         ({"images": {"front": "{frame}.png"}}, "images need a calibration"),
-        ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class"),
-        ({"clases": {}}, "clases: Extra inputs"),
+        ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class, and have 1"),
+        ({"clases": {}}, "clases: unknown key; did you mean 'classes'"),
+        ({"classes": {"road": None}}, "road has no id"),
+        ({"classes": {None: 1}}, "null .* quotes"),
+        ({"classes": {1: "road"}}, "write names first: {road: 1}"),
+        ({"val": [None]}, "val: must be a list of frames"),
+        ({"dtype": "double"}, "dtype: .*'float32' or 'float64'"),
         ({"ignore": [7]}, "ignore has 7"),
         ({"val": ["z"]}, "No frame and no scene matches 'z' under val"),
         ({"val": ["a"], "test": ["[ab]"]}, "Frame a is in 'val' and in 'test'"),
@@ -229,6 +292,7 @@ def test_a_faulty_description_says_what_is_wrong(folder, keys, message):
     [
         ({"sweeps": "clouds/{frame}.npy", "labels": None}, "of the sweeps"),
         ({"test": "list.txt"}, "The list .* is missing"),
+        ({"val": "a"}, r"write .*\[a\] if that is a frame"),
     ],
 )
 def test_files_that_are_not_where_the_description_says_are_missed(folder, keys, message):
@@ -251,3 +315,47 @@ def test_a_faulty_calibration_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_folder_calibration(path)
+
+
+def camera(**pose):
+    intrinsics = [[100, 0, 64], [0, 100, 48], [0, 0, 1]]
+    return {"front": {"intrinsics": intrinsics, **pose}}
+
+
+def test_a_pose_may_be_translation_and_rotation_by_name(tmp_path):
+    turn = [[0, -1, 0], [0, 0, -1], [1, 0, 0]]
+    named = {"x": 0.5, "w": 0.5, "y": -0.5, "z": 0.5}
+    forms = [
+        [[*row, shift] for row, shift in zip(turn, (0.1, 0.2, 0.3), strict=True)],
+        {"translation": [0.1, 0.2, 0.3], "rotation": turn},
+        {"translation": {"x": 0.1, "z": 0.3, "y": 0.2}, "rotation": named},
+    ]
+    for number, form in enumerate(forms):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(camera(camera_from_lidar=form)))
+        found = read_folder_calibration(path)["front"].camera_from_lidar
+        np.testing.assert_allclose(found[:3], forms[0], atol=1e-12)
+    path = tmp_path / "inverse.json"
+    path.write_text(json.dumps(camera(lidar_from_camera=forms[2])))
+    np.testing.assert_allclose(read_folder_calibration(path)["front"].camera_from_lidar @ found, np.eye(4), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("pose", "words"),
+    [
+        ([0.5, 0.5, -0.5, 0.5], ["4 numbers", "w: ..., x: ..."]),
+        ([0, 0, 0, 0.5, 0.5, -0.5, 0.5], ["7 numbers", "w: ..., x: ..."]),
+        ({"translation": [0, 0, 0], "rotation": [0.5, 0.5, -0.5, 0.5]}, ["4 numbers", "w: ..., x: ..."]),
+        ({"translation": [0, 0, 0], "quaternion": [1, 0, 0, 0]}, ["quaternion", "rotation"]),
+        ({"w": 1, "x": 0, "y": 0, "z": 0}, ["w, x, y, z", "translation"]),
+        ({"translation": [0, 0, 0], "rotation": {"w": 1, "x": 1, "y": 0, "z": 0}}, ["length"]),
+        ({"translation": [0, 0, 0], "rotation": {"qw": 1, "x": 1, "y": 0, "z": 0}}, ["w, x, y, z"]),
+        ({"translation": {"x": 1}, "rotation": {"w": 1, "x": 0, "y": 0, "z": 0}}, ["translation", "3"]),
+    ],
+)
+def test_a_quaternion_in_unclear_order_is_refused_with_the_form_that_is_clear(tmp_path, pose, words):
+    path = tmp_path / f"{abs(hash(str(pose)))}.json"
+    path.write_text(json.dumps(camera(camera_from_lidar=pose)))
+    with pytest.raises(DataError) as caught:
+        read_folder_calibration(path)
+    assert [word for word in words if word not in str(caught.value)] == []

@@ -134,3 +134,26 @@ def test_a_faulty_lens_is_named(tmp_path, changes, facts):
 def test_the_size_of_a_calibration_is_that_of_the_images(folder):
     with pytest.raises(DataError, match=r"960x720.*480x360"):
         build_index(folder("pinhole", [-0.2, 0, 0, 0], size=[960, 720]))
+
+
+@pytest.mark.parametrize(
+    ("model", "distortion", "radius"),
+    [
+        ("pinhole", [-0.9, 0, 0, 0], 0.6086),  # 1 - 2.7 r^2 = 0
+        ("pinhole", [-0.4, 0, 0, 0], 0.9129),
+        ("pinhole", [5.0, -9.0, 0, 0], 0.6247),
+        ("rational_polynomial", [0, 0, 0, 0, 0, 3.0, 0, 0], 0.5774),  # r / (1 + 3 r^2)
+        ("fisheye", [-0.9, 0, 0, 0], 0.6968),  # the tangent of the angle 0.6086
+        ("fisheye", [0.05, -0.02, 0.003, -0.5], 1.1047),
+    ],
+)
+def test_a_lens_that_folds_back_inside_the_image_is_refused(folder, model, distortion, radius):
+    with pytest.raises(DataError) as caught:
+        build_index(folder(model, distortion, scenes=("street-1",)))
+    degrees = np.degrees(np.arctan(radius))
+    facts = ["front", "street-1", f"{radius:.2f}", f"{degrees:.0f} degrees", "480x360"]
+    assert [fact for fact in facts if fact not in str(caught.value)] == []
+
+
+def test_a_fold_outside_the_image_does_no_harm(folder):
+    assert build_index(folder("pinhole", [-0.2, 0, 0, 0])).lenses  # 1 - 0.6 r^2 = 0 at 1.29, the corners are at 1.19

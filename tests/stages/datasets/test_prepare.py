@@ -1,6 +1,7 @@
 """`prepare` finds every missing or truncated file in one go, and writes an index only when there is none."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -21,7 +22,10 @@ def test_a_whole_root_becomes_an_index(tiny_nuscenes_root, tmp_path):
     summary = prepare(tiny_nuscenes_root, tmp_path, cameras="all")
     assert (summary.frames, summary.images, summary.missing) == (18, 108, ())
     assert FrameIndex.load(tmp_path / "index").digest == build_index(tiny_nuscenes_root, cameras="all").digest
-    assert json.loads(json.dumps(summary.to_json())).keys() == {"dataset", "index", "frames", "images", "missing"}
+    facts = json.loads(json.dumps(summary.to_json()))
+    assert facts.keys() == {"dataset", "index", "frames", "images", "missing", "dropped", "splits"}
+    assert facts["dropped"] == 0
+    assert sum(facts["splits"]["all"].values()) == 18
 
 
 def test_preparing_again_is_safe(tiny_nuscenes_root, tmp_path):
@@ -58,8 +62,6 @@ FAULTS = [
 
 @pytest.mark.parametrize(("kind", "damage", "reason"), FAULTS)
 def test_a_fault_names_file_expectation_and_remedy(broken_root, tmp_path, kind, damage, reason):
-    import re
-
     root = broken_root()
     index = build_index(root)
     column = {"image": index.images.path, "sweep": index.frames.sweep, "labels": index.frames.labels}[kind]
@@ -171,3 +173,65 @@ def test_a_sequence_without_its_images_is_left_out_as_a_whole(copy_of, tmp_path)
     left = FrameIndex.load(tmp_path / "index").left_out
     assert {key.partition("/")[0] for key in left} == {"00", "01"}
     assert summary.frames + len(left) == 7
+
+
+PARTS = [
+    ("virtualkitti", "vkitti_1.3.1_rgb/0001", "--cameras"),
+    ("virtualkitti", "vkitti_1.3.1_rgb/0001/fog", "clone,morning,overcast,rain,sunset"),
+    ("virtualkitti", "vkitti3d_npy/0001", "0001"),
+    ("depth", "vkitti_1.3.1_scenegt/0001/clone", "0001"),
+    ("depth", "vkitti_1.3.1_depthgt/0001", "0001"),
+    ("a2d2", "{scene}/label", "label"),
+    ("a2d2", "{scene}/lidar", "lidar"),
+    ("a2d2", "{scene}/camera/cam_front_center", "camera"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "part", "words"), PARTS)
+def test_a_part_that_was_not_downloaded_leaves_its_world_or_scene_out(copy_of, tmp_path, dataset, part, words):
+    root = copy_of("virtualkitti" if dataset == "depth" else dataset)
+    if dataset == "depth":
+        shutil.rmtree(root / "vkitti3d_npy")
+        dataset = "virtualkitti"
+    scenes = sorted(READERS[dataset].build_index(root).frames.scene.tolist())
+    scene = scenes[0]
+    shutil.rmtree(root / part.format(scene=scene))
+    with pytest.raises(MissingDataError, match="--allow-missing") as caught:
+        prepare_dataset(dataset, root, tmp_path / "index")
+    assert words in str(caught.value)
+    summary = prepare_dataset(dataset, root, tmp_path / "index", allow_missing=True)
+    assert summary.missing == ()
+    assert summary.frames == sum(each != scene for each in scenes)
+    left = FrameIndex.load(tmp_path / "index").left_out
+    assert len(left) == scenes.count(scene)
+    assert {key.partition("/")[0] for key in left} == {scene}
+    for other in set(scenes) - {scene}:
+        shutil.rmtree(root / part.format(scene=other).replace("0001", other))
+    with pytest.raises(MissingDataError, match=f"Not one of {len(scenes)} frames"):
+        prepare_dataset(dataset, root, tmp_path / "index", allow_missing=True)
+
+
+def test_points_that_are_left_out_are_counted(broken_root, tmp_path, caplog):
+    root = broken_root()
+    whole = build_index(root)
+    for row in (2, 5):
+        path = root / str(whole.frames.sweep[row])
+        points = np.fromfile(path, np.float32).reshape(-1, 5)
+        points[::3, :3] = 0 if row == 2 else np.nan
+        points.tofile(path)
+    summary = prepare(root, tmp_path)
+    assert summary.to_json()["dropped"] == summary.dropped == 400
+    assert caplog.text.count("are left out") == 2
+    (root / str(whole.images.path[whole.images_of(5)[0]])).unlink()
+    assert prepare(root, tmp_path, allow_missing=True).dropped == 200
+
+
+def test_a_folder_that_leaves_nothing_to_train_on_says_so(copy_of, tmp_path, caplog):
+    root = copy_of("folder")
+    assert prepare_dataset("folder", root, tmp_path / "index").splits["all"]["train"] > 0
+    assert "train on" not in caplog.text
+    about = root / "dataset.yaml"
+    about.write_text(re.sub(r"^val.*\ntest.*$", 'val: ["*"]', about.read_text(), flags=re.MULTILINE))
+    summary = prepare_dataset("folder", root, tmp_path / "index")
+    assert summary.splits["all"] == {"train": 0, "val": summary.frames, "test": 0}
+    assert f"'val' takes {summary.frames}" in caplog.text

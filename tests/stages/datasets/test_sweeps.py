@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.errors import DataError, MissingDataError
-from xd3d.stages.datasets.raw_columns import COLUMNS, guess_columns
-from xd3d.stages.datasets.sweeps import load_sweep, sweep_suffix
+from xd3d.stages.datasets.raw_columns import COLUMNS, RawRows, are_doubles, guess_columns
+from xd3d.stages.datasets.sweeps import load_sweep, points_fault, raw_fault, sweep_suffix
 
 POINTS = np.random.default_rng(4).normal(0, 30, (20, 5)).astype(np.float32)
 
@@ -61,7 +61,7 @@ def test_the_values_of_a_raw_file_tell_its_columns(tmp_path, columns, suffix):
     rows.tofile(tmp_path / f"a{suffix}")
     sweep = load_sweep(tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(sweep.points, rows[:, :3])
-    assert sweep.guessed == (None if columns == COLUMNS[suffix] else columns)
+    assert sweep.guessed == (None if columns == COLUMNS[suffix] else RawRows(columns))
     rows.ravel()[:-1].tofile(tmp_path / f"cut{suffix}")
     with pytest.raises(DataError, match=f"of {4 * columns}"):
         load_sweep(tmp_path / f"cut{suffix}")
@@ -84,6 +84,81 @@ def test_a_few_points_kilometres_from_all_others_are_stray_and_a_cloud_in_millim
     assert sweep.fault() is None
     (points * 1000).tofile(tmp_path / "b.bin")
     assert "must be in metres" in load_sweep(tmp_path / "b.bin").fault()
+
+
+UTM = np.array([456123.0, 5412345.0, 112.0, 0, 0])
+
+
+def street(points=6000, columns=4, seed=1):
+    """Rows of x, y, z, intensity, ring, as doubles with random bits."""
+    rng = np.random.default_rng(seed)
+    x, y, z = rng.uniform(-40, 40, points), rng.uniform(-10, 10, points), rng.uniform(-2, 3, points)
+    return np.column_stack([x, y, z, rng.uniform(0, 1, points), rng.integers(0, 32, points)])[:, :columns]
+
+
+@pytest.mark.parametrize("columns", [3, 4, 5])
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.array,
+        np.float32,
+        lambda rows: rows.round(2),
+        lambda rows: rows.round(),
+        lambda rows: rows + UTM[: rows.shape[1]],
+    ],
+)
+def test_doubles_in_a_raw_file_are_told_by_their_values(tmp_path, columns, change):
+    rows = change(street(columns=columns)).astype("<f8")
+    rows[np.random.default_rng(0).random(len(rows)) < 0.1, :3] = np.nan
+    rows.tofile(tmp_path / "a.bin")
+    sweep = load_sweep(tmp_path / "a.bin")
+    np.testing.assert_array_equal(sweep.points, rows[:, :3].astype(sweep.points.dtype))
+    assert sweep.guessed == RawRows(columns, "float64")
+    assert "float64" in str(raw_fault(tmp_path / "a.bin", RawRows(4)))
+    with pytest.raises(DataError, match=r"float64.*astype.*dtype: float64"):
+        load_sweep(tmp_path / "a.bin", columns=4, dtype="float32")
+
+
+@pytest.mark.parametrize("columns", [3, 4, 5])
+@pytest.mark.parametrize(
+    "change", [np.array, lambda rows: rows * 0.01, lambda rows: rows.round(), lambda rows: rows * 0]
+)
+def test_single_precision_is_not_taken_for_doubles(columns, change):
+    rows = change(street(columns=columns)).astype("<f4")
+    assert not are_doubles(rows.ravel())
+    rows[::3, :3] = np.nan
+    assert not are_doubles(rows.ravel())
+    rows[: len(rows) // 2] = 0
+    assert not are_doubles(rows.ravel())
+
+
+def test_real_sweeps_are_no_doubles(real_data):
+    for path in sorted(real_data.rglob("*.bin")):
+        if "lidarseg" not in str(path):
+            assert not are_doubles(np.fromfile(path, "<f4")), path
+
+
+@pytest.mark.parametrize("far", [0.0, 5e6])
+def test_missing_returns_at_zero_are_no_points_and_a_few_zeros_are(tmp_path, far):
+    points = street()[:, :3] + far
+    np.save(tmp_path / "a.npy", points)
+    points[:4] = 0
+    if not far:  # far from all others they are stray
+        np.save(tmp_path / "a.npy", points)
+        assert load_sweep(tmp_path / "a.npy").usable.all()
+    points[::2] = 0
+    np.save(tmp_path / "a.npy", points)
+    sweep = load_sweep(tmp_path / "a.npy")
+    np.testing.assert_array_equal(sweep.usable, points.any(axis=1))
+    remark = points_fault(lambda: load_sweep(tmp_path / "a.npy"))
+    assert (remark.number, remark.dropped) == (3002, 3002)
+    assert "(0, 0, 0)" in remark.what
+    points[:4000] = 0  # sensors that look at the sky
+    np.save(tmp_path / "a.npy", points)
+    assert load_sweep(tmp_path / "a.npy").fault() is None
+    points[:5900] = 0
+    np.save(tmp_path / "a.npy", points)
+    assert "all but 50 of its 6000" in load_sweep(tmp_path / "a.npy").fault()
 
 
 def test_an_unknown_kind_names_those_that_are_known(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import jaccard_score
 from xd3d.errors import DataError
 from xd3d.stages.datasets.labels import IGNORE
-from xd3d.stages.evaluate.metrics import score_table
+from xd3d.stages.evaluate.metrics import Metrics, score_table
 from xd3d.stages.evaluate.scores import FramePrediction, majority_miou, score_frames
 
 NAMES = ("vehicle", "road", "terrain")
@@ -49,6 +49,16 @@ def test_scores_of_all_frames_equal_sklearn_on_all_points(frames):
         assert card.miou[modality] == pytest.approx(expected.mean())
     assert card.points == kept.sum()
     assert card.frames == 4
+
+
+def test_points_without_usable_coordinates_are_counted(frames):
+    card = score_frames([replace(frame, dropped=number) for number, frame in enumerate(frames)], NAMES)
+    assert card.to_json()["dropped"] == card.dropped == 6
+    assert "6 points have no usable coordinates" in score_table(card)
+    assert Metrics.from_json(card.to_json()).dropped == 6
+    older = {key: value for key, value in card.to_json().items() if key != "dropped"}
+    assert Metrics.from_json(older).dropped == 0
+    assert "usable" not in score_table(score_frames(frames, NAMES))
 
 
 def test_the_order_of_frames_does_not_matter(frames):

@@ -91,8 +91,9 @@ def test_the_format_of_the_file_makes_no_difference(network, write_sweeps, out, 
 
 def test_a_point_without_coordinates_has_label_0_and_the_others_do_not_notice(network, write_sweeps, out, caplog):
     points = cloud(3)
-    holes = np.insert(points, [5, 60, 200], [[np.nan, 0, 0], [np.inf, 1, 1], [0, -np.inf, np.nan]], axis=0)
-    label_sweeps(network, find_sweeps(write_sweeps(points, holes)), out)
+    holes = np.insert(points, [5, 60, 200], [[np.nan, 0, 0], [0, 0, 0], [0, -np.inf, np.nan]], axis=0)
+    done = label_sweeps(network, find_sweeps(write_sweeps(points, holes)), out)
+    assert done.dropped == 3
     assert "3 of 403 points" in caplog.text
     plain, holed = read_labels(out / "000000.label"), read_labels(out / "000001.label")
     assert np.flatnonzero(holed == 0).tolist() == [5, 61, 202]
