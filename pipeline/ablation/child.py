@@ -48,7 +48,9 @@ def run_training(workspace: Workspace, training: Training, domains: Mapping[str,
     """
     begin = time.monotonic()
     overrides = [*training.overrides, *(_initialised(workspace, training, training.init) if training.init else [])]
-    done = jobs.train(workspace, training.variant.preset, overrides, cached=True, run=Path(training.run)).result
+    done = jobs.train(
+        training.variant.preset, overrides, cached=True, run=Path(training.run), workspace=workspace
+    ).result
     run = TrainedRun.open(workspace, Path(training.run), _machine_settings(training))
     scores = {name: _scores(run, domain, lidar_only=name != SOURCE) for name, domain in domains.items()}
     return {
@@ -64,7 +66,7 @@ def run_training(workspace: Workspace, training: Training, domains: Mapping[str,
 def _initialised(workspace: Workspace, training: Training, init: Training) -> list[str]:
     """Trains the initial run unless this is done; returns the settings that name it and its pseudo-labels if used."""
     run, config = Path(init.run), training.resolve().config
-    jobs.train(workspace, init.variant.preset, init.overrides, cached=True, run=run)
+    jobs.train(init.variant.preset, init.overrides, cached=True, run=run, workspace=workspace)
     named = [f"train.init={json.dumps(init.run)}"]
     if config.train.lam_pl:
         made = pseudo_labels(workspace, run, side=config.data.target.domain, machine=_machine_settings(training)).result

@@ -27,9 +27,11 @@ def trained(request, tiny_nuscenes_root, tmp_path_factory):
     if request.param == "city":
         root = synthesize(folder / "city", frames=24, seed=3, cameras="all", image_size=(96, 54), workers=1)
     workspace = Workspace(home=folder / "home")
-    done = {"prepare": jobs.prepare(workspace, "nuscenes", root, version=None, cameras="all")}
-    done["extract"] = jobs.extract(workspace, "nuscenes", "default", SETTINGS, None, retry_failed=False)
-    jobs.train(workspace, "default", SETTINGS, cached=True, run=None)
+    done = {"prepare": jobs.prepare("nuscenes", root, version=None, cameras="all", workspace=workspace)}
+    done["extract"] = jobs.extract_features(
+        "nuscenes", "default", SETTINGS, None, retry_failed=False, workspace=workspace
+    )
+    jobs.train("default", SETTINGS, cached=True, run=None, workspace=workspace)
     return TrainedRun.open(workspace, None), {name: outcome.result for name, outcome in done.items()}
 
 
