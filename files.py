@@ -14,6 +14,7 @@ import yaml
 __all__ = [
     "fsync_folder",
     "host_name",
+    "optional_path",
     "parse_yaml",
     "read_json",
     "unique_name",
@@ -28,6 +29,11 @@ _LONGEST_STEM = 100  #: bytes of the target's name in the name of its partial fi
 def host_name() -> str:
     """Returns the host name, with only characters that are safe in a file name."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
+
+
+def optional_path(given: Path | str | None) -> Path | None:
+    """Returns ``given`` as a path; None if it is None."""
+    return None if given is None else Path(given)
 
 
 def unique_name() -> str:

@@ -16,7 +16,10 @@ Item = TypeVar("Item")
 
 @contextmanager
 def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterator[tqdm[Any]]":
-    """Opens a progress bar of ``total`` units, ``done`` of them finished; call ``bar.update(n)`` inside the block."""
+    """Opens a progress bar of ``total`` units, ``done`` of them finished; call ``bar.update(n)`` inside the block.
+
+    Without a ``description`` nothing is shown.
+    """
     with tqdm(
         total=total,
         initial=done,
@@ -25,7 +28,7 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterato
         file=sys.stderr,
         mininterval=0.5,
         dynamic_ncols=True,
-        disable=not is_first_process(),
+        disable=not description or not is_first_process(),
     ) as bar:
         yield bar
 

@@ -8,13 +8,49 @@ from typing import TYPE_CHECKING
 from ..errors import CacheError, ConfigError, nearest
 from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
-from .domains import open_index
+from .domains import DomainOpener, open_index
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from ..cache.networks import NetworksReader
+    from ..cache.reader import FeatureReader
     from ..stages.datasets.index import FrameIndex
 
-__all__ = ["add_memberships", "collect_garbage", "export_part"]
+__all__ = ["add_memberships", "collect_garbage", "export_part", "open_cache"]
+
+
+def open_cache(
+    path: Path | str | None = None,
+    *,
+    dataset: str = "nuscenes",
+    config: str = DEFAULT_PRESET,
+    overrides: Sequence[str] = (),
+    workspace: Workspace | Path | str | None = None,
+) -> "FeatureReader | NetworksReader":
+    """Open the feature cache at ``path`` (a folder or URL), by default that of ``dataset`` with these settings.
+
+    Rows are images: in the order of the index by default, in that of the cache's ``image_keys`` with a ``path``.
+
+    Examples:
+        >>> cache = xd3d.open_cache(overrides=["extract.image_size=[48, 80]"])
+        >>> features = cache.read([0, 1])
+        >>> features.maps["up1"].shape, features.agents["up1"].shape
+        ((2, 96, 3, 5), (2, 100, 96))
+
+    Raises:
+        CacheError: there is no cache, it is damaged, or ``path`` is one of several networks, of which only the parts
+            can be opened by path.
+        CacheMismatchError: all caches of the data set were made with other settings.
+    """
+    if path is None:
+        opener = DomainOpener(Workspace.of(workspace), load_config(config, overrides).config, cached=True)
+        return opener.open_cache(dataset)
+    from ..cache.networks import part_paths
+    from ..cache.reader import FeatureReader
+
+    if (parts := part_paths(path)) != [path]:
+        raise CacheError(f"{path} is a cache of several networks; open one part: {', '.join(map(str, parts))}")
+    return FeatureReader(path)
 
 
 def add_memberships(

@@ -27,7 +27,6 @@ from .options import (
     Workers,
 )
 from .sharing import Sharing, require_one_process
-from .workspace import Workspace
 
 __all__ = ["app", "main"]
 
@@ -98,7 +97,7 @@ def synthesize(
     """
     from . import jobs
 
-    done = jobs.synthesize_city(out, dataset=dataset, frames=frames, seed=seed, cameras=cameras, plan=plan)
+    done = jobs.synthesize(out, dataset=dataset, frames=frames, seed=seed, cameras=cameras, plan=plan)
     conclude(done, as_json)
 
 
@@ -129,7 +128,6 @@ def prepare(
     from . import jobs
 
     done = jobs.prepare(
-        Workspace.current(),
         dataset,
         root,
         version=version,
@@ -165,11 +163,9 @@ def extract_features(
     from . import jobs
 
     sharing = Sharing.from_options(workers, scheduler, shard, dry_run=dry_run)
-    workspace, changes = Workspace.current(), overrides or []
-    if dry_run:
-        done = jobs.forecast_extraction(workspace, dataset, config, changes, root)
-    else:
-        done = jobs.extract(workspace, dataset, config, changes, root, retry_failed=retry_failed, sharing=sharing)
+    done = jobs.extract_features(
+        dataset, config, overrides or [], root, dry_run=dry_run, retry_failed=retry_failed, sharing=sharing
+    )
     conclude(done, as_json)
 
 
@@ -193,7 +189,7 @@ def train(
     """
     from . import jobs
 
-    conclude(jobs.train_together(Workspace.current(), config, overrides or [], cached=cached, run=run), as_json)
+    conclude(jobs.train(config, overrides or [], cached=cached, run=run, torchrun=True), as_json)
 
 
 @app.command()
@@ -215,9 +211,9 @@ def pretrain(
 
     Example: `xd3d pretrain --cached --config nuscenes_usa_singapore/uda`
     """
-    from .pretrain import pretrain as run_pretraining
+    from . import jobs
 
-    conclude(run_pretraining(Workspace.current(), config, overrides or [], cached=cached, run=run), as_json)
+    conclude(jobs.pretrain(config, overrides or [], cached=cached, run=run), as_json)
 
 
 @app.command()
@@ -250,17 +246,15 @@ def evaluate(
     from . import jobs
     from .runs import machine_settings
 
-    if window is not None and adapt != "norm":
-        raise typer.BadParameter(f"--window {window} is the number of frames of --adapt norm; give both")
     done = jobs.evaluate(
-        Workspace.current(),
         run,
         split=split,
-        side=domain,
+        domain=domain,
         absent=absent,
         fusion=fusion,
         lidar_only=lidar_only,
-        norm_window=(window or 1) if adapt == "norm" else None,
+        adapt=adapt,
+        window=window,
         export=export,
         machine=machine_settings(device, overrides),
     )
@@ -291,8 +285,7 @@ def report(
     if len(chosen) > 2:
         raise typer.BadParameter("one run, or two to compare")
     first, other = [*chosen, None, None][:2]
-    done = jobs.write_report(Workspace.current(), first, out, machine_settings(device, overrides), other=other)
-    conclude(done, as_json)
+    conclude(jobs.report(first, out, other=other, machine=machine_settings(device, overrides)), as_json)
 
 
 def main() -> None:

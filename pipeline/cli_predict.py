@@ -7,7 +7,6 @@ import typer
 
 from .console import conclude
 from .options import Adapt, Device, Fusion, Json, MachineOverrides, RunFolder
-from .workspace import Workspace
 
 __all__ = ["predict"]
 
@@ -80,53 +79,28 @@ def predict(
 
     Example: `xd3d predict --dataset nuscenes --submission` or `xd3d predict /data/velodyne --picture`
     """
-    from .frame_choice import FrameChoice, choose_frames
-    from .predict import predict as predict_sweeps
-    from .predict_frames import predict_frames
+    from . import jobs
     from .runs import machine_settings
 
-    shown = {"online": online, "fusion": fusion, "probabilities": probabilities, "dry_run": dry_run}
-    choice = choose_frames(
+    done = jobs.predict(
         points,
-        dataset,
+        run,
+        dataset=dataset,
         root=root,
         domain=domain,
         split=split,
         scenes=scenes,
+        online=online,
+        fusion=fusion,
+        adapt=adapt,
+        probabilities=probabilities,
         submission=submission,
-        sweeps_alone={"--columns": columns},
-        frames_alone={f"--{name.replace('_', '-')}": value for name, value in shown.items()},
+        out=out,
+        columns=columns,
+        ids=ids,
+        colour=colour,
+        picture=picture,
+        dry_run=dry_run,
+        machine=machine_settings(device, overrides),
     )
-    workspace, machine = Workspace.current(), machine_settings(device, overrides)
-    norm_window = 1 if adapt == "norm" else None
-    if isinstance(choice, FrameChoice):
-        done = predict_frames(
-            workspace,
-            run,
-            choice,
-            out=out,
-            online=online,
-            fusion=fusion,
-            norm_window=norm_window,
-            probabilities=probabilities,
-            picture=picture,
-            ids=ids,
-            colour=colour,
-            submission=submission,
-            dry_run=dry_run,
-            machine=machine,
-        )
-    else:
-        done = predict_sweeps(
-            workspace,
-            run,
-            choice,
-            out=out,
-            columns=columns,
-            picture=picture,
-            norm_window=norm_window,
-            ids=ids,
-            colour=colour,
-            machine=machine,
-        )
     conclude(done, as_json)

@@ -49,11 +49,17 @@ def set_up_logging(verbose: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of a command: ``result`` is printed with ``--json``, ``text`` without; and the exit code."""
+    """Result of a command: ``result`` is printed with ``--json``, ``text`` (also as ``str``) without.
+
+    ``exit_code`` is that of the command: 0, or 1 if a part of the work could not be done.
+    """
 
     result: Mapping[str, Any]
     text: str
     exit_code: int = 0
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def conclude(outcome: Outcome, as_json: bool) -> None:

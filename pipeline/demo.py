@@ -36,11 +36,11 @@ def run_demo(out: Path, *, frames: int | None, seed: int, fast: bool = False) ->
     out.mkdir(parents=True, exist_ok=True)
     workspace, city = Workspace(home=(out / "work").absolute()), out / "city"
     log.info("1/6 Synthesize: two domains of a city, written as a nuScenes data root")
-    jobs.synthesize_city(city, frames=frames or (FAST_FRAMES if fast else FRAMES), seed=seed, cameras="CAM_FRONT")
+    jobs.synthesize(city, frames=frames or (FAST_FRAMES if fast else FRAMES), seed=seed, cameras="CAM_FRONT")
     log.info("2/6 Prepare: index the data root and check its files")
-    jobs.prepare(workspace, "nuscenes", city, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", city, version=None, cameras="CAM_FRONT", workspace=workspace)
     log.info("3/6 Stage one: diffusion features and agent queries of every image, into the cache")
-    jobs.extract(workspace, "nuscenes", preset, (), None, retry_failed=False)
+    jobs.extract_features("nuscenes", preset, (), None, retry_failed=False, workspace=workspace)
     log.info("4/6 Stage two, LiDAR alone: train on Boston, choose the checkpoint on held-out Singapore scenes")
     lidar = _train(workspace, preset, seed, "fusion.variant=3d-only")
     log.info("5/6 Stage two, with the cached features")
@@ -60,7 +60,7 @@ def run_demo(out: Path, *, frames: int | None, seed: int, fast: bool = False) ->
 
 
 def _train(workspace: Workspace, preset: str, seed: int, *overrides: str) -> TrainedRun:
-    jobs.train(workspace, preset, [f"train.seed={seed}", *overrides], cached=True, run=None)
+    jobs.train(preset, [f"train.seed={seed}", *overrides], cached=True, run=None, workspace=workspace)
     return TrainedRun.open(workspace, None)
 
 

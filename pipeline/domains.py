@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Int64
 
+    from ..cache.networks import NetworksReader
+    from ..cache.reader import FeatureReader
     from ..stages.datasets.index import FrameIndex
     from ..stages.datasets.labels import LabelMerge
     from ..stages.evaluate.metrics import Modality
@@ -304,6 +306,15 @@ class DomainOpener:
             if not settings.models:
                 settings = self._extract_settings(dataset, self.fingerprint(dataset))
             return OnlineExtractor(index=self.index(dataset), settings=settings)
+        return self.open_cache(dataset)
+
+    def open_cache(self, dataset: str) -> "FeatureReader | NetworksReader":
+        """Opens the cached features of ``dataset`` with these settings; rows are those of the index's images.
+
+        Raises:
+            CacheError: there is no cache, or it is damaged.
+            CacheMismatchError: all caches were made with other settings.
+        """
         from ..cache.reader import FeatureReader
         from ..cache.views import view_keys
         from .adopted import fitting_cache

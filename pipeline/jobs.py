@@ -1,6 +1,7 @@
 """One function for each command: opens its inputs from the workspace, calls the stage and reports the result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -8,41 +9,51 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
+from ..files import optional_path
 from ..processes import is_first_process
 from ..stages.datasets.catalogue import FOLDER
-from ..stages.evaluate.settings import AbsentRule, FusionRule
-from .config import DEFAULT_PRESET, load_config
+from ..stages.evaluate.settings import AbsentRule, Adaptation, FusionRule, norm_window
+from .config import DEFAULT_PRESET, ResolvedConfig, load_config
 from .console import Outcome
 from .domains import DomainOpener, left_out_of
+from .extraction import extract_features
+from .labelling import predict
+from .pretrain import pretrain
 from .pseudo import batch_candidates
 from .runs import TrainedRun, as_begun, run_facts, run_name
-from .sharing import ALONE, Sharing
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from ..stages.extract.job import ExtractSummary
     from ..stages.synthesize.synthesize import Plan
 
-__all__ = [
-    "evaluate",
-    "extract",
-    "forecast_extraction",
-    "prepare",
-    "synthesize_city",
-    "train",
-    "train_together",
-    "write_report",
-]
+__all__ = ["evaluate", "extract_features", "predict", "prepare", "pretrain", "report", "synthesize", "train"]
 
 
-def synthesize_city(
-    out: Path, *, dataset: str = "nuscenes", frames: int, seed: int, cameras: str | None, plan: "Plan" = "city"
+def synthesize(
+    out: Path | str,
+    *,
+    dataset: str = "nuscenes",
+    frames: int = 120,
+    seed: int = 0,
+    cameras: str | None = None,
+    plan: "Plan" = "city",
 ) -> Outcome:
-    """Write the synthetic city to ``out`` as a data root of ``dataset``."""
-    if dataset == "nuscenes":
-        from ..stages.synthesize.synthesize import synthesize
+    """Write the synthetic city to the folder ``out`` as a data root, in the format of ``dataset``.
 
-        root = synthesize(out, frames=frames, seed=seed, cameras=cameras or "CAM_FRONT", plan=plan)
+    It starts processes that import the caller's script, which must call it below ``if __name__ == "__main__":``.
+
+    Examples:
+        >>> xd3d.synthesize("city", frames=24).result["frames"]
+        24
+
+    Raises:
+        ConfigError: an option is out of range, or ``out`` holds something else.
+    """
+    out = Path(out)
+    if dataset == "nuscenes":
+        from ..stages.synthesize.synthesize import synthesize as write_city
+
+        root = write_city(out, frames=frames, seed=seed, cameras=cameras or "CAM_FRONT", plan=plan)
     else:
         from ..stages.synthesize.twins import synthesize_twin
 
@@ -56,41 +67,52 @@ def synthesize_city(
 
 
 def prepare(
-    workspace: Workspace,
-    dataset: str,
-    root: Path | None,
+    dataset: str = "nuscenes",
+    root: Path | str | None = None,
     *,
-    version: str | None,
-    cameras: str | None,
+    version: str | None = None,
+    cameras: str | None = None,
     config: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
     allow_missing: bool = False,
     follow_links: bool = False,
-    picture: Path | None = None,
+    picture: Path | str | None = None,
+    workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
     """Index ``dataset`` and check its files; the index is stored, and the root remembered, if all are complete.
 
-    With ``allow_missing`` the index goes without the frames that are not.
+    With ``allow_missing`` the index goes without the frames that are not. The exit code is 1 if files are missing or
+    damaged; ``result["missing"]`` lists them.
+
+    Examples:
+        >>> done = xd3d.prepare("nuscenes", "city")
+        >>> done.exit_code, done.result["missing"]
+        (0, [])
+
+    Raises:
+        MissingDataError: no root is known, or it holds no such data set.
+        DataError: a table or a calibration is damaged.
     """
     from ..stages.datasets.prepare import prepare_dataset
     from ..stages.datasets.splits import describe_splits
     from ..stages.datasets.visibility import seen_shares
 
     roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
-    chosen = workspace.root(dataset, root, configured=roots.get(dataset))
-    workspace.require_writable()
+    place = Workspace.of(workspace)
+    chosen = place.root(dataset, optional_path(root), configured=roots.get(dataset))
+    place.require_writable()
     done = prepare_dataset(
         dataset,
         chosen,
-        workspace.index(dataset),
+        place.index(dataset),
         version=version,
         cameras=cameras,
         allow_missing=allow_missing,
         follow_links=follow_links,
-        picture=picture,
+        picture=optional_path(picture),
     )
     if not done.missing:
-        workspace.remember_root(dataset, chosen)
+        place.remember_root(dataset, chosen)
     faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]
     summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
     if faults:
@@ -122,104 +144,42 @@ def _range(shares: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def forecast_extraction(
-    workspace: Workspace, dataset: str, config: str, overrides: Sequence[str], root: Path | None
-) -> Outcome:
-    """Forecast the cost of stage one from one image; the exit code is 1 if the disk is too small."""
-    from ..stages.extract.forecast import forecast
-
-    opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
-    expected = forecast(opener.index(dataset), opener.extract_settings(dataset), opener.cache_path(dataset))
-    hours = expected.seconds / 3600
-    free = "" if expected.free_bytes is None else f" ({expected.free_bytes / 1e9:.1f} GB are free)"
-    advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_CACHES to a larger disk."
-    return Outcome(
-        result={**asdict(expected), "fits": expected.fits},
-        text=f"{expected.left} of {expected.images} images left, {expected.bytes_per_image / 1e6:.2f} MB per image:"
-        f" {expected.bytes_left / 1e9:.2f} GB{free},"
-        f" {expected.seconds_per_image:.2f} s per image: {hours:.2f} h{advice}",
-        exit_code=0 if expected.fits else 1,
-    )
-
-
-def extract(
-    workspace: Workspace,
-    dataset: str,
-    config: str,
-    overrides: Sequence[str],
-    root: Path | None,
+def train(
+    config: str = DEFAULT_PRESET,
+    overrides: Sequence[str] = (),
     *,
-    retry_failed: bool,
-    sharing: Sharing = ALONE,
+    cached: bool = False,
+    run: Path | str | None = None,
+    torchrun: bool = False,
+    workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Run stage one on every image of ``dataset``, or on a part of them; the exit code is 1 if one has no features."""
-    opener = DomainOpener(workspace, load_config(config, overrides).config, cached=True, root=root)
-    path = opener.cache_path(dataset)
-    index, settings = opener.index(dataset), opener.extract_settings(dataset)
-    fill: Callable[..., ExtractSummary]
-    if sharing.workers or sharing.scheduler:
-        from ..stages.extract.cluster import extract_with_workers
+    """Stage two: train the sparse 3D network and the fusion module; a run that was stopped resumes.
 
-        fill = partial(extract_with_workers, workers=sharing.workers, scheduler=sharing.scheduler)
-    else:
-        from ..stages.extract.job import extract_features
+    Features are read from the cache if ``cached``, else computed in the loop. ``run`` is a folder or a name; by default
+    it follows from the settings. ``torchrun``: the processes that ``torchrun`` started share each batch.
 
-        fill = partial(extract_features, part=sharing.part)
-    if settings.models:
-        from ..stages.extract.parts import extract_networks
-
-        done = extract_networks(index, settings, path, fill=fill, retry_failed=retry_failed)
-    else:
-        done = fill(index, settings, path, retry_failed=retry_failed)
-    advice = _failures(path, done.failed)
-    return Outcome(
-        result={
-            "cache": str(path),
-            "fingerprint": done.fingerprint,
-            "images": done.images,
-            "done": done.done,
-            "failed": done.failed,
-            "seconds": round(done.seconds, 3),
-            "images_per_second": round(done.images_per_second, 4),
-            **{f"share_{activity}": round(share, 4) for activity, share in done.shares.items()},
-        },
-        text=f"{done.done} of {done.images} images are in {path} ({done.seconds:.0f} s).{advice}",
-        exit_code=1 if done.done < done.images else 0,
-    )
-
-
-def _failures(cache: Path | str, failed: int) -> str:
-    """Says how many images failed, why the first one did, and what helps."""
-    if not failed:
-        return ""
-    from ..cache.networks import part_paths
-    from ..cache.reader import FeatureReader
-
-    reason = next((reason for part in part_paths(cache) for reason in FeatureReader(part).failed.values()), "")
-    remedy = "try extract.dtype=float32; " if "not finite" in reason else ""
-    return f"\n{failed} images failed ({reason}); {remedy}--retry-failed tries them again"
-
-
-def train_together(
-    workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None
-) -> Outcome:
-    """Run ``train`` in every process that ``torchrun`` started; the processes share each batch.
+    Examples:
+        >>> few = ["extract.image_size=[48, 80]", "train.steps=2", "train.milestones=[2]"]
+        >>> done = xd3d.train("default", few, cached=True, run="first")
+        >>> done.result["steps"]
+        2
 
     Raises:
-        RunError: the other processes cannot be reached.
+        CacheError: there are no cached features with these settings.
+        RunError: the run has other settings, or other processes cannot be reached.
     """
     from ..stages.train.parallel import distributed
 
-    with distributed(load_config(config, overrides).config.train.device):
-        return train(workspace, config, overrides, cached=cached, run=run)
+    resolved = load_config(config, overrides)
+    with distributed(resolved.config.train.device) if torchrun else nullcontext():
+        return _train(Workspace.of(workspace), resolved, cached=cached, run=optional_path(run))
 
 
-def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None) -> Outcome:
-    """Run stage two, from the cache or with the diffusion model in the loop; a run that was stopped resumes."""
+def _train(workspace: Workspace, resolved: ResolvedConfig, *, cached: bool, run: Path | None) -> Outcome:
     from ..stages.predict.inference import validate
     from ..stages.train.loop import train as train_network
 
-    resolved, named = load_config(config, overrides), workspace.find_run(run) if run else None
+    named = workspace.find_run(run) if run else None
     if named:
         resolved = as_begun(resolved, named)
     settings = resolved.config
@@ -253,34 +213,46 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
 
 
 def evaluate(
-    workspace: Workspace,
-    run: Path | None,
+    run: Path | str | None = None,
     *,
-    split: str | None,
-    side: str,
-    absent: AbsentRule | None,
+    split: str | None = None,
+    domain: str = "target",
+    absent: AbsentRule | None = None,
     fusion: FusionRule | None = None,
     lidar_only: bool = False,
-    norm_window: int | None = None,
-    export: Path | None = None,
+    adapt: Adaptation = "none",
+    window: int | None = None,
+    export: Path | str | None = None,
     machine: Sequence[str] = (),
+    workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Score a run on a split of its target or source, and store the score with its protocol in the run folder.
+    """Score a run, by default the last, and store the score with its protocol in the run folder.
 
-    Of a split without labels the predictions are exported, and there are no scores. ``norm_window``: see
-    ``TrainedRun.score``. ``machine``: overrides of machine
-    settings, see ``TrainedRun.open``.
+    ``domain``: source, target, or another domain of the target's data set. Of a split without labels the predictions
+    are exported, and there are no scores. ``adapt`` "norm" normalises with the statistics of the last ``window`` frames,
+    by default of the frame alone. ``machine``: settings of this machine, such as ``["train.device=cpu"]``.
+
+    Examples:
+        >>> scores = xd3d.evaluate("first").result
+        >>> 0 <= scores["miou"]["fused"] <= 1
+        True
+
+    Raises:
+        MissingDataError: nothing has been trained.
+        ConfigError: there is no such domain or split.
+        DataError: the split has no labels, and ``export`` is not given.
     """
     from ..stages.evaluate.metrics import MODALITIES, score_table
 
-    trained = TrainedRun.open(workspace, run, machine)
+    trained = TrainedRun.open(Workspace.of(workspace), optional_path(run), machine)
+    export = optional_path(export)
     card = trained.score(
         split=split,
-        side=side,
+        side=domain,
         absent=absent,
         fusion=fusion,
         lidar_only=lidar_only,
-        norm_window=norm_window,
+        norm_window=norm_window(adapt, window),
         export=export,
     )
     written = {} if export is None else {"export": str(export)}
@@ -293,13 +265,28 @@ def evaluate(
     return Outcome(result={**card.to_json(), **written}, text=f"{score_table(card)}\n{trained.progress}")
 
 
-def write_report(
-    workspace: Workspace, run: Path | None, out: Path | None, machine: Sequence[str] = (), *, other: Path | None = None
+def report(
+    run: Path | str | None = None,
+    out: Path | str | None = None,
+    *,
+    other: Path | str | None = None,
+    machine: Sequence[str] = (),
+    workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Write the single-file report of a run, with the clouds of ``other`` beside it; ``machine``: see ``evaluate``."""
+    """Write the single-file report of a run, by default the last, with the clouds of the run ``other`` beside it.
+
+    Examples:
+        >>> done = xd3d.report("first", "report.html")
+        >>> done.result["report"]
+        'report.html'
+
+    Raises:
+        MissingDataError: nothing has been trained.
+    """
     from .report.build import build_report
 
-    trained = TrainedRun.open(workspace, run, machine)
-    beside = None if other is None else TrainedRun.open(workspace, other, machine)
-    path = build_report(trained, out or trained.folder / "report.html", other=beside)
+    place = Workspace.of(workspace)
+    trained = TrainedRun.open(place, optional_path(run), machine)
+    beside = None if other is None else TrainedRun.open(place, Path(other), machine)
+    path = build_report(trained, trained.folder / "report.html" if out is None else Path(out), other=beside)
     return Outcome(result={"report": str(path)}, text=f"The report is in {path}")

@@ -211,17 +211,13 @@ def _open(workspace: Workspace, trained: TrainedRun, choice: FrameChoice, *, onl
     Raises:
         CacheError: images have no cached features.
     """
-    import numpy as np
-
     from ..stages.datasets.labels import LabelMerge
 
     index = choice.open_index(workspace)
     cached = bool(trained.record["facts"]["cached"]) and not online
     opener = DomainOpener(workspace, trained.config, cached=cached, index=index)
-    nothing = np.zeros(0, np.int64)
-    merge = LabelMerge(name="unlabelled", classes=trained.network.classes, lut=nothing, raw_ids=nothing)
     try:
-        domain = opener.frames(index, choice.rows(index), merge)
+        domain = opener.frames(index, choice.rows(index), LabelMerge.unlabelled(trained.network.classes))
         domain.require_features()
     except CacheError as error:
         raise CacheError(f"{error}\nOr compute the features on the way: xd3d predict --online") from error

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
-from .config import ResolvedConfig, load_config
+from ..files import optional_path
+from .config import DEFAULT_PRESET, ResolvedConfig, load_config
 from .console import Outcome
 from .domains import DomainOpener
 from .runs import run_facts, run_name
@@ -14,11 +15,23 @@ from .workspace import Workspace
 __all__ = ["pretrain"]
 
 
-def pretrain(workspace: Workspace, config: str, overrides: Sequence[str], *, cached: bool, run: Path | None) -> Outcome:
+def pretrain(
+    config: str = DEFAULT_PRESET,
+    overrides: Sequence[str] = (),
+    *,
+    cached: bool = False,
+    run: Path | str | None = None,
+    workspace: Workspace | Path | str | None = None,
+) -> Outcome:
     """Distil image features into the 3D network on the domains that ``config`` trains on; a stopped run resumes.
 
     Steps, batches and learning rate are those of ``train``, the features those of ``fusion.taps``. Under torchrun, the
     processes share each batch.
+
+    Examples:
+        >>> few = ["extract.image_size=[48, 80]", "train.steps=2", "train.milestones=[2]"]
+        >>> xd3d.pretrain("default", few, cached=True, run="pretrained").result["steps"]
+        2
 
     Raises:
         ConfigError: a setting is unknown or out of range, or ``train.init`` is set.
@@ -27,6 +40,7 @@ def pretrain(workspace: Workspace, config: str, overrides: Sequence[str], *, cac
     from ..stages.train.parallel import distributed
     from ..stages.train.pretrain import pretrain as pretrain_network
 
+    workspace, folder = Workspace.of(workspace), optional_path(run)
     resolved = _for_pretraining(load_config(config, overrides))
     settings = resolved.config
     train, data = settings.train, settings.data
@@ -37,7 +51,7 @@ def pretrain(workspace: Workspace, config: str, overrides: Sequence[str], *, cac
         sides = [side for side, used in ((data.source, source), (data.target, target)) if used is not None]
         name = f"pretrain-{run_name(resolved, domains, cached=cached, sides=sides)}"
         done = pretrain_network(
-            run=workspace.find_run(run) if run else workspace.run(name),
+            run=workspace.find_run(folder) if folder else workspace.run(name),
             source=source,
             target=target,
             model=settings.model,

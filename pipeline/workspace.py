@@ -30,6 +30,13 @@ class Workspace:
         """The workspace that ``XD3D_HOME`` names, else ``./xd3d-work``."""
         return cls(home=Path(os.environ.get("XD3D_HOME") or "xd3d-work").absolute())
 
+    @classmethod
+    def of(cls, given: "Workspace | Path | str | None") -> "Workspace":
+        """The workspace ``given``, or in the folder ``given``; by default the current one."""
+        if isinstance(given, Workspace):
+            return given
+        return cls.current() if given is None else cls(home=Path(given).absolute())
+
     def require_writable(self) -> None:
         """Create the folder if it does not exist.
 

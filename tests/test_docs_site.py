@@ -55,6 +55,16 @@ def test_commands_are_in_the_reference_with_their_options(site, command):
     assert f"xd3d {command}" in words(site / "reference/commands/index.html")
 
 
+def test_the_python_functions_and_the_notebook_are_shown(site):
+    import xd3d
+
+    text = words(site / "python/index.html")
+    for name in set(xd3d.__all__) - {"__version__"}:
+        assert f'id="xd3d.{name}"' in (site / "python/index.html").read_text(encoding="utf-8")
+    assert "camera_from_lidar [4, 4] maps points" in text
+    assert (site / "tutorial/index.html").read_text(encoding="utf-8").count("data:image/png;base64,") == 3
+
+
 def test_every_page_is_in_the_navigation_or_linked(site):
     html = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
     pages = [page.parent.name for page in site.rglob("index.html") if page.parent != site]

@@ -14,7 +14,6 @@ from ...settings import Mark, marked
 from .. import jobs
 from ..config import Config
 from ..console import run_command_line, set_up_logging
-from ..pretrain import pretrain
 from ..pseudo import pseudo_labels
 from ..runs import TrainedRun
 from ..workspace import Workspace
@@ -51,7 +50,7 @@ def run_training(workspace: Workspace, training: Training, domains: Mapping[str,
     window = training.variant.norm_window
     trained = training.init if window and training.init else training
     overrides = [*trained.overrides, *(_initialised(workspace, trained, trained.init) if trained.init else [])]
-    done = jobs.train(workspace, trained.variant.preset, overrides, cached=True, run=Path(trained.run)).result
+    done = jobs.train(trained.variant.preset, overrides, cached=True, run=Path(trained.run), workspace=workspace).result
     run = TrainedRun.open(workspace, Path(trained.run), _machine_settings(training))
     scores = {name: _scores(run, domain, window, lidar_only=name != SOURCE) for name, domain in domains.items()}
     return {
@@ -67,8 +66,8 @@ def run_training(workspace: Workspace, training: Training, domains: Mapping[str,
 def _initialised(workspace: Workspace, training: Training, init: Training) -> list[str]:
     """Trains the initial run unless this is done; returns the settings that name it and its pseudo-labels if used."""
     run, config = Path(init.run), training.resolve().config
-    run_job = pretrain if init.variant.pretrains else jobs.train
-    run_job(workspace, init.variant.preset, init.overrides, cached=True, run=run)
+    run_job = jobs.pretrain if init.variant.pretrains else jobs.train
+    run_job(init.variant.preset, init.overrides, cached=True, run=run, workspace=workspace)
     named = [f"train.init={json.dumps(init.run)}"]
     if config.train.stored_labels:
         made = pseudo_labels(

@@ -71,10 +71,10 @@ class Benchmark:
 
         root = self.root or out / "root"
         if self.root is None:
-            jobs.synthesize_city(root, frames=self.frames, seed=0, cameras=CAMERAS, plan="benchmark")
+            jobs.synthesize(root, frames=self.frames, seed=0, cameras=CAMERAS, plan="benchmark")
         folder = workspace.index(self.dataset)
         if not (folder / "index.json").exists():
-            done = jobs.prepare(workspace, self.dataset, root, version=None, cameras=CAMERAS)
+            done = jobs.prepare(self.dataset, root, version=None, cameras=CAMERAS, workspace=workspace)
             if done.exit_code:
                 raise DataError(
                     f"The benchmark's data in {root} are damaged; delete that folder and run the command again:\n"

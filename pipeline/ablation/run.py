@@ -88,7 +88,7 @@ def _extract_one(workspace: Workspace, benchmark: Benchmark, training: Training)
     log.info("Features of %s", training.variant.name)
     preset, overrides = training.variant.preset, training.overrides
     try:
-        done = jobs.extract(workspace, benchmark.dataset, preset, overrides, None, retry_failed=True)
+        done = jobs.extract_features(benchmark.dataset, preset, overrides, None, retry_failed=True, workspace=workspace)
     except Xd3dError as error:
         log.warning("%s: no features: %s", training.title, error)
         return str(error)

@@ -13,7 +13,7 @@ from ...progress import track
 from .index import FrameIndex
 from .labels import IGNORE, LabelMerge
 from .projection import inside_image
-from .readers import READERS, Reader
+from .readers import READERS, FrameReader, reader_of
 from .sweeps import Sweep
 
 __all__ = ["Frame", "count_labels", "join_frames", "load_frame"]
@@ -114,12 +114,12 @@ def load_frame(
         DataError: the sweep is truncated or has no usable point, the label file has another length, or a label is out
             of range.
     """
-    row, reader = int(row), READERS[index.dataset]
+    row, reader = int(row), reader_of(index)
     sweep = reader.read_sweep(index, row)
     fault = sweep.fault(most=1.0)
     if fault:
         raise DataError(f"The sweep {index.root / str(index.frames.sweep[row])} is damaged: {fault}")
-    labels = _read_labels(reader, index, row, merge, sweep)
+    labels = _read_labels(index, row, merge, sweep)
     image_rows = _one_per_camera(index, index.images_of(row), rng)
     views = [_view(reader, index, int(image), sweep) for image in image_rows]
     kept = sweep.usable & (every_point or not index.cameras)
@@ -172,7 +172,7 @@ def _one_per_camera(
 
 
 def _view(
-    reader: Reader, index: FrameIndex, image: int, sweep: Sweep
+    reader: FrameReader, index: FrameIndex, image: int, sweep: Sweep
 ) -> tuple[Bool[np.ndarray, "points"], Float32[np.ndarray, "seen 2"]]:
     """Which points the image shows, and their (u, v) in it."""
     size = index.images.size[image]
@@ -183,14 +183,12 @@ def _view(
     return inside, np.clip(uv, np.finfo(np.float32).tiny, _BELOW_ONE)
 
 
-def _read_labels(
-    reader: Reader, index: FrameIndex, row: int, merge: LabelMerge | None, sweep: Sweep
-) -> Int64[np.ndarray, "points"]:
+def _read_labels(index: FrameIndex, row: int, merge: LabelMerge | None, sweep: Sweep) -> Int64[np.ndarray, "points"]:
     points = len(sweep.points)
     if merge is None or not str(index.frames.labels[row]):
         return np.full(points, IGNORE, np.int64)
     path = index.root / str(index.frames.labels[row])
-    raw = reader.read_labels(index, row, sweep)
+    raw = READERS[index.dataset].read_labels(index, row, sweep)
     if len(raw) != points:
         raise DataError(
             f"The label file {path} has {len(raw)} labels, but its sweep {index.frames.sweep[row]} has {points} points;"

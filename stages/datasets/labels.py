@@ -3,6 +3,7 @@
 A merge is one entry of ``merges.MERGES``; its lookup table for a data set is built from the names in ``catalogue``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,12 @@ class LabelMerge:
     classes: tuple[str, ...]
     lut: Int64[np.ndarray, "raw"]
     raw_ids: Int64[np.ndarray, "classes"]
+
+    @classmethod
+    def unlabelled(cls, classes: Sequence[str]) -> "LabelMerge":
+        """Returns the merge of frames whose labels are not read."""
+        nothing = np.zeros(0, np.int64)
+        return cls(name="unlabelled", classes=tuple(classes), lut=nothing, raw_ids=nothing)
 
     def apply(self, raw: Integer[np.ndarray, "points"]) -> Int64[np.ndarray, "points"]:
         """Returns the class id, 0 to C - 1 or ``IGNORE``, of each raw label.

@@ -8,16 +8,30 @@ from typing import Protocol, cast, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Integer
 
+from . import memory
 from .catalogue import DatasetName
 from .checks import Faults
 from .index import FrameIndex
 from .sweeps import Sweep
 
-__all__ = ["READERS", "Reader"]
+__all__ = ["READERS", "FrameReader", "Reader", "reader_of"]
 
 
 @runtime_checkable
-class Reader(Protocol):
+class FrameReader(Protocol):
+    """The functions that read a frame and place it in its images."""
+
+    def read_sweep(self, index: FrameIndex, row: int) -> Sweep:
+        """Returns the points of the frame in ``row``."""
+        ...
+
+    def pixels(self, index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
+        """Returns the pixels (x, y) of each point in the image of row ``image``; NaN outside."""
+        ...
+
+
+@runtime_checkable
+class Reader(FrameReader, Protocol):
     """The functions that the module of a data set provides."""
 
     def build_index(
@@ -35,16 +49,8 @@ class Reader(Protocol):
         """Checks every file of the index."""
         ...
 
-    def read_sweep(self, index: FrameIndex, row: int) -> Sweep:
-        """Returns the points of the frame in ``row``."""
-        ...
-
     def read_labels(self, index: FrameIndex, row: int, sweep: Sweep) -> Integer[np.ndarray, "labels"]:
         """Returns the raw labels of the frame's points; only called if the index has a label file."""
-        ...
-
-    def pixels(self, index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
-        """Returns the pixels (x, y) of each point in the image of row ``image``; NaN outside."""
         ...
 
 
@@ -52,3 +58,8 @@ class Reader(Protocol):
 READERS: Mapping[str, Reader] = {
     name: cast("Reader", import_module(f".{name}", __package__)) for name in get_args(DatasetName)
 }
+
+
+def reader_of(index: FrameIndex) -> FrameReader:
+    """Returns what reads the frames of ``index``: the module of its data set, or that of a frame in memory."""
+    return memory if isinstance(index, memory.MemoryIndex) else READERS[index.dataset]

@@ -26,6 +26,7 @@ from ...errors import DataError, MissingDataError
 from ..datasets.checks import UNDECODABLE
 from ..datasets.index import FrameIndex
 from ..datasets.lens import Lens
+from ..datasets.memory import MemoryIndex
 from .settings import Decoding, ExtractSettings
 
 __all__ = [
@@ -88,6 +89,10 @@ def load_image(
         )
     if lens is not None:
         picture = Image.fromarray(lens.undistort(np.asarray(picture)))
+    return _resized(picture, image_size)
+
+
+def _resized(picture: Image.Image, image_size: tuple[int, int]) -> UInt8[np.ndarray, "3 height width"]:
     height, width = image_size
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.stack([np.asarray(channel) for channel in resized.split()])
@@ -209,6 +214,8 @@ class PictureSource:
         return pictures, failures
 
     def _decode(self, image: int) -> UInt8[np.ndarray, "3 height width"]:
+        if isinstance(self.index, MemoryIndex):
+            return _resized(Image.fromarray(self.index.pictures[image]), self.image_size)
         width, height = self.index.images.size[image]
         return load_image(
             self.root / str(self.index.images.path[image]),

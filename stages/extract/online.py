@@ -1,5 +1,6 @@
 """A feature source without a cache: computes features on request, with the code that fills the cache."""
 
+import copy
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ class OnlineExtractor:
     """
 
     def __init__(self, *, index: FrameIndex, settings: ExtractSettings, root: Path | None = None) -> None:
+        self._settings = settings
         self._pictures = PictureSource.of(index, settings, root)
         self._extractor = FeatureExtractor(settings=settings)
         self._lock = threading.Lock()  # the taps register hooks in the model that all threads share
@@ -31,6 +33,12 @@ class OnlineExtractor:
         self.grid: TapSpec | None = self._extractor.agents.grid if self._extractor.agents else None
         self.agents = settings.agents.count
         self.views = settings.views
+
+    def of(self, index: FrameIndex) -> "OnlineExtractor":
+        """Returns a source of the images of ``index`` that shares the model with this one."""
+        other = copy.copy(self)
+        other._pictures = PictureSource.of(index, self._settings, None)
+        return other
 
     def require(self, rows: Sequence[int]) -> None:
         """Does nothing: an image is only checked when it is decoded."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from ..datasets.frames import Frame
-from ..datasets.readers import READERS
+from ..datasets.readers import reader_of
 from ..evaluate.metrics import Modality
 from ..evaluate.official import NO_CLASS
 from ..evaluate.scores import FramePrediction
@@ -67,7 +67,7 @@ def sweep_prediction(
         RunError: the network computed NaN or infinite values: it has diverged.
     """
     index = domain.index
-    sweep = READERS[index.dataset].read_sweep(index, int(domain.frames[position]))
+    sweep = reader_of(index).read_sweep(index, int(domain.frames[position]))
     points, usable = sweep.points, sweep.usable
     unseen = usable.copy()
     unseen[frame.source_rows] = False

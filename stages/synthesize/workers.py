@@ -44,7 +44,7 @@ def in_processes(write: Callable[[Job], int], jobs: Sequence[Job], workers: int 
         except BrokenProcessPool as error:
             raise RunError(
                 "A process that renders scenes was killed, perhaps because memory ran out; run the same command again,"
-                " with fewer workers"
+                " with fewer workers. A script must call it below: if __name__ == '__main__':"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -273,15 +273,21 @@ def decoders() -> dict[str, float]:
 def trained(folder: Path, frames: int, steps: int) -> dict[str, Any]:
     """Final mIoU (xM, test split of the target) of the demo's setting in both profiles, over the seeds."""
     city = folder / "city"
-    jobs.synthesize_city(city, frames=frames, seed=0, cameras="CAM_FRONT")
+    jobs.synthesize(city, frames=frames, seed=0, cameras="CAM_FRONT")
     milestones = [steps * 8 // 11, steps * 10 // 11]
     scores: dict[str, list[float]] = {profile: [] for profile in PROFILES}
     sizes = {}
     for profile in PROFILES:
         workspace = Workspace(home=folder / profile)
-        jobs.prepare(workspace, "nuscenes", city, version=None, cameras="CAM_FRONT")
-        extracted = jobs.extract(
-            workspace, "nuscenes", "demo", [f"extract.profile={profile}"], None, retry_failed=False, sharing=Sharing()
+        jobs.prepare("nuscenes", city, version=None, cameras="CAM_FRONT", workspace=workspace)
+        extracted = jobs.extract_features(
+            "nuscenes",
+            "demo",
+            [f"extract.profile={profile}"],
+            None,
+            retry_failed=False,
+            sharing=Sharing(),
+            workspace=workspace,
         )
         sizes[profile] = sum(
             file.stat().st_size for file in Path(extracted.result["cache"]).rglob("c/**/*") if file.is_file()
@@ -296,7 +302,7 @@ def trained(folder: Path, frames: int, steps: int) -> dict[str, Any]:
             f"train.validate_every={steps // 4}",
         ]
         begin = time.perf_counter()
-        jobs.train(workspace, "demo", changes, cached=True, run=None)
+        jobs.train("demo", changes, cached=True, run=None, workspace=workspace)
         scores[profile].append(100 * float(TrainedRun.open(workspace, None).score().miou["xm"] or 0))
         log(f"seed {seed}, {profile}: xM mIoU {scores[profile][-1]:.2f} % ({time.perf_counter() - begin:.0f} s)")
     means = {profile: float(np.mean(values)) for profile, values in scores.items()}

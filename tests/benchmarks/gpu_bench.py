@@ -181,7 +181,7 @@ def data(bench: Bench) -> dict[str, Any]:
     from xd3d.stages.synthesize.synthesize import synthesize
 
     city = synthesize(bench.folder / "city", frames=bench.scale.frames, image_size=bench.scale.picture)
-    done = jobs.prepare(Workspace(home=bench.home), "nuscenes", city, version=None, cameras=None)
+    done = jobs.prepare("nuscenes", city, version=None, cameras=None, workspace=Workspace(home=bench.home))
     return {name: done.result[name] for name in ("frames", "images")}
 
 

@@ -64,7 +64,7 @@ def cached_source(bench: Bench, settings: list[str]) -> tuple[Config, Domain]:
     try:
         source = DomainOpener(workspace, config, cached=True).source()
     except CacheError:
-        jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False)
+        jobs.extract_features("nuscenes", "default", settings, None, retry_failed=False, workspace=workspace)
         source = DomainOpener(workspace, config, cached=True).source()
     if source is None:
         raise CheckError("the default preset has no source")

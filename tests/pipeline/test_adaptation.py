@@ -27,15 +27,15 @@ SHIFTS = ("nuscenes_usa_singapore", "nuscenes_singapore_usa", "nuscenes_day_nigh
 
 def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels_cannot_be_read(broken_root, tmp_path):
     root, workspace = broken_root(), Workspace(home=tmp_path / "work")
-    jobs.prepare(workspace, "nuscenes", root, version=None, cameras="CAM_FRONT")
-    jobs.extract(workspace, "nuscenes", "default", SMALL, None, retry_failed=False)
+    jobs.prepare("nuscenes", root, version=None, cameras="CAM_FRONT", workspace=workspace)
+    jobs.extract_features("nuscenes", "default", SMALL, None, retry_failed=False, workspace=workspace)
     index = open_index(workspace, "nuscenes")
     for row in domain_frames(index, "singapore", "train"):
         path = root / str(index.frames.labels[row])
         np.full(path.stat().st_size, 200, np.uint8).tofile(path)
 
     def train(*changes):
-        return Path(jobs.train(workspace, "default", [*SMALL, *changes], cached=True, run=None).result["run"])
+        return Path(jobs.train("default", [*SMALL, *changes], cached=True, run=None, workspace=workspace).result["run"])
 
     with pytest.raises(MissingDataError, match="xd3d pseudo-label"):
         train("train.lam_pl=1")
@@ -60,7 +60,7 @@ def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels
     free = train(f"train.init={uda.name}", "train.source_free=true", "train.lam_trg=0.1", "train.lam_pl=1")
     assert free != uda
     assert {"xm_2d_target", "xm_3d_target", "pl_2d", "pl_3d"} <= read_log(free)[0].keys()
-    scored = jobs.evaluate(workspace, None, split="val", side="target", absent=None).result
+    scored = jobs.evaluate(None, split="val", domain="target", absent=None, workspace=workspace).result
     assert scored["protocol"]["checkpoint"] == str(free)
 
 

@@ -43,11 +43,15 @@ def test_losses_of_20_steps_and_in_every_mode_are_equal_when_features_come_from_
     tiny_nuscenes_root, tmp_path, profile
 ):
     workspace, settings = Workspace(home=tmp_path / "work"), (*SMALL, f"extract.profile={profile}")
-    jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
-    jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False, sharing=Sharing())
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=workspace)
+    jobs.extract_features(
+        "nuscenes", "default", settings, None, retry_failed=False, sharing=Sharing(), workspace=workspace
+    )
     other = next(each for each in PROFILES if each != profile)
     with pytest.raises(CacheMismatchError, match=rf'profile:.*"{other}",.*"{profile}"'):
-        jobs.train(workspace, "default", [*SMALL, f"extract.profile={other}"], cached=True, run=tmp_path / "refused")
+        jobs.train(
+            "default", [*SMALL, f"extract.profile={other}"], cached=True, run=tmp_path / "refused", workspace=workspace
+        )
     assert_equal_losses(workspace, settings, steps=20)
     assert in_every_mode(workspace, settings, cached=True) == in_every_mode(workspace, settings, cached=False)
 
@@ -55,8 +59,10 @@ def test_losses_of_20_steps_and_in_every_mode_are_equal_when_features_come_from_
 def test_losses_are_equal_when_a_bfloat16_model_runs_in_the_threads_that_make_batches(tiny_nuscenes_root, tmp_path):
     workspace = Workspace(home=tmp_path / "work")
     settings = (*SMALL, "extract.dtype=bfloat16", "train.workers=2", "train.steps=8", "train.milestones=[6]")
-    jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
-    jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False, sharing=Sharing())
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=workspace)
+    jobs.extract_features(
+        "nuscenes", "default", settings, None, retry_failed=False, sharing=Sharing(), workspace=workspace
+    )
     assert_equal_losses(workspace, settings, steps=8)
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -66,7 +72,7 @@ def assert_equal_losses(workspace, settings, *, steps):
     logs = {}
     for cached in (True, False):
         folder = workspace.home.parent / f"cached {cached}"
-        done = jobs.train(workspace, "default", settings, cached=cached, run=folder)
+        done = jobs.train("default", settings, cached=cached, run=folder, workspace=workspace)
         assert done.result["steps"] == steps
         logs[cached] = [record for record in read_log(folder) if "loss" in record]
     assert len(logs[True]) == steps

@@ -26,30 +26,35 @@ def workspace(tmp_path, tiny_nuscenes_root, monkeypatch):
     """A workspace with the tiny data set prepared."""
     monkeypatch.delenv("XD3D_CACHES", raising=False)
     made = Workspace(home=tmp_path / "work")
-    jobs.prepare(made, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=made)
     return made
 
 
 def test_from_extraction_to_scores_with_the_cache_in_a_bucket(workspace, new_bucket, xd3d, monkeypatch):
     place = new_bucket()
     settings = (*SMALL, f"extract.caches={place}")
-    expected = jobs.forecast_extraction(workspace, "nuscenes", "default", settings, None)
+    expected = jobs.extract_features("nuscenes", "default", settings, None, dry_run=True, workspace=workspace)
     assert expected.result["free_bytes"] is None
     assert expected.exit_code == 0
-    done = jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False)
+    done = jobs.extract_features("nuscenes", "default", settings, None, retry_failed=False, workspace=workspace)
     cache = done.result["cache"]
     assert cache.startswith(f"{place}/nuscenes-")
     assert not (workspace.home / "cache").exists()
-    assert jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False).result["cache"] == cache
+    assert (
+        jobs.extract_features("nuscenes", "default", settings, None, retry_failed=False, workspace=workspace).result[
+            "cache"
+        ]
+        == cache
+    )
     info = json.loads(xd3d("cache", "info", cache, "--json").stdout.splitlines()[-1])
     assert (info["cache"], info["done"]) == (cache, info["images"])
     assert json.loads(xd3d("cache", "verify", cache, "--json").stdout.splitlines()[-1])["ok"]
     with pytest.raises(CacheError, match=r"/cache.*xd3d extract-features"):
-        jobs.train(workspace, "default", SMALL, cached=True, run=None)
-    assert jobs.train(workspace, "default", settings, cached=True, run=None).result["steps"] == 4
-    assert jobs.evaluate(workspace, None, split=None, side="target", absent=None).result["points"] > 0
+        jobs.train("default", SMALL, cached=True, run=None, workspace=workspace)
+    assert jobs.train("default", settings, cached=True, run=None, workspace=workspace).result["steps"] == 4
+    assert jobs.evaluate(None, split=None, domain="target", absent=None, workspace=workspace).result["points"] > 0
     monkeypatch.setenv("XD3D_CACHES", place)
-    assert jobs.train(workspace, "default", SMALL, cached=True, run=None).result["steps"] == 4
+    assert jobs.train("default", SMALL, cached=True, run=None, workspace=workspace).result["steps"] == 4
 
 
 def test_where_caches_are_kept_is_no_part_of_a_run_or_of_a_fingerprint(workspace):

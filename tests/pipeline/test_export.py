@@ -27,10 +27,10 @@ WITH_IMAGES = [
 
 def train_run(home, root, settings):
     workspace = Workspace(home=home)
-    jobs.prepare(workspace, "nuscenes", root, version=None, cameras=None)
+    jobs.prepare("nuscenes", root, version=None, cameras=None, workspace=workspace)
     if settings[0] != SETTINGS[0]:
-        jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False)
-    jobs.train(workspace, "default", settings, cached=True, run=None)
+        jobs.extract_features("nuscenes", "default", settings, None, retry_failed=False, workspace=workspace)
+    jobs.train("default", settings, cached=True, run=None, workspace=workspace)
     return workspace
 
 
@@ -48,7 +48,7 @@ def with_images(tmp_path_factory, tiny_nuscenes_root):
 
 def score(workspace, out, **options):
     given = {"split": None, "side": "all", "absent": None, **options}
-    return jobs.evaluate(workspace, None, export=out, **given).result
+    return jobs.evaluate(None, export=out, **given, workspace=workspace).result
 
 
 @pytest.fixture
@@ -214,8 +214,11 @@ def test_the_devkit_takes_a_submission_for_the_test_version_made_with_images_and
     from nuscenes.eval.lidarseg.validate_submission import validate_submission
 
     workspace = copied(with_images, tmp_path / "home")
-    assert jobs.prepare(workspace, "nuscenes", unlabelled_version, version="v1.0-test", cameras=None).exit_code == 0
-    extracted = jobs.extract(workspace, "nuscenes", "default", WITH_IMAGES, None, retry_failed=False)
+    assert (
+        jobs.prepare("nuscenes", unlabelled_version, version="v1.0-test", cameras=None, workspace=workspace).exit_code
+        == 0
+    )
+    extracted = jobs.extract_features("nuscenes", "default", WITH_IMAGES, None, retry_failed=False, workspace=workspace)
     assert (extracted.exit_code, extracted.result["done"]) == (0, 18)
     done = predict_frames(
         workspace, None, FrameChoice(dataset="nuscenes", official=True), out=tmp_path / "out", submission=True
@@ -243,7 +246,7 @@ def test_a_test_version_needs_no_table_of_labels(unlabelled_version, tmp_path):
         del row["index"]
     (unlabelled_version / "v1.0-test/category.json").write_text(json.dumps(categories))
     workspace = Workspace(home=tmp_path / "home")
-    done = jobs.prepare(workspace, "nuscenes", unlabelled_version, version=None, cameras=None)
+    done = jobs.prepare("nuscenes", unlabelled_version, version=None, cameras=None, workspace=workspace)
     assert (done.exit_code, done.result["frames"]) == (0, 18)
 
 
@@ -273,11 +276,11 @@ def kitti(twin_of, tmp_path):
         source = twin_of("semantickitti") / "dataset/sequences" / f"{min(sequence, 11):02d}"
         shutil.copytree(source, root / "dataset/sequences" / f"{sequence:02d}", copy_function=os.link)
     workspace = Workspace(home=tmp_path / "home")
-    jobs.prepare(workspace, "semantickitti", twin_of("semantickitti"), version=None, cameras=None)
+    jobs.prepare("semantickitti", twin_of("semantickitti"), version=None, cameras=None, workspace=workspace)
     shift = ["data.source={dataset: semantickitti}", "data.target={dataset: semantickitti}"]
     settings = [*SETTINGS, "data.merge=semantickitti-19", *shift]
-    jobs.train(workspace, "default", settings, cached=True, run=None)
-    assert jobs.prepare(workspace, "semantickitti", root, version=None, cameras=None).exit_code == 0
+    jobs.train("default", settings, cached=True, run=None, workspace=workspace)
+    assert jobs.prepare("semantickitti", root, version=None, cameras=None, workspace=workspace).exit_code == 0
     return workspace, root / "dataset"
 
 
@@ -295,7 +298,9 @@ def test_sequences_11_to_21_are_written_as_the_benchmark_takes_them(kitti, tmp_p
     other = predict_frames(workspace, None, val, out=tmp_path / "val", submission=True).result
     with zipfile.ZipFile(other["zip"]) as archive:
         assert {name.split("/")[1] for name in archive.namelist() if name.count("/") > 1} == {"08"}
-    exported = jobs.evaluate(workspace, None, split="test", side="official", absent=None, export=tmp_path / "exported")
+    exported = jobs.evaluate(
+        None, split="test", domain="official", absent=None, export=tmp_path / "exported", workspace=workspace
+    )
     assert exported.result["frames"] == 11
     assert len(list((tmp_path / "exported/sequences/21/predictions").iterdir())) == 1
 

@@ -58,7 +58,7 @@ def workspace(tiny_nuscenes_root, tmp_path_factory):
         content = weights.read_bytes()
         weights.write_bytes(content[:-1] + bytes([content[-1] ^ (1 if name == "model" else 2)]))
     prepared = Workspace(home=home / "work")
-    jobs.prepare(prepared, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=prepared)
     return prepared
 
 
@@ -83,7 +83,7 @@ def make_cache(workspace, settings):
 
 def refusal(workspace, settings):
     with pytest.raises(CacheMismatchError) as refused:
-        jobs.train(workspace, "default", overrides(workspace, settings), cached=True, run=Path("never"))
+        jobs.train("default", overrides(workspace, settings), cached=True, run=Path("never"), workspace=workspace)
     lines = [line.strip() for line in str(refused.value).splitlines() if ": expected " in line]
     assert "xd3d extract-features" in str(refused.value)
     return lines
@@ -109,11 +109,11 @@ def test_another_version_of_stage_one_is_named_alone(workspace, monkeypatch, fie
 
 def test_another_index_is_named_alone(workspace, tiny_nuscenes_root):
     make_cache(workspace, {})
-    jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_BACK")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_BACK", workspace=workspace)
     try:
         (line,) = refusal(workspace, {})
     finally:
-        jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+        jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=workspace)
     assert line.startswith("index: expected ")
 
 

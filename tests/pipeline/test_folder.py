@@ -49,15 +49,17 @@ def test_the_example_of_the_guide_trains_and_evaluates(own_folder, tmp_path):
     assert re.findall(r"^xd3d (\S+)", GUIDE, flags=re.MULTILINE) == ["prepare", "extract-features", "train", "evaluate"]
     mine, workspace = tmp_path / "mine.yaml", Workspace(home=tmp_path / "work")
     mine.write_text(CONFIG)
-    done = jobs.prepare(workspace, "folder", own_folder, version=None, cameras=None)
+    done = jobs.prepare("folder", own_folder, version=None, cameras=None, workspace=workspace)
     assert (done.exit_code, done.result["frames"], done.result["images"]) == (0, 4, 4)
-    assert jobs.extract(workspace, "folder", str(mine), TINY, None, retry_failed=False).exit_code == 0
-    jobs.train(workspace, str(mine), TINY, cached=True, run=None)
-    score = jobs.evaluate(workspace, None, split=None, side="target", absent=None).result
+    assert (
+        jobs.extract_features("folder", str(mine), TINY, None, retry_failed=False, workspace=workspace).exit_code == 0
+    )
+    jobs.train(str(mine), TINY, cached=True, run=None, workspace=workspace)
+    score = jobs.evaluate(None, split=None, domain="target", absent=None, workspace=workspace).result
     assert list(score["iou"]) == ["road", "sidewalk", "vehicle", "building", "nature"]
     assert score["points"] > 100
     assert score["miou"]["xm"] is not None
-    north = jobs.evaluate(workspace, None, split="train", side="north", absent=None).result
+    north = jobs.evaluate(None, split="train", domain="north", absent=None, workspace=workspace).result
     assert north["protocol"]["domain"] == "north"
 
 

@@ -22,10 +22,10 @@ SETTINGS = [
 def workspace(tmp_path_factory, tiny_nuscenes_root):
     """A workspace with two runs: ``new``, and ``old``, as they were before there was a choice of rule."""
     made = Workspace(home=tmp_path_factory.mktemp("work"))
-    jobs.prepare(made, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
-    jobs.extract(made, "nuscenes", "default", SETTINGS, None, retry_failed=False)
-    jobs.train(made, "default", [*SETTINGS, "evaluate.fusion=sum"], cached=True, run=Path("old"))
-    jobs.train(made, "default", SETTINGS, cached=True, run=Path("new"))
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=made)
+    jobs.extract_features("nuscenes", "default", SETTINGS, None, retry_failed=False, workspace=made)
+    jobs.train("default", [*SETTINGS, "evaluate.fusion=sum"], cached=True, run=Path("old"), workspace=made)
+    jobs.train("default", SETTINGS, cached=True, run=Path("new"), workspace=made)
     return made
 
 
@@ -34,7 +34,9 @@ def record_of(run):
 
 
 def evaluate(workspace, run, **options):
-    return jobs.evaluate(workspace, Path(run), **{"split": None, "side": "all", "absent": None, **options}).result
+    return jobs.evaluate(
+        Path(run), **{"split": None, "side": "all", "absent": None, **options}, workspace=workspace
+    ).result
 
 
 def test_the_runs_own_rule_scores_unless_another_is_asked_for(workspace, xd3d):
@@ -75,8 +77,10 @@ def test_an_old_run_resumes_with_the_sum_and_no_other_rule(workspace):
     begun.mkdir(parents=True)
     (begun / "run.json").write_text(json.dumps(record_of(workspace.run("old"))))
     with pytest.raises(RunError, match=r"facts\.evaluate\.fusion.*product"):
-        jobs.train(workspace, "default", [*SETTINGS, "evaluate.fusion=product"], cached=True, run=Path("begun"))
-    done = jobs.train(workspace, "default", SETTINGS, cached=True, run=Path("begun")).result
+        jobs.train(
+            "default", [*SETTINGS, "evaluate.fusion=product"], cached=True, run=Path("begun"), workspace=workspace
+        )
+    done = jobs.train("default", SETTINGS, cached=True, run=Path("begun"), workspace=workspace).result
     assert done["steps"] == 2
     assert set(done["best"]) == {"step", "xm"}
 

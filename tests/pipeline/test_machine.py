@@ -26,7 +26,7 @@ SMALL = (
 def workspace(tiny_nuscenes_root, tmp_path_factory):
     """A workspace with a LiDAR-only run ``here`` of two steps."""
     made = Workspace(home=tmp_path_factory.mktemp("machines") / "work")
-    jobs.prepare(made, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=made)
     train(made, "here", "train.steps=2")
     return made
 
@@ -53,13 +53,17 @@ def sweep(tmp_path):
 
 def train(workspace, run, *overrides):
     return jobs.train(
-        workspace, "default", (*SMALL, *overrides), cached=False, run=run if run is None else workspace.run(run)
+        "default",
+        (*SMALL, *overrides),
+        cached=False,
+        run=run if run is None else workspace.run(run),
+        workspace=workspace,
     )
 
 
 def score(workspace, run, *machine):
     named = workspace.run(run) if run else None
-    return jobs.evaluate(workspace, named, split="train", side="source", absent=None, machine=machine)
+    return jobs.evaluate(named, split="train", domain="source", absent=None, machine=machine, workspace=workspace)
 
 
 def test_a_run_of_another_backend_and_device_is_read_with_those_of_this_machine(workspace, elsewhere, sweep, tmp_path):
@@ -70,8 +74,8 @@ def test_a_run_of_another_backend_and_device_is_read_with_those_of_this_machine(
         predict(workspace, workspace.run(run), sweep, out=tmp_path / run, columns=None, picture=False)
         labels.append((tmp_path / run / "sweep.label").read_bytes())
     assert labels[0] == labels[1]
-    jobs.evaluate(workspace, elsewhere, split=None, side="target", absent=None)
-    report = jobs.write_report(workspace, elsewhere, tmp_path / "report.html").result["report"]
+    jobs.evaluate(elsewhere, split=None, domain="target", absent=None, workspace=workspace)
+    report = jobs.report(elsewhere, tmp_path / "report.html", workspace=workspace).result["report"]
     assert "Scores on the target domain" in (tmp_path / report).read_text()
     assert pseudo_labels(workspace, elsewhere).result["frames"] > 0
 

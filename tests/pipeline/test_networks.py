@@ -33,7 +33,7 @@ def dino(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, tiny_nuscenes_root):
     found = Workspace(home=tmp_path_factory.mktemp("work"))
-    jobs.prepare(found, "nuscenes", tiny_nuscenes_root, version=None, cameras=None)
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras=None, workspace=found)
     return found
 
 
@@ -51,7 +51,9 @@ def both(dino, *changes):
 
 
 def extract(workspace, settings, **options):
-    return jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False, **options)
+    return jobs.extract_features(
+        "nuscenes", "default", settings, None, retry_failed=False, **options, workspace=workspace
+    )
 
 
 def files(path):
@@ -70,14 +72,14 @@ def test_a_cache_grows_by_a_network_and_training_reads_either_or_both(workspace,
     path, before = first.result["cache"], files(first.result["cache"])
     assert describe_networks(path)["networks"].keys() == {"tiny-street"}
     with pytest.raises(CacheError, match=r"'dino'.*xd3d extract-features"):
-        jobs.train(workspace, "default", both(dino), cached=True, run=None)
+        jobs.train("default", both(dino), cached=True, run=None, workspace=workspace)
     second = extract(workspace, both(dino))
     assert second.result["cache"] == path
     assert second.result["fingerprint"] != first.result["fingerprint"]
     assert {name: files(path)[name] for name in before} == before
     assert describe_networks(path)["networks"].keys() == {"tiny-street", "dino"}
     runs = {
-        jobs.train(workspace, "default", settings, cached=True, run=None).result["run"]
+        jobs.train("default", settings, cached=True, run=None, workspace=workspace).result["run"]
         for settings in (
             one(),
             both(dino),
@@ -86,9 +88,9 @@ def test_a_cache_grows_by_a_network_and_training_reads_either_or_both(workspace,
         )
     }
     assert len(runs) == 4
-    done = jobs.evaluate(workspace, None, split=None, side="target", absent=None)
+    done = jobs.evaluate(None, split=None, domain="target", absent=None, workspace=workspace)
     assert done.result["miou"]["xm"] is not None
-    forecast = jobs.forecast_extraction(workspace, "nuscenes", "default", both(dino), None)
+    forecast = jobs.extract_features("nuscenes", "default", both(dino), None, dry_run=True, workspace=workspace)
     assert forecast.result["left"] == 0
 
 
@@ -152,17 +154,17 @@ def test_a_control_runs_with_random_networks(preset, workspace, dino, tmp_path):
     models = [f"extract.models=[{street},{named}]"] if "sd" in preset else [f"extract.model={named}"]
     taps = ["extract.taps=[sd21-base/up1,dinov2-base/block2]"] if "sd" in preset else ["extract.taps=[block2]"]
     small = [*COMMON, *models, *taps]
-    done = jobs.extract(workspace, "nuscenes", preset, small, None, retry_failed=False)
+    done = jobs.extract_features("nuscenes", preset, small, None, retry_failed=False, workspace=workspace)
     assert done.exit_code == 0
-    run = jobs.train(workspace, preset, small, cached=True, run=None)
+    run = jobs.train(preset, small, cached=True, run=None, workspace=workspace)
     assert run.result["steps"] == 1
 
 
 def test_a_run_on_several_networks_has_a_report(workspace, dino, tmp_path):
     extract(workspace, both(dino))
-    jobs.train(workspace, "default", both(dino), cached=True, run=None)
-    jobs.evaluate(workspace, None, split=None, side="target", absent=None)
-    done = jobs.write_report(workspace, None, tmp_path / "report.html")
+    jobs.train("default", both(dino), cached=True, run=None, workspace=workspace)
+    jobs.evaluate(None, split=None, domain="target", absent=None, workspace=workspace)
+    done = jobs.report(None, tmp_path / "report.html", workspace=workspace)
     page = Path(done.result["report"]).read_text()
     assert "dino/block1" in page
 

@@ -19,13 +19,13 @@ def workspace(tiny_nuscenes_root, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "WIDE", 8)
     monkeypatch.setattr(precision, "is_fast", lambda dtype, _: dtype == "float32")
     workspace = Workspace(home=tmp_path / "work")
-    jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=workspace)
     return workspace
 
 
 def extract(workspace, *overrides):
-    return jobs.extract(
-        workspace, "nuscenes", "default", (*SMALL, *overrides), None, retry_failed=False, sharing=Sharing()
+    return jobs.extract_features(
+        "nuscenes", "default", (*SMALL, *overrides), None, retry_failed=False, sharing=Sharing(), workspace=workspace
     ).result
 
 

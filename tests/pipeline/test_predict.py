@@ -154,12 +154,12 @@ def test_no_report_shows_the_score_of_an_earlier_checkpoint(home, tmp_path):
     from xd3d.pipeline import jobs
 
     workspace = Workspace(home=home)
-    jobs.evaluate(workspace, None, split="train", side="source", absent=None, lidar_only=True)
+    jobs.evaluate(None, split="train", domain="source", absent=None, lidar_only=True, workspace=workspace)
     scores = home / "runs" / "distil" / "scores"
     card = json.loads((scores / "source-train-lidar-only.json").read_text())
     (scores / "target-test.json").write_text(json.dumps({**card, "protocol": {**card["protocol"], "step": 1}}))
     with pytest.raises(RunError, match=r"step 1.*step 2.*xd3d evaluate"):
-        jobs.write_report(workspace, None, tmp_path / "report.html")
+        jobs.report(None, tmp_path / "report.html", workspace=workspace)
     (scores / "target-test.json").unlink()
 
 

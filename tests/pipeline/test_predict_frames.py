@@ -30,9 +30,9 @@ MODALITIES = ("fused", "xm", "3d", "2d")
 def nuscenes(tmp_path_factory, tiny_nuscenes_root):
     """A workspace with a run on the tiny root, trained on what one camera sees."""
     workspace = Workspace(home=tmp_path_factory.mktemp("frames"))
-    jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras=None)
-    jobs.extract(workspace, "nuscenes", "default", SETTINGS, None, retry_failed=False)
-    jobs.train(workspace, "default", SETTINGS, cached=True, run=None)
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras=None, workspace=workspace)
+    jobs.extract_features("nuscenes", "default", SETTINGS, None, retry_failed=False, workspace=workspace)
+    jobs.train("default", SETTINGS, cached=True, run=None, workspace=workspace)
     return workspace
 
 
@@ -179,8 +179,8 @@ def test_a_folder_without_labels_is_predicted_on_the_way_and_a_broken_frame_is_n
 
 def test_a_prepared_folder_is_predicted_from_its_cache_by_the_command(nuscenes, unlabelled, tmp_path, xd3d):
     home = {"XD3D_HOME": str(nuscenes.home)}
-    assert jobs.prepare(nuscenes, "folder", unlabelled, version=None, cameras=None).exit_code == 0
-    jobs.extract(nuscenes, "folder", "default", SETTINGS, None, retry_failed=False)
+    assert jobs.prepare("folder", unlabelled, version=None, cameras=None, workspace=nuscenes).exit_code == 0
+    jobs.extract_features("folder", "default", SETTINGS, None, retry_failed=False, workspace=nuscenes)
     done = xd3d("predict", str(unlabelled), "--out", "cached", "--json", **home)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["labelled"] == 1

@@ -42,7 +42,7 @@ class Bench:
 
     def _prepare_once(self, dataset: str) -> bool:
         """Index a data set; whether it has images."""
-        done = jobs.prepare(self.workspace, dataset, self._roots(dataset), version=None, cameras=None)
+        done = jobs.prepare(dataset, self._roots(dataset), version=None, cameras=None, workspace=self.workspace)
         assert done.exit_code == 0, done.text
         return done.result["images"] > 0
 
@@ -51,7 +51,7 @@ class Bench:
         size = load_config(name, self._changes).config.extract.for_dataset(dataset).image_size
         if not self._prepare(dataset) or (dataset, size) in self._extracted:
             return
-        done = jobs.extract(self.workspace, dataset, name, self._changes, None, retry_failed=False)
+        done = jobs.extract_features(dataset, name, self._changes, None, retry_failed=False, workspace=self.workspace)
         assert done.exit_code == 0, done.text
         self._extracted.add((dataset, size))
 
@@ -70,9 +70,11 @@ class Bench:
                 pseudo_labels(self.workspace, Path(runs["uda"]))
             if task == "sfda":
                 changes.append(f"train.init={Path(runs['uda']).name}")
-            trained = jobs.train(self.workspace, name, changes, cached=True, run=None).result
+            trained = jobs.train(name, changes, cached=True, run=None, workspace=self.workspace).result
             runs[task] = trained["run"]
-            scores[task] = jobs.evaluate(self.workspace, None, split=None, side="target", absent=None).result
+            scores[task] = jobs.evaluate(
+                None, split=None, domain="target", absent=None, workspace=self.workspace
+            ).result
             assert scores[task]["protocol"]["checkpoint"] == runs[task]
             assert trained["best"] is None or (scores[task]["miou"]["xm"] is None) == ("3d" in trained["best"])
             terms = read_log(Path(runs[task]))[0].keys()

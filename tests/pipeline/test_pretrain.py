@@ -28,7 +28,7 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
     (root / "lidarseg").rename(root / "elsewhere")
 
     def pretrained(*changes):
-        return Path(pretrain(workspace, "default", [*SMALL, *changes], cached=True, run=None).result["run"])
+        return Path(pretrain("default", [*SMALL, *changes], cached=True, workspace=workspace).result["run"])
 
     source = pretrained("data.merge=nuscenes-16")
     both = pretrained("train.lam_trg=0.1")

@@ -31,9 +31,11 @@ def trained(request, tiny_nuscenes_root, tmp_path_factory):
     if request.param == "city":
         root = synthesize(folder / "city", frames=24, seed=3, cameras="all", image_size=(96, 54), workers=1)
     workspace = Workspace(home=folder / "home")
-    done = {"prepare": jobs.prepare(workspace, "nuscenes", root, version=None, cameras="all")}
-    done["extract"] = jobs.extract(workspace, "nuscenes", "default", SETTINGS, None, retry_failed=False)
-    jobs.train(workspace, "default", SETTINGS, cached=True, run=None)
+    done = {"prepare": jobs.prepare("nuscenes", root, version=None, cameras="all", workspace=workspace)}
+    done["extract"] = jobs.extract_features(
+        "nuscenes", "default", SETTINGS, None, retry_failed=False, workspace=workspace
+    )
+    jobs.train("default", SETTINGS, cached=True, run=None, workspace=workspace)
     return TrainedRun.open(workspace, None), {name: outcome.result for name, outcome in done.items()}
 
 
@@ -84,3 +86,35 @@ def test_the_score_and_the_report_look_all_around(trained, tmp_path):
     for heading in ("Which agents the points read", "What the queries look at"):
         assert heading in page
     assert "by how many cameras see them" in page
+
+
+def test_arrays_of_all_cameras_are_predicted_as_the_frame_and_a_strange_camera_is_refused(trained):
+    import xd3d
+    from PIL import Image
+    from xd3d.errors import ConfigError
+    from xd3d.stages.datasets.readers import READERS
+    from xd3d.stages.predict.inference import predict_frames
+    from xd3d.stages.predict.whole_sweeps import sweep_prediction
+
+    run, _ = trained
+    domain = replace(run.domain("target", "test"), frames=run.domain("target", "test").frames[:1])
+    index, row = domain.index, int(domain.frames[0])
+    images = {
+        str(index.images.camera[image]): (
+            np.asarray(Image.open(index.root / str(index.images.path[image]))),
+            index.images.intrinsics[image],
+            index.images.camera_from_lidar[image],
+        )
+        for image in reversed(index.images_of(row))
+    }
+    points = READERS["nuscenes"].read_sweep(index, row).points
+    loaded = xd3d.load_run(run.folder, workspace=run.workspace)
+    found = loaded.predict(points, images)
+    (expected,) = predict_frames(run.network, domain)
+    whole = sweep_prediction(run.network, domain, 0, domain.load(0), expected)
+    for name in ("fused", "xm", "3d", "2d"):
+        np.testing.assert_array_equal(found.labels[name], whole.classes(name))
+    few = {name: images[name] for name in ("CAM_BACK", "CAM_FRONT")}
+    assert (loaded.predict(points, few).labels["2d"] >= 0).sum() < (found.labels["2d"] >= 0).sum()
+    with pytest.raises(ConfigError, match=r"6 camera.*'CAM_REAR'.*CAM_"):
+        loaded.predict(points, {"CAM_REAR": images["CAM_BACK"]})

@@ -30,7 +30,7 @@ SMALL = (
 def first(tiny_nuscenes_root, tmp_path):
     """A workspace whose cache was begun in format 1, and that cache."""
     workspace = Workspace(home=tmp_path / "xd3d-work")
-    jobs.prepare(workspace, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=workspace)
     opener = DomainOpener(workspace, load_config("default", SMALL).config, cached=True)
     index, settings, path = (
         opener.index("nuscenes"),
@@ -39,13 +39,15 @@ def first(tiny_nuscenes_root, tmp_path):
     )
     facts, specs = cache_opener(index, settings, path).keywords, tap_specs(settings_model(settings), settings)
     CacheWriter.open(path, **{**facts, "agents": 16}, taps=list(specs.values())).close()
-    jobs.extract(workspace, "nuscenes", "default", SMALL, None, retry_failed=False, sharing=Sharing())
+    jobs.extract_features(
+        "nuscenes", "default", SMALL, None, retry_failed=False, sharing=Sharing(), workspace=workspace
+    )
     assert FeatureReader(path).layout.format == 1
     return workspace, path
 
 
 def losses(workspace, run, *changes, cached):
-    jobs.train(workspace, "default", [*SMALL, *changes], cached=cached, run=run)
+    jobs.train("default", [*SMALL, *changes], cached=cached, run=run, workspace=workspace)
     return [record["loss"] for record in read_log(run) if "loss" in record]
 
 

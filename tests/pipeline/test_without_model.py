@@ -52,7 +52,7 @@ def workspace(tiny_nuscenes_root, tmp_path):
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     made = Workspace(home=tmp_path / "work")
-    jobs.prepare(made, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=made)
     return made
 
 
@@ -89,9 +89,11 @@ def test_a_cache_that_is_copied_to_a_machine_without_the_model_trains_evaluates_
     workspace, tiny_nuscenes_root, tmp_path, xd3d
 ):
     settings = (*SMALL, f"extract.model={tmp_path / 'model'}")
-    cache = jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False).result["cache"]
-    run = Path(jobs.train(workspace, "default", settings, cached=True, run=None).result["run"])
-    scores = jobs.evaluate(workspace, None, split=None, side="target", absent=None).result
+    cache = jobs.extract_features(
+        "nuscenes", "default", settings, None, retry_failed=False, workspace=workspace
+    ).result["cache"]
+    run = Path(jobs.train("default", settings, cached=True, run=None, workspace=workspace).result["run"])
+    scores = jobs.evaluate(None, split=None, domain="target", absent=None, workspace=workspace).result
     losses = without_pace(run)
 
     elsewhere = tmp_path / "elsewhere"
@@ -201,7 +203,9 @@ def test_stage_one_asks_for_its_model_and_a_folder_that_is_there_must_be_whole(w
     with pytest.raises(ModelError, match=r"lacks config\.json"):
         features(workspace, f"extract.model={model}")
     with pytest.raises(ModelError, match="'/nowhere'"):
-        jobs.extract(workspace, "nuscenes", "default", (*SMALL, "extract.model=/nowhere"), None, retry_failed=False)
+        jobs.extract_features(
+            "nuscenes", "default", (*SMALL, "extract.model=/nowhere"), None, retry_failed=False, workspace=workspace
+        )
 
 
 @pytest.mark.parametrize("here", [True, False])

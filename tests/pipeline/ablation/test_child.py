@@ -27,8 +27,8 @@ QUICK = [
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, tiny_nuscenes_root):
     made = Workspace(home=tmp_path_factory.mktemp("work"))
-    jobs.prepare(made, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
-    jobs.extract(made, "nuscenes", "default", QUICK[:4], None, retry_failed=False)
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=made)
+    jobs.extract_features("nuscenes", "default", QUICK[:4], None, retry_failed=False, workspace=made)
     return made
 
 

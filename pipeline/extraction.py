@@ -1,0 +1,114 @@
+"""The command ``extract-features``: stage one on the images of a data set, or the forecast of its cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import optional_path
+from .config import DEFAULT_PRESET, load_config
+from .console import Outcome
+from .domains import DomainOpener
+from .sharing import ALONE, Sharing
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..stages.extract.job import ExtractSummary
+
+__all__ = ["extract_features"]
+
+
+def extract_features(
+    dataset: str = "nuscenes",
+    config: str = DEFAULT_PRESET,
+    overrides: Sequence[str] = (),
+    root: Path | str | None = None,
+    *,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    sharing: Sharing = ALONE,
+    workspace: Workspace | Path | str | None = None,
+) -> Outcome:
+    """Stage one: run the frozen network over every image of ``dataset``, or with ``sharing`` over a part of them.
+
+    It can be stopped at any time; the same call resumes. With ``dry_run`` one image is computed, and the bytes and the
+    time of all are forecast. The exit code is 1 if an image has no features, or by the forecast if the disk is too
+    small.
+
+    Examples:
+        >>> done = xd3d.extract_features("nuscenes", overrides=["extract.image_size=[48, 80]"])
+        >>> done.result["done"] == done.result["images"]
+        True
+
+    Raises:
+        MissingDataError: the data set is not prepared.
+        ModelError: the network cannot be found, or is incomplete.
+        CacheError: the cache is damaged, or another process writes it.
+    """
+    place = Workspace.of(workspace)
+    opener = DomainOpener(place, load_config(config, overrides).config, cached=True, root=optional_path(root))
+    return _forecast(opener, dataset) if dry_run else _extract(opener, dataset, sharing, retry_failed=retry_failed)
+
+
+def _forecast(opener: DomainOpener, dataset: str) -> Outcome:
+    from ..stages.extract.forecast import forecast
+
+    expected = forecast(opener.index(dataset), opener.extract_settings(dataset), opener.cache_path(dataset))
+    hours = expected.seconds / 3600
+    free = "" if expected.free_bytes is None else f" ({expected.free_bytes / 1e9:.1f} GB are free)"
+    advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_CACHES to a larger disk."
+    return Outcome(
+        result={**asdict(expected), "fits": expected.fits},
+        text=f"{expected.left} of {expected.images} images left, {expected.bytes_per_image / 1e6:.2f} MB per image:"
+        f" {expected.bytes_left / 1e9:.2f} GB{free},"
+        f" {expected.seconds_per_image:.2f} s per image: {hours:.2f} h{advice}",
+        exit_code=0 if expected.fits else 1,
+    )
+
+
+def _extract(opener: DomainOpener, dataset: str, sharing: Sharing, *, retry_failed: bool) -> Outcome:
+    path = opener.cache_path(dataset)
+    index, settings = opener.index(dataset), opener.extract_settings(dataset)
+    fill: Callable[..., ExtractSummary]
+    if sharing.workers or sharing.scheduler:
+        from ..stages.extract.cluster import extract_with_workers
+
+        fill = partial(extract_with_workers, workers=sharing.workers, scheduler=sharing.scheduler)
+    else:
+        from ..stages.extract.job import extract_features
+
+        fill = partial(extract_features, part=sharing.part)
+    if settings.models:
+        from ..stages.extract.parts import extract_networks
+
+        done = extract_networks(index, settings, path, fill=fill, retry_failed=retry_failed)
+    else:
+        done = fill(index, settings, path, retry_failed=retry_failed)
+    advice = _failures(path, done.failed)
+    return Outcome(
+        result={
+            "cache": str(path),
+            "fingerprint": done.fingerprint,
+            "images": done.images,
+            "done": done.done,
+            "failed": done.failed,
+            "seconds": round(done.seconds, 3),
+            "images_per_second": round(done.images_per_second, 4),
+            **{f"share_{activity}": round(share, 4) for activity, share in done.shares.items()},
+        },
+        text=f"{done.done} of {done.images} images are in {path} ({done.seconds:.0f} s).{advice}",
+        exit_code=1 if done.done < done.images else 0,
+    )
+
+
+def _failures(cache: Path | str, failed: int) -> str:
+    """Says how many images failed, why the first one did, and what helps."""
+    if not failed:
+        return ""
+    from ..cache.networks import part_paths
+    from ..cache.reader import FeatureReader
+
+    reason = next((reason for part in part_paths(cache) for reason in FeatureReader(part).failed.values()), "")
+    remedy = "try extract.dtype=float32; " if "not finite" in reason else ""
+    return f"\n{failed} images failed ({reason}); {remedy}--retry-failed tries them again"
