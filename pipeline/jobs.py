@@ -215,6 +215,7 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
     """Run stage two, from the cache or with the diffusion model in the loop; a run that was stopped resumes."""
     from ..stages.predict.inference import validate
     from ..stages.train.loop import train as train_network
+    from .report.frames import validation_pictures
 
     resolved, named = load_config(config, overrides), workspace.find_run(run) if run else None
     if named:
@@ -229,6 +230,7 @@ def train(workspace: Workspace, config: str, overrides: Sequence[str], *, cached
         target=target,
         init=domains.init(),
         score=partial(validate, fusion=settings.evaluate.fusion, workers=settings.train.workers),
+        draw=partial(validation_pictures, extract=settings.extract, fusion=settings.evaluate.fusion),
         metric=domains.best_metric(),
         validation=validation,
         model=settings.model,

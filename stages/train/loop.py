@@ -23,6 +23,7 @@ from .checks import check_domains
 from .domain import Domain
 from .initial import InitialCheckpoint
 from .log import RunLog, past_losses
+from .loggers import Pictures, require_loggers
 from .monitor import CubeWatch, DivergenceWatch, StepTiming, Throughput
 from .network import Network
 from .optimise import Stepper, learning_rate
@@ -50,6 +51,7 @@ class ValidationScores:
 
 
 Score = Callable[[Network, Domain], ValidationScores]  #: scores a network on every frame of a domain
+Draw = Callable[[Network, Domain], Pictures]  #: draws predictions of a few frames of a domain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ def train(
     target: Domain | None = None,
     init: Path | None = None,
     score: Score | None = None,
+    draw: Draw | None = None,
     metric: str = "fused",
     facts: Mapping[str, Any] | None = None,
     on_start: Callable[[], object] | None = None,
@@ -81,7 +84,8 @@ def train(
 
     With ``target``, each step also trains on a batch of it; its label files are not read. With ``init``, the run starts
     from the best checkpoint of the run in that folder, and uses its class weights if there is no source.
-    ``score`` scores the network on ``validation`` and is required with it. The best checkpoint has the highest mIoU of
+    ``score`` scores the network on ``validation`` and is required with it; ``draw`` draws the pictures of each
+    validation that the loggers get. The best checkpoint has the highest mIoU of
     the modality ``metric``, or of "3d" if validation has no images.
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are stored
     in ``run.json`` and must be the same when the run is resumed. The number of threads, the device and the sparse
@@ -90,12 +94,14 @@ def train(
 
     Raises:
         BackendError: the requested device or sparse backend is not available.
-        RunError: the folder belongs to a run with other settings, or another process is training in it; ``init`` is a
-            run with another network; features are missing; or the loss is not finite.
+        RunError: a logger is not installed or does not open; the folder belongs to a run with other settings, or
+            another process is training in it; ``init`` is a run with another network; features are missing; or the
+            loss is not finite.
         ConfigError: the settings contradict the data: an unknown tap, a batch larger than the domain.
         CacheError: images of a domain have no features.
         DataError: no point of the source has a label.
     """
+    require_loggers(settings.loggers)
     target = target.unlabelled() if target is not None else None
     initial = InitialCheckpoint.open(init) if init is not None else None
     taps = check_domains(
@@ -127,7 +133,7 @@ def train(
             source=source, target=target, plan=network.plan, augment=augment, settings=settings, device=device
         )
         stepper = Stepper(network, weights, settings)
-        return _Trainer(run, make, validation, settings, stepper, score, metric).train(done)
+        return _Trainer(run, make, validation, settings, stepper, score, draw, metric).train(done)
 
 
 def _open_run(
@@ -171,10 +177,11 @@ class _Trainer:
         settings: TrainSettings,
         stepper: Stepper,
         score: Score | None,
+        draw: Draw | None,
         metric: str,
     ) -> None:
         self.run, self.make, self.validation, self.settings = run, make, validation, settings
-        self.score, self.metric = score, metric
+        self.score, self.draw, self.metric = score, draw, metric
         self.network, self.stepper = stepper.network, stepper
         self.best: Best | None = None
         self.state = TrainState(network=stepper.network, optimiser=stepper.optimiser, scaler=stepper.scaler)
@@ -189,7 +196,7 @@ class _Trainer:
         watch = DivergenceWatch(past_losses(self.run, done))
         micro_batches = range(done * settings.accumulate, settings.steps * settings.accumulate)
         with (
-            RunLog(self.run, step=done, tensorboard=settings.tensorboard, wandb=settings.wandb) as records,
+            RunLog(self.run, step=done, loggers=settings.loggers) as records,
             progress("train", settings.steps, "step", done) as bar,
             closing(map_ahead(self.make, micro_batches, settings.workers)) as made,
             closing(prefetch(made, self.network.device)) as batches,
@@ -232,7 +239,10 @@ class _Trainer:
         if not scores.points:
             log.warning("No point of the validation frames has a label; the last checkpoint counts as the best")
             return
-        records.write({"step": step, "validation": {"miou": scores.miou, "iou": scores.iou}})
+        pictures: Pictures = {}
+        if self.draw is not None and self.validation is not None and self.settings.loggers and is_first_process():
+            pictures = self.draw(self.network, self.validation)
+        records.write({"step": step, "validation": {"miou": scores.miou, "iou": scores.iou}}, pictures)
         metric = self.metric if scores.miou["xm"] is not None else "3d"
         miou = scores.miou[metric]
         if miou is not None and (self.best is None or miou > self.best.miou):
