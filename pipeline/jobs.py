@@ -178,6 +178,7 @@ def train(
 def _train(workspace: Workspace, resolved: ResolvedConfig, *, cached: bool, run: Path | None) -> Outcome:
     from ..stages.predict.inference import validate
     from ..stages.train.loop import train as train_network
+    from .report.frames import validation_pictures
 
     named = workspace.find_run(run) if run else None
     if named:
@@ -193,6 +194,7 @@ def _train(workspace: Workspace, resolved: ResolvedConfig, *, cached: bool, run:
         init=domains.init(),
         score=partial(validate, fusion=settings.evaluate.fusion, workers=settings.train.workers),
         label=partial(batch_candidates, settings),
+        draw=partial(validation_pictures, extract=settings.extract, fusion=settings.evaluate.fusion),
         metric=domains.best_metric(),
         validation=validation,
         model=settings.model,
@@ -229,8 +231,8 @@ def evaluate(
     """Score a run, by default the last, and store the score with its protocol in the run folder.
 
     ``domain``: source, target, or another domain of the target's data set. Of a split without labels the predictions
-    are exported, and there are no scores. ``adapt`` "norm" normalises with the statistics of the last ``window`` frames,
-    by default of the frame alone. ``machine``: settings of this machine, such as ``["train.device=cpu"]``.
+    are exported, and there are no scores. ``adapt`` "norm" normalises with the statistics of the last ``window``
+    frames, by default of the frame alone. ``machine``: settings of this machine, such as ``["train.device=cpu"]``.
 
     Examples:
         >>> scores = xd3d.evaluate("first").result

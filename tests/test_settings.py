@@ -20,7 +20,7 @@ MARKED = {
     Mark.FREE: {
         *("data.pseudo_labels", "data.roots"),
         *("extract.batch_size", "extract.caches", "extract.compile", "extract.device", "extract.offline"),
-        *("extract.shard_mb", "train.init", "train.workers", "train.device", "train.tensorboard", "train.wandb"),
+        *("extract.shard_mb", "train.init", "train.workers", "train.device", "train.loggers"),
     },
     Mark.MACHINE: {
         *("extract.batch_size", "extract.caches", "extract.compile", "extract.device", "extract.offline"),
@@ -54,8 +54,7 @@ CHANGES = {
     "train.init": "other",
     "train.workers": "7",
     "train.device": "cpu",
-    "train.tensorboard": "true",
-    "train.wandb": "true",
+    "train.loggers": "[tensorboard, mlflow]",
 }
 
 

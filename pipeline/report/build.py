@@ -16,6 +16,7 @@ from . import figures
 from .analysis import analysis_sections
 from .attention import read_images
 from .clouds import clouds_section
+from .frames import predictions_over_images, spread_frames
 from .page import Picture, Section, Table, facts_table, legend, render_page
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build_report"]
 
-SHOWN_FRAMES = 3
 OUTPUTS: dict[Modality, str] = {"2d": "2D", "3d": "3D", "xm": "xM", "fused": "fused"}
 LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *TIMING_KEYS}
 
@@ -115,9 +115,7 @@ def _frames(run: TrainedRun, rule: "FusionRule") -> list[Section]:
     """Input and predictions of a few frames, evenly spread over the target's test split."""
     from ...stages.predict.inference import predict_frames
 
-    domain = run.domain("target", "test")
-    positions = np.unique(np.linspace(0, len(domain) - 1, SHOWN_FRAMES + 2).round().astype(int)[1:-1])
-    few = dataclasses.replace(domain, frames=domain.frames[positions])
+    few = spread_frames(run.domain("target", "test"))
     predictions = predict_frames(run.network, few, fusion=rule, description="report")
     return [_frame(run, few, number, prediction) for number, prediction in enumerate(predictions)]
 
@@ -171,25 +169,8 @@ def _image(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: 
 
 
 def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.ndarray) -> list[Picture]:
-    from ...stages.extract.images import PictureSource
-
-    settings = run.config.extract.for_dataset(domain.index.dataset)
-    source = PictureSource(index=domain.index, image_size=settings.image_size, decoding=settings.decoding)
-    pictures, _ = source.read([int(row) for row in frame.image_rows])
-    shown = []
-    for view, picture in enumerate(pictures):
-        in_view = frame.projection_view == view
-        points = frame.projection_point[in_view]
-        png = figures.points_over_image(
-            picture.transpose(1, 2, 0),
-            frame.projection_uv[in_view],
-            frame.labels[points],
-            predicted[points],
-            run.network.classes,
-        )
-        camera = domain.index.images.camera[frame.image_rows[view]]
-        shown.append(Picture(png=png, caption=f"LiDAR points over the image of {camera}."))
-    return shown
+    shown = predictions_over_images(domain, frame, predicted, run.config.extract, run.network.classes)
+    return [Picture(png=png, caption=f"LiDAR points over the image of {camera}.") for camera, png in shown]
 
 
 def _training(run: TrainedRun) -> Section:

@@ -1,58 +1,64 @@
-"""The log of a run: one JSON object per line in ``log.jsonl``, and TensorBoard or Weights & Biases where enabled.
+"""The log of a run: one JSON object per line in ``log.jsonl``, and the same numbers in the enabled loggers.
 
 Of several processes only the first one writes it.
 """
 
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TextIO, runtime_checkable
-from uuid import uuid4
+from typing import Any, TextIO
 
-from ...errors import RunError
-from ...files import read_json, write_bytes, write_json
+from ...files import write_bytes
 from ...processes import is_first_process
+from .loggers import Logger, Pictures, open_loggers
 
-__all__ = ["Tracker", "NAME", "RunLog", "open_trackers", "past_losses", "read_log"]
+__all__ = ["NAME", "RunLog", "past_losses", "read_log"]
+
+log = logging.getLogger(__name__)
 
 NAME = "log.jsonl"
-WANDB_FILE = "wandb.json"
 
 
 class RunLog:
     """Appends records to the log of ``run``, after dropping those beyond ``step``, which a resumed run writes again.
 
+    What ``loggers`` lack of the records before is sent to them first. A logger that fails later is given up with a
+    warning, so that training goes on.
+
     Raises:
-        RunError: a tracker is enabled and not installed.
+        RunError: a logger is not installed, or does not open.
     """
 
-    def __init__(self, run: Path, *, step: int, tensorboard: bool, wandb: bool = False) -> None:
+    def __init__(self, run: Path, *, step: int, loggers: Sequence[str] = ()) -> None:
         self._file: TextIO | None = None
-        self._trackers: list[Tracker] = []
+        self._loggers: dict[str, Logger] = {}
         if not is_first_process():
             return
-        self._trackers = open_trackers(run, step=step, tensorboard=tensorboard, wandb=wandb)
+        records = read_log(run)
+        self._loggers = open_loggers(loggers, run, step=step)
+        kept = [record for record in records if record["step"] <= step]
         path = run / NAME
-        kept = "".join(json.dumps(record) + "\n" for record in read_log(run) if record["step"] <= step)
-        write_bytes(path, kept.encode())
+        write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = path.open("a", encoding="utf-8", buffering=1)  # each line is written when its step ends
+        for record in kept if self._loggers else ():
+            self._send(record, {})
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append ``record``, which has the key ``step``; its numbers go to the trackers too."""
+    def write(self, record: Mapping[str, Any], pictures: Pictures | None = None) -> None:
+        """Append ``record``, which has the key ``step``; its numbers go to the loggers too, with ``pictures``."""
         if self._file is None:
             return
         self._file.write(json.dumps(record) + "\n")
-        numbers = dict(_numbers(record, ""))
-        for tracker in self._trackers:
-            tracker.write(record["step"], numbers)
+        self._send(record, pictures or {})
 
     def flush(self) -> None:
-        """Bring everything written so far to disk."""
+        """Bring everything written so far to disk, and to the loggers."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
+        self._each(lambda logger: logger.flush())
 
     def __enter__(self) -> "RunLog":
         return self
@@ -62,8 +68,25 @@ class RunLog:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        for tracker in self._trackers:
-            tracker.close()
+        self._each(lambda logger: logger.close(failed=kind is not None))
+
+    def _send(self, record: Mapping[str, Any], pictures: Pictures) -> None:
+        step, numbers = record["step"], dict(_numbers(record, ""))
+
+        def send(logger: Logger) -> None:
+            new = {name: value for name, value in numbers.items() if not logger.holds(name, step)}
+            if new:
+                logger.write(step, new, pictures)
+
+        self._each(send)
+
+    def _each(self, action: Callable[[Logger], None]) -> None:
+        for name, logger in list(self._loggers.items()):
+            try:
+                action(logger)
+            except Exception as error:  # of the library, a full disk, a lost server
+                log.warning("The logger %s fails and gets nothing more of this run: %s", name, error)
+                del self._loggers[name]
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -96,68 +119,3 @@ def _numbers(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, floa
             yield from _numbers(value, f"{prefix}{key}/")
         elif isinstance(value, int | float) and key != "step":
             yield prefix + key, value
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    """An experiment tracker."""
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Log ``numbers`` at ``step``."""
-
-    def close(self) -> None:
-        """Flush and close."""
-
-
-def open_trackers(run: Path, *, step: int, tensorboard: bool, wandb: bool) -> list[Tracker]:
-    """Open the enabled trackers, for a run that has done ``step`` steps.
-
-    Raises:
-        RunError: a tracker is not installed.
-    """
-    return [*([_TensorBoard(run, step)] if tensorboard else []), *([_WeightsAndBiases(run)] if wandb else [])]
-
-
-class _TensorBoard:
-    def __init__(self, run: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise _not_installed("TensorBoard", "tensorboard", error) from error
-        self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _WeightsAndBiases:
-    """A resumed run continues under the id in ``wandb.json``; ``step`` is the x axis."""
-
-    def __init__(self, run: Path) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise _not_installed("Weights & Biases", "wandb", error) from error
-        path = run / WANDB_FILE
-        if not path.exists():
-            write_json(path, {"id": uuid4().hex})
-        self._run: Any = wandb.init(
-            project="xd3d", name=run.name, id=read_json(path)["id"], resume="allow", dir=str(run), reinit="create_new"
-        )
-        self._run.define_metric("*", step_metric="step")
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        self._run.log({"step": step, **numbers})
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-def _not_installed(name: str, extra: str, error: ImportError) -> RunError:
-    return RunError(
-        f"train.{extra} is on, and {name} does not import ({error}); pip install 'xd3d[{extra}]', or switch it off"
-    )

@@ -25,6 +25,7 @@ from .checks import check_domains, check_settings
 from .domain import Domain
 from .initial import InitialCheckpoint
 from .log import RunLog, past_losses
+from .loggers import Pictures, require_loggers
 from .monitor import CubeWatch, DivergenceWatch, StepTiming, Throughput
 from .network import Network
 from .optimise import Stepper, learning_rate
@@ -55,6 +56,7 @@ class ValidationScores:
 
 
 Score = Callable[[Network, Domain], ValidationScores]  #: scores a network on every frame of a domain
+Draw = Callable[[Network, Domain], Pictures]  #: draws predictions of a few frames of a domain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ def train(
     init: Path | None = None,
     score: Score | None = None,
     label: Label | None = None,
+    draw: Draw | None = None,
     metric: str = "fused",
     facts: Mapping[str, Any] | None = None,
     on_start: Callable[[], object] | None = None,
@@ -88,9 +91,10 @@ def train(
     With ``target``, each step also trains on a batch of it; its label files are not read. With ``init``, the run starts
     from the best checkpoint of the run in that folder, and uses its class weights if there is no source; of a run of
     ``pretrain`` it takes the 3D network without heads.
-    ``score`` scores the network on ``validation`` and is required with it. The best checkpoint has the highest mIoU of
-    the modality ``metric``, or of "3d" if validation has no images. ``label`` predicts the labels of a batch for a
-    teacher, and is required with ``settings.teacher`` "ema".
+    ``score`` scores the network on ``validation`` and is required with it; ``draw`` draws the pictures of each
+    validation that the loggers get. The best checkpoint has the highest mIoU of the modality ``metric``, or of "3d" if
+    validation has no images. ``label`` predicts the labels of a batch for a teacher, and is required with
+    ``settings.teacher`` "ema".
     ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are stored
     in ``run.json`` and must be the same when the run is resumed. The number of threads, the device and the sparse
     backend may change. ``on_start`` is called, by one process, as soon as the folder has its record.
@@ -98,12 +102,14 @@ def train(
 
     Raises:
         BackendError: the requested device or sparse backend is not available.
-        RunError: the folder belongs to a run with other settings, or another process is training in it; ``init`` is a
-            run with another network; features are missing; or the loss is not finite.
+        RunError: a logger is not installed or does not open; the folder belongs to a run with other settings, or
+            another process is training in it; ``init`` is a run with another network; features are missing; or the
+            loss is not finite.
         ConfigError: the settings contradict the data: an unknown tap, a batch larger than the domain.
         CacheError: images of a domain have no features.
         DataError: no point of the source has a label.
     """
+    require_loggers(settings.loggers)
     target = target.unlabelled() if target is not None else None
     initial = InitialCheckpoint.open(init) if init is not None else None
     check_settings(source=source, target=target, initial=initial, fusion=fusion, settings=settings)
@@ -144,7 +150,8 @@ def train(
             rate = PRETRAINED_RATE if initial is not None and initial.pretrained else 1.0
         stepper = Stepper(network, weights, settings, backbone_rate=rate, teacher=teacher)
         validate = partial(score, network, validation) if score is not None and validation is not None else None
-        return Trainer(run, make, settings, stepper, validate, metric).train(done)
+        pictures = partial(draw, network, validation) if draw is not None and validation is not None else None
+        return Trainer(run, make, settings, stepper, validate, pictures, metric).train(done)
 
 
 @contextmanager
@@ -190,7 +197,7 @@ def _class_counts(source: Domain | None, initial: InitialCheckpoint | None) -> l
 class Trainer:
     """Trains the network of a run, and validates and saves it.
 
-    ``validate`` scores the network; without it the run has no best checkpoint.
+    ``validate`` scores the network; without it the run has no best checkpoint. ``draw`` draws pictures for the loggers.
     """
 
     def __init__(
@@ -200,10 +207,11 @@ class Trainer:
         settings: TrainSettings,
         stepper: Stepper,
         validate: Callable[[], ValidationScores] | None = None,
+        draw: Callable[[], Pictures] | None = None,
         metric: str = "3d",
     ) -> None:
         self.run, self.make, self.settings = run, make, settings
-        self.validate, self.metric = validate, metric
+        self.validate, self.draw, self.metric = validate, draw, metric
         self.network, self.stepper = stepper.network, stepper
         self.best: Best | None = None
         self.state = TrainState(
@@ -220,7 +228,7 @@ class Trainer:
         watch = DivergenceWatch(past_losses(self.run, done))
         micro_batches = range(done * settings.accumulate, settings.steps * settings.accumulate)
         with (
-            RunLog(self.run, step=done, tensorboard=settings.tensorboard, wandb=settings.wandb) as records,
+            RunLog(self.run, step=done, loggers=settings.loggers) as records,
             progress("train", settings.steps, "step", done) as bar,
             closing(map_ahead(self.make, micro_batches, settings.workers)) as made,
             closing(prefetch(made, self.network.device)) as batches,
@@ -263,7 +271,10 @@ class Trainer:
         if not scores.points:
             log.warning("No point of the validation frames has a label; the last checkpoint counts as the best")
             return
-        records.write({"step": step, "validation": {"miou": scores.miou, "iou": scores.iou}})
+        pictures: Pictures = {}
+        if self.draw is not None and self.settings.loggers and is_first_process():
+            pictures = self.draw()
+        records.write({"step": step, "validation": {"miou": scores.miou, "iou": scores.iou}}, pictures)
         metric = self.metric if scores.miou["xm"] is not None else "3d"
         miou = scores.miou[metric]
         if miou is not None and (self.best is None or miou > self.best.miou):

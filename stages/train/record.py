@@ -115,6 +115,11 @@ def read_record(run: Path) -> dict[str, Any]:
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:
     """Convert a record that an earlier version may have written to the current settings."""
+    train = record["train"]
+    if isinstance(train, dict) and "loggers" not in train:
+        loggers = [name for name in ("tensorboard", "wandb") if train.get(name)]
+        others = {name: value for name, value in train.items() if name not in ("tensorboard", "wandb")}
+        record = {**record, "train": {**others, "loggers": loggers}}
     fusion = record["fusion"]
     if not isinstance(fusion, dict) or "inject" in fusion:
         return record

@@ -13,6 +13,7 @@ MAX_SCALE = 2**19
 
 Variant = Literal["3d-only", "image", "full"]
 Mix = Literal["none", "dense", "polar", "laser"]
+LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class ModelSettings(Settings):
@@ -343,12 +344,10 @@ class TrainSettings(Settings):
     device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = Field(
         default="auto", description="Device of the network."
     )
-    tensorboard: Annotated[bool, Mark.FREE] = Field(
-        default=False, description="Write TensorBoard logs too (pip install 'xd3d[tensorboard]')."
-    )
-    wandb: Annotated[bool, Mark.FREE] = Field(
-        default=False,
-        description="Send the log to Weights & Biases too (pip install 'xd3d[wandb]'; offline: WANDB_MODE=offline).",
+    loggers: Annotated[tuple[LoggerName, ...], Mark.FREE] = Field(
+        default=(),
+        description="Experiment loggers that get the log and pictures of validation frames too: tensorboard, wandb,"
+        " mlflow, trackio; each needs the extra of its name (pip install 'xd3d[mlflow]').",
     )
 
     @property

@@ -10,7 +10,7 @@ from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.checkpoint import TrainState, save_checkpoint
 from xd3d.stages.train.initial import InitialCheckpoint
 from xd3d.stages.train.record import make_record, open_record, read_record, write_record
-from xd3d.stages.train.settings import AugmentSettings, FusionSettings
+from xd3d.stages.train.settings import AugmentSettings, FusionSettings, TrainSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,3 +91,13 @@ def test_an_old_run_is_gone_on_with_and_begun_from(make_domain, old_run, variant
     assert read_record(run)["fusion"].keys() == FusionSettings().model_dump().keys()
     assert open_record(run, record) is not None
     InitialCheckpoint.open(run).require_same_network(record)
+
+
+def test_the_loggers_of_an_old_run_are_read_and_may_change(make_domain, old_run):
+    run, _, record = old_run(make_domain(frames=2), *VARIANTS[0])
+    stored = json.loads((run / "run.json").read_text())
+    del stored["train"]["loggers"]
+    stored["train"] |= {"tensorboard": False, "wandb": True}
+    (run / "run.json").write_text(json.dumps(stored))
+    assert TrainSettings(**read_record(run)["train"]).loggers == ("wandb",)
+    assert open_record(run, record) is not None
