@@ -16,12 +16,16 @@ Item = TypeVar("Item")
 
 @contextmanager
 def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterator[tqdm[Any]]":
-    """Opens a progress bar of ``total`` units, ``done`` of them finished; call ``bar.update(n)`` inside the block."""
+    """Opens a progress bar of ``total`` units, ``done`` of them finished; call ``bar.update(n)`` inside the block.
+
+    Units "B" are bytes, and shown in kB, MB or GB.
+    """
     with tqdm(
         total=total,
         initial=done,
         desc=description,
         unit=unit,
+        unit_scale=unit == "B",
         file=sys.stderr,
         mininterval=0.5,
         dynamic_ncols=True,
