@@ -36,9 +36,9 @@ class Repository:
 class Hub:
     """``repositories`` by ``models/owner/name`` or ``datasets/owner/name``; ``uploads``: the digests of sent LFS files.
 
-    ``downloads``: the paths that were sent; ``full_after``: uploads that are taken before the hub refuses more, as one that
-    is full does; ``hold_after``: those before it stops answering, which sets ``holding``; ``silent``: whether answers to
-    commits never come.
+    ``downloads``: the paths that were sent; ``full_after``: uploads that are taken before the hub refuses more, as
+    one that is full does; ``hold_after``: uploads, and downloads of arrays, before it stops answering, which sets
+    ``holding``; ``silent``: whether answers to commits never come.
     """
 
     def __init__(self) -> None:
@@ -104,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
             files = self._revision(name, match[3])
             if match[4] not in files:
                 raise _RefusedError(404, "EntryNotFound")
+            if "/c/" in match[4]:
+                self._hold(sum("/c/" in name for name in self.hub.downloads))
             self.hub.downloads.append(match[4])
             first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
             return (206 if first else 200), {"X-Repo-Commit": match[3]}, files[match[4]][first:]
@@ -169,12 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         oid = path.removeprefix("lfs/")
         if self.hub.full_after is not None and len(self.hub.uploads) >= self.hub.full_after:
             raise _RefusedError(507)
-        if self.hub.hold_after is not None and len(self.hub.uploads) >= self.hub.hold_after:
-            self.hub.holding.set()
-            self.hub.lock.release()
-            self.hub.closing.wait(60)
-            self.hub.lock.acquire()
-            raise _RefusedError(507)
+        self._hold(len(self.hub.uploads))
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise _RefusedError(400)
         self.hub.objects[oid] = self.body
@@ -182,10 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _json({})
 
     def _commit(self, name: str, lines: list[dict]):
-        if self.hub.silent:
-            self.hub.lock.release()
-            self.hub.closing.wait(60)
-            self.hub.lock.acquire()
+        self._hold(0, always=self.hub.silent)
         repository = self._repository(name)
         files = dict(repository.files)
         for line in lines:
@@ -199,6 +193,15 @@ class _Handler(BaseHTTPRequestHandler):
         sha = f"{len(repository.commits):040d}"
         repository.commits[sha] = files
         return _json({"commitUrl": f"{self.hub.address}/{name}/commit/{sha}", "commitOid": sha})
+
+    def _hold(self, done: int, *, always: bool = False) -> None:
+        """Stop answering after so many transfers."""
+        if always or (self.hub.hold_after is not None and done >= self.hub.hold_after):
+            self.hub.holding.set()
+            self.hub.lock.release()
+            self.hub.closing.wait(60)
+            self.hub.lock.acquire()
+            raise _RefusedError(507)
 
     def _repository(self, name: str) -> Repository:
         found = self.hub.repositories.get(name)

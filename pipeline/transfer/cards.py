@@ -110,7 +110,7 @@ in safetensors; `run.json` has every setting, `log.jsonl` the training log.
 
 ```bash
 xd3d pull {place}
-xd3d evaluate --run {name}
+xd3d evaluate --run {name}-pulled
 ```
 """
 

@@ -107,7 +107,7 @@ def pull(
     if manifest.kind == "run":
         folder = None if out is None else Path(out).absolute()
         done = pull_run(workspace, source, manifest, out=folder, replace=replace, dry_run=dry_run)
-        use = f"xd3d evaluate --run {folder or manifest.name}"
+        use = f"xd3d evaluate --run {folder or done['name']}"
         datasets = manifest.facts.get("datasets", [])
     else:
         datasets = [str(manifest.facts.get("dataset", ""))]

@@ -16,8 +16,8 @@ from ...errors import ConfigError, StoreError, Xd3dError
 __all__ = ["HubFolder", "HubPlace", "parse_hub"]
 
 ANSWER_SECONDS = 10.0  #: how long the hub may take to say what a repository is
-TRANSFER_SECONDS = 60.0  #: how long it may be silent in any other request
-COMMIT_FILES = 1000
+TRANSFER_SECONDS = 120.0  #: how long it may be silent in any other request
+COMMIT_FILES = 500
 COMMIT_BYTES = 5_000_000_000
 _KINDS = {"cache": "dataset", "run": "model"}
 _EXAMPLES = {"cache": "hf://datasets/owner/name[/folder]", "run": "hf://owner/name[/folder]"}
@@ -58,7 +58,8 @@ class HubPlace:
         StoreError: the hub does not answer or refuses, there is no such repository, or writing needs a token.
     """
 
-    public = True
+    public: bool = True
+    most_files: int | None = 100_000  #: what the hub recommends for a repository
 
     def __init__(self, folder: HubFolder, *, writing: bool, public: bool) -> None:
         from huggingface_hub import HfApi, HfFileSystem, constants, get_token
@@ -193,10 +194,12 @@ class HubPlace:
 def _limit_waiting() -> None:
     """Gives every request of the hub's client a time limit; by default some wait for ever."""
     from huggingface_hub import set_client_factory
-    from huggingface_hub.utils._http import default_client_factory
+    from huggingface_hub.utils import _http
+
+    usual = _http._GLOBAL_CLIENT_FACTORY  # that of whoever set another one, or the default
 
     def client() -> Any:
-        made = default_client_factory()
+        made = usual()
         made.timeout = TRANSFER_SECONDS
         return made
 

@@ -21,6 +21,7 @@ class Place(Protocol):
     """Files under one location; names are relative paths with ``/``. Threads may read at once."""
 
     public: bool  #: whether it has an address that others may read from
+    most_files: int | None  #: how many files it should hold at most
 
     def describe(self, name: str = "") -> str:
         """Returns the full name of a file, or of the place, for messages."""
@@ -79,6 +80,8 @@ def open_place(location: str, *, kind: str, writing: bool, public: bool = False)
 class StorePlace:
     """A folder or S3, through the stores of caches."""
 
+    most_files: int | None = None
+
     def __init__(self, store: Store) -> None:
         self.store = store
         self.public = not isinstance(store, LocalStore)
@@ -136,7 +139,8 @@ class FsspecPlace:
         ConfigError: fsspec does not know the scheme, or its package is not installed.
     """
 
-    public = True
+    public: bool = True
+    most_files: int | None = None
 
     def __init__(self, url: str) -> None:
         import fsspec

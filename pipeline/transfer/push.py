@@ -80,6 +80,12 @@ def push_items(
     there = sum(item.size for item in items if before.files.get(item.name) == item.size and item.name in before.known)
     total = sum(item.size for item in items)
     log.info("%s: %d files, %.3f GB, %.3f GB of them are there", place.describe(), len(items), total / 1e9, there / 1e9)
+    if place.most_files is not None and len(items) > place.most_files:
+        log.warning(
+            "These are more files than the %d that one repository should hold; send --scenes to several, or extract"
+            " with larger shards (extract.shard_mb)",
+            place.most_files,
+        )
     facts: dict[str, Any] = {"place": place.describe(), "files": len(items), "bytes": total, "there": there}
     if dry_run:
         return {**facts, "sent": 0}

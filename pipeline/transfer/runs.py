@@ -21,7 +21,10 @@ from .portable import Machine
 from .pull import pull_items
 from .push import push_items
 
-__all__ = ["pull_run", "push_run"]
+__all__ = ["PULLED", "pull_run", "push_run"]
+
+#: End of the name of a pulled run: training with its settings makes another one, since this one cannot be resumed.
+PULLED = "-pulled"
 
 RECORD = "run.json"
 LOG = "log.jsonl"
@@ -56,7 +59,7 @@ def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dr
         *(_file(run, name) for name in (*sorted(states), f"{folder.format(step)}/model.safetensors")),
         *([_file(run, LOG)] if (run / LOG).is_file() else []),
     ]
-    name = run.resolve().name
+    name = run.resolve().name.removesuffix(PULLED)
     datasets = list(dict.fromkeys(side["dataset"] for side in (record["source"], record["target"]) if side))
     wanted = Manifest(
         kind="run",
@@ -102,7 +105,8 @@ def pull_run(
 
     if strange := next((name for name in manifest.files if not _FILES.fullmatch(name)), None):
         raise StoreError(f"{place.describe()} names the file {strange!r}, which no run has; nothing was pulled")
-    folder = out or workspace.run(manifest.name)
+    name = f"{manifest.name}{PULLED}"
+    folder = out or workspace.run(name)
     items = [
         Item(name=name, size=size, read=partial(place.read, name, size), sha256=digest)
         for name, (size, digest) in manifest.files.items()
@@ -120,4 +124,4 @@ def pull_run(
     if not dry_run:
         read_record(folder)
         best_step(folder)
-    return {"kind": "run", "name": manifest.name, "run": str(folder), **done}
+    return {"kind": "run", "name": name, "run": str(folder), **done}

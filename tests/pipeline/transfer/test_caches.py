@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from xd3d.cache.diff import diff_caches
+from xd3d.cache.networks import agents_part, check_parts, create_networks, describe_networks, network_part
 from xd3d.cache.reader import FeatureReader
+from xd3d.cache.schema import TapSpec
+from xd3d.cache.stored import StoredRows
 from xd3d.cache.verify import cache_info, verify_cache
+from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError, ConfigError, DiskSpaceError, StoreError
 from xd3d.fingerprint import fingerprint_digest
 from xd3d.pipeline.transfer.commands import pull, push
@@ -148,9 +154,9 @@ def test_a_place_with_other_files_is_left_alone(write_cache, mine, yours, tmp_pa
     cache = write_cache(mine)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("...")
-    for replace in (False, True):
+    for told in (False, True):
         with pytest.raises(ConfigError, match=r"thesis\.tex"):
-            send(mine, cache, str(tmp_path / "home"), replace=replace)
+            send(mine, cache, str(tmp_path / "home"), replace=told)
     send(mine, cache, str(tmp_path / "place"))
     with pytest.raises(ConfigError, match=r"thesis\.tex"):
         fetch(yours, str(tmp_path / "place"), out=str(tmp_path / "home"), replace=True)
@@ -285,3 +291,73 @@ def test_caches_can_be_pulled_into_a_bucket(write_cache, new_place, mine, yours,
     assert done["cache"] == f"{bucket}/{cache.name}"
     assert diff_caches(cache, done["cache"])["equal"]
     assert fetch(yours, place)["there"] > 0
+
+
+def write_networks(path, *names, agents_of):
+    """A cache of several networks in ``path``: maps of each, and agents for some choices of them."""
+    create_networks(path)
+    tap = TapSpec(name="up1", channels=2, height=3, width=4, extent=(3.0, 4.0))
+    facts = {"image_keys": ["a", "b"], "images_per_frame": 1, "recipe": {"dataset": "nuscenes"}}
+    for name in names:
+        fields = {"network": name, "taps": ["up1"]}
+        where = network_part(path, name)
+        fill(CacheWriter.open(where, taps=[tap], agents=0, part="features", fingerprint=fields, **facts))
+    for chosen in agents_of:
+        taps = [replace(tap, name=f"{name}/up1") for name in chosen]
+        fields = {"networks": dict.fromkeys(chosen, "digest"), "taps": [each.name for each in taps]}
+        where = agents_part(path, fields)
+        fill(CacheWriter.open(where, taps=taps, agents=3, part="agents", grid=taps[0], fingerprint=fields, **facts))
+
+
+def fill(writer):
+    with writer:
+        for shard in writer.pending_shards():
+            count = len(shard.rows)
+            arrays = {name: np.ones((count, *a.row_shape), a.dtype) for name, a in writer.layout.arrays.items()}
+            writer.write_rows(shard, StoredRows(rows=shard.rows, arrays=arrays))
+
+
+def test_networks_of_a_cache_are_chosen_and_added_later(new_place, mine, yours):
+    cache, place = mine.cache("nuscenes", "0123456789ab"), new_place("folder")
+    write_networks(cache, "one", "two", agents_of=[("one",), ("one", "two")])
+    send(mine, cache.name, place)
+    local = fetch(yours, place, networks=["one"])["cache"]
+    assert Path(local).name == cache.name
+    assert describe_networks(local)["networks"].keys() == {"one"}
+    assert len(list((Path(local) / "agents").glob("*/zarr.json"))) == 1
+    with pytest.raises(ConfigError, match="--networks"):
+        fetch(yours, place, taps=["up1"])
+    with pytest.raises(CacheError, match=r"'three'.*one"):
+        fetch(yours, place, networks=["three"])
+    done = fetch(yours, place)
+    assert done["there"] > 0
+    assert describe_networks(local)["networks"] == describe_networks(cache)["networks"]
+    assert check_parts(local)["ok"]
+
+
+def test_a_network_of_other_settings_is_not_mixed_in(new_place, mine, yours):
+    cache, place = mine.cache("nuscenes", "0123456789ab"), new_place("folder")
+    write_networks(cache, "one", agents_of=[("one",)])
+    send(mine, cache, place)
+    other = yours.cache("nuscenes", "0123456789ab")
+    create_networks(other)
+    tap = TapSpec(name="up1", channels=5, height=3, width=4, extent=(3.0, 4.0))
+    fill(
+        CacheWriter.open(
+            network_part(other, "one"),
+            taps=[tap],
+            agents=0,
+            part="features",
+            fingerprint={"network": "one", "taps": ["up1"]},
+            image_keys=["a", "b"],
+            images_per_frame=1,
+            recipe={"dataset": "nuscenes"},
+        )
+    )
+    with pytest.raises(CacheMismatchError, match="--replace"):
+        fetch(yours, place)
+    with pytest.raises(CacheMismatchError, match="--replace"):
+        send(yours, other, place)
+    fetch(yours, place, replace=True)
+    assert check_parts(other)["ok"]
+    assert describe_networks(other)["networks"] == describe_networks(cache)["networks"]
