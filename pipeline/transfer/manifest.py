@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from ...errors import StoreError
 
-__all__ = ["MANIFEST", "PLAN", "FileFacts", "Kind", "Manifest", "safe_name"]
+__all__ = ["LARGEST", "MANIFEST", "PLAN", "FileFacts", "Kind", "Manifest", "safe_name"]
 
 MANIFEST = "xd3d-share.json"
 PLAN = "xd3d-share.partial.json"

@@ -10,11 +10,11 @@ from typing import Any
 from ...cache.metadata import KEYS
 from ...cache.metadata import MANIFEST as ROOT
 from ...cache.stores.local import LocalStore
-from ...errors import CacheMismatchError, ConfigError
+from ...errors import CacheMismatchError, ConfigError, StoreError
 from ...fingerprint import differences
 from ...locks import exclusive_lock
 from .copy import Item, copied, hashed
-from .manifest import MANIFEST, PLAN, FileFacts, Manifest
+from .manifest import LARGEST, MANIFEST, PLAN, FileFacts, Manifest
 from .places import Place, StorePlace
 
 __all__ = ["CARD", "previous", "push_items"]
@@ -50,6 +50,8 @@ def previous(place: Place) -> Manifest | None:
 
 
 def _read(place: Place, files: Mapping[str, int], name: str) -> Manifest:
+    if files[name] > LARGEST:
+        raise StoreError(f"{place.describe(name)} has {files[name]:,} bytes, more than a manifest can have")
     return Manifest.parse(place.read(name, files[name]), place.describe(name))
 
 

@@ -361,3 +361,10 @@ def test_a_network_of_other_settings_is_not_mixed_in(new_place, mine, yours):
     fetch(yours, place, replace=True)
     assert check_parts(other)["ok"]
     assert describe_networks(other)["networks"] == describe_networks(cache)["networks"]
+
+
+def test_an_address_that_nothing_opens_is_refused(write_cache, mine, yours):
+    cache = write_cache(mine)
+    for act in (lambda: send(mine, cache, "nowhere://bucket/x"), lambda: fetch(yours, "nowhere://bucket/x")):
+        with pytest.raises(ConfigError, match=r"nowhere://bucket/x.*s3://"):
+            act()

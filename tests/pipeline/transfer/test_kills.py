@@ -42,7 +42,7 @@ def command(hub, tmp_path):
 def kill_when_held(hub, process):
     assert hub.holding.wait(60), process.poll()
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     hub.hold_after = None
     hub.closing.set()  # what is held ends
     hub.closing.clear()
