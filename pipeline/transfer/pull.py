@@ -65,10 +65,12 @@ def pull_items(
         records = [item.name for item in pending if item.name in there and rank(item.name) == 1]
         target.delete(sorted(there if replaced else records, key=rank, reverse=True))
         kept = sum(item.size for item in near if item.name in have)
+        fetched = 0
         if pending:
             target.write({PLAN: _plan(wanted)})
-        fetched = copied(pending, target, "Pulling", done=kept)
-        target.delete([PLAN])
+            fetched = copied(pending, target, "Pulling", done=kept)
+        if pending or PLAN in there:
+            target.delete([PLAN])
     return {**facts, "bytes": kept + fetched, "there": kept, "fetched": fetched}
 
 
