@@ -18,13 +18,14 @@ Item = TypeVar("Item")
 def progress(description: str, total: int, unit: str, done: int = 0) -> "Iterator[tqdm[Any]]":
     """Opens a progress bar of ``total`` units, ``done`` of them finished; call ``bar.update(n)`` inside the block.
 
-    Without a ``description`` nothing is shown.
+    Units "B" are bytes, and shown in kB, MB or GB. Without a ``description`` nothing is shown.
     """
     with tqdm(
         total=total,
         initial=done,
         desc=description,
         unit=unit,
+        unit_scale=unit == "B",
         file=sys.stderr,
         mininterval=0.5,
         dynamic_ncols=True,

@@ -21,7 +21,7 @@ from ..errors import CacheError
 from ..fingerprint import canonical_json, fingerprint_digest
 from .layout import DONE, CacheLayout, Shard
 from .metadata import manifest_checksum, parse_json
-from .stores.base import Store, Version
+from .stores.base import Files, Store, Version
 
 __all__ = [
     "COMMITTED",
@@ -75,7 +75,7 @@ class Commit:
         return _HEAD % google_crc32c.value(data) + data + _TAIL
 
     @classmethod
-    def load(cls, store: Store, shard: Shard, layout: CacheLayout, manifest: str, folder: str = DONE) -> "Commit":
+    def load(cls, store: Files, shard: Shard, layout: CacheLayout, manifest: str, folder: str = DONE) -> "Commit":
         """Reads the record of ``shard`` in ``folder``.
 
         Raises:
@@ -96,7 +96,7 @@ class Commit:
         return commit
 
     @classmethod
-    def read(cls, store: Store, index: int, folder: str = DONE) -> "Commit":
+    def read(cls, store: Files, index: int, folder: str = DONE) -> "Commit":
         """Reads a record without checking which shard and cache it belongs to.
 
         Raises:

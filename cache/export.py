@@ -26,7 +26,7 @@ from .stores import Store, open_store
 from .verify import refuse_damaged_metadata
 from .writer import CacheWriter
 
-__all__ = ["export_cache"]
+__all__ = ["chosen_taps", "export_cache", "export_fingerprint", "wanted_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,12 @@ def export_cache(
     layout = load_layout(store)
     refuse_damaged_metadata(store, layout)
     source = _Source(store=store, layout=layout, log=CommitLog(store=store, layout=layout))
-    chosen = _chosen_taps(layout, taps)
-    wanted = _wanted_rows(source, images)
+    chosen = chosen_taps(layout, taps)
+    wanted = wanted_rows(layout, images, store.describe())
     rows = wanted[np.isin(source.log.states[wanted], (COMMITTED, FAILED))]
     if not len(rows):
         raise CacheError(f"None of the images that are asked for is committed in {store.describe()}")
-    fingerprint = _fingerprint(layout, chosen)
+    fingerprint = export_fingerprint(layout, chosen)
     recipe = load_recipe(store) or {}
     with CacheWriter.open(
         out,
@@ -91,7 +91,12 @@ def export_cache(
     }
 
 
-def _chosen_taps(layout: CacheLayout, taps: Sequence[str] | None) -> list[str]:
+def chosen_taps(layout: CacheLayout, taps: Sequence[str] | None) -> list[str]:
+    """Returns the names of ``taps`` in the order of the cache; None stands for all.
+
+    Raises:
+        CacheError: a tap is not in the cache.
+    """
     names = [tap.name for tap in layout.taps]
     for tap in taps or ():
         if tap not in names:
@@ -99,16 +104,19 @@ def _chosen_taps(layout: CacheLayout, taps: Sequence[str] | None) -> list[str]:
     return [name for name in names if taps is None or name in taps]
 
 
-def _wanted_rows(source: _Source, images: Sequence[str] | None) -> np.ndarray:
-    """Returns the rows of the requested images, in the order of the cache, int64 [images]."""
-    layout = source.layout
+def wanted_rows(layout: CacheLayout, images: Sequence[str] | None, where: str) -> np.ndarray:
+    """Returns the rows of ``images`` (keys; None stands for all), in the order of the cache, int64 [images].
+
+    Raises:
+        CacheError: an image is not in the cache, which is called ``where`` in the message.
+    """
     if images is None:
         return np.arange(layout.images)
     places = {key: row for row, key in enumerate(layout.image_keys)}
     if strange := [key for key in images if key not in places]:
         raise CacheError(
-            f"{len(strange)} of the images that are asked for are not in {source.store.describe()}, such as "
-            f"'{strange[0]}'; xd3d cache info says what it is made of"
+            f"{len(strange)} of the images that are asked for are not in {where}, such as '{strange[0]}'; "
+            "xd3d cache info says what it is made of"
         )
     return np.array(sorted({places[key] for key in images}), np.int64)
 
@@ -123,7 +131,8 @@ def _images_per_frame(layout: CacheLayout, rows: np.ndarray) -> int:
     return together if whole else 1
 
 
-def _fingerprint(layout: CacheLayout, taps: Sequence[str]) -> dict[str, Any]:
+def export_fingerprint(layout: CacheLayout, taps: Sequence[str]) -> dict[str, Any]:
+    """Returns the fingerprint of the cache with some ``taps`` alone; with all taps it is that of the cache."""
     dropped = {tap.name for tap in layout.taps} - set(taps)
     if not dropped:
         return dict(layout.fingerprint)

@@ -16,7 +16,7 @@ from ..errors import CacheError, CacheMismatchError, UnfinishedUpgradeError
 from ..fingerprint import canonical_json, fingerprint_digest
 from .layout import FORMATS, SCALES, ArrayLayout, CacheLayout
 from .schema import TapSpec
-from .stores.base import Store
+from .stores.base import Files, Store
 
 __all__ = [
     "KEYS",
@@ -61,7 +61,7 @@ def networks_manifest() -> dict[str, bytes]:
     return {**inner, MANIFEST: _encode(_group({_NETWORKS: 1}))}
 
 
-def holds_networks(store: Store) -> bool:
+def holds_networks(store: Files) -> bool:
     """Returns whether ``store`` is a cache of several networks, whose parts are caches of their own."""
     if not store.exists(MANIFEST):
         return False
@@ -78,7 +78,7 @@ def manifest_checksum(layout: CacheLayout) -> str:
     return str(_manifest(layout)["checksum"])
 
 
-def load_layout(store: Store) -> CacheLayout:
+def load_layout(store: Files) -> CacheLayout:
     """Reads the layout of the cache in ``store`` from its manifest and its image keys.
 
     Raises:
@@ -102,7 +102,7 @@ def load_layout(store: Store) -> CacheLayout:
     return _checked_layout(store, facts)
 
 
-def load_identity(store: Store) -> dict[str, Any]:
+def load_identity(store: Files) -> dict[str, Any]:
     """Reads the ``CacheLayout.identity`` of the cache in ``store`` from its manifest alone.
 
     Raises:
@@ -124,7 +124,7 @@ def load_unfinished(store: Store) -> CacheLayout | None:
     return _checked_layout(store, {**facts, "format": FORMATS[-1]}) if facts["format"] == _UNFINISHED else None
 
 
-def _facts(store: Store) -> dict[str, Any]:
+def _facts(store: Files) -> dict[str, Any]:
     """What the manifest says, its format at least."""
     if not store.exists(MANIFEST):
         raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
@@ -143,13 +143,13 @@ def _facts(store: Store) -> dict[str, Any]:
     return facts
 
 
-def _checked_layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
+def _checked_layout(store: Files, facts: dict[str, Any]) -> CacheLayout:
     with _damage_named(store):
         return _layout(store, facts)
 
 
 @contextmanager
-def _damage_named(store: Store) -> Iterator[None]:
+def _damage_named(store: Files) -> Iterator[None]:
     """Turns errors in the manifest into a ``CacheError`` that names the file."""
     file = store.describe(MANIFEST)
     try:
@@ -186,7 +186,7 @@ def _manifest(layout: CacheLayout) -> dict[str, Any]:
     return {**facts, "checksum": _checksum(facts)}
 
 
-def _layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
+def _layout(store: Files, facts: dict[str, Any]) -> CacheLayout:
     _require_checksum(store, facts)
     data, file = store.read(KEYS), store.describe(KEYS)
     if hashlib.sha256(data).hexdigest() != facts["image_keys"]["sha256"]:
@@ -212,7 +212,7 @@ def _layout(store: Store, facts: dict[str, Any]) -> CacheLayout:
     return layout
 
 
-def _require_checksum(store: Store, facts: dict[str, Any]) -> None:
+def _require_checksum(store: Files, facts: dict[str, Any]) -> None:
     unsigned = {key: value for key, value in facts.items() if key != "checksum"}
     if _checksum(unsigned) != facts["checksum"]:
         raise CacheError(f"The manifest {store.describe(MANIFEST)} is damaged: it does not match its checksum")

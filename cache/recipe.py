@@ -12,7 +12,7 @@ import google_crc32c
 
 from ..errors import CacheError
 from ..fingerprint import canonical_json
-from .stores.base import Store
+from .stores.base import Files, Store
 
 __all__ = ["RECIPE", "encode_recipe", "load_recipe", "recipe_fault"]
 
@@ -29,7 +29,7 @@ def encode_recipe(recipe: Mapping[str, Any]) -> bytes:
     return 2 * (_HEAD % google_crc32c.value(data) + data + _TAIL)
 
 
-def load_recipe(store: Store) -> dict[str, Any] | None:
+def load_recipe(store: Files) -> dict[str, Any] | None:
     """Returns the recipe of the cache in ``store``; None if it is missing or damaged."""
     return _parse(store.read(RECIPE)) if store.exists(RECIPE) else None
 

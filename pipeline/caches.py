@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..cache.reader import FeatureReader
     from ..stages.datasets.index import FrameIndex
 
-__all__ = ["add_memberships", "collect_garbage", "export_part", "open_cache"]
+__all__ = ["add_memberships", "chosen_images", "collect_garbage", "export_part", "open_cache"]
 
 
 def open_cache(
@@ -136,14 +136,8 @@ def export_part(
     from ..cache.stores import open_store
     from ..cache.views import IDENTITY, view_keys
 
-    ways = [way for way in (images, scenes, split) if way]
-    if len(ways) > 1:
-        raise ConfigError("Choose images in one way: --images, --scenes or --split")
-    chosen: list[str] | None = None
-    if images:
-        chosen = images.read_text(encoding="utf-8").split()
-    elif scenes or split:
-        chosen = _keys_of_frames(workspace, path, scenes, split, config, overrides)
+    dataset = _dataset_of(path) if scenes else ""
+    chosen = chosen_images(workspace, dataset, images, scenes, split, config, overrides)
     if chosen is not None:
         views = load_layout(open_store(path)).fingerprint.get("views", [IDENTITY])
         chosen = view_keys(chosen, views)
@@ -155,21 +149,35 @@ def export_part(
     )
 
 
-def _keys_of_frames(
+def chosen_images(
     workspace: Workspace,
-    path: str,
+    dataset: str,
+    images: Path | None,
     scenes: Sequence[str] | None,
     split: str | None,
     config: str,
     overrides: Sequence[str],
-) -> list[str]:
-    """Keys of the images of scenes of the cache's data set, or of a split of the config's source or target."""
+) -> list[str] | None:
+    """Returns the keys of a list of images, of scenes of ``dataset``, or of a split of the config's source or target.
+
+    None if nothing is chosen.
+
+    Raises:
+        ConfigError: several ways are given, or there is no such scene or split.
+        MissingDataError: the data set is not prepared.
+    """
     import numpy as np
 
     from ..stages.datasets.splits import domain_frames
 
+    if len([way for way in (images, scenes, split) if way]) > 1:
+        raise ConfigError("Choose images in one way: --images, --scenes or --split")
+    if images:
+        return images.read_text(encoding="utf-8").split()
+    if not scenes and not split:
+        return None
     if scenes:
-        index = _index_of(workspace, path, None)
+        index = open_index(workspace, dataset)
         if strange := sorted(set(scenes) - set(index.frames.scene.tolist())):
             near = nearest(strange[0], set(index.frames.scene.tolist()))
             raise ConfigError(f"The data set has no scene {strange[0]}: {near}")
@@ -187,6 +195,11 @@ def _keys_of_frames(
 
 def _index_of(workspace: Workspace, path: str, root: Path | None) -> "FrameIndex":
     """The index of the data set that the cache records."""
+    return open_index(workspace, _dataset_of(path), root)
+
+
+def _dataset_of(path: str) -> str:
+    """The data set that the cache records."""
     from ..cache.recipe import load_recipe
     from ..cache.stores import open_store
 
@@ -196,4 +209,4 @@ def _index_of(workspace: Workspace, path: str, root: Path | None) -> "FrameIndex
             f"The cache {path} does not say of which data set it was made; upgrade it with --dataset NAME, and choose"
             " images of it with --images FILE or --split NAME"
         )
-    return open_index(workspace, str(recipe["dataset"]), root)
+    return str(recipe["dataset"])

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, no_type_check
 
 import typer
 
-from . import cli_ablate, cli_predict, cli_tools
+from . import cli_ablate, cli_predict, cli_share, cli_tools
 from .console import conclude, run_command_line, set_up_logging
 from .options import (
     Adapt,
@@ -40,6 +40,8 @@ app = typer.Typer(
 cli_tools.register(app)
 app.command()(cli_ablate.ablate)
 app.command()(cli_predict.predict)
+app.command()(cli_share.push)
+app.command()(cli_share.pull)
 
 Split = Literal["train", "val", "test"]
 Tested = Annotated[str, typer.Option(help="What to score: source, target, or another domain of the target's data set.")]

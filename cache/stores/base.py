@@ -12,7 +12,7 @@ from typing import BinaryIO, ClassVar, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-__all__ = ["Lock", "Stage", "Store", "StoredFile", "Version"]
+__all__ = ["Files", "Lock", "Stage", "Store", "StoredFile", "Version"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -84,7 +84,25 @@ class Lock(Protocol):
 
 
 @runtime_checkable
-class Store(Protocol):
+class Files(Protocol):
+    """Files that are read whole, such as the metadata of a cache."""
+
+    def describe(self, key: str = "") -> str:
+        """Returns the full name of a file, or of the cache itself, for messages."""
+
+    def exists(self, key: str) -> bool:
+        """Returns whether the file exists."""
+
+    def read(self, key: str) -> bytes:
+        """Returns the content of a file.
+
+        Raises:
+            CacheError: it is missing, not a regular file, or cannot be read.
+        """
+
+
+@runtime_checkable
+class Store(Files, Protocol):
     """The files of one cache. Threads may share a store, and it can be pickled."""
 
     parallel: ClassVar[int]  #: number of concurrent requests
@@ -96,12 +114,6 @@ class Store(Protocol):
     @property
     def open_files(self) -> int:
         """Number of files that a reader may keep open."""
-
-    def describe(self, key: str = "") -> str:
-        """Returns the full name of a file, or of the cache itself, for messages."""
-
-    def exists(self, key: str) -> bool:
-        """Returns whether the file exists."""
 
     def version(self, key: str) -> Version | None:
         """Returns the version of a file, as in ``listing``; None if it does not exist."""
@@ -121,13 +133,6 @@ class Store(Protocol):
 
         Raises:
             CacheError: a folder cannot be listed.
-        """
-
-    def read(self, key: str) -> bytes:
-        """Returns the content of a file.
-
-        Raises:
-            CacheError: it is missing, not a regular file, or cannot be read.
         """
 
     def open(self, key: str) -> StoredFile:

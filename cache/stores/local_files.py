@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from ...errors import CacheError, DiskSpaceError
+from ...errors import CacheError, DiskSpaceError, Xd3dError
 from ...files import fsync_folder
 from ...locks import live_owners
 from ..layout import DONE, STAGING
@@ -126,7 +126,7 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (CacheError, DiskSpaceError):
+    except Xd3dError:
         raise
     except OSError as error:
         safe = "what was committed before is safe; run the same command again to go on"

@@ -35,7 +35,19 @@ def test_help_takes_half_a_processor_second_beyond_python_itself():
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "synthesize", "prepare", "extract-features", "train", "evaluate", "report", "doctor", "config show"],
+    [
+        "demo",
+        "synthesize",
+        "prepare",
+        "extract-features",
+        "train",
+        "evaluate",
+        "report",
+        "doctor",
+        "config show",
+        "push",
+        "pull",
+    ],
 )
 def test_every_command_shows_an_example_in_its_help(xd3d, command):
     done = xd3d(*command.split(), "--help")

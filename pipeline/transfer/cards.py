@@ -1,0 +1,144 @@
+"""The cards (README.md) of shared caches and runs: front matter for the Hugging Face Hub, and text for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ... import __version__
+from ...stages.datasets.licences import Licence, licence_of
+
+if TYPE_CHECKING:
+    from ...stages.evaluate.metrics import Metrics
+
+__all__ = ["cache_card", "run_card"]
+
+_TAGS = ["xd3d", "lidar", "point-cloud", "semantic-segmentation", "domain-adaptation"]
+
+
+def cache_card(facts: Mapping[str, Any], *, name: str, place: str) -> str:
+    """Returns the card of a cache from the ``facts`` of its manifest."""
+    from huggingface_hub import DatasetCardData
+
+    licence = licence_of(facts["dataset"])
+    front = DatasetCardData(**_licence_fields([licence]), tags=[*_TAGS, "image-features"], pretty_name=name)
+    networks = f"| networks | {', '.join(facts['networks'])} |\n" if facts.get("networks") else ""
+    return f"""---
+{front.to_yaml()}
+---
+
+# {name}
+
+Image features and object agents of the data set **{facts["dataset"]}**, computed once by a frozen network, as
+xd3d {__version__} trains LiDAR segmentation on them. The files are Zarr arrays with commit
+records; `xd3d-share.json` lists each with its SHA-256. Images, point clouds and labels are not in it.
+
+| | |
+|---|---|
+| network | {facts["model"]} |
+{networks}| taps | {", ".join(facts["taps"])} |
+| images | {facts["images"]:,} of {facts["of"]:,} |
+| profile | {facts["profile"]} |
+
+## Licence of the data
+
+{_licence_lines({facts["dataset"]: licence})}
+
+## Use
+
+```bash
+xd3d pull {place}
+xd3d prepare --dataset {facts["dataset"]} --root DIR    # the data set itself, from its owner
+xd3d train --cached                                     # with the --config and --set that the cache was made with
+```
+"""
+
+
+def run_card(
+    *,
+    name: str,
+    place: str,
+    record: Mapping[str, Any],
+    step: int,
+    scores: Mapping[str, "Metrics"],
+    datasets: Sequence[str],
+) -> str:
+    """Returns the card of a run: its task, data sets, scores by domain and split, and how to load it."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="semantic-segmentation",
+            task_name="LiDAR semantic segmentation",
+            dataset_type=str(metrics.protocol.dataset if metrics.protocol else datasets[0]),
+            dataset_name=label,
+            metric_type="mean_iou",
+            metric_name=f"mIoU ({modality})",
+            metric_value=round(100 * value, 2),
+        )
+        for label, metrics in scores.items()
+        for modality, value in metrics.miou.items()
+        if value is not None
+    ]
+    licences = {dataset: licence_of(dataset) for dataset in datasets}
+    front = ModelCardData(
+        **_licence_fields(list(licences.values())),
+        library_name="xd3d",
+        tags=_TAGS,
+        datasets=list(datasets),
+        model_name=name,
+        eval_results=results or None,
+    )
+    return f"""---
+{front.to_yaml()}
+---
+
+# {name}
+
+A network that labels every point of a LiDAR sweep with one of {len(record["classes"])} classes
+({", ".join(record["classes"])}), trained by xd3d {record["code"]} on
+{" and ".join(datasets)} with the settings `{record["facts"].get("config", "")}`. The weights are those of step {step},
+in safetensors; `run.json` has every setting, `log.jsonl` the training log.
+
+## Scores
+
+{_score_table(scores)}
+
+## Licence of the data
+
+{_licence_lines(licences)}
+
+## Use
+
+```bash
+xd3d pull {place}
+xd3d evaluate --run {name}-pulled
+```
+"""
+
+
+def _licence_fields(licences: Sequence[Licence]) -> dict[str, Any]:
+    """Returns the front matter about licences: that of the data if the hub knows it, else the page of the first."""
+    names = {licence.hub for licence in licences}
+    if len(names) == 1 and names != {"other"}:
+        return {"license": names.pop()}
+    link = next((licence.url for licence in licences if licence.url), "")
+    return {"license": "other", "license_name": "terms-of-the-data", **({"license_link": link} if link else {})}
+
+
+def _licence_lines(licences: Mapping[str, Licence]) -> str:
+    lines = []
+    for dataset, licence in licences.items():
+        page = f" (<{licence.url}>)" if licence.url else ""
+        lines.append(f"- **{dataset}**: {licence.name}{page}. {licence.sharing}")
+    return "\n".join(lines)
+
+
+def _score_table(scores: Mapping[str, "Metrics"]) -> str:
+    if not scores:
+        return "It was not evaluated; `xd3d evaluate` scores it."
+    lines = ["| mIoU, % | 2D | 3D | xM | fused | frames |", "|---|---:|---:|---:|---:|---:|"]
+    for label, metrics in scores.items():
+        values = metrics.miou
+        shown = (values[each] for each in ("2d", "3d", "xm", "fused"))
+        cells = ["-" if value is None else f"{100 * value:.1f}" for value in shown]
+        lines.append(f"| {label} | {' | '.join(cells)} | {metrics.frames} |")
+    return "\n".join(lines)

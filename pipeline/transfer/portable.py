@@ -1,0 +1,73 @@
+"""Takes the paths of a machine out of what is shared, and refuses what would still show them."""
+
+import getpass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...errors import ConfigError
+from ..workspace import Workspace
+
+__all__ = ["Machine"]
+
+#: An absolute path of two parts or more within a sentence.
+_PATH = re.compile(r"(?<![\w.:/~@-])(?:~|/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
+_TEXTS = frozenset({".json", ".jsonl", ".md"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The folders of this machine that nobody else needs to know."""
+
+    folders: Sequence[str]  #: the longest first
+
+    @classmethod
+    def current(cls, workspace: Workspace) -> "Machine":
+        """The data roots, the workspace, the working folder and the user's home."""
+        named = [*workspace.roots().values(), str(workspace.home), str(Path.cwd()), str(Path.home())]
+        user = _user()
+        homes = [f"/{user}"] if user else []
+        folders = {folder.rstrip("/") for folder in (*named, *homes)}
+        return cls(folders=sorted((folder for folder in folders if len(folder) > 1), key=len, reverse=True))
+
+    def plain(self, value: Any) -> Any:
+        """Returns JSON ``value`` with every path cut to its last part."""
+        if isinstance(value, dict):
+            return {key: self.plain(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.plain(each) for each in value]
+        if isinstance(value, str):
+            whole = value.startswith(("/", "~/", "file://"))
+            return PurePosixPath(value).name if whole else self.plain_text(value)
+        return value
+
+    def plain_text(self, text: str) -> str:
+        """Returns a sentence with the paths in it cut to their last part."""
+        for folder in self.folders:
+            text = text.replace(f"{folder}/", "")
+        return _PATH.sub(r"\1", text)
+
+    def require_plain(self, name: str, content: bytes) -> None:
+        """Checks that the text file ``name`` shows none of the folders.
+
+        Raises:
+            ConfigError: it does; the message names the file and the folder.
+        """
+        if PurePosixPath(name).suffix not in _TEXTS:
+            return
+        text = content.decode(errors="replace")
+        shown = next((each for each in self.folders if re.search(rf"{re.escape(each)}(?![\w.-])", text)), None)
+        if shown:
+            raise ConfigError(
+                f"{name} names a folder of this machine, {shown}, and would show it to whoever pulls; it was not"
+                " pushed. Make it again with relative paths"
+            )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""

@@ -1,0 +1,175 @@
+"""Sends files to a place, with a manifest; what is there already is not sent again."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...cache.metadata import KEYS
+from ...cache.metadata import MANIFEST as ROOT
+from ...cache.stores.local import LocalStore
+from ...errors import CacheMismatchError, ConfigError, StoreError
+from ...fingerprint import differences
+from ...locks import exclusive_lock
+from .copy import Item, copied, hashed
+from .manifest import LARGEST, MANIFEST, PLAN, FileFacts, Manifest
+from .places import Place, StorePlace
+
+__all__ = ["CARD", "previous", "push_items"]
+
+log = logging.getLogger(__name__)
+
+CARD = "README.md"
+_KEPT = frozenset({CARD, ".gitattributes", "LICENSE", "LICENSE.md", "lock"})  #: other files that may lie in a place
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Before:
+    """What a place holds: the sizes of its ``files``, and its manifest, or the one that a push had begun with."""
+
+    files: Mapping[str, int]
+    manifest: Manifest | None
+
+    @property
+    def known(self) -> dict[str, FileFacts]:
+        """The files that are complete."""
+        listed = self.manifest.files if self.manifest else {}
+        return {name: facts for name, facts in listed.items() if self.files.get(name) == facts.size}
+
+
+def previous(place: Place) -> Manifest | None:
+    """Returns the manifest of a finished push to ``place``, None if there is none.
+
+    Raises:
+        StoreError: it is damaged, or the place cannot be read.
+    """
+    files = place.files()
+    return _read(place, files, MANIFEST) if MANIFEST in files and PLAN not in files else None
+
+
+def _read(place: Place, files: Mapping[str, int], name: str) -> Manifest:
+    if files[name] > LARGEST:
+        raise StoreError(f"{place.describe(name)} has {files[name]:,} bytes, more than a manifest can have")
+    return Manifest.parse(place.read(name, files[name]), place.describe(name))
+
+
+def push_items(
+    items: Sequence[Item],
+    place: Place,
+    wanted: Manifest,
+    *,
+    card: str,
+    check: Callable[[str, bytes], None],
+    replace: bool,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Sends ``items`` to ``place``; ``wanted`` describes them and has no files yet.
+
+    More of the cache that is there is added to it; another cache or run is only written over with ``replace``.
+    ``check`` is called with the name and the content of every file before the first one is sent. A card that is there
+    is kept.
+
+    Returns a JSON-ready dictionary: ``place``, ``files``, ``bytes``, ``there`` (bytes that were there), ``sent``.
+
+    Raises:
+        CacheMismatchError: another cache or run is there.
+        ConfigError: the place holds other things, or ``check`` refused a file.
+        StoreError, CacheError, DiskSpaceError: a file or the place failed; the same call resumes.
+    """
+    before = _examine(place, wanted, replace=replace)
+    there = sum(item.size for item in items if before.files.get(item.name) == item.size and item.name in before.known)
+    total = sum(item.size for item in items)
+    log.info("%s: %d files, %.3f GB, %.3f GB of them are there", place.describe(), len(items), total / 1e9, there / 1e9)
+    if place.most_files is not None and len(items) > place.most_files:
+        log.warning(
+            "These are more files than the %d that one repository should hold; send --scenes to several, or extract"
+            " with larger shards (extract.shard_mb)",
+            place.most_files,
+        )
+    facts: dict[str, Any] = {"place": place.describe(), "files": len(items), "bytes": total, "there": there}
+    if dry_run:
+        return {**facts, "sent": 0}
+    with _locked(place):
+        before = _examine(place, wanted, replace=replace)
+        items = hashed(items, "Computing SHA-256", check)
+        files = {item.name: FileFacts(item.size, item.sha256) for item in items}
+        _refuse_other_parts(files, before, place, wanted, replace=replace)
+        return {**facts, **_send(items, files, place, before, wanted, card)}
+
+
+def _send(
+    items: Sequence[Item],
+    files: Mapping[str, FileFacts],
+    place: Place,
+    before: _Before,
+    wanted: Manifest,
+    card: str,
+) -> dict[str, Any]:
+    known, old = before.known, before.manifest
+    same = old is not None and old.identity == wanted.identity
+    kept = {name: facts for name, facts in known.items() if same and wanted.kind == "cache" and name not in files}
+    stale = [
+        name
+        for name in (old.files if old else ())
+        if name in before.files and name not in kept and known.get(name) != files.get(name)
+    ]
+    manifest = Manifest(
+        kind=wanted.kind, name=wanted.name, identity=wanted.identity, facts=wanted.facts, files={**kept, **files}
+    )
+    pending = [item for item in items if known.get(item.name) != files[item.name]]
+    if stale:
+        place.delete([*([MANIFEST] if MANIFEST in before.files else []), *stale])
+    there = sum(item.size for item in items) - sum(item.size for item in pending)
+    sent = 0
+    if pending:
+        place.write({PLAN: manifest.encode()})
+        place.finish()
+        sent = copied(pending, place, "Pushing", done=there)
+    place.write({MANIFEST: manifest.encode(), **({} if CARD in before.files else {CARD: card.encode()})})
+    place.delete([PLAN] if pending or PLAN in before.files else [])
+    place.finish()
+    return {"bytes": there + sent, "there": there, "sent": sent}
+
+
+def _examine(place: Place, wanted: Manifest, *, replace: bool) -> _Before:
+    """Reads what is at the place, and refuses to write over anything else."""
+    files = place.files()
+    name = next((name for name in (PLAN, MANIFEST) if name in files), None)
+    old = _read(place, files, name) if name else None
+    foreign = sorted(files.keys() - _KEPT - {PLAN, MANIFEST} - (old.files.keys() if old else set()))
+    if foreign:
+        raise ConfigError(
+            f"{place.describe()} holds other files ({', '.join(foreign[:3])}); give a folder that is empty or not there"
+        )
+    if old and old.identity != wanted.identity and not replace:
+        lines = differences(wanted.facts.get("fingerprint", {}), old.facts.get("fingerprint", {}))
+        listed = "".join(f"\n  {line[:300]}" for line in lines)
+        raise CacheMismatchError(
+            f"{place.describe()} holds another {old.kind}, {old.name}:{listed}\nGive another folder, or replace it with"
+            " --replace"
+        )
+    return _Before(files=files, manifest=old)
+
+
+def _locked(place: Place) -> AbstractContextManager[None]:
+    """Excludes other pushes to a folder; other places have no locks."""
+    if isinstance(place, StorePlace) and isinstance(place.store, LocalStore):
+        return exclusive_lock(Path(place.store.root), work="pushes", option="another PLACE")
+    return nullcontext()
+
+
+def _refuse_other_parts(
+    files: Mapping[str, FileFacts], before: _Before, place: Place, wanted: Manifest, *, replace: bool
+) -> None:
+    """Refuses to mix a part of a cache of several networks with one that was made with other settings."""
+    if replace or wanted.kind != "cache" or before.manifest is None or before.manifest.identity != wanted.identity:
+        return
+    for name, facts in files.items():
+        there = before.manifest.files.get(name, facts)
+        if PurePosixPath(name).name in (ROOT, KEYS) and there.sha256 != facts.sha256:
+            raise CacheMismatchError(
+                f"{place.describe(name)} is that of a cache with other settings; give another folder, or replace it"
+                " with --replace"
+            )

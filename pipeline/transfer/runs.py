@@ -1,0 +1,127 @@
+"""Pushes and pulls runs: the record, the best weights in safetensors, scores and log; no optimiser, no pictures."""
+
+import hashlib
+import json
+import re
+from dataclasses import replace as changed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...cache.stores import open_store
+from ...errors import StoreError
+from ...files import read_json
+from ...locks import exclusive_lock
+from ..workspace import Workspace
+from .cards import run_card
+from .copy import Item
+from .manifest import Manifest
+from .places import Place, StorePlace
+from .portable import Machine
+from .pull import pull_items
+from .push import push_items
+
+__all__ = ["PULLED", "pull_run", "push_run"]
+
+#: End of the name of a pulled run: training with its settings makes another one, since this one cannot be resumed.
+PULLED = "-pulled"
+
+RECORD = "run.json"
+LOG = "log.jsonl"
+#: What a run may bring; names of anything else in a manifest are refused.
+_FILES = re.compile(
+    rf"{re.escape(RECORD)}|{re.escape(LOG)}|scores/[\w.-]+\.json|checkpoints/step-\d{{8,}}/(model\.safetensors|state\.json)",
+    re.ASCII,
+)
+
+
+def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dry_run: bool) -> dict[str, Any]:
+    """Sends a run to a place, with a model card.
+
+    Returns the dictionary of ``push_items``, with ``kind``, ``name`` and ``step`` (that of the weights).
+
+    Raises:
+        RunError: the folder holds no run, or it has no checkpoint yet.
+        CacheMismatchError, ConfigError, StoreError, DiskSpaceError: see ``push_items``.
+    """
+    from ...stages.evaluate.metrics import Metrics
+    from ...stages.train.checkpoint import best_step, checkpoint_steps
+    from ...stages.train.record import read_record
+
+    record, step, machine = read_record(run), best_step(run), Machine.current(workspace)
+    shared = _portable_record(read_json(run / RECORD), machine)
+    scores = {path.stem: Metrics.load(path) for path in sorted((run / "scores").glob("*.json"))}
+    folder = "checkpoints/step-{:08d}"
+    states = {f"{folder.format(each)}/state.json" for each in (step, checkpoint_steps(run)[-1])}
+    items = [
+        _text(RECORD, shared),
+        *(_text(f"scores/{name}.json", machine.plain(metrics.to_json())) for name, metrics in scores.items()),
+        *(_file(run, name) for name in (*sorted(states), f"{folder.format(step)}/model.safetensors")),
+        *([_file(run, LOG)] if (run / LOG).is_file() else []),
+    ]
+    name = run.resolve().name.removesuffix(PULLED)
+    datasets = list(dict.fromkeys(side["dataset"] for side in (record["source"], record["target"]) if side))
+    wanted = Manifest(
+        kind="run",
+        name=name,
+        identity=hashlib.sha256(items[0].content()).hexdigest(),
+        facts={"datasets": datasets, "step": step, "classes": record["classes"], "code": record["code"]},
+        files={},
+    )
+    card = run_card(name=name, place=place.describe(), record=shared, step=step, scores=scores, datasets=datasets)
+    done = push_items(items, place, wanted, card=card, check=machine.require_plain, replace=replace, dry_run=dry_run)
+    return {"kind": "run", "name": name, "step": step, **done}
+
+
+def _portable_record(record: dict[str, Any], machine: Machine) -> dict[str, Any]:
+    """Returns ``run.json`` without the paths of this machine; where caches are kept is the reader's own matter."""
+    plain = machine.plain(record)
+    return {**plain, "facts": {**plain["facts"], "caches": None}}
+
+
+def _text(name: str, value: Any) -> Item:
+    content = (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+    return Item(name=name, size=len(content), read=lambda: content)
+
+
+def _file(run: Path, name: str) -> Item:
+    return Item(name=name, size=(run / name).stat().st_size, read=(run / name).read_bytes)
+
+
+def pull_run(
+    workspace: Workspace, place: Place, manifest: Manifest, *, out: Path | None, replace: bool, dry_run: bool
+) -> dict[str, Any]:
+    """Fetches a run into the runs of the workspace, where commands find it by name; or into ``out``.
+
+    Returns the dictionary of ``pull_items``, with ``kind``, ``name`` and ``run`` (its folder).
+
+    Raises:
+        StoreError: a file is damaged, missing, or none of a run; the same call resumes.
+        RunError: what was pulled is no run of this version, or another process uses the folder.
+        CacheMismatchError, ConfigError, DiskSpaceError: see ``pull_items``.
+    """
+    from ...stages.train.checkpoint import best_step
+    from ...stages.train.record import read_record
+
+    if strange := next((name for name in manifest.files if not _FILES.fullmatch(name)), None):
+        raise StoreError(f"{place.describe()} names the file {strange!r}, which no run has; nothing was pulled")
+    name = f"{manifest.name}{PULLED}"
+    folder = out or workspace.run(name)
+    items = [
+        Item(name=name, size=size, read=partial(place.read, name, size), sha256=digest)
+        for name, (size, digest) in manifest.files.items()
+    ]
+    record = folder / RECORD
+    done = pull_items(
+        items,
+        StorePlace(open_store(folder)),
+        changed(manifest, identity=manifest.files[RECORD].sha256 if RECORD in manifest.files else ""),
+        found=hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else None,
+        lock=lambda: exclusive_lock(folder, work="pulls a run", option="--out"),
+        replace=replace,
+        dry_run=dry_run,
+    )
+    if not dry_run:
+        read_record(folder)
+        best_step(folder)
+    return {"kind": "run", "name": name, "run": str(folder), **done}
