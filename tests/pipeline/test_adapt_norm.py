@@ -17,8 +17,8 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, tiny_nuscenes_root):
     made = Workspace(home=tmp_path_factory.mktemp("work"))
-    jobs.prepare(made, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
-    jobs.train(made, "default", SETTINGS, cached=True, run=Path("run"))
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=made)
+    jobs.train("default", SETTINGS, cached=True, run=Path("run"), workspace=made)
     return made
 
 

@@ -25,7 +25,7 @@ TRAIN = (
 @pytest.fixture(scope="module")
 def home(tiny_nuscenes_root, tmp_path_factory):
     home = tmp_path_factory.mktemp("logged") / "work"
-    jobs.prepare(Workspace(home=home), "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=Workspace(home=home))
     return home
 
 

@@ -23,8 +23,8 @@ SMALL = (
 
 def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_image(broken_root, tmp_path, monkeypatch):
     root, workspace = broken_root(), Workspace(home=tmp_path / "work")
-    jobs.prepare(workspace, "nuscenes", root, version=None, cameras="CAM_FRONT,CAM_BACK")
-    jobs.extract(workspace, "nuscenes", "default", SMALL, None, retry_failed=False)
+    jobs.prepare("nuscenes", root, version=None, cameras="CAM_FRONT,CAM_BACK", workspace=workspace)
+    jobs.extract_features("nuscenes", "default", SMALL, None, retry_failed=False, workspace=workspace)
     (root / "lidarseg").rename(root / "elsewhere")
 
     def pretrained(*changes):
@@ -41,7 +41,7 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
         assert (record["target"] or {"frames": None})["frames"] == target
     assert "distance_target" in read_log(both)[0]
     with pytest.raises(RunError, match=rf"train\.init={both.name}"):
-        jobs.evaluate(workspace, both, split=None, side="target", absent=None)
+        jobs.evaluate(both, split=None, domain="target", absent=None, workspace=workspace)
     with pytest.raises(ConfigError, match=r"train\.init"):
         pretrained("train.init=other")
 
@@ -50,8 +50,8 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
     shutil.rmtree(workspace.home / "cache")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     lidar = ("fusion.variant=3d-only", "data.merge=nuscenes-16", f"train.init={both.name}")
-    trained = Path(jobs.train(workspace, "default", [*SMALL, *lidar], cached=True, run=None).result["run"])
+    trained = Path(jobs.train("default", [*SMALL, *lidar], cached=True, run=None, workspace=workspace).result["run"])
     shutil.rmtree(both)
-    scores = jobs.evaluate(workspace, trained, split="test", side="target", absent=None).result["miou"]
+    scores = jobs.evaluate(trained, split="test", domain="target", absent=None, workspace=workspace).result["miou"]
     assert scores["2d"] is None
     assert np.isfinite(scores["3d"])

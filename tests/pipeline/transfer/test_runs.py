@@ -33,7 +33,9 @@ def home(tiny_nuscenes_root, tmp_path_factory):
     """A folder with a model, and a workspace with a scored run."""
     folder = tmp_path_factory.mktemp("a home of somebody")
     shutil.copytree(TINY, folder / "my model")
-    jobs.prepare(Workspace(home=folder / "work"), "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare(
+        "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=Workspace(home=folder / "work")
+    )
     train_in(folder, "fusion.variant=3d-only", "train.steps=2", cached=False)
     return folder
 
@@ -42,9 +44,9 @@ def train_in(folder, *overrides, cached):
     settings = [*SMALL, f"extract.model={folder / 'my model'}", f"extract.caches={folder / 'work/cache'}", *overrides]
     workspace = Workspace(home=folder / "work")
     if cached:
-        jobs.extract(workspace, "nuscenes", "default", settings, None, retry_failed=False)
-    jobs.train(workspace, "default", settings, cached=cached, run=None)
-    jobs.evaluate(workspace, None, split=None, side="target", absent=None)
+        jobs.extract_features("nuscenes", "default", settings, None, retry_failed=False, workspace=workspace)
+    jobs.train("default", settings, cached=cached, run=None, workspace=workspace)
+    jobs.evaluate(None, split=None, domain="target", absent=None, workspace=workspace)
     return settings
 
 
@@ -96,7 +98,7 @@ def test_a_pulled_run_scores_as_where_it_was_trained(mine, run, yours, tmp_path)
     pulled = pull(yours, str(tmp_path / "place")).result
     assert pulled["name"] == f"{run.name}-pulled"
     shutil.copytree(mine.index("nuscenes"), yours.index("nuscenes"))
-    scored = jobs.evaluate(yours, Path(pulled["name"]), split=None, side="target", absent=None).result
+    scored = jobs.evaluate(Path(pulled["name"]), split=None, domain="target", absent=None, workspace=yours).result
     assert {key: scored[key] for key in ("miou", "iou", "confusion")} == {
         key: scores[key] for key in ("miou", "iou", "confusion")
     }
@@ -109,7 +111,7 @@ def test_a_pushed_cache_and_run_train_and_score_elsewhere_as_where_they_were_mad
     home = tmp_path / "home"
     shutil.copytree(TINY, home / "my model")
     mine = Workspace(home=home / "work")
-    jobs.prepare(mine, "nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT")
+    jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=mine)
     settings = train_in(home, cached=True)
     run, cache = mine.last_run(), next((mine.home / "cache").iterdir())
     scores = json.loads(next((run / "scores").iterdir()).read_text())
