@@ -259,7 +259,8 @@ def evaluate(
     )
     written = {} if export is None else {"export": str(export)}
     if export is not None and not card.points:
-        unscored = {"miou": dict.fromkeys(MODALITIES), "iou": {}, "points": 0, "frames": card.frames}
+        counts = {"points": 0, "dropped": card.dropped, "frames": card.frames}
+        unscored = {"miou": dict.fromkeys(MODALITIES), "iou": {}, **counts}
         return Outcome(
             result={**unscored, "protocol": asdict(card.protocol) if card.protocol else None, **written},
             text=f"{card.frames} frames without labels, so without scores; their predictions are in {export}",
