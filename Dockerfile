@@ -7,7 +7,7 @@ ENV PIP_NO_CACHE_DIR=1 XD3D_HOME=/data/xd3d-work
 
 FROM source AS cpu
 ARG TORCH_INDEX
-RUN pip install --index-url "${TORCH_INDEX:?give PyTorch's index of CPU wheels}" "$(grep '^torch==' constraints.txt)" \
+RUN pip install --index-url "${TORCH_INDEX:?give the index of the CPU wheels of PyTorch}" "$(grep '^torch==' constraints.txt)" \
     && pip install --constraint constraints.txt .
 WORKDIR /data
 ENTRYPOINT ["xd3d"]

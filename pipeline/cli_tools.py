@@ -6,7 +6,7 @@ import typer
 
 from . import cli_cache
 from .cli_models import models_app
-from .console import Outcome, conclude
+from .console import Outcome, conclude, has_colours
 from .options import Device, Json, MachineOverrides, Overrides, RunFolder
 from .workspace import Workspace
 
@@ -39,7 +39,7 @@ def doctor(as_json: Json = False) -> None:
     """
     from .doctor import examine
 
-    conclude(examine(), as_json)
+    conclude(examine(colour=has_colours()), as_json)
 
 
 def pseudo_label(

@@ -17,7 +17,7 @@ import typer
 from ..errors import Xd3dError
 from ..processes import is_first_process
 
-__all__ = ["Outcome", "conclude", "run_command_line", "set_up_logging"]
+__all__ = ["Outcome", "conclude", "has_colours", "run_command_line", "set_up_logging"]
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ class Outcome:
 
     def __str__(self) -> str:
         return self.text
+
+
+def has_colours() -> bool:
+    """Returns whether stdout is a terminal that may show colours (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def conclude(outcome: Outcome, as_json: bool) -> None:

@@ -1,13 +1,16 @@
-"""Checks the machine: one line per finding, and a remedy for every fault."""
+"""Checks the machine: faults with their remedies, warnings, what works, and in one line what is not set up."""
 
 import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+
+import typer
 
 from ..errors import Xd3dError
 from .console import Outcome
@@ -16,20 +19,31 @@ from .workspace import Workspace
 __all__ = ["Finding", "examine"]
 
 PACKAGES = ("torch", "diffusers", "transformers", "zarr", "numcodecs", "dask", "nuscenes-devkit", "numpy")
+#: An extra of pip and a module that it brings; the loggers are further extras.
+EXTRAS = {"s3": "obstore", "onnx": "onnxruntime", "cluster": "dask_jobqueue", "sweeps": "laspy"}
 ENOUGH_DISK = 2_000_000_000
+NAMED = 4  #: of what is not set up more are counted, not named
+#: How to set up what a group of notes names.
+SET_UP = {
+    "data sets": "xd3d prepare --dataset NAME --root DIR",
+    "models": "xd3d models fetch NAME",
+    "extras": "pip install 'xd3d[NAME]'",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Result of one check; faults and notes have a remedy."""
+    """Result of one check; faults and notes have a remedy. Findings of a ``group`` share a line, by their ``label``."""
 
     name: str
     status: Literal["ok", "note", "fault"]
     detail: str
     remedy: str = ""
+    group: str = ""
+    label: str = ""
 
 
-def examine() -> Outcome:
+def examine(*, colour: bool = False) -> Outcome:
     """Checks versions, devices, sparse backend, data roots, models and disk; the exit code is 1 if there is a fault."""
     workspace = Workspace.current()
     findings = [
@@ -38,24 +52,57 @@ def examine() -> Outcome:
         *_backends(),
         *_roots(workspace),
         *_models(),
+        *_extras(),
         _disk(workspace.home),
         *_caches(workspace),
     ]
-    faults = [finding for finding in findings if finding.status == "fault"]
-    lines = [f"{f.status:5}  {f.name}: {f.detail}{f'  ->  {f.remedy}' if f.remedy else ''}" for f in findings]
-    lines.append(f"{len(faults)} fault(s)" if faults else "No faults found.")
+    faults = sum(finding.status == "fault" for finding in findings)
     return Outcome(
         result={"ok": not faults, "findings": [asdict(finding) for finding in findings]},
-        text="\n".join(lines),
+        text="\n".join(_lines(findings, colour=colour)),
         exit_code=1 if faults else 0,
     )
 
 
+def _lines(findings: Sequence[Finding], *, colour: bool) -> Iterator[str]:
+    """Yields the text, most urgent first; the last line counts faults and warnings."""
+
+    def mark(word: str, shade: str) -> str:
+        return typer.style(f"{word:8}", fg=shade, bold=True) if colour else f"{word:8}"
+
+    faults = [finding for finding in findings if finding.status == "fault"]
+    warnings = [finding for finding in findings if finding.status == "note" and not finding.group]
+    for word, shade, urgent in (("FAULT", "red", faults), ("warning", "yellow", warnings)):
+        for finding in urgent:
+            yield f"{mark(word, shade)} {finding.name}: {finding.detail}"
+            yield f"{'':8} -> {finding.remedy}"
+    works: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.status == "ok":
+            shown = f"{finding.label} {finding.detail}".strip() if finding.group else finding.detail
+            works.setdefault(finding.group or finding.name, []).append(shown)
+        elif finding.group and finding.status == "note":
+            missing.setdefault(finding.group, []).append(finding.label)
+    for name, details in works.items():
+        yield f"{mark('ok', 'green')} {name}: {', '.join(details)}"
+    if missing:
+        parts = [
+            f"{f'{len(labels)} {group}' if len(labels) > NAMED else f'{group} ' + ', '.join(labels)} ({SET_UP[group]})"
+            for group, labels in missing.items()
+        ]
+        line = f"Not set up, and needed only if you use it: {'; '.join(parts)}"
+        yield typer.style(line, dim=True) if colour else line
+    count = f"{len(faults)} fault(s), {len(warnings)} warning(s)"
+    yield typer.style(count, fg="red" if faults else "green", bold=True) if colour else count
+
+
 def _versions() -> Iterator[Finding]:
-    yield Finding(name="python", status="ok", detail=platform.python_version())
+    yield Finding(name="python", status="ok", detail=platform.python_version(), group="versions", label="python")
     for package in PACKAGES:
         try:
-            yield Finding(name=package, status="ok", detail=importlib.metadata.version(package))
+            version = importlib.metadata.version(package)
+            yield Finding(name=package, status="ok", detail=version, group="versions", label=package)
         except importlib.metadata.PackageNotFoundError:
             remedy = "pip install --constraint constraints.txt --editable ."
             yield Finding(name=package, status="fault", detail="not installed", remedy=remedy)
@@ -112,7 +159,10 @@ def _roots(workspace: Workspace) -> Iterator[Finding]:
         try:
             root = workspace.root(dataset)
         except Xd3dError as error:
-            yield Finding(name=f"{dataset} root", status="note", detail="not given yet", remedy=str(error))
+            name, remedy = f"{dataset} root", str(error)
+            yield Finding(
+                name=name, status="note", detail="not given yet", remedy=remedy, group="data sets", label=dataset
+            )
             continue
         if root.is_dir():
             yield Finding(name=f"{dataset} root", status="ok", detail=str(root))
@@ -133,7 +183,23 @@ def _models() -> Iterator[Finding]:
             yield Finding(name=name, status="fault", detail="its files are missing", remedy=remedy)
         else:
             remedy = f"xd3d models fetch {model.name}, or give a folder: --set extract.{model.kind}=DIR"
-            yield Finding(name=name, status="note", detail="not on this machine", remedy=remedy)
+            detail = "not on this machine"
+            yield Finding(name=name, status="note", detail=detail, remedy=remedy, group="models", label=model.name)
+
+
+def _extras() -> Iterator[Finding]:
+    from ..stages.train.loggers import MODULES
+
+    for extra, module in {**EXTRAS, **MODULES}.items():
+        found = find_spec(module) is not None
+        yield Finding(
+            name=f"extra {extra}",
+            status="ok" if found else "note",
+            detail="" if found else "not installed",
+            remedy="" if found else f"pip install 'xd3d[{extra}]'",
+            group="extras",
+            label=extra,
+        )
 
 
 def _disk(home: Path) -> Finding:

@@ -72,3 +72,18 @@ def test_the_workflow_and_the_image_run_what_there_is():
     stages = re.findall(r"^FROM \S+ AS (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert {"cpu", "cuda"} <= set(stages)
     assert re.search(r"^torch==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+
+
+def test_the_commands_of_the_image_are_sound_and_a_build_without_an_index_is_told_so(tmp_path):
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^RUN (.+)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert subprocess.run(["sh", "-n", "-c", command], check=False).returncode == 0
+        for part in re.findall(r"\$\{\w+:\?([^}]*)\}", command):
+            assert "'" not in part, "linters and some shells take it for a quote"
+    done = subprocess.run(
+        ["/bin/sh", "-c", commands[0]], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "TORCH_INDEX" in done.stderr

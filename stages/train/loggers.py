@@ -24,7 +24,7 @@ from ...errors import RunError
 from ...files import read_json, write_json
 from .wandb_files import read_history
 
-__all__ = ["Logger", "Pictures", "open_loggers", "require_loggers"]
+__all__ = ["MODULES", "Logger", "Pictures", "open_loggers", "require_loggers"]
 
 PROJECT = "xd3d"
 #: The module that each logger needs; the extra of pip has the logger's name.
