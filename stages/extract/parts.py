@@ -7,7 +7,7 @@ from the maps as they are stored, so they do not depend on which network came fi
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -296,13 +296,17 @@ class _Grouper:
             settings=settings.agents, specs=maps.specs, image_size=settings.image_size, device=self._device
         )
 
+    def begin(
+        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
+    ) -> Callable[[], StoredRows]:
+        """Returns what computes the rows of a batch, numbered by batch index: there is no model to run first."""
+        return partial(self._rows, pictures, keys)
+
     @torch.inference_mode()
-    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
-        """Computes the rows of a batch, numbered by batch index."""
+    def _rows(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
         images = torch.from_numpy(pictures).to(self._device)
-        with self.clock.during("agents"):
-            maps, failed = self._maps.read(keys, self._device)
-            named = agent_arrays(self._agents, maps, images)
-            if RGB in self._maps.specs:
-                named[f"features/{RGB}"] = shrink_to_stride(images)
-            return stored_rows(named, self._profile).with_failures(failed)
+        maps, failed = self._maps.read(keys, self._device)
+        named = agent_arrays(self._agents, maps, images)
+        if RGB in self._maps.specs:
+            named[f"features/{RGB}"] = shrink_to_stride(images)
+        return stored_rows(named, self._profile).with_failures(failed)
