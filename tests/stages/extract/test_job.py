@@ -164,9 +164,10 @@ def test_an_error_of_the_agents_ends_the_run_and_keeps_what_is_complete(settings
             raise RuntimeError("no agents")
         return group(self, images, maps)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no agents"):
+    with monkeypatch.context() as patch:
         patch.setattr(FeatureExtractor, "_rows", failing)
-        extract_features(index, settings(batch_size=1), path)
+        with pytest.raises(RuntimeError, match="no agents"):
+            extract_features(index, settings(batch_size=1), path)
     assert cache_info(path)["done"] == 4 // SHARD * SHARD
     assert extract_features(index, settings(batch_size=1), path).done == 8
 
