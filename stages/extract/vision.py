@@ -167,8 +167,9 @@ def _normalisation(model: ModelFolder) -> tuple[list[float], list[float], float]
     file = processor_file(model.path)
     facts = read_facts(file)
     facts = facts.get("image_processor") or facts
-    factor = facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 1
-    mean, deviation = [0.0] * 3, [1.0] * 3
+    factor = facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 1.0
+    mean: Any = [0.0] * 3
+    deviation: Any = [1.0] * 3
     if facts.get("do_normalize", True):
         mean, deviation = facts.get("image_mean"), facts.get("image_std")
     fits = all(
