@@ -7,8 +7,9 @@ import ctypes
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-ACTIVITIES = ("model", "agents", "decoding", "writing")  #: the last two are waits for other threads
+#: the last two are waits for other threads, and so is ``agents`` in a job on a CPU
+ACTIVITIES = ("model", "agents", "decoding", "writing")
 LARGEST_BATCH = 64  #: images per batch; a GPU is no faster with more
 MEMORY_SHARE = 0.8  #: share of the free memory for a batch; the rest is for fragmentation and library workspaces
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  #: from glibc's malloc.h
@@ -90,6 +92,15 @@ class FeatureExtractor:
             torch.cuda.empty_cache()
         return features
 
+    def begin(
+        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
+    ) -> Callable[[], StoredRows]:
+        """Runs the model on a batch and returns what computes the rest, in any thread; on a GPU it is all done here."""
+        if self.backbone.device.type == "cpu":
+            return partial(self._rows, *self._maps(pictures, keys))
+        features = self(pictures, keys)
+        return lambda: features
+
     def _attempt(self, pictures: np.ndarray, keys: Sequence[str]) -> StoredRows | None:
         """Computes a batch; when the GPU runs out of memory, halves ``batch_size`` and returns None."""
         size = self.batch_size
@@ -121,17 +132,29 @@ class FeatureExtractor:
         torch.cuda.empty_cache()
         return fitting_batch(torch.cuda.mem_get_info(device)[0], needed)
 
-    @torch.inference_mode()
     def _features(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
+        images, maps = self._maps(pictures, keys)
+        with self._timed("agents"):
+            return self._rows(images, maps)
+
+    @torch.inference_mode()
+    def _maps(
+        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
+    ) -> tuple[UInt8[Tensor, "batch 3 height width"], dict[str, Num[Tensor, "batch _channels _h _w"]]]:
         images = torch.from_numpy(pictures).to(self.backbone.device)
         with self._timed("model"):
-            maps = self.backbone(images, keys)
+            return images, self.backbone(images, keys)
+
+    @torch.inference_mode()
+    def _rows(
+        self, images: UInt8[Tensor, "batch 3 height width"], maps: Mapping[str, Num[Tensor, "batch _channels _h _w"]]
+    ) -> StoredRows:
+        """Groups the pixels of ``images`` by their maps, and encodes both."""
         named = {f"features/{tap}": values for tap, values in maps.items()}
         if self.agents is not None:
             if self.settings.models:  # a cache of several networks groups what it has stored
                 maps = {tap: self._as_read(values) for tap, values in maps.items()}
-            with self._timed("agents"):
-                named |= agent_arrays(self.agents, maps, images)
+            named |= agent_arrays(self.agents, maps, images)
         return stored_rows(named, self.settings.profile)
 
     def _as_read(self, values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from ...errors import ModelError
-from .model_files import file_digest, recall, remember
+from .digests import file_digest, recall, remember
 
 __all__ = ["FetchedFile", "HubFiles", "downloaded", "fetch"]
 

@@ -1,22 +1,15 @@
-"""Files of a model folder: its kind, a check that it is complete, and digests of its files.
+"""Files of a model folder: its kind, a check that it is complete, and the files that decide its features.
 
 A folder is a pipeline in diffusers' layout (``diffusers``), a network as transformers stores it (``transformers``), or
 a network in an ONNX file with its description (``onnx``).
-
-Hashing gigabytes takes seconds, so digests of large files are cached in the user's cache folder by path, size and
-modification time. Without that cache only time is lost.
 """
 
-import hashlib
-import json
-import os
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import ModelError
-from ...files import read_json, write_json
+from ...files import read_json
 from ..datasets.foreign_files import LFS_POINTER
 
 __all__ = [
@@ -31,13 +24,10 @@ __all__ = [
     "PICKLES",
     "conversion",
     "deciding_files",
-    "file_digest",
-    "folder_digest",
     "folder_kind",
     "processor_file",
-    "recall",
+    "read_facts",
     "refuse_pointer",
-    "remember",
     "snapshot_folder",
     "unet_folder",
     "weight_files",
@@ -66,8 +56,20 @@ CONFIG, VISION_WEIGHTS = "config.json", "model.safetensors"  #: of a network of 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  #: its normalisation: either file
 NETWORK, DESCRIPTION = "net.onnx", "net.yaml"  #: an ONNX network, and its inputs and outputs
 
-MEMORY = "digests.json"
-LARGE = 64_000_000  #: bytes from which a digest is cached
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ModelError: the file holds none.
+    """
+    try:
+        facts = read_json(file)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} is no JSON file ({error}); copy it again from where the model comes from") from error
+    if not isinstance(facts, dict):
+        raise ModelError(f"{file} holds a JSON {type(facts).__name__}, expected an object; copy the file again")
+    return facts
 
 
 def folder_kind(path: Path) -> Kind:
@@ -101,6 +103,11 @@ def processor_file(path: Path) -> Path:
     for name in PROCESSORS:
         if (path / name).is_file():
             return path / name
+    if part := read_facts(path / CONFIG).get("_class_name"):
+        raise ModelError(
+            f"The model folder {path} holds one part of a diffusion model, a {part}; give the whole model as"
+            " extract.model, and another UNet for it as extract.unet"
+        )
     raise ModelError(
         f"The model folder {path} has no {PROCESSORS[0]}, which gives the mean and the deviation that the network was "
         "trained with; copy it from where the weights come from"
@@ -123,7 +130,10 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
             return [whole]
         index = folder / f"{stem}.{suffix}.index{variant}.json"
         if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
+            found = read_facts(index).get("weight_map")
+            if not isinstance(found, dict) or not found:
+                raise ModelError(f"{index} has no weight_map, which names the files of weights; copy it again")
+            shards = sorted(set(map(str, found.values())))
             missing = [shard for shard in shards if not (folder / Path(shard).name).is_file()]
             if missing:
                 raise ModelError(f"{folder} lacks {', '.join(missing)}, which {index.name} names; copy the model again")
@@ -134,6 +144,8 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 def weights_instead(folder: Path, name: str) -> str:
     """Returns a clause on what ``folder`` holds instead of weights ``name``, and how to convert it; "" if nothing."""
     stem = name.removesuffix(".safetensors")
+    if (link := folder / name).is_symlink():
+        return f"; it has a link there to {link.readlink()}, which is missing: copy that file too"
     if shards := sorted(folder.glob(f"{stem}*-of-*.safetensors")):
         return f"; it has {shards[0].name} but not the index {name}.index.json: copy the whole folder"
     if others := sorted(folder.glob("*.safetensors")):
@@ -205,6 +217,8 @@ def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]
                     f"The model folder {path} has no {name}: an ONNX network is {NETWORK}, and {DESCRIPTION} beside it "
                     "names its input, mean, std and taps (docs/backbones.md)"
                 )
+        for file in deciding_files(path, kind, weights):
+            refuse_pointer(file)
         return
     processor_file(path)
     if weights == "pretrained" and not _weight_files(path, VISION_WEIGHTS):
@@ -215,6 +229,18 @@ def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]
         )
     for file in _weight_files(path, VISION_WEIGHTS) if weights == "pretrained" else ():
         refuse_pointer(file)
+        if file.suffix == ".safetensors":
+            _check_header(file)
+
+
+def _check_header(file: Path) -> None:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except Exception as error:  # safetensors' own error has no better base class
+        raise ModelError(f"{file} is no complete file of safetensors ({error}); copy it again") from error
 
 
 def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
@@ -260,50 +286,3 @@ def unet_folder(path: Path) -> Path:
 
 def _decides(file: Path) -> bool:
     return file.is_file() and file.suffix in {".json", ".txt"} and not file.name.endswith(".index.json")
-
-
-def file_digest(path: Path) -> str:
-    """Returns the sha256 of a file, hexadecimal; that of a large unchanged file comes from the cache."""
-    facts = path.stat()
-    if facts.st_size < LARGE:
-        return _hash(path)
-    known = recall(MEMORY)
-    key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
-    if not isinstance(known.get(key), str):
-        known[key] = _hash(path)
-        remember(MEMORY, known)
-    return str(known[key])
-
-
-def folder_digest(folder: Path, files: Iterable[Path]) -> str:
-    """Returns the sha256 over the names (relative to ``folder``) and contents of files, sorted by name."""
-    digests = {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
-    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
-
-
-def recall(name: str) -> dict[str, Any]:
-    """Reads the JSON object ``name`` in the user's cache folder; empty if it is missing or damaged."""
-    try:
-        known = read_json(_folder() / name)
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def remember(name: str, known: dict[str, Any]) -> None:
-    """Writes the JSON object ``name`` to the user's cache folder; does nothing if that is read-only."""
-    try:
-        _folder().mkdir(parents=True, exist_ok=True)
-        write_json(_folder() / name, known)
-    except OSError:
-        return
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "xd3d"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import ModelError, nearest
-from ...files import read_json
 from .catalogue import (
     HUB_NAMES,
     PACKAGED,
@@ -23,6 +22,7 @@ from .catalogue import (
     find_local,
     is_hub_name,
 )
+from .digests import file_digest, folder_digest
 from .model_files import (
     CONFIGS,
     DESCRIPTION,
@@ -32,9 +32,8 @@ from .model_files import (
     check_files,
     conversion,
     deciding_files,
-    file_digest,
-    folder_digest,
     folder_kind,
+    read_facts,
     refuse_pointer,
     snapshot_folder,
     unet_folder,
@@ -80,7 +79,7 @@ class ModelFolder:
 
     def config(self, part: str) -> dict[str, object]:
         """Reads the JSON config of a part."""
-        return dict(read_json(self.folder(part) / CONFIGS[part]))
+        return dict(read_facts(self.folder(part) / CONFIGS[part]))
 
     def weight_files(self, part: str) -> list[Path]:
         """Returns the weight files of a part (and their index, if there are several)."""

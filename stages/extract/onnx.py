@@ -5,6 +5,7 @@ image at a time alone is run that way.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ class OnnxBackbone:
         }
         return crop_maps(found, pictures.to(self.device), self.specs)
 
-    def _run(self, images: Float32[np.ndarray, "batch 3 height width"]) -> dict[str, np.ndarray]:
+    def _run(self, images: Float32[np.ndarray, "batch 3 height width"]) -> dict[str, Any]:
+        """Returns tap -> an array, unless the output is of another type, which ``check_map`` refuses."""
         values = self._session.run(list(self._names.values()), {self.description.input: images})
         return dict(zip(self._names, values, strict=True))
 
@@ -85,7 +87,7 @@ class OnnxBackbone:
         check_input(self._session, self.description, size, model)
         self._together = not takes_one(self._session, self.description)
         found = self._attempt(PROBED, size) if self._together else None
-        if found is None or any(values.ndim == 4 and len(values) != PROBED for values in found.values()):
+        if found is None or any(np.ndim(values) == 4 and len(values) != PROBED for values in found.values()):
             self._together = False
             try:
                 found = self._run(np.zeros((1, 3, *size), np.float32))
@@ -99,7 +101,7 @@ class OnnxBackbone:
         strides = {tap: self.description.taps[tap].stride for tap in found}
         return map_specs(settings, {tap: values.shape[1:] for tap, values in found.items()}, strides)
 
-    def _attempt(self, count: int, size: tuple[int, int]) -> dict[str, np.ndarray] | None:
+    def _attempt(self, count: int, size: tuple[int, int]) -> dict[str, Any] | None:
         try:
             return self._run(np.zeros((count, 3, *size), np.float32))
         except Exception:  # as above; the trial with one image says what is wrong

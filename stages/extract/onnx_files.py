@@ -37,7 +37,9 @@ __all__ = [
 ]
 
 LARGEST_MESSAGE = 2**31 - 2**26  #: bytes of a network that protobuf can hold; the data of a larger one stay in files
-Three = Annotated[list[float], Field(min_length=3, max_length=3)]
+Channel = Annotated[float, Field(ge=0, le=1)]  #: values for 0 to 255 are refused, which would spoil every feature
+Mean = Annotated[list[Channel], Field(min_length=3, max_length=3)]
+Deviation = Annotated[list[Annotated[Channel, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
 class OutputSettings(Settings):
@@ -51,19 +53,12 @@ class Description(Settings):
     """What ``net.yaml`` holds."""
 
     input: str = Field(description="Name of the input, float32 [images, 3, height, width].")
-    mean: Three = Field(description="Mean of RGB in 0 to 1, which is subtracted.")
-    std: Three = Field(description="Deviation of RGB in 0 to 1, which is divided by.")
+    mean: Mean = Field(description="Mean of RGB in 0 to 1, which is subtracted.")
+    std: Deviation = Field(description="Deviation of RGB in 0 to 1, which is divided by.")
     taps: dict[str, OutputSettings] = Field(min_length=1, description="The outputs that are maps.")
     multiple: int | None = Field(
         default=None, ge=1, le=1024, description="Sides are padded to a multiple of it; null: the largest stride."
     )
-
-    @field_validator("std")
-    @classmethod
-    def _positive(cls, std: list[float]) -> list[float]:
-        if min(std) <= 0:
-            raise ValueError(f"must be above 0, found {std}")
-        return std
 
     @field_validator("taps")
     @classmethod
@@ -89,7 +84,10 @@ def read_description(model: ModelFolder) -> Description:
     try:
         return Description.model_validate(parse_yaml(file.read_text(encoding="utf-8")) or {})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg']}, found {fault['input']}"
+            for fault in error.errors()
+        )
         raise ModelError(f"{file} does not describe the network: {faults}") from error
     except ValueError as error:
         raise ModelError(f"{file} is not valid YAML: {error}") from error
@@ -190,7 +188,8 @@ def check_input(session: Any, description: Description, size: tuple[int, int], m
     if others := [value.name for value in session.get_inputs() if value is not found]:
         raise ModelError(f"{file} needs the inputs {', '.join(others)} beside '{description.input}'; export it without")
     dimensions = found.shape
-    if found.type != "tensor(float)" or len(dimensions) != 4 or dimensions[1] not in (3, None, str(dimensions[1])):
+    fits = len(dimensions) == 4 and dimensions[1] in (3, None, str(dimensions[1]))
+    if found.type != "tensor(float)" or not fits or (dimensions[3] == 3 != dimensions[1]):
         raise ModelError(
             f"The input '{found.name}' of {file} is {found.type} {found.shape}; it must be float32"
             " [images, 3, height, width]"
@@ -210,14 +209,20 @@ def check_input(session: Any, description: Description, size: tuple[int, int], m
 
 def check_map(tap: str, values: Any, size: tuple[int, int], description: Description, model: ModelFolder) -> None:
     """Raises if an output is no float map whose cells have the stride of its description."""
-    shape = list(np.shape(values))
-    if len(shape) != 4 or not np.issubdtype(values.dtype, np.floating):
+    shape = list(np.shape(values)) if isinstance(values, np.ndarray) else []
+    if len(shape) != 4 or not shape[1] or not np.issubdtype(values.dtype, np.floating):
+        kind = getattr(values, "dtype", type(values).__name__)
         raise ModelError(
-            f"The output '{description.output(tap)}' of {model.path / NETWORK} is {values.dtype} {shape}, no map: a tap"
+            f"The output '{description.output(tap)}' of {model.path / NETWORK} is {kind} {shape}, no map: a tap"
             " is float [images, channels, height, width]; take it out of the taps, or export the layer before it"
         )
     stride = description.taps[tap].stride
     expected = [-(-side // stride) for side in size]
+    if shape[1:3] == expected != shape[2:]:
+        raise ModelError(
+            f"The output '{description.output(tap)}' of {model.path / NETWORK} is {shape}, with channels last;"
+            " export it as [images, channels, height, width]"
+        )
     if shape[2:] != expected:
         raise ModelError(
             f"The tap '{tap}' of {model.path} has {shape[2]}x{shape[3]} cells for {size[0]}x{size[1]} pixels, and with"

@@ -1,4 +1,4 @@
-"""Computes and writes shards, with decoding, the model and writing overlapped in threads.
+"""Computes and writes shards, with decoding, the model, the agents and writing overlapped in threads.
 
 Runs of one process, ``--shard`` parts of a run and workers of a cluster share this code.
 """
@@ -36,8 +36,13 @@ class BatchExtractor(Protocol):
     clock: StageClock
     batch_size: int
 
-    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
-        """Computes the rows of a batch, numbered by batch index; ``keys`` are those of the images."""
+    def begin(
+        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
+    ) -> Callable[[], StoredRows]:
+        """Runs the model on a batch; ``keys`` are those of the images.
+
+        What is returned computes the rest in any thread, beside the next batch: the rows, numbered by batch index.
+        """
 
 
 def fill_shards(
@@ -58,24 +63,42 @@ def fill_shards(
     """
     clock, left, claimed = extractor.clock, list[Shard](), deque[Shard]()
     batches = decode_ahead(pictures, _batches(_claims(writer, shards, claimed, left), extractor.batch_size))
-    parts: list[StoredRows] = []
-    with contextlib.closing(batches), WriteBehind(host_threads(LARGEST_WRITERS)) as writes:
+    parts: list[Future[StoredRows]] = []
+    rest: Future[StoredRows] | None = None
+    with (
+        contextlib.closing(batches),
+        ThreadPoolExecutor(1, thread_name_prefix="agents") as behind,
+        WriteBehind(host_threads(LARGEST_WRITERS)) as writes,
+    ):
         while True:
             with clock.during("decoding"):
                 batch = next(batches, None)
             if batch is None:
                 break
             chosen, images, failures = batch
-            parts.append(extractor(images, pictures.keys(chosen)).renumbered(chosen).with_failures(failures))
+            finish = extractor.begin(images, pictures.keys(chosen))
+            with clock.during("agents"):
+                if rest is not None:
+                    rest.result()  # one batch at a time waits, with its maps
+                rest = behind.submit(_rows, finish, chosen, failures)
+            parts.append(rest)
             writes.check()
             if chosen.stop == claimed[0].last:
                 with clock.during("writing"):
-                    writes.put(partial(writer.write_rows, claimed.popleft(), StoredRows.join(parts)))
+                    writes.put(partial(_write, writer, claimed.popleft(), parts))
                 parts = []
             report(len(chosen))
         with clock.during("writing"):
             writes.wait()
     return left
+
+
+def _rows(finish: Callable[[], StoredRows], chosen: range, failures: dict[int, str]) -> StoredRows:
+    return finish().renumbered(chosen).with_failures(failures)
+
+
+def _write(writer: CacheWriter, shard: Shard, parts: Sequence[Future[StoredRows]]) -> None:
+    writer.write_rows(shard, StoredRows.join([part.result() for part in parts]))
 
 
 def _claims(writer: CacheWriter, shards: Iterable[Shard], claimed: deque[Shard], left: list[Shard]) -> Iterator[Shard]:

@@ -7,7 +7,7 @@ from the maps as they are stored, so they do not depend on which network came fi
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from ...cache.stored import StoredRows
 from ...cache.stores import open_store
 from ...cache.verify import cache_info
 from ...cache.writer import CacheWriter
-from ...errors import CacheError
-from ...fingerprint import fingerprint_digest
+from ...errors import CacheError, CacheMismatchError
+from ...fingerprint import differences, fingerprint_digest
 from ...processes import select_device
 from ..datasets.index import FrameIndex
 from .agents import AgentMaker
@@ -44,6 +44,7 @@ from .taps import map_specs
 
 __all__ = ["NetworksPlan", "extract_networks", "group_networks"]
 
+SHARED = ("image_size", "index", "views", "weights")  #: fields that all parts have in common, whatever their network
 GPU_BATCH = 16  #: images that are grouped together on a GPU
 FillPart = Callable[..., ExtractSummary]  #: ``extract_features``, or a function of its arguments
 
@@ -68,6 +69,7 @@ class NetworksPlan:
         Raises:
             ModelError: a network is neither on this machine nor in the cache, or is incomplete.
             CacheError: the part of a network lacks a tap, or is missing when ``reading``.
+            CacheMismatchError: a part was made with other settings.
         """
         return {name: self._part(name) for name in self.settings.networks}
 
@@ -129,13 +131,27 @@ class NetworksPlan:
                 " folder (extract.caches=FOLDER)"
             )
         if stored and missing_models(self.settings.model_copy(update={"model": self.settings.networks[name]})):
+            shared = shared_fields(self.settings, self.index)
+            self._check_part(
+                name, {field: shared[field] for field in SHARED}, {field: stored[field] for field in SHARED}
+            )
             return None, stored
         settings = network_settings(self.settings, name)
         if stored:
             settings = settings.model_copy(update={"taps": tuple(stored["taps"])})
         allowed = feature_fingerprints(settings, self.index)
         fields = next((each for each in allowed if stored and each["dtype"] == stored["dtype"]), allowed[0])
+        if stored:
+            self._check_part(name, fields, stored)
         return settings.model_copy(update={"dtype": fields["dtype"]}), fields
+
+    def _check_part(self, name: str, expected: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+        if lines := differences(expected, stored):
+            raise CacheMismatchError(
+                f"The part of the network '{name}' in the cache {self.path} was made with other settings:\n  "
+                + "\n  ".join(lines)
+                + "\nChange the settings back, or keep this one in another folder (extract.caches=FOLDER)"
+            )
 
 
 def _stored_fingerprint(path: Path | str) -> dict[str, Any] | None:
@@ -157,14 +173,16 @@ def extract_networks(
 ) -> ExtractSummary:
     """Writes the maps of every network of ``settings.models``, and their agents, or resumes an earlier run.
 
-    ``fill`` fills the part of one network. Where a part is complete, its network is not loaded.
+    ``fill`` fills the part of one network. Where a part is complete, its network is not loaded. The settings, taps and
+    files of all networks are checked before the first one runs.
 
     Raises:
         ModelError, MissingDataError, CacheError, CacheMismatchError, DiskSpaceError: as ``extract_features``.
     """
     start = time.monotonic()
-    create_networks(cache_path)
     plan = NetworksPlan(index=index, settings=settings, path=cache_path)
+    plan.agents_layout()
+    create_networks(cache_path)
     done: list[ExtractSummary] = []
     for name, part in plan.incomplete(retry_failed).items():
         done.append(fill(index, part, network_part(cache_path, name), retry_failed=retry_failed))
@@ -296,13 +314,17 @@ class _Grouper:
             settings=settings.agents, specs=maps.specs, image_size=settings.image_size, device=self._device
         )
 
+    def begin(
+        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
+    ) -> Callable[[], StoredRows]:
+        """Returns what computes the rows of a batch, numbered by batch index: there is no model to run first."""
+        return partial(self._rows, pictures, keys)
+
     @torch.inference_mode()
-    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
-        """Computes the rows of a batch, numbered by batch index."""
+    def _rows(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
         images = torch.from_numpy(pictures).to(self._device)
-        with self.clock.during("agents"):
-            maps, failed = self._maps.read(keys, self._device)
-            named = agent_arrays(self._agents, maps, images)
-            if RGB in self._maps.specs:
-                named[f"features/{RGB}"] = shrink_to_stride(images)
-            return stored_rows(named, self._profile).with_failures(failed)
+        maps, failed = self._maps.read(keys, self._device)
+        named = agent_arrays(self._agents, maps, images)
+        if RGB in self._maps.specs:
+            named[f"features/{RGB}"] = shrink_to_stride(images)
+        return stored_rows(named, self._profile).with_failures(failed)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ...errors import ModelError
-from ...files import read_json
 from ...processes import select_device
+from .model_files import read_facts
 from .models import ModelFolder
 from .settings import ExtractSettings
 
@@ -62,7 +62,7 @@ def _widest(model: ModelFolder) -> int:
     """Returns the channels of the widest block of a network; 0 for an ONNX file."""
     widths: list[Any] = []
     if model.kind == "transformers":
-        facts = read_json(model.path / "config.json")
+        facts = read_facts(model.path / "config.json")
         facts = facts.get("vision_config") or facts
         stages = len(facts.get("depths") or [0])
         widths = [

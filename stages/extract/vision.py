@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from ...cache.schema import TapSpec
 from ...errors import ModelError, nearest
-from ...files import read_json
 from .images import pad_to_multiple
-from .model_files import processor_file
+from .model_files import processor_file, read_facts
 from .models import ModelFolder
 from .precision import resolve_dtype, warn_if_slow
 from .settings import ExtractSettings
@@ -166,17 +165,22 @@ def _multiple(config: Any) -> int:
 def _normalisation(model: ModelFolder) -> tuple[list[float], list[float], float]:
     """Returns mean and deviation of RGB, and the factor before them, from the processor's config."""
     file = processor_file(model.path)
-    facts = read_json(file)
-    facts = facts.get("image_processor", facts)
-    mean, deviation, factor = [0.0] * 3, [1.0] * 3, facts.get("rescale_factor", 1 / 255)
+    facts = read_facts(file)
+    facts = facts.get("image_processor") or facts
+    factor = facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 1.0
+    mean: Any = [0.0] * 3
+    deviation: Any = [1.0] * 3
     if facts.get("do_normalize", True):
         mean, deviation = facts.get("image_mean"), facts.get("image_std")
     fits = all(
         isinstance(part, list) and len(part) == 3 and all(isinstance(value, int | float) for value in part)
         for part in (mean, deviation)
     )
-    if not fits or not isinstance(factor, int | float) or not all(value > 0 for value in deviation):
-        raise ModelError(f"{file} gives image_mean {mean} and image_std {deviation}, expected three numbers each")
+    if not fits or not isinstance(factor, int | float) or not all(value > 0 for value in (*deviation, factor)):
+        raise ModelError(
+            f"{file} gives image_mean {mean}, image_std {deviation} and rescale_factor {factor}; expected three"
+            " numbers, three above 0, and one above 0"
+        )
     return mean, deviation, factor
 
 
@@ -199,12 +203,18 @@ def _build(model: ModelFolder) -> Any:
     config = _config(model)
     with as_model_error(model, "network"):
         network = AutoModel.from_config(config, trust_remote_code=False).eval()
+    inputs = inspect.signature(network.forward).parameters
+    if "pixel_values" not in inputs:
+        raise ModelError(
+            f"The network of {model.path} ({config.model_type}) takes no pictures but {next(iter(inputs))}; choose a"
+            " network of images"
+        )
     needed = [
         name
-        for name, value in inspect.signature(network.forward).parameters.items()
+        for name, value in inputs.items()
         if value.default is value.empty and value.kind is value.POSITIONAL_OR_KEYWORD and name != "pixel_values"
     ]
-    if needed or "pixel_values" not in inspect.signature(network.forward).parameters:
+    if needed:
         raise ModelError(
             f"The network of {model.path} ({config.model_type}) needs more than pictures ({', '.join(needed)}); choose"
             " a network of images of any size, or export it to ONNX"
@@ -226,16 +236,20 @@ def _load(model: ModelFolder, dtype: torch.dtype) -> Any:
             config=_config(model),
             local_files_only=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             trust_remote_code=False,
             dtype=dtype,
             output_loading_info=True,
         )
     missing = sorted(name for name in report["missing_keys"] if not UNUSED.search(name))
     if missing or report["mismatched_keys"]:
-        names = missing or [str(found) for found in report["mismatched_keys"]]
+        other = sorted(
+            f"'{name}' has shape {list(own)}, not {list(asked)}" for name, own, asked in report["mismatched_keys"]
+        )
+        example = f"'{missing[0]}' is missing" if missing else other[0]
         raise ModelError(
-            f"The weights in {model.path} lack {len(names)} tensors that the config asks for, such as '{names[0]}'; "
-            "weights and config belong to different models"
+            f"The weights in {model.path} lack {len(missing) + len(other)} tensors that the config asks for, such as:"
+            f" {example}; weights and config belong to different models"
         )
     return network.eval()
 

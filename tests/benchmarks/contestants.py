@@ -1,8 +1,9 @@
 """One contestant of ``extract.py`` in a process of its own: reads a line, does an image, answers with a line of JSON.
 
 ``ours`` is stage one in memory, agents and all; ``hooks`` is a plain loop over stock modules in float32 with forward
-hooks, each pass run to its end; ``dift`` is the UNet of github.com/Tsingularity/dift, its code untouched, in float32
-and with an ensemble of one. The peers run on what their users get: no setting of ours is in force in their processes.
+hooks, each pass run to its end (over a network of transformers in our precision, with its hidden states); ``dift`` is
+the UNet of github.com/Tsingularity/dift, its code untouched, in float32 and with an ensemble of one. The peers run on
+what their users get: no setting of ours is in force in their processes.
 """
 
 import importlib.util
@@ -22,6 +23,7 @@ from xd3d.stages.extract.models import ModelFolder, settings_model
 from xd3d.stages.extract.precision import is_fast
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.extract.taps import find_taps
+from xd3d.stages.extract.vision import VisionBackbone
 from xd3d.stages.extract.weights import load_unet, load_vae_encoder
 
 GEMM = {True: 4096, False: 256}  #: rows of the square product that the peak is measured with, by whether it is fast
@@ -59,6 +61,8 @@ def ours(settings: ExtractSettings, _extra: str) -> Image:
 
 def hooks(settings: ExtractSettings, _extra: str) -> Image:
     model = settings_model(settings)
+    if model.kind == "transformers":
+        return hidden_states(model, settings)
     vae, unet, text = parts(model, load_unet(model, torch.float32))
     found: dict[str, torch.Tensor] = {}
     for tap in find_taps(unet, settings.map_taps):
@@ -69,6 +73,18 @@ def hooks(settings: ExtractSettings, _extra: str) -> Image:
         latents = vae.encode(scaled(picture)).latent_dist.mean * vae.config.scaling_factor
         unet(latents, torch.tensor(0), text)
         return [values.numpy() for values in found.values()]
+
+    return run
+
+
+def hidden_states(model: ModelFolder, settings: ExtractSettings) -> Image:
+    backbone = VisionBackbone(model=model, settings=settings, device=torch.device("cpu"))
+    network, multiple = backbone.network, backbone.multiple
+
+    @torch.no_grad()
+    def run(picture: np.ndarray) -> object:
+        images = scaled(picture, multiple).to(backbone.dtype)
+        return [values.float().numpy() for values in network(images, output_hidden_states=True).hidden_states[-1:]]
 
     return run
 
@@ -116,11 +132,11 @@ def parts(model: ModelFolder, unet: Any) -> tuple[Any, Any, torch.Tensor]:
     return load_vae_encoder(model, torch.float32), unet, torch.randn(1, 77, unet.config.cross_attention_dim)
 
 
-def scaled(picture: np.ndarray) -> torch.Tensor:
-    """The picture in [-1, 1], padded to multiples of eight, as any loop must do it."""
+def scaled(picture: np.ndarray, multiple: int = 8) -> torch.Tensor:
+    """The picture in [-1, 1], its sides padded to ``multiple``, as any loop must do it."""
     images = torch.from_numpy(picture).float() / 127.5 - 1
     height, width = picture.shape[-2:]
-    return torch.nn.functional.pad(images, (0, -width % 8, 0, -height % 8), mode="replicate")
+    return torch.nn.functional.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 def gemm_peaks(settings: ExtractSettings) -> dict[str, float]:

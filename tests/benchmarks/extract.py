@@ -1,10 +1,11 @@
 """How fast stage one is: against DIFT, against a plain loop with hooks, and against what the machine can multiply.
 
 ``python tests/benchmarks/extract.py --model FOLDER --dift CHECKOUT`` builds the model with random weights (configs are
-enough). In a round every contestant does one image, each in a process of its own (``contestants.py``), while the others
-wait; ratios are medians of the rounds' ratios. Then the job itself runs over pictures on a disk, for a few images and
-for many: it tells the shares of its wall time and its peak memory. Without ``--dift`` (a checkout of
-github.com/Tsingularity/dift) that ratio is null. On a busy machine look at the ratios of processor seconds.
+enough): a diffusion model, or a network of transformers, which has no DIFT and no peak beside it. In a round every
+contestant does one image, each in a process of its own (``contestants.py``), while the others wait; ratios are medians
+of the rounds' ratios. Then the job itself runs over pictures on a disk, for a few images and for many: it tells the
+shares of its wall time and its peak memory. Without ``--dift`` (a checkout of github.com/Tsingularity/dift) that ratio
+is null. On a busy machine look at the ratios of processor seconds.
 
 Progress goes to stderr; the last line of stdout is one JSON object.
 """
@@ -24,6 +25,7 @@ from PIL import Image
 from planning import image_tflop
 from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
 from xd3d.stages.extract.models import settings_model
+from xd3d.stages.extract.networks import with_default_taps
 from xd3d.stages.extract.precision import resolve_dtype
 from xd3d.stages.extract.settings import ExtractSettings
 
@@ -53,7 +55,8 @@ def main() -> None:
         shard_mb=given.shard_mb,
     )
     model = settings_model(settings)
-    settings = settings.model_copy(update={"dtype": resolve_dtype(settings, model)})
+    settings = with_default_taps(model, settings).model_copy(update={"dtype": resolve_dtype(settings, model)})
+    diffusion = model.kind == "diffusers"
     names = ["ours", *(["hooks"] if given.hooks else []), *(["dift"] if given.dift else [])]
     facts: dict[str, Any] = {
         "model": Path(given.model).name,
@@ -64,12 +67,12 @@ def main() -> None:
         "torch": torch.__version__,
         "rounds": given.rounds,
         "images": given.images,
-        **image_tflop(model, settings),
+        **(image_tflop(model, settings) if diffusion else {}),
     }
     facts |= race(names, settings, given.rounds, str(given.dift))
     if not given.dift:
         facts |= {"ratio_to_dift": None, "dift_missing": "no checkout of github.com/Tsingularity/dift: give --dift DIR"}
-    facts |= rates(facts)
+    facts |= rates(facts) if diffusion else {}
     facts |= job_facts(settings, given.images)
     print(json.dumps(facts))
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,11 @@ class FreeModel:
             tensors[name] = torch.from_numpy(rng.integers(0, AGENTS, (BATCH, *shape), dtype=np.uint8))
         self.rows = stored_rows(tensors, profile)
 
-    def __call__(self, pictures: np.ndarray, keys: list[str]) -> StoredRows:
-        rows = range(len(keys))
+    def begin(self, pictures: np.ndarray, keys: list[str]) -> Callable[[], StoredRows]:
+        return partial(self.batch, len(keys))
+
+    def batch(self, images: int) -> StoredRows:
+        rows = range(images)
         return StoredRows(rows=rows, arrays={name: values[: len(rows)] for name, values in self.rows.arrays.items()})
 
 
@@ -135,7 +139,7 @@ def parts(folder: Path, model: FreeModel, pictures: PictureSource, profile: str,
             for shard in shards:
                 starts = range(shard.first, shard.last, BATCH)
                 rows = [range(first, min(first + BATCH, shard.last)) for first in starts]
-                joined.append(StoredRows.join([model(np.empty(0), list(map(str, r))).renumbered(r) for r in rows]))
+                joined.append(StoredRows.join([model.batch(len(r)).renumbered(r) for r in rows]))
         with timed(found, "checksum", images):
             for stored in joined:
                 for values in stored.arrays.values():

@@ -31,10 +31,10 @@ from pathlib import Path
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.extract import model_files
+from xd3d.stages.extract import digests
 from xd3d.stages.train.parallel import distributed
-hashed, real = [], model_files._hash
-model_files._hash = lambda path: hashed.append(path.name) or real(path)
+hashed, real = [], digests._hash
+digests._hash = lambda path: hashed.append(path.name) or real(path)
 config = load_config("default", sys.argv[2:]).config
 opener = DomainOpener(Workspace(home=Path(sys.argv[1])), config, cached=True)
 with distributed("cpu"):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_a_resumed_run_gives_the_bytes_of_an_unbroken_one(settings, make_index, 
     index = make_index(8)
     extract_features(index, settings(), tmp_path / "whole")
     calls = []
-    compute = FeatureExtractor.__call__
+    compute = FeatureExtractor.begin
 
     def fragile(self, pictures, keys):
         calls.append(keys)
@@ -123,7 +124,7 @@ def test_a_resumed_run_gives_the_bytes_of_an_unbroken_one(settings, make_index, 
         return compute(self, pictures, keys)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FeatureExtractor, "__call__", fragile)
+        patch.setattr(FeatureExtractor, "begin", fragile)
         with pytest.raises(Killed):
             extract_features(index, settings(), tmp_path / "broken")
     before = cache_info(tmp_path / "broken")["done"]
@@ -133,11 +134,49 @@ def test_a_resumed_run_gives_the_bytes_of_an_unbroken_one(settings, make_index, 
     assert_same(everything(tmp_path / "whole"), everything(tmp_path / "broken"))
 
 
+def test_agents_are_grouped_beside_the_model_of_the_next_batch(settings, make_index, tmp_path, monkeypatch):
+    index, begin = make_index(4), FeatureExtractor.begin
+    extract_features(index, settings(batch_size=1), tmp_path / "plain")
+    begun = [threading.Event() for _ in range(4)]
+
+    def linked(self, pictures, keys):
+        number = sum(event.is_set() for event in begun)
+        begun[number].set()
+        finish = begin(self, pictures, keys)
+
+        def rest():
+            assert begun[min(number + 1, 3)].wait(60), "the model waits for the agents"
+            return finish()
+
+        return rest
+
+    monkeypatch.setattr(FeatureExtractor, "begin", linked)
+    extract_features(index, settings(batch_size=1), tmp_path / "linked")
+    assert_same(everything(tmp_path / "plain"), everything(tmp_path / "linked"))
+
+
+def test_an_error_of_the_agents_ends_the_run_and_keeps_what_is_complete(settings, make_index, tmp_path, monkeypatch):
+    index, path, calls, group = make_index(8), tmp_path / "cache", [], FeatureExtractor._rows
+
+    def failing(self, images, maps):
+        calls.append(len(images))
+        if len(calls) > 4:
+            raise RuntimeError("no agents")
+        return group(self, images, maps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractor, "_rows", failing)
+        with pytest.raises(RuntimeError, match="no agents"):
+            extract_features(index, settings(batch_size=1), path)
+    assert cache_info(path)["done"] == 4 // SHARD * SHARD
+    assert extract_features(index, settings(batch_size=1), path).done == 8
+
+
 def test_a_write_that_fails_behind_the_model_ends_the_run_with_its_own_error(
     settings, make_index, tmp_path, monkeypatch
 ):
     index, path = make_index(12), tmp_path / "cache"
-    calls, compute = [], FeatureExtractor.__call__
+    calls, compute = [], FeatureExtractor.begin
 
     def spoiling(self, pictures, keys):
         calls.append(keys)
@@ -149,7 +188,7 @@ def test_a_write_that_fails_behind_the_model_ends_the_run_with_its_own_error(
         return compute(self, pictures, keys)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FeatureExtractor, "__call__", spoiling)
+        patch.setattr(FeatureExtractor, "begin", spoiling)
         with pytest.raises(CacheError, match="writing shard 1"):
             extract_features(index, settings(batch_size=1), path)
     assert len(calls) <= 3 * SHARD
@@ -171,7 +210,7 @@ def test_a_finished_cache_is_left_as_it_is(settings, make_index, tmp_path, monke
     index, path = make_index(4), tmp_path / "cache"
     extract_features(index, settings(), path)
     times = {file: file.stat().st_mtime_ns for file in path.glob("features/**/*")}
-    monkeypatch.setattr(FeatureExtractor, "__call__", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(FeatureExtractor, "begin", lambda *_: pytest.fail("computed again"))
     assert extract_features(index, settings(), path).done == 4
     assert times == {file: file.stat().st_mtime_ns for file in path.glob("features/**/*")}
 
@@ -251,7 +290,7 @@ def test_other_settings_are_refused_by_name(settings, make_index, tmp_path):
 def test_a_full_disk_is_noticed_before_work_begins(settings, make_index, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    monkeypatch.setattr(FeatureExtractor, "__call__", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(FeatureExtractor, "begin", lambda *_: pytest.fail("work began"))
     with pytest.raises(DiskSpaceError, match=r"need 0\.00 GB more.*0\.00 GB free"):
         extract_features(make_index(3), settings(), tmp_path / "cache")
 

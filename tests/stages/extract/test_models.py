@@ -128,20 +128,20 @@ def test_the_digest_follows_what_is_used(broken, tiny_model):
 
 
 def test_digests_of_large_files_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
-    from xd3d.stages.extract import model_files
+    from xd3d.stages.extract import digests
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(model_files, "LARGE", 10)
+    monkeypatch.setattr(digests, "LARGE", 10)
     file = tmp_path / "weights"
     file.write_bytes(b"x" * 100)
-    first = model_files.file_digest(file)
+    first = digests.file_digest(file)
     with monkeypatch.context() as patch:
-        patch.setattr(model_files, "_hash", lambda _: pytest.fail("hashed again"))
-        assert model_files.file_digest(file) == first
+        patch.setattr(digests, "_hash", lambda _: pytest.fail("hashed again"))
+        assert digests.file_digest(file) == first
     file.write_bytes(b"y" * 101)
-    assert model_files.file_digest(file) != first
+    assert digests.file_digest(file) != first
     (tmp_path / "home/xd3d/digests.json").write_text("{broken")
-    assert model_files.file_digest(file) != first
+    assert digests.file_digest(file) != first
 
 
 @pytest.fixture

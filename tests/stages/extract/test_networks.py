@@ -258,6 +258,17 @@ def test_dinov2_with_registers_equals_its_equations(settings, network_folder, ti
     torch.testing.assert_close(found, expected[..., : found.shape[2], : found.shape[3]], rtol=1e-4, atol=1e-4)
 
 
+def test_pictures_are_not_rescaled_where_the_processor_does_not(settings, network_folder, tmp_path):
+    folder = shutil.copytree(network_folder("dinov2"), tmp_path / "copied")
+    file = folder / "preprocessor_config.json"
+    facts = json.loads(file.read_text())
+    scaled = {name: [255 * value for value in facts[name]] for name in ("image_mean", "image_std")}
+    file.write_text(json.dumps({**facts, **scaled, "do_rescale": False}))
+    images = pictures(1, (100, 180))
+    found, expected = (load(settings, each, ("block1",))(images, ["a"]) for each in (folder, network_folder("dinov2")))
+    torch.testing.assert_close(found["block1"], expected["block1"], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["dinov2", "swin"])
 def test_the_default_taps_are_the_last_block_or_every_stage(name, settings, network_folder):
     from xd3d.stages.extract.settings import DEFAULT_TAPS
@@ -316,13 +327,52 @@ class TestBadFolders:
         assert "model.safetensors" in message
         assert "pytorch_model.bin" in message
 
+    @pytest.mark.parametrize(
+        ("text", "facts"),
+        [
+            ("{bad", "no JSON"),
+            ("[1]", "list"),
+            (json.dumps({"image_mean": [0.5], "image_std": [0.5]}), "[0.5]"),
+            (json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 0}), "rescale_factor 0"),
+        ],
+    )
+    def test_with_a_damaged_processor_config(self, text, facts, settings, copied):
+        (copied / "preprocessor_config.json").write_text(text)
+        message = self.refused(settings, copied)
+        assert "preprocessor_config.json" in message
+        assert facts in message
+
+    @pytest.mark.parametrize("text", ["{bad", "{}", '{"weight_map": {"a": "model-1.safetensors"}}'])
+    def test_with_a_damaged_index_of_weights(self, text, settings, copied):
+        (copied / "model.safetensors").rename(copied / "model-00001-of-00001.safetensors")
+        (copied / "model.safetensors.index.json").write_text(text)
+        assert "model.safetensors.index.json" in self.refused(settings, copied)
+
+    def test_with_a_link_to_weights_that_are_gone(self, settings, copied, network_folder):
+        (copied / "model.safetensors").unlink()
+        (copied / "model.safetensors").symlink_to(copied / "gone")
+        assert "gone" in self.refused(settings, copied)
+
+    @pytest.mark.parametrize("change", [{"hidden_size": 48}, {"num_hidden_layers": 5}])
+    def test_with_a_config_of_other_sizes(self, change, settings, copied):
+        facts = json.loads((copied / "config.json").read_text())
+        (copied / "config.json").write_text(json.dumps({**facts, **change}))
+        message = self.refused(settings, copied)
+        assert "cls_token' has shape [1, 1, 32], not [1, 1, 48]" in message or "encoder.layer.3" in message
+
+    def test_that_hold_the_unet_of_a_pipeline(self, settings, tiny_model):
+        assert "UNet2DConditionModel" in self.refused(settings, tiny_model / "unet")
+
     def test_with_weights_of_another_network(self, settings, copied, network_folder):
         shutil.copy(network_folder("vit") / "model.safetensors", copied)
         assert str(copied) in self.refused(settings, copied)
 
     def test_with_damaged_weights(self, settings, copied):
-        (copied / "model.safetensors").write_bytes(b"nothing")
-        assert str(copied) in self.refused(settings, copied)
+        whole = (copied / "model.safetensors").read_bytes()
+        for damaged in (b"", b"nothing", b"\xff" * 8 + whole[8:], whole[:8] + b"xxxx" + whole[12:], whole[:-100]):
+            (copied / "model.safetensors").write_bytes(damaged)
+            with pytest.raises(ModelError, match=r"model\.safetensors"):
+                settings_model(settings(model=str(copied), taps=("block0",)))
 
     def test_with_code_of_its_own(self, settings, copied):
         facts = json.loads((copied / "config.json").read_text())
@@ -341,7 +391,9 @@ class TestBadFolders:
     def test_that_is_no_network_of_images(self, settings, copied):
         facts = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         (copied / "config.json").write_text(json.dumps(facts))
-        assert "bert" in self.refused(settings, copied, weights="random")
+        message = self.refused(settings, copied, weights="random")
+        assert "bert" in message
+        assert "input_ids" in message
 
     def test_with_settings_of_diffusion_models(self, settings, copied, tiny_model):
         assert "timestep" in self.refused(settings, copied, timestep=200)

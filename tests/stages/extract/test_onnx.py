@@ -165,6 +165,40 @@ class TestBadFiles:
         assert "vector" in message
         assert "5]" in message
 
+    @pytest.mark.parametrize(
+        ("node", "facts"),
+        [
+            (helper.make_node("SequenceConstruct", ["pooled"], ["shallow"]), "list"),
+            (helper.make_node("Cast", ["pooled"], ["shallow"], to=TensorProto.INT8), "int8 [2, 3, 25, 45]"),
+            (helper.make_node("Slice", ["pooled", "zero", "zero", "one"], ["shallow"]), "[2, 0, 25, 45]"),
+            (helper.make_node("Transpose", ["pooled"], ["shallow"], perm=[0, 2, 3, 1]), "channels last"),
+        ],
+    )
+    def test_with_an_output_of_another_kind(self, node, facts, settings, tmp_path):
+        pool = helper.make_node("AveragePool", ["images"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4])
+        bounds = [
+            helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in (("zero", 0), ("one", 1))
+        ]
+        folder = write_graph(tmp_path / "net", [pool, node], weights=bounds)
+        network = onnx.load(str(folder / "net.onnx"))
+        network.graph.output[0].ClearField("type")
+        onnx.save(network, str(folder / "net.onnx"))
+        message = self.refused(settings, folder)
+        assert "shallow" in message
+        assert facts in message
+
+    def test_for_pictures_with_channels_last(self, settings, tmp_path):
+        folder = write_graph(tmp_path / "net", [POOL])
+        network = onnx.load(str(folder / "net.onnx"))
+        dimensions = network.graph.input[0].type.tensor_type.shape.dim
+        dimensions[1].dim_param, dimensions[3].dim_value = "h", 3
+        onnx.save(network, str(folder / "net.onnx"))
+        assert "[images, 3, height, width]" in self.refused(settings, folder)
+
+    def test_that_are_pointers_of_git_lfs(self, settings, copied):
+        (copied / "net.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+        assert "git lfs pull" in self.refused(settings, copied)
+
     def test_with_another_stride(self, settings, copied):
         describe(copied, taps={"shallow": {"stride": 2}})
         message = self.refused(settings, copied)
@@ -205,6 +239,7 @@ class TestBadFiles:
             ({"mean": None}, "mean"),
             ({"mean": [0.5]}, "mean"),
             ({"std": [0.5, 0, 0.5]}, "std"),
+            ({"mean": [123.7, 116.3, 103.5]}, "123.7"),
             ({"taps": {}}, "taps"),
             ({"taps": {"deep": {}}}, "stride"),
             ({"taps": {"a/b": {"stride": 4}}}, "a/b"),

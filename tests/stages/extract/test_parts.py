@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import zarr
 from xd3d.cache.networks import NetworksReader, check_parts, describe_networks
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.rows import named_arrays
-from xd3d.errors import CacheError, CacheMismatchError
+from xd3d.errors import CacheError, CacheMismatchError, DataError, ModelError
 from xd3d.stages.extract import images, networks, parts
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.online import OnlineExtractor
@@ -201,6 +203,65 @@ def test_a_part_of_other_weights_is_refused(make_index, several, tmp_path):
     extract_networks(index, several("dinov2"), path)
     with pytest.raises(CacheMismatchError, match="model: expected"):
         extract_networks(index, several("dinov2", weights="random"), path)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_network_of_another_image_size_is_refused_before_any_runs(
+    missing, make_index, several, folder, tmp_path, monkeypatch
+):
+    index, path = make_index(), tmp_path / "cache"
+    extract_networks(index, several("dinov2"), path)
+    before = contents(path)
+    chosen = several("onnx", "dinov2", image_size=(128, 192))
+    if missing:  # the part stands for its network, which is not on this machine
+        monkeypatch.setattr(
+            parts, "missing_models", lambda settings: {"model": "x"} if "dino" in settings.model else {}
+        )
+    with pytest.raises(CacheMismatchError, match=r"'dinov2'[\s\S]*image_size: expected \[128,192\], found \[100,180\]"):
+        extract_networks(index, chosen, path)
+    assert contents(path) == before
+
+
+def fault_of(name, folder, tmp_path):
+    copied = shutil.copytree(folder(name), tmp_path / "copied" / name)
+    if name == "dinov2":
+        (copied / "model.safetensors").write_bytes((copied / "model.safetensors").read_bytes()[:500])
+    else:
+        description = copied / "net.yaml"
+        description.write_text(description.read_text().replace("stride: 8", "stride: 16"))
+    return str(copied)
+
+
+@pytest.mark.parametrize(("name", "facts"), [("dinov2", "model.safetensors"), ("onnx", "14x24"), ("vit", "block77")])
+def test_a_fault_of_the_second_network_is_found_before_the_first_runs(
+    name, facts, make_index, several, folder, tmp_path
+):
+    broken = folder("vit") if name == "vit" else fault_of(name, folder, tmp_path)
+    tap = {"dinov2": "dinov2/block1", "onnx": "onnx/deep", "vit": "vit/block77"}[name]
+    chosen = several("diffusers").model_copy(update={"models": (folder("diffusers"), broken), "taps": ("sd/up1", tap)})
+    with pytest.raises(ModelError, match=facts):
+        extract_networks(make_index(), chosen, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_frames_with_few_images_or_none_keep_their_rows(make_index, several, tmp_path):
+    index, chosen = make_index(frames=4, cameras=2), several("dinov2", "onnx")
+    kept = np.array([0, 1, 2, 4, 5])  # the second frame lacks an image, the last one both
+    images = index.images
+    fewer = replace(images, **{field.name: getattr(images, field.name)[kept] for field in fields(images)})
+    some = replace(index, images=fewer)
+    (index.root / str(fewer.path[1])).unlink()
+    done = extract_networks(some, chosen, tmp_path / "some")
+    assert (done.images, done.done, done.failed) == (5, 4, 1)
+    extract_networks(index, chosen, tmp_path / "all")
+    found = opened(some, chosen, tmp_path / "some").read([4, 0]).maps["dinov2/block1"]
+    np.testing.assert_array_equal(found, opened(index, chosen, tmp_path / "all").read([5, 0]).maps["dinov2/block1"])
+    none = replace(
+        index, images=replace(images, **{each.name: getattr(images, each.name)[:0] for each in fields(images)})
+    )
+    with pytest.raises(DataError, match="no images"):
+        extract_networks(none, chosen, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_default_taps_are_those_of_each_network(make_index, several, tmp_path):
