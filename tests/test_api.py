@@ -243,7 +243,7 @@ def test_a_network_that_needs_images_says_so(session, run, tmp_path):
     record["fusion"] |= {"queries": "agents", "head": "refine"}
     (tmp_path / "refine/run.json").write_text(json.dumps(record))
     with pytest.raises(RunError, match="needs a camera"):
-        xd3d.load_run(tmp_path / "refine", workspace=session.workspace).predict(np.zeros((5, 3)))
+        xd3d.load_run(tmp_path / "refine", workspace=session.workspace).predict(np.ones((5, 3)))
 
 
 def test_names_of_cameras_are_free_where_the_network_tells_none_apart_and_keys_seed_the_noise(run):

@@ -47,7 +47,7 @@ def with_images(tmp_path_factory, tiny_nuscenes_root):
 
 
 def score(workspace, out, **options):
-    given = {"split": None, "side": "all", "absent": None, **options}
+    given = {"split": None, "domain": "all", "absent": None, **options}
     return jobs.evaluate(None, export=out, **given, workspace=workspace).result
 
 
@@ -132,10 +132,10 @@ def test_the_rule_changes_what_is_written_and_two_rules_are_not_mixed(with_image
 
 
 def test_part_of_a_split_is_no_submission_until_the_rest_is_there(trained, tmp_path, caplog):
-    score(trained, tmp_path, side="usa")
+    score(trained, tmp_path, domain="usa")
     assert not (tmp_path / "val/submission.json").exists()
     assert "4 of 6 keyframes of val are missing" in caplog.text
-    score(trained, tmp_path, side="singapore")
+    score(trained, tmp_path, domain="singapore")
     assert (tmp_path / "val/submission.json").exists()
 
 

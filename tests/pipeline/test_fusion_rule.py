@@ -35,7 +35,7 @@ def record_of(run):
 
 def evaluate(workspace, run, **options):
     return jobs.evaluate(
-        Path(run), **{"split": None, "side": "all", "absent": None, **options}, workspace=workspace
+        Path(run), **{"split": None, "domain": "all", "absent": None, **options}, workspace=workspace
     ).result
 
 
