@@ -3,6 +3,7 @@
 import importlib.resources
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
@@ -150,10 +151,16 @@ def _read(name: str) -> Any:
             f"There is no preset '{name}'; {nearest(name, preset_names())} ('xd3d config list' shows all)"
         )
     try:
-        values = parse_yaml(text)
+        values = _parsed(text)
     except ValueError as error:
         raise ConfigError(f"The config '{name}' is not valid YAML: {error}") from error
-    return values["presets"][key] if key else values
+    return deepcopy(values["presets"][key] if key else values)
+
+
+@cache
+def _parsed(text: str) -> Any:
+    """Parses a text once: the table of the benchmark's presets is read for each of them."""
+    return parse_yaml(text)
 
 
 def _layers(name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:

@@ -169,6 +169,7 @@ def test_a_run_on_several_networks_has_a_report(workspace, dino, tmp_path):
     assert "dino/block1" in page
 
 
+@pytest.mark.slow
 def test_workers_fill_the_part_of_every_network(workspace, dino, tmp_path):
     settings = both(dino, f"extract.caches={tmp_path / 'workers'}")
     done = extract(workspace, settings, sharing=Sharing(workers=1))
