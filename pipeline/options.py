@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..stages.evaluate.settings import Adaptation
-
 __all__ = [
     "Adapt",
     "CameraNames",
@@ -40,7 +38,7 @@ Fusion = Annotated[
     typer.Option("--fusion", help="How predictions are fused; the default is the run's."),
 ]
 Adapt = Annotated[
-    Adaptation,
+    Literal["none", "norm"],
     typer.Option("--adapt", help="norm: normalise with the statistics of the predicted frame, not of training."),
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="The run's folder; the default is the last run.")]
