@@ -17,7 +17,7 @@ from xd3d.stages.extract.settings import ExtractSettings
 settings = ExtractSettings.model_validate_json(sys.argv[1])
 picture = np.random.default_rng(0).integers(0, 256, (1, 3, *settings.image_size), dtype=np.uint8)
 runs = [FeatureExtractor(settings=settings.model_copy(update={"compile": on}))(picture, ["a"]) for on in (False, True)]
-plain, compiled = (run.maps for run in runs)
+plain, compiled = (run.features().maps for run in runs)
 print(json.dumps({tap: float(np.abs(plain[tap] - compiled[tap]).max() / plain[tap].std()) for tap in plain}))
 """
 
