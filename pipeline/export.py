@@ -46,12 +46,13 @@ def exported(
         ConfigError: see ``open_submission``.
         DataError: the token of a keyframe, which names its prediction, is not in the tables.
     """
-    from ..stages.predict.whole_sweeps import sweep_classes
+    from ..stages.predict.whole_sweeps import sweep_prediction
 
     store = open_submission(run, domain, out, fusion=fusion, norm_window=norm_window, option="--export")
     rows = [int(row) for row in domain.frames]
     for position, prediction in enumerate(predictions):
-        store.write_classes(rows[position], sweep_classes(run.network, domain, position, prediction))
+        frame = domain.unlabelled().load(position)
+        store.write(rows[position], sweep_prediction(run.network, domain, position, frame, prediction))
         yield prediction
     log_faults(store, rows, images=domain.features is not None)
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
 
 from ..datasets.index import FrameIndex
 from ..datasets.labels import LabelMerge
 from ..datasets.nuscenes import evaluation_set
+from ..datasets.sweeps import usable_rows
 from ..evaluate.official import (
     NO_CLASS,
     finish_export,
@@ -51,11 +51,13 @@ class Submission:
         return self._stamps.hold([self.out / prediction_path(self.index, row)], frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
-        """Write the classes that decide for the points of the frame in ``row``."""
-        self.write_classes(row, prediction.classes(prediction.decisive))
+        """Write the classes that decide for the points of the frame in ``row``.
 
-    def write_classes(self, row: int, classes: Int64[np.ndarray, "points"]) -> None:
-        """Write the class of each point of the frame in ``row``; ``NO_CLASS`` for none."""
+        The official formats ask for a class of every point: one without usable coordinates gets the most frequent one.
+        """
+        classes = prediction.classes(prediction.decisive)
+        if (found := classes[classes != NO_CLASS]).size:
+            classes[~usable_rows(prediction.points)] = np.bincount(found).argmax()
         self._written.add(row)
         self._every_point = self._every_point and not (classes == NO_CLASS).any()
         stamp = file_stamp(frame_files(self.index, row))

@@ -16,7 +16,7 @@ from ..train.domain import Domain
 from ..train.network import Network
 from .inference import cloud_logits, diverged
 
-__all__ = ["SweepPrediction", "sweep_classes", "sweep_prediction"]
+__all__ = ["SweepPrediction", "sweep_prediction"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,14 +45,6 @@ class SweepPrediction:
         scores = self.scores[modality]
         total = scores.sum(axis=1, keepdims=True)
         return np.divide(scores, total, out=np.zeros_like(scores), where=total > 0).astype(np.float32)
-
-
-def sweep_classes(
-    network: Network, domain: Domain, position: int, prediction: FramePrediction
-) -> Int64[np.ndarray, "sweep"]:
-    """Returns the class that decides for every point of a whole sweep; see ``sweep_prediction``."""
-    whole = sweep_prediction(network, domain, position, domain.unlabelled().load(position), prediction)
-    return whole.classes(whole.decisive)
 
 
 def sweep_prediction(

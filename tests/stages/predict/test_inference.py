@@ -11,7 +11,7 @@ from xd3d.stages.datasets.splits import domain_frames
 from xd3d.stages.evaluate.official import NO_CLASS
 from xd3d.stages.predict.fusion import fused_probabilities
 from xd3d.stages.predict.inference import cloud_classes, predict_frames
-from xd3d.stages.predict.whole_sweeps import sweep_classes
+from xd3d.stages.predict.whole_sweeps import sweep_prediction
 from xd3d.stages.synthesize.twins import synthesize_twin
 from xd3d.stages.train.batch import cloud_batch
 from xd3d.stages.train.domain import Domain
@@ -158,6 +158,11 @@ def test_more_cameras_than_it_was_trained_with_are_refused_by_queries_that_tell_
     assert prediction.probabilities_3d.shape == (len(two.load(0).points), 6)
 
 
+def decided(network, domain, prediction):
+    whole = sweep_prediction(network, domain, 0, domain.load(0), prediction)
+    return whole.classes(whole.decisive)
+
+
 @pytest.mark.parametrize("form", ["default", "paper"])
 def test_points_that_no_camera_sees_get_the_class_of_the_3d_head_where_it_needs_no_image(
     make_domain, make_network, paper, form
@@ -167,7 +172,7 @@ def test_points_that_no_camera_sees_get_the_class_of_the_3d_head_where_it_needs_
     network = make_network(domain, **({"head": "distil", **paper} if form == "paper" else {})).eval()
     prediction = next(predict_frames(network, domain))
     seen = domain.load(0).source_rows
-    classes = sweep_classes(network, domain, 0, prediction)
+    classes = decided(network, domain, prediction)
     assert 0 < len(seen) < len(classes) == 300
     np.testing.assert_array_equal(classes[seen], prediction.decided)
     whole = cloud_batch(replace(domain, every_point=True).load(0).points, "", replace(network.plan, taps=()))
@@ -175,7 +180,7 @@ def test_points_that_no_camera_sees_get_the_class_of_the_3d_head_where_it_needs_
     expected[seen] = prediction.decided
     np.testing.assert_array_equal(classes, expected)
     refine = make_network(domain, head="refine", **paper).eval()
-    classes = sweep_classes(refine, domain, 0, prediction)
+    classes = decided(refine, domain, prediction)
     assert (np.delete(classes, seen) == NO_CLASS).all()
     np.testing.assert_array_equal(classes[seen], prediction.decided)
 

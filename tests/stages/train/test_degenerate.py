@@ -12,7 +12,7 @@ from xd3d.stages.datasets.labels import IGNORE, class_weights
 from xd3d.stages.evaluate.official import NO_CLASS
 from xd3d.stages.evaluate.scores import score_frames
 from xd3d.stages.predict.inference import predict_frames
-from xd3d.stages.predict.whole_sweeps import sweep_classes
+from xd3d.stages.predict.whole_sweeps import sweep_prediction
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.losses import source_losses
 from xd3d.stages.train.settings import AugmentSettings, TrainSettings
@@ -204,8 +204,9 @@ def test_a_coordinate_that_is_no_number_costs_its_point_alone(make_domain, write
     assert len(make_batch(domain, network, frames=1).labels) == len(points) - 1
     (after,) = predict_frames(network, domain)
     assert len(after.labels) == len(before.labels) - 1
-    assert len(sweep_classes(network.eval(), domain, 0, after)) == len(points)
-    assert sweep_classes(network, domain, 0, after)[5] == NO_CLASS
+    classes = sweep_prediction(network.eval(), domain, 0, domain.load(0), after).classes("3d")
+    assert len(classes) == len(points)
+    assert classes[5] == NO_CLASS
 
 
 @pytest.mark.parametrize("values", VARIANTS)
