@@ -115,7 +115,7 @@ class ExtractSettings(Settings):
     image_sizes: dict[DatasetName, tuple[int, int]] = Field(
         default_factory=dict, description="Height and width for the images of some data sets, where they differ."
     )
-    decoding: Decoding = Field(
+    decoding: Annotated[Decoding, Mark.ADDED] = Field(
         default="full",
         description="How JPEGs are decoded: 'full', or 'scaled' by the decoder to 1/2, 1/4 or 1/8 where that is no"
         " smaller than image_size: about three times faster, slightly other pixels.",

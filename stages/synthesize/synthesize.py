@@ -23,12 +23,13 @@ from .plan import BENCHMARK_GROUPS, GROUPS, plan_scenes
 from .rigs import LIDAR
 from .workers import check_workers, in_processes
 
-__all__ = ["FACTS", "PLANS", "Plan", "make_folders", "synthesize"]
+__all__ = ["FACTS", "PLANS", "Plan", "make_folders", "root_facts", "synthesize"]
 
 Plan = Literal["city", "benchmark"]
 PLANS = {"city": GROUPS, "benchmark": BENCHMARK_GROUPS}
 
 FACTS = "synthetic.json"
+IMAGE_SIZE = (800, 450)  #: width and height, pixels
 FORMAT = 1  # incremented whenever equal arguments give other bytes
 SWEEP_BYTES = 1_600_000
 PIXEL_BYTES = 0.6
@@ -41,7 +42,7 @@ def synthesize(
     frames: int = 60,
     seed: int = 0,
     cameras: str | Sequence[str] = ("CAM_FRONT",),
-    image_size: tuple[int, int] = (800, 450),
+    image_size: tuple[int, int] = IMAGE_SIZE,
     workers: int | None = None,
     plan: Plan = "city",
 ) -> Path:
@@ -65,7 +66,7 @@ def synthesize(
         RunError: a worker process was killed.
     """
     plans = plan_scenes(frames, PLANS[plan])
-    facts = _facts(frames, seed, cameras, image_size) | _plan_facts(plan)
+    facts = root_facts(frames, seed=seed, cameras=cameras, image_size=image_size, plan=plan)
     check_workers(workers)
     out = Path(out).absolute()
     _claim(out, facts)
@@ -84,25 +85,27 @@ def synthesize(
     return out
 
 
-def _facts(frames: int, seed: int, cameras: str | Sequence[str], image_size: tuple[int, int]) -> dict[str, Any]:
-    """Checks the arguments and returns the identity of the root."""
+def root_facts(
+    frames: int, *, seed: int, cameras: str | Sequence[str], image_size: tuple[int, int] = IMAGE_SIZE, plan: Plan
+) -> dict[str, Any]:
+    """Checks the arguments of ``synthesize`` and returns the identity of the root, as in its file ``FACTS``.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
     if seed < 0:
         raise ConfigError(f"The seed is {seed}; give 0 or more")
     if not all(32 <= side <= 4096 for side in image_size):
         raise ConfigError(f"The image size is {image_size[0]}x{image_size[1]}; give sides between 32 and 4096 pixels")
-    return {
+    facts = {
         "format": FORMAT,
         "frames": frames,
         "seed": seed,
         "cameras": list(choose_cameras(cameras, CAMERAS)),
         "image_size": list(image_size),
     }
-
-
-def _plan_facts(plan: Plan) -> dict[str, Any]:
-    """Returns the identity of a plan: its name and domains; empty for the city, the first plan."""
     domains = list(dict.fromkeys(group.domain for group in PLANS[plan] if group.domain))
-    return {"plan": plan, "domains": domains} if domains else {}
+    return facts | ({"plan": plan, "domains": domains} if domains else {})  # the city, the first plan, has none
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:
