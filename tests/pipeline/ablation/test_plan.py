@@ -11,7 +11,6 @@ from xd3d.pipeline.cli_ablate import ablate
 from xd3d.pipeline.config import preset_names
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.index import FrameIndex
-from xd3d.stages.synthesize.plan import BENCHMARK_GROUPS
 from xd3d.stages.synthesize.synthesize import root_facts
 
 
