@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .pipeline.caches import open_cache
     from .pipeline.jobs import evaluate, extract_features, predict, prepare, pretrain, report, synthesize, train
     from .pipeline.loaded_run import load_run
+    from .pipeline.pseudo import pseudo_label
 
 __version__ = "0.2.0"
 __all__ = [
@@ -25,12 +26,13 @@ __all__ = [
     "pretrain",
     "train",
     "evaluate",
+    "pseudo_label",
     "predict",
     "report",
     "load_run",
 ]
 
-_MODULES = {"open_cache": "caches", "load_run": "loaded_run"}  #: the others are in ``jobs``
+_MODULES = {"open_cache": "caches", "load_run": "loaded_run", "pseudo_label": "pseudo"}  #: the others are in ``jobs``
 
 
 def __getattr__(name: str) -> Any:

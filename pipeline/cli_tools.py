@@ -56,11 +56,11 @@ def pseudo_label(
 
     Example: `xd3d pseudo-label && xd3d train --cached --config nuscenes_usa_singapore/uda_pl`
     """
-    from .pseudo import pseudo_labels
+    from .pseudo import pseudo_label
     from .runs import machine_settings
 
     machine = machine_settings(device, overrides)
-    conclude(pseudo_labels(Workspace.current(), run, agree=agree, vote=vote, machine=machine), as_json)
+    conclude(pseudo_label(run, agree=agree, vote=vote, machine=machine), as_json)
 
 
 @config_app.command("list")

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import optional_path
 from .config import Config
 from .console import Outcome
 from .runs import TrainedRun
@@ -19,23 +20,28 @@ if TYPE_CHECKING:
     from ..stages.train.label_choice import Candidates
     from ..stages.train.network import Network
 
-__all__ = ["batch_candidates", "pseudo_labels"]
+__all__ = ["batch_candidates", "pseudo_label"]
 
 
-def pseudo_labels(
-    workspace: Workspace,
-    run: Path | None = None,
+def pseudo_label(
+    run: Path | str | None = None,
     *,
     side: str = "target",
     agree: bool = False,
     vote: bool = False,
     machine: "Sequence[str]" = (),
+    workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Predict the target's train split with a run, and keep what is sure; safe to call again.
+    """Predict the target's train split with a run, by default the last, and keep confident labels; safe to call again.
 
     Every head is to learn the fused prediction; where the run's rule is ``sum``, as in runs of earlier versions, its
     own, as published. ``side`` is the target, or another domain of its data set. ``agree`` and ``vote`` are those of
     ``LabelRule``. ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
+
+    Examples:
+        >>> done = xd3d.pseudo_label("first")
+        >>> done.result["frames"] > 0
+        True
 
     Raises:
         MissingDataError: there is no run, or no data of its target.
@@ -50,7 +56,8 @@ def pseudo_labels(
     from ..stages.train.label_choice import LabelRule
     from ..stages.train.record import describe_domain
 
-    trained = TrainedRun.open(workspace, run, machine)
+    workspace = Workspace.of(workspace)
+    trained = TrainedRun.open(workspace, optional_path(run), machine)
     chosen, fusion = trained.side(side), trained.config.evaluate.fusion
     rule = LabelRule(agree=agree, vote=vote)
     check_label_rule(rule, trained.config.fusion)

@@ -23,11 +23,14 @@ from xd3d.stages.extract.online import OnlineExtractor
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/python.md"
 #: The functions of a first session, in order; their examples take seconds.
-SESSION = ("prepare", "extract_features", "open_cache", "pretrain", "train", "evaluate", "predict", "load_run")
+SESSION = (
+    *("prepare", "extract_features", "open_cache", "pretrain"),
+    *("train", "evaluate", "pseudo_label", "predict", "load_run"),
+)
 LONG = ("synthesize", "report")
 #: Options of commands that are one argument of the functions.
 JOINED = {"device": "machine", "workers": "sharing", "scheduler": "sharing", "shard": "sharing", "runs": "other"}
-OF_THE_MACHINE = ("evaluate", "predict", "report")
+OF_THE_MACHINE = ("evaluate", "pseudo_label", "predict", "report")
 
 WITHOUT_STAGE_ONE = """
 import sys

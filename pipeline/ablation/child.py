@@ -14,7 +14,7 @@ from ...settings import Mark, marked
 from .. import jobs
 from ..config import Config
 from ..console import run_command_line, set_up_logging
-from ..pseudo import pseudo_labels
+from ..pseudo import pseudo_label
 from ..runs import TrainedRun
 from ..workspace import Workspace
 from .plan import Training
@@ -70,13 +70,13 @@ def _initialised(workspace: Workspace, training: Training, init: Training) -> li
     run_job(init.variant.preset, init.overrides, cached=True, run=run, workspace=workspace)
     named = [f"train.init={json.dumps(init.run)}"]
     if config.train.stored_labels:
-        made = pseudo_labels(
-            workspace,
+        made = pseudo_label(
             run,
             side=config.data.target.domain,
             agree=config.train.pl_agree,
             vote=config.train.pl_vote,
             machine=_machine_settings(training),
+            workspace=workspace,
         ).result
         named.append(f"data.pseudo_labels={json.dumps(made['pseudo_labels'])}")
     return named

@@ -9,7 +9,7 @@ from xd3d.errors import MissingDataError, RunError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import open_index
-from xd3d.pipeline.pseudo import pseudo_labels
+from xd3d.pipeline.pseudo import pseudo_label
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.splits import domain_frames
 from xd3d.stages.train.log import read_log
@@ -40,19 +40,19 @@ def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels
     with pytest.raises(MissingDataError, match="xd3d pseudo-label"):
         train("train.lam_pl=1")
     uda = train("train.lam_trg=0.1")
-    made = pseudo_labels(workspace).result
+    made = pseudo_label(workspace=workspace).result
     assert made["frames"] == len(domain_frames(index, "singapore", "train"))
     assert set(made["kept"]) == {"2d", "3d"}
     assert all(0.4 < share <= 1 for share in made["kept"].values())
-    assert pseudo_labels(workspace, None).result == made, "what is there is found again"
-    agreed = pseudo_labels(workspace, uda, agree=True, vote=True).result
+    assert pseudo_label(workspace=workspace).result == made, "what is there is found again"
+    agreed = pseudo_label(uda, agree=True, vote=True, workspace=workspace).result
     assert agreed["pseudo_labels"] != made["pseudo_labels"]
     assert all(agreed["kept"][head] <= made["kept"][head] for head in ("2d", "3d"))
     with pytest.raises(RunError, match=r"rule: expected \[\]"):
         train("train.lam_pl=1")
     learned = train(*(f"train.{text}" for text in (f"init={uda.name}", "lam_pl=1", "teacher=ema", "pl_agree=true")))
     assert {"ce_3d", "pl_2d", "pl_3d"} <= read_log(learned)[0].keys()
-    assert pseudo_labels(workspace, uda).result == made
+    assert pseudo_label(uda, workspace=workspace).result == made
     with pytest.raises(RunError, match=r"target\.frame_rows"):
         train("train.lam_trg=0.1", "train.lam_pl=1", "data.target.domain=night")
     for row in domain_frames(index, "usa", "train"):

@@ -10,7 +10,7 @@ from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.predict import predict
-from xd3d.pipeline.pseudo import pseudo_labels
+from xd3d.pipeline.pseudo import pseudo_label
 from xd3d.pipeline.runs import TrainedRun, machine_settings, run_name
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.checkpoint import checkpoint_steps
@@ -77,7 +77,7 @@ def test_a_run_of_another_backend_and_device_is_read_with_those_of_this_machine(
     jobs.evaluate(elsewhere, split=None, domain="target", absent=None, workspace=workspace)
     report = jobs.report(elsewhere, tmp_path / "report.html", workspace=workspace).result["report"]
     assert "Scores on the target domain" in (tmp_path / report).read_text()
-    assert pseudo_labels(workspace, elsewhere).result["frames"] > 0
+    assert pseudo_label(elsewhere, workspace=workspace).result["frames"] > 0
 
 
 def test_a_run_of_another_backend_resumes_with_that_of_this_machine(workspace, elsewhere):

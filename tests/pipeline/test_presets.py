@@ -8,7 +8,7 @@ import pytest
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config, preset_names
 from xd3d.pipeline.presets import TASKS
-from xd3d.pipeline.pseudo import pseudo_labels
+from xd3d.pipeline.pseudo import pseudo_label
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.synthesize.synthesize import synthesize
 from xd3d.stages.synthesize.twins import synthesize_twin
@@ -67,7 +67,7 @@ class Bench:
             for side in (config.data.source, config.data.target):
                 self.prepare(side.dataset, name)
             if task == "uda_pl":
-                pseudo_labels(self.workspace, Path(runs["uda"]))
+                pseudo_label(Path(runs["uda"]), workspace=self.workspace)
             if task == "sfda":
                 changes.append(f"train.init={Path(runs['uda']).name}")
             trained = jobs.train(name, changes, cached=True, run=None, workspace=self.workspace).result

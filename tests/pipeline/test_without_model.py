@@ -12,7 +12,7 @@ from xd3d.errors import CacheError, CacheMismatchError, ModelError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
-from xd3d.pipeline.pseudo import pseudo_labels
+from xd3d.pipeline.pseudo import pseudo_label
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.settings import DomainSettings
 from xd3d.stages.extract import catalogue, models
@@ -120,7 +120,7 @@ def test_a_cache_that_is_copied_to_a_machine_without_the_model_trains_evaluates_
     assert scored["protocol"]["features"] == scores["protocol"]["features"]
     assert Path(result("report")[0]["report"]).is_file()
     assert result("cache", "verify", str(next((elsewhere / "work" / "cache").iterdir())))[0]["ok"]
-    assert pseudo_labels(Workspace(home=elsewhere / "work")).result["frames"] > 0
+    assert pseudo_label(workspace=elsewhere / "work").result["frames"] > 0
 
 
 def test_no_network_is_asked_for_a_model_of_the_hub_and_caches_may_be_kept_anywhere(workspace, tmp_path, monkeypatch):
