@@ -90,5 +90,5 @@ class ClusterError(Xd3dError, RuntimeError):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns a hint for a mistyped ``name``: the closest choice, or every choice if none is close."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else "choose one of: " + ", ".join(known)
