@@ -87,8 +87,12 @@ class ClusterError(Xd3dError, RuntimeError):
     """Workers or their scheduler cannot be reached, do not match this run, or died too often."""
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns a hint for a mistyped ``name``: the closest choice, or every choice if none is close."""
+def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str:
+    """Returns a hint for a mistyped ``name``: the closest choice, or every choice if none is close.
+
+    ``prefix`` is put before the choices.
+    """
     known = sorted(choices)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else "choose one of: " + ", ".join(known)
+    found = [f"{prefix}{each}" for each in close or known]
+    return f"did you mean '{found[0]}'?" if close else "choose one of: " + ", ".join(found)

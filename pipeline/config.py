@@ -235,7 +235,7 @@ def _nearest_key(keys: Sequence[str]) -> str:
             break
         model = field.annotation
     prefix = "".join(f"{key}." for key in keys[:-1])
-    return nearest(".".join(keys), [f"{prefix}{name}" for name in model.model_fields])
+    return nearest(keys[-1], model.model_fields, prefix=prefix)
 
 
 def dotted_values(config: BaseModel) -> Iterable[tuple[str, Any]]:
