@@ -46,7 +46,7 @@ __all__ = [
 SWEEP_SUFFIXES = (".pcd.bin", ".bin", ".npy", ".ply", ".pcd", ".las", ".laz")
 
 _DROPPED = "points have no usable coordinates (NaN, infinite, too coarse or kilometres off) and are left out"
-_MISSING = "points have no usable coordinates, most of them (0, 0, 0) as for missing returns, and are left out"
+_MISSING = "points have no usable coordinates, most of them {point} as for missing returns, and are left out"
 
 #: Metres: below, two neighbouring float32 are less than 0.1 mm apart, and nothing is lost by rounding to them.
 _NEAR = 1024.0
@@ -62,9 +62,12 @@ _DOUBLES = (
 #: Share of the coordinates of a raw sweep that are no lengths, from which its numbers are of another type.
 _NO_LENGTHS = 0.1
 
-#: Share of points at exactly (0, 0, 0) from which they are missing returns; a few change nothing. Share above which a
-#: sweep is damaged: sensors that look at the sky store half of their rays so.
-_RETURNS, _EMPTY = 0.001, 0.95
+#: Share of points at exactly (0, 0, 0), or at any other point, from which they are missing returns; a few change
+#: nothing. Share above which a sweep is damaged: sensors that look at the sky store half of their rays so.
+_RETURNS, _ALIKE, _EMPTY = 0.001, 0.01, 0.95
+
+#: Points of a sweep, evenly taken, in which a point that occurs again and again is looked for.
+_SAMPLE = 512
 
 #: Metres from the middle of a sweep beyond which a LiDAR sees nothing, and the share of points that may lie there.
 _REACH, _STRAYS = 10_000.0, 0.01
@@ -112,12 +115,13 @@ class Sweep:
     def fault(self, *, most: float = 0.5) -> str | None:
         """Returns what is wrong with the coordinates if more than the share ``most`` of the points has none, or None.
 
-        Missing returns at (0, 0, 0) are no points. ``most=1.0`` finds sweeps without any usable point.
+        Missing returns are no points. ``most=1.0`` finds sweeps without any usable point.
         """
-        total, missing = len(self.points), ~self.usable & _at_origin(self.points)
+        total, missing = len(self.points), ~self.usable & _missing_returns(self.points)
         returns, good = total - int(missing.sum()), int(self.usable.sum())
         if returns < (1 - _EMPTY) * total:
-            return f"all but {returns} of its {total} points are (0, 0, 0); copy it again, or leave it out"
+            point = _written(self.points[missing][0])
+            return f"all but {returns} of its {total} points are {point}; copy it again, or leave it out"
         usable = self.points if good == total else self.points[self.usable]
         if most < 1 and good and np.ptp(usable) > 2 * _REACH and (wide := np.ptp(usable, axis=0).max()) > 2 * _REACH:
             return f"its points are spread over {wide:.4g} m; coordinates must be in metres"
@@ -137,21 +141,36 @@ class Sweep:
 def usable_rows(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
     """Returns which points have three coordinates that are finite, precise to 2.5 cm, and no stray ones.
 
-    Some sensors write NaN, or (0, 0, 0) of many points, for rays without return; float32 far from the origin is too
-    coarse to tell voxels apart. A few points that lie kilometres from all others are errors of the sensor.
+    Some sensors write NaN, or the same numbers (often (0, 0, 0)) of many points, for rays without return; float32 far
+    from the origin is too coarse to tell voxels apart. A few points that lie kilometres from all others are errors of
+    the sensor.
     """
-    empty = _at_origin(points)
-    if empty.sum() > _RETURNS * len(points):
-        usable = ~empty
-        usable[usable] = _usable_returns(points[usable])
-        return usable
-    return _usable_returns(points)
+    missing = _missing_returns(points)
+    if not missing.any():
+        return _usable_returns(points)
+    usable = ~missing
+    usable[usable] = _usable_returns(points[usable])
+    return usable
 
 
-def _at_origin(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
-    """Which points are exactly (0, 0, 0)."""
-    found: np.ndarray = points[:, 0] == 0  # few are: the other columns are read for these alone
-    found[found] = (points[found, 1:] == 0).all(axis=1)
+def _missing_returns(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "points"]:
+    """Which points stand for rays without return: many at exactly (0, 0, 0), or very many at another point."""
+    found = _at(points, np.zeros(3, points.dtype))
+    if found.sum() > _RETURNS * len(points):
+        return found
+    sample = points[:: max(1, len(points) // _SAMPLE)]
+    values, counts = np.unique(sample, axis=0, return_counts=True)
+    if len(sample) >= _SAMPLE and counts.max() > 2 * _ALIKE * len(sample):
+        alike = _at(points, values[counts.argmax()])
+        if alike.sum() > _ALIKE * len(points):
+            return alike
+    return np.zeros(len(points), bool)
+
+
+def _at(points: Float[np.ndarray, "points 3"], value: Float[np.ndarray, "3"]) -> Bool[np.ndarray, "points"]:
+    """Which points are exactly ``value``."""
+    found: np.ndarray = points[:, 0] == value[0]  # few are: the other columns are read for these alone
+    found[found] = (points[found, 1:] == value[1:]).all(axis=1)
     return found
 
 
@@ -170,6 +189,10 @@ def _usable_returns(points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, "
     return near
 
 
+def _written(point: Float[np.ndarray, "3"]) -> str:
+    return f"({', '.join(f'{value:g}' for value in point.tolist())})"
+
+
 def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
     """Returns the fault of the sweep that ``read`` reads, or a remark on its points that are not usable."""
     try:
@@ -178,7 +201,8 @@ def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
         return str(error)
     dropped = ~sweep.usable
     count = int(dropped.sum())
-    what = _MISSING if 2 * int((dropped & _at_origin(sweep.points)).sum()) > count else _DROPPED
+    missing = sweep.points[dropped & _missing_returns(sweep.points)]
+    what = _MISSING.format(point=_written(missing[0])) if 2 * len(missing) > count else _DROPPED
     return sweep.fault() or (Remark(count, what, dropped=count) if count else None)
 
 

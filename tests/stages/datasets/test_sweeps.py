@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from xd3d.errors import DataError, MissingDataError
 from xd3d.stages.datasets.raw_columns import COLUMNS, RawRows, are_doubles, guess_columns
-from xd3d.stages.datasets.sweeps import load_sweep, points_fault, raw_fault, sweep_suffix
+from xd3d.stages.datasets.sweeps import Sweep, load_sweep, points_fault, raw_fault, sweep_suffix
 
 POINTS = np.random.default_rng(4).normal(0, 30, (20, 5)).astype(np.float32)
 
@@ -159,6 +159,25 @@ def test_missing_returns_at_zero_are_no_points_and_a_few_zeros_are(tmp_path, far
     points[:5900] = 0
     np.save(tmp_path / "a.npy", points)
     assert "all but 50 of its 6000" in load_sweep(tmp_path / "a.npy").fault()
+
+
+@pytest.mark.parametrize("value", [(-1, -1, -1), (0, 0, 0.25), (-9999, -9999, -9999), (1e9, 1e9, 1e9)])
+def test_a_point_that_very_many_rays_share_stands_for_missing_returns(value):
+    points = street()[:, :3]
+    points[::5] = value
+    sweep = Sweep.of(points)
+    np.testing.assert_array_equal(sweep.usable, np.arange(len(points)) % 5 != 0)
+    assert sweep.fault() is None
+    remark = points_fault(lambda: sweep)
+    assert (remark.number, remark.dropped) == (1200, 1200)
+    assert f"({', '.join(f'{number:g}' for number in value)})" in remark.what
+
+
+def test_real_sweeps_have_no_missing_returns(real_data):
+    """nuScenes, KITTI and PandaSet leave them out; measured returns must not be taken for them."""
+    for path in sorted(real_data.rglob("*.bin")):
+        if "lidarseg" not in str(path):
+            assert load_sweep(path).usable.all(), path
 
 
 def test_an_unknown_kind_names_those_that_are_known(tmp_path):
