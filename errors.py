@@ -88,11 +88,14 @@ class ClusterError(Xd3dError, RuntimeError):
 
 
 def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str:
-    """Returns a hint for a mistyped ``name``: the closest choice, or every choice if none is close.
+    """Returns a hint for a mistyped ``name``: the closest choice, or the choices, at most 20, if none is close.
 
     ``prefix`` is put before the choices.
     """
     known = sorted(choices)
     close = difflib.get_close_matches(name, known, n=1)
     found = [f"{prefix}{each}" for each in close or known]
-    return f"did you mean '{found[0]}'?" if close else "choose one of: " + ", ".join(found)
+    if close:
+        return f"did you mean '{found[0]}'?"
+    more = f" and {len(found) - 20} more" if len(found) > 20 else ""
+    return f"choose one of: {', '.join(found[:20])}{more}"

@@ -12,7 +12,7 @@ __all__ = ["predict"]
 
 Points = Annotated[
     Path | None,
-    typer.Argument(help="A sweep or a folder of them: .bin, .pcd.bin, .npy or .ply; or one with a dataset.yaml."),
+    typer.Argument(help="A sweep (.bin, .npy, .ply, .pcd, .las, .mcap), a folder of them, or one with a dataset.yaml."),
 ]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Label the frames of this prepared data set, with their images.")

@@ -41,7 +41,7 @@ Adapt = Annotated[
     Literal["none", "norm"],
     typer.Option("--adapt", help="norm: normalise with the statistics of the predicted frame, not of training."),
 ]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="The run's folder; the default is the last run.")]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="A run, by name or folder; by default the last.")]
 Root = Annotated[Path | None, typer.Option("--root", help="The data root; it is remembered.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="The data set.")]
 Workers = Annotated[

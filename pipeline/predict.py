@@ -79,7 +79,7 @@ def predict(
     whole = [sweep for sweep in sweeps if sweep not in unread]
     shown = _picture(out, whole[0], columns, network.classes, form) if picture and whole else None
     faults = [f"  {fault}" for fault in done.failed]
-    summary = f"{done.labelled} sweeps labelled, {done.kept} had labels, {len(faults)} failed. The labels are in {out}"
+    counts = f"{done.labelled} sweeps labelled, {done.kept} were labelled before, {len(faults)} failed."
     return Outcome(
         result={
             "out": str(out),
@@ -93,7 +93,7 @@ def predict(
             "picture": str(shown) if shown else None,
             "seconds": round(time.perf_counter() - begin, 3),
         },
-        text="\n".join([*faults, summary]),
+        text="\n".join([*faults, f"{counts} The labels are in {out}"]),
         exit_code=1 if faults else 0,
     )
 

@@ -136,7 +136,7 @@ def _outcome(
     done: "LabelSummary", domain: "Domain", out: Path, result: Mapping[str, Any], begin: float, *, advice: str
 ) -> Outcome:
     faults = [f"  {fault}" for fault in done.failed]
-    summary = f"{done.labelled} sweeps labelled, {done.kept} had labels, {len(faults)} failed."
+    summary = f"{done.labelled} sweeps labelled, {done.kept} were labelled before, {len(faults)} failed."
     return Outcome(
         result={
             "out": str(out),

@@ -88,9 +88,9 @@ def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule") -> Section:
     }
     return Section(
         heading="Scores on the target domain",
-        text="Intersection over union in per cent, over every labelled point of the test split. 2D reads the image"
-        f" branch, 3D the LiDAR branch, xM adds both softmaxes, fused takes all predictions together ({rule}). The last"
-        " row is the score of always predicting the most frequent class.",
+        text=f"Intersection over union in per cent, over {card.points:,} labelled points. 2D is the head of the image"
+        " branch, 3D that of the 3D network, xM the sum of both softmaxes, and fused takes all predictions together"
+        f" ({rule}). The last row is the score of always predicting the most frequent class.",
         parts=[
             Table(header=["class", *OUTPUTS.values()], rows=rows),
             Picture(png=figures.iou_bars(bars, card.classes), caption="IoU per class and output."),

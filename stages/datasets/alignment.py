@@ -48,7 +48,10 @@ class Alignment:
     def __str__(self) -> str:
         right, down = self.shift
         if not self.clear:
-            return f"Whether the points of camera {self.camera} fit its images cannot be told by their edges"
+            return (
+                f"Camera {self.camera}: too few edges in points and images to compare them; look at the points over the"
+                " images (--picture FILE)"
+            )
         if self.fits:
             return f"The points of camera {self.camera} fit its images, by their edges"
         sides = [f"{abs(right):.0f} pixels to the {'right' if right > 0 else 'left'}"] if right else []

@@ -49,7 +49,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         dataset="folder",
         holds=f"{NAME}, the description of its files",
         is_root=lambda folder: (folder / NAME).is_file(),
-        download="docs/data/folder.md, which explains how to write it",
+        download="your recordings, and write the description as docs/data/folder.md says",
     )
     about = read_description(root)
     chosen = choose_cameras("all" if cameras is None else cameras, tuple(about.images)) if about.images else ()

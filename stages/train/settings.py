@@ -24,7 +24,7 @@ class ModelSettings(Settings):
     )
     backend: Annotated[Literal["auto", "torch", "spconv"], Mark.MACHINE] = Field(
         default="auto",
-        description="Sparse convolution: 'torch' runs everywhere, 'spconv' needs a CUDA GPU, 'auto' chooses.",
+        description="Sparse convolution: 'torch' runs everywhere, 'spconv' is for CUDA GPUs, 'auto' chooses.",
     )
     norm: Annotated[Literal["batch", "layer"], Mark.ADDED] = Field(
         default="batch",
