@@ -37,6 +37,7 @@ train: {batch_size: 2, milestones: [2]}
 """
 
 
+@pytest.mark.timeout(1200)  # 80 s of processor time
 def test_every_command_of_the_readme_works(tmp_path):
     """Long training is cut short, the synthetic city is small, and it also stands in for the reader's nuScenes."""
     (tmp_path / "published.yaml").write_text(REHEARSAL)

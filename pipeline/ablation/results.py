@@ -79,6 +79,7 @@ class Results:
         """Returns the generated blocks of ``results.md`` by name."""
         scores = ScoreTable(self.rows, list(self.benchmark.shifts))
         plots = {name: f"\n\n![{name}]({IMAGES}/ablation-{name}.png)" for name in PLOTS}
+        sweeps = tables.sweep_tables(scores)
         return {
             "facts": self._facts(),
             "headline": tables.headline_table(scores),
@@ -87,13 +88,14 @@ class Results:
             "main": tables.main_tables(scores) + plots["scores"],
             "gains": tables.gain_tables(scores),
             "classes": tables.class_table(scores),
-            "sweeps": tables.sweep_tables(scores) + plots["sweeps"],
+            "sweeps": sweeps + plots["sweeps"] if sweeps else "No sweep has been trained yet.",
         }
 
     def plots(self) -> dict[str, bytes]:
         """Returns the plots of the scores as PNG files, by name."""
         scores = ScoreTable(self.rows, list(self.benchmark.shifts))
-        return {f"ablation-{name}": draw(scores) for name, draw in PLOTS.items()}
+        empty = () if tables.sweep_tables(scores) else ("sweeps",)
+        return {f"ablation-{name}": draw(scores) for name, draw in PLOTS.items() if name not in empty}
 
     def _facts(self) -> str:
         seconds = {row.run: row.seconds for row in (*self.rows, *self.development)}

@@ -50,6 +50,7 @@ def test_text_around_the_generated_parts_survives(results, tmp_path):
     assert again.count("<!-- generated: main -->") == 1
     assert json.loads((docs / "results.json").read_text()) == results.to_json()
     assert (docs / "images/ablation-scores.png").read_bytes().startswith(b"\x89PNG")
+    assert not (docs / "images/ablation-sweeps.png").exists()  # there are no rows of sweeps
 
 
 @pytest.mark.parametrize(
