@@ -11,7 +11,17 @@ from .workspace import Workspace
 
 __all__ = ["app"]
 
-CachePath = Annotated[str, typer.Argument(help="The cache: a folder, or s3://bucket/prefix/NAME.")]
+
+def _located(cache: str | None) -> str | None:
+    return None if cache is None else Workspace.current().find_cache(cache)
+
+
+CachePath = Annotated[
+    str,
+    typer.Argument(
+        help="The cache: its name in the workspace, a folder, or s3://bucket/prefix/NAME.", callback=_located
+    ),
+]
 
 app = typer.Typer(help="The feature cache: info, verify, repair, upgrade, gc, diff, export.", no_args_is_help=True)
 
@@ -92,7 +102,9 @@ def upgrade(
 def gc(
     path: Annotated[
         str | None,
-        typer.Argument(help="The cache; by default all caches of the workspace, and unused caches are removed."),
+        typer.Argument(
+            help="The cache; by default all caches of the workspace, and unused caches are removed.", callback=_located
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, with its size.")] = False,
     as_json: Json = False,

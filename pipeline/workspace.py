@@ -77,6 +77,15 @@ class Workspace:
         place, name = self.cache_root(configured), f"{dataset}-{digest[:12]}"
         return place / name if isinstance(place, Path) else f"{place}/{name}"
 
+    def find_cache(self, cache: str) -> str:
+        """Returns the location of ``cache``: a plain name is a cache of this workspace, anything else a path or URL."""
+        if "://" in cache:
+            return cache
+        place = self.cache_root()
+        if isinstance(place, str):
+            return f"{place}/{cache}" if Path(cache).parts == (cache,) and not Path(cache).is_dir() else cache
+        return str(_named(Path(cache), place))
+
     def run(self, name: str) -> Path:
         """Folder of the run called ``name``."""
         return self.home / "runs" / name

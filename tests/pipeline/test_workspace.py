@@ -52,6 +52,16 @@ def test_a_run_is_a_name_in_the_workspace_or_a_path(workspace, tmp_path, monkeyp
     assert workspace.find_run(Path("..")) == tmp_path
 
 
+def test_a_cache_is_a_name_in_the_workspace_or_a_location(workspace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert workspace.find_cache("mine") == str(workspace.home / "cache" / "mine")
+    assert workspace.find_cache("here") == str(tmp_path / "here")
+    assert workspace.find_cache("s3://bucket/mine") == "s3://bucket/mine"
+    monkeypatch.setenv("XD3D_CACHES", "s3://bucket/caches")
+    assert workspace.find_cache("mine") == "s3://bucket/caches/mine"
+
+
 @pytest.mark.parametrize("content", ['{"roots": [1]}', "{", "[]", '{"last_run": 5}', "[" * 200_000])
 def test_a_damaged_memory_is_an_error_that_names_the_file(workspace, content):
     workspace.home.mkdir(parents=True)
