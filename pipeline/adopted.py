@@ -11,6 +11,7 @@ from ..cache.recipe import load_recipe
 from ..cache.stores import open_store
 from ..errors import CacheError
 from ..fingerprint import identity_differences
+from ..stages.extract.catalogue import PACKAGED_NAMES
 
 __all__ = ["adopted_fingerprint", "fitting_cache"]
 
@@ -40,11 +41,12 @@ def adopted_fingerprint(
     ``wanted``: fingerprints, the best first, with None for the digests of ``absent`` (field -> model name). ``caches``:
     the newest first; a cache in its ``usual`` location is preferred to copies. A warning names the chosen cache. If
     none fits, the fingerprint closest to the newest cache is returned; the reader refuses it and names the fields.
+    Caches of models that xd3d brings along are never those of an absent one.
 
     Raises:
         CacheError: caches of different models fit.
     """
-    found = _identities(caches)
+    found = {cache: own for cache, own in _identities(caches).items() if not _of_packaged_model(cache, absent)}
     if not found:
         return wanted[0]
     fits = [
@@ -76,6 +78,11 @@ def _identities(caches: Sequence[Cache]) -> dict[Cache, Fingerprint]:
         with suppress(CacheError):
             found[cache] = load_identity(open_store(cache))
     return found
+
+
+def _of_packaged_model(cache: Cache, absent: Mapping[str, str]) -> bool:
+    recipe = load_recipe(open_store(cache)) or {}
+    return "model" in absent and recipe.get("extract", {}).get("model") in PACKAGED_NAMES
 
 
 def _require_one_model(fits: Sequence[tuple[Cache, Fingerprint]], absent: Mapping[str, str]) -> None:

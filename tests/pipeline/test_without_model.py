@@ -156,6 +156,12 @@ def test_where_caches_of_two_models_fit_both_are_named_and_one_is_chosen_by_its_
     assert sum("is not on this machine" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_features_of_the_bundled_model_are_not_those_of_an_absent_one(workspace):
+    empty_cache(workspace, "extract.model=tiny-street")
+    with pytest.raises(CacheMismatchError, match=r"model: expected null"):
+        features(workspace, "extract.model=/nowhere/model")
+
+
 def test_copies_of_one_cache_and_damaged_ones_leave_the_choice_clear(workspace, tmp_path, caplog):
     model = f"extract.model={tmp_path / 'model'}"
     cache = empty_cache(workspace, model)
