@@ -28,6 +28,10 @@ def command_pages() -> str:
     """Returns the options of every command in Markdown."""
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="xd3d")
+    for name, each in command.commands.items():  # typer cuts what a command does after 45 characters
+        text = text.replace(
+            f"* `{name}`: {each.get_short_help_str()}", f"* `{name}`: {each.get_short_help_str(limit=300)}"
+        )
     return text.replace("# `xd3d`", "## `xd3d`", 1)
 
 

@@ -37,11 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-cli_tools.register(app)
-app.command()(cli_ablate.ablate)
-app.command()(cli_predict.predict)
-app.command()(cli_share.push)
-app.command()(cli_share.pull)
 
 Split = Literal["train", "val", "test"]
 Tested = Annotated[str, typer.Option(help="What to score: source, target, or another domain of the target's data set.")]
@@ -288,6 +283,14 @@ def report(
         raise typer.BadParameter("one run, or two to compare")
     first, other = [*chosen, None, None][:2]
     conclude(jobs.report(first, out, other=other, machine=machine_settings(device, overrides)), as_json)
+
+
+# The help lists commands in the order in which they are added.
+app.command()(cli_predict.predict)
+app.command()(cli_share.push)
+app.command()(cli_share.pull)
+app.command()(cli_ablate.ablate)
+cli_tools.register(app)
 
 
 def main() -> None:

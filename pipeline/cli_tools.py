@@ -25,8 +25,8 @@ config_app = typer.Typer(help="Presets and settings: list, show, validate.", no_
 
 def register(app: typer.Typer) -> None:
     """Add these commands to ``app``."""
-    app.command()(doctor)
     app.command("pseudo-label")(pseudo_label)
+    app.command()(doctor)
     app.add_typer(config_app, name="config")
     app.add_typer(cli_cache.app, name="cache")
     app.add_typer(models_app, name="models")

@@ -63,7 +63,7 @@ class DataSettings(Settings):
     )
     points: Literal["seen", "all"] = Field(
         default="seen",
-        description="Which points of a sweep count: those that an image shows; all: every point, also where no camera sees",
+        description="Which points of a sweep count: those that an image shows, or all of them",
     )
 
     @model_validator(mode="after")
