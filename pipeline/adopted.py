@@ -9,7 +9,7 @@ from typing import Any
 from ..cache.metadata import load_identity
 from ..cache.recipe import load_recipe
 from ..cache.stores import open_store
-from ..errors import CacheError
+from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import identity_differences
 from ..stages.extract.catalogue import PACKAGED_NAMES
 
@@ -45,9 +45,16 @@ def adopted_fingerprint(
 
     Raises:
         CacheError: caches of different models fit.
+        CacheMismatchError: there are only caches of models that xd3d brings along.
     """
-    found = {cache: own for cache, own in _identities(caches).items() if not _of_packaged_model(cache, absent)}
+    known = _identities(caches)
+    found = {cache: own for cache, own in known.items() if not _of_packaged_model(cache, absent)}
     if not found:
+        if known:
+            raise CacheMismatchError(
+                f"{_said(absent)}, and no cache was made with it ({next(iter(known))} was made with a bundled model)."
+                " Bring the model here (xd3d models list), and extract its features: xd3d extract-features"
+            )
         return wanted[0]
     fits = [
         (cache, fields)

@@ -1,7 +1,7 @@
 """The command ``extract-features``: stage one on the images of a data set, or the forecast of its cost."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,13 @@ def extract_features(
     """
     place = Workspace.of(workspace)
     opener = DomainOpener(place, load_config(config, overrides).config, cached=True, root=optional_path(root))
-    return _forecast(opener, dataset) if dry_run else _extract(opener, dataset, sharing, retry_failed=retry_failed)
+    if dry_run:
+        return _forecast(opener, dataset)
+    done = _extract(opener, dataset, sharing, retry_failed=retry_failed)
+    if done.exit_code:
+        return done
+    option = "" if config == DEFAULT_PRESET else f" --config {config}"
+    return replace(done, text=f"{done.text} Next: xd3d train --cached{option}")
 
 
 def _forecast(opener: DomainOpener, dataset: str) -> Outcome:

@@ -124,7 +124,7 @@ def prepare(
                 f" {done.incomplete} incomplete ones out."
             )
     else:
-        advice = left_out_of(dataset, done.left_out)
+        advice = f"{left_out_of(dataset, done.left_out)}\nNext: xd3d extract-features --dataset {dataset}".lstrip()
     splits = f"Frames of each domain to train on, validate on and test on: {describe_splits(done.splits)}"
     shares = seen_shares(done.views)
     seen = [f"{camera} sees {_range(found)} of the points ({len(found)} scenes)" for camera, found in shares.items()]
@@ -265,7 +265,9 @@ def evaluate(
             result={**unscored, "protocol": asdict(card.protocol) if card.protocol else None, **written},
             text=f"{card.frames} frames without labels, so without scores; their predictions are in {export}",
         )
-    return Outcome(result={**card.to_json(), **written}, text=f"{score_table(card)}\n{trained.progress}")
+    return Outcome(
+        result={**card.to_json(), **written}, text=f"{score_table(card)}\n{trained.progress}\nNext: xd3d report"
+    )
 
 
 def report(

@@ -14,7 +14,7 @@ TASKS = ("dg", "uda", "uda_pl", "sfda")
 
 def list_presets(workspace: Workspace) -> Outcome:
     """Returns all presets by name; for published settings also the shift and which data sets are prepared."""
-    names = preset_names()
+    names = sorted(preset_names(), key=lambda name: (name.startswith("ablation/"), "/" in name, name))
     settings = [_describe(workspace, name) for name in names if _is_setting(name, names)]
     notes = {setting["name"]: _note(setting["prepared"]) for setting in settings}
     width = max(map(len, names))

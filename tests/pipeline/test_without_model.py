@@ -158,7 +158,7 @@ def test_where_caches_of_two_models_fit_both_are_named_and_one_is_chosen_by_its_
 
 def test_features_of_the_bundled_model_are_not_those_of_an_absent_one(workspace):
     empty_cache(workspace, "extract.model=tiny-street")
-    with pytest.raises(CacheMismatchError, match=r"model: expected null"):
+    with pytest.raises(CacheMismatchError, match="/nowhere/model"):
         features(workspace, "extract.model=/nowhere/model")
 
 
