@@ -8,7 +8,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["BAGS", "LFS_POINTER", "foreign_kind"]
+__all__ = ["BAGS", "LFS_POINTER", "foreign_kind", "is_text"]
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -70,7 +70,7 @@ def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) 
             if head.startswith(magics):
                 return f"is a {suffix} file; give it that suffix"
         wide = sweep or path.suffix.lower() != ".bin"
-        if wide and len(head) >= _FEWEST and not head.translate(None, _PRINTABLE):
+        if wide and is_text(head):
             return "is text, and raw numbers are expected; give it the suffix .txt, or save it with numpy"
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")) or (start.startswith(b"<?xml") and b"<error>" in start):
@@ -83,6 +83,11 @@ def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) 
         if head.startswith(magic) and (suffix != ".gz" or _unpacks(head)):
             return f"is packed ({suffix}); unpack it: {_unpack(path, suffix, command)}"
     return None
+
+
+def is_text(content: bytes) -> bool:
+    """Whether ``content`` is of ASCII characters alone, and long enough to tell."""
+    return len(content) >= _FEWEST and not content[:_HEAD].translate(None, _PRINTABLE)
 
 
 def _unpacks(head: bytes) -> bool:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt, UInt8
+from jaxtyping import Int64, UInt, UInt8, UInt32
 from PIL import Image
 
 from ...errors import DataError, MissingDataError
@@ -14,7 +14,7 @@ from .checks import UNDECODABLE, Check, Faults, binary_fault, image_fault, run_c
 from .index import FrameIndex
 from .sweeps import RawRows, holds_doubles, raw_fault
 
-__all__ = ["ColourTable", "check_raw_files", "label_fault", "read_colours", "read_raw_labels"]
+__all__ = ["ColourTable", "check_raw_files", "label_fault", "other_type", "read_colours", "read_raw_labels"]
 
 
 def read_raw_labels(path: Path, dtype: str) -> UInt[np.ndarray, "points"]:
@@ -51,14 +51,29 @@ def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int]
     if fault or ids is None:
         return fault
     counts = np.bincount(read_raw_labels(path, dtype), minlength=max(ids) + 1)
+    zeros = counts[0] == counts.sum()
     counts[list(ids)] = 0
     unknown = np.flatnonzero(counts)
+    if dtype == "<u4" and (zeros or len(unknown)) and (found := other_type(np.fromfile(path, dtype))):
+        return f"the numbers in the label file are {found}, and uint32 are expected; convert them with numpy"
     if not len(unknown):
         return None
     return (
         f"the label file has {int(counts.sum())} labels that are not ids of the data set, such as {unknown[0]};"
         " it may belong to another data set. Unpack the download again"
     )
+
+
+def other_type(stored: UInt32[np.ndarray, "points"]) -> str | None:
+    """Returns what numbers read as uint32 are instead, or None: otherwise the label, their lower 16 bits, is always 0."""
+    labels = stored[stored != 0]
+    if not len(labels):
+        return None
+    with np.errstate(invalid="ignore"):
+        floats = labels.view("<f4")
+        if ((np.abs(floats) < 1 << 32) & (np.abs(floats) >= 1) & (floats == np.round(floats))).all():
+            return "of float32"
+    return None if (labels & 0xFFFF).any() else "in big-endian order"
 
 
 def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collection[int]) -> Faults:

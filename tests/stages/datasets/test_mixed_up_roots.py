@@ -77,6 +77,13 @@ def raw(value: int, dtype: str):
     return edit
 
 
+def rewritten(dtype: str):
+    """A label file whose numbers are of another type."""
+    return lambda path: (
+        (np.fromfile(path, "<u4") & np.uint32(0xFFFF if dtype[0] == ">" else 0xFFFFFFFF)).astype(dtype).tofile(path)
+    )
+
+
 class Trap:
     """What leaves a file behind when it is unpickled."""
 
@@ -133,6 +140,13 @@ FAULTS = [
         raw(53 | 7 << 16, "<u4"),
         "1 labels that are not ids of .*, such as 53",
     ),
+    (
+        "semantickitti",
+        f"{KITTI}/labels/*.label",
+        rewritten("<f4"),
+        "label file are of float32, and uint32 are expected",
+    ),
+    ("semantickitti", f"{KITTI}/labels/*.label", rewritten(">u4"), "label file are in big-endian order"),
     (
         "synlidar",
         "00/labels/*.label",
