@@ -65,7 +65,7 @@ def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int]
 
 
 def other_type(stored: UInt32[np.ndarray, "points"]) -> str | None:
-    """Returns what numbers read as uint32 are instead, or None: otherwise the label, their lower 16 bits, is always 0."""
+    """Returns what labels read as uint32 are instead, or None; of such labels the lower 16 bits would always be 0."""
     labels = stored[stored != 0]
     if not len(labels):
         return None
@@ -77,15 +77,19 @@ def other_type(stored: UInt32[np.ndarray, "points"]) -> str | None:
 
 
 def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collection[int]) -> Faults:
-    """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``."""
+    """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``.
+
+    Whether sweeps have other columns, which may fit their size, is looked up in the first of each scene.
+    """
     files = len(index.frames.key) + np.count_nonzero(index.frames.labels != "") + len(index.images.key)
     return run_checks(_checks(index, columns, dtype, ids), int(files))
 
 
 def _checks(index: FrameIndex, columns: int, dtype: str, ids: Collection[int]) -> Iterator[Check]:
+    first = set(np.unique(index.frames.scene, return_index=True)[1].tolist())
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path, labelled = index.root / str(sweep), index.root / str(labels)
-        yield path, partial(raw_fault, path, RawRows(columns))
+        yield path, partial(raw_fault, path, RawRows(columns), look=row in first)
         if labels:
             yield labelled, partial(_sweep_label_fault, labelled, dtype, path, 4 * columns, ids)
         for image in index.images_of(row):

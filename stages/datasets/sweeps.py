@@ -69,6 +69,9 @@ _RETURNS, _ALIKE, _EMPTY = 0.001, 0.01, 0.95
 #: Points of a sweep, evenly taken, in which a point that occurs again and again is looked for.
 _SAMPLE = 512
 
+#: Numbers of a point in an array; one of fewer rows and more columns is transposed.
+_MOST_COLUMNS = 64
+
 #: Metres from the middle of a sweep beyond which a LiDAR sees nothing, and the share of points that may lie there.
 _REACH, _STRAYS = 10_000.0, 0.01
 
@@ -206,15 +209,28 @@ def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
     return sweep.fault() or (Remark(count, what, dropped=count) if count else None)
 
 
-def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK) -> str | Remark | None:
-    """Returns the fault of a raw sweep, or a remark on the number of its points that are not usable."""
+def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK, look: bool = False) -> str | Remark | None:
+    """Returns the fault of a raw sweep, or a remark on the number of its points that are not usable.
+
+    ``look``: whether its values say that it has other columns counts too.
+    """
     fault = binary_fault(path, "sweep", rows.bytes, remedy=remedy)
     if fault and path.is_file():
         content = path.read_bytes()
         if foreign := foreign_kind(path, content, sweep=True):
             return f"this {foreign}"
-        return f"the sweep {_DOUBLES}" if rows.dtype == "float32" and holds_doubles(content) else fault
-    return fault or points_fault(lambda: load_sweep(path, columns=rows.columns, dtype=rows.dtype))
+        if rows.dtype == "float32" and holds_doubles(content):
+            return f"the sweep {_DOUBLES}"
+        return (_other_columns(path, rows, remedy) if look else None) or fault
+    found = fault or points_fault(lambda: load_sweep(path, columns=rows.columns, dtype=rows.dtype))
+    return (_other_columns(path, rows, remedy) if look and not isinstance(found, str) else None) or found
+
+
+def _other_columns(path: Path, rows: RawRows, remedy: str) -> str | None:
+    columns = guess_columns(np.fromfile(path, np.dtype(rows.dtype).newbyteorder("<")), rows.columns)
+    if columns == rows.columns:
+        return None
+    return f"the values of the sweep repeat after {columns} numbers, and {rows} are expected; {remedy}"
 
 
 def holds_doubles(content: bytes) -> bool:
@@ -281,7 +297,9 @@ def _raw_rows(content: bytes, path: Path, columns: int | None, dtype: RawType | 
 
 
 def _raw(content: bytes, path: Path, rows: RawRows) -> np.ndarray:
-    if not content or len(content) % rows.bytes:
+    if not content:
+        raise DataError(f"The sweep {path} is empty; copy it again, or leave it out")
+    if len(content) % rows.bytes:
         raise DataError(
             f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of"
             f" {rows.bytes} ({rows}); copy it again"
@@ -305,6 +323,11 @@ def _npy(content: bytes, path: Path) -> np.ndarray:
         raise DataError(
             f"The sweep {path} holds an array {list(array.shape)} of {array.dtype}; it needs numbers of shape"
             " [points, 3 or more], x, y and z first"
+        )
+    if len(array) <= _MOST_COLUMNS < array.shape[1]:
+        raise DataError(
+            f"The sweep {path} holds an array {list(array.shape)}, with a point per column; save its transpose, of shape"
+            " [points, 3 or more]"
         )
     return array[:, :3].astype(array.dtype.newbyteorder("="))
 

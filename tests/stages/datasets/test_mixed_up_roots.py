@@ -78,10 +78,18 @@ def raw(value: int, dtype: str):
 
 
 def rewritten(dtype: str):
-    """A label file whose numbers are of another type."""
-    return lambda path: (
-        (np.fromfile(path, "<u4") & np.uint32(0xFFFF if dtype[0] == ">" else 0xFFFFFFFF)).astype(dtype).tofile(path)
-    )
+    """A label file whose numbers, without instances, are of another type."""
+    return lambda path: (np.fromfile(path, "<u4") & 0xFFFF).astype(dtype).tofile(path)
+
+
+def widened(columns: int):
+    """A sweep of KITTI with more columns, in as many bytes as whole points of four."""
+
+    def edit(path: Path) -> None:
+        points = np.fromfile(path, "<f4").reshape(-1, 4)[:2000]
+        np.c_[points, np.tile(np.arange(len(points)) % 64, (columns - 4, 1)).T].astype("<f4").tofile(path)
+
+    return edit
 
 
 class Trap:
@@ -144,8 +152,9 @@ FAULTS = [
         "semantickitti",
         f"{KITTI}/labels/*.label",
         rewritten("<f4"),
-        "label file are of float32, and uint32 are expected",
+        "are of float32, and uint32 are expected",
     ),
+    ("semantickitti", "dataset/sequences/11/velodyne/*.bin", widened(5), "repeat after 5 numbers, and 4 float32"),
     ("semantickitti", f"{KITTI}/labels/*.label", rewritten(">u4"), "label file are in big-endian order"),
     (
         "synlidar",
