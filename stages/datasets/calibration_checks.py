@@ -79,7 +79,8 @@ def pose_fault(matrix: Float64[np.ndarray, "4 4"]) -> str | None:
 def intrinsics_fault(matrix: Float64[np.ndarray, "3 3"]) -> str | None:
     """Returns why ``matrix`` is no camera matrix, or None: positive focal lengths, zeros below, last row 0 0 1."""
     if not _is_invertible(matrix):
-        return f"cannot be inverted: {matrix.tolist()}"
+        never = "" if matrix.any() else ", as of a camera that was never calibrated"
+        return f"cannot be inverted: {matrix.tolist()}{never}"
     (focal_x, skew, _), (below, focal_y, _), last = matrix.tolist()
     zero = _ZERO * max(1.0, abs(focal_x))
     if last[:2] != [0, 0] and matrix[0, 2] == matrix[1, 2] == 0:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from ...errors import DataError
 from .calibration import KITTI_REMEDY, Calibration, read_calibration
 from .calibration_checks import check_calibration
 from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
-from .listing import IMAGE_SUFFIXES, find_stems, stems
+from .listing import IMAGE_SUFFIXES, find_stems, names_apart, stems
 from .projection import image_pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import Sweep
@@ -116,9 +117,12 @@ def _recording(folder: Path, cameras: Sequence[str]) -> Recording:
     labelled = int(folder.name) < _LABELLED
     kinds = (VELODYNE, *((LABELS,) if labelled else ()), *cameras)
     require_folders(folder, [(kind, _DOWNLOADS[kind]) for kind in kinds])
-    names = stems(folder / VELODYNE, ".bin").union(*(find_stems(folder / camera, IMAGE_SUFFIXES) for camera in cameras))
-    if labelled:
-        names |= stems(folder / LABELS, ".label")
+    named = {VELODYNE: stems(folder / VELODYNE, ".bin")}
+    named |= {LABELS: stems(folder / LABELS, ".label")} if labelled else {}
+    named |= {camera: set(find_stems(folder / camera, IMAGE_SUFFIXES)) for camera in cameras}
+    if apart := names_apart(named):
+        raise DataError(f"{folder}: {apart}")
+    names = set[str]().union(*named.values())
     _views(folder, cameras)
     split = "test" if not labelled else "val" if folder.name == _VALIDATION else "train"
     return Recording(folder=folder, scene=folder.name, split=split, stems=tuple(sorted(names)), labelled=labelled)

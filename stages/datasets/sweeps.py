@@ -326,8 +326,8 @@ def _npy(content: bytes, path: Path) -> np.ndarray:
         )
     if len(array) <= _MOST_COLUMNS < array.shape[1]:
         raise DataError(
-            f"The sweep {path} holds an array {list(array.shape)}, with a point per column; save its transpose, of shape"
-            " [points, 3 or more]"
+            f"The sweep {path} holds an array {list(array.shape)}, with a point per column; save its transpose, of"
+            " shape [points, 3 or more]"
         )
     return array[:, :3].astype(array.dtype.newbyteorder("="))
 

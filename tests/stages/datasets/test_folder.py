@@ -59,6 +59,13 @@ def test_splits_and_domains_are_those_of_the_description(folder):
         domain_frames(index, "last", "train")
 
 
+def test_names_of_a_mac_are_those_of_other_systems(folder):
+    root = folder(val=["s\u00fcd"])
+    for path in root.glob("*/a.npy"):
+        path.rename(path.with_stem("su\u0308d"))
+    assert build_index(root).frames.split.tolist() == ["train", "train", "train", "val"]
+
+
 def test_names_are_what_they_look_like_and_not_what_yaml_makes_of_them(tmp_path):
     scenes = ("0001", "0010", "2011_09_26", "2011-09-26", "8", "no")
     for scene in scenes:
@@ -271,6 +278,8 @@ def test_raw_sweeps_of_doubles_are_read_with_the_key_that_says_so(folder, caplog
         ({"labels": "labels/{scene}/{frame}.npy"}, "same fields in braces"),
         ({"labels": "labels/{name}.npy", "sweeps": "scans/{name}.npy"}, r"\{name\} is unknown"),
         ({"images": {"front": "{frame}.png"}}, "images need a calibration"),
+        ({"sweeps": "C:\\scans\\{frame}.npy"}, "has a backslash; separate folders by '/'"),
+        ({"labels": "labels/{frame}.txt"}, "'a' and '0'; what belongs to one frame needs one name"),
         ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class, and have 1"),
         ({"clases": {}}, "clases: unknown key; did you mean 'classes'"),
         ({"classes": {"road": None}}, "road has no id"),
@@ -287,6 +296,7 @@ def test_raw_sweeps_of_doubles_are_read_with_the_key_that_says_so(folder, caplog
     ],
 )
 def test_a_faulty_description_says_what_is_wrong(folder, keys, message):
+    (folder() / "labels/0.txt").touch()
     with pytest.raises(DataError, match=message):
         build_index(folder(**keys))
 

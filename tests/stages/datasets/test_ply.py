@@ -90,7 +90,7 @@ def test_the_last_byte_of_a_binary_cloud_is_needed():
         (b"ply\nformat ascii 1.0\nend_header\n", "no element 'vertex'; its elements are: none"),
         (
             ply("ascii").replace(b"property float z\n", b"property float Z\n"),
-            "no vertices with x, y and z; .*: x, y, Z",
+            "with x, y and z; .*: x, y, Z",
         ),
         (ply("ascii").replace(b"uchar red", b"list uchar int red"), "lists in or before"),
         (ply("ascii").replace(b"-2.25", b"two"), "not a number"),
