@@ -11,7 +11,6 @@ import yaml
 from xd3d.pipeline import jobs
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.calibration import read_calibration
-from xd3d.stages.datasets.prepare import prepare_dataset
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs/data/folder.md").read_text(encoding="utf-8")
 DESCRIPTION, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.DOTALL)
@@ -73,13 +72,6 @@ def test_an_example_of_a_calibration_is_one_that_is_read(tmp_path):
         read_folder_calibration(tmp_path / "calibration.json")["front"].intrinsics[0, 0]
         == yaml.safe_load(text)["front"]["intrinsics"][0][0]
     )
-
-
-def test_a_calibration_that_is_corrected_is_read_again_by_the_same_process(own_folder, tmp_path):
-    path = own_folder / "calibration.json"
-    first = prepare_dataset("folder", own_folder, tmp_path / "index").views[0].seen
-    path.write_text(path.read_text().replace("-0.3", "-3.3"))
-    assert prepare_dataset("folder", own_folder, tmp_path / "index").views[0].seen != first
 
 
 def test_incomplete_frames_are_left_out_on_request_and_told_of_by_later_commands(own_folder, tmp_path, xd3d):

@@ -111,6 +111,13 @@ def test_an_unknown_key_is_reported_with_those_that_are_known(tmp_path, key):
         read_folder_calibration(write(tmp_path / "a.json", **{key: K.tolist()}))
 
 
+def test_a_calibration_that_was_corrected_is_read_again(tmp_path):
+    path = write(tmp_path / "a.json")
+    assert read_folder_calibration(path)["front"].intrinsics[0, 0] == K[0, 0]
+    write(path, intrinsics=(K * [[2.0], [1.0], [1.0]]).tolist())
+    assert read_folder_calibration(path)["front"].intrinsics[0, 0] == 2 * K[0, 0]
+
+
 def test_the_inverse_transform_may_be_given_by_its_name(tmp_path):
     inverse = np.linalg.inv(tilted(0.1)).tolist()
     path = write(tmp_path / "a.json")
