@@ -8,9 +8,9 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["BAGS", "LFS_POINTER", "foreign_kind", "is_text"]
+__all__ = ["BAGS", "foreign_kind", "is_text"]
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _HEAD = 4096  #: bytes that are looked at
 _ANNEX = b"/annex/objects/"
@@ -61,7 +61,7 @@ def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) 
         except OSError:
             return None
     head = head[:_HEAD]
-    if head.startswith(LFS_POINTER):
+    if head.startswith(_LFS_POINTER):
         return "is a pointer of Git LFS, not the file itself; get it with: git lfs pull"
     if head.startswith(_ANNEX):
         return "is a pointer of git-annex, not the file itself; get it with: git annex get"

@@ -15,6 +15,7 @@ from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .alignment import Alignment, measure_alignment
 from .catalogue import FOLDER
 from .checks import Faults, FileFault
+from .decoding import warn_if_dark
 from .folder_description import NAME, read_description
 from .folder_labels import NO_LABEL
 from .index import FrameIndex
@@ -130,6 +131,7 @@ def prepare_dataset(
     splits = {domain: counts for domain, counts in split_counts(index).items() if any(counts.values())}
     if not faults:
         _check_classes(index)
+        warn_if_dark(index)
         _check_splits(index, splits)
         index.save(index_folder)
     return PrepareSummary(
