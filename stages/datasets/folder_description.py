@@ -61,6 +61,15 @@ Names = Annotated[tuple[str, ...] | str, BeforeValidator(_names)]
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(lambda pattern: PurePosixPath(pattern).as_posix())]
 
+_QUOTES = ". Patterns within brackets or braces need quotes"
+#: Words in a complaint about YAML -> what to do.
+_HINTS = {
+    "flow ": _QUOTES,
+    "unhashable": _QUOTES,
+    "unknown escape": ". Separate folders by '/', not by a backslash",
+    "'\\t'": ". Indent by spaces, not by tabs",
+}
+
 _FIELD = re.compile(r"\{(\w+)\}|(\*)")
 
 
@@ -149,23 +158,30 @@ def read_description(root: Path) -> FolderDescription:
         DataError: it is not YAML, or is invalid; the message lists all faults.
     """
     path = root / NAME
-    text = read_text(path, "description", "write it again (docs/data/folder.md)")
+    found = _parsed(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds a {type(found).__name__} instead of keys such as 'sweeps'; write it again")
     try:
-        return FolderDescription.model_validate(parse_yaml(text, words=True) or {})
+        return FolderDescription.model_validate(found)
     except ValidationError as error:
         faults = [f"  {_fault(fault)}" for fault in error.errors()]
         raise DataError("\n".join([f"{path} is invalid (docs/data/folder.md describes it):", *faults])) from error
+
+
+def _parsed(path: Path) -> object:
+    text = read_text(path, "description", "write it again (docs/data/folder.md)")
+    try:
+        return parse_yaml(text, words=True) or {}
     except ValueError as error:
-        quotes = ". Patterns within brackets or braces need quotes" if "{" in str(error) else ""
-        quotes = ". Separate folders by '/', not by a backslash" if "unknown escape" in str(error) else quotes
-        raise DataError(f"{path} is not valid YAML: {error}{quotes}") from error
+        hint = next((hint for sign, hint in _HINTS.items() if sign in str(error)), "")
+        raise DataError(f"{path} is not valid YAML: {error}{hint}") from error
 
 
 def _fault(fault: ErrorDetails) -> str:
     dotted = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"{dotted}: unknown key; {nearest(dotted, FolderDescription.model_fields)}"
-    return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}"
+    return f"{dotted}{': ' if dotted else ''}{fault['msg'].removeprefix('Value error, ')}"
 
 
 def find_files(root: Path, pattern: str) -> dict[Key, str]:

@@ -73,6 +73,7 @@ def test_intrinsics_of_another_form_are_reported(matrix, facts):
         (K, (620, 188)),  # images at half size
         (K, (2480, 750)),  # images at twice the size
         (K, (375, 1240)),
+        (np.array([[1266.0, 0, 816], [0, 1266, 441], [0, 0, 1]]), (900, 1600)),  # turned by a quarter
         (with_entry(with_entry(K, 0, 0, 4.2), 1, 1, 4.2), SIZE),  # millimetres
         (with_entry(with_entry(K, 0, 0, 0.56), 0, 2, 0.5), SIZE),  # fractions of the width
         (with_entry(K, 1, 1, 70), SIZE),

@@ -302,6 +302,23 @@ def test_a_faulty_description_says_what_is_wrong(folder, keys, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('sweeps: "scans\\{frame}.npy"', "not by a backslash"),
+        ("sweeps: a/{frame}.npy\nimages: {front: {frame}.png}", "need quotes"),
+        ("sweeps: a/{frame}.npy\nclasses:\n\troad: 1", "spaces, not by tabs"),
+        ("sweeps: a/{frame}.npy\nsweeps: b/{frame}.npy", "'sweeps' twice"),
+        ("- sweeps", "a list instead of keys"),
+    ],
+)
+def test_a_description_that_is_no_yaml_gets_a_hint_that_fits(tmp_path, text, hint):
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(DataError, match=hint) as caught:
+        build_index(tmp_path)
+    assert ("quotes" in str(caught.value)) == ("quotes" in hint)
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"sweeps": "clouds/{frame}.npy", "labels": None}, "of the sweeps"),

@@ -241,6 +241,7 @@ TABLES = [
     ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[1e200] * 3] * 3), "CAM_FRONT .* is damaged"),
     ("calibrated_sensor", lambda rows: rows[1].update(rotation=[0, 0, 0, 0]), "CAM_FRONT .* cannot be inverted"),
     ("ego_pose", lambda rows: rows[0].update(rotation=[1, 0]), "are inconsistent"),
+    ("lidarseg", lambda rows: rows[0].update(filename=None), "lidarseg.json .* is damaged"),
 ]
 
 
@@ -250,6 +251,12 @@ def test_tables_that_say_strange_things_are_named(copy_of, tmp_path, name, chang
     table(name, change)(root)
     said = complaint("nuscenes", root, tmp_path)
     assert re.search(words, said), said
+
+
+def test_the_folder_of_labels_is_no_root_though_it_has_folders_of_versions(copy_of, tmp_path):
+    root = copy_of("nuscenes")
+    (root / "v1.0-trainval").rename(root / "tables")
+    assert "one is below it" not in complaint("nuscenes", root, tmp_path)
 
 
 def test_labels_of_another_data_set_in_the_same_layout_are_noticed(copy_of, tmp_path):
