@@ -230,7 +230,8 @@ def _calibration(
     if found.size not in (None, size):
         raise DataError(
             f"The calibration of {where} is for images of {found.size[0]}x{found.size[1]} pixels, they have"
-            f" {size[0]}x{size[1]}; scale it, or restore the images"
+            f" {size[0]}x{size[1]}; {'size is [width, height]' if found.size == size[::-1] else 'scale it'}, or restore"
+            " the images"
         )
     check_calibration(where, found.intrinsics, found.camera_from_lidar, size, "correct it (docs/data/folder.md)")
     if found.lens and (fault := lens_fault(found.lens, size)):

@@ -61,7 +61,8 @@ def read_folder_calibration(path: Path) -> Mapping[str, FolderCamera]:
     except ValueError as error:
         raise DataError(f"The calibration {path} is neither JSON nor YAML ({error}); write it again") from error
     if not isinstance(cameras, dict):
-        raise DataError(f"The calibration {path} must name cameras; it holds a {type(cameras).__name__}")
+        held = "nothing" if cameras is None else f"a {type(cameras).__name__}"
+        raise DataError(f"The calibration {path} must name cameras; it holds {held}")
     if kind := camera_file_kind(cameras):
         file = f"{path.name}:{next(iter(cameras))}" if kind.startswith("Kalibr") else path.name
         entry = f'{{"CAMERA": {{"intrinsics": "{file}", "camera_from_lidar": [[4x4]]}}}}'

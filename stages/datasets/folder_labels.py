@@ -88,6 +88,8 @@ def _values(path: Path, points: int | None, field: Field, dtype: RawType) -> np.
         return np.loadtxt(content.decode("utf-8-sig").splitlines(), ndmin=1)
     if suffix != ".bin" and is_text(content):
         raise ValueError("it is text; name it .txt, with one number per line")
+    if suffix not in (".bin", ".label") and points and len(content) not in (2 * points, 4 * points, 8 * points):
+        raise ValueError(f"labels are no files of '{suffix}'; save them as .npy, .txt or .label")
     return _raw(content, points or 0, _RAW.get(suffix, "<u4"))
 
 

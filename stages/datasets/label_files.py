@@ -12,7 +12,9 @@ from PIL import Image
 from ...errors import DataError, MissingDataError
 from .checks import UNDECODABLE, Check, Faults, binary_fault, image_fault, run_checks
 from .index import FrameIndex
-from .sweeps import RawRows, holds_doubles, raw_fault
+from .sweeps import RawRows, check_columns, holds_doubles, raw_fault
+
+_LOOKED_AT = 8  #: sweeps whose values tell their columns
 
 __all__ = ["ColourTable", "check_raw_files", "label_fault", "other_type", "read_colours", "read_raw_labels"]
 
@@ -79,17 +81,19 @@ def other_type(stored: UInt32[np.ndarray, "points"]) -> str | None:
 def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collection[int]) -> Faults:
     """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``.
 
-    Whether sweeps have other columns, which may fit their size, is looked up in the first of each scene.
+    Raises:
+        DataError: the values of one of a few sweeps say that they have other columns.
     """
+    for sweep in index.frames.sweep[:: max(1, -(-len(index.frames.sweep) // _LOOKED_AT))]:
+        check_columns(index.root / str(sweep), columns)
     files = len(index.frames.key) + np.count_nonzero(index.frames.labels != "") + len(index.images.key)
     return run_checks(_checks(index, columns, dtype, ids), int(files))
 
 
 def _checks(index: FrameIndex, columns: int, dtype: str, ids: Collection[int]) -> Iterator[Check]:
-    first = set(np.unique(index.frames.scene, return_index=True)[1].tolist())
     for row, (sweep, labels) in enumerate(zip(index.frames.sweep, index.frames.labels, strict=True)):
         path, labelled = index.root / str(sweep), index.root / str(labels)
-        yield path, partial(raw_fault, path, RawRows(columns), look=row in first)
+        yield path, partial(raw_fault, path, RawRows(columns))
         if labels:
             yield labelled, partial(_sweep_label_fault, labelled, dtype, path, 4 * columns, ids)
         for image in index.images_of(row):

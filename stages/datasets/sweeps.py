@@ -34,6 +34,7 @@ __all__ = [
     "SWEEP_SUFFIXES",
     "RawRows",
     "Sweep",
+    "check_columns",
     "holds_doubles",
     "load_sweep",
     "points_fault",
@@ -209,28 +210,32 @@ def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
     return sweep.fault() or (Remark(count, what, dropped=count) if count else None)
 
 
-def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK, look: bool = False) -> str | Remark | None:
-    """Returns the fault of a raw sweep, or a remark on the number of its points that are not usable.
-
-    ``look``: whether its values say that it has other columns counts too.
-    """
+def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK) -> str | Remark | None:
+    """Returns the fault of a raw sweep, or a remark on the number of its points that are not usable."""
     fault = binary_fault(path, "sweep", rows.bytes, remedy=remedy)
     if fault and path.is_file():
         content = path.read_bytes()
         if foreign := foreign_kind(path, content, sweep=True):
             return f"this {foreign}"
-        if rows.dtype == "float32" and holds_doubles(content):
-            return f"the sweep {_DOUBLES}"
-        return (_other_columns(path, rows, remedy) if look else None) or fault
-    found = fault or points_fault(lambda: load_sweep(path, columns=rows.columns, dtype=rows.dtype))
-    return (_other_columns(path, rows, remedy) if look and not isinstance(found, str) else None) or found
+        return f"the sweep {_DOUBLES}" if rows.dtype == "float32" and holds_doubles(content) else fault
+    return fault or points_fault(lambda: load_sweep(path, columns=rows.columns, dtype=rows.dtype))
 
 
-def _other_columns(path: Path, rows: RawRows, remedy: str) -> str | None:
-    columns = guess_columns(np.fromfile(path, np.dtype(rows.dtype).newbyteorder("<")), rows.columns)
-    if columns == rows.columns:
-        return None
-    return f"the values of the sweep repeat after {columns} numbers, and {rows} are expected; {remedy}"
+def check_columns(path: Path, columns: int) -> None:
+    """Checks that the values of a sweep of float32 do not say that it has other columns, which may fit its size.
+
+    Raises:
+        DataError: they do.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    if foreign_kind(path, content, sweep=True) or holds_doubles(content):
+        return  # that is told by the check of the file
+    found = guess_columns(np.frombuffer(content, "<f4", len(content) // 4), columns)
+    if found != columns:
+        raise DataError(
+            f"The values of the sweep {path} repeat after {found} numbers, and {columns} per point are expected;"
+            f" convert them, or describe them as a folder of your own, with 'columns: {found}' (docs/data/folder.md)"
+        )
 
 
 def holds_doubles(content: bytes) -> bool:

@@ -177,6 +177,7 @@ def test_labels_in_a_column_of_the_sweeps_need_no_file_of_their_own(folder):
         (".npy", lambda path: np.save(path, np.eye(9)[RAW]), ["one-hot", "argmax(axis=1)"]),
         (".label", write_raw("<f4"), ["float32", "write uint32"]),
         (".label", write_raw(">u4"), ["big-endian", "write uint32"]),
+        (".npz", lambda path: np.savez(path, RAW), ["'.npz'", ".npy"]),
         (".csv", lambda path: path.write_text("point,label\n" + "0,1\n" * 20), ["text", ".txt"]),
         (".ply", lambda path: write_ply(path, name="mine"), ["x, y, z, mine", "label_field"]),
         (".label", write_raw("<u4", RAW[:3]), ["3 entries", "5 points"]),

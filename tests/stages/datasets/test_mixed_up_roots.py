@@ -154,7 +154,7 @@ FAULTS = [
         rewritten("<f4"),
         "are of float32, and uint32 are expected",
     ),
-    ("semantickitti", "dataset/sequences/11/velodyne/*.bin", widened(5), "repeat after 5 numbers, and 4 float32"),
+    ("semantickitti", "dataset/sequences/11/velodyne/*.bin", widened(5), "repeat after 5 numbers, and 4 per point"),
     ("semantickitti", f"{KITTI}/labels/*.label", rewritten(">u4"), "label file are in big-endian order"),
     (
         "synlidar",
@@ -164,6 +164,12 @@ FAULTS = [
     ),
     ("semanticstf", "val/labels/*.label", raw(21, "<u4"), "not ids of .*, such as 21"),
     ("nuscenes", "lidarseg/*/*.bin", raw(32, "u1"), "not ids of .*, such as 32"),
+    (
+        "synlidar",
+        "00/velodyne/*.bin",
+        lambda path: path.rename(path.with_suffix(".npy")),
+        r"missing \(there is \w+\.npy\)",
+    ),
     ("semanticstf", STF, latin1, "is not text .*github.com/xiaoaoran/SemanticSTF"),
     ("semanticstf", STF, empty, "names no weather for 4 of 4 frames"),
     ("semanticstf", STF, folder, "is not a file; get this list"),

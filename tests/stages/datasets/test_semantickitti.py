@@ -111,6 +111,13 @@ def test_sweeps_and_labels_whose_names_have_nothing_in_common_are_told_so_at_onc
         build_index(root)
 
 
+def test_labels_of_sequences_after_the_benchmarks_are_told_to_be_left_aside(copy_of, caplog):
+    root = copy_of("semantickitti")
+    shutil.move(root / "dataset/sequences/00", root / "dataset/sequences/30")
+    assert set(build_index(root).frames.labels[-2:].tolist()) == {""}
+    assert "sequences 30 are not read" in caplog.text
+
+
 def test_sequences_after_ten_have_no_labels_and_cannot_be_scored(root_of):
     index = build_index(root_of("semantickitti"))
     hidden = index.frames.scene == "11"
