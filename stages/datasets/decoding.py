@@ -39,7 +39,7 @@ def warn_if_dark(index: FrameIndex) -> None:
             continue
         path = index.root / str(index.images.path[rows[0]])
         with Image.open(path) as image:
-            brightest = max(high for _, high in to_rgb(image).getextrema())
+            brightest = int(np.asarray(to_rgb(image)).max())
         if brightest <= _DARK:
             log.warning(
                 "The image %s of camera %s has no value above %d of 255, and stage one would see next to nothing; if"
