@@ -253,9 +253,9 @@ def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
     for part, config in CONFIGS.items():
         if not (path / part).is_dir():
             found = ", ".join(sorted(entry.name for entry in path.glob("*") if entry.is_dir())) or "no folders"
-            raise ModelError(
-                f"The model folder {path} has no part '{part}' (found: {found}); a model needs {', '.join(CONFIGS)}"
-            )
+            inner = next((each.parent for each in sorted(path.glob(f"*/{part}"))), None)
+            needs = f"a model needs {', '.join(CONFIGS)}" if inner is None else f"one with it is below: give {inner}"
+            raise ModelError(f"The model folder {path} has no part '{part}' (found: {found}); {needs}")
         if not (path / part / config).is_file():
             raise ModelError(f"The part '{part}' of the model folder {path} lacks {config}; copy the model again")
         _check_config(path / part / config, part)

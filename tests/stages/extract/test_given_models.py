@@ -132,6 +132,11 @@ def test_files_of_another_kind_or_half_a_part_are_reported(copied, damage, words
         resolve_model(str(copied))
 
 
+def test_a_folder_above_the_model_names_it(copied):
+    with pytest.raises(ModelError, match=re.escape(f"give {copied}")):
+        resolve_model(str(copied.parent))
+
+
 def test_shards_without_their_index_are_reported(copied):
     weights = copied / "unet" / WEIGHTS["unet"]
     weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
