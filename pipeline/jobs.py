@@ -117,7 +117,7 @@ def prepare(
     summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
     if faults:
         again = "copy them again from their source" if dataset == FOLDER else "download them again"
-        advice = f"Replace these files ({again}), then run the same command."
+        advice = f"Mend or replace these files ({again}), then run the same command."
         if done.incomplete < done.frames:
             advice += (
                 f" Or index the other {done.frames - done.incomplete} frames: the option --allow-missing leaves the"

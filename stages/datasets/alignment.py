@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 from PIL import Image
 
 from ...progress import track
+from .decoding import to_rgb
 from .index import FrameIndex
 from .readers import READERS
 from .sweeps import Sweep
@@ -66,7 +67,9 @@ class Alignment:
 
 def measure_alignment(index: FrameIndex) -> list[Alignment]:
     """Returns the best shift of each camera over some of its frames, with a progress bar; none without edges."""
-    count = min(_FRAMES, len(index.frames.key)) if index.cameras else 0
+    if not index.cameras:
+        return []
+    count = min(_FRAMES, len(index.frames.key))
     rows = np.linspace(0, len(index.frames.key) - 1, count).round().astype(int).tolist()
     scores: dict[str, list[Float64[np.ndarray, "shifts shifts"]]] = {}
     for row in track(rows, "comparing edges", len(rows), "frame"):
@@ -122,7 +125,7 @@ def _edges(index: FrameIndex, image: int) -> Float64[np.ndarray, "height width"]
     import cv2
 
     with Image.open(index.root / str(index.images.path[image])) as picture:
-        grey = np.asarray(picture.convert("L"))
+        grey = np.asarray(to_rgb(picture).convert("L"))
     lens = index.lens_of(image)
     if lens is not None:
         grey = lens.undistort(grey)

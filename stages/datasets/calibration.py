@@ -6,6 +6,7 @@
 | object | ``calib/000000.txt`` | P0 to P3 | R0_rect, Tr_velo_to_cam |
 | tracking | ``calib/0000.txt`` | P0 to P3 | R_rect, Tr_velo_cam |
 | raw | ``calib_cam_to_cam.txt`` | P_rect_00 to P_rect_03 | R_rect_00; R and T of ``calib_velo_to_cam.txt`` beside it |
+| KITTI-360 | ``perspective.txt`` | P_rect_00, P_rect_01 | R_rect_00; inverse of ``calib_cam_to_velo.txt`` beside it |
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ _ODOMETRY = (
 _COLOUR = ("image_2", "image_3")
 #: Rotation to the rectified camera 0, and camera 0 from LiDAR.
 _ROTATIONS, _POSES = ("R0_rect", "R_rect"), ("Tr_velo_to_cam", "Tr_velo_cam")
-_RAW_ROTATION, _RAW_POSE = "R_rect_00", "calib_velo_to_cam.txt"
+_RAW_ROTATION, _RAW_POSE, _INVERSE_POSE = "R_rect_00", "calib_velo_to_cam.txt", "calib_cam_to_velo.txt"
 
 
 class Calibration(NamedTuple):
@@ -73,6 +74,9 @@ def _reference(found: "_File", remedy: str) -> Float64[np.ndarray, "4 4"]:
     if pose is not None:
         rotation = next((name for name in _ROTATIONS if name in found.rows), _ROTATIONS[0])
         return found.pose(rotation) @ found.pose(pose)
+    inverse = found.path.with_name(_INVERSE_POSE)
+    if _RAW_ROTATION in found.rows and inverse.is_file():
+        return found.pose(_RAW_ROTATION) @ np.linalg.inv(_File(inverse, remedy).pose(inverse.stem))
     if _RAW_ROTATION in found.rows:
         lidar = _File(found.path.with_name(_RAW_POSE), remedy)
         camera_from_lidar = lidar.pose("R")
@@ -82,13 +86,15 @@ def _reference(found: "_File", remedy: str) -> Float64[np.ndarray, "4 4"]:
 
 
 class _File:
-    """The lines of a calibration file: names, with a colon or without, and numbers."""
+    """The lines of a calibration file: names, with a colon or without, and numbers; one line may have no name."""
 
     def __init__(self, path: Path, remedy: str, *, missing: str | None = None) -> None:
         self.path, self._remedy = path, remedy
         lines = read_text(path, "calibration", remedy, missing=missing).splitlines()
         parts = (line.partition(":" if ":" in line else " ") for line in lines)
         self.rows = {name.strip(): text.strip() for name, _, text in parts if name.strip()}
+        if len(lines) == 1 and ":" not in lines[0]:  # KITTI-360 writes the numbers alone
+            self.rows = {path.stem: lines[0]}
 
     def numbers(self, name: str, count: int) -> Float64[np.ndarray, "count"]:
         """Returns the ``count`` finite numbers in the line ``name``."""

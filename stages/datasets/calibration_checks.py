@@ -27,6 +27,8 @@ _ASPECT = 4.0
 #: Largest distance of the principal point from the image's centre along both axes in the same direction, as a fraction
 #: of the sides: one axis may be cropped, both are off if the intrinsics belong to another resolution.
 _OFF_CENTRE = 0.2
+#: Largest distance of the principal point from the centre of an image turned by a quarter, as a fraction of its sides.
+_TURNED = 0.05
 #: Smallest share of a straightened image that a lens leaves.
 _SHOWN = 0.1
 
@@ -79,7 +81,8 @@ def pose_fault(matrix: Float64[np.ndarray, "4 4"]) -> str | None:
 def intrinsics_fault(matrix: Float64[np.ndarray, "3 3"]) -> str | None:
     """Returns why ``matrix`` is no camera matrix, or None: positive focal lengths, zeros below, last row 0 0 1."""
     if not _is_invertible(matrix):
-        return f"cannot be inverted: {matrix.tolist()}"
+        never = "" if matrix.any() else ", as of a camera that was never calibrated"
+        return f"cannot be inverted: {matrix.tolist()}{never}"
     (focal_x, skew, _), (below, focal_y, _), last = matrix.tolist()
     zero = _ZERO * max(1.0, abs(focal_x))
     if last[:2] != [0, 0] and matrix[0, 2] == matrix[1, 2] == 0:
@@ -107,6 +110,12 @@ def size_fault(intrinsics: Float64[np.ndarray, "3 3"], size: tuple[int, int]) ->
     if not 1 / _ASPECT <= focal_x / focal_y <= _ASPECT:
         return f"have focal lengths {focal_x:g}, {focal_y:g}, which differ too much for {image}"
     off = (centre_x / width - 0.5, centre_y / height - 0.5)
+    turned = (centre_x / height - 0.5, centre_y / width - 0.5)
+    if max(map(abs, turned)) < _TURNED and max(map(abs, off)) > 2 * _TURNED:
+        return (
+            f"have the principal point ({centre_x:g}, {centre_y:g}), the centre of images of {height}x{width} pixels,"
+            f" and these have {width}x{height}: they were turned by a quarter; turn them back"
+        )
     if max(map(abs, off)) > 0.5 or (min(map(abs, off)) > _OFF_CENTRE and off[0] * off[1] > 0):
         return (
             f"have the principal point ({centre_x:g}, {centre_y:g}), implausible for {image}; intrinsics of images that"

@@ -53,6 +53,9 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _TAGGED, _ORIENTATION = ("JPEG", "MPO", "TIFF"), 0x0112
 _TURNED = "images carry an orientation tag (EXIF), which is ignored: calibrate for the pixels as they are stored"
 
+#: Suffixes that a file may have in place of its own.
+_SUFFIXES = (".png", ".PNG", ".jpg", ".JPG", ".jpeg", ".npy", ".npz", ".pcd", ".ply", ".bin", ".label")
+
 #: Remedy for a damaged file of a published data set.
 UNPACK = "unpack the download again"
 
@@ -127,7 +130,7 @@ def image_fault(path: Path, size: tuple[int, int], *, remedy: str = UNPACK) -> s
     decoding every image of a data set takes hours. A remark tells of an image that is tagged with an orientation.
     """
     if not path.is_file():
-        return f"the image is missing; {remedy}"
+        return f"the image is missing{_instead(path)}; {remedy}"
     try:
         found, kind, turned = _header(path)
         with path.open("rb") as file:
@@ -158,7 +161,7 @@ def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None,
     It must hold whole rows of ``row_bytes`` bytes: ``rows`` of them if given, else at least one.
     """
     if not path.is_file():
-        return f"the {what} is missing; {remedy}"
+        return f"the {what} is missing{_instead(path)}; {remedy}"
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
     if size == 0:
@@ -170,6 +173,12 @@ def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None,
     if rows is not None and size != rows * row_bytes:
         return f"the {what} has {size // row_bytes} entries, its sweep has {rows} points; unpack both again"
     return None
+
+
+def _instead(path: Path) -> str:
+    """Says that there is a file of the name of a missing one in another format."""
+    found = next((other.name for suffix in _SUFFIXES if (other := path.with_suffix(suffix)).is_file()), None)
+    return f" (there is {found})" if found else ""
 
 
 def run_checks(checks: Iterable[Check], total: int) -> Faults:

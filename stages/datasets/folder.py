@@ -4,8 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,23 @@ from ...errors import DataError, MissingDataError
 from .calibration_checks import check_calibration, lens_fault
 from .checks import Check, Faults, Remark, binary_fault, common_size, image_fault, run_checks
 from .folder_calibration import FolderCamera, read_folder_calibration
-from .folder_description import NAME, FolderDescription, Key, Names, find_files, likely_files, read_description
+from .folder_description import (
+    NAME,
+    FolderDescription,
+    Key,
+    find_files,
+    fitting,
+    frame_name,
+    likely_files,
+    read_description,
+)
 from .folder_labels import read_folder_labels
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .lens import Lens
+from .listing import names_apart
 from .projection import image_pixels as pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import COLUMNS, RawRows, Sweep, holds_doubles, load_sweep, points_fault, raw_fault, sweep_suffix
-from .texts import read_text
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
@@ -62,6 +70,11 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
             f"No file of {root} matches the pattern '{patterns[empty]}' of the {empty} in"
             f" {NAME}{likely_files(root, patterns[empty])}; correct it"
         )
+    named = {
+        kind: set(map(frame_name, found)) for kind, found in files.items() if kind != "labels" or not about.unlabelled
+    }
+    if apart := names_apart(named):
+        raise DataError(f"{root}: {apart}")
     keys = sorted(set[Key]().union(*files.values()))
     images, lenses = _images(root, about, keys, files, chosen)
     return FrameIndex(
@@ -132,22 +145,18 @@ def _described_rows(root: Path, about: FolderDescription, sweeps: Sequence[str])
     return {"columns": columns, **({"dtype": dtype} if dtype != "float32" else {})}
 
 
-def _name(key: Key) -> str:
-    return "/".join(part for part in key if part)
-
-
 def _frames(
     root: Path, about: FolderDescription, keys: Sequence[Key], files: Mapping[str, Mapping[Key, str]]
 ) -> FrameTable:
-    split, unlabelled = np.full(len(keys), "train"), _fitting(root, keys, "unlabelled", about.unlabelled)
+    split, unlabelled = np.full(len(keys), "train"), fitting(root, keys, "unlabelled", about.unlabelled)
     location = np.full(len(keys), "", dtype=f"<U{max(map(len, about.domains), default=1)}")
     for name, names in (("val", about.val), ("test", about.test)):
-        _assign(split, _fitting(root, keys, name, names), name, "train", keys)
+        _assign(split, fitting(root, keys, name, names), name, "train", keys)
     for name, names in about.domains.items():
-        _assign(location, _fitting(root, keys, f"domains.{name}", names), name, "", keys)
+        _assign(location, fitting(root, keys, f"domains.{name}", names), name, "", keys)
     labels = [_path(about.label_pattern, key, files["labels"]) if about.label_pattern else "" for key in keys]
     return FrameTable(
-        key=np.array([_name(key) for key in keys], str),
+        key=np.array([frame_name(key) for key in keys], str),
         scene=np.array([scene for scene, _ in keys], str),
         location=location,
         description=np.array(["" for _ in keys], str),
@@ -160,29 +169,9 @@ def _frames(
 def _assign(column: np.ndarray, chosen: np.ndarray, name: str, free: str, keys: Sequence[Key]) -> None:
     taken = np.flatnonzero(chosen & (column != free))
     if len(taken):
-        frame = _name(keys[int(taken[0])])
+        frame = frame_name(keys[int(taken[0])])
         raise DataError(f"Frame {frame} is in '{column[taken[0]]}' and in '{name}' by {NAME}; leave it in one")
     column[chosen] = name
-
-
-def _fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> np.ndarray:
-    """Which frames match ``names``; each name must match a frame."""
-    if isinstance(names, str):
-        lines = read_text(
-            root / names,
-            "list",
-            f"{NAME} names it under {kind}; write it with one name per line, or [{names}] if that is a frame or scene",
-        ).splitlines()
-        names = tuple(line.strip() for line in lines if line.strip())
-    chosen = np.zeros(len(keys), bool)
-    for name in names:
-        fits = np.array([fnmatchcase(key[0], name) or fnmatchcase(_name(key), name) for key in keys])
-        if not fits.any():
-            raise DataError(
-                f"No frame and no scene matches '{name}' under {kind} in {root / NAME}; correct or remove it"
-            )
-        chosen |= fits
-    return chosen
 
 
 def _path(pattern: str, key: Key, found: Mapping[Key, str]) -> str:
@@ -201,6 +190,7 @@ def _images(
     sizes: dict[tuple[str, ...], tuple[int, int]] = {}
     lenses: dict[tuple[str, str], Lens | None] = {}
     each = "{frame}" in str(about.calibration)  # then each image may have a size of its own
+    read = lru_cache(maxsize=1)(read_folder_calibration)
     rows = []
     for index, key in enumerate(keys):
         for camera in cameras:
@@ -211,13 +201,14 @@ def _images(
                 paths = [root / path for other, path in found.items() if other[0] == key[0]]
                 paths = paths or [root / path for path in found.values()]
                 sizes[sized] = common_size([root / found[key], *paths] if len(sized) > 2 else paths, root)
-            calibration = _calibration(root, _path(str(about.calibration), key, {}), camera, key[0], sizes[sized])
+            path = _path(str(about.calibration), key, {})
+            calibration = _calibration(read(root / path), path, camera, key[0], sizes[sized])
             if lenses.setdefault(scene, calibration.lens) != calibration.lens:
                 raise DataError(f"The lens of camera '{camera}' must be the same in all frames of scene '{key[0]}'")
             rows.append(
                 ImageRow(
                     frame=index,
-                    key=f"{camera}/{_name(key)}",
+                    key=f"{camera}/{frame_name(key)}",
                     camera=camera,
                     path=_path(about.images[camera], key, found),
                     size=sizes[sized],
@@ -230,15 +221,17 @@ def _images(
     return rows, {names[scene]: lens for scene, lens in lenses.items() if lens is not None}
 
 
-def _calibration(root: Path, path: str, camera: str, scene: str, size: tuple[int, int]) -> FolderCamera:
-    cameras = read_folder_calibration(root / path)
+def _calibration(
+    cameras: Mapping[str, FolderCamera], path: str, camera: str, scene: str, size: tuple[int, int]
+) -> FolderCamera:
     if camera not in cameras:
         raise DataError(f"{path} has no camera '{camera}'; it has {', '.join(cameras)} (see docs/data/folder.md)")
     found, where = cameras[camera], f"camera '{camera}' in {path}"
     if found.size not in (None, size):
         raise DataError(
             f"The calibration of {where} is for images of {found.size[0]}x{found.size[1]} pixels, they have"
-            f" {size[0]}x{size[1]}; scale it, or restore the images"
+            f" {size[0]}x{size[1]}; {'size is [width, height]' if found.size == size[::-1] else 'scale it'}, or restore"
+            " the images"
         )
     check_calibration(where, found.intrinsics, found.camera_from_lidar, size, "correct it (docs/data/folder.md)")
     if found.lens and (fault := lens_fault(found.lens, size)):

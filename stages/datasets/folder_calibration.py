@@ -6,7 +6,6 @@ key is an error, since ignoring it could move every point.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -46,7 +45,6 @@ class FolderCamera(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-@lru_cache(maxsize=1)
 def read_folder_calibration(path: Path) -> Mapping[str, FolderCamera]:
     """Returns the calibration of each camera in ``path``.
 
@@ -63,9 +61,11 @@ def read_folder_calibration(path: Path) -> Mapping[str, FolderCamera]:
     except ValueError as error:
         raise DataError(f"The calibration {path} is neither JSON nor YAML ({error}); write it again") from error
     if not isinstance(cameras, dict):
-        raise DataError(f"The calibration {path} must name cameras; it holds a {type(cameras).__name__}")
+        held = "nothing" if cameras is None else f"a {type(cameras).__name__}"
+        raise DataError(f"The calibration {path} must name cameras; it holds {held}")
     if kind := camera_file_kind(cameras):
-        entry = f'{{"CAMERA": {{"intrinsics": "{path.name}", "camera_from_lidar": [[4x4]]}}}}'
+        file = f"{path.name}:{next(iter(cameras))}" if kind.startswith("Kalibr") else path.name
+        entry = f'{{"CAMERA": {{"intrinsics": "{file}", "camera_from_lidar": [[4x4]]}}}}'
         raise DataError(
             f"The calibration {path} is a file of {kind}: it does not say where the LiDAR is. Write a calibration.json"
             f" beside it, and name that in dataset.yaml: {entry}"
@@ -79,7 +79,10 @@ def _camera(path: Path, name: str, values: Any) -> FolderCamera:
         raise DataError(f"{where} must have the keys {', '.join(_KEYS[:2])}; it is a {type(values).__name__}")
     for key in values:
         if key not in _KEYS:
-            raise DataError(f"{where} has the unknown key '{key}'; {nearest(str(key), _KEYS)}")
+            raise DataError(
+                f"{where} has the unknown key '{key}'; the keys are 'intrinsics', 'camera_from_lidar' (or its inverse"
+                " 'lidar_from_camera'), 'model', 'distortion' and 'size' (docs/data/folder.md)"
+            )
     if isinstance(values.get("intrinsics"), str):
         file, _, camera = str(values["intrinsics"]).partition(":")
         found = read_camera_file(path.parent / file, camera or name)

@@ -2,11 +2,15 @@
 
 import glob
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
+import numpy as np
+from jaxtyping import Bool
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
@@ -19,7 +23,16 @@ from .raw_columns import RawType
 from .ros_bags import BAG_SUFFIX, list_clouds
 from .texts import read_text
 
-__all__ = ["NAME", "FolderDescription", "Key", "find_files", "likely_files", "read_description"]
+__all__ = [
+    "NAME",
+    "FolderDescription",
+    "Key",
+    "find_files",
+    "fitting",
+    "frame_name",
+    "likely_files",
+    "read_description",
+]
 
 NAME = "dataset.yaml"
 
@@ -47,6 +60,15 @@ def _keys(value: object) -> object:
 Names = Annotated[tuple[str, ...] | str, BeforeValidator(_names)]
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(lambda pattern: PurePosixPath(pattern).as_posix())]
+
+_QUOTES = ". Patterns within brackets or braces need quotes"
+#: Words in a complaint about YAML -> what to do.
+_HINTS = {
+    "flow ": _QUOTES,
+    "unhashable": _QUOTES,
+    "unknown escape": ". Separate folders by '/', not by a backslash",
+    "'\\t'": ". Indent by spaces, not by tabs",
+}
 
 _FIELD = re.compile(r"\{(\w+)\}|(\*)")
 
@@ -98,6 +120,9 @@ class FolderDescription(Settings):
         outside = [pattern for pattern in patterns if pattern is not None and _leads_out(pattern)]
         if outside:
             faults.append(f"'{outside[0]}' leads out of the folder; name files in it (a link there may lead elsewhere)")
+        windows = next((pattern for pattern in patterns if pattern and "\\" in pattern), None)
+        if windows:
+            faults.append(f"'{windows}' has a backslash; separate folders by '/', on Windows too")
         unknown = {*fields, *_fields(self.calibration or "")} - {"scene", "frame"}
         if unknown:
             faults.append(f"{{{sorted(unknown)[0]}}} is unknown; patterns have the fields {{scene}} and {{frame}}")
@@ -133,22 +158,30 @@ def read_description(root: Path) -> FolderDescription:
         DataError: it is not YAML, or is invalid; the message lists all faults.
     """
     path = root / NAME
-    text = read_text(path, "description", "write it again (docs/data/folder.md)")
+    found = _parsed(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds a {type(found).__name__} instead of keys such as 'sweeps'; write it again")
     try:
-        return FolderDescription.model_validate(parse_yaml(text, words=True) or {})
+        return FolderDescription.model_validate(found)
     except ValidationError as error:
         faults = [f"  {_fault(fault)}" for fault in error.errors()]
         raise DataError("\n".join([f"{path} is invalid (docs/data/folder.md describes it):", *faults])) from error
+
+
+def _parsed(path: Path) -> object:
+    text = read_text(path, "description", "write it again (docs/data/folder.md)")
+    try:
+        return parse_yaml(text, words=True) or {}
     except ValueError as error:
-        quotes = ". Patterns within brackets or braces need quotes" if "{" in str(error) else ""
-        raise DataError(f"{path} is not valid YAML: {error}{quotes}") from error
+        hint = next((hint for sign, hint in _HINTS.items() if sign in str(error)), "")
+        raise DataError(f"{path} is not valid YAML: {error}{hint}") from error
 
 
 def _fault(fault: ErrorDetails) -> str:
     dotted = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"{dotted}: unknown key; {nearest(dotted, FolderDescription.model_fields)}"
-    return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}"
+    return f"{dotted}{': ' if dotted else ''}{fault['msg'].removeprefix('Value error, ')}"
 
 
 def find_files(root: Path, pattern: str) -> dict[Key, str]:
@@ -196,6 +229,41 @@ def _is_hidden(path: Path, pattern: str) -> bool:
     """Whether a part of ``path`` is hidden that is not so by the pattern."""
     parts = zip(path.parts, PurePosixPath(pattern).parts, strict=False)
     return any(is_hidden(Path(part)) and not is_hidden(Path(wanted)) for part, wanted in parts)
+
+
+def frame_name(key: Key) -> str:
+    """Returns the name of a frame in an index: scene and frame."""
+    return "/".join(part for part in key if part)
+
+
+def fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> Bool[np.ndarray, "frames"]:
+    """Returns which frames match ``names`` under the key ``kind``; each name must match a frame.
+
+    Raises:
+        MissingDataError: ``names`` is a file, which is missing.
+        DataError: a name matches none.
+    """
+    if isinstance(names, str):
+        lines = read_text(
+            root / names,
+            "list",
+            f"{NAME} names it under {kind}; write it with one name per line, or [{names}] if that is a frame or scene",
+        ).splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
+    chosen = np.zeros(len(keys), bool)
+    for name in names:
+        fits = np.array([_fits(key[0], name) or _fits(frame_name(key), name) for key in keys])
+        if not fits.any():
+            raise DataError(
+                f"No frame and no scene matches '{name}' under {kind} in {root / NAME}; correct or remove it"
+            )
+        chosen |= fits
+    return chosen
+
+
+def _fits(found: str, name: str) -> bool:
+    """Whether ``name`` is, or is a glob of, what a disk calls ``found``: a Mac's takes umlauts apart."""
+    return fnmatchcase(unicodedata.normalize("NFC", found), unicodedata.normalize("NFC", name))
 
 
 def likely_files(root: Path, pattern: str) -> str:

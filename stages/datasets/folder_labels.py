@@ -12,6 +12,8 @@ from jaxtyping import Int64, UInt16
 
 from ...errors import DataError, MissingDataError, Xd3dError
 from .arrays import load_array
+from .foreign_files import is_text
+from .label_files import other_type
 from .ply import parse_ply
 from .point_files import parse_las, parse_pcd
 from .raw_columns import COLUMNS, RawType
@@ -84,6 +86,10 @@ def _values(path: Path, points: int | None, field: Field, dtype: RawType) -> np.
         return _array(path, np.frombuffer(content, kind).reshape(points, -1), field)
     if suffix == ".txt":
         return np.loadtxt(content.decode("utf-8-sig").splitlines(), ndmin=1)
+    if suffix != ".bin" and is_text(content):
+        raise ValueError("it is text; name it .txt, with one number per line")
+    if suffix not in (".bin", ".label") and points and len(content) not in (2 * points, 4 * points, 8 * points):
+        raise ValueError(f"labels are no files of '{suffix}'; save them as .npy, .txt or .label")
     return _raw(content, points or 0, _RAW.get(suffix, "<u4"))
 
 
@@ -102,7 +108,10 @@ def _raw(content: bytes, points: int, dtype: str) -> np.ndarray:
         raise ValueError(f"it has one byte for each of {points} points; name it .bin, or write uint32")
     if not content or len(content) % used.itemsize:
         raise ValueError(f"it is truncated: {len(content)} bytes, not a multiple of {used.itemsize}")
-    return np.frombuffer(content, used)
+    values = np.frombuffer(content, used)
+    if used.itemsize == 4 and (found := other_type(values)):
+        raise ValueError(f"its numbers are {found}; write uint32, in little-endian order")
+    return values
 
 
 def _are_halves(values: UInt16[np.ndarray, "labels"]) -> bool:
@@ -118,9 +127,14 @@ def _array(path: Path, array: np.ndarray, field: Field) -> np.ndarray:
     if wide and isinstance(field, int) and field < array.shape[1]:
         return array[:, field]
     if wide or array.ndim not in (1, 2) or array.dtype.kind not in "iufb":
+        needs = (
+            "its rows sum to 1, so they are one-hot or probabilities: save their argmax(axis=1)"
+            if wide and array.dtype.kind in "iufb" and np.allclose(array.sum(axis=1), 1)
+            else "or the number of the column of labels (from 0): 'label_field' in dataset.yaml"
+        )
         raise DataError(
             f"The label file {path} holds an array {list(array.shape)} of {array.dtype}; it needs one number per point,"
-            " or the number of the column of labels (from 0): 'label_field' in dataset.yaml"
+            f" {needs}"
         )
     return array.reshape(-1)
 

@@ -8,9 +8,9 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["BAGS", "LFS_POINTER", "foreign_kind"]
+__all__ = ["BAGS", "foreign_kind", "is_text"]
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _HEAD = 4096  #: bytes that are looked at
 _ANNEX = b"/annex/objects/"
@@ -61,7 +61,7 @@ def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) 
         except OSError:
             return None
     head = head[:_HEAD]
-    if head.startswith(LFS_POINTER):
+    if head.startswith(_LFS_POINTER):
         return "is a pointer of Git LFS, not the file itself; get it with: git lfs pull"
     if head.startswith(_ANNEX):
         return "is a pointer of git-annex, not the file itself; get it with: git annex get"
@@ -70,7 +70,7 @@ def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) 
             if head.startswith(magics):
                 return f"is a {suffix} file; give it that suffix"
         wide = sweep or path.suffix.lower() != ".bin"
-        if wide and len(head) >= _FEWEST and not head.translate(None, _PRINTABLE):
+        if wide and is_text(head):
             return "is text, and raw numbers are expected; give it the suffix .txt, or save it with numpy"
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")) or (start.startswith(b"<?xml") and b"<error>" in start):
@@ -83,6 +83,11 @@ def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) 
         if head.startswith(magic) and (suffix != ".gz" or _unpacks(head)):
             return f"is packed ({suffix}); unpack it: {_unpack(path, suffix, command)}"
     return None
+
+
+def is_text(content: bytes) -> bool:
+    """Whether ``content`` is of ASCII characters alone, and long enough to tell."""
+    return len(content) >= _FEWEST and not content[:_HEAD].translate(None, _PRINTABLE)
 
 
 def _unpacks(head: bytes) -> bool:

@@ -6,15 +6,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt, UInt8
+from jaxtyping import Int64, UInt, UInt8, UInt32
 from PIL import Image
 
 from ...errors import DataError, MissingDataError
 from .checks import UNDECODABLE, Check, Faults, binary_fault, image_fault, run_checks
 from .index import FrameIndex
-from .sweeps import RawRows, holds_doubles, raw_fault
+from .sweeps import RawRows, check_columns, holds_doubles, raw_fault
 
-__all__ = ["ColourTable", "check_raw_files", "label_fault", "read_colours", "read_raw_labels"]
+_LOOKED_AT = 8  #: sweeps whose values tell their columns
+
+__all__ = ["ColourTable", "check_raw_files", "label_fault", "other_type", "read_colours", "read_raw_labels"]
 
 
 def read_raw_labels(path: Path, dtype: str) -> UInt[np.ndarray, "points"]:
@@ -51,8 +53,11 @@ def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int]
     if fault or ids is None:
         return fault
     counts = np.bincount(read_raw_labels(path, dtype), minlength=max(ids) + 1)
+    zeros = counts[0] == counts.sum()
     counts[list(ids)] = 0
     unknown = np.flatnonzero(counts)
+    if dtype == "<u4" and (zeros or len(unknown)) and (found := other_type(np.fromfile(path, dtype))):
+        return f"the numbers in the label file are {found}, and uint32 are expected; convert them with numpy"
     if not len(unknown):
         return None
     return (
@@ -61,8 +66,26 @@ def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int]
     )
 
 
+def other_type(stored: UInt32[np.ndarray, "points"]) -> str | None:
+    """Returns what labels read as uint32 are instead, or None; of such labels the lower 16 bits would always be 0."""
+    labels = stored[stored != 0]
+    if not len(labels):
+        return None
+    with np.errstate(invalid="ignore"):
+        floats = labels.view("<f4")
+        if ((np.abs(floats) < 1 << 32) & (np.abs(floats) >= 1) & (floats == np.round(floats))).all():
+            return "of float32"
+    return None if (labels & 0xFFFF).any() else "in big-endian order"
+
+
 def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collection[int]) -> Faults:
-    """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``."""
+    """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``.
+
+    Raises:
+        DataError: the values of one of a few sweeps say that they have other columns.
+    """
+    for sweep in index.frames.sweep[:: max(1, -(-len(index.frames.sweep) // _LOOKED_AT))]:
+        check_columns(index.root / str(sweep), columns)
     files = len(index.frames.key) + np.count_nonzero(index.frames.labels != "") + len(index.images.key)
     return run_checks(_checks(index, columns, dtype, ids), int(files))
 

@@ -7,10 +7,11 @@ copy of exists.
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "find_stems", "is_hidden", "stems", "without_copies"]
+__all__ = ["IMAGE_SUFFIXES", "find_stems", "is_hidden", "names_apart", "stems", "without_copies"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,17 @@ def without_copies(paths: Iterable[Path]) -> list[Path]:
 
 def _original(path: Path) -> Path:
     return path.with_name(_COPY.sub("", path.stem) + path.suffix)
+
+
+def names_apart(named: Mapping[str, Collection[str]]) -> str | None:
+    """Returns a clause on two kinds of files that have no name of a frame in common; None if all belong together."""
+    for (one, first), (other, second) in combinations(named.items(), 2):
+        if first and second and not set(first) & set(second):
+            return (
+                f"files of {one} and of {other} have no name in common, such as '{min(first)}' and '{min(second)}';"
+                " what belongs to one frame needs one name: rename or link the files (of time stamps, the nearest)"
+            )
+    return None
 
 
 def find_stems(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """nuScenes with lidarseg labels: builds an index from the official tables, and checks and reads the files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
@@ -39,6 +39,7 @@ LABEL_SUFFIX = "_lidarseg.bin"
 
 _PUBLISHED = ("CAM_FRONT",)
 _LIDAR = "LIDAR_TOP"
+_ALLOW = "Or leave out what is incomplete: xd3d prepare --allow-missing"
 _COLUMNS = COLUMNS[".pcd.bin"]
 
 
@@ -47,6 +48,7 @@ def build_index(
     *,
     version: str | None = None,
     cameras: str | Sequence[str] | None = None,
+    allow_missing: bool = False,
     follow_links: bool = False,
 ) -> FrameIndex:
     """Indexes the keyframes of a nuScenes data root, sorted by scene and time.
@@ -55,7 +57,8 @@ def build_index(
 
     ``cameras``: names, in one string with commas or as a sequence; "all" selects every camera of the root.
     None selects ``CAM_FRONT``, as in the published settings.
-    ``frames.split`` is the official split of the scene: "train", "val", or "test" (without labels).
+    ``frames.split`` is the official split of the scene: "train", "val", or "test" (without labels). ``allow_missing``
+    leaves keyframes out of which the tables have no labels, or no record of a sensor.
 
     Raises:
         MissingDataError: the root, the version or a table is missing.
@@ -74,6 +77,8 @@ def build_index(
         )
         tables = read_keyframes(root / version, channels, {_LIDAR, *chosen})
         samples = sorted(tables.samples, key=lambda s: (tables.scenes[s["scene_token"]]["name"], s["timestamp"]))
+        left_out = _incomplete(tables, samples, chosen, labels) if allow_missing else {}
+        samples = [sample for sample in samples if sample["token"] not in left_out]
         safe = partial(safe_path, root, follow_links=follow_links)
         frames = _frame_table(tables, samples, labels, safe)
         poses = _Poses(tables)
@@ -89,10 +94,16 @@ def build_index(
             f"The tables in {root / version} are inconsistent (missing or of a wrong type: {error!r});"
             " unpack the metadata of one version again"
         ) from error
-    if not samples:
+    if not samples and not left_out:
         raise DataError(f"The tables in {root / version} hold no keyframe; unpack the metadata again")
     return FrameIndex(
-        dataset="nuscenes", version=version, root=root, cameras=chosen, frames=frames, images=ImageTable.of(rows)
+        dataset="nuscenes",
+        version=version,
+        root=root,
+        cameras=chosen,
+        frames=frames,
+        images=ImageTable.of(rows),
+        left_out=left_out,
     )
 
 
@@ -169,7 +180,8 @@ def _frame_table(
     if unlabelled:
         raise DataError(
             f"lidarseg.json names no label file for {len(unlabelled)} of {len(samples)} keyframes, {unlabelled[0]}"
-            " among them, which are of train and val scenes; unpack the nuScenes-lidarseg of this version again"
+            " among them, which are of train and val scenes; unpack the nuScenes-lidarseg of this version again."
+            f" {_ALLOW}"
         )
     return FrameTable(
         key=np.array([sample["token"] for sample in samples], str),
@@ -196,11 +208,27 @@ def _record(tables: KeyframeTables, sample: Record, channel: str) -> Record:
     record = records.get(channel)
     if record is None:
         present = ", ".join(sorted(records)) or "none"
+        other = "choose other cameras (--cameras)" if channel != _LIDAR else f"call its channel {_LIDAR} in sensor.json"
         raise DataError(
             f"Keyframe {sample['token']} has no record of {channel} in sample_data.json; it has: {present}."
-            " Unpack the metadata again, or choose other cameras (--cameras)"
+            f" Unpack the metadata again, or {other}. {_ALLOW}"
         )
     return record
+
+
+def _incomplete(
+    tables: KeyframeTables, samples: Sequence[Record], cameras: Sequence[str], labels: Collection[str]
+) -> dict[str, str]:
+    """The keyframes that lack a record, or labels that their split should have, with the reason."""
+    tested, found = _official_splits("test"), dict[str, str]()
+    for sample in samples:
+        records, scene = tables.records[sample["token"]], tables.scenes[sample["scene_token"]]["name"]
+        absent = [channel for channel in (_LIDAR, *cameras) if records.get(channel) is None]
+        if absent:
+            found[sample["token"]] = f"sample_data.json has no record of its {', '.join(absent)}"
+        elif scene not in tested and _record(tables, sample, _LIDAR)["token"] not in labels:
+            found[sample["token"]] = "lidarseg.json names no label file"
+    return found
 
 
 def _image_row(

@@ -91,7 +91,7 @@ def label_paths(root: Path, version: str) -> dict[str, str]:
             " it brings lidarseg.json, a new category.json and the label files"
         )
     try:
-        labels = {str(row["sample_data_token"]): str(row["filename"]) for row in stream_rows(path)}
+        labels = {str(row["sample_data_token"]): str(PurePosixPath(row["filename"])) for row in stream_rows(path)}
         names = {row.get("index"): row["name"] for row in stream_rows(root / version / "category.json")}
     except (KeyError, TypeError) as error:
         raise DataError(
@@ -136,4 +136,6 @@ def safe_path(root: Path, relative: str, table: str, *, follow_links: bool = Fal
 
 
 def _versions(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("v1.0-*") if path.is_dir())
+    """The versions in ``folder``; its folder of labels has folders of these names too."""
+    labels = folder.name in ("lidarseg", "panoptic")
+    return [] if labels else sorted(path.name for path in folder.glob("v1.0-*") if path.is_dir())

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ...files import write_bytes
+from .decoding import to_rgb
 from .index import FrameIndex
 from .readers import READERS
 from .visibility import View, seen_points
@@ -42,7 +43,7 @@ def _tile(index: FrameIndex, view: View) -> UInt8[np.ndarray, "height width 3"]:
     import cv2
 
     with Image.open(index.root / str(index.images.path[view.image])) as picture:
-        stored = np.asarray(picture.convert("RGB"))
+        stored = np.asarray(to_rgb(picture))
     lens = index.lens_of(view.image)
     straight = stored if lens is None else lens.undistort(stored)
     scale = _WIDTH / straight.shape[1]

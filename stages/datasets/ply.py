@@ -59,8 +59,11 @@ def parse_ply(content: bytes, path: Path, choose: Choose = coordinates) -> Float
     except (ValueError, KeyError, IndexError) as error:
         raise DataError(f"The header of {path} is damaged ({error!r}); write the file again") from error
     kinds = [element.name for element in elements]
-    if "vertex" not in kinds or not {"x", "y", "z"} <= elements[kinds.index("vertex")].properties.keys():
-        raise DataError(f"{path} has no vertices with x, y and z; its elements are: {', '.join(kinds) or 'none'}")
+    if "vertex" not in kinds:
+        raise DataError(f"{path} has no element 'vertex'; its elements are: {', '.join(kinds) or 'none'}")
+    named = elements[kinds.index("vertex")].properties
+    if not {"x", "y", "z"} <= named.keys():
+        raise DataError(f"{path} has no vertices with x, y and z; their properties are: {', '.join(named) or 'none'}")
     before, vertices = elements[: kinds.index("vertex")], elements[kinds.index("vertex")]
     if not all(element.is_flat for element in (*before, vertices)):
         raise DataError(f"{path} has lists in or before its vertices; write the points alone")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
@@ -14,7 +15,9 @@ from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .alignment import Alignment, measure_alignment
 from .catalogue import FOLDER
 from .checks import Faults, FileFault
-from .folder_description import NAME
+from .decoding import warn_if_dark
+from .folder_description import NAME, read_description
+from .folder_labels import NO_LABEL
 from .index import FrameIndex
 from .pictures import draw_views
 from .reader_arguments import name_some
@@ -25,6 +28,9 @@ from .visibility import View, check_views, view_scenes
 __all__ = ["PrepareSummary", "prepare_dataset"]
 
 log = logging.getLogger(__name__)
+
+#: Share of the labels that may be of ids that a description names neither under classes nor under ignore; 0 apart.
+_UNNAMED = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,7 @@ def prepare_dataset(
     splits = {domain: counts for domain, counts in split_counts(index).items() if any(counts.values())}
     if not faults:
         _check_classes(index)
+        warn_if_dark(index)
         _check_splits(index, splits)
         index.save(index_folder)
     return PrepareSummary(
@@ -161,6 +168,8 @@ def _none_complete(incomplete: Mapping[str, str]) -> MissingDataError:
 def _check_classes(index: FrameIndex) -> None:
     """Checks that the labels of a user's folder hold ids of its classes, in one frame of each scene.
 
+    Many labels of ids that the description does not name are a warning.
+
     Raises:
         DataError: they hold none; the message names the ids of both.
     """
@@ -170,14 +179,24 @@ def _check_classes(index: FrameIndex) -> None:
     reader = READERS[index.dataset]
     _, first = np.unique(index.frames.scene[labelled], return_index=True)
     rows = labelled[first].tolist()
-    found = [np.unique(reader.read_labels(index, row, reader.read_sweep(index, row))) for row in rows]
-    present = np.unique(np.concatenate(found)).tolist()
+    counts = Counter[int]()
+    for row in rows:
+        labels = reader.read_labels(index, row, reader.read_sweep(index, row))
+        counts.update(dict(zip(*(each.tolist() for each in np.unique(labels, return_counts=True)), strict=True)))
     wanted = {number for ids in index.described["classes"].values() for number in ids}
-    if not wanted & set(present):
-        named, held = (name_some([str(number) for number in ids]) for ids in (sorted(wanted), present))
+    if not wanted & set(counts):
+        named, held = (name_some([str(number) for number in sorted(ids)]) for ids in (wanted, counts))
         raise DataError(
             f"No label in the first frames of {len(rows)} scenes is of a class: {NAME} names the ids {named}, the files"
             f" hold {held}; correct 'classes' (or label_field)"
+        )
+    known = wanted | {0, NO_LABEL, *read_description(index.root).ignore}
+    others = [(number, count / counts.total()) for number, count in counts.most_common() if number not in known]
+    if sum(share for _, share in others) > _UNNAMED:
+        log.warning(
+            "In the first frames of %d scenes, labels of the ids %s are of no class and are ignored; name each under"
+            " 'classes' or 'ignore' in %s",
+            *(len(rows), name_some([f"{number} ({share:.1%})" for number, share in others]), index.root / NAME),
         )
 
 

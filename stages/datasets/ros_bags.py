@@ -110,7 +110,13 @@ def _points(message: Any, path: Path) -> np.ndarray:
             "itemsize": message.point_step,
         }
     )
-    rows = np.frombuffer(bytes(message.data), np.uint8).reshape(message.height, message.row_step)
-    used = np.ascontiguousarray(rows[:, : message.width * message.point_step])
+    content, across = np.frombuffer(bytes(message.data), np.uint8), message.width * message.point_step
+    step = across if len(content) == message.height * across else message.row_step  # some drivers write a wrong one
+    if len(content) != message.height * step or step < across:
+        raise DataError(
+            f"The cloud {path} has {len(content)} bytes, and its header says {message.height} rows of {message.width}"
+            f" points of {message.point_step} bytes; record it again, or leave it out"
+        )
+    used = np.ascontiguousarray(content.reshape(message.height, step)[:, :across])
     table = used.reshape(-1).view(dtype)
     return np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)

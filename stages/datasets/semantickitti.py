@@ -3,6 +3,7 @@
 The root is the folder that holds ``dataset/sequences`` (or ``sequences``), as the downloads unpack.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from ...errors import DataError
 from .calibration import KITTI_REMEDY, Calibration, read_calibration
 from .calibration_checks import check_calibration
 from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
-from .listing import IMAGE_SUFFIXES, find_stems, stems
+from .listing import IMAGE_SUFFIXES, find_stems, names_apart, stems
 from .projection import image_pixels
 from .reader_arguments import check_level, choose_cameras, refuse_version
 from .sweeps import Sweep
@@ -32,13 +34,15 @@ from .velodyne import (
 
 __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
 
+log = logging.getLogger(__name__)
+
 #: The left and the right colour camera.
 CAMERAS = ("image_2", "image_3")
 
 _PUBLISHED = ("image_2",)
 
 #: The official split of the benchmark; sequences after 10 come without labels.
-_VALIDATION, _LABELLED = "08", 11
+_VALIDATION, _LABELLED, _LAST = "08", 11, 21
 
 _KITTI = "https://www.cvlibs.net/datasets/kitti/eval_odometry.php"
 _COLOUR = f"unpack data_odometry_color.zip ({_KITTI}), or index without images: --cameras none"
@@ -78,6 +82,13 @@ def build_index(
     recordings, left_out = complete_recordings(
         _sequences(root), partial(_recording, cameras=chosen), allow_missing=allow_missing
     )
+    others = [part.scene for part in recordings if int(part.scene) > _LAST and (part.folder / LABELS).is_dir()]
+    if others:
+        log.warning(
+            "Labels of the sequences %s are not read, which are none of the benchmark's 00 to 21; call them 00 to 10,"
+            " or describe them as a folder of your own (docs/data/folder.md)",
+            ", ".join(others),
+        )
     images: list[ImageRow] = []
     frame = 0
     for recording in recordings:
@@ -116,9 +127,12 @@ def _recording(folder: Path, cameras: Sequence[str]) -> Recording:
     labelled = int(folder.name) < _LABELLED
     kinds = (VELODYNE, *((LABELS,) if labelled else ()), *cameras)
     require_folders(folder, [(kind, _DOWNLOADS[kind]) for kind in kinds])
-    names = stems(folder / VELODYNE, ".bin").union(*(find_stems(folder / camera, IMAGE_SUFFIXES) for camera in cameras))
-    if labelled:
-        names |= stems(folder / LABELS, ".label")
+    named = {VELODYNE: stems(folder / VELODYNE, ".bin")}
+    named |= {LABELS: stems(folder / LABELS, ".label")} if labelled else {}
+    named |= {camera: set(find_stems(folder / camera, IMAGE_SUFFIXES)) for camera in cameras}
+    if apart := names_apart(named):
+        raise DataError(f"{folder}: {apart}")
+    names = set[str]().union(*named.values())
     _views(folder, cameras)
     split = "test" if not labelled else "val" if folder.name == _VALIDATION else "train"
     return Recording(folder=folder, scene=folder.name, split=split, stems=tuple(sorted(names)), labelled=labelled)

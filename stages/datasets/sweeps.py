@@ -34,6 +34,7 @@ __all__ = [
     "SWEEP_SUFFIXES",
     "RawRows",
     "Sweep",
+    "check_columns",
     "holds_doubles",
     "load_sweep",
     "points_fault",
@@ -68,6 +69,9 @@ _RETURNS, _ALIKE, _EMPTY = 0.001, 0.01, 0.95
 
 #: Points of a sweep, evenly taken, in which a point that occurs again and again is looked for.
 _SAMPLE = 512
+
+#: Numbers of a point in an array; one of fewer rows and more columns is transposed.
+_MOST_COLUMNS = 64
 
 #: Metres from the middle of a sweep beyond which a LiDAR sees nothing, and the share of points that may lie there.
 _REACH, _STRAYS = 10_000.0, 0.01
@@ -217,6 +221,23 @@ def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK) -> str | Remar
     return fault or points_fault(lambda: load_sweep(path, columns=rows.columns, dtype=rows.dtype))
 
 
+def check_columns(path: Path, columns: int) -> None:
+    """Checks that the values of a sweep of float32 do not say that it has other columns, which may fit its size.
+
+    Raises:
+        DataError: they do.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    if foreign_kind(path, content, sweep=True) or holds_doubles(content):
+        return  # that is told by the check of the file
+    found = guess_columns(np.frombuffer(content, "<f4", len(content) // 4), columns)
+    if found != columns:
+        raise DataError(
+            f"The values of the sweep {path} repeat after {found} numbers, and {columns} per point are expected;"
+            f" convert them, or describe them as a folder of your own, with 'columns: {found}' (docs/data/folder.md)"
+        )
+
+
 def holds_doubles(content: bytes) -> bool:
     """Whether the ``content`` of a raw sweep is of float64, by its values."""
     return are_doubles(np.frombuffer(content, "<f4", len(content) // 4))
@@ -281,7 +302,9 @@ def _raw_rows(content: bytes, path: Path, columns: int | None, dtype: RawType | 
 
 
 def _raw(content: bytes, path: Path, rows: RawRows) -> np.ndarray:
-    if not content or len(content) % rows.bytes:
+    if not content:
+        raise DataError(f"The sweep {path} is empty; copy it again, or leave it out")
+    if len(content) % rows.bytes:
         raise DataError(
             f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of"
             f" {rows.bytes} ({rows}); copy it again"
@@ -305,6 +328,11 @@ def _npy(content: bytes, path: Path) -> np.ndarray:
         raise DataError(
             f"The sweep {path} holds an array {list(array.shape)} of {array.dtype}; it needs numbers of shape"
             " [points, 3 or more], x, y and z first"
+        )
+    if len(array) <= _MOST_COLUMNS < array.shape[1]:
+        raise DataError(
+            f"The sweep {path} holds an array {list(array.shape)}, with a point per column; save its transpose, of"
+            " shape [points, 3 or more]"
         )
     return array[:, :3].astype(array.dtype.newbyteorder("="))
 

@@ -47,6 +47,12 @@ _DTYPES = {_NUSCENES: "u1", _KITTI: "<u4"}
 #: The benchmark's split of SemanticKITTI, in the format of its evaluator.
 _KITTI_SPLIT = {"train": [*range(8), 9, 10], "valid": [8], "test": [*range(11, 22)]}
 
+#: Sweeps of the benchmark's test sequences.
+_KITTI_SWEEPS = {
+    **{"11": 921, "12": 1061, "13": 3281, "14": 631, "15": 1901, "16": 1731},
+    **{"17": 491, "18": 1801, "19": 4981, "20": 831, "21": 2721},
+}
+
 
 def require_official(dataset: str) -> None:
     """Check that there is an official file format for predictions on ``dataset``.
@@ -127,7 +133,13 @@ def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_poin
         tested = {str(scene) for scene in index.frames.scene if (out / "sequences" / str(scene)).is_dir()}
         absent = [f"{number}" for number in _KITTI_SPLIT["test"] if str(number) not in tested]
         partial = 0 < len(absent) < len(_KITTI_SPLIT["test"])
+        short = [
+            f"{name} ({count} of {whole})"
+            for name, whole in _KITTI_SWEEPS.items()
+            if name in tested and (count := len(list((out / f"sequences/{name}/predictions").iterdir()))) < whole
+        ]
         return [
+            *([f"the benchmark takes every sweep, and some are missing: of {', '.join(short)}"] if short else []),
             *([f"the benchmark takes sequences 11 to 21, and {', '.join(absent)} are missing"] if partial else []),
             *([f"the classes of {merge.name} are not the benchmark's: {config}"] if merged else []),
             *([] if every_point else ["points without a class are counted as errors"]),

@@ -24,6 +24,7 @@ from torch.nn.functional import avg_pool2d, pad
 from ...cache.views import HFLIP, IDENTITY, split_row, view_key
 from ...errors import DataError, MissingDataError
 from ..datasets.checks import UNDECODABLE
+from ..datasets.decoding import to_rgb
 from ..datasets.index import FrameIndex
 from ..datasets.lens import Lens
 from ..datasets.memory import MemoryIndex
@@ -41,8 +42,6 @@ __all__ = [
 
 IMAGE_METHOD = "pillow bilinear, pad replicate"  #: goes into the fingerprint
 RGB_STRIDE = 4  #: pixels a cell of the ``rgb`` tap spans
-
-EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 
 
 STRENGTH, HUE = 0.4, 0.1  #: factors are drawn from 1 -+ 0.4; the hue turns by up to a tenth of the circle
@@ -77,7 +76,7 @@ def load_image(
                 if decoding == "scaled" and lens is None:
                     image.draft("RGB", image_size[::-1])
                 image.load()
-                picture = _to_rgb(image)
+                picture = to_rgb(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file is missing; run 'xd3d prepare' to list what is incomplete") from error
     except UNDECODABLE as error:
@@ -113,15 +112,6 @@ def shrink_to_stride(images: UInt8[Tensor, "batch 3 height width"]) -> UInt8[Ten
     """Averages blocks of 4x4 pixels (the ``rgb`` tap); blocks at the edge average the pixels inside the image."""
     means = avg_pool2d(images.to(torch.float32), RGB_STRIDE, ceil_mode=True)
     return means.round_().to(torch.uint8)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in EIGHT_BIT_MODES:
-        return image.convert("RGB")
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16)
-        return Image.fromarray(np.rint(grey / 257.0).astype(np.uint8)).convert("RGB")
-    raise ValueError(f"pixel type '{image.mode}' has no fixed range")
 
 
 def apply_view(

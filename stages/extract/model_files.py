@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ...errors import ModelError
 from ...files import read_json
-from ..datasets.foreign_files import LFS_POINTER
+from ..datasets.foreign_files import foreign_kind
 
 __all__ = [
     "CONFIGS",
@@ -49,6 +49,8 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}  #: in the config of a part
+_VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))  #: files of a tokenizer
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")  #: suffixes of weights that are not read
 
 Kind = Literal["diffusers", "transformers", "onnx"]
@@ -151,7 +153,10 @@ def weights_instead(folder: Path, name: str) -> str:
     if others := sorted(folder.glob("*.safetensors")):
         return f"; it has {others[0].name}: if these are the weights, rename it"
     pickles = sorted(file for file in folder.glob("*") if file.suffix in PICKLES)
-    return f"; it has {pickles[0].name}, {conversion(pickles[0], folder / name)}" if pickles else ""
+    if pickles:
+        return f"; it has {pickles[0].name}, {conversion(pickles[0], folder / name)}"
+    halves = sorted(folder.glob(f"{name}.*"))
+    return f"; it has {halves[0].name}, a download that did not end: finish it" if halves else ""
 
 
 def conversion(pickle: Path, target: Path) -> str:
@@ -165,17 +170,13 @@ def conversion(pickle: Path, target: Path) -> str:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Checks that ``file`` is not what Git LFS leaves in place of a large file.
+    """Checks that ``file`` is not a pointer of Git LFS, a web page or packed.
 
     Raises:
         ModelError: it is.
     """
-    with file.open("rb") as content:
-        if content.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise ModelError(
-                f"{file} is a pointer of Git LFS, not the file itself; run 'git lfs pull' in {file.parent}, or download"
-                " the file"
-            )
+    if foreign := foreign_kind(file):
+        raise ModelError(f"{file} {foreign}")
 
 
 def snapshot_folder(folder: Path) -> Path:
@@ -252,11 +253,12 @@ def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
     for part, config in CONFIGS.items():
         if not (path / part).is_dir():
             found = ", ".join(sorted(entry.name for entry in path.glob("*") if entry.is_dir())) or "no folders"
-            raise ModelError(
-                f"The model folder {path} has no part '{part}' (found: {found}); a model needs {', '.join(CONFIGS)}"
-            )
+            inner = next((each.parent for each in sorted(path.glob(f"*/{part}"))), None)
+            needs = f"a model needs {', '.join(CONFIGS)}" if inner is None else f"one with it is below: give {inner}"
+            raise ModelError(f"The model folder {path} has no part '{part}' (found: {found}); {needs}")
         if not (path / part / config).is_file():
             raise ModelError(f"The part '{part}' of the model folder {path} lacks {config}; copy the model again")
+        _check_config(path / part / config, part)
         if weights == "pretrained" and part in WEIGHTS and not weight_files(path / part, part):
             instead = weights_instead(path / part, WEIGHTS[part]) or "; fetch the weights"
             raise ModelError(
@@ -265,6 +267,17 @@ def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
             )
         for file in weight_files(path / part, part) if weights == "pretrained" and part in WEIGHTS else ():
             refuse_pointer(file)
+
+
+def _check_config(config: Path, part: str) -> None:
+    """Checks that the config of a part is its own, and that a tokenizer has its words."""
+    refuse_pointer(config)
+    folder, wanted = config.parent, _CLASSES.get(part)
+    if wanted and (found := read_facts(config).get("_class_name", wanted)) != wanted:
+        raise ModelError(f"{config} describes a {found}, and the part '{part}' is a {wanted}; copy the model again")
+    if part == "tokenizer" and not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
+        choices = " or ".join(" and ".join(names) for names in _VOCABULARIES)
+        raise ModelError(f"The tokenizer {folder} has no vocabulary: it needs {choices}; copy the model again")
 
 
 def unet_folder(path: Path) -> Path:

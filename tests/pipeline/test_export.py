@@ -294,6 +294,7 @@ def test_sequences_11_to_21_are_written_as_the_benchmark_takes_them(kitti, tmp_p
     one = FrameChoice(dataset="semantickitti", official=True, scenes=["11"])
     predict_frames(workspace, None, one, out=out, submission=True)
     assert "12, 13, 14, 15, 16, 17, 18, 19, 20, 21 are missing" in caplog.text
+    assert "of 11 (1 of 921)" in caplog.text
     done = predict_frames(workspace, None, choice, out=out, submission=True)
     assert (done.exit_code, done.result["kept"], done.result["labelled"]) == (0, 1, 10)
     numbers = set(validate_kitti(done.result["zip"], dataset))

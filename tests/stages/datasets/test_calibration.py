@@ -58,7 +58,7 @@ def test_a_rotation_rounded_to_three_decimals_is_one():
         (with_entry(K, 1, 0, 3), ["3"]),
         (with_entry(K, 0, 1, 620), ["620"]),
         (with_entry(K, 2, 2, 2), ["0 0 2", "0 0 1"]),
-        (K * 0, ["inverted"]),
+        (K * 0, ["inverted", "never calibrated"]),
     ],
 )
 def test_intrinsics_of_another_form_are_reported(matrix, facts):
@@ -73,6 +73,7 @@ def test_intrinsics_of_another_form_are_reported(matrix, facts):
         (K, (620, 188)),  # images at half size
         (K, (2480, 750)),  # images at twice the size
         (K, (375, 1240)),
+        (np.array([[1266.0, 0, 816], [0, 1266, 441], [0, 0, 1]]), (900, 1600)),  # turned by a quarter
         (with_entry(with_entry(K, 0, 0, 4.2), 1, 1, 4.2), SIZE),  # millimetres
         (with_entry(with_entry(K, 0, 0, 0.56), 0, 2, 0.5), SIZE),  # fractions of the width
         (with_entry(K, 1, 1, 70), SIZE),
@@ -105,9 +106,17 @@ def write(path, **changes):
     return path
 
 
-def test_an_unknown_key_is_reported_with_the_nearest(tmp_path):
-    with pytest.raises(DataError, match=r"front.*'intrinsic_matrix'.*'intrinsics'"):
-        read_folder_calibration(write(tmp_path / "a.json", intrinsic_matrix=K.tolist()))
+@pytest.mark.parametrize("key", ["intrinsic_matrix", "extrinsics", "T_cam_lidar"])
+def test_an_unknown_key_is_reported_with_those_that_are_known(tmp_path, key):
+    with pytest.raises(DataError, match=f"front.*'{key}'.*'intrinsics', 'camera_from_lidar' .*'lidar_from_camera'"):
+        read_folder_calibration(write(tmp_path / "a.json", **{key: K.tolist()}))
+
+
+def test_a_calibration_that_was_corrected_is_read_again(tmp_path):
+    path = write(tmp_path / "a.json")
+    assert read_folder_calibration(path)["front"].intrinsics[0, 0] == K[0, 0]
+    write(path, intrinsics=(K * [[2.0], [1.0], [1.0]]).tolist())
+    assert read_folder_calibration(path)["front"].intrinsics[0, 0] == 2 * K[0, 0]
 
 
 def test_the_inverse_transform_may_be_given_by_its_name(tmp_path):
@@ -144,7 +153,7 @@ def odometry(tmp_path):
     return projections, path
 
 
-@pytest.mark.parametrize("kind", ["odometry", "object", "tracking", "raw"])
+@pytest.mark.parametrize("kind", ["odometry", "object", "tracking", "raw", "kitti-360"])
 def test_every_benchmark_of_kitti_gives_the_projection_of_odometry(odometry, tmp_path, kind):
     projections, path = odometry
     rotation = tilted(-0.01)
@@ -168,8 +177,12 @@ def test_every_benchmark_of_kitti_gives_the_projection_of_odometry(odometry, tmp
             + line("R_rect_00", rotation[:3, :3])
             + "".join(line(f"P_rect_0{n[1]}", p) + line(f"D_0{n[1]}", np.ones(5)) for n, p in projections.items())
         )
-        lidar = tmp_path / "calib_velo_to_cam.txt"
-        lidar.write_text(dated + line("R", pose[:3, :3]) + line("T", pose[:3, 3]))
+        if kind == "raw":
+            lidar = tmp_path / "calib_velo_to_cam.txt"
+            lidar.write_text(dated + line("R", pose[:3, :3]) + line("T", pose[:3, 3]))
+        else:
+            other = other.rename(tmp_path / "perspective.txt")
+            (tmp_path / "calib_cam_to_velo.txt").write_text(line("", np.linalg.inv(pose)[:3], "").lstrip())
     found, expected = read_kitti_calibration(other), read_calibration(path)
     for camera in ("image_2", "image_3"):
         for matrix, wanted in zip(found[camera], expected[camera], strict=True):

@@ -59,6 +59,13 @@ def test_splits_and_domains_are_those_of_the_description(folder):
         domain_frames(index, "last", "train")
 
 
+def test_names_of_a_mac_are_those_of_other_systems(folder):
+    root = folder(val=["s\u00fcd"])
+    for path in root.glob("*/a.npy"):
+        path.rename(path.with_stem("su\u0308d"))
+    assert build_index(root).frames.split.tolist() == ["train", "train", "train", "val"]
+
+
 def test_names_are_what_they_look_like_and_not_what_yaml_makes_of_them(tmp_path):
     scenes = ("0001", "0010", "2011_09_26", "2011-09-26", "8", "no")
     for scene in scenes:
@@ -167,6 +174,11 @@ def test_labels_in_a_column_of_the_sweeps_need_no_file_of_their_own(folder):
     [
         (".npy", lambda path: np.save(path, np.stack([RAW, RAW], 1)), ["[5, 2]", "label_field"]),
         (".npy", lambda path: np.save(path, RAW + 0.5), ["not whole"]),
+        (".npy", lambda path: np.save(path, np.eye(9)[RAW]), ["one-hot", "argmax(axis=1)"]),
+        (".label", write_raw("<f4"), ["float32", "write uint32"]),
+        (".label", write_raw(">u4"), ["big-endian", "write uint32"]),
+        (".npz", lambda path: np.savez(path, RAW), ["'.npz'", ".npy"]),
+        (".csv", lambda path: path.write_text("point,label\n" + "0,1\n" * 20), ["text", ".txt"]),
         (".ply", lambda path: write_ply(path, name="mine"), ["x, y, z, mine", "label_field"]),
         (".label", write_raw("<u4", RAW[:3]), ["3 entries", "5 points"]),
         (".label", write_raw("u1"), ["one byte", "5 points"]),
@@ -267,6 +279,8 @@ def test_raw_sweeps_of_doubles_are_read_with_the_key_that_says_so(folder, caplog
         ({"labels": "labels/{scene}/{frame}.npy"}, "same fields in braces"),
         ({"labels": "labels/{name}.npy", "sweeps": "scans/{name}.npy"}, r"\{name\} is unknown"),
         ({"images": {"front": "{frame}.png"}}, "images need a calibration"),
+        ({"sweeps": "C:\\scans\\{frame}.npy"}, "has a backslash; separate folders by '/'"),
+        ({"labels": "labels/{frame}.txt"}, "'a' and '0'; what belongs to one frame needs one name"),
         ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class, and have 1"),
         ({"clases": {}}, "clases: unknown key; did you mean 'classes'"),
         ({"classes": {"road": None}}, "road has no id"),
@@ -283,8 +297,26 @@ def test_raw_sweeps_of_doubles_are_read_with_the_key_that_says_so(folder, caplog
     ],
 )
 def test_a_faulty_description_says_what_is_wrong(folder, keys, message):
+    (folder() / "labels/0.txt").touch()
     with pytest.raises(DataError, match=message):
         build_index(folder(**keys))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('sweeps: "scans\\{frame}.npy"', "not by a backslash"),
+        ("sweeps: a/{frame}.npy\nimages: {front: {frame}.png}", "need quotes"),
+        ("sweeps: a/{frame}.npy\nclasses:\n\troad: 1", "spaces, not by tabs"),
+        ("sweeps: a/{frame}.npy\nsweeps: b/{frame}.npy", "'sweeps' twice"),
+        ("- sweeps", "a list instead of keys"),
+    ],
+)
+def test_a_description_that_is_no_yaml_gets_a_hint_that_fits(tmp_path, text, hint):
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(DataError, match=hint) as caught:
+        build_index(tmp_path)
+    assert ("quotes" in str(caught.value)) == ("quotes" in hint)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,21 @@ def raw(value: int, dtype: str):
     return edit
 
 
+def rewritten(dtype: str):
+    """A label file whose numbers, without instances, are of another type."""
+    return lambda path: (np.fromfile(path, "<u4") & 0xFFFF).astype(dtype).tofile(path)
+
+
+def widened(columns: int):
+    """A sweep of KITTI with more columns, in as many bytes as whole points of four."""
+
+    def edit(path: Path) -> None:
+        points = np.fromfile(path, "<f4").reshape(-1, 4)[:2000]
+        np.c_[points, np.tile(np.arange(len(points)) % 64, (columns - 4, 1)).T].astype("<f4").tofile(path)
+
+    return edit
+
+
 class Trap:
     """What leaves a file behind when it is unpickled."""
 
@@ -134,6 +149,14 @@ FAULTS = [
         "1 labels that are not ids of .*, such as 53",
     ),
     (
+        "semantickitti",
+        f"{KITTI}/labels/*.label",
+        rewritten("<f4"),
+        "are of float32, and uint32 are expected",
+    ),
+    ("semantickitti", "dataset/sequences/11/velodyne/*.bin", widened(5), "repeat after 5 numbers, and 4 per point"),
+    ("semantickitti", f"{KITTI}/labels/*.label", rewritten(">u4"), "label file are in big-endian order"),
+    (
         "synlidar",
         "00/labels/*.label",
         raw(33, "<u4"),
@@ -141,6 +164,12 @@ FAULTS = [
     ),
     ("semanticstf", "val/labels/*.label", raw(21, "<u4"), "not ids of .*, such as 21"),
     ("nuscenes", "lidarseg/*/*.bin", raw(32, "u1"), "not ids of .*, such as 32"),
+    (
+        "synlidar",
+        "00/velodyne/*.bin",
+        lambda path: path.rename(path.with_suffix(".npy")),
+        r"missing \(there is \w+\.npy\)",
+    ),
     ("semanticstf", STF, latin1, "is not text .*github.com/xiaoaoran/SemanticSTF"),
     ("semanticstf", STF, empty, "names no weather for 4 of 4 frames"),
     ("semanticstf", STF, folder, "is not a file; get this list"),
@@ -218,6 +247,7 @@ TABLES = [
     ("calibrated_sensor", lambda rows: rows[1].update(camera_intrinsic=[[1e200] * 3] * 3), "CAM_FRONT .* is damaged"),
     ("calibrated_sensor", lambda rows: rows[1].update(rotation=[0, 0, 0, 0]), "CAM_FRONT .* cannot be inverted"),
     ("ego_pose", lambda rows: rows[0].update(rotation=[1, 0]), "are inconsistent"),
+    ("lidarseg", lambda rows: rows[0].update(filename=None), "lidarseg.json .* is damaged"),
 ]
 
 
@@ -227,6 +257,12 @@ def test_tables_that_say_strange_things_are_named(copy_of, tmp_path, name, chang
     table(name, change)(root)
     said = complaint("nuscenes", root, tmp_path)
     assert re.search(words, said), said
+
+
+def test_the_folder_of_labels_is_no_root_though_it_has_folders_of_versions(copy_of, tmp_path):
+    root = copy_of("nuscenes")
+    (root / "v1.0-trainval").rename(root / "tables")
+    assert "one is below it" not in complaint("nuscenes", root, tmp_path)
 
 
 def test_labels_of_another_data_set_in_the_same_layout_are_noticed(copy_of, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,22 @@ def edit_table(root, name, change):
     rows = json.loads(path.read_text())
     change(rows)
     path.write_text(json.dumps(rows))
+
+
+def test_keyframes_that_the_tables_leave_incomplete_may_be_left_out(tiny_nuscenes_root, tmp_path):
+    root = Path(shutil.copytree(tiny_nuscenes_root, tmp_path / "root"))
+    whole = build_index(root)
+    second = str(whole.frames.key[1])
+    edit_table(root, "lidarseg", lambda rows: rows.pop(0))
+    with pytest.raises(DataError, match=r"names no label file .*--allow-missing"):
+        build_index(root)
+    image = str(whole.images.key[1])
+    edit_table(root, "sample_data", lambda rows: rows.remove(next(row for row in rows if row["token"] == image)))
+    index = build_index(root, allow_missing=True)
+    assert "CAM_FRONT" in index.left_out[second]
+    assert len(index.left_out) == 2
+    assert set(whole.frames.key) - set(index.frames.key) == set(index.left_out)
+    np.testing.assert_array_equal(index.images.key, whole.images.key[np.isin(whole.frames.key, index.frames.key)])
 
 
 def test_real_root_has_one_frame_and_one_image_by_default(real_nuscenes):

@@ -155,6 +155,24 @@ def bag(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(("step", "cut"), [(0, 0), (7, 0), (0, 1)])
+def test_a_driver_that_writes_a_wrong_length_of_rows_is_forgiven_where_the_points_are_all_there(tmp_path, step, cut):
+    path = tmp_path / "a.mcap"
+    message = cloud_message(POINTS)
+    size = message["row_step"] - 4
+    packed = message["data"][:size] + message["data"][size + 4 : -4]
+    with path.open("wb") as file:
+        writer = pytest.importorskip("mcap_ros2.writer").Writer(file)
+        clouds = writer.register_msgdef("sensor_msgs/msg/PointCloud2", DEFINITION)
+        writer.write_message("/top", clouds, {**message, "row_step": step, "data": packed[cut:]}, log_time=1)
+        writer.finish()
+    if cut:
+        with pytest.raises(DataError, match=f"{len(packed) - 1} bytes.* 2 rows of"):
+            load_sweep(path / "top-1")
+    else:
+        np.testing.assert_array_equal(load_sweep(path / "top-1").points, POINTS)
+
+
 def test_a_bag_is_a_folder_of_its_clouds(bag, tmp_path):
     assert list_clouds(bag) == ["lidar_top-1000", "lidar_top-1001", "lidar_top-1002"]
     for given in (bag, bag.parent):

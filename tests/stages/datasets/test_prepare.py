@@ -226,6 +226,22 @@ def test_points_that_are_left_out_are_counted(broken_root, tmp_path, caplog):
     assert prepare(root, tmp_path, allow_missing=True).dropped == 200
 
 
+def test_labels_of_ids_that_a_folder_does_not_name_are_told_once_and_with_their_share(copy_of, tmp_path, caplog):
+    root = copy_of("folder")
+    prepare_dataset("folder", root, tmp_path / "index")
+    caplog.clear()
+    for path in root.glob("dataset/sequences/*/labels/*.label"):
+        labels = np.fromfile(path, "<u4")
+        np.where(np.arange(len(labels)) % 4, labels, 12345).astype("<u4").tofile(path)
+    prepare_dataset("folder", root, tmp_path / "index")
+    assert "12345 (25.0%)" in caplog.text
+    about = root / "dataset.yaml"
+    about.write_text(about.read_text() + "ignore: [12345]\n")
+    caplog.clear()
+    prepare_dataset("folder", root, tmp_path / "index")
+    assert "12345" not in caplog.text
+
+
 def test_a_folder_that_leaves_nothing_to_train_on_says_so(copy_of, tmp_path, caplog):
     root = copy_of("folder")
     assert prepare_dataset("folder", root, tmp_path / "index").splits["all"]["train"] > 0

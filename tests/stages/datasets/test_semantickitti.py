@@ -103,6 +103,21 @@ def test_frames_that_some_folder_lacks_are_missing_and_not_left_out(copy_of):
     ]
 
 
+def test_sweeps_and_labels_whose_names_have_nothing_in_common_are_told_so_at_once(copy_of):
+    root = copy_of("semantickitti")
+    for path in root.glob("dataset/sequences/00/velodyne/*.bin"):
+        path.rename(path.with_stem(str(int(path.stem))))
+    with pytest.raises(DataError, match=r"sequences/00: .*velodyne and of labels .* '0' and '000000'; .* one name"):
+        build_index(root)
+
+
+def test_labels_of_sequences_after_the_benchmarks_are_told_to_be_left_aside(copy_of, caplog):
+    root = copy_of("semantickitti")
+    shutil.move(root / "dataset/sequences/00", root / "dataset/sequences/30")
+    assert set(build_index(root).frames.labels[-2:].tolist()) == {""}
+    assert "sequences 30 are not read" in caplog.text
+
+
 def test_sequences_after_ten_have_no_labels_and_cannot_be_scored(root_of):
     index = build_index(root_of("semantickitti"))
     hidden = index.frames.scene == "11"

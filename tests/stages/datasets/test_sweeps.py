@@ -205,7 +205,7 @@ def test_a_file_that_the_system_does_not_hand_out_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.bin", b"", "0 bytes, not a multiple of 16"),
+        ("a.bin", b"", "is empty"),
         ("a.bin", b"\0" * 17, "17 bytes, not a multiple of 16"),
         ("a.pcd.bin", b"\0" * 16, "16 bytes, not a multiple of 20"),
         ("a.npy", b"", "cannot be read as a plain array"),
@@ -238,6 +238,7 @@ def test_damage_is_named(tmp_path, name, content, message):
         (np.zeros((4, 3), "U2"), r"\[4, 3\] of <U2"),
         (np.array([[{}, {}, {}]], object), "cannot be read as a plain array"),
         (np.zeros((0, 3), np.float32), "holds no point"),
+        (np.zeros((4, 100), np.float32), r"\[4, 100\], with a point per column; save its transpose"),
     ],
 )
 def test_arrays_that_are_no_points_are_refused(tmp_path, array, message):

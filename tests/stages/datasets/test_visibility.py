@@ -39,7 +39,7 @@ def prepare(tmp_path):
             np.save(tmp_path / "scans" / scene / "0.npy", street(scene in front_only).astype(np.float32))
             for camera in poses:
                 (tmp_path / camera / scene).mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", SIZE).save(tmp_path / camera / scene / "0.png")
+                Image.new("RGB", SIZE, "grey").save(tmp_path / camera / scene / "0.png")
         entries = {
             camera: {"intrinsics": K.tolist(), "camera_from_lidar": np.asarray(pose).tolist()}
             for camera, pose in poses.items()
@@ -132,7 +132,7 @@ def test_real_calibrations_raise_neither_error_nor_warning(real_data, tmp_path, 
 def boards(tmp_path):
     """Call it with the pixels (right, down) by which the images of boards before a wall are shifted."""
 
-    def make(right, down):
+    def make(right, down, scale=None):
         rng = np.random.default_rng(5)
         around, up = np.meshgrid(np.linspace(-0.6, 0.6, 400), np.linspace(-0.35, 0.35, 60))
         rays = np.stack([np.ones(around.size), np.tan(around).ravel(), np.tan(up).ravel()], axis=1)
@@ -148,7 +148,8 @@ def boards(tmp_path):
             for kind in ("scans", "images"):
                 (tmp_path / kind).mkdir(exist_ok=True)
             np.save(tmp_path / "scans" / f"{frame}.npy", points.astype(np.float32))
-            Image.fromarray(picture).save(tmp_path / "images" / f"{frame}.png")
+            stored = picture if scale is None else picture[..., 0].astype(np.uint16) * scale
+            Image.fromarray(stored).save(tmp_path / "images" / f"{frame}.png")
         entry = {"front": {"intrinsics": K.tolist(), "camera_from_lidar": POSE.tolist()}}
         (tmp_path / "calibration.json").write_text(json.dumps(entry))
         about = {
@@ -171,6 +172,14 @@ def test_edges_tell_by_how_many_pixels_a_projection_is_off(boards, caplog, right
     np.testing.assert_allclose(found.shift, (right, down), atol=2)
     assert len(caplog.messages) == (right != 0)
     assert right == 0 or f"{abs(found.shift[0]):.0f} pixels" in caplog.messages[0]
+
+
+def test_images_of_16_bits_have_the_same_edges_and_those_of_12_are_told_to_be_dark(boards, caplog):
+    (found,) = boards(0, 0, scale=257).alignments
+    assert found.fits
+    assert not caplog.messages
+    boards(0, 0, scale=16)
+    assert "camera front has no value above" in caplog.text
 
 
 @pytest.mark.parametrize("dataset", [folder, semantickitti])

@@ -116,6 +116,27 @@ def test_a_pointer_of_git_lfs_is_reported(copied, tmp_path, part):
             resolve_unet(name)
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda model: (model / "tokenizer/vocab.json").unlink(), "no vocabulary"),
+        (lambda model: shutil.copy(model / "vae/config.json", model / "unet"), "describes a AutoencoderKL"),
+        (lambda model: pointer(model / "text_encoder/config.json"), "config.json is a pointer of Git LFS"),
+        (lambda model: (model / "vae" / WEIGHTS["vae"]).write_text("<!DOCTYPE html>"), "is a web page"),
+        (lambda model: (file := model / "unet" / WEIGHTS["unet"]).rename(f"{file}.part"), r"\.part, a download that"),
+    ],
+)
+def test_files_of_another_kind_or_half_a_part_are_reported(copied, damage, words):
+    damage(copied)
+    with pytest.raises(ModelError, match=words):
+        resolve_model(str(copied))
+
+
+def test_a_folder_above_the_model_names_it(copied):
+    with pytest.raises(ModelError, match=re.escape(f"give {copied}")):
+        resolve_model(str(copied.parent))
+
+
 def test_shards_without_their_index_are_reported(copied):
     weights = copied / "unet" / WEIGHTS["unet"]
     weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
