@@ -12,7 +12,7 @@
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -221,20 +221,24 @@ def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK) -> str | Remar
     return fault or points_fault(lambda: load_sweep(path, columns=rows.columns, dtype=rows.dtype))
 
 
-def check_columns(path: Path, columns: int) -> None:
-    """Checks that the values of a sweep of float32 do not say that it has other columns, which may fit its size.
+def check_columns(paths: Sequence[Path], columns: int) -> None:
+    """Checks that the values of sweeps of float32 do not all say that they have other columns.
 
     Raises:
         DataError: they do.
     """
-    content = path.read_bytes() if path.is_file() else b""
-    if foreign_kind(path, content, sweep=True) or holds_doubles(content):
-        return  # that is told by the check of the file
-    found = guess_columns(np.frombuffer(content, "<f4", len(content) // 4), columns)
-    if found != columns:
+    contents = {path: path.read_bytes() for path in paths if path.is_file()}
+    found = {
+        guess_columns(np.frombuffer(content, "<f4", len(content) // 4), columns)
+        for path, content in contents.items()
+        if not (foreign_kind(path, content, sweep=True) or holds_doubles(content))  # told by the check of the file
+    }
+    if len(found) == 1 and columns not in found:
+        (length,) = found
         raise DataError(
-            f"The values of the sweep {path} repeat after {found} numbers, and {columns} per point are expected;"
-            f" convert them, or describe them as a folder of your own, with 'columns: {found}' (docs/data/folder.md)"
+            f"The values of the sweeps, such as {paths[0]}, repeat after {length} numbers, and {columns} per point are"
+            f" expected; convert them, or describe them as a folder of your own, with 'columns: {length}'"
+            " (docs/data/folder.md)"
         )
 
 
