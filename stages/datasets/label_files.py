@@ -82,9 +82,11 @@ def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collect
     """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``.
 
     Raises:
-        DataError: the values of a few sweeps all say that they have other columns.
+        DataError: the values of a few unlabelled sweeps all say that they have other columns; where there are labels,
+            their number tells.
     """
-    few = index.frames.sweep[:: max(1, -(-len(index.frames.sweep) // _LOOKED_AT))]
+    unlabelled = index.frames.sweep[index.frames.labels == ""]
+    few = unlabelled[:: max(1, -(-len(unlabelled) // _LOOKED_AT))]
     check_columns([index.root / str(sweep) for sweep in few], columns)
     files = len(index.frames.key) + np.count_nonzero(index.frames.labels != "") + len(index.images.key)
     return run_checks(_checks(index, columns, dtype, ids), int(files))
