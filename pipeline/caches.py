@@ -27,9 +27,15 @@ def open_cache(
     overrides: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
 ) -> "FeatureReader | NetworksReader":
-    """Open the feature cache at ``path`` (a folder or URL), by default that of ``dataset`` with these settings.
+    """Open a feature cache for reading; rows are images.
 
-    Rows are images: in the order of the index by default, in that of the cache's ``image_keys`` with a ``path``.
+    Args:
+        path: folder or URL, whose rows are in the order of its ``image_keys``; by default the cache of ``dataset`` with
+            these settings, in the order of the index.
+        dataset: name of a prepared data set.
+        config: name of a preset, or a YAML file.
+        overrides: settings that differ from it, as ``"key=value"``.
+        workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
         >>> cache = xd3d.open_cache(overrides=["extract.image_size=[48, 80]"])

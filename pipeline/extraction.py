@@ -32,9 +32,18 @@ def extract_features(
 ) -> Outcome:
     """Stage one: run the frozen network over every image of ``dataset``, or with ``sharing`` over a part of them.
 
-    It can be stopped at any time; the same call resumes. With ``dry_run`` one image is computed, and the bytes and the
-    time of all are forecast. The exit code is 1 if an image has no features, or by the forecast if the disk is too
-    small.
+    It can be stopped at any time; the same call resumes. The exit code is 1 if an image has no features, or by the
+    forecast if the disk is too small.
+
+    Args:
+        dataset: name of a prepared data set.
+        config: name of a preset, or a YAML file.
+        overrides: settings that differ from it, as ``"key=value"``.
+        root: folder of the data set, where it is not that of ``prepare``.
+        dry_run: compute one image, and forecast the bytes and the time of all.
+        retry_failed: try images again that could not be read.
+        sharing: how to divide the images among processes.
+        workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
         >>> done = xd3d.extract_features("nuscenes", overrides=["extract.image_size=[48, 80]"])

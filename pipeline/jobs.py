@@ -42,6 +42,14 @@ def synthesize(
 
     It starts processes that import the caller's script, which must call it below ``if __name__ == "__main__":``.
 
+    Args:
+        out: a new or empty folder, or that of an equal call, which is resumed.
+        dataset: whose file format to write.
+        frames: number of sweeps.
+        seed: equal arguments give equal files.
+        cameras: channels of nuScenes, separated by commas, or ``all``; by default CAM_FRONT.
+        plan: two cities, or the domains of the generalisation benchmark; of nuScenes' format only.
+
     Examples:
         >>> xd3d.synthesize("city", frames=24).result["frames"]
         24
@@ -81,8 +89,19 @@ def prepare(
 ) -> Outcome:
     """Index ``dataset`` and check its files; the index is stored, and the root remembered, if all are complete.
 
-    With ``allow_missing`` the index goes without the frames that are not. The exit code is 1 if files are missing or
-    damaged; ``result["missing"]`` lists them.
+    The exit code is 1 if files are missing or damaged; ``result["missing"]`` lists them.
+
+    Args:
+        dataset: name of a data set, or ``folder`` for data of one's own.
+        root: its folder; by default that of the last call, of ``data.roots``, or of ``XD3D_<DATASET>_ROOT``.
+        version: version of nuScenes, such as ``v1.0-mini``.
+        cameras: cameras to use, separated by commas, ``all`` or ``none``; by default those of the published settings.
+        config: name of a preset, or a YAML file.
+        overrides: settings that differ from it, as ``"key=value"``.
+        allow_missing: index the complete frames if others lack files.
+        follow_links: take files of nuScenes that are links out of the root.
+        picture: where to write a picture of points over images.
+        workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
         >>> done = xd3d.prepare("nuscenes", "city")
@@ -155,8 +174,13 @@ def train(
 ) -> Outcome:
     """Stage two: train the sparse 3D network and the fusion module; a run that was stopped resumes.
 
-    Features are read from the cache if ``cached``, else computed in the loop. ``run`` is a folder or a name; by default
-    it follows from the settings. ``torchrun``: the processes that ``torchrun`` started share each batch.
+    Args:
+        config: name of a preset, or a YAML file.
+        overrides: settings that differ from it, as ``"key=value"``.
+        cached: read features from the cache; otherwise they are computed in the loop.
+        run: a folder or a name; by default it follows from the settings.
+        torchrun: the processes that ``torchrun`` started share each batch.
+        workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
         >>> few = ["extract.image_size=[48, 80]", "train.steps=2", "train.milestones=[2]"]
@@ -230,9 +254,18 @@ def evaluate(
 ) -> Outcome:
     """Score a run, by default the last, and store the score with its protocol in the run folder.
 
-    ``domain``: source, target, or another domain of the target's data set. Of a split without labels the predictions
-    are exported, and there are no scores. ``adapt`` "norm" normalises with the statistics of the last ``window``
-    frames, by default of the frame alone. ``machine``: settings of this machine, such as ``["train.device=cpu"]``.
+    Args:
+        run: a folder or a name.
+        split: train, val or test; by default the one that the config scores on.
+        domain: source, target, or another domain of the target's data set.
+        absent: how a class that occurs nowhere is counted; by default that of the run's settings.
+        fusion: rule for the fused prediction; by default that of the run's settings.
+        lidar_only: predict without images.
+        adapt: ``norm`` normalises with the statistics of the predicted frames.
+        window: number of frames of these statistics; by default the frame alone.
+        export: folder for predictions in the official format; a split without labels is only exported.
+        machine: settings of this machine, such as ``["train.device=cpu"]``.
+        workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
         >>> scores = xd3d.evaluate("first").result
@@ -278,7 +311,14 @@ def report(
     machine: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Write the single-file report of a run, by default the last, with the clouds of the run ``other`` beside it.
+    """Write the single-file report of a run, by default the last.
+
+    Args:
+        run: a folder or a name.
+        out: the HTML file; by default ``report.html`` in the run's folder.
+        other: a second run whose predictions are shown beside the first's.
+        machine: settings of this machine, such as ``["train.device=cpu"]``.
+        workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
         >>> done = xd3d.report("first", "report.html")

@@ -28,6 +28,13 @@ def pretrain(
     Steps, batches and learning rate are those of ``train``, the features those of ``fusion.taps``. Under torchrun, the
     processes share each batch.
 
+    Args:
+        config: name of a preset, or a YAML file.
+        overrides: settings that differ from it, as ``"key=value"``.
+        cached: read features from the cache; otherwise they are computed in the loop.
+        run: a folder or a name; by default it follows from the settings.
+        workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
+
     Examples:
         >>> few = ["extract.image_size=[48, 80]", "train.steps=2", "train.milestones=[2]"]
         >>> xd3d.pretrain("default", few, cached=True, run="pretrained").result["steps"]

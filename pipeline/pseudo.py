@@ -35,8 +35,15 @@ def pseudo_label(
     """Predict the target's train split with a run, by default the last, and keep confident labels; safe to call again.
 
     Every head is to learn the fused prediction; where the run's rule is ``sum``, as in runs of earlier versions, its
-    own, as published. ``side`` is the target, or another domain of its data set. ``agree`` and ``vote`` are those of
-    ``LabelRule``. ``machine`` holds settings of this machine, as ``TrainedRun.open`` takes them.
+    own, as published.
+
+    Args:
+        run: a folder or a name.
+        side: target, or another domain of its data set.
+        agree: keep only labels on which the heads agree.
+        vote: keep only labels that most points of the same object agent have.
+        machine: settings of this machine, such as ``["train.device=cpu"]``.
+        workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
         >>> done = xd3d.pseudo_label("first")
