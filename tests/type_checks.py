@@ -25,7 +25,7 @@ def begin_test() -> None:
 
 
 def check_first_calls(signature: Callable) -> Callable:
-    """Checks calls of ``signature``, which jaxtyping makes of the arguments of a function, or of these and its result."""
+    """Checks calls of ``signature``: jaxtyping makes it of a function's arguments, or of these and its result."""
     checked, test, calls = None, 0, 0
 
     def check(*args: object, **kwargs: object) -> object:
