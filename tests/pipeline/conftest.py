@@ -63,10 +63,10 @@ def xd3d_process(tmp_path):
 
 @pytest.fixture(scope="session")
 def city(made_once) -> Path:
-    """A synthetic nuScenes root of 16 frames, in a folder whose name has spaces. Read only."""
+    """A synthetic nuScenes root of 22 frames, in a folder whose name has spaces. Read only."""
     from xd3d.stages.synthesize.synthesize import synthesize
 
-    return made_once("the city", partial(synthesize, frames=16, seed=7, image_size=(200, 112), workers=1))
+    return made_once("the city", partial(synthesize, frames=22, seed=7, image_size=(200, 112), workers=1))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from xd3d.pipeline import demo as pipeline_demo
 from xd3d.pipeline import jobs
-from xd3d.pipeline.jobs import synthesize
+
+QUICK = ("extract.image_size=[90,160]", "train.steps=3", "train.milestones=[2]", "train.validate_every=3")
 
 
 def run_demo(folder):
@@ -36,7 +37,8 @@ def run_demo(folder):
 
 @pytest.fixture(scope="module")
 def demo(city, tmp_path_factory):
-    """The result and the report of the fast demo, on a city of smaller images."""
+    """The result and the report of the fast demo, on smaller images and in fewer steps."""
+    synthesize, extract, train = jobs.synthesize, jobs.extract_features, jobs.train
 
     def synthesized(out, **options):
         signature(synthesize).bind(out, **options)
@@ -44,6 +46,10 @@ def demo(city, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "synthesize", synthesized)
+        patch.setattr(
+            jobs, "extract_features", lambda data, name, _, *more, **k: extract(data, name, QUICK, *more, **k)
+        )
+        patch.setattr(jobs, "train", lambda name, changes, **k: train(name, [*changes, *QUICK], **k))
         facts = pipeline_demo.run_demo(tmp_path_factory.mktemp("a demo"), frames=None, seed=1, fast=True).result
     return facts, Path(facts["report"]).read_text(encoding="utf-8")
 

@@ -22,7 +22,7 @@ def prepared(xd3d, city):
     done = xd3d("prepare", "--dataset", "nuscenes", "--root", str(city), "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
-    assert (facts["frames"], facts["images"], facts["missing"]) == (16, 16, [])
+    assert (facts["frames"], facts["images"], facts["missing"]) == (22, 22, [])
 
 
 def walk(xd3d) -> dict:
@@ -62,7 +62,7 @@ def arrays_of(cache: str) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 def test_the_three_bare_commands_equal_themselves_after_kills(xd3d, prepared, tmp_path):
     unbroken = walk(xd3d)
-    assert unbroken["extract"]["done"] == 16
+    assert unbroken["extract"]["done"] == 22
     assert unbroken["train"]["steps"] == 8
     assert set(unbroken["evaluate"]["miou"]) == {"2d", "3d", "xm", "fused"}
     assert unbroken["evaluate"]["points"] > 1000
@@ -128,6 +128,6 @@ def test_the_dry_run_forecasts_the_bytes_that_extraction_then_stores(xd3d, prepa
     done = json.loads(xd3d("extract-features", *FEW, "--json").stdout.splitlines()[-1])
     info = json.loads(xd3d("cache", "info", done["cache"], "--json").stdout.splitlines()[-1])
     assert forecast["bytes"] == info["bytes"]
-    assert forecast["images"] == info["images"] == info["done"] == 16
+    assert forecast["images"] == info["images"] == info["done"] == 22
     verified = xd3d("cache", "verify", done["cache"], "--json")
-    assert json.loads(verified.stdout.splitlines()[-1]) == {"ok": True, "images": 16, "checked": 16, "damaged": []}
+    assert json.loads(verified.stdout.splitlines()[-1]) == {"ok": True, "images": 22, "checked": 22, "damaged": []}
