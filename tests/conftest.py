@@ -9,12 +9,14 @@ import json
 import math
 import os
 import shutil
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import type_checks
 from PIL import Image
 
 # Set before torch and matplotlib are first imported: the suite runs on small machines without a display.
@@ -22,6 +24,9 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Bits are compared, which are one machine's own on a CPU alone; tests that want a GPU run where this names one.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Container images often turn this off: every worker and every process of a test would compile all modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Scene name (official train or val), location, description.
 TINY_SCENES = (
@@ -75,6 +80,33 @@ def real_nuscenes() -> Path:
 def real_sd_configs() -> Path:
     """Folder with the published configs of Stable Diffusion: ``sd14``, ``sd21-base``, ``sd21``."""
     return require(real_data_folder() / "stable_diffusion_configs")
+
+
+def pytest_runtest_setup() -> None:
+    type_checks.begin_test()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Call it with a name and a function that fills a new folder: the folder, made once for all workers. Read only."""
+    from xd3d.locks import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made once"
+    shared.mkdir(exist_ok=True)
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        folder, unfinished = shared / name, shared / f"{name}.unfinished"
+        lock = FileLock(shared / f"{name}.lock", wait=True)
+        try:
+            if not folder.exists():
+                write(unfinished)
+                unfinished.rename(folder)
+        finally:
+            lock.release()
+        return folder
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory):
-    return tiny_domains.write_domain(tmp_path_factory.mktemp("data"), frames=4, cameras=2, points=120)
+    return tiny_domains.write_domain(tmp_path_factory.mktemp("data"), frames=2, cameras=2, points=100)
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,12 @@
 added: its second convolution.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -123,25 +125,35 @@ def tap_specs(model: ModelFolder, settings: ExtractSettings) -> dict[str, TapSpe
     Raises:
         ModelError: the UNet lacks a tap, or cannot take images of this size.
     """
-    from diffusers import UNet2DConditionModel
-
     height, width = settings.image_size
     factor = vae_factor(model.config("vae"))
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(model.config("unet")).eval()
-    taps = find_taps(unet, settings.map_taps)
-    strides = {tap.name: tap.stride * factor for tap in taps}
-    latents = torch.empty(1, unet.config.in_channels, -(-height // factor), -(-width // factor), device="meta")
-    text = torch.empty(1, 1, unet.config.cross_attention_dim, device="meta")
+    size = (-(-height // factor), -(-width // factor))
     try:
-        with torch.inference_mode():
-            found = run_to_taps(taps, lambda: unet(latents, torch.tensor(0, device="meta"), text))
+        maps = _unet_maps(json.dumps(model.config("unet")), settings.map_taps, size)
     except RuntimeError as error:
         raise ModelError(
             f"The UNet of {model.path} cannot take images of {height}x{width} pixels ({error}); "
             "choose a larger extract.image_size"
         ) from error
-    return map_specs(settings, {name: values.shape[1:] for name, values in found.items()}, strides)
+    shapes = {name: shape for name, (shape, _) in maps.items()}
+    return map_specs(settings, shapes, {name: stride * factor for name, (_, stride) in maps.items()})
+
+
+@lru_cache(maxsize=64)  # a pass without values takes as long as one with them through a small UNet
+def _unet_maps(
+    config: str, addresses: tuple[str, ...], size: tuple[int, int]
+) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Returns shape and stride in latent pixels of the map of every tap, for latents of ``size``."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(json.loads(config)).eval()
+    taps = find_taps(unet, addresses)
+    latents = torch.empty(1, unet.config.in_channels, *size, device="meta")
+    text = torch.empty(1, 1, unet.config.cross_attention_dim, device="meta")
+    with torch.inference_mode():
+        found = run_to_taps(taps, lambda: unet(latents, torch.tensor(0, device="meta"), text))
+    return {tap.name: (tuple(found[tap.name].shape[1:]), tap.stride) for tap in taps}
 
 
 def map_specs(

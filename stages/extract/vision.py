@@ -9,6 +9,7 @@ and register tokens are left out, and the others put back on their grid.
 import inspect
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -81,15 +82,24 @@ def vision_specs(model: ModelFolder, settings: ExtractSettings) -> dict[str, Tap
     Raises:
         ModelError: as ``VisionBackbone``.
     """
+    shapes, strides = _meta_maps(model, _config(model).to_json_string(), settings.map_taps, settings.image_size)
+    return map_specs(settings, shapes, strides)
+
+
+@lru_cache(maxsize=64)  # a pass without values takes as long as one with them through a small network
+def _meta_maps(
+    model: ModelFolder, config: str, addresses: tuple[str, ...], image_size: tuple[int, int]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Returns the shapes of the maps of taps, and their pixels per cell; ``config`` is that of the model by now."""
     with torch.device("meta"):
         network = _build(model)
-    multiple, (height, width) = _multiple(network.config), settings.image_size
+    multiple, (height, width) = _multiple(network.config), image_size
     if multiple > min(height, width):
         raise ModelError(
             f"The patch of {model.path} spans {multiple} pixels, the image {height}x{width}; choose a larger "
             "extract.image_size"
         )
-    taps = _find_taps(network, settings.map_taps)
+    taps = _find_taps(network, addresses)
     size = (height + -height % multiple, width + -width % multiple)
     try:
         with torch.inference_mode():
@@ -99,8 +109,9 @@ def vision_specs(model: ModelFolder, settings: ExtractSettings) -> dict[str, Tap
             f"The network of {model.path} cannot take images of {size[0]}x{size[1]} pixels ({error}); choose another "
             "extract.image_size, or another network"
         ) from error
-    shapes = {name: _on_grid(values, size, _first_stride(network.config)).shape[1:] for name, values in found.items()}
-    return map_specs(settings, shapes, {name: size[0] // shape[1] for name, shape in shapes.items()})
+    stride = _first_stride(network.config)
+    shapes = {name: tuple(_on_grid(values, size, stride).shape[1:]) for name, values in found.items()}
+    return shapes, {name: size[0] // shape[1] for name, shape in shapes.items()}
 
 
 def _find_taps(network: Any, addresses: Sequence[str]) -> list[Tap]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,23 +62,31 @@ def xd3d_process(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def twin_of(tiny_nuscenes_root, tmp_path_factory) -> Callable[[str], Path]:
+def city(made_once) -> Path:
+    """A synthetic nuScenes root of 22 frames, in a folder whose name has spaces. Read only."""
+    from xd3d.stages.synthesize.synthesize import synthesize
+
+    return made_once("the city", partial(synthesize, frames=22, seed=7, image_size=(200, 112), workers=1))
+
+
+@pytest.fixture(scope="session")
+def twin_of(tiny_nuscenes_root, made_once) -> Callable[[str], Path]:
     """Call it with a data set's name for a root of a few frames with small images. Read only."""
     from xd3d.stages.synthesize.twins import synthesize_twin
 
     frames = {"semantickitti": 5, "semanticstf": 7, "synlidar": 3, "a2d2": 3, "virtualkitti": 2}
 
-    @cache
     def make(dataset: str) -> Path:
         if dataset == "nuscenes":
             return tiny_nuscenes_root
-        return synthesize_twin(
-            tmp_path_factory.mktemp("twin") / dataset,
+        write = partial(
+            synthesize_twin,
             dataset=dataset,
             frames=frames[dataset],
             image_size=(124, 78) if dataset == "a2d2" else (124, 38),
             azimuth_steps=90,
             workers=1,
         )
+        return made_once(f"twin of {dataset}", write)
 
     return make

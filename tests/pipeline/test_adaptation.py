@@ -15,7 +15,7 @@ from xd3d.stages.datasets.splits import domain_frames
 from xd3d.stages.train.log import read_log
 
 SMALL = (
-    "extract.image_size=[90,160]",
+    "extract.image_size=[48,80]",
     "extract.agents.count=16",
     "train.steps=2",
     "train.batch_size=2",

@@ -11,7 +11,7 @@ from xd3d.pipeline.runs import run_name
 from xd3d.pipeline.workspace import Workspace
 
 SMALL = (
-    "extract.image_size=[90,160]",
+    "extract.image_size=[48,80]",
     "extract.agents.count=16",
     "train.steps=4",
     "train.batch_size=2",

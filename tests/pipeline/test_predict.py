@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,12 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
+def command(home, xd3d):
+    """Run ``xd3d ARGS`` in this process with the workspace; the finished process."""
+    return partial(xd3d, XD3D_HOME=str(home))
+
+
+@pytest.fixture
 def lidar_only(home, tmp_path):
     """Run ``xd3d ARGS`` where nothing of stage one can be imported; the finished process."""
 
@@ -105,7 +112,7 @@ def test_evaluation_needs_nothing_of_stage_one_and_scores_the_3d_head(lidar_only
     assert json.loads(kept.read_text())["miou"] == card["miou"]
 
 
-def test_prediction_needs_nothing_of_stage_one_and_says_what_its_labels_mean(lidar_only, home):
+def test_prediction_needs_nothing_of_stage_one_and_says_what_its_labels_mean(lidar_only, command, home):
     sweeps = home.parent / "data"
     facts = facts_of(lidar_only("predict", str(sweeps), "--columns", "5", "--json"))
     out = Path(facts["out"])
@@ -117,9 +124,9 @@ def test_prediction_needs_nothing_of_stage_one_and_says_what_its_labels_mean(lid
     assert [one["label"] for one in described["classes"]] == list(range(7))
     assert [one["name"] for one in described["classes"]] == ["unlabelled", *facts["classes"]]
     assert all(0 <= part <= 255 for one in described["classes"] for part in one["colour"])
-    again = facts_of(lidar_only("predict", str(sweeps), "--columns", "5", "--json"))
+    again = facts_of(command("predict", str(sweeps), "--columns", "5", "--json"))
     assert (again["labelled"], again["kept"]) == (0, 6)
-    other = lidar_only("predict", str(sweeps / "0.bin"), "--columns", "5", "--out", str(out))
+    other = command("predict", str(sweeps / "0.bin"), "--columns", "5", "--out", str(out))
     assert other.returncode == 2
     assert "labels of other sweeps" in other.stderr
 
@@ -163,9 +170,9 @@ def test_no_report_shows_the_score_of_an_earlier_checkpoint(home, tmp_path):
     (scores / "target-test.json").unlink()
 
 
-def test_a_refine_run_is_refused_with_the_remedy(lidar_only, home):
-    for command in (("predict", str(home.parent / "data" / "0.bin")), ("evaluate", "--lidar-only")):
-        done = lidar_only(*command, "--run", "refine")
+def test_a_refine_run_is_refused_with_the_remedy(command, home):
+    for arguments in (("predict", str(home.parent / "data" / "0.bin")), ("evaluate", "--lidar-only")):
+        done = command(*arguments, "--run", "refine")
         assert done.returncode == 1
         assert "--set fusion.head=distil" in done.stderr
         assert "Traceback" not in done.stderr
@@ -256,13 +263,13 @@ def test_a_prediction_that_was_killed_resumes_and_ends_with_the_same_bytes(home,
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_raw_ids_are_those_of_the_runs_source_and_a_coloured_cloud_lies_beside_the_labels(lidar_only, home, tmp_path):
+def test_raw_ids_are_those_of_the_runs_source_and_a_coloured_cloud_lies_beside_the_labels(command, home, tmp_path):
     from xd3d.stages.datasets.ply import parse_ply
 
     sweep = home.parent / "data" / "0.bin"
-    train = facts_of(lidar_only("predict", str(sweep), "--columns", "5", "--out", "train", "--json"))
-    command = ("predict", str(sweep), "--columns", "5", "--ids", "raw", "--colour", "--picture", "--json")
-    raw = facts_of(lidar_only(*command, "--out", "raw"))
+    train = facts_of(command("predict", str(sweep), "--columns", "5", "--out", "train", "--json"))
+    options = ("--columns", "5", "--ids", "raw", "--colour", "--picture", "--json")
+    raw = facts_of(command("predict", str(sweep), *options, "--out", "raw"))
     assert (train["labelled"], raw["labelled"]) == (1, 1)
     named = {name: json.loads((tmp_path / name / "classes.json").read_text())["classes"] for name in ("train", "raw")}
     ids = {each["name"]: each["label"] for each in named["raw"]}
@@ -282,7 +289,7 @@ def test_raw_ids_are_those_of_the_runs_source_and_a_coloured_cloud_lies_beside_t
     np.testing.assert_array_equal(vertices["colour"], colours)
     np.testing.assert_array_equal(vertices["label"], written["raw"])
     assert Path(raw["picture"]).exists()
-    mixed = lidar_only("predict", str(sweep), "--columns", "5", "--out", "raw")
+    mixed = command("predict", str(sweep), "--columns", "5", "--out", "raw")
     assert mixed.returncode == 2
     assert "other classes" in mixed.stderr
 

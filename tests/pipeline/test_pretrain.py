@@ -16,7 +16,7 @@ from xd3d.stages.train.log import read_log
 from xd3d.stages.train.record import read_record
 
 SMALL = (
-    *("extract.image_size=[90,160]", "extract.agents.count=16", "extract.agents.rounds=2"),
+    *("extract.image_size=[48,80]", "extract.agents.count=16", "extract.agents.rounds=2"),
     *("train.steps=2", "train.batch_size=2", "train.milestones=[1]", "train.validate_every=2"),
 )
 

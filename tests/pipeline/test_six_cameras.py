@@ -13,7 +13,13 @@ from xd3d.stages.datasets.nuscenes import CAMERAS
 from xd3d.stages.synthesize.synthesize import synthesize
 
 SETTINGS = [
-    *("extract.image_size=[48,80]", "extract.device=cpu", "model.preset=slim", "model.voxel_size=0.4"),
+    *(
+        "extract.image_size=[48,80]",
+        "extract.agents.count=8",
+        "extract.device=cpu",
+        "model.preset=slim",
+        "model.voxel_size=0.4",
+    ),
     *("fusion.tokens=6", "fusion.query_channels=16", "fusion.rank=3", "fusion.image_channels=8"),
     *(
         "fusion.queries=agents",

@@ -18,7 +18,7 @@ from xd3d.stages.extract.taps import tap_specs
 from xd3d.stages.train.log import read_log
 
 SMALL = (
-    "extract.image_size=[90,160]",
+    "extract.image_size=[48,80]",
     "extract.agents.count=16",
     "train.steps=3",
     "train.batch_size=2",

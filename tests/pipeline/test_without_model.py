@@ -21,7 +21,7 @@ from xd3d.stages.train.monitor import TIMING_KEYS
 
 TINY = Path(models.__file__).parent / "models" / "tiny-street"
 SMALL = (
-    *("extract.image_size=[90,160]", "extract.agents.count=16", "extract.agents.rounds=2", "model.preset=slim"),
+    *("extract.image_size=[48,80]", "extract.agents.count=16", "extract.agents.rounds=2", "model.preset=slim"),
     *("train.steps=4", "train.batch_size=2", "train.milestones=[3]", "train.validate_every=4", "train.workers=0"),
 )
 # One of two processes that read the same cache: what it hashed, and the fingerprint it reads features by.

@@ -1,14 +1,18 @@
 import json
+import shutil
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from xd3d.errors import ConfigError
+from xd3d.pipeline import jobs
 from xd3d.pipeline.ablation.plan import CAMERAS, STREETS, Request, plan_trainings, variant_digest
 from xd3d.pipeline.ablation.run import run_ablation
 from xd3d.pipeline.ablation.variants import PRETRAININGS, VARIANTS, choose_variants
 from xd3d.pipeline.cli_ablate import ablate
 from xd3d.pipeline.config import preset_names
+from xd3d.pipeline.jobs import synthesize
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.synthesize.synthesize import root_facts
@@ -180,8 +184,13 @@ def test_seeds_that_are_no_different_whole_numbers_are_refused(seeds):
         ablate(seeds=seeds)
 
 
-def test_a_synthetic_city_with_other_last_bits_is_the_same_benchmark(tmp_path):
-    few, workspace = replace(STREETS, frames=24), Workspace(home=tmp_path / "work")
+def test_a_synthetic_city_with_other_last_bits_is_the_same_benchmark(tmp_path, city, monkeypatch):
+    def synthesized(out, **options):
+        assert signature(synthesize).bind(out, **options).arguments["plan"] == "benchmark"
+        shutil.copytree(city, out, dirs_exist_ok=True)
+
+    monkeypatch.setattr(jobs, "synthesize", synthesized)
+    few, workspace = replace(STREETS, frames=16), Workspace(home=tmp_path / "work")
     data = few.prepare(tmp_path, workspace)
     folder = workspace.index("nuscenes")
     index = FrameIndex.load(folder)

@@ -1,6 +1,7 @@
 """The ablation as processes: killed, damaged and taken up again, it ends with the rows of an unbroken one."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from xd3d.pipeline.ablation.variants import VARIANTS
 from xd3d.pipeline.workspace import Workspace
 
 QUICK = (
-    "extract.image_size=[90,160]",
+    "extract.image_size=[48,80]",
     "extract.taps=[up1]",
     "extract.agents.count=4",
     "extract.agents.rounds=1",
@@ -104,40 +105,49 @@ def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp
     assert (broken / "rows.jsonl").read_bytes() == before
 
 
-def test_another_machine_resumes_from_the_published_rows(tmp_path, tiny_nuscenes_root):
-    docs = tmp_path / "docs"
-    first, second = (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2))
-    run_ablation(tmp_path / "here", benchmark(tiny_nuscenes_root), first, processes=1, docs=docs)
-    (published,) = json.loads((docs / "results.json").read_text())["rows"]
+FIRST, SECOND = (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2))
 
-    there = tmp_path / "there"
-    run_ablation(there, benchmark(tiny_nuscenes_root), first, processes=1, docs=docs)
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory, tiny_nuscenes_root):
+    """Ablations of one row: ``one`` with its published ``docs``, and ``two`` of another seed. Read only."""
+    folder = tmp_path_factory.mktemp("ablated")
+    run_ablation(folder / "one", benchmark(tiny_nuscenes_root), FIRST, processes=1, docs=folder / "docs")
+    shutil.copytree(folder / "one/work", folder / "two/work", ignore=shutil.ignore_patterns("runs"))
+    run_ablation(folder / "two", benchmark(tiny_nuscenes_root), SECOND, processes=1)
+    return folder
+
+
+@pytest.fixture
+def copied(ablated, tmp_path):
+    """A copy of these to work in."""
+    return Path(shutil.copytree(ablated, tmp_path / "copied"))
+
+
+def test_another_machine_resumes_from_the_published_rows(copied, tiny_nuscenes_root):
+    docs, there = copied / "docs", copied / "there"
+    (published,) = json.loads((docs / "results.json").read_text())["rows"]
+    run_ablation(there, benchmark(tiny_nuscenes_root), FIRST, processes=1, docs=docs)
     assert not list(there.glob("work/runs/*"))
-    run_ablation(there, benchmark(tiny_nuscenes_root), second, processes=1, docs=docs)
+    shutil.copytree(copied / "two/work", there / "work", dirs_exist_ok=True)
+    run_ablation(there, benchmark(tiny_nuscenes_root), SECOND, processes=1, docs=docs)
     assert [row["seed"] for row in rows_of(there)] == [1, 2]
     assert json.loads((docs / "results.json").read_text())["rows"][0] == published
 
 
-def test_published_rows_of_other_settings_are_not_thrown_away(tmp_path, tiny_nuscenes_root):
-    docs = tmp_path / "docs"
-    request = Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[1])
-    run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), request, processes=1, docs=docs)
+def test_published_rows_of_other_settings_are_not_thrown_away(copied, tiny_nuscenes_root):
+    docs = copied / "docs"
     published = (docs / "results.json").read_bytes(), (docs / "results.md").read_bytes()
-    others = replace(request, overrides=("train.lr=0.01",))
+    others = replace(FIRST, overrides=("train.lr=0.01",))
     with pytest.raises(DataError, match=r"holds 1 rows.*settings.*another --docs"):
-        run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), others, processes=1, docs=docs)
+        run_ablation(copied / "one", benchmark(tiny_nuscenes_root), others, processes=1, docs=docs)
     assert ((docs / "results.json").read_bytes(), (docs / "results.md").read_bytes()) == published
 
 
-def test_rows_that_another_ablation_publishes_meanwhile_stay(tmp_path, tiny_nuscenes_root):
-    docs = tmp_path / "docs"
-    first, second = (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2))
-    plan = benchmark(tiny_nuscenes_root)
-    run_ablation(tmp_path / "one", plan, first, processes=1, docs=docs)
-    run_ablation(tmp_path / "two", plan, second, processes=1)
-    rows = RowFile(tmp_path / "two/rows.jsonl")
-    data = plan.prepare(tmp_path / "two", Workspace(home=tmp_path / "two/work"))
-    late = Publisher(benchmark=plan, request=second, data=data, rows=rows, out=tmp_path / "two", docs=docs)
+def test_rows_that_another_ablation_publishes_meanwhile_stay(copied, tiny_nuscenes_root):
+    docs, out, plan = copied / "docs", copied / "two", benchmark(tiny_nuscenes_root)
+    rows, data = RowFile(out / "rows.jsonl"), plan.prepare(out, Workspace(home=out / "work"))
+    late = Publisher(benchmark=plan, request=SECOND, data=data, rows=rows, out=out, docs=docs)
     assert len(late.publish({}).rows) == 2
     assert [row["seed"] for row in json.loads((docs / "results.json").read_text())["rows"]] == [1, 2]
 
@@ -147,7 +157,6 @@ def test_published_results_that_are_damaged_are_named_and_stay(tmp_path, tiny_nu
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "results.json").write_text(damage)
-    request = Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[1])
     with pytest.raises(DataError, match=r"results\.json"):
-        run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), request, processes=1, docs=docs)
+        run_ablation(tmp_path / "out", benchmark(tiny_nuscenes_root), FIRST, processes=1, docs=docs)
     assert (docs / "results.json").read_text() == damage

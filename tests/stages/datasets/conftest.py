@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,7 @@ CASES = (
 
 
 @pytest.fixture(scope="session")
-def root_of(tiny_nuscenes_root, tmp_path_factory) -> Callable[[str], Path]:
+def root_of(tiny_nuscenes_root, tmp_path_factory, made_once) -> Callable[[str], Path]:
     """Call it with a data set's name for a small root of it. Read only."""
     from xd3d.stages.synthesize.twins import TWINS, synthesize_twin
 
@@ -64,10 +64,8 @@ def root_of(tiny_nuscenes_root, tmp_path_factory) -> Callable[[str], Path]:
             return out
         if dataset == "nuscenes":
             return tiny_nuscenes_root
-        out = tmp_path_factory.mktemp(f"twin of {dataset}") / "root"
-        return synthesize_twin(
-            out, dataset=dataset, frames=FRAMES[dataset], image_size=SIZE, azimuth_steps=180, workers=1
-        )
+        options = {"frames": FRAMES[dataset], "image_size": SIZE, "azimuth_steps": 180, "workers": 1}
+        return made_once(f"{dataset} root", partial(synthesize_twin, dataset=dataset, **options))
 
     return make
 

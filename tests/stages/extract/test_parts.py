@@ -120,7 +120,9 @@ def test_a_network_is_added_without_computing_the_others_again(make_index, sever
         assert opened(index, several(*names), path).read([0]).geometry.shape == (1, 6, 5)
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, 5, 7])
+@pytest.mark.parametrize(
+    "after", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(4, marks=pytest.mark.slow), 5, 7]
+)
 def test_a_run_that_is_killed_is_resumed_to_the_same_bytes(after, make_index, several, tmp_path, monkeypatch):
     index, chosen = make_index(frames=3), several("diffusers", "dinov2", shard_mb=1)
     whole, path = tmp_path / "whole", tmp_path / "cache"

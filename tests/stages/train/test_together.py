@@ -93,25 +93,18 @@ def timeless(run: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in record.items() if k not in TIMING_KEYS} for record in read_log(run)]
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"fusion": {"depth": "sparse"}},
-        pytest.param({"fusion": {}, "lam_trg": 0.5, "steps": 5}, marks=pytest.mark.slow),
-        pytest.param({"fusion": {"head": "distil", **PAPER}}, marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
-def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_of_one(
-    make_domain, start_two, train_alone, together, tmp_path, more
-):
-    domain = make_domain(frames=4, points=80)
-    options = {"batch_size": 1, "accumulate": 2, "steps": 3, "validate_every": 9, "checkpoint_every": 1, **more}
-    unbroken = start_two(domain, tmp_path / "unbroken", **options)
-    broken = start_two(domain, tmp_path / "broken", last=1, **options)
+OPTIONS = {"batch_size": 1, "accumulate": 2, "steps": 3, "validate_every": 9, "checkpoint_every": 1}
+SPARSE = {"fusion": {"depth": "sparse"}}
+OTHERS = [{"fusion": {}, "lam_trg": 0.5, "steps": 5}, {"fusion": {"head": "distil", **PAPER}}]
+
+
+@pytest.mark.parametrize("more", [SPARSE, *(pytest.param(more, marks=pytest.mark.slow) for more in OTHERS)], ids=str)
+def test_two_processes_train_as_one_with_twice_the_batch(make_domain, start_two, train_alone, together, tmp_path, more):
+    domain, options = make_domain(frames=4, points=80), {**OPTIONS, **more}
+    started = start_two(domain, tmp_path / "two", **options)
     done = train_alone(domain, tmp_path / "one", **{**options, "batch_size": 2})
-    together.outputs(unbroken)
-    one, two = timeless(tmp_path / "one"), timeless(tmp_path / "unbroken")
+    together.outputs(started)
+    one, two = timeless(tmp_path / "one"), timeless(tmp_path / "two")
     assert [record["step"] for record in one] == [record["step"] for record in two]
     # Adam turns the rounding of the smallest gradients into whole steps, so the two drift apart later on.
     for record, other, precision in zip(one, two, (1e-6, 1e-3, 1e-2), strict=False):
@@ -120,16 +113,25 @@ def test_two_processes_train_as_one_with_twice_the_batch_and_survive_the_death_o
     assert scores == {name: pytest.approx(value, abs=0.05) for name, value in one[-1]["validation"]["miou"].items()}
     assert done.best.metric == "fused"
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [SPARSE, *OTHERS], ids=str)
+def test_two_processes_survive_the_death_of_one(make_domain, start_two, together, tmp_path, more):
+    domain, options = make_domain(frames=4, points=80), {**OPTIONS, **more}
+    unbroken = start_two(domain, tmp_path / "unbroken", **options)
+    broken = start_two(domain, tmp_path / "broken", last=1, **options)
+    together.outputs(unbroken)
+    whole = timeless(tmp_path / "unbroken")
     assert broken[1].wait(60) == -signal.SIGKILL
     _, errors = broken[0].communicate(timeout=60)
     assert broken[0].returncode == 1
     assert "Process 0 of 2 lost another process of this run" in errors
     broken[1].communicate()
-    assert len(timeless(tmp_path / "broken")) < len(two)
+    assert len(timeless(tmp_path / "broken")) < len(whole)
     together.outputs(start_two(domain, tmp_path / "broken", **options))
     ours, theirs = stored(tmp_path / "unbroken"), stored(tmp_path / "broken")
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert timeless(tmp_path / "broken") == two
+    assert timeless(tmp_path / "broken") == whole
 
 
 def test_a_run_resumes_with_as_many_processes_as_it_began_with(make_domain, train_alone, tmp_path, monkeypatch):
