@@ -201,7 +201,7 @@ def probes(kitti: Sequence[tuple[Shot, np.ndarray]], panda: Sequence[tuple[Shot,
 
 
 def positions(shot: Shot) -> np.ndarray:
-    """The control of the probes: nothing but the place in the picture."""
+    """The control of the probes: nothing but the pixel position."""
     u, v = shot.uv.T
     return np.stack([u, v, u * u, v * v, u * v], 1)
 
@@ -247,7 +247,7 @@ def measure(
     for name, cut in others.items():
         given = (lambda shot: shot.picture.shape[:2]) if name == "equal cells" else (lambda shot: shot.picture)
         results[name] = {key: region_miou(found, [cut(given(shot)) for shot in found]) for key, found in sets.items()}
-    results["place in the picture"] = probes(
+    results["pixel position alone"] = probes(
         [(shot, positions(shot)) for shot in kitti], [(shot, positions(shot)) for shot in panda]
     )
     shown: dict[str, bytes] = {}
