@@ -63,6 +63,7 @@ def script(monkeypatch):
         sys.modules.pop(name)
 
 
+@pytest.mark.slow
 def test_a_check_that_does_not_end_is_stopped_and_one_that_ends_without_a_word_is_reported(script, tmp_path):
     gpu_check, gpu_bench = script
     bench = gpu_bench.Bench(folder=tmp_path, device="cpu", scale=gpu_bench.REDUCED)

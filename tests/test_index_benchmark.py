@@ -1,4 +1,4 @@
-"""The benchmark of the index: small shares of the real counts in the suite, all of nuScenes among the slow tests."""
+"""The benchmark of the index: a small share of the real counts, and all of nuScenes."""
 
 import json
 import subprocess
@@ -16,6 +16,7 @@ def run(work, *options, timeout):
     return json.loads(done.stdout.splitlines()[-1])["datasets"]
 
 
+@pytest.mark.slow
 def test_a_small_share_has_the_counts_it_should(tmp_path):
     told = run(tmp_path, "--share", "0.001", "--dataset", "nuscenes", "--cameras", "all", timeout=100)["nuscenes"]
     assert (told["frames"], told["images"]) == (34, 204)
