@@ -33,7 +33,7 @@ MARKED = {
         *("augment.mix", "augment.mix_share", "augment.beam_drop", "augment.early_returns", "augment.jitter"),
         *("augment.scale", "augment.mount_height", "train.teacher", "train.teacher_decay"),
         *("train.pl_agree", "train.pl_vote", "train.pl_weigh"),
-        *("extract.models", "extract.maps_only", "fusion.depth", "fusion.depth_dropout"),
+        *("extract.models", "extract.maps_only", "extract.decoding", "fusion.depth", "fusion.depth_dropout"),
         *("model.norm", "model.head", "train.backbone_rate"),
     },
     Mark.GIVEN: {
