@@ -35,7 +35,8 @@ LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *TIMING_KEYS}
 def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other: TrainedRun | None = None) -> Path:
     """Writes the report of ``run`` to ``path``: scores on the target's test split, pictures, losses, protocol.
 
-    With ``other``, the point clouds show the predictions of both runs side by side.
+    With ``other``, the point clouds show the predictions of both runs, and the table of scores has the mean of the other
+    one too, if it is evaluated.
 
     Raises:
         MissingDataError: the run is not evaluated.
@@ -61,7 +62,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other:
         f" {data.target.dataset} ({data.target.domain})."
     )
     sections = [
-        _scores(run, card, rule),
+        _scores(run, card, rule, other),
         *_parts(card),
         clouds_section(run, other),
         *_frames(run, rule),
@@ -76,10 +77,13 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other:
     return path
 
 
-def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule") -> Section:
+def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule", other: TrainedRun | None) -> Section:
     majority = run.majority(card)
     rows = [[name, *(_percent(values[key]) for key in OUTPUTS)] for name, values in card.iou.items()]
     rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in OUTPUTS)])
+    if other is not None and (beside := _current_metrics(other)) is not None:
+        name = f"mean of {other.folder.name} (fusion.variant={other.config.fusion.variant})"
+        rows.append([name, *(_percent(beside.miou[key]) for key in OUTPUTS)])
     rows.append(["always the most frequent class", *[""] * (len(OUTPUTS) - 1), _percent(majority)])
     bars = {
         label: {name: values[key] for name, values in card.iou.items()}
@@ -96,6 +100,13 @@ def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule") -> Section:
             Picture(png=figures.iou_bars(bars, card.classes), caption="IoU per class and output."),
         ],
     )
+
+
+def _current_metrics(run: TrainedRun) -> Metrics | None:
+    """Returns the stored metrics of a run's best checkpoint, or None if it is not evaluated."""
+    path = run.scores_path("target", "test")
+    card = Metrics.load(path) if path.is_file() else None
+    return card if card is not None and card.protocol is not None and card.protocol.step == run.step else None
 
 
 def _parts(card: Metrics) -> list[Section]:

@@ -60,6 +60,7 @@ def test_the_report_stands_alone_and_shows_all_scores(demo):
     assert not re.findall(r"(?:src|href)=\"(?!data:)", report)
     for score in ("miou", "lidar_alone_miou", "majority_miou"):
         assert f"{100 * facts[score]:.1f}" in report
+    assert re.search(r"mean of [^<]*3d-only", report), "LiDAR alone is in the table of scores too"
     assert report.count("data:image/png;base64,") >= 3 * 3 + 3
     assert len(report) < 15e6
 
