@@ -35,8 +35,8 @@ LOSS_NAMES_LEFT_OUT = {"step", "lr", "validation", *TIMING_KEYS}
 def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other: TrainedRun | None = None) -> Path:
     """Writes the report of ``run`` to ``path``: scores on the target's test split, pictures, losses, protocol.
 
-    With ``other``, the point clouds show the predictions of both runs, and the table of scores has the mean of the other
-    one too, if it is evaluated.
+    With ``other``, the point clouds show the predictions of both runs, and the table of scores has its mean too if it
+    is evaluated.
 
     Raises:
         MissingDataError: the run is not evaluated.
