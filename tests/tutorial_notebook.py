@@ -17,7 +17,8 @@ def execute(folder: Path) -> nbformat.NotebookNode:
     """Run the notebook in ``folder``; progress and the name of the folder are left out of the outputs."""
     notebook = nbformat.read(NOTEBOOK, 4)
     resources = {"metadata": {"path": str(folder)}}
-    pictures = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # the tests' backend shows none
+    # The backend of the tests shows no pictures.
+    pictures = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     NotebookClient(notebook, timeout=1800, coalesce_streams=True, resources=resources).execute(env=pictures)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
