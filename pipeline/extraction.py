@@ -124,6 +124,8 @@ def _failures(cache: Path | str, failed: int) -> str:
     from ..cache.networks import part_paths
     from ..cache.reader import FeatureReader
 
-    reason = next((reason for part in part_paths(cache) for reason in FeatureReader(part).failed.values()), "")
-    remedy = "try extract.dtype=float32; " if "not finite" in reason else ""
+    reader = next(reader for part in part_paths(cache) if (reader := FeatureReader(part)).failed)
+    reason = next(iter(reader.failed.values()))
+    in_half = reader.fingerprint.get("dtype") in ("float16", "bfloat16")
+    remedy = "try extract.dtype=float32; " if in_half and "not finite" in reason else ""
     return f"\n{failed} images failed ({reason}); {remedy}--retry-failed tries them again"
