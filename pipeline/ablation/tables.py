@@ -215,8 +215,10 @@ def _sweep_row(scores: ScoreTable, variant: Variant) -> list[str]:
 
 
 def _seeds(scores: ScoreTable, variant: Variant) -> str:
-    """How many seeds the variant's mean over the shifts has."""
-    return str(len(scores.scores(variant.name, "3d", MEAN)))
+    """How many seeds the variant's mean over the shifts has, and how many more were tested on some of the shifts."""
+    complete = len(scores.scores(variant.name, "3d", MEAN))
+    begun = max(len(scores.scores(variant.name, "3d", shift)) for shift in scores.shifts)
+    return str(complete) if begun <= complete else f"{complete} + {begun - complete} in part"
 
 
 def _main_variants(scores: ScoreTable) -> list[Variant]:
