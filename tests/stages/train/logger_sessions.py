@@ -35,6 +35,14 @@ def session(run, loggers, begin, end, *, killed):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def settle(run):
+    """Wait for W&B's own process, which outlives a kill and writes once a second what it still holds."""
+    found, before = None, ()
+    while found != before:
+        before, found = found, sorted((path.name, path.stat().st_size) for path in run.glob("wandb/*/*.wandb"))
+        time.sleep(1.5)
+
+
 def tensorboard_history(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -110,6 +118,8 @@ def main():
             sys.stdout.flush()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (-signal.SIGKILL if killed else 0)
+        if killed:
+            settle(run)
     print(json.dumps({name: HISTORIES[name](run) for name in loggers}))  # noqa: T201 - for the test
 
 
