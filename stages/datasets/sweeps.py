@@ -109,6 +109,11 @@ class Sweep:
         """Which points have usable coordinates; the others are dropped wherever points are used."""
         return usable_rows(self.points)
 
+    @cached_property
+    def missing(self) -> Bool[np.ndarray, "points"]:
+        """Which points stand for rays without return; they are not usable."""
+        return _missing_returns(self.points)
+
     def only_usable(self) -> "Sweep":
         """Returns the sweep without the points that have no usable coordinates."""
         if self.usable.all():
@@ -121,7 +126,7 @@ class Sweep:
 
         Missing returns are no points. ``most=1.0`` finds sweeps without any usable point.
         """
-        total, missing = len(self.points), ~self.usable & _missing_returns(self.points)
+        total, missing = len(self.points), self.missing
         returns, good = total - int(missing.sum()), int(self.usable.sum())
         if returns < (1 - _EMPTY) * total:
             point = _written(self.points[missing][0])
@@ -205,7 +210,7 @@ def points_fault(read: Callable[[], Sweep]) -> str | Remark | None:
         return str(error)
     dropped = ~sweep.usable
     count = int(dropped.sum())
-    missing = sweep.points[dropped & _missing_returns(sweep.points)]
+    missing = sweep.points[sweep.missing]
     what = _MISSING.format(point=_written(missing[0])) if 2 * len(missing) > count else _DROPPED
     return sweep.fault() or (Remark(count, what, dropped=count) if count else None)
 
