@@ -15,7 +15,7 @@ from ..runs import TrainedRun
 from . import figures
 from .analysis import analysis_sections
 from .attention import read_images
-from .clouds import clouds_section
+from .clouds import clouds_section, run_label
 from .frames import predictions_over_images, spread_frames
 from .page import Picture, Section, Table, facts_table, legend, render_page
 
@@ -82,8 +82,7 @@ def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule", other: TrainedRu
     rows = [[name, *(_percent(values[key]) for key in OUTPUTS)] for name, values in card.iou.items()]
     rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in OUTPUTS)])
     if other is not None and (beside := _current_metrics(other)) is not None:
-        name = f"mean of {other.folder.name} (fusion.variant={other.config.fusion.variant})"
-        rows.append([name, *(_percent(beside.miou[key]) for key in OUTPUTS)])
+        rows.append([f"mean of {run_label(other)}", *(_percent(beside.miou[key]) for key in OUTPUTS)])
     rows.append(["always the most frequent class", *[""] * (len(OUTPUTS) - 1), _percent(majority)])
     bars = {
         label: {name: values[key] for name, values in card.iou.items()}

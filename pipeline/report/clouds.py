@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from ...stages.train.domain import Domain
     from ..runs import TrainedRun
 
-__all__ = ["clouds_section"]
+__all__ = ["clouds_section", "run_label"]
 
 FRAMES = 4  #: evenly spread over the test split
 MAX_POINTS = 60_000  #: points of a frame beyond this are thinned out evenly
 NO_AGENT = 65535
 PICTURE_WIDTH = 960
+
+
+def run_label(run: "TrainedRun") -> str:
+    """Returns the name of a run where the report compares two."""
+    return f"{run.folder.name} (fusion.variant={run.config.fusion.variant})"
 
 
 def clouds_section(run: "TrainedRun", other: "TrainedRun | None" = None) -> Section:
@@ -48,7 +53,7 @@ def clouds_section(run: "TrainedRun", other: "TrainedRun | None" = None) -> Sect
     data = {
         "classes": classes,
         "colours": (255 * class_colours(classes)).round().astype(int).tolist(),
-        "runs": [f"{each.folder.name} (fusion.variant={each.config.fusion.variant})" for each in runs],
+        "runs": [run_label(each) for each in runs],
         "frames": frames,
     }
     style, script = ((files(__package__) / name).read_text(encoding="utf-8") for name in ("clouds.css", "clouds.js"))
