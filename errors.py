@@ -87,8 +87,11 @@ class ClusterError(Xd3dError, RuntimeError):
     """Workers or their scheduler cannot be reached, do not match this run, or died too often."""
 
 
+_SHOWN = 20  #: choices that a hint lists at most
+
+
 def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str:
-    """Returns a hint for a mistyped ``name``: the closest choice, or the choices, at most 20, if none is close.
+    """Returns a hint for a mistyped ``name``: the closest choice, or the first choices if none is close.
 
     ``prefix`` is put before the choices.
     """
@@ -97,5 +100,5 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str:
     found = [f"{prefix}{each}" for each in close or known]
     if close:
         return f"did you mean '{found[0]}'?"
-    more = f" and {len(found) - 20} more" if len(found) > 20 else ""
-    return f"choose one of: {', '.join(found[:20])}{more}"
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"choose one of: {', '.join(found[:_SHOWN])}{more}"

@@ -88,8 +88,11 @@ def _identities(caches: Sequence[Cache]) -> dict[Cache, Fingerprint]:
 
 
 def _of_packaged_model(cache: Cache, absent: Mapping[str, str]) -> bool:
+    """Whether a cache was made with a model of this package, which the absent one cannot be."""
+    if "model" not in absent:
+        return False
     recipe = load_recipe(open_store(cache)) or {}
-    return "model" in absent and recipe.get("extract", {}).get("model") in PACKAGED_NAMES
+    return recipe.get("extract", {}).get("model") in PACKAGED_NAMES
 
 
 def _require_one_model(fits: Sequence[tuple[Cache, Fingerprint]], absent: Mapping[str, str]) -> None:

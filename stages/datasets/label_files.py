@@ -14,9 +14,9 @@ from .checks import UNDECODABLE, Check, Faults, binary_fault, image_fault, run_c
 from .index import FrameIndex
 from .sweeps import RawRows, check_columns, holds_doubles, raw_fault
 
-_LOOKED_AT = 8  #: sweeps whose values tell their columns
-
 __all__ = ["ColourTable", "check_raw_files", "label_fault", "other_type", "read_colours", "read_raw_labels"]
+
+_LOOKED_AT = 8  #: sweeps whose values tell their columns
 
 
 def read_raw_labels(path: Path, dtype: str) -> UInt[np.ndarray, "points"]:

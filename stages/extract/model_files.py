@@ -27,7 +27,7 @@ __all__ = [
     "folder_kind",
     "processor_file",
     "read_facts",
-    "refuse_pointer",
+    "refuse_foreign",
     "snapshot_folder",
     "unet_folder",
     "weight_files",
@@ -169,7 +169,7 @@ def conversion(pickle: Path, target: Path) -> str:
     )
 
 
-def refuse_pointer(file: Path) -> None:
+def refuse_foreign(file: Path) -> None:
     """Checks that ``file`` is not a pointer of Git LFS, a web page or packed.
 
     Raises:
@@ -219,7 +219,7 @@ def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]
                     "names its input, mean, std and taps (docs/backbones.md)"
                 )
         for file in deciding_files(path, kind, weights):
-            refuse_pointer(file)
+            refuse_foreign(file)
         return
     processor_file(path)
     if weights == "pretrained" and not _weight_files(path, VISION_WEIGHTS):
@@ -229,7 +229,7 @@ def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]
             " without"
         )
     for file in _weight_files(path, VISION_WEIGHTS) if weights == "pretrained" else ():
-        refuse_pointer(file)
+        refuse_foreign(file)
         if file.suffix == ".safetensors":
             _check_header(file)
 
@@ -266,12 +266,12 @@ def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
                 " to random to try it without"
             )
         for file in weight_files(path / part, part) if weights == "pretrained" and part in WEIGHTS else ():
-            refuse_pointer(file)
+            refuse_foreign(file)
 
 
 def _check_config(config: Path, part: str) -> None:
     """Checks that the config of a part is its own, and that a tokenizer has its words."""
-    refuse_pointer(config)
+    refuse_foreign(config)
     folder, wanted = config.parent, _CLASSES.get(part)
     if wanted and (found := read_facts(config).get("_class_name", wanted)) != wanted:
         raise ModelError(f"{config} describes a {found}, and the part '{part}' is a {wanted}; copy the model again")
@@ -293,7 +293,7 @@ def unet_folder(path: Path) -> Path:
             f"{weights_instead(found, WEIGHTS['unet'])}"
         )
     for file in weight_files(found, "unet"):
-        refuse_pointer(file)
+        refuse_foreign(file)
     return found
 
 

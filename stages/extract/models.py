@@ -34,7 +34,7 @@ from .model_files import (
     deciding_files,
     folder_kind,
     read_facts,
-    refuse_pointer,
+    refuse_foreign,
     snapshot_folder,
     unet_folder,
     weight_files,
@@ -143,7 +143,7 @@ def resolve_model(
     elif folder.is_dir():
         path = snapshot_folder(folder.resolve())
     elif folder.is_file():
-        refuse_pointer(folder)
+        refuse_foreign(folder)
         raise ModelError(_one_file(folder))
     elif is_hub_name(name):
         path = find_local(name) or fetch_model(name, offline=offline)[0]
@@ -186,7 +186,7 @@ def resolve_unet(name: str, *, offline: bool = False) -> Path:
             raise ModelError(f"The UNet weights {path} are no .safetensors file, but {how}")
         if path.suffix != ".safetensors":
             raise ModelError(f"The UNet weights {path} are no .safetensors file; convert them")
-        refuse_pointer(path)
+        refuse_foreign(path)
         return path.absolute()
     return unet_folder(snapshot_folder(path)).absolute()
 
