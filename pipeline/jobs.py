@@ -24,6 +24,7 @@ from .runs import TrainedRun, as_begun, run_facts, run_name
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from ..stages.datasets.prepare import PrepareSummary
     from ..stages.synthesize.synthesize import Plan
 
 __all__ = ["evaluate", "extract_features", "predict", "prepare", "pretrain", "report", "synthesize", "train"]
@@ -134,28 +135,31 @@ def prepare(
         place.remember_root(dataset, chosen)
     faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]
     summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
-    if faults:
-        again = "copy them again from their source" if dataset == FOLDER else "download them again"
-        advice = f"Mend or replace these files ({again}), then run the same command."
-        if done.incomplete < done.frames:
-            advice += (
-                f" Or index the other {done.frames - done.incomplete} frames: the option --allow-missing leaves the"
-                f" {done.incomplete} incomplete ones out."
-            )
-    else:
-        advice = f"{left_out_of(dataset, done.left_out)}\nNext: xd3d extract-features --dataset {dataset}".lstrip()
     splits = f"Frames of each domain to train on, validate on and test on: {describe_splits(done.splits)}"
     shares = seen_shares(done.views)
     seen = [f"{camera} sees {_range(found)} of the points ({len(found)} scenes)" for camera, found in shares.items()]
-    return Outcome(
-        result={
-            **done.to_json(),
-            "seen": {camera: mean(found) for camera, found in shares.items()},
-            "fits": {found.camera: found.fits if found.clear else None for found in done.alignments},
-        },
-        text="\n".join([*faults, *seen, *map(str, done.alignments), splits, summary, advice]),
-        exit_code=1 if faults else 0,
-    )
+    result = {
+        **done.to_json(),
+        "seen": {camera: mean(found) for camera, found in shares.items()},
+        "fits": {found.camera: found.fits if found.clear else None for found in done.alignments},
+    }
+    lines = [*faults, *seen, *map(str, done.alignments), splits, summary, _advice(done)]
+    return Outcome(result=result, text="\n".join(lines), exit_code=1 if faults else 0)
+
+
+def _advice(done: "PrepareSummary") -> str:
+    """Returns the next command, or what to do about missing or damaged files."""
+    if not done.missing:
+        next_command = f"Next: xd3d extract-features --dataset {done.dataset}"
+        return f"{left_out_of(done.dataset, done.left_out)}\n{next_command}".lstrip()
+    again = "copy them again from their source" if done.dataset == FOLDER else "download them again"
+    advice = f"Mend or replace these files ({again}), then run the same command."
+    if done.incomplete < done.frames:
+        advice += (
+            f" Or index the other {done.frames - done.incomplete} frames: the option --allow-missing leaves the"
+            f" {done.incomplete} incomplete ones out."
+        )
+    return advice
 
 
 def _range(shares: Sequence[float]) -> str:

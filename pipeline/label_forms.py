@@ -1,17 +1,22 @@
-"""The numbers and colours in which a run's labels are written, and what a folder of labels says of them."""
+"""What commands that write labels share: numbers and colours, the facts beside the files, and the summary."""
 
+import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError, MissingDataError
 from ..stages.evaluate.settings import adaptation_name
+from .console import Outcome
 from .domains import open_index
 from .runs import TrainedRun
 
 if TYPE_CHECKING:
     from ..stages.datasets.index import FrameIndex
     from ..stages.predict.label_form import LabelForm
+    from ..stages.predict.sweeps import LabelSummary
 
-__all__ = ["LabelIds", "label_facts", "label_form"]
+__all__ = ["LabelIds", "label_facts", "label_form", "label_outcome"]
 
 LabelIds = Literal["train", "raw"]
 
@@ -64,6 +69,32 @@ def label_facts(trained: TrainedRun, form: "LabelForm", meaning: str, *, norm_wi
         "adapt": adaptation_name(norm_window),
         "code": code_version(),
     }
+
+
+def label_outcome(
+    done: "LabelSummary", out: Path, *, sweeps: int, begin: float, advice: str = "", further: Mapping[str, Any]
+) -> Outcome:
+    """Returns what a command that labelled ``sweeps`` sweeps into ``out`` prints; the exit code is 1 if one failed.
+
+    ``begin``: its start, by ``time.perf_counter``. ``further``: further keys of the result.
+    """
+    faults = [f"  {fault}" for fault in done.failed]
+    summary = f"{done.labelled} sweeps labelled, {done.kept} were labelled before, {len(faults)} failed."
+    return Outcome(
+        result={
+            "out": str(out),
+            "sweeps": sweeps,
+            "labelled": done.labelled,
+            "kept": done.kept,
+            "failed": [{"file": str(fault.path), "reason": fault.reason} for fault in done.failed],
+            "points": done.points,
+            "dropped": done.dropped,
+            **further,
+            "seconds": round(time.perf_counter() - begin, 3),
+        },
+        text="\n".join([*faults, f"{summary} The labels are in {out}{advice}"]),
+        exit_code=1 if faults else 0,
+    )
 
 
 def _colours(classes: "tuple[str, ...]") -> Any:

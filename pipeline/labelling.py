@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..files import optional_path
 from ..stages.evaluate.settings import Adaptation, FusionRule, norm_window
@@ -53,7 +54,12 @@ def predict(
     from .predict import predict as predict_sweeps
     from .predict_frames import predict_frames
 
-    shown = {"online": online, "fusion": fusion, "probabilities": probabilities, "dry_run": dry_run}
+    frames_alone: dict[str, Any] = {
+        "online": online,
+        "fusion": fusion,
+        "probabilities": probabilities,
+        "dry_run": dry_run,
+    }
     choice = choose_frames(
         optional_path(points),
         dataset,
@@ -63,35 +69,17 @@ def predict(
         scenes=scenes,
         submission=submission,
         sweeps_alone={"--columns": columns},
-        frames_alone={f"--{name.replace('_', '-')}": value for name, value in shown.items()},
+        frames_alone={f"--{name.replace('_', '-')}": value for name, value in frames_alone.items()},
     )
-    place, run, out = Workspace.of(workspace), optional_path(run), optional_path(out)
-    if not isinstance(choice, FrameChoice):
-        return predict_sweeps(
-            place,
-            run,
-            choice,
-            out=out,
-            columns=columns,
-            picture=picture,
-            norm_window=norm_window(adapt),
-            ids=ids,
-            colour=colour,
-            machine=machine,
-        )
-    return predict_frames(
-        place,
-        run,
-        choice,
-        out=out,
-        online=online,
-        fusion=fusion,
-        norm_window=norm_window(adapt),
-        probabilities=probabilities,
-        picture=picture,
-        ids=ids,
-        colour=colour,
-        submission=submission,
-        dry_run=dry_run,
-        machine=machine,
-    )
+    shared: dict[str, Any] = {
+        "out": optional_path(out),
+        "picture": picture,
+        "norm_window": norm_window(adapt),
+        "ids": ids,
+        "colour": colour,
+        "machine": machine,
+    }
+    workspace, run = Workspace.of(workspace), optional_path(run)
+    if isinstance(choice, FrameChoice):
+        return predict_frames(workspace, run, choice, submission=submission, **frames_alone, **shared)
+    return predict_sweeps(workspace, run, choice, columns=columns, **shared)

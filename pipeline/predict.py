@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..files import write_bytes
 from .console import Outcome
 from .folders import claim_folder
-from .label_forms import LabelIds, label_facts, label_form
+from .label_forms import LabelIds, label_facts, label_form, label_outcome
 from .runs import TrainedRun
 from .workspace import Workspace
 
@@ -78,24 +78,8 @@ def predict(
     unread = {fault.path for fault in done.failed}
     whole = [sweep for sweep in sweeps if sweep not in unread]
     shown = _picture(out, whole[0], columns, network.classes, form) if picture and whole else None
-    faults = [f"  {fault}" for fault in done.failed]
-    counts = f"{done.labelled} sweeps labelled, {done.kept} were labelled before, {len(faults)} failed."
-    return Outcome(
-        result={
-            "out": str(out),
-            "sweeps": len(sweeps),
-            "labelled": done.labelled,
-            "kept": done.kept,
-            "failed": [{"file": str(fault.path), "reason": fault.reason} for fault in done.failed],
-            "points": done.points,
-            "dropped": done.dropped,
-            "classes": list(network.classes),
-            "picture": str(shown) if shown else None,
-            "seconds": round(time.perf_counter() - begin, 3),
-        },
-        text="\n".join([*faults, f"{counts} The labels are in {out}"]),
-        exit_code=1 if faults else 0,
-    )
+    further = {"classes": list(network.classes), "picture": str(shown) if shown else None}
+    return label_outcome(done, out, sweeps=len(sweeps), begin=begin, further=further)
 
 
 def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str], form: "LabelForm") -> Path:

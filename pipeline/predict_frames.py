@@ -5,7 +5,7 @@ import dataclasses
 import io
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from .domains import DomainOpener
 from .export import log_faults, open_submission
 from .folders import claim_folder
 from .frame_choice import FrameChoice, refuse_options
-from .label_forms import LabelIds, label_facts, label_form
+from .label_forms import LabelIds, label_facts, label_form, label_outcome
 from .predict import FACTS, PICTURE_SUFFIX
 from .runs import TrainedRun
 from .workspace import Workspace
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..stages.evaluate.settings import FusionRule
     from ..stages.predict.frames import LabelFolder
     from ..stages.predict.submission import Submission
-    from ..stages.predict.sweeps import LabelSummary
     from ..stages.train.domain import Domain
 
 __all__ = ["predict_frames"]
@@ -124,34 +123,12 @@ def _label(
 
     done = label_frames(trained.network, domain, store, fusion=rule, norm_window=norm_window)
     shown = _picture(store, domain, trained.network.classes) if picture else None
-    result = {
+    further = {
         "classes": list(trained.network.classes),
         "modalities": list(store.modalities),
         "picture": str(shown) if shown else None,
     }
-    return _outcome(done, domain, store.out, result, begin, advice="")
-
-
-def _outcome(
-    done: "LabelSummary", domain: "Domain", out: Path, result: Mapping[str, Any], begin: float, *, advice: str
-) -> Outcome:
-    faults = [f"  {fault}" for fault in done.failed]
-    summary = f"{done.labelled} sweeps labelled, {done.kept} were labelled before, {len(faults)} failed."
-    return Outcome(
-        result={
-            "out": str(out),
-            "sweeps": len(domain),
-            "labelled": done.labelled,
-            "kept": done.kept,
-            "failed": [{"file": str(fault.path), "reason": fault.reason} for fault in done.failed],
-            "points": done.points,
-            "dropped": done.dropped,
-            **result,
-            "seconds": round(time.perf_counter() - begin, 3),
-        },
-        text="\n".join([*faults, f"{summary} The labels are in {out}{advice}"]),
-        exit_code=1 if faults else 0,
-    )
+    return label_outcome(done, store.out, sweeps=len(domain), begin=begin, further=further)
 
 
 def _for_submission(trained: TrainedRun, domain: "Domain") -> "Domain":
@@ -202,7 +179,8 @@ def _submit(
     log_faults(store, rows, images=domain.features is not None)
     packed = None if done.failed else store.pack(rows)
     advice = f"; to submit: {packed}" if packed else ", and make no submission yet"
-    return _outcome(done, domain, out, {"zip": str(packed) if packed else None}, begin, advice=advice)
+    zipped = {"zip": str(packed) if packed else None}
+    return label_outcome(done, out, sweeps=len(domain), begin=begin, advice=advice, further=zipped)
 
 
 def _open(workspace: Workspace, trained: TrainedRun, choice: FrameChoice, *, online: bool) -> "Domain":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import optional_path
+from ..fingerprint import fingerprint_digest
 from .config import Config
 from .console import Outcome
 from .runs import TrainedRun
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..stages.evaluate.settings import FusionRule
     from ..stages.train.batch import Batch
     from ..stages.train.domain import Domain
-    from ..stages.train.label_choice import Candidates
+    from ..stages.train.label_choice import Candidates, LabelRule
     from ..stages.train.network import Network
 
 __all__ = ["batch_candidates", "pseudo_label"]
@@ -56,29 +57,16 @@ def pseudo_label(
         ConfigError: the network lacks what the rule compares.
         DataError: a prediction is not finite.
     """
-    from ..fingerprint import fingerprint_digest
     from ..stages.adapt.pseudo_labels import make_pseudo_labels
     from ..stages.train.checks import check_label_rule
-    from ..stages.train.initial import InitialCheckpoint
     from ..stages.train.label_choice import LabelRule
-    from ..stages.train.record import describe_domain
 
     workspace = Workspace.of(workspace)
     trained = TrainedRun.open(workspace, optional_path(run), machine)
-    chosen, fusion = trained.side(side), trained.config.evaluate.fusion
     rule = LabelRule(agree=agree, vote=vote)
     check_label_rule(rule, trained.config.fusion)
-    target = trained.domains.unlabelled(chosen)
-    uses_images = target.features is not None
-    identity = {
-        **InitialCheckpoint.open(trained.folder).identity(),
-        "features": fingerprint_digest(trained.domains.fingerprint(chosen.dataset)) if uses_images else "none",
-        "domain": chosen.domain,
-        "split": "train",
-        **({} if fusion == "sum" else {"fusion": fusion}),
-        **({"rule": rule.names} if rule.names else {}),
-        "target": describe_domain(target),
-    }
+    target = trained.domains.unlabelled(trained.side(side))
+    identity = _identity(trained, side, target, rule)
     folder = workspace.pseudo_labels(f"{trained.folder.name}-{fingerprint_digest(identity)[:8]}")
     made = make_pseudo_labels(
         folder,
@@ -96,6 +84,24 @@ def pseudo_label(
         text=f"{made.points} points of {made.frames} frames are labelled: {shares} labels are kept, in {folder}."
         " Next: xd3d train with train.lam_pl above 0, such as --config nuscenes_usa_singapore/uda_pl",
     )
+
+
+def _identity(trained: TrainedRun, side: str, target: "Domain", rule: "LabelRule") -> dict[str, Any]:
+    """Returns what pseudo labels follow from: the weights, the features, the frames and the rule."""
+    from ..stages.train.initial import InitialCheckpoint
+    from ..stages.train.record import describe_domain
+
+    chosen, fusion = trained.side(side), trained.config.evaluate.fusion
+    uses_images = target.features is not None
+    return {
+        **InitialCheckpoint.open(trained.folder).identity(),
+        "features": fingerprint_digest(trained.domains.fingerprint(chosen.dataset)) if uses_images else "none",
+        "domain": chosen.domain,
+        "split": "train",
+        **({} if fusion == "sum" else {"fusion": fusion}),
+        **({"rule": rule.names} if rule.names else {}),
+        "target": describe_domain(target),
+    }
 
 
 def _predictions(trained: TrainedRun, target: "Domain") -> "Iterator[FramePrediction]":

@@ -97,24 +97,11 @@ def prepare_dataset(
         MissingDataError: the root, the version or a table is missing, or the root has no frame.
         DataError: the tables are damaged, a folder is not readable, or a calibration shows no point in any image.
     """
-    if dataset not in READERS:
-        raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
-    reader = READERS[dataset]
-    try:
-        options = {"allow_missing": allow_missing, "follow_links": follow_links}
-        taken = {name: options[name] for name in options if name in signature(reader.build_index).parameters}
-        index = reader.build_index(root, version=version, cameras=cameras, **taken)
-    except PermissionError as error:
-        raise DataError(
-            f"{error.filename} is not readable; fix that, for example with: chmod -R u+rX {json.dumps(str(root))}"
-        ) from error
-    if not len(index.frames.key):
-        if index.left_out:
-            raise _none_complete(index.left_out)
-        raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
+    options = {"allow_missing": allow_missing, "follow_links": follow_links}
+    index = _build_index(dataset, root, options, version=version, cameras=cameras)
     if picture and not len(index.images.key):
         raise ConfigError(f"There is no image of {dataset} to draw points over; choose some cameras, or no --picture")
-    faults = reader.check_files(index)
+    faults = READERS[dataset].check_files(index)
     incomplete = _incomplete(index, faults)
     if allow_missing and incomplete:
         index, faults = index.without(incomplete), Faults(dropped=faults.dropped)
@@ -147,6 +134,25 @@ def prepare_dataset(
         views=tuple(views),
         alignments=tuple(alignments),
     )
+
+
+def _build_index(dataset: str, root: Path, options: Mapping[str, Any], **chosen: Any) -> FrameIndex:
+    """Returns the index of a root, which has a frame; the data set's reader gets those ``options`` that it knows."""
+    if dataset not in READERS:
+        raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
+    build = READERS[dataset].build_index
+    chosen |= {name: value for name, value in options.items() if name in signature(build).parameters}
+    try:
+        index = build(root, **chosen)
+    except PermissionError as error:
+        raise DataError(
+            f"{error.filename} is not readable; fix that, for example with: chmod -R u+rX {json.dumps(str(root))}"
+        ) from error
+    if not len(index.frames.key):
+        if index.left_out:
+            raise _none_complete(index.left_out)
+        raise MissingDataError(f"The root {index.root} holds no frame of {dataset}; unpack the whole download again")
+    return index
 
 
 def _check_splits(index: FrameIndex, splits: Mapping[str, Mapping[str, int]]) -> None:

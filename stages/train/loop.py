@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -90,28 +90,24 @@ def train(
 
     With ``target``, each step also trains on a batch of it; its label files are not read. With ``init``, the run starts
     from the best checkpoint of the run in that folder, and uses its class weights if there is no source; of a run of
-    ``pretrain`` it takes the 3D network without heads.
-    ``score`` scores the network on ``validation`` and is required with it; ``draw`` draws the pictures of each
-    validation that the loggers get. The best checkpoint has the highest mIoU of the modality ``metric``, or of "3d" if
-    validation has no images. ``label`` predicts the labels of a batch for a teacher, and is required with
-    ``settings.teacher`` "ema".
-    ``facts`` are further JSON values that identify the run (config name, domains, cache fingerprint): they are stored
-    in ``run.json`` and must be the same when the run is resumed. The number of threads, the device and the sparse
-    backend may change. ``on_start`` is called, by one process, as soon as the folder has its record.
-    If several processes have joined (``distributed``), each calls this function and trains on its part of every batch.
+    ``pretrain`` it takes the 3D network without heads. ``score`` scores the network on ``validation`` and is required
+    with it; ``draw`` draws the pictures that loggers get. The best checkpoint has the highest mIoU of the modality
+    ``metric``, or of "3d" if validation has no images. ``settings.teacher`` "ema" requires ``label``, which predicts
+    the labels of a batch. ``facts`` are further JSON values that identify the run: they are stored in ``run.json`` and
+    must be the same when the run is resumed; threads, device and sparse backend may change. ``on_start`` is called, by
+    one process, as soon as the folder has its record. All processes (``distributed``) call this function.
 
     Raises:
         BackendError: the requested device or sparse backend is not available.
-        RunError: a logger is not installed or does not open; the folder belongs to a run with other settings, or
-            another process is training in it; ``init`` is a run with another network; features are missing; or the
-            loss is not finite.
+        RunError: a logger is not installed; the folder belongs to a run with other settings, or another process trains
+            in it; ``init`` is a run with another network; features are missing; or the loss is not finite.
         ConfigError: the settings contradict the data: an unknown tap, a batch larger than the domain.
         CacheError: images of a domain have no features.
         DataError: no point of the source has a label.
     """
     require_loggers(settings.loggers)
     target = target.unlabelled() if target is not None else None
-    initial = InitialCheckpoint.open(init) if init is not None else None
+    initial = InitialCheckpoint.open(init) if init else None
     check_settings(source=source, target=target, initial=initial, fusion=fusion, settings=settings)
     taps = check_domains(source=source, target=target, validation=validation, fusion=fusion, settings=settings)
     record = make_record(
@@ -122,11 +118,11 @@ def train(
         source=source,
         target=target,
         validation=validation,
-        init=initial.identity() if initial is not None else None,
+        init=initial.identity() if initial else None,
         taps=taps,
         facts=facts or {},
     )
-    if initial is not None:
+    if initial:
         initial.require_same_network(record)
     device = select_device(settings.device, setting="train.device")
     with run_session(run, settings.seed, device):
@@ -136,22 +132,31 @@ def train(
         network = build_network(stored, model=model, fusion=fusion, taps=taps, device=device)
         if initial is not None and not done:
             initial.load(network)
-        weights = torch.tensor(class_weights(np.array(stored["class_counts"])), dtype=torch.float32, device=device)
-        make = StepMaker(
-            source=source, target=target, plan=network.plan, augment=augment, settings=settings, device=device
-        )
-        teacher = None
-        if settings.teacher == "ema":
-            if label is None:
-                raise ConfigError("train.teacher=ema labels each batch of the target: pass label")
-            teacher = Teacher(network, label, settings.teacher_decay)
-        rate = settings.backbone_rate
-        if rate is None:
-            rate = PRETRAINED_RATE if initial is not None and initial.pretrained else 1.0
-        stepper = Stepper(network, weights, settings, backbone_rate=rate, teacher=teacher)
+        plan = network.plan
+        make = StepMaker(source=source, target=target, plan=plan, augment=augment, settings=settings, device=device)
+        stepper = _make_stepper(network, stored["class_counts"], settings, label, initial)
         validate = partial(score, network, validation) if score is not None and validation is not None else None
         pictures = partial(draw, network, validation) if draw is not None and validation is not None else None
         return Trainer(run, make, settings, stepper, validate, pictures, metric).train(done)
+
+
+def _make_stepper(
+    network: Network,
+    class_counts: Sequence[int],
+    settings: TrainSettings,
+    label: Label | None,
+    initial: InitialCheckpoint | None,
+) -> Stepper:
+    weights = torch.tensor(class_weights(np.array(class_counts)), dtype=torch.float32, device=network.device)
+    teacher = None
+    if settings.teacher == "ema":
+        if label is None:
+            raise ConfigError("train.teacher=ema labels each batch of the target: pass label")
+        teacher = Teacher(network, label, settings.teacher_decay)
+    rate = settings.backbone_rate
+    if rate is None:
+        rate = PRETRAINED_RATE if initial is not None and initial.pretrained else 1.0
+    return Stepper(network, weights, settings, backbone_rate=rate, teacher=teacher)
 
 
 @contextmanager
