@@ -22,7 +22,7 @@ from .plan import Training
 if TYPE_CHECKING:
     from ...stages.evaluate.metrics import Metrics
 
-__all__ = ["SOURCE", "run_child", "run_training"]
+__all__ = ["SOURCE", "is_trained", "run_child", "run_training"]
 
 SOURCE = "source"  #: key of the source domain's own test scores
 
@@ -63,11 +63,19 @@ def run_training(workspace: Workspace, training: Training, domains: Mapping[str,
     }
 
 
+def is_trained(workspace: Workspace, training: Training) -> bool:
+    """Returns whether the run of a training has its last checkpoint: others may start from it."""
+    from ...stages.train.checkpoint import checkpoint_steps
+
+    return training.resolve().config.train.steps in checkpoint_steps(workspace.run(training.run))
+
+
 def _initialised(workspace: Workspace, training: Training, init: Training) -> list[str]:
     """Trains the initial run unless this is done; returns the settings that name it and its pseudo-labels if used."""
     run, config = Path(init.run), training.resolve().config
-    run_job = jobs.pretrain if init.variant.pretrains else jobs.train
-    run_job(init.variant.preset, init.overrides, cached=True, run=run, workspace=workspace)
+    if not is_trained(workspace, init):
+        run_job = jobs.pretrain if init.variant.pretrains else jobs.train
+        run_job(init.variant.preset, init.overrides, cached=True, run=run, workspace=workspace)
     named = [f"train.init={json.dumps(init.run)}"]
     if config.train.stored_labels:
         made = pseudo_label(

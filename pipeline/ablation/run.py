@@ -18,7 +18,7 @@ from .. import jobs
 from ..console import Outcome
 from ..domains import DomainOpener
 from ..workspace import Workspace
-from .child import SOURCE, run_child
+from .child import SOURCE, is_trained, run_child
 from .plan import Benchmark, Request, Training, plan_trainings
 from .results import Publisher, Results
 from .rows import Row, RowFile
@@ -124,20 +124,20 @@ def _run_children(
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting, active, threads = list(trainings), list[_Child](), threads_each(size)
-    steps = {training.run: _steps(training) for training in trainings}
-    done = {training.run: _steps_done(workspace, training) for training in trainings}
+    steps = {name: steps for training in trainings for name, steps in _steps(training).items()}
+    done = {name: _steps_done(workspace, name) for name in steps}
     try:
         with progress("ablate", sum(steps.values()), "step", sum(done.values())) as bar:
             while waiting or active:
-                while len(active) < size and (ready := _next_ready(waiting, active)):
+                while len(active) < size and (ready := _next_ready(workspace, waiting, active)):
                     waiting.remove(ready)
                     active.append(_start(ready, folder, workspace, benchmark, threads))
                 time.sleep(POLL_SECONDS)
                 for child in [child for child in active if child.process.exitcode is not None]:
                     active.remove(child)
-                    done[child.training.run] = steps[child.training.run]
+                    done |= _steps(child.training)
                     yield child
-                done |= {child.training.run: _steps_done(workspace, child.training) for child in active}
+                done |= {name: _steps_done(workspace, name) for child in active for name in _steps(child.training)}
                 bar.update(max(sum(done.values()) - bar.n, 0))
     finally:  # checkpoints of killed children remain, and the next call resumes from them
         for child in active:
@@ -160,22 +160,22 @@ def _start(training: Training, folder: Path, workspace: Workspace, benchmark: Be
     return _Child(training=training, process=process, result=result, log=log_file)
 
 
-def _steps_done(workspace: Workspace, training: Training) -> int:
-    records = read_log(workspace.run(training.run))
-    steps = int(records[-1]["step"]) if records else 0
-    return steps + (_steps_done(workspace, training.init) if training.init else 0)
+def _steps_done(workspace: Workspace, run: str) -> int:
+    records = read_log(workspace.run(run))
+    return int(records[-1]["step"]) if records else 0
 
 
-def _steps(training: Training) -> int:
-    """Steps of a training and of its initial training."""
-    return training.resolve().config.train.steps + (_steps(training.init) if training.init else 0)
+def _steps(training: Training) -> dict[str, int]:
+    """Steps of the run of a training and of its initial run, by name."""
+    return {each.run: each.resolve().config.train.steps for each in (training, training.init) if each}
 
 
-def _next_ready(waiting: Sequence[Training], active: Sequence[_Child]) -> Training | None:
-    """The first of ``waiting`` that shares no run, its own or the initial one, with an active training."""
+def _next_ready(workspace: Workspace, waiting: Sequence[Training], active: Sequence[_Child]) -> Training | None:
+    """The first of ``waiting`` that shares no run with an active training, but an initial one that is trained."""
 
     def runs(training: Training) -> set[str]:
-        return {training.run, *([training.init.run] if training.init else [])}
+        init = training.init
+        return {training.run, *([init.run] if init and not is_trained(workspace, init) else [])}
 
     busy = {run for child in active for run in runs(child.training)}
     return next((training for training in waiting if not busy & runs(training)), None)

@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from xd3d.errors import DataError
-from xd3d.pipeline.ablation.plan import Benchmark, Request
+from xd3d.pipeline.ablation.plan import STREETS, Benchmark, Request, plan_trainings
 from xd3d.pipeline.ablation.results import Publisher
 from xd3d.pipeline.ablation.rows import RowFile
-from xd3d.pipeline.ablation.run import run_ablation
+from xd3d.pipeline.ablation.run import _Child, _next_ready, _steps, run_ablation
 from xd3d.pipeline.ablation.variants import VARIANTS
 from xd3d.pipeline.workspace import Workspace
 
@@ -103,6 +104,18 @@ def test_killed_damaged_and_resumed_it_ends_with_the_rows_of_an_unbroken_one(tmp
     before = (broken / "rows.jsonl").read_bytes()
     assert ablate(broken, tiny_nuscenes_root).exit_code == 0
     assert (broken / "rows.jsonl").read_bytes() == before
+
+
+def test_trainings_that_start_from_one_run_wait_only_until_it_is_trained(tmp_path):
+    request = Request(variants=[VARIANTS["uda"]], shifts=["city", "night"], seeds=[1])
+    one, other = plan_trainings(STREETS, request, "data", ())
+    workspace, process = Workspace(home=tmp_path), get_context("spawn").Process()
+    active = [_Child(training=one, process=process, result=tmp_path / "result", log=tmp_path / "log")]
+    assert one.init.run == other.init.run
+    assert _next_ready(workspace, [other], active) is None
+    (workspace.run(one.init.run) / "checkpoints" / "step-00001200").mkdir(parents=True)
+    assert _next_ready(workspace, [one, other], active) is other
+    assert _steps(one) == {one.run: 400, one.init.run: 1200}
 
 
 FIRST, SECOND = (Request(variants=[VARIANTS["3d-only"]], shifts=["city"], seeds=[seed]) for seed in (1, 2))
