@@ -40,8 +40,6 @@ __all__ = ["Score", "TrainSummary", "Trainer", "ValidationScores", "open_run", "
 
 log = logging.getLogger(__name__)
 
-PRETRAINED_RATE = 0.1  #: learning rate of a pretrained backbone relative to that of the heads
-
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationScores:
@@ -134,18 +132,14 @@ def train(
             initial.load(network)
         plan = network.plan
         make = StepMaker(source=source, target=target, plan=plan, augment=augment, settings=settings, device=device)
-        stepper = _make_stepper(network, stored["class_counts"], settings, label, initial)
+        stepper = _make_stepper(network, stored["class_counts"], settings, label)
         validate = partial(score, network, validation) if score is not None and validation is not None else None
         pictures = partial(draw, network, validation) if draw is not None and validation is not None else None
         return Trainer(run, make, settings, stepper, validate, pictures, metric).train(done)
 
 
 def _make_stepper(
-    network: Network,
-    class_counts: Sequence[int],
-    settings: TrainSettings,
-    label: Label | None,
-    initial: InitialCheckpoint | None,
+    network: Network, class_counts: Sequence[int], settings: TrainSettings, label: Label | None
 ) -> Stepper:
     weights = torch.tensor(class_weights(np.array(class_counts)), dtype=torch.float32, device=network.device)
     teacher = None
@@ -153,10 +147,7 @@ def _make_stepper(
         if label is None:
             raise ConfigError("train.teacher=ema labels each batch of the target: pass label")
         teacher = Teacher(network, label, settings.teacher_decay)
-    rate = settings.backbone_rate
-    if rate is None:
-        rate = PRETRAINED_RATE if initial is not None and initial.pretrained else 1.0
-    return Stepper(network, weights, settings, backbone_rate=rate, teacher=teacher)
+    return Stepper(network, weights, settings, backbone_rate=settings.backbone_rate, teacher=teacher)
 
 
 @contextmanager

@@ -304,11 +304,11 @@ class TrainSettings(Settings):
         description="Run (name or folder) whose best checkpoint this one starts from: all of its network, or the 3D"
         " network alone of a run of 'xd3d pretrain'.",
     )
-    backbone_rate: Annotated[float | None, Mark.ADDED] = Field(
-        default=None,
+    backbone_rate: Annotated[float, Mark.ADDED] = Field(
+        default=1.0,
         ge=0,
         description="Learning rate of the 3D network below its heads, relative to train.lr; 0 freezes it with its"
-        " statistics; null: 0.1 where train.init is a run of 'xd3d pretrain', else 1.",
+        " statistics.",
     )
     target_norms: Literal["own", "source"] = Field(
         default="own",
