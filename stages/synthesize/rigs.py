@@ -8,6 +8,7 @@ has its LiDAR on the bumper, nose down, and cameras at the top of its cab.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,10 @@ from jaxtyping import Float64
 
 from ...errors import ConfigError
 from .camera import CameraModel
-from .lidar_models import LIDARS, LidarModel
+from .lidar import LidarModel
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, quaternion, rigid, rotation
 
-__all__ = ["LIDAR", "CameraMount", "Rig", "rig"]
+__all__ = ["LIDAR", "LIDARS", "CameraMount", "Rig", "rig"]
 
 LIDAR = "LIDAR_TOP"
 
@@ -32,6 +33,79 @@ _MOUNTS: dict[str, tuple[float, tuple[float, float, float], float]] = {
     "CAM_BACK_RIGHT": (-110.0, (1.02, -0.48, 1.57), 0.79),
 }
 """Direction (degrees left of forward), position in the ego frame (metres), focal length as a share of image width."""
+
+
+def _lidar(
+    *degrees: Float64[np.ndarray, "_"],
+    steps: int,
+    reach: float,
+    noise: float,
+    dropout: float,
+    gain: float,
+    height: float,
+) -> LidarModel:
+    """Makes a model with beams at these elevations; ``reach``, ``noise`` and ``height`` are in metres."""
+    return LidarModel(
+        elevations=tuple(np.radians(np.concatenate(degrees)).tolist()),
+        azimuth_steps=steps,
+        max_range=reach,
+        range_noise=noise,
+        dropout=dropout,
+        gain=gain,
+        mount_height=height,
+    )
+
+
+_SPREAD = np.linspace(-1, 1, 32)
+
+LIDARS: Mapping[str, LidarModel] = {
+    # Boston: 32 evenly spaced beams, as in nuScenes.
+    "boston": _lidar(
+        np.linspace(-30.67, 10.67, 32), steps=1080, reach=90.0, noise=0.015, dropout=0.03, gain=1.4, height=1.84
+    ),
+    # Singapore: beams dense at the horizon, fewer steps, more noise, mounted higher.
+    "singapore": _lidar(
+        -7.5 + 17.5 * (0.55 * _SPREAD + 0.45 * _SPREAD**3),
+        steps=900,
+        reach=75.0,
+        noise=0.028,
+        dropout=0.06,
+        gain=1.0,
+        height=2.05,
+    ),
+    # 64 beams that look down more than up, as a Velodyne HDL-64E's, on a rack.
+    "dense": _lidar(
+        np.linspace(-24.33, -8.83, 32),
+        np.linspace(-8.33, 2.0, 32),
+        steps=1440,
+        reach=100.0,
+        noise=0.02,
+        dropout=0.05,
+        gain=1.1,
+        height=2.45,
+    ),
+    # 22 beams on a lower rack, with a shorter range and more drop-out.
+    "sparse": _lidar(
+        np.linspace(-24.0, 9.0, 22), steps=960, reach=65.0, noise=0.025, dropout=0.08, gain=0.85, height=1.6
+    ),
+    # 40 beams, a degree or more apart but for a dense band below the horizon.
+    "uneven": _lidar(
+        np.linspace(-25.0, -7.0, 10),
+        np.linspace(-6.0, 2.0, 25),
+        np.linspace(4.0, 15.0, 5),
+        steps=1250,
+        reach=120.0,
+        noise=0.02,
+        dropout=0.04,
+        gain=0.7,
+        height=1.68,
+    ),
+    # 64 even beams near the ground, many steps, and a short range.
+    "near": _lidar(
+        np.linspace(-22.5, 22.5, 64), steps=1536, reach=45.0, noise=0.012, dropout=0.04, gain=1.8, height=1.1
+    ),
+}
+"""The sensors by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,8 @@ from ...files import fsync_folder, read_json, write_json
 from ...progress import progress
 from ..datasets.nuscenes import CAMERAS
 from ..datasets.reader_arguments import choose_cameras
-from .nuscenes_maps import write_map
 from .nuscenes_tables import VERSION, Tokens, assemble_tables
-from .nuscenes_writer import PARTS, SceneJob, write_scene
+from .nuscenes_writer import PARTS, SceneJob, write_map, write_scene
 from .plan import BENCHMARK_GROUPS, GROUPS, plan_scenes
 from .rigs import LIDAR
 from .workers import check_workers, in_processes

@@ -11,23 +11,56 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, UInt
+from jaxtyping import Float64, Int64, UInt
 from PIL import Image
 
 from ...files import write_bytes
+from . import classes
 from .camera import CameraModel, Picture, render
-from .lidar import Sweep, scan
-from .lidar_models import LidarModel
+from .lidar import LidarModel, Sweep, scan
 from .poses import EGO_FROM_LIDAR, rigid
 from .style_sampling import city_style
 from .styles import Hour, Weather
 from .world import Drive, World
 
-__all__ = ["City", "Passage", "TwinJob", "TwinScene", "frames_per_scene", "twin_scenes", "write_file", "write_png"]
+__all__ = [
+    "City",
+    "Passage",
+    "TwinJob",
+    "TwinScene",
+    "class_names",
+    "class_table",
+    "frames_per_scene",
+    "twin_scenes",
+    "write_file",
+    "write_png",
+]
 
 City = Literal["boston", "singapore"]
 
 _START = 1.0  # seconds; the sweep that ends then starts at a positive time
+_FORMATS = ("semantickitti", "semanticstf", "synlidar", "a2d2", "virtualkitti")
+#: City class -> its name in each of ``_FORMATS``.
+_NAMES = {
+    classes.NOISE: ("outlier", "invalid", "unlabeled", "Sky", "Sky"),
+    classes.ADULT: ("person", "person", "male", "Pedestrian 1", "Misc"),
+    classes.CHILD: ("person", "person", "kid", "Pedestrian 2", "Misc"),
+    classes.CONSTRUCTION_WORKER: ("moving-person", "person", "female", "Pedestrian 3", "Misc"),
+    classes.BARRIER: ("fence", "fence", "fence", "Road blocks", "GuardRail"),
+    classes.CONE: ("other-object", "unlabeled", "traffic-cone", "Traffic guide obj.", "TrafficSign"),
+    classes.BICYCLE: ("bicycle", "bicycle", "bicycle", "Bicycle 1", "Misc"),
+    classes.BUS: ("bus", "other-vehicle", "bus", "Truck 2", "Van"),
+    classes.CAR: ("car", "car", "car", "Car 1", "Car"),
+    classes.CONSTRUCTION_VEHICLE: ("other-vehicle", "other-vehicle", "other-vehicle", "Utility vehicle 1", "Misc"),
+    classes.MOTORCYCLE: ("motorcycle", "motorcycle", "motorcycle", "Small vehicles 1", "Misc"),
+    classes.TRAILER: ("other-vehicle", "other-vehicle", "other-vehicle", "Truck 3", "Truck"),
+    classes.TRUCK: ("truck", "truck", "truck", "Truck 1", "Truck"),
+    classes.DRIVEABLE: ("road", "road", "road", "RD normal street", "Road"),
+    classes.SIDEWALK: ("sidewalk", "sidewalk", "sidewalk", "Sidewalk", "Terrain"),
+    classes.TERRAIN: ("terrain", "terrain", "terrain", "Nature object", "Terrain"),
+    classes.MANMADE: ("building", "building", "building", "Buildings", "Building"),
+    classes.VEGETATION: ("vegetation", "vegetation", "vegetation", "Nature object", "Tree"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +151,20 @@ def twin_scenes(cities: Mapping[str, City], frames: int, weights: Sequence[int])
         TwinScene(name=name, city=city, frames=count)
         for (name, city), count in zip(cities.items(), counts, strict=True)
     ]
+
+
+def class_names(dataset: str) -> dict[int, str]:
+    """Returns label of the city -> name of the class in ``dataset``, one of the formats of twins."""
+    return {label: row[_FORMATS.index(dataset)] for label, row in _NAMES.items()}
+
+
+def class_table(dataset: str, values: Mapping[str, int | Sequence[int]]) -> Int64[np.ndarray, "city *value"]:
+    """Returns a lookup table from the city's labels to the ``values`` of class names of ``dataset``."""
+    names = class_names(dataset)
+    table = np.zeros((max(names) + 1, *np.shape(next(iter(values.values())))), np.int64)
+    for label, name in names.items():
+        table[label] = values[name]
+    return table
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float64
 
 from ...errors import ConfigError
 from .actors import keep_side, populate
@@ -92,10 +92,6 @@ class World:
         """Return all solids in the world frame at ``time`` (seconds), or with each actor at a time of its own."""
         poses = self.actors.poses(self.ground, np.atleast_1d(np.asarray(time, np.float64)))
         return Solids.join([self._fixed, self.actors.solids.placed(*poses)])
-
-    def ground_class(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
-        """Return the raw label of the ground at points of the world (driveable, sidewalk or terrain)."""
-        return self.ground.classes(x, y)
 
 
 class Drive:

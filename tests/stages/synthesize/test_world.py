@@ -17,7 +17,7 @@ import hashlib, sys
 import numpy as np
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.lidar import scan
-from xd3d.stages.synthesize.lidar_models import LIDARS
+from xd3d.stages.synthesize.rigs import LIDARS
 from xd3d.stages.synthesize.style_sampling import random_style
 from xd3d.stages.synthesize.world import World
 rng = np.random.default_rng(11)

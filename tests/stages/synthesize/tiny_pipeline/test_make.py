@@ -5,9 +5,8 @@ import pytest
 from diffusers import StableDiffusionPipeline
 from xd3d.errors import ConfigError
 from xd3d.files import read_json
-from xd3d.stages.synthesize.tiny_pipeline.__main__ import main
-from xd3d.stages.synthesize.tiny_pipeline.make import make_pipeline
-from xd3d.stages.synthesize.tiny_pipeline.recipe import Recipe
+from xd3d.stages.synthesize.tiny_pipeline.__main__ import main, make_pipeline
+from xd3d.stages.synthesize.tiny_pipeline.pictures import Recipe
 
 
 @pytest.mark.slow
