@@ -96,9 +96,10 @@ def scan(
     exact = hits.distance[rows, columns].astype(np.float64)
     distance, intensity, kept = _measure(lidar, material, facing, exact, world.style.light.extinction, rng)
     if world.style.light.weather == "snow":  # flakes return even without a surface behind them
-        rows, columns, distance, intensity, label, kept = _with_sky(
-            hits, lidar.max_range, rows, columns, distance, intensity, label, kept
-        )
+        sky_rows, sky_columns = np.nonzero(~(hits.distance < lidar.max_range))
+        rows, columns, sky = np.append(rows, sky_rows), np.append(columns, sky_columns), np.zeros(len(sky_rows), bool)
+        distance, intensity = np.append(distance, sky + lidar.max_range), np.append(intensity, sky)
+        label, kept = np.append(label, np.full(len(sky), NOISE, np.uint8)), np.append(kept, sky)
     if world.style.light.weather != "clear":
         distance, intensity, label, kept = _scatter(world, distance, intensity, label, kept, rng)
     points = rays.origin[:, 0, columns].T + rays.direction[:, rows, columns].T * distance[:, None]
@@ -171,21 +172,6 @@ def _measure(
     speckle = 1 + 0.18 * rng.standard_normal(len(distance))
     intensity = np.clip(np.round(lidar.gain * strength * speckle), 0, 255)
     return measured, intensity, kept
-
-
-def _with_sky(hits: Hits, max_range: float, rows: np.ndarray, columns: np.ndarray, *measured: np.ndarray) -> tuple:
-    """Append the beams without a hit, as lost returns: rows, columns, and the arguments of ``_scatter``."""
-    sky = np.nonzero(~(hits.distance < max_range))
-    distance, intensity, label, kept = measured
-    empty = len(sky[0])
-    return (
-        np.concatenate([rows, sky[0]]),
-        np.concatenate([columns, sky[1]]),
-        np.concatenate([distance, np.full(empty, max_range)]),
-        np.concatenate([intensity, np.zeros(empty)]),
-        np.concatenate([label, np.full(empty, NOISE, np.uint8)]),
-        np.concatenate([kept, np.zeros(empty, bool)]),
-    )
 
 
 def _scatter(

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from . import classes
 from .ground import Ground
-from .noise import hash01, noise2, noise3, smooth2
+from .noise import Values, Vectors, hash01, noise2, noise3, smooth2
 from .primitives import Solids
 from .styles import MaterialStyle, Style
 
@@ -47,7 +47,7 @@ REFLECTIVITY: Mapping[int, tuple[float, float, float]] = {
 _FINE, _COARSE = 6.0, 1.3  # texels per metre
 
 
-def marked(ground: Ground, x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray]:
+def marked(ground: Ground, x: Values, y: Values) -> tuple[np.ndarray, np.ndarray]:
     """Return which road points have white paint (lines and crosswalks), and which the centre line."""
     layout = ground.layout
     across, along = y - ground.centre(x), ground.crossing_distance(x)
@@ -66,13 +66,8 @@ def marked(ground: Ground, x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, 
 
 
 def ground_look(
-    style: Style,
-    ground: Ground,
-    labels: UInt8[np.ndarray, " P"],
-    x: Float32[np.ndarray, " P"],
-    y: Float32[np.ndarray, " P"],
-    distance: Float32[np.ndarray, " P"],
-) -> Float32[np.ndarray, "P 3"]:
+    style: Style, ground: Ground, labels: UInt8[np.ndarray, " P"], x: Values, y: Values, distance: Values
+) -> Vectors:
     """Return the colour of the ground at points seen from ``distance`` metres (far texture fades out)."""
     look, fade = style.materials, np.exp(-distance / 25)
     fine, coarse = smooth2(x, y, _FINE, 1), smooth2(x, y, _COARSE, 2)
@@ -112,9 +107,7 @@ def _window_cells(
     return inside & ~top, np.floor(column), np.floor(storey)
 
 
-def is_window(
-    style: Style, solids: Solids, index: Int[np.ndarray, " P"], local: Float32[np.ndarray, "P 3"]
-) -> np.ndarray:
+def is_window(style: Style, solids: Solids, index: Int[np.ndarray, " P"], local: Vectors) -> np.ndarray:
     """Return which points lie on the glass of a facade."""
     facade = solids.material[index] == FACADE
     window = np.zeros(len(index), bool)
@@ -145,13 +138,8 @@ def _facade(
 
 
 def solid_look(
-    style: Style,
-    solids: Solids,
-    index: Int[np.ndarray, " P"],
-    local: Float32[np.ndarray, "P 3"],
-    points: Float32[np.ndarray, "P 3"],
-    distance: Float32[np.ndarray, " P"],
-) -> tuple[Float32[np.ndarray, "P 3"], Float32[np.ndarray, "P 3"]]:
+    style: Style, solids: Solids, index: Int[np.ndarray, " P"], local: Vectors, points: Vectors, distance: Values
+) -> tuple[Vectors, Vectors]:
     """Return colour and emitted light at points (``local``: in the axes of the solids, ``points``: in the world)."""
     colour, material = solids.colour[index], solids.material[index]
     emission = np.zeros_like(colour)

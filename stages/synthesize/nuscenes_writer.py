@@ -9,7 +9,6 @@ of the tables. The map is the "semantic prior" of nuScenes: 255 on road and side
 the right and y upwards from the lower left corner.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from .nuscenes_tables import Tokens
 from .plan import ScenePlan
 from .poses import rigid, rotation
 from .rigs import LIDAR, rig
+from .sources import random_stream
 from .style_sampling import city_style, in_district
 from .world import Drive, World
 
@@ -64,8 +64,7 @@ class SceneJob:
 
     def rng(self, *path: object) -> np.random.Generator:
         """Return the random stream of one purpose in this scene; streams of different paths are independent."""
-        text = "/".join(map(str, ("xd3d", self.seed, self.plan.name, *path)))
-        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big"))
+        return random_stream("xd3d", self.seed, self.plan.name, *path)
 
 
 def write_scene(job: SceneJob) -> int:
@@ -181,10 +180,8 @@ class _Recorder:
 def global_from_world(*, world: World, slot: int, angle: float) -> Float64[np.ndarray, "4 4"]:
     """Return the pose of a street on its location's map.
 
-    Args:
-        world: the street; the middle of its lane is at the centre of the square.
-        slot: number of the square, row by row from the lower left.
-        angle: rotation of the street, radians anticlockwise.
+    The middle of its lane is at the centre of square ``slot``; squares count row by row from the lower left. ``angle``:
+    rotation of the street, radians anticlockwise.
     """
     column, row = slot % TILE_COLUMNS, slot // TILE_COLUMNS
     turn = rotation(yaw=angle)

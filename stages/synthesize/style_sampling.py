@@ -9,14 +9,12 @@ different cities never share random numbers.
 import colorsys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
 from ...errors import ConfigError, nearest
-from ...files import parse_yaml
+from .sources import read_table
 from .styles import (
     Colour,
     Hour,
@@ -68,7 +66,7 @@ def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear",
     Raises:
         ConfigError: ``location`` is not a city.
     """
-    cities = {name: city for name, city in _table()["cities"].items() if name != "random"}
+    cities = {name: city for name, city in read_table("streets")["cities"].items() if name != "random"}
     if location not in cities:
         raise ConfigError(f"there is no synthetic city '{location}': {nearest(location, cities)}")
     return Style(
@@ -89,7 +87,7 @@ def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear",
 
 def in_district(style: Style, location: str, rng: np.random.Generator) -> Style:
     """Draw what the streets of a district, such as ``boston-seaport``, change in the ``style`` of their city."""
-    for change in _table()["districts"].get(location, ()):
+    for change in read_table("streets")["districts"].get(location, ()):
         if "chance" in change and rng.random() >= change["chance"]:
             continue
         parts = [name for name in _PARTS if name in change]
@@ -99,7 +97,7 @@ def in_district(style: Style, location: str, rng: np.random.Generator) -> Style:
 
 def draw_light(rng: np.random.Generator, time_of_day: Hour, weather: Weather) -> LightStyle:
     """Draw sun, sky, lamps and air of a time of day in some weather."""
-    hour = _table()["hours"][time_of_day]
+    hour = read_table("streets")["hours"][time_of_day]
     strength = rng.uniform(*hour["sun"])
     ambient = rng.uniform(*hour["ambient"])
     zenith, horizon = np.array(_hsv(rng, *hour["zenith"])), np.array(_hsv(rng, *hour["horizon"]))
@@ -140,7 +138,7 @@ _PARTS = {"layout": LayoutStyle, "materials": MaterialStyle, "vegetation": Veget
 
 def _drawn(city: str, rng: np.random.Generator) -> dict[str, Any]:
     """Draws the stream, the layout, the materials, the vegetation and the traffic of a city."""
-    table = _table()["cities"][city]
+    table = read_table("streets")["cities"][city]
     return {"stream": table["stream"], **{part: kind(**_sampled(rng, table[part])) for part, kind in _PARTS.items()}}
 
 
@@ -176,18 +174,3 @@ def _hsv(rng: np.random.Generator, hue: Range, saturation: Range, value: Range) 
 
 def _triple(values: np.ndarray) -> Colour:
     return float(values[0]), float(values[1]), float(values[2])
-
-
-@cache
-def _table() -> Mapping[str, Any]:
-    """Returns ``streets.yaml``: ``cities``, ``districts`` and ``hours`` by name."""
-    text = resources.files(__package__).joinpath("streets.yaml").read_text(encoding="utf-8")
-    table: Mapping[str, Any] = _with_tuples(parse_yaml(text))
-    return table
-
-
-def _with_tuples(value: Any) -> Any:
-    """Returns ``value`` with tuples in place of lists."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(each) for key, each in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

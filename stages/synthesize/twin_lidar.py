@@ -92,10 +92,8 @@ def write_kitti(job: TwinJob) -> int:
 
 def write_stf(job: TwinJob) -> int:
     """Writes the frames of SemanticSTF in one weather of one split, and add them to the split's list."""
-    split, _ = job.scene.name.split("/")
-    passage, day = _passage(job), 3 + job.index
-    stems = [f"2018-02-{day:02d}_20-51-45_{10 * order:05d}" for order in range(job.scene.frames)]
-    for order, stem in enumerate(stems):
+    passage, split = _passage(job), job.scene.name.partition("/")[0]
+    for order, stem in enumerate(_stf_stems(job)):
         _write_frame(job.out / split, stem, passage.sweep(order), job, labelled=True, ring=True)
     return job.scene.frames
 
@@ -111,13 +109,13 @@ def write_synlidar(job: TwinJob) -> int:
 def finish_stf(jobs: Sequence[TwinJob]) -> None:
     """Writes the list of each split, with one frame and its weather per line."""
     for split in ("train", "val", "test"):
-        lines = [
-            f"2018-02-{3 + job.index:02d}_20-51-45_{10 * order:05d},{job.scene.word}"
-            for job in jobs
-            for order in range(job.scene.frames)
-            if job.scene.name.startswith(f"{split}/")
-        ]
-        _write_text(jobs[0].out / split / f"{split}.txt", sorted(lines))
+        own = [job for job in jobs if job.scene.name.startswith(f"{split}/")]
+        lines = sorted(f"{stem},{job.scene.word}" for job in own for stem in _stf_stems(job))
+        _write_text(jobs[0].out / split / f"{split}.txt", lines)
+
+
+def _stf_stems(job: TwinJob) -> list[str]:
+    return [f"2018-02-{3 + job.index:02d}_20-51-45_{10 * order:05d}" for order in range(job.scene.frames)]
 
 
 def raw_ids(dataset: str) -> Int64[np.ndarray, "city"]:

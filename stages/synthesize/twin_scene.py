@@ -3,7 +3,6 @@
 The writers of all twins use this; the nuScenes root has rigs of its own.
 """
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from . import classes
 from .camera import CameraModel, Picture, render
 from .lidar import LidarModel, Sweep, scan
 from .poses import EGO_FROM_LIDAR, rigid
+from .sources import random_stream
 from .style_sampling import city_style
 from .styles import Hour, Weather
 from .world import Drive, World
@@ -92,11 +92,8 @@ class TwinJob:
 class Passage:
     """The drive of a scene, sampled at one time per frame.
 
-    Args:
-        scene: street, hour and weather.
-        seed: seeds all random numbers, together with the scene's name.
-        lidar: the sensor on the roof, 0 m ahead of the ego frame's origin.
-        period: seconds between frames.
+    ``seed`` and the scene's name seed all random numbers; ``lidar`` is the sensor on the roof, 0 m ahead of the ego
+    frame's origin; ``period``: seconds between frames.
     """
 
     def __init__(self, scene: TwinScene, *, seed: int, lidar: LidarModel, period: float) -> None:
@@ -131,8 +128,7 @@ class Passage:
         return render(self._world, camera, pose, self.time(order), self._rng("camera", order))
 
     def _rng(self, *path: object) -> np.random.Generator:
-        text = "/".join(map(str, (*self._path, *path)))
-        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big"))
+        return random_stream(*self._path, *path)
 
 
 def frames_per_scene(frames: int, weights: Sequence[int]) -> list[int]:

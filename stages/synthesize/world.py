@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from ...errors import ConfigError
 from .actors import keep_side, populate
 from .classes import CATEGORY_NAMES
 from .layout import build_street, make_ground
@@ -35,23 +34,16 @@ class ObjectBox:
 class World:
     """A street along x from ``distance`` 0 to ``length`` (with 120 m more built beyond both ends).
 
-    Args:
-        style: the look; its ``stream`` and ``seed`` together seed the geometry.
-        seed: the street's number within the style's stream; equal styles and seeds give equal worlds, bit for bit.
-        length: metres that can be driven.
+    ``style`` is the look; its ``stream`` and ``seed``, the street's number within it, together seed the geometry: equal
+    styles and seeds give equal worlds, bit for bit. ``length``: metres that can be driven.
 
     Attributes:
         ground: road, sidewalks and terrain.
         actors: everything that gets a box.
         cruise_speed: metres per second of all traffic in the ego lane; a car of this speed hits nothing.
-
-    Raises:
-        ConfigError: negative seed, or a length that is not positive.
     """
 
     def __init__(self, style: Style, seed: int, *, length: float = 300.0) -> None:
-        if seed < 0 or length <= 0:
-            raise ConfigError(f"a world needs seed >= 0 and length > 0, got seed {seed} and length {length}")
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(style.stream,)))
         self.style = style
         self.seed = seed
@@ -99,11 +91,7 @@ class Drive:
 
     The car keeps its lane at the street's cruising speed, so that no vehicle in its lane is met. It drifts a little
     within the lane and sways a little on its springs. The pose is an analytic function of time: every sensor timestamp
-    has its exact pose.
-
-    Args:
-        world: the street.
-        rng: draws the phases of drift and sway.
+    has its exact pose. ``rng`` draws the phases of drift and sway.
     """
 
     def __init__(self, *, world: World, rng: np.random.Generator) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from ....errors import ConfigError
 from ....files import read_json, write_json
+from ....fingerprint import differences
 from .modules import build_text_encoder, build_tokenizer, empty_prompt, export_pipeline
 from .networks import encode_pictures, reconstruction_psnr, scaling_factor, train_unet, train_vae
 from .pictures import Recipe, render_pictures
@@ -48,11 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def make_pipeline(recipe: Recipe, folder: Path, *, work: Path, workers: int = 1) -> Path:
     """Render, train and export to ``folder``; a call with the same ``work`` resumes after an interruption.
 
-    Args:
-        recipe: the settings.
-        folder: the finished pipeline; also gets ``training.json`` with the recipe and the curves.
-        work: pictures, latents and checkpoints; may be removed afterwards.
-        workers: processes that render.
+    ``folder`` also gets ``training.json`` with the recipe and the curves. ``work`` holds pictures, latents and
+    checkpoints, and may be removed afterwards. ``workers``: processes that render.
 
     Raises:
         ConfigError: ``work`` was started with another recipe.
@@ -76,13 +74,9 @@ def _claim(work: Path, recipe: Recipe) -> None:
     """Store the recipe in ``work``, or check that it is the stored one."""
     work.mkdir(parents=True, exist_ok=True)
     note = work / "recipe.json"
-    if note.is_file() and (found := read_json(note)) != recipe.model_dump():
-        expected = recipe.model_dump()
-        keys = sorted(key for key in expected if found.get(key) != expected[key])
+    if note.is_file() and (lines := differences(recipe.model_dump(), read_json(note))):
         raise ConfigError(
-            f"{work} was started with another recipe: "
-            + "; ".join(f"{key} was {found.get(key)}, is {expected[key]}" for key in keys)
-            + ". Give the old values, or another --work."
+            f"{work} was started with another recipe: {'; '.join(lines)}. Give the old values, or another --work."
         )
     write_json(note, recipe.model_dump())
 

@@ -156,12 +156,8 @@ def export_pipeline(
 ) -> Path:
     """Write the pipeline to ``folder`` and return it; files of the same names are replaced.
 
-    Args:
-        vae: the trained autoencoder; its stored config gets ``scaling_factor``.
-        unet: the trained UNet.
-        scaling_factor: brings the latents to unit deviation.
-        seed: of the text encoder, which is not trained.
-        folder: the argument of ``StableDiffusionPipeline.from_pretrained``.
+    ``scaling_factor`` brings the latents to unit deviation; the stored config of the autoencoder gets it. ``seed`` is
+    that of the text encoder, which is not trained. ``StableDiffusionPipeline.from_pretrained`` loads ``folder``.
     """
     vae = copy.deepcopy(vae).half()
     vae.register_to_config(scaling_factor=round(scaling_factor, 5))

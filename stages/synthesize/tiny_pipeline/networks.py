@@ -180,11 +180,7 @@ def train_unet(
 ) -> tuple[UNet2DConditionModel, list[CurvePoint]]:
     """Train for the recipe's minutes (or resume the checkpoint in ``folder``); returns averaged weights, curve.
 
-    Args:
-        recipe: seed and minutes.
-        latents: as ``encode_pictures`` returns them; they are scaled here.
-        prompt: the encoded empty prompt.
-        folder: where the checkpoint lies.
+    ``latents`` are those of ``encode_pictures``, and are scaled here; ``prompt`` is the encoded empty prompt.
     """
     unet = build_unet(recipe.seed)
     scale = scaling_factor(latents)
