@@ -19,7 +19,7 @@ ModelName = Annotated[
 AsUNet = Annotated[bool, typer.Option("--unet", help="Fetch only the UNet weights of a hub id.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Only check the local files; no network.")]
 
-CHECKED = {"published": "as published", "hub": "as the hub says", "nothing": "not known in advance; recorded"}
+CHECKED = {"published": "as published", "hub": "as the hub says", "nothing": "not known in advance"}
 
 models_app = typer.Typer(help="Frozen networks: list, fetch.", no_args_is_help=True)
 

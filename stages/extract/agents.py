@@ -6,6 +6,7 @@ as points on circles (sine and cosine of an angle), so that they too have unit l
 product on the model's device, in float32. ``docs/agents.md`` says what the settings were chosen by.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,8 +17,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...cache.schema import TapSpec
-from . import grids
-from .pixels import PixelVectors, colour_vectors, position_vectors, tap_vectors
+from .images import FeatureMaps
+from .pixels import (
+    PixelVectors,
+    cell_bounds,
+    colour_vectors,
+    overlap_matrix,
+    position_vectors,
+    resize_matrix,
+    sample_matrix,
+    seed_points,
+    tap_vectors,
+)
 from .settings import AgentSettings
 
 __all__ = ["EMPTY_MASS", "AgentMaker", "Agents", "grid_tap"]
@@ -42,11 +53,8 @@ class Agents:
 
 def grid_tap(settings: AgentSettings, specs: Mapping[str, TapSpec]) -> str:
     """Name the tap whose grid the grouping runs on: the chosen one, else the finest (the first of equals)."""
-
-    def cells(name: str) -> float:
-        return specs[name].extent[0] * specs[name].extent[1]
-
-    return settings.grid or max((name for name, spec in specs.items() if spec.dtype != "uint8"), key=cells)
+    maps = [name for name, spec in specs.items() if spec.dtype != "uint8"]
+    return settings.grid or max(maps, key=lambda name: math.prod(specs[name].extent))
 
 
 class AgentMaker:
@@ -73,21 +81,21 @@ class AgentMaker:
         self._places = self._tensor(_cell_moments(rows, columns))
         self._position = self._tensor(position_vectors(rows.mean(1), columns.mean(1), image_size))
         distinct = settings.seeds == "distinct"
-        points = grids.seed_points(settings.count * (SEED_CHOICE if distinct else 1), *image_size)
-        down = grids.sample_matrix(points[:, 1], grid.height, grid.extent[0])
-        across = grids.sample_matrix(points[:, 0], grid.width, grid.extent[1])
+        points = seed_points(settings.count * (SEED_CHOICE if distinct else 1), *image_size)
+        down = sample_matrix(points[:, 1], grid.height, grid.extent[0])
+        across = sample_matrix(points[:, 0], grid.width, grid.extent[1])
         self._seeds = self._tensor(down[:, :, None] * across[:, None, :]).flatten(1).unsqueeze(0)
         shrink = (
-            self._tensor(grids.resize_matrix(cells, extent, side, float(side)))
+            self._tensor(resize_matrix(cells, extent, side, float(side)))
             for cells, extent, side in zip((grid.height, grid.width), grid.extent, image_size, strict=True)
         )
         self._shrink = (next(shrink), next(shrink))
-        self._resize = {name: self._pair(grids.resize_matrix, grid, spec) for name, spec in self.specs.items()}
-        self._pool = {name: self._pair(grids.overlap_matrix, spec, grid) for name, spec in self.specs.items()}
+        self._resize = {name: self._pair(resize_matrix, grid, spec) for name, spec in self.specs.items()}
+        self._pool = {name: self._pair(overlap_matrix, spec, grid) for name, spec in self.specs.items()}
 
     def __call__(
         self,
-        maps: Mapping[str, Float[Tensor, "batch _channels _height _width"]],
+        maps: FeatureMaps,
         pictures: UInt8[Tensor, "batch 3 image_height image_width"],
     ) -> Agents:
         """Group the pixels of each image and summarise the groups; ``maps`` holds every tap but ``rgb``, float32."""
@@ -103,7 +111,7 @@ class AgentMaker:
 
     def pixel_vectors(
         self,
-        maps: Mapping[str, Float[Tensor, "batch _channels _height _width"]],
+        maps: FeatureMaps,
         pictures: UInt8[Tensor, "batch 3 image_height image_width"],
     ) -> PixelVectors:
         """Join what each cell of the grid is grouped by into one vector of unit length."""
@@ -186,7 +194,7 @@ def _distinct(vectors: Float[Tensor, "batch points joint"], count: int) -> Float
 
 
 def _bounds(spec: TapSpec) -> tuple[np.ndarray, np.ndarray]:
-    return grids.cell_bounds(spec.height, spec.extent[0]), grids.cell_bounds(spec.width, spec.extent[1])
+    return cell_bounds(spec.height, spec.extent[0]), cell_bounds(spec.width, spec.extent[1])
 
 
 def _cell_areas(spec: TapSpec) -> np.ndarray:

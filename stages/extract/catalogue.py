@@ -24,7 +24,6 @@ __all__ = [
     "find_local",
     "is_hub_name",
     "known_models",
-    "published_files",
 ]
 
 PACKAGED = Path(__file__).parent / "models"
@@ -79,6 +78,7 @@ _SD2 = {
     _VAE: PublishedFile(334_643_276, "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
     _TEXT: PublishedFile(1_361_597_018, "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c"),
 }
+#: known model -> its files with published digests, by path in its repository
 _FILES = {
     "sd14": {
         _UNET: PublishedFile(3_438_167_534, "145a07e0f05ec5bbe6e2e9faf608bdb311caf708895cac8c8ed713c59864e1e8"),
@@ -94,11 +94,6 @@ _FILES = {
         **_SD2,
     },
 }
-
-
-def published_files(name: str) -> dict[str, PublishedFile]:
-    """Returns the files of a known model with published digests, by path in its repository; empty for others."""
-    return dict(_FILES.get(name, {}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +158,7 @@ def fetch_model(name: str, *, unet: bool = False, offline: bool = False) -> tupl
             f"There is no model '{name}' to fetch ({nearest(name, known)}); give one, or a hub id owner/name"
         )
     wanted = _hub_files(name, unet)
-    published = {file: known.sha256 for file, known in published_files(name).items()}
+    published = {file: known.sha256 for file, known in _FILES.get(name, {}).items()}
     try:
         folder, files = fetch(wanted, published, offline=offline)
     except ModelError as error:
@@ -179,16 +174,13 @@ def _hub_files(name: str, unet: bool) -> HubFiles:
         files = (CONFIGS["unet"], *weight_patterns("unet"))
         patterns = [f"{folder}{file}" for folder in ("", "unet/") for file in files]
     else:
-        patterns = [] if name in VISION_NAMES else _pipeline_patterns()
+        patterns = []
+        if name not in VISION_NAMES:  # a pipeline in diffusers' layout
+            patterns += ["tokenizer/*", *(f"{part}/{config}" for part, config in CONFIGS.items())]
+            patterns += [f"{part}/{file}" for part in WEIGHTS for file in weight_patterns(part)]
         if name not in HUB_NAMES:
             patterns += [CONFIGS["unet"], *PROCESSORS, *weight_patterns("text_encoder")]
     return HubFiles(hub_id=(HUB_NAMES | VISION_NAMES).get(name, name), patterns=tuple(patterns))
-
-
-def _pipeline_patterns() -> list[str]:
-    """Returns the required files of a pipeline in diffusers' layout."""
-    patterns = ["tokenizer/*", *(f"{part}/{config}" for part, config in CONFIGS.items())]
-    return patterns + [f"{part}/{file}" for part in WEIGHTS for file in weight_patterns(part)]
 
 
 def _explained(error: ModelError, hub_id: str) -> ModelError:
@@ -220,7 +212,7 @@ def _checked_path(folder: Path, wanted: HubFiles, unet: bool) -> Path:
 
 def _known(name: str, kind: str, source: str) -> KnownModel:
     path = find_local(name, unet=kind == "unet")
-    sizes = [file.bytes for file in published_files(name).values()]
+    sizes = [file.bytes for file in _FILES.get(name, {}).values()]
     if path is not None:
         files = [path] if path.is_file() else path.rglob("*.safetensors")
         sizes = [file.stat().st_size for file in files]

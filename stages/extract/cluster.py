@@ -20,14 +20,14 @@ from ...cache.writer import CacheWriter
 from ...errors import ClusterError
 from ...progress import progress
 from ..datasets.index import FrameIndex
-from .extractor import ACTIVITIES
+from .extractor import StageClock
 from .images import PictureSource
 from .job import POLL_SECONDS, ExtractSummary, cache_opener, check_disk, summarise
 from .models import settings_model
 from .networks import tap_specs
 from .precision import resolve_dtype
 from .settings import ExtractSettings
-from .workers import ShardWorker, connect, device_type, fill_task, silenced_dask_logs, unfit_reason, worker_environments
+from .workers import ShardWorker, ask, connect, fill_task, silenced_dask_logs, worker_environments
 
 __all__ = ["extract_with_workers"]
 
@@ -69,7 +69,7 @@ def extract_with_workers(
         shards = list(writer.layout.shards())
         pending = writer.pending_shards(retry_failed)
         check_disk(cache_path, writer.layout, pending)
-        seconds, worker_count, began = dict.fromkeys(ACTIVITIES, 0.0), 1, time.monotonic()
+        clock, worker_count = StageClock(), 1
         if pending:
             plugin = ShardWorker(
                 name=f"xd3d-{secrets.token_hex(6)}",
@@ -82,22 +82,15 @@ def extract_with_workers(
                 threads=int(environments[0]["OMP_NUM_THREADS"]) if environments else None,
             )
             with silenced_dask_logs(), connect(scheduler, environments) as client, _registered(client, plugin):
-                devices = client.run(device_type, plugin.name)
-                worker_count, began = len(devices), time.monotonic()
+                devices = client.run(ask, plugin.name, "device_type")
+                worker_count = len(devices)
+                clock.restart()
                 largest = max(SHARDS_A_TASK[device] for device in devices.values())
                 size = max(1, min(largest, len(pending) // (worker_count * TASKS_A_WORKER)))
-                lost = _distribute(client, plugin.name, shards, pending, size, seconds)
+                lost = _distribute(client, plugin.name, shards, pending, size, clock)
             if lost:
                 raise _lost_shards_error(lost, writer)
-        elapsed = time.monotonic() - began
-        return summarise(
-            writer,
-            shards,
-            start=start,
-            computed=sum(len(shard.rows) for shard in pending),
-            elapsed=elapsed,
-            shares={activity: spent / (elapsed * worker_count) for activity, spent in seconds.items()},
-        )
+        return summarise(writer, shards, pending, clock, start=start, workers=worker_count)
 
 
 def _distribute(
@@ -106,15 +99,15 @@ def _distribute(
     shards: Sequence[Shard],
     pending: Sequence[Shard],
     size: int,
-    seconds: dict[str, float],
+    clock: StageClock,
 ) -> list[Shard]:
-    """Assigns the pending shards, ``size`` per task; returns those on which workers died.
+    """Assigns the pending shards, ``size`` per task; returns those that workers died on.
 
-    The workers' times are added to ``seconds``.
+    ``clock`` adds up the times of the workers.
     """
     total, left = (sum(len(shard.rows) for shard in part) for part in (shards, pending))
     with progress("Extracting features", total, "image", done=total - left) as bar:
-        submit = partial(_round, client, name, seconds=seconds, report=bar.update)
+        submit = partial(_round, client, name, clock=clock, report=bar.update)
         todo, suspects = submit(pending, size)
         while todo:
             log.info("Waiting for %d shards of other writers", len(todo))
@@ -131,7 +124,7 @@ def _round(
     shards: Sequence[Shard],
     size: int,
     *,
-    seconds: dict[str, float],
+    clock: StageClock,
     report: Callable[[int], object],
 ) -> tuple[list[Shard], list[Shard]]:
     """Assigns each shard once; returns the shards claimed by other writers, and those on which workers died."""
@@ -146,7 +139,7 @@ def _round(
             died += tasks[task]
             continue
         for activity, value in spent.items():
-            seconds[activity] += value
+            clock.seconds[activity] += value
         busy += [shard for shard in tasks[task] if shard.index in left]
         report(sum(len(shard.rows) for shard in tasks[task] if shard.index not in left))
     return busy, died
@@ -177,7 +170,7 @@ def _registered(client: Client, plugin: ShardWorker) -> Iterator[None]:
         raise ClusterError(f"The worker {lacking[0]} cannot import xd3d ({found[lacking[0]]}); {advice}")
     client.register_plugin(plugin)
     try:
-        for worker, reason in client.run(unfit_reason, plugin.name).items():
+        for worker, reason in client.run(ask, plugin.name, "unfit_reason").items():
             if reason:
                 raise ClusterError(f"The worker {worker} {reason}")
         yield

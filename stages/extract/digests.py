@@ -1,9 +1,10 @@
-"""Digests of model files, and small facts that are kept in the user's cache folder.
+"""Digests of model files.
 
-Hashing gigabytes takes seconds, so digests of large files are cached there by path, size and modification time. Without
-that cache only time is lost.
+Hashing gigabytes takes seconds, so digests of large files are cached in the user's cache folder, by path, size and
+modification time. Without that cache only time is lost.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,9 +14,8 @@ from typing import Any
 
 from ...files import read_json, write_json
 
-__all__ = ["file_digest", "folder_digest", "recall", "remember"]
+__all__ = ["file_digest", "folder_digest"]
 
-MEMORY = "digests.json"
 LARGE = 64_000_000  #: bytes from which a digest is cached
 
 
@@ -24,11 +24,14 @@ def file_digest(path: Path) -> str:
     facts = path.stat()
     if facts.st_size < LARGE:
         return _hash(path)
-    known = recall(MEMORY)
-    key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
+    base = os.environ.get("XDG_CACHE_HOME")
+    memory = (Path(base) if base else Path.home() / ".cache") / "xd3d" / "digests.json"
+    key, known = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}", _recalled(memory)
     if not isinstance(known.get(key), str):
         known[key] = _hash(path)
-        remember(MEMORY, known)
+        with contextlib.suppress(OSError):  # it may be read-only
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(memory, known)
     return str(known[key])
 
 
@@ -38,29 +41,15 @@ def folder_digest(folder: Path, files: Iterable[Path]) -> str:
     return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
-def recall(name: str) -> dict[str, Any]:
-    """Reads the JSON object ``name`` in the user's cache folder; empty if it is missing or damaged."""
+def _recalled(memory: Path) -> dict[str, Any]:
+    """Returns the cached digests; none if the file is missing or damaged."""
     try:
-        known = read_json(_folder() / name)
+        known = read_json(memory)
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
 
 
-def remember(name: str, known: dict[str, Any]) -> None:
-    """Writes the JSON object ``name`` to the user's cache folder; does nothing if that is read-only."""
-    try:
-        _folder().mkdir(parents=True, exist_ok=True)
-        write_json(_folder() / name, known)
-    except OSError:
-        return
-
-
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "xd3d"

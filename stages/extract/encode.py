@@ -4,8 +4,8 @@ Only encoded values are copied to the host. Images with NaN or infinity are dete
 of float16 are clamped and counted. Of the memberships, the strongest few of each cell are stored in 8 bits.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,23 +13,16 @@ from jaxtyping import Float, Float16, Int16, Num, UInt8, UInt16
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...cache.codec import FAR_MEAN, SMALLEST_EXPONENT
+from ...cache.codec import FAR_MEAN, SMALLEST_EXPONENT, decode
 from ...cache.layout import ASSIGNMENT, GEOMETRY, SCALES
-from ...cache.schema import CHANNEL_AXES, MEMBERSHIPS_PER_CELL
+from ...cache.schema import CHANNEL_AXES, MEMBERSHIPS_PER_CELL, ImageFeatures
 from ...cache.stored import StoredRows
 
-__all__ = ["as_indices", "as_read", "encode_e4m3", "stored_rows", "strongest_memberships"]
+__all__ = ["as_indices", "as_read", "decoded", "encode_e4m3", "stored_rows", "strongest_memberships"]
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
 E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
 EXPONENT_BIAS, MANTISSA_BITS = 127, 23  #: of float32
-
-
-class Faults(NamedTuple):
-    """``failed``: batch index -> reason; ``clamped``: array -> batch index -> number of clamped values."""
-
-    failed: dict[int, str]
-    clamped: dict[str, dict[int, int]]
 
 
 def stored_rows(features: Mapping[str, Num[Tensor, "batch *row"]], profile: str) -> StoredRows:
@@ -52,12 +45,12 @@ def stored_rows(features: Mapping[str, Num[Tensor, "batch *row"]], profile: str)
     bounds = largest.to("cpu", non_blocking=True)
     if largest.is_cuda:
         torch.cuda.synchronize(largest.device)
-    faults = _faults(floating, bounds)
+    failed, clamped = _faults(floating, bounds)
     return StoredRows(
         rows=range(bounds.shape[1]),
         arrays={name: as_indices(values) if name == ASSIGNMENT else values.numpy() for name, values in host.items()},
-        clamped=faults.clamped,
-        failed=faults.failed,
+        clamped=clamped,
+        failed=failed,
     )
 
 
@@ -70,6 +63,16 @@ def as_read(values: Float[Tensor, "images *row"], profile: str, channel_axis: in
     spread = [len(values), *(scales.shape[2] if axis == channel_axis else 1 for axis in range(1, values.ndim))]
     scale, offset = scales.to(torch.float32).unbind(1)
     return codes.view(torch.float8_e4m3fn).to(torch.float32) * scale.view(spread) + offset.view(spread)
+
+
+def decoded(
+    features: ImageFeatures, folder: Literal["features", "agents"], tap: str, device: torch.device
+) -> Float[Tensor, "images *row"]:
+    """Returns the stored maps or agents of a tap in float32 on ``device``."""
+    values = (features.maps if folder == "features" else features.agents)[tap]
+    scales = features.scales.get(f"{folder}/{tap}")
+    exact = values if scales is None else decode(values, scales, CHANNEL_AXES[folder])
+    return torch.from_numpy(exact).to(device, torch.float32)
 
 
 def encode_e4m3(
@@ -104,26 +107,31 @@ def _float16(values: Float[Tensor, "..."]) -> Float16[Tensor, "..."]:
     return values.clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
 
 
-def _faults(features: Mapping[str, Float[Tensor, "batch *row"]], largest: Float[Tensor, "arrays batch"]) -> Faults:
-    """Finds failed images and counts clamped values where the largest magnitude of an image is out of range."""
-    faults = Faults({}, {})
+def _faults(
+    features: Mapping[str, Float[Tensor, "batch *row"]], largest: Float[Tensor, "arrays batch"]
+) -> tuple[dict[int, str], dict[str, dict[int, int]]]:
+    """Returns batch index -> reason of failed images, and array -> batch index -> number of clamped values.
+
+    ``largest``: the largest magnitude in each image of each array.
+    """
+    failed: dict[int, str] = {}
+    clamped: dict[str, dict[int, int]] = {}
     for (name, values), bounds in zip(features.items(), largest.tolist(), strict=True):
         for image, bound in enumerate(bounds):
             if not np.isfinite(bound):
-                faults.failed.setdefault(image, f"{name} is not finite: {_where_not_finite(values[image])}")
+                failed.setdefault(image, f"{name} is not finite: {_where_not_finite(values[image])}")
             elif bound > FLOAT16_MAX and name != GEOMETRY:
-                count = int((values[image].abs() > FLOAT16_MAX).sum())
-                faults.clamped.setdefault(name, {})[image] = count
-    for counts in faults.clamped.values():
-        for image in faults.failed:
+                clamped.setdefault(name, {})[image] = int((values[image].abs() > FLOAT16_MAX).sum())
+    for counts in clamped.values():
+        for image in failed:
             counts.pop(image, None)
-    return faults
+    return failed, clamped
 
 
 def _where_not_finite(values: Float[Tensor, "*row"]) -> str:
     wrong = (~torch.isfinite(values)).cpu().numpy()
-    first: Sequence[int] = [int(index) for index in np.unravel_index(int(wrong.argmax()), wrong.shape)]
-    return f"{int(wrong.sum())} values, the first at {list(first)}"
+    first = [int(index) for index in np.unravel_index(int(wrong.argmax()), wrong.shape)]
+    return f"{int(wrong.sum())} values, the first at {first}"
 
 
 def strongest_memberships(

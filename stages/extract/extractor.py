@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Num, UInt8
+from jaxtyping import Num
 from torch import Tensor
 
 from ...cache.layout import ASSIGNMENT, GEOMETRY, MEMBERSHIP
@@ -23,6 +23,7 @@ from ...errors import BackendError, ConfigError
 from ...processes import select_device
 from .agents import AgentMaker
 from .encode import as_read, stored_rows, strongest_memberships
+from .images import FeatureMaps, PictureArray, Pictures
 from .models import settings_model
 from .networks import Backbone, JointBackbone, open_backbone
 from .settings import RGB, ExtractSettings
@@ -83,7 +84,7 @@ class FeatureExtractor:
         )
         self.batch_size = settings.batch_size or self._fitting_batch(device)
 
-    def __call__(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
+    def __call__(self, pictures: PictureArray, keys: Sequence[str]) -> StoredRows:
         """Computes the features of a batch as the cache stores them; rows are numbered by batch index.
 
         ``keys`` seed the noise, if any. When the GPU runs out of memory, the batch size is halved from then on.
@@ -92,9 +93,7 @@ class FeatureExtractor:
             torch.cuda.empty_cache()
         return features
 
-    def begin(
-        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
-    ) -> Callable[[], StoredRows]:
+    def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
         """Runs the model on a batch and returns what computes the rest, in any thread; on a GPU it is all done here."""
         if self.backbone.device.type == "cpu":
             return partial(self._rows, *self._maps(pictures, keys))
@@ -132,52 +131,40 @@ class FeatureExtractor:
         torch.cuda.empty_cache()
         return fitting_batch(torch.cuda.mem_get_info(device)[0], needed)
 
-    def _features(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
+    def _features(self, pictures: PictureArray, keys: Sequence[str]) -> StoredRows:
         images, maps = self._maps(pictures, keys)
         with self._timed("agents"):
             return self._rows(images, maps)
 
     @torch.inference_mode()
-    def _maps(
-        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
-    ) -> tuple[UInt8[Tensor, "batch 3 height width"], dict[str, Num[Tensor, "batch _channels _h _w"]]]:
+    def _maps(self, pictures: PictureArray, keys: Sequence[str]) -> tuple[Pictures, FeatureMaps]:
         images = torch.from_numpy(pictures).to(self.backbone.device)
         with self._timed("model"):
             return images, self.backbone(images, keys)
 
     @torch.inference_mode()
-    def _rows(
-        self, images: UInt8[Tensor, "batch 3 height width"], maps: Mapping[str, Num[Tensor, "batch _channels _h _w"]]
-    ) -> StoredRows:
+    def _rows(self, images: Pictures, maps: FeatureMaps) -> StoredRows:
         """Groups the pixels of ``images`` by their maps, and encodes both."""
         named = {f"features/{tap}": values for tap, values in maps.items()}
         if self.agents is not None:
             if self.settings.models:  # a cache of several networks groups what it has stored
-                maps = {tap: self._as_read(values) for tap, values in maps.items()}
+                profile, axis = self.settings.profile, CHANNEL_AXES["features"]
+                maps = {tap: as_read(values, profile, axis) for tap, values in maps.items() if tap != RGB}
             named |= agent_arrays(self.agents, maps, images)
         return stored_rows(named, self.settings.profile)
-
-    def _as_read(self, values: Tensor) -> Tensor:
-        return (
-            as_read(values, self.settings.profile, CHANNEL_AXES["features"]) if values.is_floating_point() else values
-        )
 
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:
         with self.clock.during(activity):
             yield
-            self._finish()
-
-    def _finish(self) -> None:
-        """Waits for the GPU, so that its time is counted for the right activity."""
-        if self.backbone.device.type == "cuda":
-            torch.cuda.synchronize(self.backbone.device)
+            if self.backbone.device.type == "cuda":  # so that its time is counted for the right activity
+                torch.cuda.synchronize(self.backbone.device)
 
 
 def agent_arrays(
     maker: AgentMaker,
-    maps: Mapping[str, Num[Tensor, "batch _channels _h _w"]],
-    pictures: UInt8[Tensor, "batch 3 height width"],
+    maps: FeatureMaps,
+    pictures: Pictures,
 ) -> dict[str, Num[Tensor, "batch *row"]]:
     """Returns the arrays of the agents of a batch, by their names in the cache."""
     agents = maker({name: values for name, values in maps.items() if name != RGB}, pictures)
@@ -210,11 +197,6 @@ class StageClock:
             yield
         finally:
             self.seconds[activity] += time.perf_counter() - start
-
-    def shares(self) -> dict[str, float]:
-        """Returns each activity's share of the wall time since the last restart."""
-        elapsed = self.elapsed
-        return {activity: seconds / elapsed for activity, seconds in self.seconds.items()}
 
 
 def keep_freed_memory() -> bool:

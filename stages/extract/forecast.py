@@ -13,9 +13,9 @@ from ...errors import DataError
 from ..datasets.index import FrameIndex
 from .extractor import FeatureExtractor
 from .images import PictureSource
+from .job import planned_layout, stored_bytes
 from .overlap import LARGEST_DECODERS, host_threads
 from .parts import NetworksPlan
-from .plan import planned_layout, stored_bytes
 from .settings import ExtractSettings
 
 __all__ = ["Forecast", "forecast"]

@@ -8,19 +8,17 @@ after a kill; the hub's own client (2.4) starts anew then.
 import fcntl
 import fnmatch
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from ...errors import ModelError
-from .digests import file_digest, recall, remember
+from .digests import file_digest
 
 __all__ = ["FetchedFile", "HubFiles", "downloaded", "fetch"]
 
 HUB_TIMEOUT = 10.0  #: seconds the hub may take to answer
-RECORD = "fetched.json"  #: file in the user's cache folder with the digests of downloads
 WEIGHTS = ".safetensors"
 
 
@@ -31,13 +29,17 @@ class HubFiles:
     hub_id: str
     patterns: tuple[str, ...]
 
+    def among(self, files: Iterable[str]) -> list[str]:
+        """Returns those of ``files`` that fit a pattern, sorted."""
+        return sorted(file for file in files if any(fnmatch.fnmatch(file, pattern) for pattern in self.patterns))
+
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedFile:
     """One local file of weights. ``checked`` names the digest that it was compared with.
 
     ``published``: the digest in xd3d's catalogue; ``hub``: the digest that the hub reported; ``nothing``: neither was
-    known, and the digest was recorded.
+    known.
     """
 
     file: str
@@ -64,18 +66,20 @@ def fetch(wanted: HubFiles, published: Mapping[str, str], *, offline: bool = Fal
         ModelError: offline, no answer in time, no such repository or files, or a digest that differs: the message then
             names the file and both digests, and the file is removed.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, snapshot_download
 
     if offline or constants.HF_HUB_OFFLINE:
-        return _checked(_only_local(wanted, offline), wanted, published, {})
+        if (local := downloaded(wanted)) is None:
+            raise _unreachable(wanted, "extract.offline or --offline is set" if offline else "HF_HUB_OFFLINE is set")
+        return _checked(local, wanted, published, {})
     try:
-        revision, offered = _offered(wanted)
-        for file, announced in offered.items():
-            _check_offer(wanted, file, announced, published.get(file))
+        revision, offered = _offered(wanted, published)
         for file, announced in offered.items():
             if announced:
                 _download_weights(wanted, revision, file, announced)
-        folder = _complete(wanted)
+        # the hub's client downloads the small files, and links the weights
+        patterns = list(wanted.patterns)
+        folder = Path(snapshot_download(wanted.hub_id, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT))
     except ModelError:
         raise
     except Exception as error:  # the hub's client raises errors of several libraries
@@ -84,47 +88,31 @@ def fetch(wanted: HubFiles, published: Mapping[str, str], *, offline: bool = Fal
     return _checked(folder, wanted, published, offered)
 
 
-def _only_local(wanted: HubFiles, offline: bool) -> Path:
-    folder = downloaded(wanted)
-    if folder is None:
-        raise _unreachable(wanted, "extract.offline or --offline is set" if offline else "HF_HUB_OFFLINE is set")
-    return folder
-
-
 def _checked(
     folder: Path, wanted: HubFiles, published: Mapping[str, str], announced: Mapping[str, str | None]
 ) -> tuple[Path, list[FetchedFile]]:
-    """Checks the digests of the local weights, since an earlier download may be damaged, and records them."""
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob(f"*{WEIGHTS}"))
-    report = [
-        _report(folder, file, announced.get(file), published.get(file))
-        for file in files
-        if _matches(file, wanted.patterns)
-    ]
-    known = recall(RECORD)
-    known[wanted.hub_id] = {**known.get(wanted.hub_id, {}), **{each.file: asdict(each) for each in report}}
-    remember(RECORD, known)
-    return folder, report
+    """Checks the digests of the local weights, since an earlier download may be damaged."""
+    files = wanted.among(path.relative_to(folder).as_posix() for path in folder.rglob(f"*{WEIGHTS}"))
+    return folder, [_report(folder, file, announced.get(file), published.get(file)) for file in files]
 
 
-def _offered(wanted: HubFiles) -> tuple[str, dict[str, str | None]]:
+def _offered(wanted: HubFiles, published: Mapping[str, str]) -> tuple[str, dict[str, str | None]]:
     """Returns the current revision on the hub and its weight files, each with the reported sha256 or None."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(wanted.hub_id, files_metadata=True, timeout=HUB_TIMEOUT)
     offered = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in info.siblings or []}
-    chosen = {file: offered[file] for file in sorted(offered) if _matches(file, wanted.patterns)}
+    chosen = {file: offered[file] for file in wanted.among(offered)}
     if not chosen:
         raise ModelError(
             f"The hub's '{wanted.hub_id}' has none of the files {', '.join(wanted.patterns)} (found: "
             f"{', '.join(sorted(offered)[:12]) or 'nothing'}); give another repository, or owner/name:FILE.safetensors"
         )
-    return str(info.sha), {file: digest for file, digest in chosen.items() if file.endswith(WEIGHTS)}
-
-
-def _check_offer(wanted: HubFiles, file: str, announced: str | None, known: str | None) -> None:
-    if known and announced and announced != known:
-        raise _differs(wanted, file, known, announced, "it was not downloaded")
+    weights = {file: digest for file, digest in chosen.items() if file.endswith(WEIGHTS)}
+    for file, announced in weights.items():
+        if announced and announced != (known := published.get(file, announced)):
+            raise _differs(wanted, file, known, announced, "it was not downloaded")
+    return str(info.sha), weights
 
 
 def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str) -> None:
@@ -143,7 +131,12 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
     if (token := get_token()) and to_hub:
         headers["Authorization"] = f"Bearer {token}"
     with partial.open("ab") as stream:
-        _lock(stream, partial)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ModelError(
+                f"Another process is downloading {partial}; wait for it, then run the command again"
+            ) from error
         http_get(
             facts.location,
             stream,
@@ -160,22 +153,6 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
     partial.replace(target)
 
 
-def _lock(stream: BinaryIO, partial: Path) -> None:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ModelError(
-            f"Another process is downloading {partial}; wait for it, then run the command again"
-        ) from error
-
-
-def _complete(wanted: HubFiles) -> Path:
-    """Downloads the small files with the hub's client, which also links the weights."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(wanted.hub_id, allow_patterns=list(wanted.patterns), etag_timeout=HUB_TIMEOUT))
-
-
 def _report(folder: Path, file: str, announced: str | None, known: str | None) -> FetchedFile:
     path = folder / file
     found, expected = file_digest(path), known if known else announced
@@ -186,10 +163,6 @@ def _report(folder: Path, file: str, announced: str | None, known: str | None) -
         )
     checked = "published" if known else "hub" if announced else "nothing"
     return FetchedFile(file=file, bytes=path.stat().st_size, sha256=found, checked=checked)
-
-
-def _matches(file: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
 
 
 def _differs(wanted: HubFiles, file: str, expected: str, found: str, outcome: str) -> ModelError:

@@ -9,14 +9,14 @@ seeded by the image key and the number of the view: every machine gets the same 
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num, UInt8
 from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
@@ -31,7 +31,10 @@ from ..datasets.memory import MemoryIndex
 from .settings import Decoding, ExtractSettings
 
 __all__ = [
+    "FeatureMaps",
+    "PictureArray",
     "PictureSource",
+    "Pictures",
     "IMAGE_METHOD",
     "RGB_STRIDE",
     "apply_view",
@@ -39,6 +42,10 @@ __all__ = [
     "pad_to_multiple",
     "shrink_to_stride",
 ]
+
+Pictures = UInt8[Tensor, "batch 3 height width"]
+PictureArray = UInt8[np.ndarray, "batch 3 height width"]  #: the same on the host
+FeatureMaps = Mapping[str, Num[Tensor, "batch _channels _h _w"]]  #: tap -> map
 
 IMAGE_METHOD = "pillow bilinear, pad replicate"  #: goes into the fingerprint
 RGB_STRIDE = 4  #: pixels a cell of the ``rgb`` tap spans
@@ -108,7 +115,7 @@ def pad_to_multiple(
     return pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
-def shrink_to_stride(images: UInt8[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch 3 _h _w"]:
+def shrink_to_stride(images: Pictures) -> UInt8[Tensor, "batch 3 _h _w"]:
     """Averages blocks of 4x4 pixels (the ``rgb`` tap); blocks at the edge average the pixels inside the image."""
     means = avg_pool2d(images.to(torch.float32), RGB_STRIDE, ceil_mode=True)
     return means.round_().to(torch.uint8)
@@ -190,7 +197,7 @@ class PictureSource:
         """Groups consecutive ``rows`` of the same image, which are read from one file."""
         return [list(group) for _, group in groupby(rows, lambda row: row // len(self.views))]
 
-    def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "batch 3 height width"], dict[int, str]]:
+    def read(self, rows: Sequence[int]) -> tuple[PictureArray, dict[int, str]]:
         """Decodes ``rows``; returns the pictures (failed ones black) and row -> reason of the failed ones."""
         pictures = np.zeros((len(rows), 3, *self.image_size), np.uint8)
         failures: dict[int, str] = {}

@@ -12,21 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...cache.layout import CacheLayout, Shard
 from ...cache.schema import TapSpec
 from ...cache.stores import open_store
 from ...cache.views import view_keys
 from ...cache.writer import CacheWriter
-from ...errors import DiskSpaceError
+from ...errors import DataError, DiskSpaceError
 from ...fingerprint import fingerprint_digest
 from ...progress import progress
 from ..datasets.index import FrameIndex
 from .agents import grid_tap
-from .extractor import ACTIVITIES, FeatureExtractor
+from .extractor import ACTIVITIES, FeatureExtractor, StageClock
 from .fingerprint import feature_fingerprint
 from .images import PictureSource
 from .overlap import BatchExtractor, fill_shards
-from .plan import extraction_recipe, images_per_frame, shard_bytes, stored_bytes
 from .settings import AgentSettings, ExtractSettings
 
 __all__ = [
@@ -36,11 +37,14 @@ __all__ = [
     "check_disk",
     "extract_features",
     "fill_pending",
+    "planned_layout",
+    "stored_bytes",
     "summarise",
 ]
 
 log = logging.getLogger(__name__)
 
+INDEX_ENTRY, INDEX_CHECKSUM = 16, 4  #: bytes of a Zarr shard index: one entry a slot, one checksum a file
 POLL_SECONDS = 1.0  #: seconds between checks of shards claimed by other writers
 
 CacheOpener = partial[CacheWriter]  #: opens the cache of a run; called with or without ``shared``
@@ -98,18 +102,19 @@ def extract_features(
         check_disk(cache_path, writer.layout, pending)
         extractor.clock.restart()
         fill_pending(writer, shards, pending, extractor, pictures)
-        return summarise(
-            writer,
-            shards,
-            start=start,
-            computed=sum(len(shard.rows) for shard in pending),
-            elapsed=extractor.clock.elapsed,
-            shares=extractor.clock.shares(),
-        )
+        return summarise(writer, shards, pending, extractor.clock, start=start)
 
 
-def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> CacheOpener:
+def cache_opener(
+    index: FrameIndex,
+    settings: ExtractSettings,
+    cache_path: Path | str,
+    *,
+    fingerprint: Mapping[str, Any] | None = None,
+) -> CacheOpener:
     """What opens the cache of a run; call it with ``taps``. It can be sent to another process.
+
+    ``fingerprint`` is that of the agents of several networks.
 
     Raises:
         ModelError: the model cannot be found or is incomplete.
@@ -120,39 +125,45 @@ def cache_opener(index: FrameIndex, settings: ExtractSettings, cache_path: Path 
         agents=None if settings.maps_only else settings.agents,
         image_keys=view_keys(map(str, index.images.key), settings.views),
         images_per_frame=images_per_frame(index, settings),
-        fingerprint=feature_fingerprint(settings, index),
+        fingerprint=feature_fingerprint(settings, index) if fingerprint is None else fingerprint,
         profile=settings.profile,
-        shard_bytes=shard_bytes(settings),
-        recipe=extraction_recipe(index, settings),
+        shard_bytes=settings.shard_mb * 1_000_000,
+        recipe={"dataset": index.dataset, "extract": settings.model_dump(mode="json", exclude={"caches"})},
+        part=_part(settings),
     )
 
 
 def _open_cache(
     path: Path | str, *, taps: Sequence[TapSpec], agents: AgentSettings | None, **facts: Any
 ) -> CacheWriter:
-    if agents is None:
-        return CacheWriter.open(path, taps=taps, agents=0, part="features", **facts)
     specs = {tap.name: tap for tap in taps}
-    return CacheWriter.open(path, taps=taps, agents=agents.count, grid=specs[grid_tap(agents, specs)], **facts)
+    count, grid = (agents.count, specs[grid_tap(agents, specs)]) if agents else (0, None)
+    return CacheWriter.open(path, taps=taps, agents=count, grid=grid, **facts)
+
+
+def _part(settings: ExtractSettings) -> str:
+    return "features" if settings.maps_only else "agents" if settings.models else ""
 
 
 def summarise(
     writer: CacheWriter,
-    shards: Iterable[Shard],
+    shards: Sequence[Shard],
+    computed: Sequence[Shard],
+    clock: StageClock,
     *,
     start: float,
-    computed: int,
-    elapsed: float,
-    shares: Mapping[str, float],
+    workers: int = 1,
 ) -> ExtractSummary:
-    """Summarises ``shards`` after a run from ``start`` that computed so many images in ``elapsed`` seconds."""
-    shards = list(shards)
+    """Summarises ``shards`` after a run from ``start`` that ``computed`` some; ``clock``: the times of all workers."""
+    elapsed = clock.elapsed
+    rate = sum(len(shard.rows) for shard in computed) / elapsed
+    shares = {activity: seconds / (elapsed * workers) for activity, seconds in clock.seconds.items()}
     done, failed = writer.tally(shards)
     if computed:
         log.info(
             "%.3g images a second; model %.1f %%, agents %.1f %%, waiting for decoding %.1f %% and writing %.1f %% of"
             " the time",
-            computed / elapsed,
+            rate,
             *(100 * shares[activity] for activity in ACTIVITIES),
         )
     return ExtractSummary(
@@ -162,7 +173,7 @@ def summarise(
         done=done,
         failed=failed,
         seconds=time.monotonic() - start,
-        images_per_second=computed / elapsed,
+        images_per_second=rate,
         shares=shares,
     )
 
@@ -190,3 +201,42 @@ def check_disk(path: Path | str, layout: CacheLayout, pending: list[Shard]) -> N
             f"The features need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free; "
             "free some, choose another disk, or keep fewer taps (extract.taps)"
         )
+
+
+def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
+    """Returns the rows that stay in one shard: those of a frame, or of an image if frames vary in size.
+
+    Raises:
+        DataError: the index has no images.
+    """
+    if not len(index.images.key):
+        raise DataError(
+            f"The index of {index.dataset} has no images, so there are no features to extract: train on it with"
+            " fusion.variant=3d-only, or prepare it with cameras if the data set has them"
+        )
+    counts = np.unique(np.bincount(index.images.frame, minlength=len(index.frames.key)))
+    return len(settings.views) * (int(counts[0]) if len(counts) == 1 and counts[0] > 0 else 1)
+
+
+def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:
+    """Returns the layout of a new cache of ``index``, or of its agents with several networks; writes nothing."""
+    taps, together = list(specs.values()), images_per_frame(index, settings)
+    agents = 0 if settings.maps_only else settings.agents.count
+    keys = tuple(view_keys(map(str, index.images.key), settings.views))
+    return CacheLayout(
+        taps=tuple(taps),
+        agents=agents,
+        image_keys=keys,
+        images_per_frame=together,
+        images_per_shard=CacheLayout.shard_images(taps, agents, len(keys), together, settings.shard_mb * 1_000_000),
+        fingerprint={},
+        profile=settings.profile,
+        grid=None if settings.maps_only else specs[grid_tap(settings.agents, specs)],
+        part=_part(settings),
+    )
+
+
+def stored_bytes(layout: CacheLayout, shards: Iterable[Shard]) -> int:
+    """Returns the exact size of the files of ``shards``: rows, and a shard index in each file."""
+    index = len(layout.arrays) * (INDEX_ENTRY * layout.images_per_shard + INDEX_CHECKSUM)
+    return sum(len(shard.rows) * layout.bytes_per_image + index for shard in shards)

@@ -20,7 +20,6 @@ __all__ = [
     "PROCESSORS",
     "WEIGHTS",
     "check_files",
-    "check_parts",
     "PICKLES",
     "conversion",
     "deciding_files",
@@ -32,7 +31,6 @@ __all__ = [
     "unet_folder",
     "weight_files",
     "weight_patterns",
-    "weights_instead",
 ]
 
 #: parts of a model, each with its config
@@ -102,9 +100,8 @@ def processor_file(path: Path) -> Path:
     Raises:
         ModelError: the folder has none.
     """
-    for name in PROCESSORS:
-        if (path / name).is_file():
-            return path / name
+    if there := [path / name for name in PROCESSORS if (path / name).is_file()]:
+        return there[0]
     if part := read_facts(path / CONFIG).get("_class_name"):
         raise ModelError(
             f"The model folder {path} holds one part of a diffusion model, a {part}; give the whole model as"
@@ -143,7 +140,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     return []
 
 
-def weights_instead(folder: Path, name: str) -> str:
+def _weights_instead(folder: Path, name: str) -> str:
     """Returns a clause on what ``folder`` holds instead of weights ``name``, and how to convert it; "" if nothing."""
     stem = name.removesuffix(".safetensors")
     if (link := folder / name).is_symlink():
@@ -209,7 +206,7 @@ def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]
         ModelError: a file is missing; the message names it.
     """
     if kind == "diffusers":
-        check_parts(path, weights)
+        _check_parts(path, weights)
         return
     if kind == "onnx":
         for name in (NETWORK, DESCRIPTION):
@@ -222,16 +219,21 @@ def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]
             refuse_foreign(file)
         return
     processor_file(path)
-    if weights == "pretrained" and not _weight_files(path, VISION_WEIGHTS):
-        instead = weights_instead(path, VISION_WEIGHTS) or "; fetch the weights"
-        raise ModelError(
-            f"The model folder {path} lacks {VISION_WEIGHTS}{instead}, or set extract.weights to random to try it"
-            " without"
-        )
-    for file in _weight_files(path, VISION_WEIGHTS) if weights == "pretrained" else ():
+    if weights == "pretrained":
+        for file in _check_weights(path, VISION_WEIGHTS, f"The model folder {path}"):
+            if file.suffix == ".safetensors":
+                _check_header(file)
+
+
+def _check_weights(folder: Path, name: str, what: str) -> list[Path]:
+    """Checks that there are weights ``name`` in ``folder``; returns their files. ``what``: words for the folder."""
+    files = _weight_files(folder, name)
+    if not files:
+        instead = _weights_instead(folder, name) or "; fetch the weights"
+        raise ModelError(f"{what} lacks {name}{instead}, or set extract.weights to random to try it without")
+    for file in files:
         refuse_foreign(file)
-        if file.suffix == ".safetensors":
-            _check_header(file)
+    return files
 
 
 def _check_header(file: Path) -> None:
@@ -244,12 +246,7 @@ def _check_header(file: Path) -> None:
         raise ModelError(f"{file} is no complete file of safetensors ({error}); copy it again") from error
 
 
-def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
-    """Checks that a model is complete.
-
-    Raises:
-        ModelError: a part, its config or required weights are missing; the message names them.
-    """
+def _check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
     for part, config in CONFIGS.items():
         if not (path / part).is_dir():
             found = ", ".join(sorted(entry.name for entry in path.glob("*") if entry.is_dir())) or "no folders"
@@ -259,14 +256,8 @@ def check_parts(path: Path, weights: Literal["pretrained", "random"]) -> None:
         if not (path / part / config).is_file():
             raise ModelError(f"The part '{part}' of the model folder {path} lacks {config}; copy the model again")
         _check_config(path / part / config, part)
-        if weights == "pretrained" and part in WEIGHTS and not weight_files(path / part, part):
-            instead = weights_instead(path / part, WEIGHTS[part]) or "; fetch the weights"
-            raise ModelError(
-                f"The part '{part}' of the model folder {path} lacks {WEIGHTS[part]}{instead}, or set extract.weights"
-                " to random to try it without"
-            )
-        for file in weight_files(path / part, part) if weights == "pretrained" and part in WEIGHTS else ():
-            refuse_foreign(file)
+        if weights == "pretrained" and part in WEIGHTS:
+            _check_weights(path / part, WEIGHTS[part], f"The part '{part}' of the model folder {path}")
 
 
 def _check_config(config: Path, part: str) -> None:
@@ -290,7 +281,7 @@ def unet_folder(path: Path) -> Path:
     if not (found / CONFIGS["unet"]).is_file() or not weight_files(found, "unet"):
         raise ModelError(
             f"The folder {path} holds no UNet: it needs {CONFIGS['unet']} and {WEIGHTS['unet']}, there or in unet/"
-            f"{weights_instead(found, WEIGHTS['unet'])}"
+            f"{_weights_instead(found, WEIGHTS['unet'])}"
         )
     for file in weight_files(found, "unet"):
         refuse_foreign(file)

@@ -5,13 +5,12 @@ from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from ...cache.schema import TapSpec
 from ...errors import ConfigError
+from .images import FeatureMaps, Pictures
 from .models import ModelFolder, resolve_model, settings_model
-from .settings import DEFAULT_TAPS, RGB, AgentSettings, ExtractSettings
+from .settings import DEFAULT_TAPS, RGB, AgentSettings, ExtractSettings, network_taps
 from .taps import crop_maps, map_specs
 
 __all__ = ["Backbone", "JointBackbone", "network_settings", "open_backbone", "tap_specs", "with_default_taps"]
@@ -29,9 +28,7 @@ class Backbone(Protocol):
     dtype: torch.dtype
     specs: dict[str, TapSpec]
 
-    def __call__(
-        self, pictures: UInt8[Tensor, "batch 3 height width"], keys: Sequence[str]
-    ) -> dict[str, Float[Tensor, "batch _channels _h _w"] | UInt8[Tensor, "batch 3 _h _w"]]:
+    def __call__(self, pictures: Pictures, keys: Sequence[str]) -> FeatureMaps:
         """Computes every tap of a batch of pictures of ``settings.image_size``; ``keys`` name the images.
 
         Sides are padded to what the network needs, and the maps are cropped to the cells that lie on the image. Nothing
@@ -107,8 +104,8 @@ def network_settings(settings: ExtractSettings, name: str) -> ExtractSettings:
         ModelError: the network cannot be found or is incomplete.
     """
     given = settings.networks[name]
-    chosen = tuple(tap.rpartition("/")[2] for tap in settings.taps if tap.rpartition("/")[0] == name)
-    changes: dict[str, Any] = {"model": given, "models": (), "taps": chosen or DEFAULT_TAPS, "maps_only": True}
+    chosen = tuple(network_taps(settings.taps, name)) or DEFAULT_TAPS
+    changes: dict[str, Any] = {"model": given, "models": (), "taps": chosen, "maps_only": True}
     model = resolve_model(given, weights=settings.weights, seed=settings.weights_seed, offline=settings.offline)
     if model.kind != "diffusers":
         changes |= {"unet": None, "timestep": 0, "noise": True, "draws": 1, "compile": False}
@@ -140,9 +137,7 @@ class JointBackbone:
         specs |= map_specs(settings.model_copy(update={"taps": (RGB,)}), {}, {})
         self.specs = specs if settings.taps == DEFAULT_TAPS else {tap: specs[tap] for tap in settings.taps}
 
-    def __call__(
-        self, pictures: UInt8[Tensor, "batch 3 height width"], keys: Sequence[str]
-    ) -> dict[str, Float[Tensor, "batch _channels _h _w"] | UInt8[Tensor, "batch 3 _h _w"]]:
+    def __call__(self, pictures: Pictures, keys: Sequence[str]) -> FeatureMaps:
         """Computes every tap of every network; see ``Backbone``."""
         pictures = pictures.to(self.device)
         maps = {

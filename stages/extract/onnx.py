@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
-from torch import Tensor
+from jaxtyping import Float32
 
 from ...cache.schema import TapSpec
 from ...errors import ModelError, nearest
-from .images import pad_to_multiple
+from .images import FeatureMaps, Pictures, pad_to_multiple
 from .model_files import DESCRIPTION, NETWORK
 from .models import ModelFolder
 from .onnx_files import (
@@ -57,9 +56,7 @@ class OnnxBackbone:
         self._together = True
         self.specs = self._probe(model, settings)
 
-    def __call__(
-        self, pictures: UInt8[Tensor, "batch 3 height width"], keys: Sequence[str]
-    ) -> dict[str, Float[Tensor, "batch _channels _h _w"] | UInt8[Tensor, "batch 3 _h _w"]]:
+    def __call__(self, pictures: Pictures, keys: Sequence[str]) -> FeatureMaps:
         """Computes every tap of a batch of pictures; see ``Backbone``. ``keys`` have no effect."""
         images = (pictures.cpu().to(torch.float32) / 255.0 - self._mean) / self._deviation
         batch = pad_to_multiple(images, self.multiple).numpy()

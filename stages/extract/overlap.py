@@ -12,14 +12,13 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
 
 from ...cache.layout import Shard
 from ...cache.stored import StoredRows
 from ...cache.writer import CacheWriter
 from ...processes import processors
 from .extractor import StageClock
-from .images import PictureSource
+from .images import PictureArray, PictureSource
 
 __all__ = ["Batch", "BatchExtractor", "LARGEST_DECODERS", "WriteBehind", "decode_ahead", "fill_shards", "host_threads"]
 
@@ -36,9 +35,7 @@ class BatchExtractor(Protocol):
     clock: StageClock
     batch_size: int
 
-    def begin(
-        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
-    ) -> Callable[[], StoredRows]:
+    def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
         """Runs the model on a batch; ``keys`` are those of the images.
 
         What is returned computes the rest in any thread, beside the next batch: the rows, numbered by batch index.

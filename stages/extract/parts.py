@@ -13,33 +13,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Num, UInt8
-from torch import Tensor
 
-from ...cache.codec import decode
 from ...cache.layout import CacheLayout
 from ...cache.metadata import MANIFEST, load_identity, load_layout
 from ...cache.networks import agents_part, create_networks, network_part
 from ...cache.reader import FeatureReader
-from ...cache.schema import CHANNEL_AXES, TapSpec
+from ...cache.schema import TapSpec
 from ...cache.stored import StoredRows
 from ...cache.stores import open_store
 from ...cache.verify import cache_info
-from ...cache.writer import CacheWriter
 from ...errors import CacheError, CacheMismatchError
 from ...fingerprint import differences, fingerprint_digest
 from ...processes import select_device
 from ..datasets.index import FrameIndex
 from .agents import AgentMaker
-from .encode import stored_rows
+from .encode import decoded, stored_rows
 from .extractor import ACTIVITIES, StageClock, agent_arrays
 from .fingerprint import feature_fingerprints, shared_fields
-from .images import PictureSource, shrink_to_stride
-from .job import ExtractSummary, check_disk, extract_features, fill_pending, summarise
+from .images import FeatureMaps, PictureArray, PictureSource, shrink_to_stride
+from .job import (
+    ExtractSummary,
+    cache_opener,
+    check_disk,
+    extract_features,
+    fill_pending,
+    planned_layout,
+    summarise,
+)
 from .models import missing_models, settings_model
 from .networks import network_settings, tap_specs
-from .plan import extraction_recipe, planned_layout, shard_bytes
-from .settings import DEFAULT_TAPS, RGB, ExtractSettings
+from .settings import DEFAULT_TAPS, RGB, ExtractSettings, network_taps
 from .taps import map_specs
 
 __all__ = ["NetworksPlan", "extract_networks", "group_networks"]
@@ -123,7 +126,7 @@ class NetworksPlan:
                 f"The cache {self.path} has no features of the network '{name}'; add them with: xd3d extract-features"
                 f" --dataset {self.index.dataset} (the same --config and --set)"
             )
-        wanted = {tap.rpartition("/")[2] for tap in self.settings.taps if tap.rpartition("/")[0] == name}
+        wanted = set(network_taps(self.settings.taps, name))
         if stored and not wanted <= set(stored["taps"]):
             raise CacheError(
                 f"The cache {self.path} holds the taps {', '.join(stored['taps'])} of the network '{name}', not"
@@ -132,9 +135,7 @@ class NetworksPlan:
             )
         if stored and missing_models(self.settings.model_copy(update={"model": self.settings.networks[name]})):
             shared = shared_fields(self.settings, self.index)
-            self._check_part(
-                name, {field: shared[field] for field in SHARED}, {field: stored[field] for field in SHARED}
-            )
+            self._check_part(name, *({field: fields[field] for field in SHARED} for fields in (shared, stored)))
             return None, stored
         settings = network_settings(self.settings, name)
         if stored:
@@ -221,33 +222,14 @@ def group_networks(plan: NetworksPlan, *, retry_failed: bool = False, root: Path
     pictures = PictureSource.of(plan.index, settings, root)
     maps = _StoredMaps(plan, layout)
     path = plan.agents_path
-    with CacheWriter.open(
-        path,
-        taps=layout.taps,
-        agents=layout.agents,
-        image_keys=layout.image_keys,
-        images_per_frame=layout.images_per_frame,
-        fingerprint=layout.fingerprint,
-        profile=layout.profile,
-        shard_bytes=shard_bytes(settings),
-        shared=True,
-        recipe=extraction_recipe(plan.index, settings),
-        grid=layout.grid,
-        part=layout.part,
-    ) as writer:
+    opener = cache_opener(plan.index, settings, path, fingerprint=layout.fingerprint)
+    with opener(taps=layout.taps, shared=True) as writer:
         shards = list(writer.layout.shards())
         pending = [shard for shard in writer.pending_shards(retry_failed) if maps.known(shard.rows).all()]
         check_disk(path, writer.layout, pending)
         grouper = _Grouper(maps, settings)
         fill_pending(writer, shards, pending, grouper, pictures)
-        return summarise(
-            writer,
-            shards,
-            start=start,
-            computed=sum(len(shard.rows) for shard in pending),
-            elapsed=grouper.clock.elapsed,
-            shares=grouper.clock.shares(),
-        )
+        return summarise(writer, shards, pending, grouper.clock, start=start)
 
 
 class _StoredMaps:
@@ -272,9 +254,7 @@ class _StoredMaps:
             axis=0,
         )
 
-    def read(
-        self, keys: Sequence[str], device: torch.device
-    ) -> tuple[dict[str, Num[Tensor, "batch _channels _h _w"]], dict[int, str]]:
+    def read(self, keys: Sequence[str], device: torch.device) -> tuple[FeatureMaps, dict[int, str]]:
         """Returns the maps of the images ``keys`` in float32, zeros for failed ones, and batch index -> reason."""
         rows = [self._row_of_key[key] for key in keys]
         failed = {
@@ -284,20 +264,17 @@ class _StoredMaps:
             if row in reader.failed
         }
         good = [i for i in range(len(rows)) if i not in failed]
-        maps: dict[str, Tensor] = {}
-        for tap, spec in self.specs.items():
-            if tap != RGB:
-                maps[tap] = torch.zeros(len(rows), spec.channels, spec.height, spec.width, device=device)
+        maps = {
+            tap: torch.zeros(len(rows), spec.channels, spec.height, spec.width, device=device)
+            for tap, spec in self.specs.items()
+            if tap != RGB
+        }
         for network, reader in self._readers.items():
-            own = {tap: tap.rpartition("/")[2] for tap in maps if tap.rpartition("/")[0] == network}
+            own = network_taps(self.specs, network)
             if good:
-                chosen = [rows[i] for i in good]
-                found = reader.read(chosen, reader.allocate(len(good), taps=list(own.values())))
-                for tap, name in own.items():
-                    scales = found.scales.get(f"features/{name}")
-                    values = found.maps[name]
-                    exact = values if scales is None else decode(values, scales, CHANNEL_AXES["features"])
-                    maps[tap][good] = torch.from_numpy(exact).to(device, torch.float32)
+                found = reader.read([rows[i] for i in good], reader.allocate(len(good), taps=own))
+                for tap in own:
+                    maps[f"{network}/{tap}"][good] = decoded(found, "features", tap, device)
         return maps, failed
 
 
@@ -314,14 +291,12 @@ class _Grouper:
             settings=settings.agents, specs=maps.specs, image_size=settings.image_size, device=self._device
         )
 
-    def begin(
-        self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]
-    ) -> Callable[[], StoredRows]:
+    def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
         """Returns what computes the rows of a batch, numbered by batch index: there is no model to run first."""
         return partial(self._rows, pictures, keys)
 
     @torch.inference_mode()
-    def _rows(self, pictures: UInt8[np.ndarray, "batch 3 height width"], keys: Sequence[str]) -> StoredRows:
+    def _rows(self, pictures: PictureArray, keys: Sequence[str]) -> StoredRows:
         images = torch.from_numpy(pictures).to(self._device)
         maps, failed = self._maps.read(keys, self._device)
         named = agent_arrays(self._agents, maps, images)

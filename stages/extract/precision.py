@@ -55,7 +55,9 @@ def precisions(settings: ExtractSettings, model: ModelFolder | None) -> tuple[st
         return (settings.dtype,)
     if model is not None and _widest(model) < WIDE:
         return ("float32",)
-    return ("bfloat16", "float32") if _will_be_fast("bfloat16", settings) else ("float32", "bfloat16")
+    absent = settings.device == "cuda" and not torch.cuda.is_available()  # a GPU that is not there counts as fast
+    fast = absent or is_fast("bfloat16", select_device(settings.device))
+    return ("bfloat16", "float32") if fast else ("float32", "bfloat16")
 
 
 def _widest(model: ModelFolder) -> int:
@@ -74,13 +76,6 @@ def _widest(model: ModelFolder) -> int:
         found = model.config("unet").get("block_out_channels")
         widths = found if isinstance(found, list) else []
     return max((width for width in widths if isinstance(width, int)), default=0)
-
-
-def _will_be_fast(dtype: str, settings: ExtractSettings) -> bool:
-    """Returns whether the device of the settings supports ``dtype``; an absent GPU counts as supporting it."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        return True
-    return is_fast(dtype, select_device(settings.device))
 
 
 def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:

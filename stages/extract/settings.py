@@ -1,6 +1,7 @@
 """Settings of stage one: which frozen networks look at the images, where they are tapped, and how agents are made."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from ...settings import Mark, Settings
 from ..datasets.catalogue import DatasetName
 from .catalogue import DIFFUSION_NAMES
 
-__all__ = ["RGB", "AgentSettings", "Decoding", "ExtractSettings"]
+__all__ = ["RGB", "AgentSettings", "Decoding", "ExtractSettings", "network_taps"]
 
 Decoding = Literal["full", "scaled"]
 RGB = "rgb"  #: the tap that is the image itself
@@ -18,6 +19,11 @@ DEFAULT_TAPS = ("up0", "up1", "up2", "up3", RGB)
 UNET_TAP = re.compile(r"rgb|(mid|up\d+)(\.\d+)?(:residual)?")
 ANY_TAP = re.compile(r"[A-Za-z0-9_][\w.-]*(:residual)?", re.ASCII)
 VIEW_PATTERN = re.compile(rf"{IDENTITY}|{HFLIP}|jitter:(0|[1-9]\d{{0,5}})")
+
+
+def network_taps(taps: Iterable[str], network: str) -> list[str]:
+    """Returns the taps of a network among ``taps`` of several, as it names them."""
+    return [tap.rpartition("/")[2] for tap in taps if tap.rpartition("/")[0] == network]
 
 
 class AgentSettings(Settings):
@@ -253,15 +259,11 @@ class ExtractSettings(Settings):
         taps = self.map_taps
         if self.models and self.taps == DEFAULT_TAPS:
             return []  # the taps are known once the networks are opened
-        weighed = {*taps, *self.networks}
+        grid = self.agents.grid
+        unknown = [("grid", grid)] if grid and grid not in taps else []
+        unknown += [("tap_weights", tap) for tap in self.agents.tap_weights if tap not in (*taps, *self.networks)]
         faults = [
-            f"agents.{name} names '{tap}', which is not among the taps {', '.join(taps)}"
-            for name, named in (
-                ("grid", [self.agents.grid] if self.agents.grid else []),
-                ("tap_weights", list(self.agents.tap_weights)),
-            )
-            for tap in named
-            if tap not in (weighed if name == "tap_weights" else taps)
+            f"agents.{name} names '{tap}', which is not among the taps {', '.join(taps)}" for name, tap in unknown
         ]
         if taps and self.agents.assign != "rgb" and not any(map(self.agents.weight_of, taps)):
             faults.append("agents.tap_weights gives every tap weight 0; leave one above 0 or set agents.assign to rgb")

@@ -14,12 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...cache.schema import TapSpec
 from ...errors import ModelError, nearest
-from .images import RGB_STRIDE, shrink_to_stride
+from .images import RGB_STRIDE, Pictures, shrink_to_stride
 from .models import ModelFolder
 from .settings import RGB, ExtractSettings
 
@@ -180,9 +180,7 @@ def map_specs(
     return specs
 
 
-def crop_maps(
-    found: Mapping[str, Tensor], pictures: UInt8[Tensor, "batch 3 height width"], specs: Mapping[str, TapSpec]
-) -> dict[str, Tensor]:
+def crop_maps(found: Mapping[str, Tensor], pictures: Pictures, specs: Mapping[str, TapSpec]) -> dict[str, Tensor]:
     """Returns the map of every tap in ``specs``, cropped to the cells inside the image; ``rgb`` from the pictures."""
     maps: dict[str, Tensor] = {}
     for name, spec in specs.items():

@@ -9,18 +9,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8, UInt16
 from torch import Tensor
 
-from ...cache.codec import decode
 from ...cache.layout import Shard
 from ...cache.metadata import load_layout
 from ...cache.reader import FeatureReader
-from ...cache.schema import CHANNEL_AXES, MEMBERSHIPS_PER_CELL, ImageFeatures, TapSpec
+from ...cache.schema import MEMBERSHIPS_PER_CELL, TapSpec
 from ...cache.stores import open_store
 from ...cache.upgrade import CacheUpgrade, finish_upgrade
 from ...errors import CacheError, CacheMismatchError, DataError, DiskSpaceError
@@ -28,9 +26,9 @@ from ...processes import select_device
 from ...progress import progress
 from ..datasets.index import FrameIndex
 from .agents import EMPTY_MASS, AgentMaker
-from .encode import as_indices, strongest_memberships
+from .encode import as_indices, decoded, strongest_memberships
 from .images import PictureSource
-from .plan import stored_bytes
+from .job import stored_bytes
 from .settings import AgentSettings
 
 __all__ = ["SAME_AGENTS", "UpgradeSummary", "upgrade_cache"]
@@ -128,10 +126,7 @@ class _Regrouping:
             settings = AgentSettings.model_validate(fields["agents"])
             self._image_size = int(fields["image_size"][0]), int(fields["image_size"][1])
             self._maker = AgentMaker(
-                settings=settings,
-                specs=reader.taps,
-                image_size=self._image_size,
-                device=self._device,
+                settings=settings, specs=reader.taps, image_size=self._image_size, device=self._device
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CacheError(
@@ -176,7 +171,9 @@ class _Regrouping:
     def _group(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, int]:
         wanted = self._reader.allocate(len(rows), taps=tuple(self._maker.specs), memberships=False)
         features = self._reader.read(rows, wanted)
-        maps, queries = (self._decoded(features, folder) for folder in ("features", "agents"))
+        taps, device = self._maker.specs, self._device
+        maps = {name: decoded(features, "features", name, device) for name in taps}
+        queries = {name: decoded(features, "agents", name, device) for name in taps}
         geometry = torch.from_numpy(features.geometry).to(self._device)
         pictures = torch.from_numpy(self._read_pictures(rows)).to(self._device)
         found = self._maker(maps, pictures)
@@ -185,19 +182,15 @@ class _Regrouping:
         differing = torch.stack(away).amax(0).masked_fill(empty, 0.0).amax(1) > self._bound
         for image in differing.nonzero().flatten():
             one = slice(int(image), int(image) + 1)
-            assignment[one] = self._assigned_to_stored(
-                maps=_part(maps, one),
-                found=_part(found.queries, one),
-                stored=_part(queries, one),
-                empty=empty[one],
-                pictures=pictures[one],
+            own, new, stored = (
+                {name: values[one] for name, values in part.items()} for part in (maps, found.queries, queries)
             )
+            assignment[one] = self._assigned_to_stored(own, new, stored, empty[one], pictures[one])
         index, weight = strongest_memberships(assignment)
         return as_indices(index.cpu()), weight.cpu().numpy(), int(differing.sum())
 
     def _assigned_to_stored(
         self,
-        *,
         maps: Mapping[str, Tensor],
         found: Mapping[str, Float32[Tensor, "1 agents _channels"]],
         stored: Mapping[str, Float32[Tensor, "1 agents _channels"]],
@@ -213,15 +206,6 @@ class _Regrouping:
         cells = cells.masked_fill(empty[:, :, None], 0.0)
         cells /= cells.sum(1, keepdim=True).clamp_min(EMPTY_MASS)
         return cells.reshape(*cells.shape[:2], self.grid.height, self.grid.width)
-
-    def _decoded(self, features: ImageFeatures, folder: Literal["features", "agents"]) -> dict[str, Tensor]:
-        """Maps or agents in float32 on the device."""
-        decoded = {}
-        for name, values in (features.maps if folder == "features" else features.agents).items():
-            scales = features.scales.get(f"{folder}/{name}")
-            exact = values if scales is None else decode(values, scales, CHANNEL_AXES[folder])
-            decoded[name] = torch.from_numpy(exact).to(self._device, torch.float32)
-        return decoded
 
     def _open_pictures(self, index: FrameIndex, root: Path | None) -> PictureSource:
         if index.digest != (made_of := self._reader.fingerprint.get("index")):
@@ -245,10 +229,6 @@ class _Regrouping:
         if failures:
             raise DataError("; ".join(failures.values()))
         return pictures
-
-
-def _part(tensors: Mapping[str, Tensor], images: slice) -> dict[str, Tensor]:
-    return {name: values[images] for name, values in tensors.items()}
 
 
 def _relative(difference: Float32[Tensor, "..."], stored: Float32[Tensor, "..."]) -> Float32[Tensor, "..."]:

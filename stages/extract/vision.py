@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...cache.schema import TapSpec
 from ...errors import ModelError, nearest
-from .images import pad_to_multiple
+from .images import FeatureMaps, Pictures, pad_to_multiple
 from .model_files import processor_file, read_facts
 from .models import ModelFolder
 from .precision import resolve_dtype, warn_if_slow
@@ -57,9 +57,7 @@ class VisionBackbone:
         self.taps = _find_taps(self.network, settings.map_taps)
 
     @torch.inference_mode()
-    def __call__(
-        self, pictures: UInt8[Tensor, "batch 3 height width"], keys: Sequence[str]
-    ) -> dict[str, Float[Tensor, "batch _channels _h _w"] | UInt8[Tensor, "batch 3 _h _w"]]:
+    def __call__(self, pictures: Pictures, keys: Sequence[str]) -> FeatureMaps:
         """Computes every tap of a batch of pictures; see ``Backbone``. ``keys`` have no effect."""
         pictures = pictures.to(self.device)
         images = (pictures.to(torch.float32) * self._rescale - self._mean) / self._deviation

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,11 +30,10 @@ from .settings import ExtractSettings
 
 __all__ = [
     "ShardWorker",
+    "ask",
     "connect",
-    "device_type",
     "fill_task",
     "local_cluster",
-    "unfit_reason",
     "silenced_dask_logs",
     "worker_environments",
 ]
@@ -47,6 +47,7 @@ CONNECT_TIMEOUT = 5  #: seconds to wait for a scheduler
 SHUTDOWN_TIMEOUT = 20  #: seconds for workers to finish their current batch
 
 
+@dataclass(eq=False, kw_only=True)
 class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
     """One run on one worker; ``presence_key`` is a file that exists in the cache during the run.
 
@@ -54,26 +55,14 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
     the cache is held during a task only, so a worker that outlives its run does not block others.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        version: str,
-        settings: ExtractSettings,
-        pictures: PictureSource,
-        opener: CacheOpener,
-        presence_key: str,
-        retry_failed: bool,
-        threads: int | None,
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.settings = settings
-        self.pictures = pictures
-        self.opener = opener
-        self.presence_key = presence_key
-        self.retry_failed = retry_failed
-        self.threads = threads
+    name: str
+    version: str
+    settings: ExtractSettings
+    pictures: PictureSource
+    opener: CacheOpener
+    presence_key: str
+    retry_failed: bool
+    threads: int | None
 
     def setup(self, worker: Any) -> None:
         """Starts on a worker; a worker that the run started ignores Ctrl-C, which the run itself handles."""
@@ -105,18 +94,15 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
     def fill(self, shards: list[int]) -> tuple[dict[str, float], list[int]]:
         """Fills the pending ones of ``shards``; returns seconds by activity, and shards claimed by other writers."""
         with self._lock:
-            return self._fill(shards)
-
-    def _fill(self, shards: list[int]) -> tuple[dict[str, float], list[int]]:
-        self._writer.resume()
-        try:
-            chosen = map(self._writer.layout.shard, shards)
-            self._extractor.clock.restart()
-            pending = self._writer.pending_shards(self.retry_failed, among=chosen)
-            left = fill_shards(self._writer, pending, self._extractor, self.pictures, self._check_running)
-            return dict(self._extractor.clock.seconds), [shard.index for shard in left]
-        finally:
-            self._writer.close()
+            self._writer.resume()
+            try:
+                chosen = map(self._writer.layout.shard, shards)
+                self._extractor.clock.restart()
+                pending = self._writer.pending_shards(self.retry_failed, among=chosen)
+                left = fill_shards(self._writer, pending, self._extractor, self.pictures, self._check_running)
+                return dict(self._extractor.clock.seconds), [shard.index for shard in left]
+            finally:
+                self._writer.close()
 
     @cached_property
     def _extractor(self) -> FeatureExtractor:
@@ -145,14 +131,9 @@ def fill_task(name: str, shards: list[int]) -> tuple[dict[str, float], list[int]
     return _plugin(get_worker(), name).fill(shards)
 
 
-def unfit_reason(name: str, dask_worker: Any) -> str | None:
-    """Calls ``unfit_reason`` of the plugin ``name``; ``Client.run`` passes ``dask_worker``."""
-    return _plugin(dask_worker, name).unfit_reason()
-
-
-def device_type(name: str, dask_worker: Any) -> str:
-    """Calls ``device_type`` of the plugin ``name``; ``Client.run`` passes ``dask_worker``."""
-    return _plugin(dask_worker, name).device_type()
+def ask(name: str, question: str, dask_worker: Any) -> Any:
+    """Returns the answer of the plugin ``name`` to one of its methods; ``Client.run`` passes ``dask_worker``."""
+    return getattr(_plugin(dask_worker, name), question)()
 
 
 def _plugin(worker: Any, name: str) -> ShardWorker:

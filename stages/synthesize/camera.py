@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32, UInt8
 
-from ...errors import ConfigError
 from .classes import DRIVEABLE, SKY
 from .light import GroundMaps, illuminate, own_headlights, sky_colour, through_air
 from .materials import ground_look, solid_look
+from .poses import EGO_FROM_CAMERA, rigid, rotation
 from .primitives import Solids
 from .snow import draw_flakes, ground_cover, solid_cover, under_snow
 from .styles import Style
@@ -33,13 +33,7 @@ class CameraModel:
 
     @classmethod
     def from_field_of_view(cls, *, width: int = 400, height: int = 225, degrees: float = 70.0) -> "CameraModel":
-        """Make a camera with square pixels, the principal point in the middle, and this horizontal field of view.
-
-        Raises:
-            ConfigError: a size below 1 or an angle that is not within (0, 180).
-        """
-        if width < 1 or height < 1 or not 0 < degrees < 180:
-            raise ConfigError(f"no camera of {width}x{height} pixels and a field of view of {degrees} degrees")
+        """Make a camera with square pixels, the principal point in the middle, and this horizontal field of view."""
         focal = width / 2 / np.tan(np.radians(degrees) / 2)
         return cls(width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
 
@@ -60,13 +54,7 @@ def camera_pose(
 
     Camera frame: x right, y down, z forward.
     """
-    cos, sin, tilt, sink = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
-    pose = np.eye(4)
-    pose[:3, 0] = sin, -cos, 0
-    pose[:3, 1] = -sink * cos, -sink * sin, -tilt
-    pose[:3, 2] = tilt * cos, tilt * sin, -sink
-    pose[:3, 3] = x, y, height
-    return pose
+    return rigid(rotation(yaw=yaw, pitch=pitch) @ EGO_FROM_CAMERA, (x, y, height))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +95,7 @@ class CameraRays:
         left, right = _bounds(u, valid, self.camera.width)
         top, bottom = _bounds(v, valid, self.camera.height)
         near = np.where(valid, points[..., 2], np.inf).min(axis=1).astype(np.float32)
-        seen = np.flatnonzero((right > left) & (bottom > top))
-        order = seen[np.argsort(near[seen], kind="stable")]
-        return Windows(index[order], top[order], bottom[order], left[order], right[order], near[order])
+        return Windows(index, top, bottom, left, right, near).ordered()
 
 
 def _bounds(value: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from .classes import MANMADE, VEGETATION
 from .ground import Ground
 from .materials import FACADE, FOLIAGE, LAMP, METAL, PLASTIC, ROOF, SIGN, WOOD
 from .primitives import BOX, CONE, ELLIPSOID, SolidList, Solids
-from .shapes import hsv
+from .shapes import Size, hsv
 from .styles import Colour, Range, Style
 
 __all__ = ["build_street", "make_ground"]
@@ -66,6 +66,17 @@ class _Builder:
         near = abs(self.ground.crossing_distance(np.array([s]))[0])
         return bool(near > self.ground.half_crossing + self.style.layout.sidewalk_width + reach)
 
+    def block(
+        self,
+        centre: Size,
+        half: Size,
+        material: int,
+        colour: Colour,
+        yaw: float,
+        taper: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        self.solids.add(BOX, centre, half, material, MANMADE, colour, yaw=yaw, taper=taper)
+
     @property
     def front(self) -> float:
         """Metres from the centre line to the outer edge of the sidewalk."""
@@ -115,50 +126,31 @@ class _Builder:
         look, layout, rng = self.style.materials, self.style.layout, self.rng
         x, y, yaw = self.at(s, n)
         half_high = self.draw(layout.building_height) * taller / 2
-        colour = hsv(
-            look.facade_hue + rng.normal(0, look.facade_hue_spread),
-            self.draw(look.facade_saturation),
-            self.draw(look.facade_value),
-        )
+        hue = look.facade_hue + rng.normal(0, look.facade_hue_spread)
+        colour = hsv(hue, self.draw(look.facade_saturation), self.draw(look.facade_value))
         fill = self.draw(look.window_fill)
         brick = 0.75 if rng.random() < look.brick else 0.25
         params = (self.draw(look.window_pitch), fill, min(fill + 0.1, 0.85), float(rng.integers(0, 500)) + brick)
         base = layout.kerb_height - 0.3
-        self.solids.add(
-            BOX, (x, y, base + half_high), (half_long, half_deep, half_high),
-            material=FACADE, label=MANMADE, colour=colour, yaw=yaw, params=params,
-        )  # fmt: skip
+        half = (half_long, half_deep, half_high)
+        self.solids.add(BOX, (x, y, base + half_high), half, FACADE, MANMADE, colour, yaw=yaw, params=params)
         top = base + 2 * half_high
-        roof = (look.roof[0], look.roof[1], look.roof[2])
         if rng.random() < layout.pitched_roofs:
             rise = min(half_deep, 4.0) * rng.uniform(0.25, 0.45)
-            self.solids.add(
-                BOX, (x, y, top + rise), (half_long + 0.35, half_deep + 0.4, rise),
-                material=ROOF, label=MANMADE, colour=roof, yaw=yaw, taper=(0.15, 0.97),
-            )  # fmt: skip
+            half = (half_long + 0.35, half_deep + 0.4, rise)
+            self.block((x, y, top + rise), half, ROOF, look.roof, yaw, (0.15, 0.97))
             return
         trim = hsv(0.1, 0.05, rng.uniform(0.35, 0.85))
-        self.solids.add(
-            BOX, (x, y, top + 0.1), (half_long + 0.15, half_deep + 0.15, 0.28),
-            material=ROOF, label=MANMADE, colour=trim, yaw=yaw,
-        )  # fmt: skip
+        self.block((x, y, top + 0.1), (half_long + 0.15, half_deep + 0.15, 0.28), ROOF, trim, yaw)
         if rng.random() < 0.4:
-            self.solids.add(
-                BOX, (x + rng.uniform(-2, 2), y, top + 1.2), (1.6, 1.4, 1.1),
-                material=ROOF, label=MANMADE, colour=roof, yaw=yaw,
-            )  # fmt: skip
+            self.block((x + rng.uniform(-2, 2), y, top + 1.2), (1.6, 1.4, 1.1), ROOF, look.roof, yaw)
         if half_high > 2.4 and rng.random() < 0.45:
             awning = hsv(rng.random(), rng.uniform(0.1, 0.7), rng.uniform(0.25, 0.8))
-            self.solids.add(
-                BOX, (x, y, base + 3.2), (half_long * 0.9, half_deep + 0.8, 0.12),
-                material=PLASTIC, label=MANMADE, colour=awning, yaw=yaw,
-            )  # fmt: skip
+            self.block((x, y, base + 3.2), (half_long * 0.9, half_deep + 0.8, 0.12), PLASTIC, awning, yaw)
 
     def leaf(self) -> Colour:
-        look, rng = self.style.vegetation, self.rng
-        return hsv(
-            look.hue + rng.normal(0, 0.02), look.saturation + rng.normal(0, 0.06), look.value + rng.normal(0, 0.05)
-        )
+        look, vary = self.style.vegetation, self.rng.normal
+        return hsv(look.hue + vary(0, 0.02), look.saturation + vary(0, 0.06), look.value + vary(0, 0.05))
 
     def garden(self, s: float, side: int, long: float) -> None:
         """Add trees on open ground, with a hedge, a fence or nothing before them."""
@@ -176,35 +168,27 @@ class _Builder:
             at, n = s + self.rng.uniform(-0.5, 0.5) * long, side * (self.front + 0.5 + self.rng.uniform(0, deep))
             x, y, _ = self.at(at, n)
             radius = self.rng.uniform(0.35, 0.9)
-            self.solids.add(
-                ELLIPSOID, (x, y, self.height(at, n) + radius * 0.55), (radius, radius * 0.9, radius * 0.8),
-                material=FOLIAGE, label=VEGETATION, colour=self.leaf(), cut=0.6,
-            )  # fmt: skip
+            middle = self.height(at, n) + radius * 0.55
+            self.crown((x, y, middle), (radius, radius * 0.9, radius * 0.8), self.leaf(), 0.6)
 
     def hedge(self, s: float, n: float, half_long: float) -> None:
         x, y, yaw = self.at(s, n)
         high = self.rng.uniform(0.35, 0.85)
-        self.solids.add(
-            BOX, (x, y, self.height(s, n) + high), (max(half_long, 0.5), 0.4, high),
-            material=FOLIAGE, label=VEGETATION, colour=self.leaf(), yaw=yaw, taper=(0.02, 0.2),
-        )  # fmt: skip
+        centre, half = (x, y, self.height(s, n) + high), (max(half_long, 0.5), 0.4, high)
+        self.solids.add(BOX, centre, half, FOLIAGE, VEGETATION, self.leaf(), yaw=yaw, taper=(0.02, 0.2))
 
     def fence(self, s: float, n: float, half_long: float) -> None:
         x, y, yaw = self.at(s, n)
         high = self.rng.uniform(0.4, 1.0)
         colour = hsv(self.rng.uniform(0, 0.15), self.rng.uniform(0, 0.4), self.rng.uniform(0.3, 0.8))
-        self.solids.add(
-            BOX, (x, y, self.height(s, n) + high), (half_long, 0.1, high),
-            material=WOOD, label=MANMADE, colour=colour, yaw=yaw,
-        )  # fmt: skip
+        self.block((x, y, self.height(s, n) + high), (half_long, 0.1, high), WOOD, colour, yaw)
 
     def street_trees(self, side: int, length: float) -> None:
         look, layout = self.style.vegetation, self.style.layout
         if look.trees <= 0:
             return
-        n = layout.half_road + (
-            layout.verge_width / 2 if layout.verge_width > 0.6 else layout.sidewalk_width * 0.15 + 0.3
-        )
+        away = layout.verge_width / 2 if layout.verge_width > 0.6 else layout.sidewalk_width * 0.15 + 0.3
+        n = layout.half_road + away
         s = -MARGIN + self.rng.uniform(0, 8)
         while s < length + MARGIN:
             if self.clear(s, 2.0):
@@ -227,27 +211,20 @@ class _Builder:
 
     def trunk(self, x: float, y: float, foot: float, radius: float, high: float) -> None:
         bark = hsv(self.rng.uniform(0.05, 0.1), 0.4, self.rng.uniform(0.15, 0.36))
-        self.solids.add(
-            CONE, (x, y, foot + high / 2 - 0.05), (radius, radius, high / 2 + 0.05),
-            material=WOOD, label=VEGETATION, colour=bark, taper=(0.35, 0.35),
-        )  # fmt: skip
+        half = (radius, radius, high / 2 + 0.05)
+        self.solids.add(CONE, (x, y, foot + high / 2 - 0.05), half, WOOD, VEGETATION, bark, taper=(0.35, 0.35))
 
-    def crown(
-        self, centre: tuple[float, float, float], half: tuple[float, float, float], colour: Colour, cut: float
-    ) -> None:
-        self.solids.add(ELLIPSOID, centre, half, material=FOLIAGE, label=VEGETATION, colour=colour, cut=cut)
+    def crown(self, centre: Size, half: Size, colour: Colour, cut: float, yaw: float = 0.0) -> None:
+        self.solids.add(ELLIPSOID, centre, half, FOLIAGE, VEGETATION, colour, cut=cut, yaw=yaw)
 
     def conifer(self, x: float, y: float, foot: float) -> None:
         high, colour = self.rng.uniform(5, 11), self.leaf()
         self.trunk(x, y, foot, 0.16, high * 0.3)
         for level in range(3):
             radius = high * (0.26 - 0.06 * level)
-            middle, half = foot + high * (0.32 + 0.25 * level), high * 0.18
-            shade = 0.85 + 0.1 * level
-            self.solids.add(
-                CONE, (x, y, middle), (radius, radius, half), material=FOLIAGE, label=VEGETATION,
-                colour=(colour[0] * shade, colour[1] * shade, colour[2] * shade), taper=(0.92, 0.92),
-            )  # fmt: skip
+            centre, half = (x, y, foot + high * (0.32 + 0.25 * level)), (radius, radius, high * 0.18)
+            shade = _shaded(colour, 0.85 + 0.1 * level)
+            self.solids.add(CONE, centre, half, FOLIAGE, VEGETATION, shade, taper=(0.92, 0.92))
 
     def palm(self, x: float, y: float, foot: float) -> None:
         high, colour = self.rng.uniform(5, 9), self.leaf()
@@ -255,12 +232,9 @@ class _Builder:
         for turn in range(5):
             yaw = turn * 2 * np.pi / 5 + self.rng.normal(0, 0.2)
             reach = self.rng.uniform(0.9, 1.4)
-            self.solids.add(
-                ELLIPSOID,
-                (x + reach * np.cos(yaw), y + reach * np.sin(yaw), foot + high - 0.1 + self.rng.normal(0, 0.15)),
-                (reach * 1.15, 0.42, 0.32),
-                material=FOLIAGE, label=VEGETATION, colour=colour, yaw=yaw, cut=0.5,
-            )  # fmt: skip
+            top = foot + high - 0.1 + self.rng.normal(0, 0.15)
+            centre = (x + reach * np.cos(yaw), y + reach * np.sin(yaw), top)
+            self.crown(centre, (reach * 1.15, 0.42, 0.32), colour, 0.5, yaw)
 
     def broadleaf(self, x: float, y: float, foot: float, size: float) -> None:
         rng, look = self.rng, self.style.vegetation
@@ -271,10 +245,8 @@ class _Builder:
         for _ in range(int(rng.integers(2, 5))):
             yaw, part = rng.uniform(0, 2 * np.pi), radius * rng.uniform(0.5, 0.75)
             shade, out = rng.uniform(0.82, 1.15), 0.65 * radius
-            self.crown(
-                (x + np.cos(yaw) * out, y + np.sin(yaw) * out, middle + rng.uniform(-0.45, 0.5) * radius),
-                (part, part, part * 0.85), (colour[0] * shade, colour[1] * shade, colour[2] * shade), 0.7,
-            )  # fmt: skip
+            centre = (x + np.cos(yaw) * out, y + np.sin(yaw) * out, middle + rng.uniform(-0.45, 0.5) * radius)
+            self.crown(centre, (part, part, part * 0.85), _shaded(colour, shade), 0.7)
 
     def lamps(self, side: int, length: float) -> None:
         """Add street lamps, with a sign, a bin or a box of switchgear at some of them, and traffic lights."""
@@ -293,28 +265,15 @@ class _Builder:
             self.traffic_light(float(crossing) - side * (self.ground.half_crossing + 0.8), n, side)
 
     def pole(self, x: float, y: float, foot: float, radius: float, high: float, colour: Colour) -> None:
-        self.solids.add(
-            CONE, (x, y, foot + high / 2), (radius, radius, high / 2),
-            material=METAL, label=MANMADE, colour=colour, taper=(0.3, 0.3),
-        )  # fmt: skip
+        centre, half = (x, y, foot + high / 2), (radius, radius, high / 2)
+        self.solids.add(CONE, centre, half, METAL, MANMADE, colour, taper=(0.3, 0.3))
 
     def lamp(self, s: float, n: float, side: int) -> None:
         x, y, yaw = self.at(s, n)
         foot, high, grey = self.height(s, n), self.rng.uniform(6, 8.5), hsv(0.6, 0.05, self.rng.uniform(0.15, 0.5))
         self.pole(x, y, foot, 0.1, high, grey)
-        self.solids.add(
-            BOX,
-            (x, y - side * 0.8, foot + high),
-            (0.05, 0.85, 0.04),
-            material=METAL,
-            label=MANMADE,
-            colour=grey,
-            yaw=yaw,
-        )
-        self.solids.add(
-            BOX, (x, y - side * 1.6, foot + high - 0.06), (0.16, 0.4, 0.07),
-            material=LAMP, label=MANMADE, colour=(0.75, 0.75, 0.72), yaw=yaw,
-        )  # fmt: skip
+        self.block((x, y - side * 0.8, foot + high), (0.05, 0.85, 0.04), METAL, grey, yaw)
+        self.block((x, y - side * 1.6, foot + high - 0.06), (0.16, 0.4, 0.07), LAMP, (0.75, 0.75, 0.72), yaw)
 
     def sign(self, s: float, n: float) -> None:
         if not self.clear(s, 0.5):
@@ -323,33 +282,23 @@ class _Builder:
         foot = self.height(s, n)
         self.pole(x, y, foot, 0.04, 2.7, (0.5, 0.5, 0.5))
         colour = hsv(float(self.rng.choice([0.0, 0.13, 0.33, 0.6])), 0.85, 0.75)
-        self.solids.add(
-            BOX, (x - 0.05, y, foot + 2.5), (0.02, 0.36, 0.36), material=SIGN, label=MANMADE, colour=colour, yaw=yaw
-        )
+        self.block((x - 0.05, y, foot + 2.5), (0.02, 0.36, 0.36), SIGN, colour, yaw)
 
     def locker(self, s: float, n: float) -> None:
         if not self.clear(s, 1.0):
             return
         x, y, yaw = self.at(s, n)
-        high, colour = (
-            self.rng.uniform(0.4, 0.8),
-            hsv(self.rng.random(), self.rng.uniform(0, 0.6), self.rng.uniform(0.2, 0.7)),
-        )
-        self.solids.add(
-            BOX, (x, y, self.height(s, n) + high), (self.rng.uniform(0.25, 0.6), 0.25, high),
-            material=METAL, label=MANMADE, colour=colour, yaw=yaw,
-        )  # fmt: skip
+        high = self.rng.uniform(0.4, 0.8)
+        colour = hsv(self.rng.random(), self.rng.uniform(0, 0.6), self.rng.uniform(0.2, 0.7))
+        half = (self.rng.uniform(0.25, 0.6), 0.25, high)
+        self.block((x, y, self.height(s, n) + high), half, METAL, colour, yaw)
 
     def traffic_light(self, s: float, n: float, side: int) -> None:
         x, y, yaw = self.at(s, n)
-        foot, dark = self.style.layout.kerb_height, (0.1, 0.1, 0.1)
+        foot = self.style.layout.kerb_height
         self.pole(x, y, foot, 0.08, 4.6, (0.2, 0.2, 0.2))
-        self.solids.add(
-            BOX,
-            (x, y - side * 0.3, foot + 4.2),
-            (0.14, 0.17, 0.45),
-            material=PLASTIC,
-            label=MANMADE,
-            colour=dark,
-            yaw=yaw,
-        )
+        self.block((x, y - side * 0.3, foot + 4.2), (0.14, 0.17, 0.45), PLASTIC, (0.1, 0.1, 0.1), yaw)
+
+
+def _shaded(colour: Colour, shade: float) -> Colour:
+    return colour[0] * shade, colour[1] * shade, colour[2] * shade

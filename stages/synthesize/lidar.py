@@ -1,12 +1,13 @@
 """A spinning LiDAR: beams, range, drop-out, intensity, fog, and ego motion during the spin."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
+from ...errors import ConfigError
 from .classes import DRIVEABLE, NOISE
-from .lidar_models import LidarModel
 from .lidar_rays import LidarRays
 from .materials import GLASS, GROUND_MATERIALS, MARKING, REFLECTIVITY, SNOW, is_window, marked
 from .primitives import Solids
@@ -14,16 +15,47 @@ from .snow import ground_cover, solid_cover
 from .trace import GROUND, Hits, cast, surface
 from .world import World
 
-__all__ = ["Sweep", "scan"]
+__all__ = ["LidarModel", "Sweep", "scan"]
 
 _NEAREST = 1.0  # metres; nearer returns hit the ego car and are dropped
-_MATERIALS = max(REFLECTIVITY) + 1
-_INTENSITY, _ABSORBS, _ROUGHNESS = (
-    np.array([getattr(REFLECTIVITY[number], name) if number in REFLECTIVITY else 0 for number in range(_MATERIALS)])
-    for name in ("intensity", "absorbs", "roughness")
-)
+_INTENSITY, _ABSORBS, _ROUGHNESS = np.array([REFLECTIVITY[material] for material in sorted(REFLECTIVITY)]).T
 _AIR = {"dense fog": (0.9, 5.0, 4), "snow": (0.6, 6.0, 25)}
 """Of precipitation and fog: largest share of beams that it returns, mean depth in metres, largest intensity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LidarModel:
+    """A sensor that rotates clockwise, seen from above. LiDAR frame: x right, y forward, z up.
+
+    Raises:
+        ConfigError: beams are not ascending, there is no azimuth step, or range or spin is not positive.
+    """
+
+    elevations: tuple[float, ...]  # radians, ring 0 (lowest) first
+    azimuth_steps: int
+    max_range: float  # metres
+    range_noise: float  # standard deviation, metres
+    dropout: float  # share of lost returns at any range
+    gain: float  # factor of intensities
+    mount_height: float  # metres above the ground, for the drive
+    spin_seconds: float = 0.05
+    start_azimuth: float = np.pi  # radians from forward, clockwise: the beam's azimuth at the start of the spin
+
+    def __post_init__(self) -> None:
+        if not self.elevations or any(b <= a for a, b in pairwise(self.elevations)):
+            raise ConfigError(f"a LiDAR needs beams that rise from ring to ring, got elevations {self.elevations}")
+        if self.azimuth_steps < 1 or self.max_range <= 0 or self.spin_seconds <= 0:
+            raise ConfigError(
+                f"a LiDAR needs azimuth steps, a range and a spin above 0, got {self.azimuth_steps} steps, "
+                f"{self.max_range} m and {self.spin_seconds} s"
+            )
+
+    def fraction_at(self, azimuth: float) -> float:
+        """Return the fraction of the spin, in [0, 1), at which the beam passes ``azimuth`` (as ``start_azimuth``).
+
+        A camera in this direction is synchronised if exposed at stamp - spin_seconds * (1 - fraction).
+        """
+        return float(np.mod(azimuth - self.start_azimuth, 2 * np.pi) / (2 * np.pi)) % 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +96,10 @@ def scan(
     exact = hits.distance[rows, columns].astype(np.float64)
     distance, intensity, kept = _measure(lidar, material, facing, exact, world.style.light.extinction, rng)
     if world.style.light.weather == "snow":  # flakes return even without a surface behind them
-        rows, columns, distance, intensity, label, kept = _with_sky(
-            hits, lidar.max_range, rows, columns, distance, intensity, label, kept
-        )
+        sky_rows, sky_columns = np.nonzero(~(hits.distance < lidar.max_range))
+        rows, columns, sky = np.append(rows, sky_rows), np.append(columns, sky_columns), np.zeros(len(sky_rows), bool)
+        distance, intensity = np.append(distance, sky + lidar.max_range), np.append(intensity, sky)
+        label, kept = np.append(label, np.full(len(sky), NOISE, np.uint8)), np.append(kept, sky)
     if world.style.light.weather != "clear":
         distance, intensity, label, kept = _scatter(world, distance, intensity, label, kept, rng)
     points = rays.origin[:, 0, columns].T + rays.direction[:, rows, columns].T * distance[:, None]
@@ -139,21 +172,6 @@ def _measure(
     speckle = 1 + 0.18 * rng.standard_normal(len(distance))
     intensity = np.clip(np.round(lidar.gain * strength * speckle), 0, 255)
     return measured, intensity, kept
-
-
-def _with_sky(hits: Hits, max_range: float, rows: np.ndarray, columns: np.ndarray, *measured: np.ndarray) -> tuple:
-    """Append the beams without a hit, as lost returns: rows, columns, and the arguments of ``_scatter``."""
-    sky = np.nonzero(~(hits.distance < max_range))
-    distance, intensity, label, kept = measured
-    empty = len(sky[0])
-    return (
-        np.concatenate([rows, sky[0]]),
-        np.concatenate([columns, sky[1]]),
-        np.concatenate([distance, np.full(empty, max_range)]),
-        np.concatenate([intensity, np.zeros(empty)]),
-        np.concatenate([label, np.full(empty, NOISE, np.uint8)]),
-        np.concatenate([kept, np.zeros(empty, bool)]),
-    )
 
 
 def _scatter(

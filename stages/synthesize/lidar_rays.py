@@ -103,13 +103,10 @@ class LidarRays:
     def _unwrapped(self, windows: Windows) -> Windows:
         """Split windows at the start azimuth; drop empty ones; sort from near to far."""
         steps = len(self.azimuths)
-        over = windows.right > steps
-        rest = Windows(**{item.name: getattr(windows, item.name)[over] for item in fields(Windows)})
-        rest = replace(rest, left=np.zeros_like(rest.left), right=rest.right - steps)
-        first = replace(windows, right=np.minimum(windows.right, steps))
-        both = {
-            item.name: np.concatenate([getattr(first, item.name), getattr(rest, item.name)]) for item in fields(Windows)
-        }
-        seen = np.flatnonzero((both["bottom"] > both["top"]) & (both["right"] > both["left"]))
-        order = seen[np.argsort(both["near"][seen], kind="stable")]
-        return Windows(**{name: column[order] for name, column in both.items()})
+        over = windows.take(windows.right > steps)
+        parts = (
+            replace(windows, right=np.minimum(windows.right, steps)),
+            replace(over, left=np.zeros_like(over.left), right=over.right - steps),
+        )
+        columns = {item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Windows)}
+        return Windows(**columns).ordered()

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from .ground import Ground
 from .materials import HEADLIGHT, LAMP
-from .noise import noise2
+from .noise import Values, Vectors, noise2
 from .primitives import ELLIPSOID, Solids
 from .styles import LightStyle
 
@@ -54,9 +54,7 @@ class GroundMaps:
             _lamp_map(close, light, corner_x, corner_y),
         )
 
-    def sample(
-        self, field: Float32[np.ndarray, "C C"], x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, " P"]
-    ) -> Float32[np.ndarray, " P"]:
+    def sample(self, field: Float32[np.ndarray, "C C"], x: Values, y: Values) -> Values:
         """Return a map's values at points of the world, interpolated; clamped at the border."""
         u = np.clip((x - self.x) / _CELL - 0.5, 0, _CELLS - 1.001).astype(np.float32)
         v = np.clip((y - self.y) / _CELL - 0.5, 0, _CELLS - 1.001).astype(np.float32)
@@ -106,12 +104,8 @@ def _towards_sun(light: LightStyle) -> np.ndarray:
 
 
 def illuminate(
-    maps: GroundMaps,
-    light: LightStyle,
-    points: Float32[np.ndarray, "P 3"],
-    normals: Float32[np.ndarray, "P 3"],
-    on_ground: np.ndarray,
-) -> Float32[np.ndarray, "P 3"]:
+    maps: GroundMaps, light: LightStyle, points: Vectors, normals: Vectors, on_ground: np.ndarray
+) -> Vectors:
     """Return the light that arrives at surface points (world frame), without the ego headlights."""
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
     sun = _towards_sun(light)
@@ -127,9 +121,7 @@ def illuminate(
     return arriving
 
 
-def own_headlights(
-    light: LightStyle, ground: Ground, position: Float32[np.ndarray, " 3"], points: Float32[np.ndarray, "P 3"]
-) -> Float32[np.ndarray, "P 3"]:
+def own_headlights(light: LightStyle, ground: Ground, position: Float32[np.ndarray, " 3"], points: Vectors) -> Vectors:
     """Return the light of the ego vehicle's headlights: beams along the road from below the camera."""
     heading = np.arctan(ground.slope(position[:1]))[0]
     dx, dy = points[:, 0] - position[0], points[:, 1] - position[1]
@@ -140,7 +132,7 @@ def own_headlights(
     return (light.headlights * 1.4 * beam / (1 + (distance / 15) ** 2))[:, None] * np.array([1, 0.97, 0.88], np.float32)
 
 
-def sky_colour(light: LightStyle, direction: Float32[np.ndarray, "P 3"]) -> Float32[np.ndarray, "P 3"]:
+def sky_colour(light: LightStyle, direction: Vectors) -> Vectors:
     """Return the colour of the sky along unit directions: a gradient, clouds, and a glow around the sun."""
     rise = np.clip(direction[:, 2], 0, 1)
     mix = (rise**0.6)[:, None]
@@ -156,9 +148,7 @@ def sky_colour(light: LightStyle, direction: Float32[np.ndarray, "P 3"]) -> Floa
     return colour
 
 
-def through_air(
-    light: LightStyle, colour: Float32[np.ndarray, "P 3"], distance: Float32[np.ndarray, " P"]
-) -> Float32[np.ndarray, "P 3"]:
+def through_air(light: LightStyle, colour: Vectors, distance: Values) -> Vectors:
     """Return light attenuated by the air and mixed with the air's colour."""
     left = np.exp(-np.float32(light.extinction) * distance)[:, None]
     return colour * left + np.array(light.air, np.float32) * (1 - left)

@@ -1,89 +1,53 @@
 """Materials of surfaces: textured colour, emitted light, and LiDAR properties."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from . import classes
 from .ground import Ground
-from .noise import hash01, noise2, noise3, smooth2
+from .noise import Values, Vectors, hash01, noise2, noise3, smooth2
 from .primitives import Solids
 from .styles import MaterialStyle, Style
 
-__all__ = [
-    "CLOTH",
-    "FACADE",
-    "FOLIAGE",
-    "GLASS",
-    "GROUND_MATERIALS",
-    "HEADLIGHT",
-    "LAMP",
-    "MARKING",
-    "METAL",
-    "PAINT",
-    "PLASTIC",
-    "REFLECTIVITY",
-    "ROOF",
-    "SIGN",
-    "SKIN",
-    "SNOW",
-    "STRIPES",
-    "TAILLIGHT",
-    "TYRE",
-    "WOOD",
-    "ground_look",
-    "is_window",
-    "marked",
-    "solid_look",
-]
+__all__ = ["GROUND_MATERIALS", "REFLECTIVITY", "ground_look", "is_window", "marked", "solid_look"]
 
-(FACADE, ROOF, PAINT, GLASS, TYRE, WOOD, FOLIAGE, CLOTH, SKIN, METAL, PLASTIC, STRIPES, SIGN) = range(13)
+FACADE, ROOF, PAINT, GLASS, TYRE, WOOD, FOLIAGE, CLOTH, SKIN, METAL, PLASTIC, STRIPES, SIGN = range(13)
 HEADLIGHT, TAILLIGHT, LAMP = 13, 14, 15
-MARKING = 16
-SNOW = 20
-GROUND_MATERIALS = {classes.DRIVEABLE: 17, classes.SIDEWALK: 18, classes.TERRAIN: 19}
+MARKING, ROAD, WALK, EARTH, SNOW = 16, 17, 18, 19, 20
+GROUND_MATERIALS = {classes.DRIVEABLE: ROAD, classes.SIDEWALK: WALK, classes.TERRAIN: EARTH}
 """Material of the ground by raw label (``MARKING`` for painted lines)."""
 
-
-@dataclass(frozen=True)
-class Reflectivity:
-    """LiDAR properties of a surface."""
-
-    intensity: float  # of 255, at normal incidence
-    absorbs: float  # share of pulses without return
-    roughness: float  # metres, standard deviation added to ranges
-
-
-REFLECTIVITY: dict[int, Reflectivity] = {
-    FACADE: Reflectivity(34.0, 0.02, 0.01),
-    ROOF: Reflectivity(25.0, 0.02, 0.01),
-    PAINT: Reflectivity(30.0, 0.10, 0.005),
-    GLASS: Reflectivity(6.0, 0.62, 0.01),
-    TYRE: Reflectivity(4.0, 0.25, 0.01),
-    WOOD: Reflectivity(20.0, 0.02, 0.02),
-    FOLIAGE: Reflectivity(16.0, 0.06, 0.10),
-    CLOTH: Reflectivity(22.0, 0.05, 0.02),
-    SKIN: Reflectivity(18.0, 0.03, 0.01),
-    METAL: Reflectivity(40.0, 0.08, 0.005),
-    PLASTIC: Reflectivity(28.0, 0.05, 0.005),
-    STRIPES: Reflectivity(90.0, 0.02, 0.005),
-    SIGN: Reflectivity(180.0, 0.01, 0.005),
-    HEADLIGHT: Reflectivity(60.0, 0.20, 0.005),
-    TAILLIGHT: Reflectivity(110.0, 0.05, 0.005),
-    LAMP: Reflectivity(25.0, 0.10, 0.005),
-    MARKING: Reflectivity(38.0, 0.03, 0.005),
-    GROUND_MATERIALS[classes.DRIVEABLE]: Reflectivity(9.0, 0.05, 0.006),
-    GROUND_MATERIALS[classes.SIDEWALK]: Reflectivity(20.0, 0.03, 0.008),
-    GROUND_MATERIALS[classes.TERRAIN]: Reflectivity(14.0, 0.04, 0.035),
-    SNOW: Reflectivity(52.0, 0.05, 0.025),
+REFLECTIVITY: Mapping[int, tuple[float, float, float]] = {
+    FACADE: (34.0, 0.02, 0.01),
+    ROOF: (25.0, 0.02, 0.01),
+    PAINT: (30.0, 0.10, 0.005),
+    GLASS: (6.0, 0.62, 0.01),
+    TYRE: (4.0, 0.25, 0.01),
+    WOOD: (20.0, 0.02, 0.02),
+    FOLIAGE: (16.0, 0.06, 0.10),
+    CLOTH: (22.0, 0.05, 0.02),
+    SKIN: (18.0, 0.03, 0.01),
+    METAL: (40.0, 0.08, 0.005),
+    PLASTIC: (28.0, 0.05, 0.005),
+    STRIPES: (90.0, 0.02, 0.005),
+    SIGN: (180.0, 0.01, 0.005),
+    HEADLIGHT: (60.0, 0.20, 0.005),
+    TAILLIGHT: (110.0, 0.05, 0.005),
+    LAMP: (25.0, 0.10, 0.005),
+    MARKING: (38.0, 0.03, 0.005),
+    ROAD: (9.0, 0.05, 0.006),
+    WALK: (20.0, 0.03, 0.008),
+    EARTH: (14.0, 0.04, 0.035),
+    SNOW: (52.0, 0.05, 0.025),
 }
-"""LiDAR properties of every material."""
+"""Material -> intensity (of 255, at normal incidence), share of lost pulses, deviation added to ranges (metres)."""
 
 _FINE, _COARSE = 6.0, 1.3  # texels per metre
 
 
-def marked(ground: Ground, x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray]:
+def marked(ground: Ground, x: Values, y: Values) -> tuple[np.ndarray, np.ndarray]:
     """Return which road points have white paint (lines and crosswalks), and which the centre line."""
     layout = ground.layout
     across, along = y - ground.centre(x), ground.crossing_distance(x)
@@ -102,13 +66,8 @@ def marked(ground: Ground, x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, 
 
 
 def ground_look(
-    style: Style,
-    ground: Ground,
-    labels: UInt8[np.ndarray, " P"],
-    x: Float32[np.ndarray, " P"],
-    y: Float32[np.ndarray, " P"],
-    distance: Float32[np.ndarray, " P"],
-) -> Float32[np.ndarray, "P 3"]:
+    style: Style, ground: Ground, labels: UInt8[np.ndarray, " P"], x: Values, y: Values, distance: Values
+) -> Vectors:
     """Return the colour of the ground at points seen from ``distance`` metres (far texture fades out)."""
     look, fade = style.materials, np.exp(-distance / 25)
     fine, coarse = smooth2(x, y, _FINE, 1), smooth2(x, y, _COARSE, 2)
@@ -148,9 +107,7 @@ def _window_cells(
     return inside & ~top, np.floor(column), np.floor(storey)
 
 
-def is_window(
-    style: Style, solids: Solids, index: Int[np.ndarray, " P"], local: Float32[np.ndarray, "P 3"]
-) -> np.ndarray:
+def is_window(style: Style, solids: Solids, index: Int[np.ndarray, " P"], local: Vectors) -> np.ndarray:
     """Return which points lie on the glass of a facade."""
     facade = solids.material[index] == FACADE
     window = np.zeros(len(index), bool)
@@ -174,24 +131,15 @@ def _facade(
     colour[window] = np.array(look.window, np.float32) * (0.6 + 0.8 * chance[window])[:, None]
     emission = np.zeros_like(colour)
     lit = window & (chance < style.light.lit_windows)
-    glow = (
-        np.array([0.95, 0.72, 0.38], np.float32)
-        * (0.35 + 0.65 * chance[lit] / max(style.light.lit_windows, 1e-3))[:, None]
-    )
-    emission[lit] = glow
-    foot = v < 0.6
-    colour[foot] *= 0.7
+    strength = 0.35 + 0.65 * chance[lit] / max(style.light.lit_windows, 1e-3)
+    emission[lit] = np.array([0.95, 0.72, 0.38], np.float32) * strength[:, None]
+    colour[v < 0.6] *= 0.7
     return colour, emission
 
 
 def solid_look(
-    style: Style,
-    solids: Solids,
-    index: Int[np.ndarray, " P"],
-    local: Float32[np.ndarray, "P 3"],
-    points: Float32[np.ndarray, "P 3"],
-    distance: Float32[np.ndarray, " P"],
-) -> tuple[Float32[np.ndarray, "P 3"], Float32[np.ndarray, "P 3"]]:
+    style: Style, solids: Solids, index: Int[np.ndarray, " P"], local: Vectors, points: Vectors, distance: Values
+) -> tuple[Vectors, Vectors]:
     """Return colour and emitted light at points (``local``: in the axes of the solids, ``points``: in the world)."""
     colour, material = solids.colour[index], solids.material[index]
     emission = np.zeros_like(colour)

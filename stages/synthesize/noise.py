@@ -6,7 +6,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 
-__all__ = ["hash01", "noise2", "noise3", "smooth2"]
+__all__ = ["Values", "Vectors", "hash01", "noise2", "noise3", "smooth2"]
+
+Values = Float32[np.ndarray, " P"]  #: a number for each of P points
+Vectors = Float32[np.ndarray, "P 3"]  #: P positions, directions or colours
 
 _SIZE = 256  # texels along a side; a power of two, so that wrapping is a bit mask
 _TABLES = 6

@@ -3,35 +3,43 @@
 At 2 Hz the LiDAR sweep, its labels, the pictures and the boxes of a keyframe are written, with one more sweep just
 before each keyframe but the first. The scene's table rows and its square of the map go to a parts folder; the row file
 is written last, so a scene without it is unfinished and is rendered again.
+
+Every scene has its own street. On its location's map it has a square and a rotation; this pose defines the global frame
+of the tables. The map is the "semantic prior" of nuScenes: 255 on road and sidewalk, 0 elsewhere, 0.1 m per pixel, x to
+the right and y upwards from the lower left corner.
 """
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from ...files import write_atomic, write_bytes, write_json
 from .camera import render
-from .districts import DISTRICTS
+from .classes import DRIVEABLE, SIDEWALK
 from .lidar import Sweep, scan
-from .nuscenes_boxes import sights
-from .nuscenes_maps import global_from_world, street_tile, write_tile
-from .nuscenes_rows import SceneRows
+from .nuscenes_rows import SceneRows, sights
 from .nuscenes_tables import Tokens
 from .plan import ScenePlan
+from .poses import rigid, rotation
 from .rigs import LIDAR, rig
-from .style_sampling import city_style
+from .sources import random_stream
+from .style_sampling import city_style, in_district
 from .world import Drive, World
 
-__all__ = ["PARTS", "SceneJob", "write_scene"]
+__all__ = ["PARTS", "SceneJob", "global_from_world", "street_tile", "write_map", "write_scene", "write_tile"]
 
 PARTS = ".parts"
 KEYFRAME_PERIOD = 500_000
 JPEG_QUALITY = 92
 START_TIME = 1.0
+TILE_METRES = 200
+TILE_COLUMNS = 8
+PIXELS_PER_METRE = 10
+COARSENING = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +64,7 @@ class SceneJob:
 
     def rng(self, *path: object) -> np.random.Generator:
         """Return the random stream of one purpose in this scene; streams of different paths are independent."""
-        text = "/".join(map(str, ("xd3d", self.seed, self.plan.name, *path)))
-        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big"))
+        return random_stream("xd3d", self.seed, self.plan.name, *path)
 
 
 def write_scene(job: SceneJob) -> int:
@@ -75,8 +82,8 @@ class _Recorder:
     def __init__(self, job: SceneJob) -> None:
         group = job.plan.group
         style = city_style(group.city, hour=group.hour, weather=job.plan.weather, rng=job.rng("style"))
-        if group.domain and group.location in DISTRICTS:
-            style = DISTRICTS[group.location](style, job.rng("suburbs"))
+        if group.domain:
+            style = in_district(style, group.location, job.rng("suburbs"))
         street = int(job.rng("street").integers(2**31))
         self._job = job
         self._rig = rig(group.vehicle, cameras=job.cameras, image_size=job.image_size)
@@ -168,3 +175,48 @@ class _Recorder:
 
     def _write(self, filename: str, content: bytes) -> None:
         write_bytes(self._job.out / filename, content)
+
+
+def global_from_world(*, world: World, slot: int, angle: float) -> Float64[np.ndarray, "4 4"]:
+    """Return the pose of a street on its location's map.
+
+    The middle of its lane is at the centre of square ``slot``; squares count row by row from the lower left. ``angle``:
+    rotation of the street, radians anticlockwise.
+    """
+    column, row = slot % TILE_COLUMNS, slot // TILE_COLUMNS
+    turn = rotation(yaw=angle)
+    x, y, _ = world.lane_pose(world.length / 2)
+    middle = np.array([column + 0.5, row + 0.5, 0.0]) * TILE_METRES
+    return rigid(turn, middle - turn @ [x, y, 0.0])
+
+
+def street_tile(
+    *, world: World, slot: int, global_from_world: Float64[np.ndarray, "4 4"]
+) -> UInt8[np.ndarray, "tile tile"]:
+    """Draw the mask of one square, top row first; pixels of 0.1 m, looked up every 0.2 m."""
+    step = COARSENING / PIXELS_PER_METRE
+    offsets = (np.arange(round(TILE_METRES / step)) + 0.5) * step
+    x = slot % TILE_COLUMNS * TILE_METRES + offsets
+    y = slot // TILE_COLUMNS * TILE_METRES + offsets[::-1]
+    grid = np.stack(np.broadcast_arrays(x[None, :], y[:, None], 0.0, 1.0))
+    world_x, world_y = np.tensordot(np.linalg.inv(global_from_world)[:2], grid, axes=1)
+    mask = np.isin(world.ground.classes(world_x, world_y), (DRIVEABLE, SIDEWALK)).astype(np.uint8) * np.uint8(255)
+    return mask.repeat(COARSENING, axis=0).repeat(COARSENING, axis=1)
+
+
+def write_tile(path: Path, tile: UInt8[np.ndarray, "height width"]) -> None:
+    """Store a mask as an 8-bit grey PNG."""
+    write_atomic(path, lambda file: Image.fromarray(tile).save(file, format="PNG", compress_level=1))
+
+
+def write_map(path: Path, tiles: Mapping[int, Path]) -> None:
+    """Join the squares of a location, given by slot, to one mask; a square without a street stays 0."""
+    side = TILE_METRES * PIXELS_PER_METRE
+    rows = max(tiles) // TILE_COLUMNS + 1
+    columns = min(TILE_COLUMNS, max(tiles) + 1)
+    mask = np.zeros((rows * side, columns * side), np.uint8)
+    for slot, tile in tiles.items():
+        top, left = (rows - 1 - slot // TILE_COLUMNS) * side, slot % TILE_COLUMNS * side
+        with Image.open(tile) as image:
+            mask[top : top + side, left : left + side] = np.asarray(image)
+    write_tile(path, mask)

@@ -14,21 +14,13 @@ longer, up to 40 keyframes, the length of a real scene (20 s at 2 Hz).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 from itertools import groupby
 
 from ...errors import ConfigError
-from ...files import parse_yaml
+from .sources import read_table
 from .styles import Hour, Weather
 
-__all__ = [
-    "BENCHMARK_GROUPS",
-    "GROUPS",
-    "MAXIMUM_FRAMES",
-    "SceneGroup",
-    "ScenePlan",
-    "plan_scenes",
-]
+__all__ = ["BENCHMARK_GROUPS", "GROUPS", "MAXIMUM_FRAMES", "SceneGroup", "ScenePlan", "plan_scenes"]
 
 KEYFRAMES_PER_SCENE = 6
 FOG_EVERY = 6
@@ -75,12 +67,11 @@ class ScenePlan:
 
 def _groups(plan: str) -> tuple[SceneGroup, ...]:
     """Returns the groups of a plan in ``scenes.yaml``."""
-    table = parse_yaml(resources.files(__package__).joinpath("scenes.yaml").read_text(encoding="utf-8"))
     groups = []
-    for entry in table[plan]:
-        numbers = [number for first, last in entry.pop("scenes") for number in range(first, last + 1)]
-        start = datetime.fromisoformat(entry.pop("start"))
-        groups.append(SceneGroup(**entry, names=tuple(f"scene-{number:04d}" for number in numbers), start=start))
+    for entry in read_table("scenes")[plan]:
+        names = tuple(f"scene-{n:04d}" for first, last in entry["scenes"] for n in range(first, last + 1))
+        rest = {key: value for key, value in entry.items() if key not in ("scenes", "start")}
+        groups.append(SceneGroup(**rest, names=names, start=datetime.fromisoformat(entry["start"])))
     return tuple(groups)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
-from .noise import noise3
+from .noise import Vectors, noise3
 from .styles import Colour
 
 __all__ = ["BOX", "CONE", "ELLIPSOID", "SolidList", "Solids", "intersect", "local_normals"]
@@ -90,10 +90,10 @@ class SolidList:
         kind: int,
         centre: Sequence[float],
         half: Sequence[float],
-        *,
         material: int,
         label: int,
         colour: Colour,
+        *,
         yaw: float = 0.0,
         taper: tuple[float, float] = (0.0, 0.0),
         cut: float = 0.0,
@@ -116,10 +116,7 @@ class SolidList:
 
 
 def intersect(
-    solids: Solids,
-    index: int,
-    origin: Float32[np.ndarray, "3 #h #w"],
-    direction: Float32[np.ndarray, "3 h w"],
+    solids: Solids, index: int, origin: Float32[np.ndarray, "3 #h #w"], direction: Float32[np.ndarray, "3 h w"]
 ) -> Float32[np.ndarray, "h w"]:
     """Return where rays enter one solid, in multiples of their directions; inf if they miss it or start inside."""
     cx, cy, cz = solids.centre[index]
@@ -204,9 +201,7 @@ def _meet_ellipsoid(o: tuple, d: tuple, half: np.ndarray, cut: np.float32) -> np
     return np.where(hit, t, np.float32(np.inf)).astype(np.float32)
 
 
-def local_normals(
-    solids: Solids, index: Int[np.ndarray, " P"], local: Float32[np.ndarray, "P 3"]
-) -> Float32[np.ndarray, "P 3"]:
+def local_normals(solids: Solids, index: Int[np.ndarray, " P"], local: Vectors) -> Vectors:
     """Return outward unit normals, in the solids' own axes, at points on the surface of solid ``index`` of each."""
     half, taper, kind = solids.half[index], solids.taper[index], solids.kind[index]
     normal = local / (half * half)  # ellipsoids

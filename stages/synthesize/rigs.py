@@ -1,13 +1,11 @@
 """The cars: their sensors, mountings, and camera triggers.
 
 A camera is triggered when the LiDAR beam passes its viewing direction, so its timestamp is before that of the sweep
-(the end of the spin) and the ego moves in between: the two-ego-pose chain of real nuScenes. The Boston car (n008) and
-the Singapore car (n015) differ in LiDAR model, lenses and mountings; a third (n108) has a LiDAR of 64 beams on a higher
-rack, a fourth (n109) one of 22 beams on a lower rack. Siena's car (n110) is low and has wide lenses; the truck (n111)
-has its LiDAR on the bumper, nose down, and cameras at the top of its cab.
+(the end of the spin) and the ego moves in between: the two-ego-pose chain of real nuScenes. ``rigs.yaml`` lists the
+cars.
 """
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,44 +14,41 @@ from jaxtyping import Float64
 
 from ...errors import ConfigError
 from .camera import CameraModel
-from .lidar_models import LIDARS, LidarModel
+from .lidar import LidarModel
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, quaternion, rigid, rotation
+from .sources import random_stream, read_table
 
-__all__ = ["LIDAR", "CameraMount", "Rig", "rig"]
+__all__ = ["LIDAR", "LIDARS", "CameraMount", "Rig", "rig"]
 
 LIDAR = "LIDAR_TOP"
 
-_MOUNTS: dict[str, tuple[float, tuple[float, float, float], float]] = {
-    "CAM_FRONT": (0.0, (1.70, 0.0, 1.50), 0.79),
-    "CAM_FRONT_RIGHT": (-55.0, (1.55, -0.49, 1.50), 0.79),
-    "CAM_FRONT_LEFT": (55.0, (1.53, 0.49, 1.50), 0.79),
-    "CAM_BACK": (180.0, (0.03, 0.0, 1.58), 0.51),
-    "CAM_BACK_LEFT": (110.0, (1.03, 0.48, 1.58), 0.79),
-    "CAM_BACK_RIGHT": (-110.0, (1.02, -0.48, 1.57), 0.79),
-}
-"""Direction (degrees left of forward), position in the ego frame (metres), focal length as a share of image width."""
+_CARS = read_table("rigs")["cars"]
+_MOUNTS = read_table("rigs")["mounts"]
+
+
+def _lidar(*, beams: tuple[tuple[float, float, int], ...], cubic: float | None = None, **facts: Any) -> LidarModel:
+    """Makes a model of ``rigs.yaml``."""
+    degrees = [np.linspace(*span) for span in beams]
+    if cubic:
+        (low, high, _), curve = beams[0], np.linspace(-1, 1, beams[0][2])
+        degrees = [(low + high) / 2 + (high - low) / 2 * ((1 - cubic) * curve + cubic * curve**3)]
+    return LidarModel(elevations=tuple(np.radians(np.concatenate(degrees)).tolist()), **facts)
+
+
+LIDARS: Mapping[str, LidarModel] = {name: _lidar(**facts) for name, facts in read_table("rigs")["lidars"].items()}
+"""The sensors by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Car:
-    """A car's LiDAR, and the deviations of its mountings from ``_MOUNTS`` and from an upright LiDAR above the seats."""
+    """A car's LiDAR, and the deviations of its mountings."""
 
-    lidar: LidarModel
+    lidar: str
     lidar_ahead: float = 0.94  # metres in front of the rear axle
     lidar_pitch: float = 0.0  # degrees, nose down
     zoom: float = 1.0  # of focal lengths
     camera_raise: float = 0.0  # metres
     camera_pitch: float = 0.0  # degrees, nose down
-
-
-_CARS = {
-    "n008": _Car(lidar=LIDARS["boston"]),
-    "n015": _Car(lidar=LIDARS["singapore"]),
-    "n108": _Car(lidar=LIDARS["dense"]),
-    "n109": _Car(lidar=LIDARS["sparse"]),
-    "n110": _Car(lidar=LIDARS["uneven"], zoom=0.78, camera_raise=-0.22),
-    "n111": _Car(lidar=LIDARS["near"], lidar_ahead=3.3, lidar_pitch=12.0, camera_raise=0.8, camera_pitch=6.0),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +87,19 @@ def rig(vehicle: str, *, cameras: tuple[str, ...], image_size: tuple[int, int]) 
     """
     if vehicle not in _CARS:
         raise ConfigError(f"There is no car named '{vehicle}'; choose one of: {', '.join(_CARS)}")
-    car, lidar = _CARS[vehicle], _CARS[vehicle].lidar
+    car = _Car(**_CARS[vehicle])
+    lidar = LIDARS[car.lidar]
     turn, shift = _mounting_error(vehicle, LIDAR)
     tilt = rotation(yaw=0.0, pitch=np.deg2rad(car.lidar_pitch))
     ego_from_lidar = rigid(
         turn @ tilt @ EGO_FROM_LIDAR, np.array([car.lidar_ahead, 0.0, lidar.mount_height]) + shift * [1, 1, 0]
     )
-    mounts = {channel: _mount(vehicle, channel, lidar, image_size) for channel in cameras}
+    mounts = {channel: _mount(vehicle, car, channel, image_size) for channel in cameras}
     return Rig(lidar=lidar, ego_from_lidar=ego_from_lidar, cameras=mounts)
 
 
-def _mount(vehicle: str, channel: str, lidar: LidarModel, image_size: tuple[int, int]) -> CameraMount:
-    car = _CARS[vehicle]
+def _mount(vehicle: str, car: _Car, channel: str, image_size: tuple[int, int]) -> CameraMount:
+    lidar = LIDARS[car.lidar]
     degrees, place, focal = _MOUNTS[channel]
     width, height = image_size
     turn, shift = _mounting_error(vehicle, channel)
@@ -132,4 +128,4 @@ def _mounting_error(vehicle: str, channel: str) -> tuple[Float64[np.ndarray, "3 
 
 def _constants(*path: str) -> np.random.Generator:
     """Return the generator of a car's constants: the same in every root, whatever its seed."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256("/".join(path).encode()).digest()[:8], "big"))
+    return random_stream(*path, size=8)

@@ -2,26 +2,16 @@
 
 import colorsys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from . import classes
-from .materials import (
-    CLOTH,
-    GLASS,
-    HEADLIGHT,
-    METAL,
-    PAINT,
-    PLASTIC,
-    SKIN,
-    STRIPES,
-    TAILLIGHT,
-    TYRE,
-)
+from .materials import CLOTH, GLASS, HEADLIGHT, METAL, PAINT, PLASTIC, SKIN, STRIPES, TAILLIGHT, TYRE
 from .primitives import BOX, CONE, ELLIPSOID, SolidList
 from .styles import Colour
 
-__all__ = ["VEHICLE_KINDS", "add_barrier", "add_cone", "add_person", "add_vehicle", "hsv"]
+__all__ = ["Size", "VEHICLE_KINDS", "add_barrier", "add_cone", "add_person", "add_vehicle", "hsv"]
 
 Size = tuple[float, float, float]
 _DARK: Colour = (0.05, 0.05, 0.055)
@@ -36,45 +26,21 @@ class _Builder:
     """Adds boxes, balls and columns of one actor."""
 
     def __init__(self, solids: SolidList, actor: int, label: int) -> None:
-        self.solids, self.actor, self.label = solids, actor, label
+        self._add = partial(solids.add, actor=actor, label=label)
 
     def box(
-        self,
-        centre: Size,
-        half: Size,
-        material: int,
-        colour: Colour,
-        taper: tuple[float, float] = (0.0, 0.0),
-        yaw: float = 0.0,
+        self, centre: Size, half: Size, material: int, colour: Colour, taper: tuple[float, float] = (0.0, 0.0)
     ) -> None:
-        self.solids.add(
-            BOX,
-            centre,
-            half,
-            material=material,
-            label=self.label,
-            colour=colour,
-            taper=taper,
-            yaw=yaw,
-            actor=self.actor,
-        )
+        self._add(BOX, centre, half, material=material, colour=colour, taper=taper)
 
     def ball(self, centre: Size, half: Size, material: int, colour: Colour) -> None:
-        self.solids.add(ELLIPSOID, centre, half, material=material, label=self.label, colour=colour, actor=self.actor)
+        self._add(ELLIPSOID, centre, half, material=material, colour=colour)
 
     def column(
         self, centre: Size, radius: float, half_height: float, material: int, colour: Colour, taper: float
     ) -> None:
-        self.solids.add(
-            CONE,
-            centre,
-            (radius, radius, half_height),
-            material=material,
-            label=self.label,
-            colour=colour,
-            taper=(taper, taper),
-            actor=self.actor,
-        )
+        half = (radius, radius, half_height)
+        self._add(CONE, centre, half, material=material, colour=colour, taper=(taper, taper))
 
     def wheels(self, xs: tuple[float, ...], half_width: float, radius: float = 0.34) -> None:
         for x in xs:
@@ -105,15 +71,13 @@ def _car(make: _Builder, rng: np.random.Generator, saturation: float) -> Size:
     top = 0.27 + 2 * body
     cabin, height = (0.5 if tall < 1.1 else 0.66) * hl, 0.28 * tall
     back = -0.14 * hl if tall < 1.1 else -0.24 * hl
-    make.box(
-        (back, 0.0, top + height), (cabin + 0.12, hw * 0.93, height), GLASS, glass, (0.36 if tall < 1.3 else 0.16, 0.2)
-    )
+    lean = 0.36 if tall < 1.3 else 0.16
+    make.box((back, 0.0, top + height), (cabin + 0.12, hw * 0.93, height), GLASS, glass, (lean, 0.2))
     roof = (cabin + 0.12) * (0.65 if tall < 1.3 else 0.85)
     make.box((back, 0.0, top + 2 * height + 0.01), (roof, hw * 0.76, 0.035), PAINT, paint)
     if tall > 1.3:
-        make.box(
-            (back - 0.4 * cabin, 0.0, top + height), (cabin * 0.6, hw * 0.95, height * 0.98), PAINT, paint, (0.1, 0.2)
-        )
+        hold = (cabin * 0.6, hw * 0.95, height * 0.98)
+        make.box((back - 0.4 * cabin, 0.0, top + height), hold, PAINT, paint, (0.1, 0.2))
     make.wheels((-0.62 * hl, 0.62 * hl), hw)
     make.lights(hl, hw, 0.27 + 1.25 * body, 0.27 + 1.4 * body)
     return 2 * hw + 0.1, 2 * hl + 0.08, top + 2 * height + 0.045

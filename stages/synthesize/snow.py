@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Float64, Integer, UInt8
 from . import classes
 from .ground import Ground
 from .materials import FACADE, FOLIAGE, GLASS, SKIN
-from .noise import noise3, smooth2
+from .noise import Values, Vectors, noise3, smooth2
 
 __all__ = ["draw_flakes", "ground_cover", "solid_cover", "under_snow"]
 
@@ -22,9 +22,7 @@ _EXPOSURE = 0.008  # seconds
 _FALL = 1.3  # metres per second
 
 
-def ground_cover(
-    ground: Ground, labels: UInt8[np.ndarray, " P"], x: Float32[np.ndarray, " P"], y: Float32[np.ndarray, " P"]
-) -> Float32[np.ndarray, " P"]:
+def ground_cover(ground: Ground, labels: UInt8[np.ndarray, " P"], x: Values, y: Values) -> Values:
     """Return the snow cover of the ground, 0 to 1: nearly all terrain, trodden sidewalks, roads without the tracks."""
     layout = ground.layout
     patches, grain = smooth2(x, y, 1.1, 3), smooth2(x, y, 7.0, 5)
@@ -51,9 +49,7 @@ def _tracks(side: np.ndarray, width: float) -> np.ndarray:
     return np.float32(0.75) * np.exp(-((away / np.float32(0.36)) ** 2)).astype(np.float32)
 
 
-def solid_cover(
-    material: Integer[np.ndarray, " P"], points: Float32[np.ndarray, "P 3"], normals: Float32[np.ndarray, "P 3"]
-) -> Float32[np.ndarray, " P"]:
+def solid_cover(material: Integer[np.ndarray, " P"], points: Vectors, normals: Vectors) -> Values:
     """Return the snow cover of solids, 0 to 1: surfaces that face up, and the upper half of crowns in patches."""
     leafy = material == FOLIAGE
     ragged = noise3(points[:, 0], points[:, 1], points[:, 2], 11.0, 1)
@@ -63,15 +59,13 @@ def solid_cover(
     return _share(lies)
 
 
-def _share(depth: np.ndarray) -> Float32[np.ndarray, " P"]:
+def _share(depth: np.ndarray) -> Values:
     """Return the cover for a snow depth; half is covered at depth 0.5."""
     part = np.clip((depth - np.float32(0.25)) * 2, 0, 1).astype(np.float32)
     return part * part * (3 - 2 * part)
 
 
-def under_snow(
-    colour: Float32[np.ndarray, "P 3"], cover: Float32[np.ndarray, " P"], wet: Bool[np.ndarray, " P"] | None = None
-) -> Float32[np.ndarray, "P 3"]:
+def under_snow(colour: Vectors, cover: Values, wet: Bool[np.ndarray, " P"] | None = None) -> Vectors:
     """Return colours of surfaces with snow; ``wet`` surfaces are darker between the snow."""
     bare = colour if wet is None else colour * np.where(wet, np.float32(0.72), np.float32(1))[:, None]
     return bare * (1 - cover)[:, None] + cover[:, None] * _SNOW

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from ...errors import ConfigError, DiskSpaceError
 from ...files import fsync_folder, read_json, write_json
+from ...fingerprint import differences
 from ...progress import progress
 from ..datasets.nuscenes import CAMERAS
 from ..datasets.reader_arguments import choose_cameras
-from .nuscenes_maps import write_map
 from .nuscenes_tables import VERSION, Tokens, assemble_tables
-from .nuscenes_writer import PARTS, SceneJob, write_scene
+from .nuscenes_writer import PARTS, SceneJob, write_map, write_scene
 from .plan import BENCHMARK_GROUPS, GROUPS, plan_scenes
 from .rigs import LIDAR
 from .workers import check_workers, in_processes
@@ -48,17 +48,11 @@ def synthesize(
 ) -> Path:
     """Writes the synthetic city to ``out`` as a nuScenes root of version ``v1.0-trainval`` with lidarseg labels.
 
-    Args:
-        out: a new or empty folder, or one that an equal call started; a finished equal root is left unchanged.
-        frames: keyframes of all scenes together; ``plan.py`` divides them into scenes.
-        seed: equal arguments give equal files, byte for byte.
-        cameras: channels to render, such as ``CAM_FRONT``, or ``all``; the tables list only these and the LiDAR.
-        image_size: width and height of the pictures, pixels.
-        workers: processes; by default one per available processor.
-        plan: the scenes to drive: two cities, or the domains of the generalisation benchmark.
-
-    Returns:
-        The root.
+    ``out`` is a new or empty folder, or one that an equal call started; a finished equal root is left unchanged. Equal
+    arguments give equal files, byte for byte. ``frames``: keyframes; ``plan`` says whether the scenes that they are
+    divided into are those of two cities or the domains of the generalisation benchmark. ``cameras``: channels such as
+    ``CAM_FRONT``, or ``all``; the tables list only these and the LiDAR. ``image_size``: width and height, pixels.
+    ``workers``: processes; by default one per available processor. Returns the root.
 
     Raises:
         ConfigError: an argument is out of range, or ``out`` holds something else.
@@ -119,14 +113,9 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{out} is not empty and holds no readable {FACTS}, so it is not a synthetic city; name another folder"
             ) from error
-        differences = [
-            f"{key}: found {found.get(key)}, requested {value}"
-            for key, value in facts.items()
-            if found.get(key) != value
-        ]
-        if differences:
+        if lines := differences(facts, found):
             raise ConfigError(
-                f"{out} holds another synthetic city ({'; '.join(differences)}); name another folder or remove this one"
+                f"{out} holds another synthetic city ({'; '.join(lines)}); name another folder or remove this one"
             )
         return
     out.mkdir(parents=True, exist_ok=True)

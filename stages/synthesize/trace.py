@@ -4,13 +4,14 @@ Cameras and LiDAR each provide a grid of rays and bounds of every solid in the g
 point cloud agree.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
 from .ground import Ground
+from .noise import Vectors
 from .primitives import Solids, intersect, local_normals
 
 __all__ = ["GROUND", "SKY_HIT", "Hits", "Rays", "Windows", "cast", "surface"]
@@ -21,7 +22,7 @@ GROUND = -2
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Bounds of solids: K windows of the ray grid, sorted from near to far. A solid may have two."""
+    """Bounds of solids: K windows of the ray grid. A solid may have two."""
 
     solid: Int[np.ndarray, " K"]
     top: Int[np.ndarray, " K"]
@@ -29,6 +30,15 @@ class Windows:
     left: Int[np.ndarray, " K"]
     right: Int[np.ndarray, " K"]  # one past the last column
     near: Float32[np.ndarray, " K"]  # lower bound of hits, in multiples of a ray's direction
+
+    def take(self, index: np.ndarray) -> "Windows":
+        """Return the chosen windows (any numpy index)."""
+        return Windows(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
+
+    def ordered(self) -> "Windows":
+        """Return the windows that are not empty, sorted from near to far."""
+        filled = np.flatnonzero((self.bottom > self.top) & (self.right > self.left))
+        return self.take(filled[np.argsort(self.near[filled], kind="stable")])
 
 
 @runtime_checkable
@@ -44,7 +54,7 @@ class Rays(Protocol):
         """Directions, of any length except zero."""
 
     def windows(self, solids: Solids) -> Windows:
-        """Bound each solid that can be seen."""
+        """Bound each solid that can be seen; from near to far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +86,7 @@ def cast(rays: Rays, solids: Solids, ground: Ground) -> Hits:
     return Hits(distance, solid)
 
 
-def surface(
-    solids: Solids, index: Int[np.ndarray, " P"], points: Float32[np.ndarray, "P 3"]
-) -> tuple[Float32[np.ndarray, "P 3"], Float32[np.ndarray, "P 3"]]:
+def surface(solids: Solids, index: Int[np.ndarray, " P"], points: Vectors) -> tuple[Vectors, Vectors]:
     """Return the points in the own axes of the solids they lie on, and the normals in the world frame."""
     offset = points - solids.centre[index]
     cos, sin = np.cos(solids.yaw[index]), np.sin(solids.yaw[index])

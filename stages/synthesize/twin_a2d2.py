@@ -12,37 +12,16 @@ from jaxtyping import Float64, UInt8
 from ..datasets.catalogue import A2D2_COLOURS
 from ..datasets.lens import Lens
 from ..datasets.projection import project
-from . import classes
 from .camera import CameraModel, Picture
 from .lidar import Sweep
-from .lidar_models import LIDARS
 from .poses import EGO_FROM_CAMERA, EGO_FROM_LIDAR, rigid
-from .twin_scene import City, Passage, TwinJob, TwinScene, twin_scenes, write_file, write_png
+from .rigs import LIDARS
+from .twin_scene import City, Passage, TwinJob, TwinScene, class_table, twin_scenes, write_file, write_png
 
 __all__ = ["a2d2_scenes", "finish_a2d2", "write_a2d2"]
 
 _EGO_FROM_CAMERA = rigid(EGO_FROM_CAMERA, (1.72, 0.0, 0.94))
 _DISTORTION = (-0.26, 0.12, 0.0003, -0.0004, -0.03)
-_NAMES = {
-    classes.NOISE: "Sky",
-    classes.ADULT: "Pedestrian 1",
-    classes.CHILD: "Pedestrian 2",
-    classes.CONSTRUCTION_WORKER: "Pedestrian 3",
-    classes.BARRIER: "Road blocks",
-    classes.CONE: "Traffic guide obj.",
-    classes.BICYCLE: "Bicycle 1",
-    classes.BUS: "Truck 2",
-    classes.CAR: "Car 1",
-    classes.CONSTRUCTION_VEHICLE: "Utility vehicle 1",
-    classes.MOTORCYCLE: "Small vehicles 1",
-    classes.TRAILER: "Truck 3",
-    classes.TRUCK: "Truck 1",
-    classes.DRIVEABLE: "RD normal street",
-    classes.SIDEWALK: "Sidewalk",
-    classes.TERRAIN: "Nature object",
-    classes.MANMADE: "Buildings",
-    classes.VEGETATION: "Nature object",
-}
 
 
 def a2d2_scenes(frames: int) -> list[TwinScene]:
@@ -79,13 +58,8 @@ def finish_a2d2(jobs: Sequence[TwinJob]) -> None:
     """Writes the calibration and the list of classes."""
     out, size = jobs[0].out, jobs[0].image_size
     lens = twin_lens(size)
-    camera = {
-        "CamMatrix": lens.straight,
-        "CamMatrixOriginal": lens.stored,
-        "Distortion": [lens.distortion],
-        "Lens": "Telecam",
-        "Resolution": size,
-    }
+    matrices = {"CamMatrix": lens.straight, "CamMatrixOriginal": lens.stored, "Distortion": [lens.distortion]}
+    camera = {**matrices, "Lens": "Telecam", "Resolution": size}
     calibration = {"cameras": {"front_center": camera}, "lidars": {}, "vehicle": {}}
     write_file(out / "cams_lidars.json", json.dumps(calibration, indent=2).encode())
     write_file(out / "class_list.json", json.dumps(A2D2_COLOURS, indent=2).encode())
@@ -124,17 +98,9 @@ def _distorted(
     columns, rows = np.meshgrid(np.arange(size[0], dtype=np.float64), np.arange(size[1], dtype=np.float64))
     straight = lens.straighten(np.stack([columns.ravel(), rows.ravel()], axis=1)) + margin
     x, y = (straight[:, axis].reshape(columns.shape).astype(np.float32) for axis in (0, 1))
-    colours = _palette()[picture.labels]
-    image = cv2.remap(picture.image, x, y, cv2.INTER_LINEAR)
-    return image.astype(np.uint8), cv2.remap(colours, x, y, cv2.INTER_NEAREST).astype(np.uint8)
-
-
-def _palette() -> UInt8[np.ndarray, "city 3"]:
-    colour_of = {name: bytes.fromhex(colour[1:]) for colour, name in A2D2_COLOURS.items()}
-    palette = np.zeros((max(_NAMES) + 1, 3), np.uint8)
-    for label, name in _NAMES.items():
-        palette[label] = list(colour_of[name])
-    return palette
+    colour_of = {name: tuple(bytes.fromhex(colour[1:])) for colour, name in A2D2_COLOURS.items()}
+    labels = class_table("a2d2", colour_of)[picture.labels].astype(np.uint8)
+    return cv2.remap(picture.image, x, y, cv2.INTER_LINEAR), cv2.remap(labels, x, y, cv2.INTER_NEAREST)
 
 
 def _arrays(

@@ -1,6 +1,6 @@
 """Twins of the data sets in SemanticKITTI's layout: SemanticKITTI itself, SemanticSTF and SynLiDAR."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +8,21 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt32
 
 from ..datasets.catalogue import RAW_NAMES
-from . import classes
 from .camera import CameraModel
 from .lidar import Sweep
-from .lidar_models import LIDARS
 from .poses import EGO_FROM_CAMERA, rigid
-from .twin_scene import City, Passage, TwinJob, TwinScene, frames_per_scene, twin_scenes, write_file, write_png
+from .rigs import LIDARS
+from .twin_scene import (
+    City,
+    Passage,
+    TwinJob,
+    TwinScene,
+    class_table,
+    frames_per_scene,
+    twin_scenes,
+    write_file,
+    write_png,
+)
 
 __all__ = [
     "finish_stf",
@@ -31,28 +40,6 @@ _CAMERA_0 = rigid(EGO_FROM_CAMERA, (0.27, 0.0, 1.65))
 #: Metres from camera 0 to cameras 0 to 3, to the right (the third is the left colour camera).
 _BASELINES = (0.0, 0.537, -0.06, 0.473)
 _THINGS = 1 << 16  # instance 1
-#: City class -> name in SemanticKITTI, SemanticSTF and SynLiDAR: one for all, or one each in this order.
-_KITTI: Mapping[int, str | tuple[str, str, str]] = {
-    classes.NOISE: ("outlier", "invalid", "unlabeled"),
-    classes.ADULT: ("person", "person", "male"),
-    classes.CHILD: ("person", "person", "kid"),
-    classes.CONSTRUCTION_WORKER: ("moving-person", "person", "female"),
-    classes.BARRIER: "fence",
-    classes.CONE: ("other-object", "unlabeled", "traffic-cone"),
-    classes.BICYCLE: "bicycle",
-    classes.BUS: ("bus", "other-vehicle", "bus"),
-    classes.CAR: "car",
-    classes.CONSTRUCTION_VEHICLE: "other-vehicle",
-    classes.MOTORCYCLE: "motorcycle",
-    classes.TRAILER: "other-vehicle",
-    classes.TRUCK: "truck",
-    classes.DRIVEABLE: "road",
-    classes.SIDEWALK: "sidewalk",
-    classes.TERRAIN: "terrain",
-    classes.MANMADE: "building",
-    classes.VEGETATION: "vegetation",
-}
-_KITTI_LIKE = ("semantickitti", "semanticstf", "synlidar")
 
 
 def kitti_scenes(frames: int) -> list[TwinScene]:
@@ -105,10 +92,8 @@ def write_kitti(job: TwinJob) -> int:
 
 def write_stf(job: TwinJob) -> int:
     """Writes the frames of SemanticSTF in one weather of one split, and add them to the split's list."""
-    split, _ = job.scene.name.split("/")
-    passage, day = _passage(job), 3 + job.index
-    stems = [f"2018-02-{day:02d}_20-51-45_{10 * order:05d}" for order in range(job.scene.frames)]
-    for order, stem in enumerate(stems):
+    passage, split = _passage(job), job.scene.name.partition("/")[0]
+    for order, stem in enumerate(_stf_stems(job)):
         _write_frame(job.out / split, stem, passage.sweep(order), job, labelled=True, ring=True)
     return job.scene.frames
 
@@ -124,22 +109,18 @@ def write_synlidar(job: TwinJob) -> int:
 def finish_stf(jobs: Sequence[TwinJob]) -> None:
     """Writes the list of each split, with one frame and its weather per line."""
     for split in ("train", "val", "test"):
-        lines = [
-            f"2018-02-{3 + job.index:02d}_20-51-45_{10 * order:05d},{job.scene.word}"
-            for job in jobs
-            for order in range(job.scene.frames)
-            if job.scene.name.startswith(f"{split}/")
-        ]
-        _write_text(jobs[0].out / split / f"{split}.txt", sorted(lines))
+        own = [job for job in jobs if job.scene.name.startswith(f"{split}/")]
+        lines = sorted(f"{stem},{job.scene.word}" for job in own for stem in _stf_stems(job))
+        _write_text(jobs[0].out / split / f"{split}.txt", lines)
+
+
+def _stf_stems(job: TwinJob) -> list[str]:
+    return [f"2018-02-{3 + job.index:02d}_20-51-45_{10 * order:05d}" for order in range(job.scene.frames)]
 
 
 def raw_ids(dataset: str) -> Int64[np.ndarray, "city"]:
     """Returns a lookup table from the city's labels to the raw ids of ``dataset``."""
-    ids = {name: number for number, name in sorted(RAW_NAMES[dataset].items(), reverse=True)}
-    table = np.zeros(max(_KITTI) + 1, np.int64)
-    for label, names in _KITTI.items():
-        table[label] = ids[names if isinstance(names, str) else names[_KITTI_LIKE.index(dataset)]]
-    return table
+    return class_table(dataset, {name: number for number, name in sorted(RAW_NAMES[dataset].items(), reverse=True)})
 
 
 def _passage(job: TwinJob) -> Passage:

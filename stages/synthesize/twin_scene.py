@@ -3,7 +3,6 @@
 The writers of all twins use this; the nuScenes root has rigs of its own.
 """
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,23 +10,57 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, UInt
+from jaxtyping import Float64, Int64, UInt
 from PIL import Image
 
 from ...files import write_bytes
+from . import classes
 from .camera import CameraModel, Picture, render
-from .lidar import Sweep, scan
-from .lidar_models import LidarModel
+from .lidar import LidarModel, Sweep, scan
 from .poses import EGO_FROM_LIDAR, rigid
+from .sources import random_stream
 from .style_sampling import city_style
 from .styles import Hour, Weather
 from .world import Drive, World
 
-__all__ = ["City", "Passage", "TwinJob", "TwinScene", "frames_per_scene", "twin_scenes", "write_file", "write_png"]
+__all__ = [
+    "City",
+    "Passage",
+    "TwinJob",
+    "TwinScene",
+    "class_names",
+    "class_table",
+    "frames_per_scene",
+    "twin_scenes",
+    "write_file",
+    "write_png",
+]
 
 City = Literal["boston", "singapore"]
 
 _START = 1.0  # seconds; the sweep that ends then starts at a positive time
+_FORMATS = ("semantickitti", "semanticstf", "synlidar", "a2d2", "virtualkitti")
+#: City class -> its name in each of ``_FORMATS``.
+_NAMES = {
+    classes.NOISE: ("outlier", "invalid", "unlabeled", "Sky", "Sky"),
+    classes.ADULT: ("person", "person", "male", "Pedestrian 1", "Misc"),
+    classes.CHILD: ("person", "person", "kid", "Pedestrian 2", "Misc"),
+    classes.CONSTRUCTION_WORKER: ("moving-person", "person", "female", "Pedestrian 3", "Misc"),
+    classes.BARRIER: ("fence", "fence", "fence", "Road blocks", "GuardRail"),
+    classes.CONE: ("other-object", "unlabeled", "traffic-cone", "Traffic guide obj.", "TrafficSign"),
+    classes.BICYCLE: ("bicycle", "bicycle", "bicycle", "Bicycle 1", "Misc"),
+    classes.BUS: ("bus", "other-vehicle", "bus", "Truck 2", "Van"),
+    classes.CAR: ("car", "car", "car", "Car 1", "Car"),
+    classes.CONSTRUCTION_VEHICLE: ("other-vehicle", "other-vehicle", "other-vehicle", "Utility vehicle 1", "Misc"),
+    classes.MOTORCYCLE: ("motorcycle", "motorcycle", "motorcycle", "Small vehicles 1", "Misc"),
+    classes.TRAILER: ("other-vehicle", "other-vehicle", "other-vehicle", "Truck 3", "Truck"),
+    classes.TRUCK: ("truck", "truck", "truck", "Truck 1", "Truck"),
+    classes.DRIVEABLE: ("road", "road", "road", "RD normal street", "Road"),
+    classes.SIDEWALK: ("sidewalk", "sidewalk", "sidewalk", "Sidewalk", "Terrain"),
+    classes.TERRAIN: ("terrain", "terrain", "terrain", "Nature object", "Terrain"),
+    classes.MANMADE: ("building", "building", "building", "Buildings", "Building"),
+    classes.VEGETATION: ("vegetation", "vegetation", "vegetation", "Nature object", "Tree"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +92,8 @@ class TwinJob:
 class Passage:
     """The drive of a scene, sampled at one time per frame.
 
-    Args:
-        scene: street, hour and weather.
-        seed: seeds all random numbers, together with the scene's name.
-        lidar: the sensor on the roof, 0 m ahead of the ego frame's origin.
-        period: seconds between frames.
+    ``seed`` and the scene's name seed all random numbers; ``lidar`` is the sensor on the roof, 0 m ahead of the ego
+    frame's origin; ``period``: seconds between frames.
     """
 
     def __init__(self, scene: TwinScene, *, seed: int, lidar: LidarModel, period: float) -> None:
@@ -98,8 +128,7 @@ class Passage:
         return render(self._world, camera, pose, self.time(order), self._rng("camera", order))
 
     def _rng(self, *path: object) -> np.random.Generator:
-        text = "/".join(map(str, (*self._path, *path)))
-        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big"))
+        return random_stream(*self._path, *path)
 
 
 def frames_per_scene(frames: int, weights: Sequence[int]) -> list[int]:
@@ -118,6 +147,20 @@ def twin_scenes(cities: Mapping[str, City], frames: int, weights: Sequence[int])
         TwinScene(name=name, city=city, frames=count)
         for (name, city), count in zip(cities.items(), counts, strict=True)
     ]
+
+
+def class_names(dataset: str) -> dict[int, str]:
+    """Returns label of the city -> name of the class in ``dataset``, one of the formats of twins."""
+    return {label: row[_FORMATS.index(dataset)] for label, row in _NAMES.items()}
+
+
+def class_table(dataset: str, values: Mapping[str, int | Sequence[int]]) -> Int64[np.ndarray, "city *value"]:
+    """Returns a lookup table from the city's labels to the ``values`` of class names of ``dataset``."""
+    names = class_names(dataset)
+    table = np.zeros((max(names) + 1, *np.shape(next(iter(values.values())))), np.int64)
+    for label, name in names.items():
+        table[label] = values[name]
+    return table
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -4,16 +4,15 @@ import io
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64, UInt8, UInt16
+from jaxtyping import Float64, UInt16
 
 from ..datasets.catalogue import VIRTUALKITTI
 from ..datasets.virtualkitti import WEATHERS
-from . import classes
 from .camera import CameraModel, Picture
-from .lidar_models import LIDARS
 from .poses import EGO_FROM_CAMERA, rigid
+from .rigs import LIDARS
 from .styles import Hour, Weather
-from .twin_scene import Passage, TwinJob, TwinScene, twin_scenes, write_file, write_png
+from .twin_scene import Passage, TwinJob, TwinScene, class_names, class_table, twin_scenes, write_file, write_png
 
 __all__ = ["virtualkitti_scenes", "write_virtualkitti"]
 
@@ -26,26 +25,7 @@ _LOOKS: dict[str, tuple[Hour, Weather]] = {
     "rain": ("overcast", "rain"),
     "sunset": ("dusk", "clear"),
 }
-_NAMES = {
-    classes.ADULT: "Misc",
-    classes.CHILD: "Misc",
-    classes.CONSTRUCTION_WORKER: "Misc",
-    classes.BARRIER: "GuardRail",
-    classes.CONE: "TrafficSign",
-    classes.BICYCLE: "Misc",
-    classes.BUS: "Van",
-    classes.CAR: "Car",
-    classes.CONSTRUCTION_VEHICLE: "Misc",
-    classes.MOTORCYCLE: "Misc",
-    classes.TRAILER: "Truck",
-    classes.TRUCK: "Truck",
-    classes.DRIVEABLE: "Road",
-    classes.SIDEWALK: "Terrain",
-    classes.TERRAIN: "Terrain",
-    classes.MANMADE: "Building",
-    classes.VEGETATION: "Tree",
-}
-_SKY, _SKY_COLOUR = "Sky", (90, 200, 255)
+_SKY = "Sky"
 _FARTHEST = 65_535  # centimetres, also the depth of sky
 
 
@@ -72,10 +52,8 @@ def write_virtualkitti(job: TwinJob) -> int:
 
 
 def _write_truth(job: TwinJob, stem: str, order: int, picture: Picture) -> None:
-    metres = np.where(np.isfinite(picture.depth), picture.depth, np.inf).astype(np.float64)
-    depth = np.minimum(np.round(metres * 100), _FARTHEST).astype(np.uint16)
-    colours = _palette()[picture.labels]
-    colours[~np.isfinite(picture.depth)] = _SKY_COLOUR
+    depth = np.minimum(np.round(picture.depth.astype(np.float64) * 100), _FARTHEST).astype(np.uint16)
+    colours = class_table("virtualkitti", _colours())[picture.labels].astype(np.uint8)
     write_png(job.out / "vkitti_1.3.1_depthgt" / stem, depth)
     write_png(job.out / "vkitti_1.3.1_scenegt" / stem, colours)
     content = io.BytesIO()
@@ -91,9 +69,7 @@ def _cloud(depth: UInt16[np.ndarray, "H W"], picture: Picture) -> Float64[np.nda
     right = (columns - (width - 1) / 2) / focal * metres
     down = (rows - (height - 1) / 2) / focal * metres
     number_of = {name: number for number, name in VIRTUALKITTI.items()}
-    numbers = np.full(256, number_of["Don't care"], np.float64)
-    for label, name in _NAMES.items():
-        numbers[label] = number_of[name]
+    numbers = class_table("virtualkitti", {**number_of, _SKY: number_of["Don't care"]})
     places = np.stack([metres, -right, -down], axis=-1).reshape(-1, 3)
     cloud = np.hstack([places, picture.image.reshape(-1, 3), numbers[picture.labels].reshape(-1, 1)])
     return cloud[np.sqrt(np.square(places).sum(axis=1)) < 100.0]
@@ -106,23 +82,20 @@ def _camera(size: tuple[int, int]) -> CameraModel:
     return CameraModel(width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
 
 
-def _colour(number: int) -> tuple[int, int, int]:
-    return (17 * number + 5) % 256, (91 * number + 40) % 256, (53 * number + 120) % 256
-
-
-def _palette() -> UInt8[np.ndarray, "city 3"]:
-    number_of = {name: number for number, name in VIRTUALKITTI.items()}
-    palette = np.zeros((max(_NAMES) + 1, 3), np.uint8)
-    for label, name in _NAMES.items():
-        palette[label] = _colour(number_of[name])
-    return palette
+def _colours() -> dict[str, tuple[int, int, int]]:
+    """Returns the colour of each class that the city has."""
+    used = class_names("virtualkitti").values()
+    colours = {
+        name: ((17 * number + 5) % 256, (91 * number + 40) % 256, (53 * number + 120) % 256)
+        for number, name in VIRTUALKITTI.items()
+        if name in used
+    }
+    return {**colours, _SKY: (90, 200, 255)}
 
 
 def _encoding() -> str:
     """The list of colours; vehicles have an instance number."""
-    colours = {name: _colour(number) for number, name in VIRTUALKITTI.items() if name in _NAMES.values()}
-    colours[_SKY] = _SKY_COLOUR
     lines = ["Category(:id) r g b"]
-    for name, (red, green, blue) in colours.items():
+    for name, (red, green, blue) in _colours().items():
         lines.append(f"{name}{':0' if name in ('Car', 'Van', 'Truck') else ''} {red} {green} {blue}")
     return "".join(f"{line}\n" for line in lines)

@@ -52,17 +52,10 @@ def synthesize_twin(
 ) -> Path:
     """Writes the synthetic city to ``out`` as a data root of ``dataset``.
 
-    Args:
-        out: a new or an empty folder.
-        dataset: one of ``TWINS``.
-        frames: frames of all scenes together.
-        seed: equal arguments give equal files, byte for byte.
-        image_size: width and height of the pictures in pixels; None: the data set's.
-        azimuth_steps: of one LiDAR rotation.
-        workers: processes; by default one per available processor.
-
-    Returns:
-        The root.
+    ``out`` is a new or an empty folder, ``dataset`` one of ``TWINS``. Equal arguments give equal files, byte for byte.
+    ``frames``: frames of all scenes together; ``image_size``: width and height of the pictures in pixels (None: those
+    of the data set); ``azimuth_steps``: of one LiDAR rotation; ``workers``: processes, by default one per available
+    processor. Returns the root.
 
     Raises:
         ConfigError: an argument is out of range, or ``out`` is not empty.
@@ -87,15 +80,9 @@ def synthesize_twin(
     size = image_size or form.image_size
     jobs = [
         TwinJob(
-            out=partial,
-            format=dataset,
-            scene=scene,
-            index=index,
-            seed=seed,
-            image_size=size,
-            azimuth_steps=azimuth_steps,
+            out=partial, format=dataset, scene=scene, index=i, seed=seed, image_size=size, azimuth_steps=azimuth_steps
         )
-        for index, scene in enumerate(form.scenes(frames))
+        for i, scene in enumerate(form.scenes(frames))
     ]
     with progress("Synthesising", frames, "frame", 0) as bar:
         for done in in_processes(form.write, jobs, workers):

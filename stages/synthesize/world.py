@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float64
 
-from ...errors import ConfigError
 from .actors import keep_side, populate
 from .classes import CATEGORY_NAMES
 from .layout import build_street, make_ground
@@ -35,23 +34,16 @@ class ObjectBox:
 class World:
     """A street along x from ``distance`` 0 to ``length`` (with 120 m more built beyond both ends).
 
-    Args:
-        style: the look; its ``stream`` and ``seed`` together seed the geometry.
-        seed: the street's number within the style's stream; equal styles and seeds give equal worlds, bit for bit.
-        length: metres that can be driven.
+    ``style`` is the look; its ``stream`` and ``seed``, the street's number within it, together seed the geometry: equal
+    styles and seeds give equal worlds, bit for bit. ``length``: metres that can be driven.
 
     Attributes:
         ground: road, sidewalks and terrain.
         actors: everything that gets a box.
         cruise_speed: metres per second of all traffic in the ego lane; a car of this speed hits nothing.
-
-    Raises:
-        ConfigError: negative seed, or a length that is not positive.
     """
 
     def __init__(self, style: Style, seed: int, *, length: float = 300.0) -> None:
-        if seed < 0 or length <= 0:
-            raise ConfigError(f"a world needs seed >= 0 and length > 0, got seed {seed} and length {length}")
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(style.stream,)))
         self.style = style
         self.seed = seed
@@ -93,21 +85,13 @@ class World:
         poses = self.actors.poses(self.ground, np.atleast_1d(np.asarray(time, np.float64)))
         return Solids.join([self._fixed, self.actors.solids.placed(*poses)])
 
-    def ground_class(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
-        """Return the raw label of the ground at points of the world (driveable, sidewalk or terrain)."""
-        return self.ground.classes(x, y)
-
 
 class Drive:
     """The ego car's drive through ``world``: a smooth pose at any time, at distance 0 of the lane at time 0.
 
     The car keeps its lane at the street's cruising speed, so that no vehicle in its lane is met. It drifts a little
     within the lane and sways a little on its springs. The pose is an analytic function of time: every sensor timestamp
-    has its exact pose.
-
-    Args:
-        world: the street.
-        rng: draws the phases of drift and sway.
+    has its exact pose. ``rng`` draws the phases of drift and sway.
     """
 
     def __init__(self, *, world: World, rng: np.random.Generator) -> None:

@@ -29,8 +29,8 @@ from xd3d.cache.layout import PROFILES
 from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.images import load_image
+from xd3d.stages.extract.job import planned_layout, stored_bytes
 from xd3d.stages.extract.models import ModelFolder, resolve_model
-from xd3d.stages.extract.plan import planned_layout, stored_bytes
 from xd3d.stages.extract.settings import Decoding, ExtractSettings
 from xd3d.stages.extract.taps import find_taps, run_to_taps, tap_specs, vae_factor
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from xd3d.cache.schema import TapSpec
 from xd3d.stages.datasets.labels import IGNORE
 from xd3d.stages.extract.agents import AgentMaker
-from xd3d.stages.extract.grids import sample_matrix, seed_points
+from xd3d.stages.extract.pixels import sample_matrix, seed_points
 from xd3d.stages.extract.settings import AgentSettings
 from xd3d.stages.train.images import ImageBatch
 from xd3d.stages.train.ragged import Ragged

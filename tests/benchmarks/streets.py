@@ -23,8 +23,7 @@ from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.extract.taps import tap_specs
 from xd3d.stages.synthesize.camera import CameraModel, Picture, camera_pose, render
-from xd3d.stages.synthesize.draws import draw_light
-from xd3d.stages.synthesize.style_sampling import city_style, random_style
+from xd3d.stages.synthesize.style_sampling import city_style, draw_light, random_style
 from xd3d.stages.synthesize.styles import Hour, Style, Weather
 from xd3d.stages.synthesize.world import World
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import torch
 
-from .make import make_pipeline
-from .recipe import Recipe
+from ....errors import ConfigError
+from ....files import read_json, write_json
+from ....fingerprint import differences
+from .modules import build_text_encoder, build_tokenizer, empty_prompt, export_pipeline
+from .networks import encode_pictures, reconstruction_psnr, scaling_factor, train_unet, train_vae
+from .pictures import Recipe, render_pictures
 
-__all__ = ["main"]
+__all__ = ["main", "make_pipeline"]
 
 VAE_SHARE = 1 / 3
 """Of the training minutes; the rest is the UNet's."""
@@ -40,6 +44,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     work = options.work or options.out.with_name(f"{options.out.name}.work")
     make_pipeline(recipe, options.out, work=work, workers=options.threads)
+
+
+def make_pipeline(recipe: Recipe, folder: Path, *, work: Path, workers: int = 1) -> Path:
+    """Render, train and export to ``folder``; a call with the same ``work`` resumes after an interruption.
+
+    ``folder`` also gets ``training.json`` with the recipe and the curves. ``work`` holds pictures, latents and
+    checkpoints, and may be removed afterwards. ``workers``: processes that render.
+
+    Raises:
+        ConfigError: ``work`` was started with another recipe.
+    """
+    _claim(work, recipe)
+    held_out = render_pictures(recipe, work, workers=workers, held_out=True)
+    pictures = render_pictures(recipe, work, workers=workers)
+    vae, vae_curve = train_vae(recipe, pictures, work)
+    psnr = float(reconstruction_psnr(vae, held_out).mean())
+    latents = encode_pictures(vae, pictures, work / "latents.npy")
+    prompt = empty_prompt(build_text_encoder(recipe.seed), build_tokenizer(work / "tokenizer"))
+    unet, unet_curve = train_unet(recipe, latents, prompt, work)
+    scale = scaling_factor(latents)
+    export_pipeline(vae=vae, unet=unet, scaling_factor=scale, seed=recipe.seed, folder=folder)
+    record = {"recipe": recipe.model_dump(), "held_out_psnr": round(psnr, 2), "vae": vae_curve, "unet": unet_curve}
+    write_json(folder / "training.json", record)
+    return folder
+
+
+def _claim(work: Path, recipe: Recipe) -> None:
+    """Store the recipe in ``work``, or check that it is the stored one."""
+    work.mkdir(parents=True, exist_ok=True)
+    note = work / "recipe.json"
+    if note.is_file() and (lines := differences(recipe.model_dump(), read_json(note))):
+        raise ConfigError(
+            f"{work} was started with another recipe: {'; '.join(lines)}. Give the old values, or another --work."
+        )
+    write_json(note, recipe.model_dump())
 
 
 if __name__ == "__main__":

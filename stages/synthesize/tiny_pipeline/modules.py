@@ -1,21 +1,23 @@
-"""The five parts of the tiny pipeline, as diffusers and transformers know them, with seeded initial weights.
+"""The five parts of the tiny pipeline, with seeded initial weights, and their export in diffusers' folder layout.
 
 Together they have at most 6 M parameters, so that the folder stays below 12 MB in float16. The UNet has the block types
 of Stable Diffusion (its taps carry the same names); the autoencoder divides the sides by 4, not by 8, because the
 pictures are small.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ....files import write_bytes, write_json
+from ....files import read_json, write_bytes, write_json
 
 __all__ = [
     "LATENT_CHANNELS",
@@ -26,6 +28,7 @@ __all__ = [
     "build_unet",
     "build_vae",
     "empty_prompt",
+    "export_pipeline",
 ]
 
 LATENT_CHANNELS = 8
@@ -36,6 +39,20 @@ LATENT_STRIDE = 4
 TEXT_WIDTH = 64
 TEXT_LENGTH = 8
 START, END = "<|startoftext|>", "<|endoftext|>"
+#: the class of each part; none for the safety checker
+MODEL_INDEX: dict[str, object] = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+READABLE = 0o644
 
 
 @contextmanager
@@ -132,6 +149,30 @@ def empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Float
     tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
     with torch.no_grad():
         return text_encoder(tokens.input_ids)[0]
+
+
+def export_pipeline(
+    *, vae: AutoencoderKL, unet: UNet2DConditionModel, scaling_factor: float, seed: int, folder: Path
+) -> Path:
+    """Write the pipeline to ``folder`` and return it; files of the same names are replaced.
+
+    ``scaling_factor`` brings the latents to unit deviation; the stored config of the autoencoder gets it. ``seed`` is
+    that of the text encoder, which is not trained. ``StableDiffusionPipeline.from_pretrained`` loads ``folder``.
+    """
+    vae = copy.deepcopy(vae).half()
+    vae.register_to_config(scaling_factor=round(scaling_factor, 5))
+    vae.save_pretrained(folder / "vae")
+    copy.deepcopy(unet).half().save_pretrained(folder / "unet")
+    build_text_encoder(seed).half().save_pretrained(folder / "text_encoder")
+    config = folder / "text_encoder" / "config.json"
+    # transformers loads in the stored dtype, diffusers in float32
+    write_json(config, {**read_json(config), "dtype": "float32"})
+    build_tokenizer(folder / "tokenizer")
+    build_scheduler().save_pretrained(folder / "scheduler")
+    write_json(folder / "model_index.json", MODEL_INDEX | {"_diffusers_version": diffusers.__version__})
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(READABLE)
+    return folder
 
 
 def _byte_characters() -> list[str]:

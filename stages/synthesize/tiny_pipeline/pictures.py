@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from pydantic import Field
 
 from ....files import write_atomic
 from ....progress import progress
+from ....settings import Settings
 from ..camera import CameraModel, camera_pose, render
 from ..style_sampling import random_style
 from ..workers import in_processes
 from ..world import World
-from .recipe import Recipe
 
-__all__ = ["PICTURE_SIZE", "render_pictures", "render_view"]
+__all__ = ["PICTURE_SIZE", "Recipe", "render_pictures", "render_view"]
 
 PICTURE_SIZE = (225, 400)
 """Height and width: the size at which stage one shows nuScenes images to the model."""
@@ -31,6 +32,17 @@ STREET_LENGTH = 200.0
 SIDEWAYS_SHARE = 0.3
 HELD_OUT_WORLDS = 1_000_000
 """World numbers from here on are for held-out pictures."""
+
+
+class Recipe(Settings):
+    """Settings of the tiny pipeline, stored in the work folder, so that a restart resumes only an equal run."""
+
+    seed: int = Field(default=7, ge=0, description="decides worlds, views, initial weights and batches")
+    day_only: bool = Field(default=False, description="clear daylight only: the control for exposure to night and fog")
+    pictures: int = Field(default=2400, ge=2, description="pictures to train on")
+    held_out: int = Field(default=48, ge=1, description="pictures of other worlds, for the closing check")
+    vae_minutes: float = Field(default=24.0, gt=0, description="wall time for the autoencoder")
+    unet_minutes: float = Field(default=48.0, gt=0, description="wall time for the UNet")
 
 
 def render_view(recipe: Recipe, number: int, *, held_out: bool = False) -> UInt8[np.ndarray, "H W 3"]:

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ModelError
-from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.backbone import DiffusionBackbone, add_noise
 from xd3d.stages.extract.models import settings_model
-from xd3d.stages.extract.noise import add_noise
 from xd3d.stages.extract.taps import find_taps, tap_addresses
 
 CPU = torch.device("cpu")

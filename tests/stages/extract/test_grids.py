@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from xd3d.stages.extract.grids import cell_bounds, overlap_matrix, resize_matrix, sample_matrix, seed_points
+from xd3d.stages.extract.pixels import cell_bounds, overlap_matrix, resize_matrix, sample_matrix, seed_points
 
 
 @pytest.mark.parametrize(

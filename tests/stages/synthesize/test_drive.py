@@ -32,7 +32,7 @@ def test_the_car_keeps_its_lane(drive):
         x, y = car.world_from_ego(float(time))[:2, 3]
         lane_x, lane_y, _ = world.lane_pose(car.distance(float(time)))
         assert np.hypot(x - lane_x, y - lane_y) < 0.3
-        assert world.ground_class(np.array([x]), np.array([y])) == 24
+        assert world.ground.classes(np.array([x]), np.array([y])) == 24
 
 
 @pytest.mark.parametrize("location", ["boston", "singapore"])

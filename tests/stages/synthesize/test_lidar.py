@@ -9,7 +9,7 @@ from xd3d.errors import ConfigError
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.classes import CAR, CATEGORY_NAMES, DRIVEABLE, NOISE
 from xd3d.stages.synthesize.lidar import scan
-from xd3d.stages.synthesize.lidar_models import LIDARS
+from xd3d.stages.synthesize.rigs import LIDARS
 from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.world import World
 
@@ -93,7 +93,7 @@ def test_moving_sensor_sees_the_still_world_where_it_is():
     assert road.sum() > 5000
     assert np.abs(points[road, 2]).max() < 0.2
     assert np.percentile(np.abs(points[road, 2]), 99) < 0.03
-    agree = world.ground_class(points[road, 0].astype(np.float32), points[road, 1].astype(np.float32)) == DRIVEABLE
+    agree = world.ground.classes(points[road, 0].astype(np.float32), points[road, 1].astype(np.float32)) == DRIVEABLE
     assert agree.mean() > 0.995
 
 

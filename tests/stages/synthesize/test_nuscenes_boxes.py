@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from xd3d.stages.synthesize.nuscenes_boxes import attribute, sights, visibility
+from xd3d.stages.synthesize.nuscenes_rows import attribute, sights, visibility
 from xd3d.stages.synthesize.world import ObjectBox
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 from PIL import Image
-from xd3d.stages.synthesize.nuscenes_maps import global_from_world, street_tile, write_map, write_tile
+from xd3d.stages.synthesize.nuscenes_writer import global_from_world, street_tile, write_map, write_tile
 from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.world import World
 
@@ -20,7 +20,7 @@ def test_the_devkit_finds_the_road_where_the_street_has_it(tmp_path):
         tiles[slot] = tmp_path / f"{slot}.png"
         write_tile(tiles[slot], street_tile(world=world, slot=slot, global_from_world=pose))
         x, y = np.random.default_rng(0).uniform(-60, 60, (2, 2000)) + np.array(world.lane_pose(20.0)[:2])[:, None]
-        ground = world.ground_class(x, y)
+        ground = world.ground.classes(x, y)
         moved = pose @ np.stack([x, y, np.zeros(2000), np.ones(2000)])
         checks.append((moved, np.isin(ground, (24, 26))))
     write_map(tmp_path / "map.png", tiles)

@@ -11,10 +11,9 @@ from xd3d.stages.datasets.labels import IGNORE, get_merge
 from xd3d.stages.synthesize import nuscenes_writer
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.classes import CATEGORY_NAMES, DRIVEABLE, NOISE, SIDEWALK, TERRAIN
-from xd3d.stages.synthesize.lidar_models import LIDARS
 from xd3d.stages.synthesize.nuscenes_writer import SceneJob, write_scene
 from xd3d.stages.synthesize.plan import BENCHMARK_GROUPS, plan_scenes
-from xd3d.stages.synthesize.rigs import LIDAR, rig
+from xd3d.stages.synthesize.rigs import LIDAR, LIDARS, rig
 from xd3d.stages.synthesize.snow import draw_flakes, ground_cover
 from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.world import World

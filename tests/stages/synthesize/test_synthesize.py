@@ -164,7 +164,7 @@ def test_a_file_is_refused(tmp_path):
 
 
 def test_another_synthesis_is_refused_with_what_differs(small, nothing_is_rendered):
-    with pytest.raises(ConfigError, match=r"frames: found 6, requested 7; seed: found 1, requested 3"):
+    with pytest.raises(ConfigError, match=r"frames: expected 7, found 6; seed: expected 3, found 1"):
         synthesize(small, **SMALL | {"frames": 7, "seed": 3})
 
 

@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-from xd3d.errors import ConfigError
 from xd3d.stages.synthesize.classes import CATEGORY_NAMES
 from xd3d.stages.synthesize.style_sampling import city_style, random_style
 from xd3d.stages.synthesize.world import World
@@ -17,7 +16,7 @@ import hashlib, sys
 import numpy as np
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.lidar import scan
-from xd3d.stages.synthesize.lidar_models import LIDARS
+from xd3d.stages.synthesize.rigs import LIDARS
 from xd3d.stages.synthesize.style_sampling import random_style
 from xd3d.stages.synthesize.world import World
 rng = np.random.default_rng(11)
@@ -141,11 +140,3 @@ def test_parked_objects_rest_and_walkers_stand_on_what_is_below_them():
         x, y = np.array([box.centre[0]]), np.array([box.centre[1]])
         floor = 0.0 if world.ground.is_road(x, y)[0] else world.style.layout.kerb_height
         assert box.centre[2] - box.size[2] / 2 == pytest.approx(floor)
-
-
-def test_wrong_seed_or_length_is_refused():
-    style = city_style("boston", rng=np.random.default_rng(0))
-    with pytest.raises(ConfigError, match="seed -1"):
-        World(style, -1)
-    with pytest.raises(ConfigError, match="length 0"):
-        World(style, 1, length=0.0)

@@ -5,9 +5,8 @@ import pytest
 from diffusers import StableDiffusionPipeline
 from xd3d.errors import ConfigError
 from xd3d.files import read_json
-from xd3d.stages.synthesize.tiny_pipeline.__main__ import main
-from xd3d.stages.synthesize.tiny_pipeline.make import make_pipeline
-from xd3d.stages.synthesize.tiny_pipeline.recipe import Recipe
+from xd3d.stages.synthesize.tiny_pipeline.__main__ import main, make_pipeline
+from xd3d.stages.synthesize.tiny_pipeline.pictures import Recipe
 
 
 @pytest.mark.slow
@@ -35,5 +34,5 @@ def test_a_budget_of_seconds_makes_a_whole_folder_and_a_second_call_changes_noth
 
 def test_work_of_another_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text(Recipe(seed=1).model_dump_json())
-    with pytest.raises(ConfigError, match="was 1, is 2"):
+    with pytest.raises(ConfigError, match="expected 2, found 1"):
         make_pipeline(Recipe(seed=2), tmp_path / "out", work=tmp_path)

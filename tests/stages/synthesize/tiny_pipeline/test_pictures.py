@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 from xd3d.stages.synthesize.style_sampling import city_style, random_style
 from xd3d.stages.synthesize.tiny_pipeline import pictures as pictures_module
-from xd3d.stages.synthesize.tiny_pipeline.pictures import render_pictures, render_view
-from xd3d.stages.synthesize.tiny_pipeline.recipe import Recipe
+from xd3d.stages.synthesize.tiny_pipeline.pictures import Recipe, render_pictures, render_view
 
 
 def test_a_picture_depends_on_seed_and_number_alone_and_held_out_worlds_differ() -> None:

@@ -1,4 +1,7 @@
-"""Trains the autoencoder: first for sharp small vehicles, then for regular latents."""
+"""Trains the autoencoder, first for sharp small vehicles, then for regular latents; then the UNet on the latents.
+
+The UNet predicts v, with plain mean squared error and the empty prompt.
+"""
 
 import copy
 from pathlib import Path
@@ -6,20 +9,31 @@ from typing import cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from jaxtyping import Float, UInt8
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from .modules import LATENT_STRIDE, build_vae
-from .recipe import Recipe
+from ....files import write_atomic
+from ....progress import track
+from .modules import LATENT_STRIDE, build_scheduler, build_unet, build_vae
+from .pictures import Recipe
 from .training import CurvePoint, TimedTraining
 
-__all__ = ["as_tensor", "encode", "reconstruct", "reconstruction_psnr", "standardise_latents", "train_vae"]
+__all__ = [
+    "encode",
+    "encode_pictures",
+    "reconstruct",
+    "reconstruction_psnr",
+    "scaling_factor",
+    "standardise_latents",
+    "train_unet",
+    "train_vae",
+]
 
 BATCH = 4
 CROP = (96, 128)
-RATE = 0.02
+VAE_RATE = 0.02
 KL_WEIGHT = 1e-5
 GRADIENT_WEIGHT = 1.0
 SAMPLE = 200
@@ -27,6 +41,11 @@ SAMPLE = 200
 
 HINT_WEIGHT = 0.3
 """Initial weight of the loss that makes three latents the downscaled picture; falls to zero over the first half."""
+
+UNET_RATE = 0.01
+WEIGHT_DECAY = 1e-2
+SHAPES = ((56, 96, 4), (32, 48, 12))
+"""Latent height, width and batch of the kinds of batches: almost whole pictures, and crops of 128 x 192 pixels."""
 
 
 def as_tensor(pictures: UInt8[np.ndarray, "batch H W 3"]) -> Float[Tensor, "batch 3 h w"]:
@@ -85,18 +104,21 @@ def train_vae(
         average=copy.deepcopy(vae),
         path=folder / "vae.safetensors",
         minutes=recipe.vae_minutes,
-        rate=RATE,
+        rate=VAE_RATE,
         seed=recipe.seed,
     )
     training.run(
-        lambda rng, spent: _loss(vae, as_tensor(_crops(rng, pictures)), spent), title="training the autoencoder"
+        lambda rng, spent: _vae_loss(vae, as_tensor(_picture_crops(rng, pictures)), spent),
+        title="training the autoencoder",
     )
     average = cast(AutoencoderKL, training.average)
     standardise_latents(average, sample)
     return average, training.curve
 
 
-def _crops(rng: np.random.Generator, pictures: UInt8[np.ndarray, "pictures H W 3"]) -> UInt8[np.ndarray, "batch h w 3"]:
+def _picture_crops(
+    rng: np.random.Generator, pictures: UInt8[np.ndarray, "pictures H W 3"]
+) -> UInt8[np.ndarray, "batch h w 3"]:
     """Draw a batch of crops, half of them mirrored."""
     height, width = CROP
     crops = []
@@ -108,7 +130,7 @@ def _crops(rng: np.random.Generator, pictures: UInt8[np.ndarray, "pictures H W 3
     return np.stack(crops)
 
 
-def _loss(vae: AutoencoderKL, pictures: Float[Tensor, "batch 3 h w"], spent: float) -> Float[Tensor, ""]:
+def _vae_loss(vae: AutoencoderKL, pictures: Float[Tensor, "batch 3 h w"], spent: float) -> Float[Tensor, ""]:
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(pictures).latent_dist
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
@@ -130,3 +152,69 @@ def _gradients(pictures: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 6
     across = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 8
     kernels = torch.stack([across, across.T])[:, None].repeat(3, 1, 1, 1)
     return functional.conv2d(pictures, kernels, groups=3)
+
+
+def encode_pictures(
+    vae: AutoencoderKL, pictures: UInt8[np.ndarray, "pictures H W 3"], file: Path
+) -> Float16[np.ndarray, "pictures channels h w"]:
+    """Encode every picture into ``file`` (.npy), once; returns the latents, memory-mapped."""
+    if not file.is_file():
+        rows = track(range(len(pictures)), "encoding pictures", len(pictures), "picture")
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = np.concatenate([encode(vae, pictures[row : row + 1]).half().numpy() for row in rows])
+        write_atomic(file, lambda stream: np.save(stream, latents))
+    return np.load(file, mmap_mode="r")
+
+
+def scaling_factor(latents: Float16[np.ndarray, "pictures channels h w"]) -> float:
+    """Return the factor that scales latents to unit deviation (over a sample of 500 pictures)."""
+    step = max(1, len(latents) // 500)
+    return float(1 / latents[::step].astype(np.float32).std())
+
+
+def train_unet(
+    recipe: Recipe,
+    latents: Float16[np.ndarray, "pictures channels h w"],
+    prompt: Float[Tensor, "1 tokens width"],
+    folder: Path,
+) -> tuple[UNet2DConditionModel, list[CurvePoint]]:
+    """Train for the recipe's minutes (or resume the checkpoint in ``folder``); returns averaged weights, curve.
+
+    ``latents`` are those of ``encode_pictures``, and are scaled here; ``prompt`` is the encoded empty prompt.
+    """
+    unet = build_unet(recipe.seed)
+    scale = scaling_factor(latents)
+    scheduler = build_scheduler()
+
+    def loss(rng: np.random.Generator, _: float) -> Float[Tensor, ""]:
+        clean = torch.from_numpy(_latent_crops(rng, latents)).float() * scale
+        noise = torch.randn_like(clean)
+        times = torch.from_numpy(rng.integers(1000, size=len(clean)))
+        noisy, target = scheduler.add_noise(clean, noise, times), scheduler.get_velocity(clean, noise, times)
+        with torch.autocast("cpu", torch.bfloat16):
+            guess = unet(noisy, times, encoder_hidden_states=prompt.expand(len(clean), -1, -1)).sample
+        return functional.mse_loss(guess.float(), target)
+
+    training = TimedTraining(
+        module=unet,
+        average=copy.deepcopy(unet),
+        path=folder / "unet.safetensors",
+        minutes=recipe.unet_minutes,
+        rate=UNET_RATE,
+        seed=recipe.seed + 1,
+        weight_decay=WEIGHT_DECAY,
+    )
+    training.run(loss, title="training the UNet")
+    return cast(UNet2DConditionModel, training.average), training.curve
+
+
+def _latent_crops(
+    rng: np.random.Generator, latents: Float16[np.ndarray, "pictures channels h w"]
+) -> Float16[np.ndarray, "batch channels i j"]:
+    height, width, batch = SHAPES[rng.integers(len(SHAPES))]
+    crops = []
+    for row in rng.integers(len(latents), size=batch):
+        top = rng.integers(latents.shape[2] - height + 1)
+        left = rng.integers(latents.shape[3] - width + 1)
+        crops.append(latents[row, :, top : top + height, left : left + width])
+    return np.stack(crops)
