@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .console import Outcome, conclude
-from .options import ConfigName, Device, Json, Overrides, Root
+from .console import Commands, Outcome
+from .options import ConfigName, Device, Overrides, Root
 from .workspace import Workspace
 
 __all__ = ["app"]
@@ -23,17 +23,17 @@ CachePath = Annotated[
     ),
 ]
 
-app = typer.Typer(help="The feature cache: info, verify, repair, upgrade, gc, diff, export.", no_args_is_help=True)
+app = Commands(help="The feature cache: info, verify, repair, upgrade, gc, diff, export.", no_args_is_help=True)
 
 
 @app.command()
-def info(path: CachePath, as_json: Json = False) -> None:
+def info(path: CachePath) -> Outcome:
     """Show what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
     from ..cache.networks import describe_networks
 
     found = describe_networks(path)
     text = "\n".join(f"{key}: {value}" for key, value in found.items())
-    conclude(Outcome(result=found, text=text), as_json)
+    return Outcome(result=found, text=text)
 
 
 @app.command()
@@ -42,8 +42,7 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Metadata, commit records and file sizes only; no values are read.")
     ] = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Read everything in a cache and compare checksums. Example: `xd3d cache verify xd3d-work/cache/NAME`.
 
     The exit code is 1 if something is damaged, or if a complete cache has lost images.
@@ -57,11 +56,11 @@ def verify(
     ]
     images = "" if result["images"] is None else f" of {result['images']}"
     lines.append(f"{result['checked']}{images} images are committed and were checked, {len(result['damaged'])} faults")
-    conclude(Outcome(result=result, text="\n".join(lines), exit_code=0 if result["ok"] else 1), as_json)
+    return Outcome(result=result, text="\n".join(lines), exit_code=0 if result["ok"] else 1)
 
 
 @app.command()
-def repair(path: CachePath, as_json: Json = False) -> None:
+def repair(path: CachePath) -> Outcome:
     """Drop what is damaged in a cache, and keep the rest. Example: `xd3d cache repair xd3d-work/cache/NAME`.
 
     The command that made the cache then writes the dropped images again.
@@ -75,7 +74,7 @@ def repair(path: CachePath, as_json: Json = False) -> None:
         text += (
             "; write what is missing with the command that made the cache: xd3d extract-features, or xd3d cache export"
         )
-    conclude(Outcome(result=done, text=text), as_json)
+    return Outcome(result=done, text=text)
 
 
 @app.command()
@@ -86,8 +85,7 @@ def upgrade(
     ] = None,
     root: Root = None,
     device: Device = None,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Upgrade a cache to the newest format. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
 
     It computes the memberships of each image's agents from the cached maps and the pictures; the diffusion model is
@@ -95,7 +93,7 @@ def upgrade(
     """
     from .caches import add_memberships
 
-    conclude(add_memberships(Workspace.current(), path, dataset, root, device), as_json)
+    return add_memberships(Workspace.current(), path, dataset, root, device)
 
 
 @app.command()
@@ -107,16 +105,15 @@ def gc(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, with its size.")] = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Remove stale files that no running process owns; committed data stay. Example: `xd3d cache gc --dry-run`."""
     from .caches import collect_garbage
 
-    conclude(collect_garbage(Workspace.current(), path, dry_run=dry_run), as_json)
+    return collect_garbage(Workspace.current(), path, dry_run=dry_run)
 
 
 @app.command()
-def diff(first: CachePath, second: CachePath, as_json: Json = False) -> None:
+def diff(first: CachePath, second: CachePath) -> Outcome:
     """Show how two caches differ; the exit code is 1 if they do. Example: `xd3d cache diff A B`."""
     from ..cache.diff import diff_caches
 
@@ -126,7 +123,7 @@ def diff(first: CachePath, second: CachePath, as_json: Json = False) -> None:
         lines += [f"{kind}, {side.replace('_', ' ')}: {len(names)}" for side, names in found[kind].items() if names]
     lines += [f"{array}: {len(keys)} images differ" for array, keys in found["rows"].items() if keys]
     lines.append("The caches are equal" if found["equal"] else "The caches differ")
-    conclude(Outcome(result=found, text="\n".join(lines), exit_code=0 if found["equal"] else 1), as_json)
+    return Outcome(result=found, text="\n".join(lines), exit_code=0 if found["equal"] else 1)
 
 
 @app.command()
@@ -139,15 +136,14 @@ def export(
     split: Annotated[str | None, typer.Option(help="A split to keep: source-train, target-val, ...")] = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Write some taps or images of a cache as a new cache. Example: `xd3d cache export PATH OUT --split source-val`.
 
     If it is stopped, the same command resumes.
     """
     from .caches import export_part
 
-    done = export_part(
+    return export_part(
         Workspace.current(),
         path,
         out,
@@ -158,4 +154,3 @@ def export(
         config=config,
         overrides=overrides or [],
     )
-    conclude(done, as_json)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .console import conclude
-from .options import ConfigName, Json, Overrides
+from .console import Outcome
+from .options import ConfigName, Overrides
 from .workspace import Workspace
 
 __all__ = ["pull", "push"]
@@ -51,8 +51,7 @@ def push(
     ] = False,
     replace: Replace = False,
     dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Send a cache or a run to the Hugging Face Hub, S3 or a folder, with digests and a card.
 
     If it is stopped, the same command resumes; what is there is not sent again.
@@ -61,7 +60,7 @@ def push(
     """
     from .transfer import commands
 
-    done = commands.push(
+    return commands.push(
         Workspace.current(),
         what,
         place,
@@ -77,7 +76,6 @@ def push(
         replace=replace,
         dry_run=dry_run,
     )
-    conclude(done, as_json)
 
 
 def pull(
@@ -94,8 +92,7 @@ def pull(
     overrides: Overrides = None,
     replace: Replace = False,
     dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Fetch a cache or a run that was pushed, and check every byte; commands then find it like one made here.
 
     If it is stopped, the same command resumes; what is there is not fetched again.
@@ -104,7 +101,7 @@ def pull(
     """
     from .transfer import commands
 
-    done = commands.pull(
+    return commands.pull(
         Workspace.current(),
         place,
         out=out,
@@ -118,7 +115,6 @@ def pull(
         replace=replace,
         dry_run=dry_run,
     )
-    conclude(done, as_json)
 
 
 def _names(text: str | None) -> list[str] | None:

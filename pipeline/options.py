@@ -12,7 +12,6 @@ __all__ = [
     "DatasetName",
     "Device",
     "Fusion",
-    "Json",
     "MachineOverrides",
     "Overrides",
     "Root",
@@ -22,7 +21,6 @@ __all__ = [
     "Workers",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ConfigName = Annotated[str, typer.Option("--config", help="A preset ('xd3d config list') or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE; may be repeated.")]
 Device = Annotated[
