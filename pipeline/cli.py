@@ -24,6 +24,7 @@ from .options import (
     Scheduler,
     ShardPart,
     Workers,
+    machine_settings,
 )
 from .sharing import Sharing, require_one_process
 
@@ -226,7 +227,6 @@ def evaluate(
     Example: `xd3d evaluate --split test --json`
     """
     from . import jobs
-    from .runs import machine_settings
 
     return jobs.evaluate(
         run,
@@ -259,7 +259,6 @@ def report(
     Example: `xd3d report --out scores.html`
     """
     from . import jobs
-    from .runs import machine_settings
 
     chosen = [*([] if run is None else [run]), *(runs or [])]
     if len(chosen) > 2:

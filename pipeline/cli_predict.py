@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from .console import Outcome
-from .options import Adapt, Device, Fusion, MachineOverrides, RunFolder
+from .options import Adapt, Device, Fusion, MachineOverrides, RunFolder, machine_settings
 
 __all__ = ["predict"]
 
@@ -79,7 +79,6 @@ def predict(
     Example: `xd3d predict --dataset nuscenes --submission` or `xd3d predict /data/velodyne --picture`
     """
     from . import jobs
-    from .runs import machine_settings
 
     return jobs.predict(
         points,

@@ -58,6 +58,7 @@ def push(
 
     Example: `xd3d push nuscenes-0123456789ab hf://datasets/me/features --taps up1 --confirm-licence`
     """
+    from .caches import ImageChoice
     from .transfer import commands
 
     return commands.push(
@@ -66,11 +67,7 @@ def push(
         place,
         taps=_names(taps),
         networks=_names(networks),
-        images=images,
-        scenes=_names(scenes),
-        split=split,
-        config=config,
-        overrides=overrides or [],
+        images=ImageChoice(images=images, scenes=_names(scenes), split=split, config=config, overrides=overrides or []),
         confirm_licence=confirm_licence,
         public=public,
         replace=replace,
@@ -99,6 +96,7 @@ def pull(
 
     Example: `xd3d pull hf://datasets/me/features && xd3d train --cached`
     """
+    from .caches import ImageChoice
     from .transfer import commands
 
     return commands.pull(
@@ -107,11 +105,7 @@ def pull(
         out=out,
         taps=_names(taps),
         networks=_names(networks),
-        images=images,
-        scenes=_names(scenes),
-        split=split,
-        config=config,
-        overrides=overrides or [],
+        images=ImageChoice(images=images, scenes=_names(scenes), split=split, config=config, overrides=overrides or []),
         replace=replace,
         dry_run=dry_run,
     )

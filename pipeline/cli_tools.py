@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from . import cli_cache
 from .config import DEFAULT_PRESET, dotted_values, load_config, preset_names
 from .console import Commands, Outcome, has_colours
-from .options import Device, MachineOverrides, Overrides, RunFolder
+from .options import Device, MachineOverrides, Overrides, RunFolder, machine_settings
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def pseudo_label(
     Example: `xd3d pseudo-label && xd3d train --cached --config nuscenes_usa_singapore/uda_pl`
     """
     from .pseudo import pseudo_label
-    from .runs import machine_settings
 
     machine = machine_settings(device, overrides)
     return pseudo_label(run, agree=agree, vote=vote, machine=machine)
@@ -76,8 +75,13 @@ def pseudo_label(
 def config_list() -> Outcome:
     """List the presets, and for which published settings the data are prepared. Example: `xd3d config list`."""
     names = sorted(preset_names(), key=lambda name: (name.startswith("ablation/"), "/" in name, name))
-    settings = [_describe(name) for name in names if _is_setting(name, names)]
-    width, notes = max(map(len, names)), {setting["name"]: _note(setting["prepared"]) for setting in settings}
+    tasks = {f"{name.removesuffix('dg')}{task}" for name in names if name.endswith("/dg") for task in TASKS}
+    settings = [_describe(name) for name in names if name in tasks]
+    notes = {}
+    for setting in settings:
+        missing = [dataset for dataset, there in setting["prepared"].items() if not there]
+        notes[setting["name"]] = f"not prepared: {', '.join(missing)}" if missing else "prepared"
+    width = max(map(len, names))
     lines = [f"{name:{width}}  {notes.get(name, '')}".rstrip() for name in names]
     return Outcome(result={"presets": names, "settings": settings}, text="\n".join(lines))
 
@@ -149,11 +153,6 @@ def models_fetch(
     return Outcome(result=result, text="\n".join([*lines, f"{name} is in {path}"]))
 
 
-def _is_setting(name: str, names: list[str]) -> bool:
-    setting, _, task = name.partition("/")
-    return task in TASKS and f"{setting}/dg" in names
-
-
 def _describe(name: str) -> dict[str, Any]:
     setting, _, task = name.partition("/")
     data, workspace = load_config(name).config.data, Workspace.current()
@@ -167,11 +166,6 @@ def _describe(name: str) -> dict[str, Any]:
         "merge": data.merge,
         "prepared": {dataset: (index / "index.json").is_file() for dataset, index in sides.items()},
     }
-
-
-def _note(prepared: dict[str, bool]) -> str:
-    missing = [dataset for dataset, there in prepared.items() if not there]
-    return f"not prepared: {', '.join(missing)}" if missing else "prepared"
 
 
 def _model_line(model: "KnownModel") -> str:

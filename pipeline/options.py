@@ -19,6 +19,7 @@ __all__ = [
     "Scheduler",
     "ShardPart",
     "Workers",
+    "machine_settings",
 ]
 
 ConfigName = Annotated[str, typer.Option("--config", help="A preset ('xd3d config list') or a YAML file.")]
@@ -55,3 +56,8 @@ CameraNames = Annotated[
         "--cameras", help="Cameras, separated by commas, 'all' or 'none'; by default those of the published settings."
     ),
 ]
+
+
+def machine_settings(device: str | None, overrides: list[str] | None) -> list[str]:
+    """Returns the options ``--device`` and ``--set`` of a command as overrides for ``TrainedRun.open``."""
+    return [*([f"train.device={device}", f"extract.device={device}"] if device else []), *(overrides or [])]
