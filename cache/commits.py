@@ -13,14 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from jaxtyping import UInt8, UInt32
 
 from ..errors import CacheError
 from ..fingerprint import canonical_json, fingerprint_digest
 from .layout import DONE, ArrayLayout, CacheLayout, Shard
-from .metadata import manifest_checksum, parse_json
+from .metadata import manifest_checksum, parse_json, signed_body, signed_line
 from .stores.base import Files, Store, Version
 
 __all__ = [
@@ -39,11 +38,6 @@ __all__ = [
 ]
 
 UNCOMMITTED, COMMITTED, FAILED, DAMAGED = range(4)
-
-_HEAD = b'{"crc32c":"%08x","commit":'
-_HEAD_LENGTH = len(_HEAD % 0)
-_TAIL = b"}\n"
-
 
 FINISHED = "finished.json"
 
@@ -71,8 +65,7 @@ class Commit:
             "failed": {str(row): reason for row, reason in sorted(self.failed.items())},
             "crc32c": {name: list(values) for name, values in self.crc32c.items()},
         }
-        data = json.dumps(body, separators=(",", ":")).encode()
-        return _HEAD % google_crc32c.value(data) + data + _TAIL
+        return signed_line("commit", json.dumps(body, separators=(",", ":")).encode())
 
     @classmethod
     def load(cls, store: Files, shard: Shard, layout: CacheLayout, manifest: str, folder: str = DONE) -> "Commit":
@@ -104,8 +97,8 @@ class Commit:
         """
         key = f"{folder}/{index}.json"
         data, file = store.read(key), store.describe(key)
-        body = data[_HEAD_LENGTH : -len(_TAIL)]
-        if data != _HEAD % google_crc32c.value(body) + body + _TAIL:
+        body = signed_body("commit", data)
+        if body is None:
             raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
         try:
             return cls._parse(parse_json(body, file))

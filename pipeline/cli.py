@@ -1,12 +1,13 @@
-"""The command line: each command parses its options, calls one function of the pipeline and prints the result.
+"""The command line: each command parses its options, calls one function of the Python API and prints the result.
 
-Heavy libraries are imported by the commands when they run, not here.
+The package imports these functions, and with them heavy libraries, on first use.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal, no_type_check
 
 import typer
+import xd3d
 
 from . import cli_ablate, cli_predict, cli_share, cli_tools
 from .console import Commands, Outcome, run_command_line, set_up_logging
@@ -94,9 +95,7 @@ def synthesize(
 
     Example: `xd3d synthesize city --frames 200 && xd3d prepare --dataset nuscenes --root city`
     """
-    from . import jobs
-
-    return jobs.synthesize(out, dataset=dataset, frames=frames, seed=seed, cameras=cameras, plan=plan)
+    return xd3d.synthesize(out, dataset=dataset, frames=frames, seed=seed, cameras=cameras, plan=plan)
 
 
 @app.command()
@@ -122,9 +121,7 @@ def prepare(
 
     Example: `xd3d prepare --dataset nuscenes --root /data/nuscenes --cameras all`
     """
-    from . import jobs
-
-    return jobs.prepare(
+    return xd3d.prepare(
         dataset,
         root,
         version=version,
@@ -155,10 +152,8 @@ def extract_features(
 
     Example: `xd3d extract-features --dataset nuscenes --dry-run`
     """
-    from . import jobs
-
     sharing = Sharing.from_options(workers, scheduler, shard, dry_run=dry_run)
-    return jobs.extract_features(
+    return xd3d.extract_features(
         dataset, config, overrides or [], root, dry_run=dry_run, retry_failed=retry_failed, sharing=sharing
     )
 
@@ -176,9 +171,7 @@ def train(
 
     Example: `xd3d train --cached --config nuscenes_usa_singapore/dg --set train.batch_size=4`
     """
-    from . import jobs
-
-    return jobs.train(config, overrides or [], cached=cached, run=run, torchrun=True)
+    return xd3d.train(config, overrides or [], cached=cached, run=run, torchrun=True)
 
 
 @app.command()
@@ -195,9 +188,7 @@ def pretrain(
 
     Example: `xd3d pretrain --cached --config nuscenes_usa_singapore/uda`
     """
-    from . import jobs
-
-    return jobs.pretrain(config, overrides or [], cached=cached, run=run)
+    return xd3d.pretrain(config, overrides or [], cached=cached, run=run)
 
 
 @app.command()
@@ -226,9 +217,7 @@ def evaluate(
 
     Example: `xd3d evaluate --split test --json`
     """
-    from . import jobs
-
-    return jobs.evaluate(
+    return xd3d.evaluate(
         run,
         split=split,
         domain=domain,
@@ -258,13 +247,11 @@ def report(
 
     Example: `xd3d report --out scores.html`
     """
-    from . import jobs
-
     chosen = [*([] if run is None else [run]), *(runs or [])]
     if len(chosen) > 2:
         raise typer.BadParameter("one run, or two to compare")
     first, other = [*chosen, None, None][:2]
-    return jobs.report(first, out, other=other, machine=machine_settings(device, overrides))
+    return xd3d.report(first, out, other=other, machine=machine_settings(device, overrides))
 
 
 # The help lists commands in the order in which they are added.

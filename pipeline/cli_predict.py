@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+import xd3d
 
 from .console import Outcome
 from .options import Adapt, Device, Fusion, MachineOverrides, RunFolder, machine_settings
@@ -78,9 +79,7 @@ def predict(
 
     Example: `xd3d predict --dataset nuscenes --submission` or `xd3d predict /data/velodyne --picture`
     """
-    from . import jobs
-
-    return jobs.predict(
+    return xd3d.predict(
         points,
         run,
         dataset=dataset,

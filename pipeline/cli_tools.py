@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import xd3d
 
 from ..errors import ConfigError
 from . import cli_cache
@@ -65,10 +66,7 @@ def pseudo_label(
 
     Example: `xd3d pseudo-label && xd3d train --cached --config nuscenes_usa_singapore/uda_pl`
     """
-    from .pseudo import pseudo_label
-
-    machine = machine_settings(device, overrides)
-    return pseudo_label(run, agree=agree, vote=vote, machine=machine)
+    return xd3d.pseudo_label(run, agree=agree, vote=vote, machine=machine_settings(device, overrides))
 
 
 @config_app.command("list")
