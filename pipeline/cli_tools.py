@@ -8,7 +8,6 @@ import xd3d
 
 from ..errors import ConfigError
 from . import cli_cache
-from .config import DEFAULT_PRESET, dotted_values, load_config, preset_names
 from .console import Commands, Outcome, has_colours
 from .options import Device, MachineOverrides, Overrides, RunFolder, machine_settings
 from .workspace import Workspace
@@ -72,6 +71,8 @@ def pseudo_label(
 @config_app.command("list")
 def config_list() -> Outcome:
     """List the presets, and for which published settings the data are prepared. Example: `xd3d config list`."""
+    from .config import preset_names
+
     names = sorted(preset_names(), key=lambda name: (name.startswith("ablation/"), "/" in name, name))
     tasks = {f"{name.removesuffix('dg')}{task}" for name in names if name.endswith("/dg") for task in TASKS}
     settings = [_describe(name) for name in names if name in tasks]
@@ -87,6 +88,8 @@ def config_list() -> Outcome:
 @config_app.command("show")
 def config_show(name: PresetName = "default", overrides: Overrides = None) -> Outcome:
     """Print every setting, its value and its origin. Example: `xd3d config show --set train.seed=2`."""
+    from .config import dotted_values, load_config
+
     resolved = load_config(name, overrides or [])
     lines = [
         f"{key}: {value}    # {resolved.origins.get(key, 'built in')}" for key, value in dotted_values(resolved.config)
@@ -105,6 +108,8 @@ def config_validate(
     overrides: Overrides = None,
 ) -> Outcome:
     """Check presets or files, and print all faults at once. Example: `xd3d config validate mine.yaml`."""
+    from .config import DEFAULT_PRESET, load_config, preset_names
+
     checked = preset_names() if everything else (names or [DEFAULT_PRESET])
     faults = []
     for name in checked:
@@ -152,6 +157,8 @@ def models_fetch(
 
 
 def _describe(name: str) -> dict[str, Any]:
+    from .config import load_config
+
     setting, _, task = name.partition("/")
     data, workspace = load_config(name).config.data, Workspace.current()
     sides = {side.dataset: workspace.index(side.dataset) for side in (data.source, data.target)}

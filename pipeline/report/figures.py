@@ -220,7 +220,7 @@ def confusion_picture(matrix: Int[np.ndarray, "classes classes"], classes: Seque
 
 
 def draw_shares(
-    axes: "Axes", shares: Float[np.ndarray, "rows columns"], *, dark: float, fontsize: int, **options: Any
+    axes: "Axes", shares: Float[np.ndarray, "rows columns"], *, dark: int, fontsize: int, **options: Any
 ) -> None:
     """Draws a heat map of per cent with the number in each cell, white above ``dark``; NaN leaves a cell empty."""
     axes.imshow(shares, vmin=0, vmax=100, **options)
