@@ -1,6 +1,7 @@
 """The ablation from data to tables: extracts features, trains missing runs in child processes, publishes the rows."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -157,7 +158,13 @@ def _start(training: Training, folder: Path, workspace: Workspace, benchmark: Be
         kwargs={"result": result, "log": log_file, "threads": threads},
         daemon=True,
     )
-    process.start()
+    usual = dict(os.environ)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # numpy reads it when the new process imports it
+    try:
+        process.start()
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        os.environ.update(usual)
     return _Child(training=training, process=process, result=result, log=log_file)
 
 
