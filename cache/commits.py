@@ -9,18 +9,17 @@ would look like an unfinished one. Caches of earlier versions get it from the ne
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from jaxtyping import UInt8, UInt32
 
 from ..errors import CacheError
 from ..fingerprint import canonical_json, fingerprint_digest
-from .layout import DONE, CacheLayout, Shard
-from .metadata import manifest_checksum, parse_json
+from .layout import DONE, ArrayLayout, CacheLayout, Shard
+from .metadata import manifest_checksum, parse_json, signed_body, signed_line
 from .stores.base import Files, Store, Version
 
 __all__ = [
@@ -39,11 +38,6 @@ __all__ = [
 ]
 
 UNCOMMITTED, COMMITTED, FAILED, DAMAGED = range(4)
-
-_HEAD = b'{"crc32c":"%08x","commit":'
-_HEAD_LENGTH = len(_HEAD % 0)
-_TAIL = b"}\n"
-
 
 FINISHED = "finished.json"
 
@@ -71,8 +65,7 @@ class Commit:
             "failed": {str(row): reason for row, reason in sorted(self.failed.items())},
             "crc32c": {name: list(values) for name, values in self.crc32c.items()},
         }
-        data = json.dumps(body, separators=(",", ":")).encode()
-        return _HEAD % google_crc32c.value(data) + data + _TAIL
+        return signed_line("commit", json.dumps(body, separators=(",", ":")).encode())
 
     @classmethod
     def load(cls, store: Files, shard: Shard, layout: CacheLayout, manifest: str, folder: str = DONE) -> "Commit":
@@ -104,8 +97,8 @@ class Commit:
         """
         key = f"{folder}/{index}.json"
         data, file = store.read(key), store.describe(key)
-        body = data[_HEAD_LENGTH : -len(_TAIL)]
-        if data != _HEAD % google_crc32c.value(body) + body + _TAIL:
+        body = signed_body("commit", data)
+        if body is None:
             raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
         try:
             return cls._parse(parse_json(body, file))
@@ -151,7 +144,8 @@ class CommitLog:
 
     def refresh(self) -> list[int]:
         """Reads new, changed and deleted records; returns the indices of the affected shards."""
-        found = self._scan()
+        records = sorted(list_records(self.store).items())
+        found = {index: version for index, version in records if index < self.layout.shard_count}
         changed = [index for index in found if found[index] != self._seen.get(index)]
         changed += [index for index in self._seen if index not in found]
         for index in changed:
@@ -167,10 +161,17 @@ class CommitLog:
         """Returns whether the record of ``shard``, or its absence, has not changed since the last ``refresh``."""
         return self.store.version(f"{DONE}/{shard.index}.json") == self._seen.get(shard.index)
 
-    def _scan(self) -> dict[int, Version]:
-        """Returns shard -> version of its record."""
-        found = list_records(self.store)
-        return {index: version for index, version in sorted(found.items()) if index < self.layout.shard_count}
+    def wrong_sizes(self, array: ArrayLayout, shards: Iterable[int]) -> dict[int, str]:
+        """Returns those of the committed ``shards`` whose file of ``array`` is missing or has another size, and why."""
+        files = {index: array.shard_file(index) for index in shards}
+        found, wrong = self.store.sizes(files.values()), {}
+        for index, file in files.items():
+            size, expected = found.get(file), self.sizes[index][array.name]
+            if size is None:
+                wrong[index] = "the file is missing"
+            elif size != expected:
+                wrong[index] = f"the file has {size} bytes, the commit record says {expected}"
+        return wrong
 
     def _forget(self, index: int) -> None:
         shard = self.layout.shard(index)
@@ -239,9 +240,9 @@ def encode_finished(layout: CacheLayout) -> bytes:
     return f"{canonical_json({'finished': facts})}\n".encode()
 
 
-def wants_mark(store: Store, log: CommitLog) -> bool:
+def wants_mark(log: CommitLog) -> bool:
     """Returns whether every image is committed or failed according to ``log``, and the mark is still missing."""
-    return bool(np.isin(log.states, (COMMITTED, FAILED)).all()) and not store.exists(FINISHED)
+    return bool(np.isin(log.states, (COMMITTED, FAILED)).all()) and not log.store.exists(FINISHED)
 
 
 def finished_fault(store: Store, layout: CacheLayout) -> str | None:
@@ -254,9 +255,9 @@ def finished_fault(store: Store, layout: CacheLayout) -> str | None:
         return str(error)
 
 
-def lost_records(store: Store, log: CommitLog) -> dict[int, str]:
+def lost_records(log: CommitLog) -> dict[int, str]:
     """Returns shard -> commit record for every missing record of a finished cache."""
-    if len(log.sizes) + len(log.damaged) == log.layout.shard_count or not store.exists(FINISHED):
+    if len(log.sizes) + len(log.damaged) == log.layout.shard_count or not log.store.exists(FINISHED):
         return {}
     found = log.sizes.keys() | log.damaged.keys()
     return {index: f"{DONE}/{index}.json" for index in range(log.layout.shard_count) if index not in found}

@@ -4,36 +4,35 @@ The export has the fingerprint and the format of its source. Images do not depen
 images can be used wherever the whole cache can. Fewer taps are a different setting, because the agents were grouped by
 all taps: the fingerprint then lists the exported taps and, as ``exported_from``, the digest of the source, and only a
 config with the same values accepts it.
+
+A ``Selection`` is a part of a cache without copying rows: the files of the arrays are those of the cache, and metadata
+and commit records are made for the taps that are kept. Images are chosen by whole shards, so all images keep their
+rows, and those of the other shards are uncommitted.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from ..errors import CacheError, nearest
 from ..fingerprint import fingerprint_digest
 from ..progress import track
 from .arrays import DamagedRowError, StoredArray
-from .commits import COMMITTED, FAILED, CommitLog
+from .commits import COMMITTED, FAILED, Commit, CommitLog
 from .layout import CacheLayout
-from .metadata import load_layout
-from .recipe import load_recipe
+from .metadata import load_layout, manifest_checksum, metadata_files
+from .recipe import RECIPE, encode_recipe, load_recipe
 from .stored import StoredRows, read_rows
-from .stores import Store, open_store
+from .stores import open_store
 from .verify import refuse_damaged_metadata
 from .writer import CacheWriter
 
-__all__ = ["chosen_taps", "export_cache", "export_fingerprint", "wanted_rows"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    store: Store
-    layout: CacheLayout
-    log: CommitLog
+__all__ = ["Selection", "export_cache"]
 
 
 def export_cache(
@@ -52,21 +51,19 @@ def export_cache(
     store = open_store(path)
     layout = load_layout(store)
     refuse_damaged_metadata(store, layout)
-    source = _Source(store=store, layout=layout, log=CommitLog(store=store, layout=layout))
-    chosen = chosen_taps(layout, taps)
-    wanted = wanted_rows(layout, images, store.describe())
-    rows = wanted[np.isin(source.log.states[wanted], (COMMITTED, FAILED))]
+    log = CommitLog(store=store, layout=layout)
+    chosen = Selection.of(layout, taps=taps, images=images, where=store.describe())
+    rows = chosen.rows[np.isin(log.states[chosen.rows], (COMMITTED, FAILED))]
     if not len(rows):
         raise CacheError(f"None of the images that are asked for is committed in {store.describe()}")
-    fingerprint = export_fingerprint(layout, chosen)
     recipe = load_recipe(store) or {}
     with CacheWriter.open(
         out,
-        taps=[tap for tap in layout.taps if tap.name in chosen],
+        taps=chosen.layout.taps,
         agents=layout.agents,
         image_keys=[layout.image_keys[row] for row in rows],
         images_per_frame=_images_per_frame(layout, rows),
-        fingerprint=fingerprint,
+        fingerprint=chosen.layout.fingerprint,
         profile=layout.profile,
         shard_bytes=layout.images_per_shard * layout.shard_bytes_per_image,
         recipe={**recipe, "exported_from": fingerprint_digest(layout.fingerprint)},
@@ -79,19 +76,81 @@ def export_cache(
         pending = writer.pending_shards()
         for shard in track(pending, "Exporting", len(pending), "shard"):
             theirs = [int(row) for row in rows[shard.first : shard.last]]
-            writer.write_rows(shard, _read(source, arrays, theirs).renumbered(shard.rows))
+            writer.write_rows(shard, _read(log, arrays, theirs).renumbered(shard.rows))
         stored = sum(array.row_bytes for array in writer.layout.arrays.values()) * len(rows)
     return {
         "cache": str(out),
-        "fingerprint": fingerprint_digest(fingerprint),
+        "fingerprint": fingerprint_digest(chosen.layout.fingerprint),
         "images": len(rows),
-        "left_out": len(wanted) - len(rows),
-        "taps": chosen,
+        "left_out": len(chosen.rows) - len(rows),
+        "taps": [tap.name for tap in chosen.layout.taps],
         "bytes": stored,
     }
 
 
-def chosen_taps(layout: CacheLayout, taps: Sequence[str] | None) -> list[str]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Selection:
+    """The chosen part of the cache with layout ``source``: its ``layout``, and the ``rows`` that were asked for."""
+
+    source: CacheLayout
+    layout: CacheLayout
+    rows: Int64[np.ndarray, "rows"]
+
+    @classmethod
+    def of(
+        cls,
+        source: CacheLayout,
+        *,
+        taps: Sequence[str] | None = None,
+        images: Sequence[str] | None = None,
+        where: str = "the cache",
+    ) -> "Selection":
+        """Chooses ``taps`` and ``images`` (keys) of a cache that messages call ``where``; None stands for all.
+
+        Raises:
+            CacheError: a tap or an image is not in the cache.
+        """
+        names = _chosen_taps(source, taps)
+        kept = tuple(tap for tap in source.taps if tap.name in names)
+        fingerprint = _export_fingerprint(source, names)
+        layout = source if kept == source.taps else replace(source, taps=kept, fingerprint=fingerprint)
+        return cls(source=source, layout=layout, rows=_wanted_rows(source, images, where))
+
+    @property
+    def shards(self) -> list[int]:
+        """Numbers of the shards that hold the rows."""
+        return [int(index) for index in np.unique(self.rows // self.layout.images_per_shard)]
+
+    @cached_property
+    def manifest(self) -> str:
+        """Checksum of the manifest of the selection."""
+        return manifest_checksum(self.layout)
+
+    def record(self, commit: Commit, plain: Callable[[str], str] = str) -> bytes:
+        """Returns the commit record of a shard of the selection, made of that of the cache.
+
+        ``plain`` is applied to the reasons of failures.
+        """
+        names = self.layout.arrays
+        return replace(
+            commit,
+            manifest=self.manifest,
+            sizes={name: commit.sizes[name] for name in names},
+            crc32c={name: commit.crc32c[name] for name in names},
+            clamped={name: rows for name, rows in commit.clamped.items() if name in names},
+            failed={row: plain(reason) for row, reason in commit.failed.items()},
+        ).encode()
+
+    def metadata(self, recipe: Mapping[str, Any] | None) -> dict[str, bytes]:
+        """Returns the metadata files by name, the manifest last; ``recipe`` is that of the cache."""
+        files: dict[str, bytes] = {}
+        if recipe is not None:
+            exported = {"exported_from": fingerprint_digest(self.source.fingerprint)}
+            files[RECIPE] = encode_recipe({**recipe, **({} if self.layout is self.source else exported)})
+        return {**files, **metadata_files(self.layout)}
+
+
+def _chosen_taps(layout: CacheLayout, taps: Sequence[str] | None) -> list[str]:
     """Returns the names of ``taps`` in the order of the cache; None stands for all.
 
     Raises:
@@ -104,7 +163,7 @@ def chosen_taps(layout: CacheLayout, taps: Sequence[str] | None) -> list[str]:
     return [name for name in names if taps is None or name in taps]
 
 
-def wanted_rows(layout: CacheLayout, images: Sequence[str] | None, where: str) -> np.ndarray:
+def _wanted_rows(layout: CacheLayout, images: Sequence[str] | None, where: str) -> np.ndarray:
     """Returns the rows of ``images`` (keys; None stands for all), in the order of the cache, int64 [images].
 
     Raises:
@@ -131,7 +190,7 @@ def _images_per_frame(layout: CacheLayout, rows: np.ndarray) -> int:
     return together if whole else 1
 
 
-def export_fingerprint(layout: CacheLayout, taps: Sequence[str]) -> dict[str, Any]:
+def _export_fingerprint(layout: CacheLayout, taps: Sequence[str]) -> dict[str, Any]:
     """Returns the fingerprint of the cache with some ``taps`` alone; with all taps it is that of the cache."""
     dropped = {tap.name for tap in layout.taps} - set(taps)
     if not dropped:
@@ -143,12 +202,12 @@ def export_fingerprint(layout: CacheLayout, taps: Sequence[str]) -> dict[str, An
     return fields
 
 
-def _read(source: _Source, arrays: dict[str, StoredArray], rows: list[int]) -> StoredRows:
+def _read(log: CommitLog, arrays: dict[str, StoredArray], rows: list[int]) -> StoredRows:
     try:
-        return read_rows(source.log, arrays, rows)
+        return read_rows(log, arrays, rows)
     except DamagedRowError as error:
-        where = source.store.describe()
+        where = log.store.describe()
         raise CacheError(
-            f"Image '{source.layout.image_keys[error.row]}' (row {error.row}) of {where} is damaged: {error.reason}; "
+            f"Image '{log.layout.image_keys[error.row]}' (row {error.row}) of {where} is damaged: {error.reason}; "
             f"repair it first with: xd3d cache repair {where}"
         ) from error

@@ -17,18 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import CacheError, nearest
-from .schema import MEMBERSHIPS_PER_CELL, TapSpec
+from .schema import ASSIGNMENT, GEOMETRY, MEMBERSHIP, MEMBERSHIPS, MEMBERSHIPS_PER_CELL, SCALES, TapSpec
 
 __all__ = [
-    "ASSIGNMENT",
     "CACHE_FORMAT",
     "DONE",
     "FORMATS",
-    "GEOMETRY",
-    "MEMBERSHIP",
-    "MEMBERSHIPS",
     "PROFILES",
-    "SCALES",
     "STAGING",
     "UPGRADE",
     "ArrayLayout",
@@ -39,9 +34,6 @@ __all__ = [
 CACHE_FORMAT = 2
 FORMATS = (1, CACHE_FORMAT)  #: supported formats; the first has no memberships
 PROFILES = ("exact", "compact")
-GEOMETRY = "agents/geometry"
-ASSIGNMENT, MEMBERSHIP = MEMBERSHIPS = ("agents/assignment", "agents/membership")  #: what format 2 adds
-SCALES = "scales/"  #: prefix of the arrays that decode the codes of the profile ``compact``
 DONE = "done"  #: folder of the commit records
 STAGING = "staging"  #: folder of incomplete shard files
 UPGRADE = "upgrade"  #: folder of the commit records of an unfinished upgrade
@@ -191,10 +183,6 @@ class CacheLayout:
             else:
                 arrays.append(array)
         return {array.name: array for array in arrays}
-
-    def is_quantised(self, name: str) -> bool:
-        """Returns whether the array ``name`` holds codes; ``SCALES + name`` holds their scales."""
-        return SCALES + name in self.arrays
 
     @property
     def identity(self) -> dict[str, Any]:

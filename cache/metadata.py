@@ -12,10 +12,12 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+import google_crc32c
+
 from ..errors import CacheError, CacheMismatchError, UnfinishedUpgradeError
 from ..fingerprint import canonical_json, fingerprint_digest
-from .layout import FORMATS, SCALES, ArrayLayout, CacheLayout
-from .schema import TapSpec
+from .layout import FORMATS, ArrayLayout, CacheLayout
+from .schema import SCALES, TapSpec
 from .stores.base import Files, Store
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "metadata_files",
     "networks_manifest",
     "parse_json",
+    "signed_body",
+    "signed_line",
     "unfinished_manifest",
 ]
 
@@ -99,7 +103,7 @@ def load_layout(store: Files) -> CacheLayout:
             f"The cache in {store.describe()} has format {facts['format']!r}, this version reads"
             f" {' and '.join(map(str, FORMATS))}; use a newer xd3d, or extract the features again"
         )
-    return _checked_layout(store, facts)
+    return _layout(store, facts)
 
 
 def load_identity(store: Files) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def load_unfinished(store: Store) -> CacheLayout | None:
         CacheError: there is no cache, or a file is damaged.
     """
     facts = _facts(store)
-    return _checked_layout(store, {**facts, "format": FORMATS[-1]}) if facts["format"] == _UNFINISHED else None
+    return _layout(store, {**facts, "format": FORMATS[-1]}) if facts["format"] == _UNFINISHED else None
 
 
 def _facts(store: Files) -> dict[str, Any]:
@@ -141,11 +145,6 @@ def _facts(store: Files) -> dict[str, Any]:
             ) from error
         raise CacheError(f"{file} is not the manifest of a feature cache (no attribute {error})") from error
     return facts
-
-
-def _checked_layout(store: Files, facts: dict[str, Any]) -> CacheLayout:
-    with _damage_named(store):
-        return _layout(store, facts)
 
 
 @contextmanager
@@ -168,6 +167,17 @@ def parse_json(data: bytes, file: str) -> Any:
         raise CacheError(f"{file} is damaged: it is no JSON ({error})") from error
 
 
+def signed_line(kind: str, body: bytes) -> bytes:
+    """Returns a line of JSON with ``body`` (JSON too) under the key ``kind``, and its crc32c."""
+    return b'{"crc32c":"%08x","%s":%s}\n' % (google_crc32c.value(body), kind.encode(), body)
+
+
+def signed_body(kind: str, line: bytes) -> bytes | None:
+    """Returns the ``body`` of a ``signed_line``; None if the line does not match its checksum."""
+    body = line[len(signed_line(kind, b"")) - len(b"}\n") : -len(b"}\n")]
+    return body if line == signed_line(kind, body) else None
+
+
 def _manifest(layout: CacheLayout) -> dict[str, Any]:
     facts = {
         "format": layout.format,
@@ -187,29 +197,30 @@ def _manifest(layout: CacheLayout) -> dict[str, Any]:
 
 
 def _layout(store: Files, facts: dict[str, Any]) -> CacheLayout:
-    _require_checksum(store, facts)
-    data, file = store.read(KEYS), store.describe(KEYS)
-    if hashlib.sha256(data).hexdigest() != facts["image_keys"]["sha256"]:
-        raise CacheError(f"{file} is damaged: the manifest gives it another sha256")
-    keys = parse_json(data, file)
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) != facts["images"]:
-        raise CacheError(f"{file} does not hold the {facts['images']} image keys of the manifest")
-    layout = CacheLayout(
-        taps=tuple(_tap(values) for values in facts["taps"]),
-        agents=_integer(facts["agents"]),
-        image_keys=tuple(keys),
-        images_per_frame=_integer(facts["images_per_frame"]),
-        images_per_shard=_integer(facts["images_per_shard"]),
-        fingerprint=dict(facts["fingerprint"]),
-        profile=str(facts["profile"]),
-        grid=_tap(facts["grid"]) if facts["format"] != 1 and facts.get("part") != "features" else None,
-        part=str(facts.get("part", "")),
-    )
-    if layout.images_per_shard > layout.images:
-        raise CacheError(
-            f"{store.describe(MANIFEST)} gives shards of {layout.images_per_shard} images to {layout.images} images"
+    with _damage_named(store):
+        _require_checksum(store, facts)
+        data, file = store.read(KEYS), store.describe(KEYS)
+        if hashlib.sha256(data).hexdigest() != facts["image_keys"]["sha256"]:
+            raise CacheError(f"{file} is damaged: the manifest gives it another sha256")
+        keys = parse_json(data, file)
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) != facts["images"]:
+            raise CacheError(f"{file} does not hold the {facts['images']} image keys of the manifest")
+        layout = CacheLayout(
+            taps=tuple(_tap(values) for values in facts["taps"]),
+            agents=_integer(facts["agents"]),
+            image_keys=tuple(keys),
+            images_per_frame=_integer(facts["images_per_frame"]),
+            images_per_shard=_integer(facts["images_per_shard"]),
+            fingerprint=dict(facts["fingerprint"]),
+            profile=str(facts["profile"]),
+            grid=_tap(facts["grid"]) if facts["format"] != 1 and facts.get("part") != "features" else None,
+            part=str(facts.get("part", "")),
         )
-    return layout
+        if layout.images_per_shard > layout.images:
+            raise CacheError(
+                f"{store.describe(MANIFEST)} gives shards of {layout.images_per_shard} images to {layout.images} images"
+            )
+        return layout
 
 
 def _require_checksum(store: Files, facts: dict[str, Any]) -> None:
@@ -276,7 +287,7 @@ def _array_metadata(array: ArrayLayout, layout: CacheLayout) -> dict[str, Any]:
 
 def _encoding(array: ArrayLayout, layout: CacheLayout) -> dict[str, str]:
     """Returns attributes that tell any reader how to decode the array."""
-    if not layout.is_quantised(array.name):
+    if SCALES + array.name not in layout.arrays:  # it holds no codes
         return {}
     value = "float8_e4m3fn(code) * scales[image, 0, channel] + scales[image, 1, channel]"
     return {"value": value, "scales": SCALES + array.name}

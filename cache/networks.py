@@ -8,7 +8,6 @@ writes a new part and leaves the others as they are.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,13 @@ from jaxtyping import Int
 
 from ..errors import CacheError
 from ..fingerprint import fingerprint_digest
-from .layout import GEOMETRY
 from .metadata import holds_networks, load_identity, networks_manifest
 from .reader import AllocateArray, FeatureReader
-from .repair import repair_cache
-from .rows import features_of, named_arrays
-from .schema import ImageFeatures, TapSpec
-from .stores import Store, open_store
+from .schema import GEOMETRY, ImageFeatures, TapSpec, features_of, named_arrays
+from .stores import Location, Store, join_location, open_store
+from .upkeep import repair_cache
 from .verify import cache_info, verify_cache
-from .writer import write_metadata
+from .writer import write_files
 
 __all__ = [
     "NetworksReader",
@@ -32,14 +29,10 @@ __all__ = [
     "check_parts",
     "create_networks",
     "describe_networks",
-    "holds_parts",
     "network_part",
-    "network_parts",
     "part_paths",
     "repair_parts",
 ]
-
-Location = Path | str
 
 
 def create_networks(path: Location) -> None:
@@ -57,27 +50,17 @@ def create_networks(path: Location) -> None:
             raise CacheError(
                 f"{store.describe()} holds {foreign[0]}, which is no part of a cache; choose another folder"
             )
-        write_metadata(store, networks_manifest(), "networks")
-
-
-def holds_parts(path: Location) -> bool:
-    """Returns whether ``path`` is a cache of several networks."""
-    return holds_networks(open_store(path))
+        write_files(store, networks_manifest(), "networks")
 
 
 def network_part(path: Location, network: str) -> Location:
     """Returns the location of the maps of ``network``."""
-    return _join(path, f"features/{network}")
+    return join_location(path, f"features/{network}")
 
 
 def agents_part(path: Location, fingerprint: Mapping[str, Any]) -> Location:
     """Returns the location of the agents with a fingerprint."""
-    return _join(path, f"agents/{fingerprint_digest(fingerprint)[:12]}")
-
-
-def network_parts(path: Location) -> dict[str, Location]:
-    """Returns network -> the location of its maps, for every network of the cache, by name."""
-    return {name: network_part(path, name) for name in _parts(open_store(path), "features")}
+    return join_location(path, f"agents/{fingerprint_digest(fingerprint)[:12]}")
 
 
 def part_paths(path: Location) -> list[Location]:
@@ -85,16 +68,14 @@ def part_paths(path: Location) -> list[Location]:
     store = open_store(path)
     if not holds_networks(store):
         return [path]
-    return [_join(path, f"{folder}/{name}") for folder in ("features", "agents") for name in _parts(store, folder)]
+    return [
+        join_location(path, f"{folder}/{name}") for folder in ("features", "agents") for name in _parts(store, folder)
+    ]
 
 
 def _parts(store: Store, folder: str) -> list[str]:
     found = sorted(store.listing(folder))
     return [name for name in found if store.exists(f"{folder}/{name}/zarr.json")]
-
-
-def _join(path: Location, name: str) -> Location:
-    return path / name if isinstance(path, Path) else f"{path.rstrip('/')}/{name}"
 
 
 def describe_networks(path: Location) -> dict[str, Any]:
@@ -106,12 +87,11 @@ def describe_networks(path: Location) -> dict[str, Any]:
     if not holds_networks(store):
         return cache_info(path)
     parts = {_name(path, part): cache_info(part) for part in part_paths(path)}
-    arrays = {}
-    for name, part in parts.items():
-        folder = name.partition("/")[0]
-        for array, facts in part["arrays"].items():
-            own = array.removeprefix(f"{folder}/")
-            arrays[f"{name}/{own}"] = facts
+    arrays = {
+        f"{name}/{array.removeprefix(name.partition('/')[0] + '/')}": facts
+        for name, part in parts.items()
+        for array, facts in part["arrays"].items()
+    }
     digests = {name: part["fingerprint"] for name, part in parts.items()}
     return {
         "cache": store.describe(),
@@ -183,7 +163,7 @@ class NetworksReader:
         whole_shards: bool = False,
     ) -> None:
         self.path = path
-        there = network_parts(path)
+        there = {name: network_part(path, name) for name in _parts(open_store(path), "features")}
         for name in networks:
             if name not in there:
                 raise CacheError(
@@ -200,30 +180,14 @@ class NetworksReader:
             )
         self._agents = open_part(part, expected=agents)
         self._names = tuple(agents["taps"])
-
-    @property
-    def taps(self) -> dict[str, TapSpec]:
-        """The taps by name, in the order of the settings."""
-        return {name: self._spec(name) for name in self._names}
+        self.taps: dict[str, TapSpec] = {name: self._spec(name) for name in self._names}  #: in this order
+        self.grid: TapSpec | None = self._agents.grid  #: the tap whose grid the memberships use
+        self.agents: int = self._agents.agents  #: number of agents per image
+        self.views: tuple[str, ...] = self._agents.views  #: of each image, in the order of its rows
 
     def _spec(self, name: str) -> TapSpec:
         network, _, tap = name.rpartition("/")
         return replace(self._networks[network].taps[tap], name=name) if network else self._agents.taps[name]
-
-    @property
-    def grid(self) -> TapSpec | None:
-        """The tap whose grid the memberships use."""
-        return self._agents.grid
-
-    @property
-    def agents(self) -> int:
-        """Number of agents per image."""
-        return self._agents.agents
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """The views of each image, in the order of its rows."""
-        return self._agents.views
 
     def require(self, rows: Sequence[int] | Int[np.ndarray, "images"]) -> None:
         """Checks that all ``rows`` can be read from every part; raises like ``FeatureReader.require``."""
@@ -244,35 +208,28 @@ class NetworksReader:
         for network, reader in self._networks.items():
             own = [name.rpartition("/")[2] for name in wanted if name.rpartition("/")[0] == network]
             maps = named_arrays(reader.allocate(count, taps=own, memberships=False, empty=empty))
-            found |= {_outer(network, name): values for name, values in maps.items() if name != GEOMETRY}
+            found |= {
+                name.replace("features/", f"features/{network}/", 1): values
+                for name, values in maps.items()
+                if name != GEOMETRY
+            }
         batch = features_of(found)
         return replace(batch, maps={name: batch.maps[name] for name in self._names if name in batch.maps})
 
     def read(self, rows: Sequence[int] | Int[np.ndarray, "images"], out: ImageFeatures | None = None) -> ImageFeatures:
         """Returns the features of ``rows``, in the given order; raises like ``FeatureReader.read``."""
         target = self.allocate(len(rows)) if out is None else out
-        arrays = named_arrays(target)
-        mine: dict[str, dict[str, np.ndarray]] = {network: {} for network in self._networks}
-        rest: dict[str, np.ndarray] = {}
-        for name, values in arrays.items():
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        for name, values in named_arrays(target).items():
             network = _network_of(name)
-            if network is None:
-                rest[name] = values
-            else:
-                mine[network][name.replace(f"features/{network}/", "features/")] = values
-        for network, maps in mine.items():
-            if maps:
-                self._networks[network].read(rows, features_of(maps))
-        self._agents.read(rows, features_of(rest))
+            parts.setdefault(network, {})[name.replace(f"features/{network}/", "features/")] = values
+        for network, arrays in parts.items():
+            reader = self._networks[network] if network else self._agents
+            reader.read(rows, features_of(arrays))
         return target
 
 
-def _outer(network: str, name: str) -> str:
-    """Returns the name that an array of a network's part has among those of all networks."""
-    return name.replace("features/", f"features/{network}/", 1)
-
-
-def _network_of(name: str) -> str | None:
-    """Returns the network whose part holds an array, or None for the part of the agents."""
-    folder, _, rest = name.removeprefix("scales/").partition("/")
-    return rest.rpartition("/")[0] if folder == "features" and "/" in rest else None
+def _network_of(name: str) -> str:
+    """Returns the network whose part holds an array, or "" for the part of the agents."""
+    folder, _, tap = name.removeprefix("scales/").partition("/")
+    return tap.rpartition("/")[0] if folder == "features" else ""

@@ -5,7 +5,8 @@ never returned as zeros.
 """
 
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,9 @@ from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import identity_differences
 from .arrays import DamagedRowError, Run, StoredArray, runs_of
 from .commits import COMMITTED, DAMAGED, FAILED, CommitLog
-from .layout import DONE, GEOMETRY, MEMBERSHIPS, SCALES
+from .layout import DONE
 from .metadata import load_layout
-from .rows import features_of, named_arrays
-from .schema import ImageFeatures, TapSpec
+from .schema import GEOMETRY, MEMBERSHIPS, SCALES, ImageFeatures, TapSpec, features_of, named_arrays
 from .stores import open_store
 from .verify import refuse_damaged_metadata
 from .views import IDENTITY
@@ -56,54 +56,31 @@ class FeatureReader:
     ) -> None:
         self._store = open_store(path)
         self.path = self._store.location
-        self.layout = load_layout(self._store)
-        if expected is not None and (lines := identity_differences(expected, self.layout.identity)):
+        self.layout = layout = load_layout(self._store)
+        if expected is not None and (lines := identity_differences(expected, layout.identity)):
             raise CacheMismatchError(
                 f"The cache in {self.path} was made with other settings:\n  " + "\n  ".join(lines) + "\n"
                 "Change the settings back, or extract again with: xd3d extract-features"
             )
         self._arrays = {
-            name: StoredArray(store=self._store, array=array, layout=self.layout, whole_shards=whole_shards)
-            for name, array in self.layout.arrays.items()
+            name: StoredArray(store=self._store, array=array, layout=layout, whole_shards=whole_shards)
+            for name, array in layout.arrays.items()
         }
-        refuse_damaged_metadata(self._store, self.layout)
-        self._log = CommitLog(store=self._store, layout=self.layout)
+        refuse_damaged_metadata(self._store, layout)
+        self._log = CommitLog(store=self._store, layout=layout)
         self._whole_shards = whole_shards
-        self._keys = None if keys is None or tuple(keys) == self.layout.image_keys else tuple(keys)
-        self._row_of_key = {key: row for row, key in enumerate(self.layout.image_keys)} if self._keys else {}
+        self._keys = None if keys is None or tuple(keys) == layout.image_keys else tuple(keys)
+        self._row_of_key = {key: row for row, key in enumerate(layout.image_keys)} if self._keys else {}
+
+        self.taps: dict[str, TapSpec] = {tap.name: tap for tap in layout.taps}  #: by name, in the order of the cache
+        self.grid: TapSpec | None = layout.grid  #: of the memberships, maybe none of ``taps``; None in format 1
+        self.agents: int = layout.agents  #: number of agents per image
+        self.views: tuple[str, ...] = tuple(layout.fingerprint.get("views", (IDENTITY,)))  #: of each image
+        self.image_keys: tuple[str, ...] = layout.image_keys  #: the key of every image, by row
+        self.fingerprint: Mapping[str, Any] = layout.fingerprint  #: the settings the features depend on
 
     def __reduce__(self) -> tuple[Callable[..., "FeatureReader"], tuple[Path | str]]:
         return partial(FeatureReader, keys=self._keys, whole_shards=self._whole_shards), (self.path,)
-
-    @property
-    def taps(self) -> dict[str, TapSpec]:
-        """The taps by name, in the order of the cache."""
-        return {tap.name: tap for tap in self.layout.taps}
-
-    @property
-    def grid(self) -> TapSpec | None:
-        """The tap whose grid the memberships use (the tap may be missing); None without memberships (format 1)."""
-        return self.layout.grid
-
-    @property
-    def agents(self) -> int:
-        """Number of agents per image."""
-        return self.layout.agents
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """The views of each image, in the order of its rows (``cache.views``)."""
-        return tuple(self.layout.fingerprint.get("views", (IDENTITY,)))
-
-    @property
-    def image_keys(self) -> tuple[str, ...]:
-        """The key of every image, by row."""
-        return self.layout.image_keys
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """The settings the features depend on."""
-        return self.layout.fingerprint
 
     @property
     def failed(self) -> dict[int, str]:
@@ -122,7 +99,8 @@ class FeatureReader:
     def refresh(self) -> None:
         """Picks up what a writer has committed, replaced or removed since the cache was opened."""
         if self._log.refresh():
-            self._forget()
+            for array in self._arrays.values():
+                array.forget()
 
     def allocate(
         self,
@@ -220,31 +198,36 @@ class FeatureReader:
         return named
 
     def _fill(self, rows: list[int], buffers: Mapping[str, np.ndarray]) -> None:
-        runs, checksums, later = runs_of(rows, self.layout.images_per_shard), self._log.crc32c, {}
+        runs = runs_of(rows, self.layout.images_per_shard)
         if self._store.parallel > 1:
-            tasks = [(name, run, buffer) for name, buffer in buffers.items() for run in runs]
-            for _ in self._store.map(self._fill_run, tasks):
+            tasks = [(name, [run], buffer) for name, buffer in buffers.items() for run in runs]
+            for _ in self._store.map(self._fill_runs, tasks):
                 pass
             return
-        name = ""
-        try:
-            for name, buffer in buffers.items():
-                later[name] = self._arrays[name].begin(runs, buffer, checksums[name])
-            for name, waiting in later.items():
-                self._arrays[name].read(waiting, buffers[name], checksums[name])
-        except DamagedRowError as error:
-            raise self._damage(error, name, self._arrays[name].file_of(error.row)) from error
+        waiting = []
+        for name, buffer in buffers.items():
+            with self._damage_named(name):
+                later = self._arrays[name].begin(runs, buffer, self._log.crc32c[name])
+            waiting.append((name, later, buffer))
+        for task in waiting:
+            self._fill_runs(task)
 
-    def _fill_run(self, task: tuple[str, Run, np.ndarray]) -> None:
-        name, run, buffer = task
-        try:
-            self._arrays[name].read([run], buffer, self._log.crc32c[name])
-        except DamagedRowError as error:
-            raise self._damage(error, name, self._arrays[name].file_of(error.row)) from error
+    def _fill_runs(self, task: tuple[str, list[Run], np.ndarray]) -> None:
+        name, runs, buffer = task
+        with self._damage_named(name):
+            self._arrays[name].read(runs, buffer, self._log.crc32c[name])
 
-    def _forget(self) -> None:
-        for array in self._arrays.values():
-            array.forget()
+    @contextmanager
+    def _damage_named(self, name: str) -> Iterator[None]:
+        """Adds image, array and file to the message about a damaged row of the array ``name``."""
+        try:
+            yield
+        except DamagedRowError as error:
+            file = self._store.describe(self._arrays[name].file_of(error.row))
+            raise CacheError(
+                f"Image '{self.image_keys[error.row]}' (row {error.row}) cannot be read, array {name}, file {file}:"
+                f" {error.reason}; check the whole cache with: xd3d cache verify {self.path}"
+            ) from error
 
     def _refuse(self, rows: list[int]) -> None:
         """Raises for the first of ``rows`` that is not committed."""
@@ -262,25 +245,15 @@ class FeatureReader:
                 f"stage one failed on it: {self._log.failed[row]}; try again with: xd3d extract-features --retry-failed"
             )
         elif state == DAMAGED:
-            self._refuse_upgraded()
+            if load_layout(self._store).format != self.layout.format:
+                return CacheError(
+                    f"The cache {self.path} was upgraded to another format since it was opened; open it again: start"
+                    " the command anew"
+                )
             reason = f"{self._log.damaged[index]}; xd3d extract-features writes it again"
         else:
             reason = "it is not committed yet; finish with: xd3d extract-features"
         return CacheError(
             f"Image '{self.image_keys[row]}' (row {row}) cannot be read, all arrays, file "
             f"{self._store.describe(f'{DONE}/{index}.json')}: {reason}"
-        )
-
-    def _refuse_upgraded(self) -> None:
-        """Raises if the cache has been upgraded to another format."""
-        if load_layout(self._store).format != self.layout.format:
-            raise CacheError(
-                f"The cache {self.path} was upgraded to another format since it was opened; open it again: start the"
-                " command anew"
-            )
-
-    def _damage(self, error: DamagedRowError, name: str, file: str) -> CacheError:
-        return CacheError(
-            f"Image '{self.image_keys[error.row]}' (row {error.row}) cannot be read, array {name}, file "
-            f"{self._store.describe(file)}: {error.reason}; check the whole cache with: xd3d cache verify {self.path}"
         )

@@ -8,25 +8,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import google_crc32c
-
 from ..errors import CacheError
 from ..fingerprint import canonical_json
+from .metadata import signed_body, signed_line
 from .stores.base import Files, Store
 
 __all__ = ["RECIPE", "encode_recipe", "load_recipe", "recipe_fault"]
 
 RECIPE = "recipe.jsonl"
 
-_HEAD = b'{"crc32c":"%08x","recipe":'
-_HEAD_LENGTH = len(_HEAD % 0)
-_TAIL = b"}\n"
-
 
 def encode_recipe(recipe: Mapping[str, Any]) -> bytes:
     """Returns the file content for ``recipe`` (plain JSON values)."""
-    data = canonical_json(dict(recipe)).encode()
-    return 2 * (_HEAD % google_crc32c.value(data) + data + _TAIL)
+    return 2 * signed_line("recipe", canonical_json(dict(recipe)).encode())
 
 
 def load_recipe(store: Files) -> dict[str, Any] | None:
@@ -49,8 +43,7 @@ def recipe_fault(store: Store) -> str | None:
 def _parse(data: bytes) -> dict[str, Any] | None:
     half = len(data) // 2
     for line in (data[:half], data[half:], *data.splitlines(keepends=True)):
-        body = line[_HEAD_LENGTH : -len(_TAIL)]
-        if line == _HEAD % google_crc32c.value(body) + body + _TAIL:
+        if (body := signed_body("recipe", line)) is not None:
             recipe = json.loads(body)
             return recipe if isinstance(recipe, dict) else None
     return None

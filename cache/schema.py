@@ -7,10 +7,25 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float16, Num, UInt8, UInt16
 
-__all__ = ["CHANNEL_AXES", "MEMBERSHIPS_PER_CELL", "ImageFeatures", "TapSpec"]
+__all__ = [
+    "ASSIGNMENT",
+    "CHANNEL_AXES",
+    "GEOMETRY",
+    "MEMBERSHIP",
+    "MEMBERSHIPS",
+    "MEMBERSHIPS_PER_CELL",
+    "SCALES",
+    "ImageFeatures",
+    "TapSpec",
+    "features_of",
+    "named_arrays",
+]
 
 CHANNEL_AXES = {"features": 1, "agents": 2}  #: axis of the channels of maps and of agents; axis 0 is the image
 MEMBERSHIPS_PER_CELL = 4  #: memberships stored for each cell of the grouping grid
+GEOMETRY = "agents/geometry"
+ASSIGNMENT, MEMBERSHIP = MEMBERSHIPS = ("agents/assignment", "agents/membership")  #: what format 2 adds
+SCALES = "scales/"  #: prefix of the arrays that decode the codes of the profile ``compact``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +70,31 @@ class ImageFeatures:
 
     def first(self, images: int) -> "ImageFeatures":
         """The first ``images`` of them, in the same memory."""
-        return ImageFeatures(
-            maps={tap: values[:images] for tap, values in self.maps.items()},
-            agents={tap: values[:images] for tap, values in self.agents.items()},
-            geometry=self.geometry[:images],
-            scales={name: values[:images] for name, values in self.scales.items()},
-            assignment=None if self.assignment is None else self.assignment[:images],
-            membership=None if self.membership is None else self.membership[:images],
-        )
+        return features_of({name: values[:images] for name, values in named_arrays(self).items()})
+
+
+def named_arrays(features: ImageFeatures) -> dict[str, np.ndarray]:
+    """Returns the arrays of ``features`` by their names in the cache."""
+    found = {f"features/{tap}": values for tap, values in features.maps.items()}
+    found |= {f"agents/{tap}": values for tap, values in features.agents.items()}
+    found |= {f"{SCALES}{name}": values for name, values in features.scales.items()}
+    found[GEOMETRY] = features.geometry
+    memberships = {ASSIGNMENT: features.assignment, MEMBERSHIP: features.membership}
+    return found | {name: values for name, values in memberships.items() if values is not None}
+
+
+def features_of(arrays: Mapping[str, np.ndarray]) -> ImageFeatures:
+    """Builds a batch from arrays by name; the inverse of ``named_arrays``. Maps alone get an empty geometry."""
+    parts: dict[str, dict[str, np.ndarray]] = {"features": {}, "agents": {}, "scales": {}}
+    for name, values in arrays.items():
+        folder, _, rest = name.partition("/")
+        parts[folder][rest] = values
+    agents, images = parts["agents"], next((len(values) for values in arrays.values()), 0)
+    return ImageFeatures(
+        maps=parts["features"],
+        geometry=agents.pop("geometry", np.zeros((images, 0, 5), np.float32)),
+        assignment=agents.pop("assignment", None),
+        membership=agents.pop("membership", None),
+        agents=agents,
+        scales=parts["scales"],
+    )

@@ -11,9 +11,8 @@ import numpy as np
 from ..errors import CacheError
 from .arrays import StoredArray, runs_of
 from .commits import Commit, CommitLog
-from .layout import MEMBERSHIPS, ArrayLayout, CacheLayout, Shard
-from .rows import features_of
-from .schema import ImageFeatures
+from .layout import ArrayLayout, CacheLayout, Shard
+from .schema import MEMBERSHIPS, ImageFeatures, features_of
 
 __all__ = ["StoredRows", "check_stored", "read_rows"]
 

@@ -6,17 +6,18 @@ replaces the commit records, and writes the manifest of format 2. The same call 
 before the switch with the pending shards, during the switch with the records.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from jaxtyping import UInt8, UInt16
 from numpy import ndarray
 
 from ..errors import CacheError
+from .arrays import check_agent_indices
 from .commits import Commit, CommitLog, list_records
-from .layout import ASSIGNMENT, DONE, MEMBERSHIP, MEMBERSHIPS, UPGRADE, CacheLayout, Shard
+from .layout import DONE, UPGRADE, CacheLayout, Shard
 from .metadata import (
     MANIFEST,
     load_layout,
@@ -25,19 +26,18 @@ from .metadata import (
     metadata_files,
     unfinished_manifest,
 )
-from .rows import check_agent_indices
-from .schema import TapSpec
+from .schema import ASSIGNMENT, MEMBERSHIP, MEMBERSHIPS, TapSpec
 from .stored import StoredRows
 from .stores import Store, exclusive, open_store
 from .stores.base import Lock
 from .verify import refuse_damaged_metadata
-from .writer import mark_finished, stage_arrays, write_metadata
+from .writer import mark_finished, stage_arrays, write_files
 
 __all__ = ["CacheUpgrade", "finish_upgrade"]
 
 
 class CacheUpgrade:
-    """A cache of format 1 during its upgrade, locked exclusively; use ``CacheUpgrade.open`` and a ``with`` block.
+    """A cache of format 1 during its upgrade, locked exclusively in a ``with`` block of ``CacheUpgrade.open``.
 
     ``layout``: the layout in format 2; ``pending``: the committed shards without memberships.
     """
@@ -51,7 +51,8 @@ class CacheUpgrade:
         self.pending = self._without_memberships()
 
     @classmethod
-    def open(cls, path: Path | str, *, grid: TapSpec) -> "CacheUpgrade":
+    @contextmanager
+    def open(cls, path: Path | str, *, grid: TapSpec) -> Iterator["CacheUpgrade"]:
         """Locks the cache in ``path``; ``grid`` is the tap whose grid its agents were computed on.
 
         Raises:
@@ -60,23 +61,19 @@ class CacheUpgrade:
         store = open_store(path)
         with store.faults("upgrading it"):
             lock = store.lock(shared=False)
-            try:
-                layout = _first_layout(store)
+        try:
+            with store.faults("upgrading it"):
+                layout = load_layout(store)
+                if layout.grid is not None:
+                    raise CacheError(f"The cache {store.describe()} has format {layout.format} already")
+                refuse_damaged_metadata(store, layout)
                 log = CommitLog(store=store, layout=layout)
-                _refuse_damaged_records(store, log, f"repair them first with: xd3d cache repair {store.describe()}")
+                _refuse_damaged_records(log, f"repair them first with: xd3d cache repair {store.describe()}")
                 store.sweep(host="")
-                return cls(store=store, layout=replace(layout, grid=grid), lock=lock, log=log)
-            except BaseException:
-                lock.release()
-                raise
-
-    def __enter__(self) -> "CacheUpgrade":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
+                upgrade = cls(store=store, layout=replace(layout, grid=grid), lock=lock, log=log)
+            yield upgrade
+        finally:
+            lock.release()
 
     def add(
         self,
@@ -122,7 +119,7 @@ class CacheUpgrade:
         with self._store.faults("switching it over"):
             files = metadata_files(self.layout)
             arrays = {key: files[key] for key in (f"{name}/zarr.json" for name in MEMBERSHIPS)}
-            write_metadata(self._store, {**arrays, MANIFEST: unfinished_manifest(self.layout)}, self._lock.owner)
+            write_files(self._store, {**arrays, MANIFEST: unfinished_manifest(self.layout)}, self._lock.owner)
             _exchange_records(self._store, self.layout, self._lock.owner)
 
     def _without_memberships(self) -> list[Shard]:
@@ -180,15 +177,6 @@ def finish_upgrade(path: Path | str) -> bool:
     return True
 
 
-def _first_layout(store: Store) -> CacheLayout:
-    """Returns the layout of a cache of format 1 with valid metadata."""
-    layout = load_layout(store)
-    if layout.grid is not None:
-        raise CacheError(f"The cache {store.describe()} has format {layout.format} already")
-    refuse_damaged_metadata(store, layout)
-    return layout
-
-
 def _exchange_records(store: Store, layout: CacheLayout, owner: str) -> None:
     """Replaces the commit records and then the blocking manifest with those of ``layout``."""
     stage, manifest = store.stage(owner), manifest_checksum(layout)
@@ -200,15 +188,15 @@ def _exchange_records(store: Store, layout: CacheLayout, owner: str) -> None:
     finally:
         stage.discard()
     log = CommitLog(store=store, layout=layout)
-    _refuse_damaged_records(store, log, "the upgrade cannot be finished")
-    write_metadata(store, {MANIFEST: metadata_files(layout)[MANIFEST]}, owner)
-    mark_finished(store, log, owner)
+    _refuse_damaged_records(log, "the upgrade cannot be finished")
+    write_files(store, {MANIFEST: metadata_files(layout)[MANIFEST]}, owner)
+    mark_finished(log, owner)
     store.remove(UPGRADE)
 
 
-def _refuse_damaged_records(store: Store, log: CommitLog, otherwise: str) -> None:
+def _refuse_damaged_records(log: CommitLog, otherwise: str) -> None:
     if log.damaged:
         raise CacheError(
-            f"{len(log.damaged)} commit records of {store.describe()} are damaged ({min(log.damaged.items())[1]});"
+            f"{len(log.damaged)} commit records of {log.store.describe()} are damaged ({min(log.damaged.items())[1]});"
             f" {otherwise}"
         )

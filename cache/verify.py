@@ -12,7 +12,7 @@ from ..fingerprint import differences, fingerprint_digest
 from ..progress import track
 from .arrays import DamagedRowError, StoredArray
 from .commits import COMMITTED, FAILED, FINISHED, CommitLog, finished_fault, lost_records
-from .layout import DONE, ArrayLayout, CacheLayout, Shard
+from .layout import DONE, CacheLayout, Shard
 from .metadata import KEYS, MANIFEST, load_layout, metadata_files, parse_json
 from .recipe import RECIPE, recipe_fault
 from .stores import Store, open_store
@@ -78,8 +78,8 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
         for file, reason in metadata_faults(store, layout).items()
     ]
     faults += [Fault(file=f"{DONE}/{index}.json", reason=reason) for index, reason in sorted(log.damaged.items())]
-    faults += [Fault(file=file, reason=_LOST) for file in lost_records(store, log).values()]
-    faults += row_faults(store, log, quick=quick)
+    faults += [Fault(file=file, reason=_LOST) for file in lost_records(log).values()]
+    faults += row_faults(log, quick=quick)
     checked = sum(len(layout.shard(index).rows) for index in log.sizes)
     damaged = [fault.to_json() for fault in faults]
     return {"ok": not faults, "images": layout.images, "checked": checked, "damaged": damaged}
@@ -95,19 +95,15 @@ def require_cache(store: Store) -> None:
         raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
 
 
-def row_faults(store: Store, log: CommitLog, *, quick: bool = False) -> Iterator[Fault]:
+def row_faults(log: CommitLog, *, quick: bool = False) -> Iterator[Fault]:
     """Yields one fault for each row and array that differs from its valid commit record."""
     layout = log.layout
-    arrays = [StoredArray(store=store, array=array, layout=layout) for array in layout.arrays.values()]
+    arrays = [StoredArray(store=log.store, array=array, layout=layout) for array in layout.arrays.values()]
     shards = [layout.shard(index) for index in sorted(log.sizes)]
-    wrong = {
-        (index, stored.array.name): reason
-        for stored in arrays
-        for index, reason in _wrong_sizes(store, log, stored.array)
-    }
+    wrong = {stored.array.name: log.wrong_sizes(stored.array, log.sizes) for stored in arrays}
     for shard in track(shards, "Verifying", len(shards), "shard"):
         for stored in arrays:
-            if reason := wrong.get((shard.index, stored.array.name)):
+            if reason := wrong[stored.array.name].get(shard.index):
                 file = stored.array.shard_file(shard.index)
                 for row in shard.rows:
                     yield Fault(
@@ -115,18 +111,6 @@ def row_faults(store: Store, log: CommitLog, *, quick: bool = False) -> Iterator
                     )
             elif not quick:
                 yield from _value_faults(log, stored, shard)
-
-
-def _wrong_sizes(store: Store, log: CommitLog, array: ArrayLayout) -> Iterator[tuple[int, str]]:
-    """Yields committed shards of an array whose file is missing or has another size, with the reason."""
-    files = {index: array.shard_file(index) for index in log.sizes}
-    found = store.sizes(files.values())
-    for index, file in files.items():
-        size, expected = found.get(file), log.sizes[index][array.name]
-        if size is None:
-            yield index, "the file is missing"
-        elif size != expected:
-            yield index, f"the file has {size} bytes, the commit record says {expected}"
 
 
 def _value_faults(log: CommitLog, stored: StoredArray, shard: Shard) -> Iterator[Fault]:

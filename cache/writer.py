@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import canonical_json, differences
 from ..locks import LOCKS
+from .arrays import write_rows
 from .commits import (
     COMMITTED,
     DAMAGED,
@@ -35,13 +35,12 @@ from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
 from .metadata import KEYS, MANIFEST, load_layout, manifest_checksum, metadata_files
 from .recipe import RECIPE, encode_recipe
 from .schema import TapSpec
-from .shards import write_rows
 from .stored import StoredRows, check_stored
 from .stores import Store, open_store
 from .stores.base import Lock, Stage
 from .stores.local import LOCK
 
-__all__ = ["CacheWriter", "mark_finished", "stage_arrays", "write_metadata"]
+__all__ = ["CacheWriter", "mark_finished", "stage_arrays", "write_files"]
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +119,7 @@ class CacheWriter:
     def __enter__(self) -> "CacheWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -146,7 +143,7 @@ class CacheWriter:
         try:
             if self._lock.held:
                 self._log.refresh()
-                mark_finished(self._store, self._log, self._lock.owner)
+                mark_finished(self._log, self._lock.owner)
         except (OSError, CacheError) as error:
             log.warning("%s cannot be marked as finished now (%s)", self._store.describe(), error)
         finally:
@@ -255,11 +252,9 @@ class CacheWriter:
 
     def _intact_shards(self, shards: Iterable[Shard]) -> set[int]:
         """Returns the committed ones of ``shards`` whose files all have the size in their record."""
-        intact = {shard.index for shard in shards} & set(self._log.sizes)
-        for name, array in self.layout.arrays.items():
-            files = {index: array.shard_file(index) for index in intact}
-            sizes = self._store.sizes(files.values())
-            intact = {index for index in intact if sizes.get(files[index]) == self._log.sizes[index][name]}
+        intact = {shard.index for shard in shards} & self._log.sizes.keys()
+        for array in self.layout.arrays.values():
+            intact -= self._log.wrong_sizes(array, intact).keys()
         return intact
 
 
@@ -299,7 +294,7 @@ def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, 
         return _resumed(store, wanted)
     layout = _layout_of_records(store, wanted)
     files = metadata_files(layout)
-    write_metadata(store, {RECIPE: encode_recipe(recipe), **files} if recipe else files, lock.owner)
+    write_files(store, {RECIPE: encode_recipe(recipe), **files} if recipe else files, lock.owner)
     return layout
 
 
@@ -322,8 +317,8 @@ def _layout_of_records(store: Store, wanted: CacheLayout) -> CacheLayout:
     )
 
 
-def write_metadata(store: Store, files: Mapping[str, bytes], owner: str) -> None:
-    """Writes metadata files; the manifest, if included, is published after all others."""
+def write_files(store: Store, files: Mapping[str, bytes], owner: str) -> None:
+    """Writes whole files together; the manifest, if included, is published after all others."""
     stage = store.stage(owner)
     try:
         for name, data in files.items():
@@ -335,10 +330,10 @@ def write_metadata(store: Store, files: Mapping[str, bytes], owner: str) -> None
         stage.discard()
 
 
-def mark_finished(store: Store, log: CommitLog, owner: str) -> None:
+def mark_finished(log: CommitLog, owner: str) -> None:
     """Writes the mark of a finished cache if every image is committed according to ``log``."""
-    if wants_mark(store, log):
-        write_metadata(store, {FINISHED: encode_finished(log.layout)}, owner)
+    if wants_mark(log):
+        write_files(log.store, {FINISHED: encode_finished(log.layout)}, owner)
 
 
 def _resumed(store: Store, wanted: CacheLayout) -> CacheLayout:

@@ -1,22 +1,22 @@
-"""Cache maintenance that needs the data set's index, the model or the workspace."""
+"""Opens caches, and chooses images of them by list, scene or split."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..cache.networks import NetworksReader, part_paths
+from ..cache.reader import FeatureReader
+from ..cache.recipe import load_recipe
+from ..cache.stores import open_store
 from ..errors import CacheError, ConfigError, nearest
+from ..stages.datasets.splits import domain_frames
 from .config import DEFAULT_PRESET, load_config
-from .console import Outcome
 from .domains import DomainOpener, open_index
 from .workspace import Workspace
 
-if TYPE_CHECKING:
-    from ..cache.networks import NetworksReader
-    from ..cache.reader import FeatureReader
-    from ..stages.datasets.index import FrameIndex
-
-__all__ = ["add_memberships", "chosen_images", "collect_garbage", "export_part", "open_cache"]
+__all__ = ["ImageChoice", "open_cache", "recorded_dataset"]
 
 
 def open_cache(
@@ -26,7 +26,7 @@ def open_cache(
     config: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
-) -> "FeatureReader | NetworksReader":
+) -> FeatureReader | NetworksReader:
     """Open a feature cache for reading; rows are images.
 
     Args:
@@ -51,164 +51,67 @@ def open_cache(
     if path is None:
         opener = DomainOpener(Workspace.of(workspace), load_config(config, overrides).config, cached=True)
         return opener.open_cache(dataset)
-    from ..cache.networks import part_paths
-    from ..cache.reader import FeatureReader
-
     if (parts := part_paths(path)) != [path]:
         raise CacheError(f"{path} is a cache of several networks; open one part: {', '.join(map(str, parts))}")
     return FeatureReader(path)
 
 
-def add_memberships(
-    workspace: Workspace, path: str, dataset: str | None, root: Path | None, device: str | None = None
-) -> Outcome:
-    """Upgrade the cache at ``path`` to the newest format; ``dataset`` is for a cache that does not record its own."""
-    from ..stages.extract.upgrade import upgrade_cache
+@dataclass(frozen=True, kw_only=True)
+class ImageChoice:
+    """The images of a list, of scenes, or of a split of a config's source or target (``source-val``); all by default.
 
-    def index() -> "FrameIndex":
-        return open_index(workspace, dataset, root) if dataset else _index_of(workspace, path, root)
-
-    done = upgrade_cache(path, index=index, root=root, device=device or "auto")
-    text = f"The cache {done.cache} has format {done.format}, with the memberships of its images"
-    if done.upgraded:
-        text = (
-            f"{done.upgraded} images were given memberships ({done.bytes / 1e6:.1f} MB, {done.seconds:.0f} s),"
-            f" {done.recomputed} of them by assigning cells to the stored agents; the cache has format {done.format}"
-        )
-    return Outcome(result={**asdict(done), "seconds": round(done.seconds, 3)}, text=text)
-
-
-def collect_garbage(workspace: Workspace, path: str | None, *, dry_run: bool) -> Outcome:
-    """Remove stale files from the cache at ``path``, or from all caches of the workspace, and caches that are empty.
-
-    The exit code is 1 if a cache of the workspace was skipped, for example because it is being written.
+    ``images`` is a file with the keys of images.
     """
-    from ..cache.gc import collect_garbage, remove_unused
-    from ..cache.networks import part_paths
 
-    files: list[dict[str, object]] = []
-    busy: dict[str, str] = {}
-    caches = [path] if path else _all_caches(workspace)
-    for place in [part for cache in caches for part in part_paths(cache)]:
-        try:
-            unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
-            found = unused or collect_garbage(place, dry_run=dry_run)
-        except CacheError as error:
-            if path:
-                raise
-            busy[str(place)] = str(error)
-            continue
-        files += [{"cache": found["cache"], **file} for file in found["files"]]
-    total = sum(int(str(file["bytes"])) for file in files)
-    verb = "would be removed" if dry_run else "removed"
-    lines = [f"{file['bytes']:>14,} {file['cache']}/{file['file']}" for file in files]
-    lines += [f"skipped: {reason}" for reason in busy.values()]
-    return Outcome(
-        result={"files": files, "bytes": total, "dry_run": dry_run, "busy": busy},
-        text="\n".join([*lines, f"{len(files)} files with {total:,} bytes {verb}"]),
-        exit_code=1 if busy else 0,
-    )
+    images: Path | None = None
+    scenes: Sequence[str] | None = None
+    split: str | None = None
+    config: str = DEFAULT_PRESET
+    overrides: Sequence[str] = ()
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is chosen."""
+        return not (self.images or self.scenes or self.split)
 
-def _all_caches(workspace: Workspace) -> list[Path | str]:
-    """Every cache of the workspace; symbolic links are skipped, because they may lead out of it."""
-    from ..cache.metadata import MANIFEST
-    from ..cache.stores import open_store
+    def keys(self, workspace: Workspace, dataset: str) -> list[str] | None:
+        """Returns the keys of the images; those of scenes are of ``dataset``. None if nothing is chosen.
 
-    place = workspace.cache_root()
-    if isinstance(place, Path):
-        return [
-            folder for folder in sorted(place.glob("*")) if (folder / MANIFEST).is_file() and not folder.is_symlink()
-        ]
-    caches = [f"{place}/{name}" for name in sorted(open_store(place).listing(""))]
-    return [cache for cache in caches if open_store(cache).exists(MANIFEST)]
-
-
-def export_part(
-    workspace: Workspace,
-    path: str,
-    out: str,
-    *,
-    taps: Sequence[str] | None,
-    images: Path | None,
-    scenes: Sequence[str] | None,
-    split: str | None,
-    config: str = DEFAULT_PRESET,
-    overrides: Sequence[str] = (),
-) -> Outcome:
-    """Copy some taps, and the images of a list, of scenes or of a split, from a cache to a new one."""
-    from ..cache.export import export_cache
-    from ..cache.metadata import load_layout
-    from ..cache.stores import open_store
-    from ..cache.views import IDENTITY, view_keys
-
-    dataset = _dataset_of(path) if scenes else ""
-    chosen = chosen_images(workspace, dataset, images, scenes, split, config, overrides)
-    if chosen is not None:
-        views = load_layout(open_store(path)).fingerprint.get("views", [IDENTITY])
-        chosen = view_keys(chosen, views)
-    done = export_cache(path, out, taps=taps, images=chosen)
-    left = f"; {done['left_out']} uncommitted images were left out" if done["left_out"] else ""
-    return Outcome(
-        result=done,
-        text=f"{done['images']} images, taps {', '.join(done['taps'])}, {done['bytes'] / 1e9:.2f} GB in {out}{left}",
-    )
+        Raises:
+            ConfigError: several ways are given, or there is no such scene or split.
+            MissingDataError: the data set is not prepared.
+        """
+        if len([way for way in (self.images, self.scenes, self.split) if way]) > 1:
+            raise ConfigError("Choose images in one way: --images, --scenes or --split")
+        if self.images:
+            return self.images.read_text(encoding="utf-8").split()
+        if self.whole:
+            return None
+        if self.scenes:
+            index = open_index(workspace, dataset)
+            known = set(index.frames.scene.tolist())
+            if strange := sorted(set(self.scenes) - known):
+                raise ConfigError(f"The data set has no scene {strange[0]}: {nearest(strange[0], known)}")
+            frames = index.frames_where(np.isin(index.frames.scene, list(self.scenes)))
+        else:
+            data = load_config(self.config, self.overrides).config.data
+            sides = {"source": data.source, "target": data.target}
+            side, _, part = str(self.split).partition("-")
+            if side not in sides or part not in ("train", "val", "test"):
+                raise ConfigError(
+                    f"'{self.split}' is no split: write source-train, source-val, target-val, target-test, ..."
+                )
+            index = open_index(workspace, sides[side].dataset)
+            frames = domain_frames(index, sides[side].domain, part)
+        return [str(index.images.key[row]) for frame in frames for row in index.images_of(frame)]
 
 
-def chosen_images(
-    workspace: Workspace,
-    dataset: str,
-    images: Path | None,
-    scenes: Sequence[str] | None,
-    split: str | None,
-    config: str,
-    overrides: Sequence[str],
-) -> list[str] | None:
-    """Returns the keys of a list of images, of scenes of ``dataset``, or of a split of the config's source or target.
-
-    None if nothing is chosen.
+def recorded_dataset(path: str) -> str:
+    """Returns the data set that the cache at ``path`` records.
 
     Raises:
-        ConfigError: several ways are given, or there is no such scene or split.
-        MissingDataError: the data set is not prepared.
+        CacheError: it records none.
     """
-    import numpy as np
-
-    from ..stages.datasets.splits import domain_frames
-
-    if len([way for way in (images, scenes, split) if way]) > 1:
-        raise ConfigError("Choose images in one way: --images, --scenes or --split")
-    if images:
-        return images.read_text(encoding="utf-8").split()
-    if not scenes and not split:
-        return None
-    if scenes:
-        index = open_index(workspace, dataset)
-        if strange := sorted(set(scenes) - set(index.frames.scene.tolist())):
-            near = nearest(strange[0], set(index.frames.scene.tolist()))
-            raise ConfigError(f"The data set has no scene {strange[0]}: {near}")
-        frames = index.frames_where(np.isin(index.frames.scene, list(scenes)))
-    else:
-        data = load_config(config, overrides).config.data
-        sides = {"source": data.source, "target": data.target}
-        side, _, part = str(split).partition("-")
-        if side not in sides or part not in ("train", "val", "test"):
-            raise ConfigError(f"'{split}' is no split: write source-train, source-val, target-val, target-test, ...")
-        index = open_index(workspace, sides[side].dataset)
-        frames = domain_frames(index, sides[side].domain, part)
-    return [str(index.images.key[row]) for frame in frames for row in index.images_of(frame)]
-
-
-def _index_of(workspace: Workspace, path: str, root: Path | None) -> "FrameIndex":
-    """The index of the data set that the cache records."""
-    return open_index(workspace, _dataset_of(path), root)
-
-
-def _dataset_of(path: str) -> str:
-    """The data set that the cache records."""
-    from ..cache.recipe import load_recipe
-    from ..cache.stores import open_store
-
     recipe = load_recipe(open_store(path)) or {}
     if "dataset" not in recipe:
         raise CacheError(

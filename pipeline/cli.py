@@ -1,15 +1,16 @@
-"""The command line: each command parses its options, calls one function of the pipeline and prints the result.
+"""The command line: each command parses its options, calls one function of the Python API and prints the result.
 
-Heavy libraries are imported by the commands when they run, not here.
+The package imports these functions, and with them heavy libraries, on first use.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal, no_type_check
 
 import typer
+import xd3d
 
 from . import cli_ablate, cli_predict, cli_share, cli_tools
-from .console import conclude, run_command_line, set_up_logging
+from .console import Commands, Outcome, run_command_line, set_up_logging
 from .options import (
     Adapt,
     CameraNames,
@@ -17,7 +18,6 @@ from .options import (
     DatasetName,
     Device,
     Fusion,
-    Json,
     MachineOverrides,
     Overrides,
     Root,
@@ -25,12 +25,13 @@ from .options import (
     Scheduler,
     ShardPart,
     Workers,
+    machine_settings,
 )
 from .sharing import Sharing, require_one_process
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+app = Commands(
     name="xd3d",
     help="Cross-domain LiDAR segmentation that pays for Stable Diffusion once: extract features, then train from them.",
     no_args_is_help=True,
@@ -40,6 +41,10 @@ app = typer.Typer(
 
 Split = Literal["train", "val", "test"]
 Tested = Annotated[str, typer.Option(help="What to score: source, target, or another domain of the target's data set.")]
+Cached = Annotated[bool, typer.Option("--cached", help="Read features from the cache instead of running the model.")]
+NewRun = Annotated[
+    Path | None, typer.Option("--run", help="A folder or a name; by default it follows from the config.")
+]
 Absent = Literal["exclude", "zero", "one"]
 
 
@@ -65,15 +70,14 @@ def demo(
     fast: Annotated[
         bool, typer.Option("--fast", help="Run all stages in about a minute; the scores mean nothing.")
     ] = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Run all stages on a synthetic city, train with and without cached features, and write report.html.
 
     Example: `xd3d demo --out my-demo`
     """
     from .demo import run_demo
 
-    conclude(run_demo(out, frames=frames, seed=seed, fast=fast), as_json)
+    return run_demo(out, frames=frames, seed=seed, fast=fast)
 
 
 @app.command()
@@ -86,16 +90,12 @@ def synthesize(
         Literal["city", "benchmark"], typer.Option(help="Two cities, or the domains of the benchmark.")
     ] = "city",
     dataset: Annotated[str, typer.Option("--format", help="The data set whose format is written.")] = "nuscenes",
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Write the synthetic city as a data root of nuScenes, or in the format of another data set.
 
     Example: `xd3d synthesize city --frames 200 && xd3d prepare --dataset nuscenes --root city`
     """
-    from . import jobs
-
-    done = jobs.synthesize(out, dataset=dataset, frames=frames, seed=seed, cameras=cameras, plan=plan)
-    conclude(done, as_json)
+    return xd3d.synthesize(out, dataset=dataset, frames=frames, seed=seed, cameras=cameras, plan=plan)
 
 
 @app.command()
@@ -116,15 +116,12 @@ def prepare(
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Allow files of nuScenes that are links out of the root.")
     ] = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Index a data set and check that every file exists and is complete, before hours of work.
 
     Example: `xd3d prepare --dataset nuscenes --root /data/nuscenes --cameras all`
     """
-    from . import jobs
-
-    done = jobs.prepare(
+    return xd3d.prepare(
         dataset,
         root,
         version=version,
@@ -135,7 +132,6 @@ def prepare(
         follow_links=follow_links,
         picture=picture,
     )
-    conclude(done, as_json)
 
 
 @app.command("extract-features")
@@ -149,58 +145,42 @@ def extract_features(
     workers: Workers = None,
     scheduler: Scheduler = None,
     shard: ShardPart = None,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Stage one: run the diffusion model once over every image and store features and agent queries.
 
     It can be stopped at any time; the same command resumes.
 
     Example: `xd3d extract-features --dataset nuscenes --dry-run`
     """
-    from . import jobs
-
     sharing = Sharing.from_options(workers, scheduler, shard, dry_run=dry_run)
-    done = jobs.extract_features(
+    return xd3d.extract_features(
         dataset, config, overrides or [], root, dry_run=dry_run, retry_failed=retry_failed, sharing=sharing
     )
-    conclude(done, as_json)
 
 
 @app.command()
 def train(
-    cached: Annotated[
-        bool, typer.Option("--cached", help="Read features from the cache instead of running the model.")
-    ] = False,
+    cached: Cached = False,
     config: ConfigName = "default",
     overrides: Overrides = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", help="A folder or a name; by default it follows from the config.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+    run: NewRun = None,
+) -> Outcome:
     """Stage two: train the sparse 3D network and the fusion module.
 
     A run that was stopped resumes from its last checkpoint. Under torchrun, the processes share each batch.
 
     Example: `xd3d train --cached --config nuscenes_usa_singapore/dg --set train.batch_size=4`
     """
-    from . import jobs
-
-    conclude(jobs.train(config, overrides or [], cached=cached, run=run, torchrun=True), as_json)
+    return xd3d.train(config, overrides or [], cached=cached, run=run, torchrun=True)
 
 
 @app.command()
 def pretrain(
-    cached: Annotated[
-        bool, typer.Option("--cached", help="Read features from the cache instead of running the model.")
-    ] = False,
+    cached: Cached = False,
     config: ConfigName = "default",
     overrides: Overrides = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", help="A folder or a name; by default it follows from the config.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+    run: NewRun = None,
+) -> Outcome:
     """Pretrain the 3D network on image features, without labels; `xd3d train --set train.init=RUN` starts from it.
 
     It learns from the source; with a config that adapts (UDA), from the unlabelled target too. A run that was stopped
@@ -208,9 +188,7 @@ def pretrain(
 
     Example: `xd3d pretrain --cached --config nuscenes_usa_singapore/uda`
     """
-    from . import jobs
-
-    conclude(jobs.pretrain(config, overrides or [], cached=cached, run=run), as_json)
+    return xd3d.pretrain(config, overrides or [], cached=cached, run=run)
 
 
 @app.command()
@@ -234,16 +212,12 @@ def evaluate(
     ] = None,
     device: Device = None,
     overrides: MachineOverrides = None,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Score a run: IoU per class and their mean, for 2D, 3D, the sum of both (xM) and all predictions fused.
 
     Example: `xd3d evaluate --split test --json`
     """
-    from . import jobs
-    from .runs import machine_settings
-
-    done = jobs.evaluate(
+    return xd3d.evaluate(
         run,
         split=split,
         domain=domain,
@@ -255,7 +229,6 @@ def evaluate(
         export=export,
         machine=machine_settings(device, overrides),
     )
-    conclude(done, as_json)
 
 
 @app.command()
@@ -269,27 +242,21 @@ def report(
     ] = None,
     device: Device = None,
     overrides: MachineOverrides = None,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Write a single-file report of a run: interactive point clouds, pictures, curves, scores and the protocol.
 
     Example: `xd3d report --out scores.html`
     """
-    from . import jobs
-    from .runs import machine_settings
-
     chosen = [*([] if run is None else [run]), *(runs or [])]
     if len(chosen) > 2:
         raise typer.BadParameter("one run, or two to compare")
     first, other = [*chosen, None, None][:2]
-    conclude(jobs.report(first, out, other=other, machine=machine_settings(device, overrides)), as_json)
+    return xd3d.report(first, out, other=other, machine=machine_settings(device, overrides))
 
 
 # The help lists commands in the order in which they are added.
-app.command()(cli_predict.predict)
-app.command()(cli_share.push)
-app.command()(cli_share.pull)
-app.command()(cli_ablate.ablate)
+for _command in (cli_predict.predict, cli_share.push, cli_share.pull, cli_ablate.ablate):
+    app.command()(_command)
 cli_tools.register(app)
 
 

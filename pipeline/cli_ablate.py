@@ -6,46 +6,41 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from .console import conclude
-from .options import Json, Overrides
+from .console import Outcome
+from .options import Overrides
 
 __all__ = ["ablate"]
 
-Names = list[str] | None
-Short = Annotated[
-    bool, typer.Option("--short", help="Main variants, one seed, few frames and steps: half an hour on two cores.")
-]
-Only = Annotated[Names, typer.Option("--only", help="Variants, separated by commas; by default all but network-....")]
-Shifts = Annotated[Names, typer.Option("--shifts", help="Shifts, separated by commas; by default those reported.")]
-Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas; 1,2,3, in the short form 1.")]
-Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; they share the threads equally.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        file_okay=False,
-        help="Folder of data, runs, rows and tables; xd3d-ablation, in the short form xd3d-ablation-short.",
-    ),
-]
-Docs = Annotated[
-    Path | None,
-    typer.Option(
-        file_okay=False,
-        help="Update results.md and results.json in this folder too; rows published there are not made again.",
-    ),
-]
-
 
 def ablate(
-    out: Out = None,
-    short: Short = False,
-    only: Only = None,
-    shifts: Shifts = None,
-    seeds: Seeds = None,
-    jobs: Jobs = 2,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Folder of data, runs, rows and tables; xd3d-ablation, in the short form xd3d-ablation-short.",
+        ),
+    ] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="Main variants, one seed, few frames and steps: half an hour on two cores.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Variants, separated by commas; by default all but network-...."),
+    ] = None,
+    shifts: Annotated[
+        list[str] | None, typer.Option("--shifts", help="Shifts, separated by commas; by default those reported.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas; 1,2,3, in the short form 1.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; they share the threads equally.")] = 2,
     overrides: Overrides = None,
-    docs: Docs = None,
-    as_json: Json = False,
-) -> None:
+    docs: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Update results.md and results.json in this folder too; rows published there are not made again.",
+        ),
+    ] = None,
+) -> Outcome:
     """Train every variant of the method on one domain, test it on shifted ones, and write the tables.
 
     It can be stopped at any time; the same command resumes. The data are synthesised.
@@ -65,10 +60,10 @@ def ablate(
         overrides=overrides or [],
     )
     folder = out or Path("xd3d-ablation-short" if short else "xd3d-ablation")
-    conclude(run_ablation(folder, benchmark, request, processes=jobs, docs=docs), as_json)
+    return run_ablation(folder, benchmark, request, processes=jobs, docs=docs)
 
 
-def _names(given: Names, option: str) -> list[str]:
+def _names(given: list[str] | None, option: str) -> list[str]:
     names = [name.strip() for text in given or [] for name in text.split(",") if name.strip()]
     if given and not names:
         raise ConfigError(f"{option} names nothing; give names, or leave it out for all")

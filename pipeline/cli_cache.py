@@ -1,12 +1,14 @@
 """The commands that manage a feature cache."""
 
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
 
-from .console import Outcome, conclude
-from .options import ConfigName, Device, Json, Overrides, Root
+from ..errors import CacheError
+from .console import Commands, Outcome
+from .options import ConfigName, Device, Overrides, Root
 from .workspace import Workspace
 
 __all__ = ["app"]
@@ -23,17 +25,17 @@ CachePath = Annotated[
     ),
 ]
 
-app = typer.Typer(help="The feature cache: info, verify, repair, upgrade, gc, diff, export.", no_args_is_help=True)
+app = Commands(help="The feature cache: info, verify, repair, upgrade, gc, diff, export.", no_args_is_help=True)
 
 
 @app.command()
-def info(path: CachePath, as_json: Json = False) -> None:
+def info(path: CachePath) -> Outcome:
     """Show what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
     from ..cache.networks import describe_networks
 
     found = describe_networks(path)
     text = "\n".join(f"{key}: {value}" for key, value in found.items())
-    conclude(Outcome(result=found, text=text), as_json)
+    return Outcome(result=found, text=text)
 
 
 @app.command()
@@ -42,8 +44,7 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Metadata, commit records and file sizes only; no values are read.")
     ] = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Read everything in a cache and compare checksums. Example: `xd3d cache verify xd3d-work/cache/NAME`.
 
     The exit code is 1 if something is damaged, or if a complete cache has lost images.
@@ -57,11 +58,11 @@ def verify(
     ]
     images = "" if result["images"] is None else f" of {result['images']}"
     lines.append(f"{result['checked']}{images} images are committed and were checked, {len(result['damaged'])} faults")
-    conclude(Outcome(result=result, text="\n".join(lines), exit_code=0 if result["ok"] else 1), as_json)
+    return Outcome(result=result, text="\n".join(lines), exit_code=0 if result["ok"] else 1)
 
 
 @app.command()
-def repair(path: CachePath, as_json: Json = False) -> None:
+def repair(path: CachePath) -> Outcome:
     """Drop what is damaged in a cache, and keep the rest. Example: `xd3d cache repair xd3d-work/cache/NAME`.
 
     The command that made the cache then writes the dropped images again.
@@ -75,7 +76,7 @@ def repair(path: CachePath, as_json: Json = False) -> None:
         text += (
             "; write what is missing with the command that made the cache: xd3d extract-features, or xd3d cache export"
         )
-    conclude(Outcome(result=done, text=text), as_json)
+    return Outcome(result=done, text=text)
 
 
 @app.command()
@@ -86,16 +87,30 @@ def upgrade(
     ] = None,
     root: Root = None,
     device: Device = None,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Upgrade a cache to the newest format. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
 
     It computes the memberships of each image's agents from the cached maps and the pictures; the diffusion model is
     not needed. If it is stopped, the same command resumes; until it ends the cache reads as before.
     """
-    from .caches import add_memberships
+    from ..stages.extract.upgrade import upgrade_cache
+    from .caches import recorded_dataset
+    from .domains import open_index
 
-    conclude(add_memberships(Workspace.current(), path, dataset, root, device), as_json)
+    workspace = Workspace.current()
+    done = upgrade_cache(
+        path,
+        index=lambda: open_index(workspace, dataset or recorded_dataset(path), root),
+        root=root,
+        device=device or "auto",
+    )
+    text = f"The cache {done.cache} has format {done.format}, with the memberships of its images"
+    if done.upgraded:
+        text = (
+            f"{done.upgraded} images were given memberships ({done.bytes / 1e6:.1f} MB, {done.seconds:.0f} s),"
+            f" {done.recomputed} of them by assigning cells to the stored agents; the cache has format {done.format}"
+        )
+    return Outcome(result={**asdict(done), "seconds": round(done.seconds, 3)}, text=text)
 
 
 @app.command()
@@ -107,18 +122,39 @@ def gc(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, with its size.")] = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Remove stale files that no running process owns; committed data stay. Example: `xd3d cache gc --dry-run`."""
-    from .caches import collect_garbage
+    from ..cache.networks import part_paths
+    from ..cache.upkeep import collect_garbage, remove_unused
 
-    conclude(collect_garbage(Workspace.current(), path, dry_run=dry_run), as_json)
+    files: list[dict[str, object]] = []
+    busy: dict[str, str] = {}
+    caches = [path] if path else _all_caches(Workspace.current())
+    for place in [part for cache in caches for part in part_paths(cache)]:
+        try:
+            unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
+            found = unused or collect_garbage(place, dry_run=dry_run)
+        except CacheError as error:
+            if path:
+                raise
+            busy[str(place)] = str(error)
+            continue
+        files += [{"cache": found["cache"], **file} for file in found["files"]]
+    total = sum(int(str(file["bytes"])) for file in files)
+    verb = "would be removed" if dry_run else "removed"
+    lines = [f"{file['bytes']:>14,} {file['cache']}/{file['file']}" for file in files]
+    lines += [f"skipped: {reason}" for reason in busy.values()]
+    return Outcome(
+        result={"files": files, "bytes": total, "dry_run": dry_run, "busy": busy},
+        text="\n".join([*lines, f"{len(files)} files with {total:,} bytes {verb}"]),
+        exit_code=1 if busy else 0,  # a cache of the workspace was skipped, for example because it is being written
+    )
 
 
 @app.command()
-def diff(first: CachePath, second: CachePath, as_json: Json = False) -> None:
+def diff(first: CachePath, second: CachePath) -> Outcome:
     """Show how two caches differ; the exit code is 1 if they do. Example: `xd3d cache diff A B`."""
-    from ..cache.diff import diff_caches
+    from ..cache.upkeep import diff_caches
 
     found = diff_caches(first, second)
     lines = list(found["fingerprint"])
@@ -126,7 +162,7 @@ def diff(first: CachePath, second: CachePath, as_json: Json = False) -> None:
         lines += [f"{kind}, {side.replace('_', ' ')}: {len(names)}" for side, names in found[kind].items() if names]
     lines += [f"{array}: {len(keys)} images differ" for array, keys in found["rows"].items() if keys]
     lines.append("The caches are equal" if found["equal"] else "The caches differ")
-    conclude(Outcome(result=found, text="\n".join(lines), exit_code=0 if found["equal"] else 1), as_json)
+    return Outcome(result=found, text="\n".join(lines), exit_code=0 if found["equal"] else 1)
 
 
 @app.command()
@@ -139,23 +175,44 @@ def export(
     split: Annotated[str | None, typer.Option(help="A split to keep: source-train, target-val, ...")] = None,
     config: ConfigName = "default",
     overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Write some taps or images of a cache as a new cache. Example: `xd3d cache export PATH OUT --split source-val`.
 
     If it is stopped, the same command resumes.
     """
-    from .caches import export_part
+    from ..cache.export import export_cache
+    from ..cache.metadata import load_layout
+    from ..cache.stores import open_store
+    from ..cache.views import IDENTITY, view_keys
+    from .caches import ImageChoice, recorded_dataset
 
-    done = export_part(
-        Workspace.current(),
-        path,
-        out,
-        taps=taps.split(",") if taps else None,
+    choice = ImageChoice(
         images=images,
         scenes=scenes.split(",") if scenes else None,
         split=split,
         config=config,
         overrides=overrides or [],
     )
-    conclude(done, as_json)
+    keys = choice.keys(Workspace.current(), recorded_dataset(path) if scenes else "")
+    if keys is not None:
+        keys = view_keys(keys, load_layout(open_store(path)).fingerprint.get("views", [IDENTITY]))
+    done = export_cache(path, out, taps=taps.split(",") if taps else None, images=keys)
+    left = f"; {done['left_out']} uncommitted images were left out" if done["left_out"] else ""
+    return Outcome(
+        result=done,
+        text=f"{done['images']} images, taps {', '.join(done['taps'])}, {done['bytes'] / 1e9:.2f} GB in {out}{left}",
+    )
+
+
+def _all_caches(workspace: Workspace) -> list[Path | str]:
+    """Every cache of the workspace; symbolic links are skipped, because they may lead out of it."""
+    from ..cache.metadata import MANIFEST
+    from ..cache.stores import open_store
+
+    place = workspace.cache_root()
+    if isinstance(place, Path):
+        return [
+            folder for folder in sorted(place.glob("*")) if (folder / MANIFEST).is_file() and not folder.is_symlink()
+        ]
+    caches = [f"{place}/{name}" for name in sorted(open_store(place).listing(""))]
+    return [cache for cache in caches if open_store(cache).exists(MANIFEST)]

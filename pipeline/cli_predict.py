@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+import xd3d
 
-from .console import conclude
-from .options import Adapt, Device, Fusion, Json, MachineOverrides, RunFolder
+from .console import Outcome
+from .options import Adapt, Device, Fusion, MachineOverrides, RunFolder, machine_settings
 
 __all__ = ["predict"]
 
@@ -71,18 +72,14 @@ def predict(
     dry_run: DryRun = False,
     device: Device = None,
     overrides: MachineOverrides = None,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Label LiDAR sweeps: of a data set with their images (fused, xM, 2D, 3D), or sweeps alone with the 3D head.
 
     It writes one .label file a sweep, and classes.json. It can be stopped at any time; the same command resumes.
 
     Example: `xd3d predict --dataset nuscenes --submission` or `xd3d predict /data/velodyne --picture`
     """
-    from . import jobs
-    from .runs import machine_settings
-
-    done = jobs.predict(
+    return xd3d.predict(
         points,
         run,
         dataset=dataset,
@@ -103,4 +100,3 @@ def predict(
         dry_run=dry_run,
         machine=machine_settings(device, overrides),
     )
-    conclude(done, as_json)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .console import conclude
-from .options import ConfigName, Json, Overrides
+from .console import Outcome
+from .options import ConfigName, Overrides
 from .workspace import Workspace
 
 __all__ = ["pull", "push"]
@@ -51,33 +51,28 @@ def push(
     ] = False,
     replace: Replace = False,
     dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Send a cache or a run to the Hugging Face Hub, S3 or a folder, with digests and a card.
 
     If it is stopped, the same command resumes; what is there is not sent again.
 
     Example: `xd3d push nuscenes-0123456789ab hf://datasets/me/features --taps up1 --confirm-licence`
     """
+    from .caches import ImageChoice
     from .transfer import commands
 
-    done = commands.push(
+    return commands.push(
         Workspace.current(),
         what,
         place,
         taps=_names(taps),
         networks=_names(networks),
-        images=images,
-        scenes=_names(scenes),
-        split=split,
-        config=config,
-        overrides=overrides or [],
+        images=ImageChoice(images=images, scenes=_names(scenes), split=split, config=config, overrides=overrides or []),
         confirm_licence=confirm_licence,
         public=public,
         replace=replace,
         dry_run=dry_run,
     )
-    conclude(done, as_json)
 
 
 def pull(
@@ -94,31 +89,26 @@ def pull(
     overrides: Overrides = None,
     replace: Replace = False,
     dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Fetch a cache or a run that was pushed, and check every byte; commands then find it like one made here.
 
     If it is stopped, the same command resumes; what is there is not fetched again.
 
     Example: `xd3d pull hf://datasets/me/features && xd3d train --cached`
     """
+    from .caches import ImageChoice
     from .transfer import commands
 
-    done = commands.pull(
+    return commands.pull(
         Workspace.current(),
         place,
         out=out,
         taps=_names(taps),
         networks=_names(networks),
-        images=images,
-        scenes=_names(scenes),
-        split=split,
-        config=config,
-        overrides=overrides or [],
+        images=ImageChoice(images=images, scenes=_names(scenes), split=split, config=config, overrides=overrides or []),
         replace=replace,
         dry_run=dry_run,
     )
-    conclude(done, as_json)
 
 
 def _names(text: str | None) -> list[str] | None:

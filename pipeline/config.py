@@ -77,7 +77,7 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Re
                 f"A section of '{origin}' contains itself (a YAML alias); write its settings out"
             ) from error
     config = _validated(values, f"The config '{name}'")
-    return ResolvedConfig(name=_short_name(name), config=config, origins=origins)
+    return ResolvedConfig(name=Path(name).stem if _is_file(name) else name, config=config, origins=origins)
 
 
 def change_config(config: Config, overrides: Sequence[str], *, allowed: Collection[str]) -> Config:
@@ -105,10 +105,6 @@ def _validated(values: Mapping[str, Any], what: str) -> Config:
     except ValidationError as error:
         faults = "\n".join(f"  {line}" for line in _fault_lines(error))
         raise ConfigError(f"{what} has {error.error_count()} fault(s):\n{faults}") from error
-
-
-def _short_name(name: str) -> str:
-    return Path(name).stem if _is_file(name) else name
 
 
 def _is_file(name: str) -> bool:

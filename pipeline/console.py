@@ -1,6 +1,8 @@
 """Output and exit of commands: logging on stderr, results on stdout, exit codes, signals."""
 
 import errno
+import functools
+import inspect
 import json
 import logging
 import os
@@ -10,14 +12,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ..errors import Xd3dError
 from ..processes import is_first_process
 
-__all__ = ["Outcome", "conclude", "has_colours", "run_command_line", "set_up_logging"]
+__all__ = ["Commands", "Outcome", "conclude", "has_colours", "run_command_line", "set_up_logging"]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,37 @@ def conclude(outcome: Outcome, as_json: bool) -> None:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
     raise typer.Exit(outcome.exit_code)
+
+
+class Commands(typer.Typer):
+    """A group of commands: functions that return an ``Outcome``. It is printed, as JSON with the option ``--json``."""
+
+    def command(  # type: ignore[override]  # it takes other functions
+        self, *names: str, **options: Any
+    ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+        """Returns a decorator that adds a command; the function itself stays as it is."""
+
+        def add(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+            typer.Typer.command(self, *names, **options)(_printing(function))
+            return function
+
+        return add
+
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+
+
+def _printing(function: Callable[..., Outcome]) -> Callable[..., None]:
+    """Returns ``function`` with the option ``--json``, which prints the outcome and exits."""
+
+    @functools.wraps(function)
+    def command(*, as_json: bool, **options: Any) -> None:
+        conclude(function(**options), as_json)
+
+    parameters = inspect.signature(function).parameters.values()
+    added = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Json)
+    command.__signature__ = inspect.Signature([*parameters, added])  # type: ignore[attr-defined]
+    return command
 
 
 def run_command_line(command: Callable[[], Any]) -> NoReturn:

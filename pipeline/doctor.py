@@ -31,7 +31,7 @@ SET_UP = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """Result of one check; faults and notes have a remedy. Findings of a ``group`` share a line, by their ``label``."""
 
@@ -98,31 +98,29 @@ def _lines(findings: Sequence[Finding], *, colour: bool) -> Iterator[str]:
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding(name="python", status="ok", detail=platform.python_version(), group="versions", label="python")
+    yield Finding("python", "ok", platform.python_version(), group="versions", label="python")
     for package in PACKAGES:
         try:
             version = importlib.metadata.version(package)
-            yield Finding(name=package, status="ok", detail=version, group="versions", label=package)
+            yield Finding(package, "ok", version, group="versions", label=package)
         except importlib.metadata.PackageNotFoundError:
             remedy = "pip install --constraint constraints.txt --editable ."
-            yield Finding(name=package, status="fault", detail="not installed", remedy=remedy)
+            yield Finding(package, "fault", "not installed", remedy)
 
 
 def _devices() -> Iterator[Finding]:
     import torch
 
-    yield Finding(
-        name="cpu", status="ok", detail=f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
-    )
+    yield Finding("cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(number)
             capability = f"compute capability {facts.major}.{facts.minor}"
             detail = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {capability}"
-            yield Finding(name=f"cuda:{number}", status="ok", detail=detail)
+            yield Finding(f"cuda:{number}", "ok", detail)
     else:
         remedy = "for full-size models install a CUDA build of torch on a machine with a GPU"
-        yield Finding(name="cuda", status="note", detail="no GPU is visible; the CPU will do the work", remedy=remedy)
+        yield Finding("cuda", "note", "no GPU is visible; the CPU will do the work", remedy)
 
 
 def _backends() -> Iterator[Finding]:
@@ -134,9 +132,9 @@ def _backends() -> Iterator[Finding]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         choice = choose_backend("auto", device)
-        yield Finding(name="sparse backend", status="ok", detail=f"{choice.name}: {choice.reason}")
+        yield Finding("sparse backend", "ok", f"{choice.name}: {choice.reason}")
     except Xd3dError as error:
-        yield Finding(name="sparse backend", status="fault", detail=str(error), remedy="--set model.backend=torch")
+        yield Finding("sparse backend", "fault", str(error), "--set model.backend=torch")
 
 
 def _spconv() -> Finding:
@@ -146,10 +144,10 @@ def _spconv() -> Finding:
     build, fault = installed_build()
     if fault:
         remedy = "faster on a CUDA GPU, not needed: the torch backend computes the same; wheels are for Linux on x86-64"
-        return Finding(name="spconv", status="note", detail=fault, remedy=remedy)
+        return Finding("spconv", "note", fault, remedy)
     compiled = listed(compiled_capabilities())
     made_for = f"compiled for GPUs of compute capability {compiled}" if compiled else "it does not tell for which GPUs"
-    return Finding(name="spconv", status="ok", detail=f"{build}, {made_for}")
+    return Finding("spconv", "ok", f"{build}, {made_for}")
 
 
 def _roots(workspace: Workspace) -> Iterator[Finding]:
@@ -160,15 +158,13 @@ def _roots(workspace: Workspace) -> Iterator[Finding]:
             root = workspace.root(dataset)
         except Xd3dError as error:
             name, remedy = f"{dataset} root", str(error)
-            yield Finding(
-                name=name, status="note", detail="not given yet", remedy=remedy, group="data sets", label=dataset
-            )
+            yield Finding(name, "note", "not given yet", remedy, group="data sets", label=dataset)
             continue
         if root.is_dir():
-            yield Finding(name=f"{dataset} root", status="ok", detail=str(root))
+            yield Finding(f"{dataset} root", "ok", str(root))
         else:
             remedy = f"xd3d prepare --dataset {dataset} --root DIR"
-            yield Finding(name=f"{dataset} root", status="fault", detail=f"{root} is not there", remedy=remedy)
+            yield Finding(f"{dataset} root", "fault", f"{root} is not there", remedy)
 
 
 def _models() -> Iterator[Finding]:
@@ -177,14 +173,14 @@ def _models() -> Iterator[Finding]:
     for model in known_models():
         name = f"{'UNet weights' if model.kind == 'unet' else 'model'} {model.name}"
         if model.path is not None:
-            yield Finding(name=name, status="ok", detail=str(model.path))
+            yield Finding(name, "ok", str(model.path))
         elif model.source == "bundled":
             remedy = "reinstall xd3d: its bundled model is incomplete"
-            yield Finding(name=name, status="fault", detail="its files are missing", remedy=remedy)
+            yield Finding(name, "fault", "its files are missing", remedy)
         else:
             remedy = f"xd3d models fetch {model.name}, or give a folder: --set extract.{model.kind}=DIR"
             detail = "not on this machine"
-            yield Finding(name=name, status="note", detail=detail, remedy=remedy, group="models", label=model.name)
+            yield Finding(name, "note", detail, remedy, group="models", label=model.name)
 
 
 def _extras() -> Iterator[Finding]:
@@ -193,10 +189,10 @@ def _extras() -> Iterator[Finding]:
     for extra, module in {**EXTRAS, **MODULES}.items():
         found = find_spec(module) is not None
         yield Finding(
-            name=f"extra {extra}",
-            status="ok" if found else "note",
-            detail="" if found else "not installed",
-            remedy="" if found else f"pip install 'xd3d[{extra}]'",
+            f"extra {extra}",
+            "ok" if found else "note",
+            "" if found else "not installed",
+            "" if found else f"pip install 'xd3d[{extra}]'",
             group="extras",
             label=extra,
         )
@@ -206,13 +202,13 @@ def _disk(home: Path) -> Finding:
     existing = next(folder for folder in [home, *home.parents] if folder.exists())
     if not os.access(existing, os.W_OK):
         remedy = "set XD3D_HOME to a folder that you may write to"
-        return Finding(name="workspace", status="fault", detail=f"{existing} cannot be written", remedy=remedy)
+        return Finding("workspace", "fault", f"{existing} cannot be written", remedy)
     free = shutil.disk_usage(existing).free
     detail = f"{home}, {free / 1e9:.1f} GB free"
     if free < ENOUGH_DISK:
         remedy = "free some space, or set XD3D_HOME to a larger disk"
-        return Finding(name="workspace", status="fault", detail=detail, remedy=remedy)
-    return Finding(name="workspace", status="ok", detail=detail)
+        return Finding("workspace", "fault", detail, remedy)
+    return Finding("workspace", "ok", detail)
 
 
 def _caches(workspace: Workspace) -> Iterator[Finding]:
@@ -227,7 +223,7 @@ def _caches(workspace: Workspace) -> Iterator[Finding]:
         count, free = len(store.listing("")), store.free_bytes()
     except Xd3dError as error:
         remedy = "correct XD3D_CACHES, or unset it to keep caches in the workspace"
-        yield Finding(name="caches", status="fault", detail=str(error), remedy=remedy)
+        yield Finding("caches", "fault", str(error), remedy)
         return
     room = "" if free is None else f", {free / 1e9:.1f} GB free"
-    yield Finding(name="caches", status="ok", detail=f"{place}, {count} there{room}")
+    yield Finding("caches", "ok", f"{place}, {count} there{room}")

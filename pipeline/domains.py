@@ -7,39 +7,43 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Int64
+
+from ..cache.metadata import MANIFEST
+from ..cache.networks import NetworksReader
+from ..cache.reader import FeatureReader
+from ..cache.stores import open_store
+from ..cache.views import view_keys
 from ..errors import CacheError, DataError, MissingDataError
+from ..fingerprint import fingerprint_digest
+from ..stages.datasets.index import FrameIndex
+from ..stages.datasets.labels import NO_CLASSES, LabelMerge, index_merge
 from ..stages.datasets.settings import DomainSettings
+from ..stages.datasets.splits import domain_frames, validation_side
+from ..stages.evaluate.metrics import Modality
+from ..stages.extract.models import missing_models
+from ..stages.extract.settings import ExtractSettings
+from ..stages.train.domain import Domain
+from ..stages.train.features import FeatureSource
+from ..stages.train.pseudo_labels import PseudoLabels
 from .config import Config
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Int64
-
-    from ..cache.networks import NetworksReader
-    from ..cache.reader import FeatureReader
-    from ..stages.datasets.index import FrameIndex
-    from ..stages.datasets.labels import LabelMerge
-    from ..stages.evaluate.metrics import Modality
-    from ..stages.extract.parts import NetworksPlan
-    from ..stages.extract.settings import ExtractSettings
-    from ..stages.train.domain import Domain
-    from ..stages.train.features import FeatureSource
-    from ..stages.train.pseudo_labels import PseudoLabels
+    pass
 
 __all__ = ["DomainOpener", "left_out_of", "open_index"]
 
 log = logging.getLogger(__name__)
 
 
-def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> "FrameIndex":
+def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> FrameIndex:
     """Opens the index of ``dataset``; ``root`` overrides the data root it was prepared with.
 
     Raises:
         MissingDataError: the data set is not prepared, or the data root does not exist.
     """
-    from ..stages.datasets.index import FrameIndex
-
     folder = workspace.index(dataset)
     if not (folder / "index.json").exists():
         known = workspace.root(dataset, root)
@@ -77,7 +81,7 @@ class DomainOpener:
         *,
         cached: bool,
         root: Path | None = None,
-        index: "FrameIndex | None" = None,
+        index: FrameIndex | None = None,
     ) -> None:
         self._workspace = workspace
         self.config = config
@@ -88,42 +92,38 @@ class DomainOpener:
         self._own_fingerprint = lru_cache(self._make_fingerprint)
         self._features = lru_cache(self._open_features)
 
-    def source(self) -> "Domain | None":
+    def source(self) -> Domain | None:
         """Returns the labelled training frames: the source's train split without validation frames.
 
         None if training is source-free.
         """
         return None if self.config.train.source_free else self._training(self.config.data.source)
 
-    def target(self) -> "Domain | None":
+    def target(self) -> Domain | None:
         """Returns the unlabelled training frames: the target's train split; None if no loss uses it."""
         if not self.config.train.uses_target:
             return None
         return dataclasses.replace(self.unlabelled(self.config.data.target), pseudo=self.pseudo_labels())
 
-    def unlabelled(self, side: DomainSettings) -> "Domain":
+    def unlabelled(self, side: DomainSettings) -> Domain:
         """Returns the train split of ``side`` without labels."""
         return self._training(side).unlabelled()
 
-    def pseudo_labels(self) -> "PseudoLabels | None":
+    def pseudo_labels(self) -> PseudoLabels | None:
         """Returns the stored pseudo labels that the run learns from; None if it uses none.
 
         Raises:
             MissingDataError: they do not exist, or are not finished.
         """
-        from ..stages.train.pseudo_labels import PseudoLabels
-
         if not self.config.train.stored_labels:
             return None
         return PseudoLabels.open(self._workspace.find_pseudo_labels(self.config.data.pseudo_labels))
 
-    def pretraining(self, side: DomainSettings) -> "Domain":
+    def pretraining(self, side: DomainSettings) -> Domain:
         """Returns the train split of ``side`` without labels and without classes: any data set with images will do."""
-        from ..stages.datasets.labels import NO_CLASSES
-
         return self._training(side, merge=NO_CLASSES).unlabelled()
 
-    def _training(self, side: DomainSettings, merge: "LabelMerge | None" = None) -> "Domain":
+    def _training(self, side: DomainSettings, merge: LabelMerge | None = None) -> Domain:
         validated = self._validated()
         shared = side.dataset == validated.dataset
         return self.open(side, "train", validated_on=validated.domain if shared else None, merge=merge)
@@ -138,7 +138,7 @@ class DomainOpener:
         data = self.config.data
         return [data.target] if self.config.train.source_free else [data.source, data.target]
 
-    def best_metric(self) -> "Modality":
+    def best_metric(self) -> Modality:
         """Returns the metric that selects the best checkpoint: "fused", or "3d" if the target has no images.
 
         With the fusion rule "sum" it is "xm".
@@ -147,7 +147,7 @@ class DomainOpener:
         fused: Modality = "xm" if self.config.evaluate.fusion == "sum" else "fused"
         return fused if images else "3d"
 
-    def validation(self) -> "Domain | None":
+    def validation(self) -> Domain | None:
         """Returns the validation frames; None, with a warning, if there are none."""
         if self._validated() not in self.sides():
             log.warning(
@@ -162,8 +162,6 @@ class DomainOpener:
             return None
 
     def _validated(self) -> DomainSettings:
-        from ..stages.datasets.splits import validation_side
-
         source, target = self.config.data.source, self.config.data.target
         chosen = self.config.data.validate_on
         if chosen == "auto":
@@ -177,8 +175,8 @@ class DomainOpener:
         *,
         validated_on: str | None = None,
         images: bool = True,
-        merge: "LabelMerge | None" = None,
-    ) -> "Domain":
+        merge: LabelMerge | None = None,
+    ) -> Domain:
         """Returns the frames of ``side`` in ``split``, with their features if ``images``.
 
         ``merge`` replaces that of the config.
@@ -187,19 +185,14 @@ class DomainOpener:
             MissingDataError: there is no index, no cache, or no such frame.
             CacheMismatchError: all caches were made with other settings.
         """
-        from ..stages.datasets.labels import index_merge
-        from ..stages.datasets.splits import domain_frames
-
         index = self.index(side.dataset)
         frames = domain_frames(index, side.domain, split, validated_on=validated_on)
         return self.frames(index, frames, merge or index_merge(self.config.data.merge, index), images=images)
 
     def frames(
-        self, index: "FrameIndex", rows: "Int64[np.ndarray, 'rows']", merge: "LabelMerge", *, images: bool = True
-    ) -> "Domain":
+        self, index: FrameIndex, rows: Int64[np.ndarray, "rows"], merge: LabelMerge, *, images: bool = True
+    ) -> Domain:
         """Returns the frames in ``rows`` of ``index``, with their features if ``images``."""
-        from ..stages.train.domain import Domain
-
         return Domain(
             index=index,
             frames=rows,
@@ -220,28 +213,28 @@ class DomainOpener:
 
     def _read_fingerprint(self, dataset: str) -> Mapping[str, object]:
         from ..stages.extract.fingerprint import partial_fingerprints
-        from ..stages.extract.models import missing_models
         from .adopted import adopted_fingerprint
 
         settings = self.config.extract.for_dataset(dataset)
         if settings.models:
-            return self._plan(dataset, reading=self._cached).fingerprint
+            from ..stages.extract.parts import NetworksPlan
+
+            plan = NetworksPlan(
+                index=self.index(dataset), settings=settings, path=self.cache_path(dataset), reading=self._cached
+            )
+            return plan.fingerprint
         if not self._cached or not (absent := missing_models(settings)):
             return self._own_fingerprint(dataset)
         wanted = partial_fingerprints(settings, self.index(dataset), absent)
         return adopted_fingerprint(wanted, absent, self._caches(dataset), usual=partial(self._cache_of, dataset))
 
     def _make_fingerprint(self, dataset: str) -> Mapping[str, object]:
-        """Returns the fingerprint of the features of ``dataset`` with the model on this machine.
+        """Returns the fingerprint of the features of one network, which is on this machine, for ``dataset``.
 
         With ``dtype: auto`` an existing cache determines the precision: a cache made on a GPU is valid on any machine.
         """
-        from ..cache.metadata import MANIFEST
-        from ..cache.stores import open_store
         from ..stages.extract.fingerprint import feature_fingerprints
 
-        if self.config.extract.models:
-            return self._plan(dataset, reading=False).fingerprint
         allowed = feature_fingerprints(self.config.extract.for_dataset(dataset), self.index(dataset))
         if not self._cached:
             return allowed[0]
@@ -250,13 +243,13 @@ class DomainOpener:
             log.info("The cache of %s is in %s, and is used in that precision", dataset, there[0]["dtype"])
         return (there or allowed)[0]
 
-    def extract_settings(self, dataset: str) -> "ExtractSettings":
+    def extract_settings(self, dataset: str) -> ExtractSettings:
         """Returns the settings of stage one for ``dataset``, with the precision resolved (of one network)."""
         if self.config.extract.models:
             return self.config.extract.for_dataset(dataset)
         return self._extract_settings(dataset, self._own_fingerprint(dataset))
 
-    def _extract_settings(self, dataset: str, fingerprint: Mapping[str, object]) -> "ExtractSettings":
+    def _extract_settings(self, dataset: str, fingerprint: Mapping[str, object]) -> ExtractSettings:
         return self.config.extract.for_dataset(dataset).model_copy(update={"dtype": fingerprint["dtype"]})
 
     def cache_path(self, dataset: str) -> Path | str:
@@ -267,14 +260,6 @@ class DomainOpener:
             shared = shared_fields(self.config.extract.for_dataset(dataset), self.index(dataset))
             return self._cache_of(dataset, {"networks": "several", **shared})
         return self._cache_of(dataset, self._own_fingerprint(dataset))
-
-    def _plan(self, dataset: str, *, reading: bool) -> "NetworksPlan":
-        from ..stages.extract.parts import NetworksPlan
-
-        settings = self.config.extract.for_dataset(dataset)
-        return NetworksPlan(
-            index=self.index(dataset), settings=settings, path=self.cache_path(dataset), reading=reading
-        )
 
     def _caches(self, dataset: str) -> list[Path | str]:
         """Returns all caches of ``dataset``, newest first.
@@ -292,11 +277,9 @@ class DomainOpener:
         return there
 
     def _cache_of(self, dataset: str, fingerprint: Mapping[str, object]) -> Path | str:
-        from ..fingerprint import fingerprint_digest
-
         return self._workspace.cache(dataset, fingerprint_digest(fingerprint), self.config.extract.caches)
 
-    def _open_features(self, dataset: str) -> "FeatureSource | None":
+    def _open_features(self, dataset: str) -> FeatureSource | None:
         if not self.config.fusion.image or not self.index(dataset).cameras:
             return None
         if not self._cached:
@@ -308,15 +291,13 @@ class DomainOpener:
             return OnlineExtractor(index=self.index(dataset), settings=settings)
         return self.open_cache(dataset)
 
-    def open_cache(self, dataset: str) -> "FeatureReader | NetworksReader":
+    def open_cache(self, dataset: str) -> FeatureReader | NetworksReader:
         """Opens the cached features of ``dataset`` with these settings; rows are those of the index's images.
 
         Raises:
             CacheError: there is no cache, or it is damaged.
             CacheMismatchError: all caches were made with other settings.
         """
-        from ..cache.reader import FeatureReader
-        from ..cache.views import view_keys
         from .adopted import fitting_cache
 
         in_blocks = self.config.train.shuffle_block is not None

@@ -1,20 +1,19 @@
 """Predictions of a run in the official formats, written while the run is scored."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..stages.evaluate.settings import adaptation_name
+from ..stages.evaluate.official import official_ids, require_official
+from ..stages.evaluate.scores import FramePrediction
+from ..stages.evaluate.settings import FusionRule, adaptation_name
+from ..stages.train.domain import Domain
+from ..version import code_version
 from .folders import claim_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..stages.evaluate.scores import FramePrediction
-    from ..stages.evaluate.settings import FusionRule
     from ..stages.predict.submission import Submission
-    from ..stages.train.domain import Domain
     from .runs import TrainedRun
 
 __all__ = ["exported", "log_faults", "open_submission"]
@@ -30,13 +29,13 @@ IDENTITY = ("dataset", "merge", "weights", "images", "points", "adapt")
 
 def exported(
     run: "TrainedRun",
-    domain: "Domain",
-    predictions: "Iterable[FramePrediction]",
+    domain: Domain,
+    predictions: Iterable[FramePrediction],
     out: Path,
     *,
-    fusion: "FusionRule",
+    fusion: FusionRule,
     norm_window: int | None = None,
-) -> "Iterator[FramePrediction]":
+) -> Iterator[FramePrediction]:
     """Pass the predictions of ``domain`` on, and write the classes of all points of each sweep to ``out``.
 
     ``fusion`` is the rule that they were fused by, ``norm_window`` that of ``predict_frames``. What an official
@@ -59,10 +58,10 @@ def exported(
 
 def open_submission(
     run: "TrainedRun",
-    domain: "Domain",
+    domain: Domain,
     out: Path,
     *,
-    fusion: "FusionRule",
+    fusion: FusionRule,
     norm_window: int | None = None,
     option: str,
 ) -> "Submission":
@@ -72,7 +71,6 @@ def open_submission(
         ConfigError: the data set has no official format, or ``out`` holds predictions of another network or
             by another rule.
     """
-    from ..stages.evaluate.official import official_ids, require_official
     from ..stages.predict.submission import ARCHIVE, Submission
 
     index, merge = domain.index, domain.merge
@@ -91,16 +89,15 @@ def open_submission(
     return Submission(out=out, index=index, merge=merge)
 
 
-def log_faults(store: "Submission", rows: "Sequence[int]", *, images: bool) -> None:
+def log_faults(store: "Submission", rows: Sequence[int], *, images: bool) -> None:
     """Write the metadata of ``store`` and log what an official evaluator would stumble over."""
     for fault in store.finish(rows, images=images):
         log.warning("%s: %s", store.out, fault)
 
 
-def _facts(run: "TrainedRun", domain: "Domain", ids: list[int], fusion: "FusionRule") -> dict[str, Any]:
+def _facts(run: "TrainedRun", domain: Domain, ids: list[int], fusion: FusionRule) -> dict[str, Any]:
     """What a folder of predictions says of itself: what its numbers mean, and where they come from."""
     from ..stages.train.checkpoint import checkpoint_digest
-    from ..version import code_version
 
     summed = "the class of xM" if domain.features is not None else "the class of the 3D head"
     rest = "none" if run.network.needs_images else "the 3D head, which is given the whole sweep"

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cache.networks import part_paths
+from ..cache.reader import FeatureReader
 from ..files import optional_path
 from .config import DEFAULT_PRESET, load_config
 from .console import Outcome
@@ -121,9 +123,6 @@ def _failures(cache: Path | str, failed: int) -> str:
     """Says how many images failed, why the first one did, and what helps."""
     if not failed:
         return ""
-    from ..cache.networks import part_paths
-    from ..cache.reader import FeatureReader
-
     reader = next(reader for part in part_paths(cache) if (reader := FeatureReader(part)).failed)
     reason = next(iter(reader.failed.values()))
     in_half = reader.fingerprint.get("dtype") in ("float16", "bfloat16")

@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int64
 
 from ..errors import ConfigError, DataError, nearest
+from ..stages.datasets.folder import build_index
+from ..stages.datasets.folder_description import NAME
+from ..stages.datasets.index import FrameIndex
+from ..stages.datasets.readers import READERS
+from ..stages.datasets.splits import domain_frames
 from .domains import open_index
 from .workspace import Workspace
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Int64
-
-    from ..stages.datasets.index import FrameIndex
 
 __all__ = ["FrameChoice", "choose_frames", "refuse_options"]
 
@@ -34,14 +35,12 @@ class FrameChoice:
     scenes: Sequence[str] = ()
     official: bool = False
 
-    def open_index(self, workspace: Workspace) -> "FrameIndex":
+    def open_index(self, workspace: Workspace) -> FrameIndex:
         """Opens the index of the data set; that of a folder that is not the prepared one is made, and not stored.
 
         Raises:
             MissingDataError: the data set is not prepared.
         """
-        from ..stages.datasets.folder import build_index
-
         if self.dataset != "folder" or self.root is None:
             return open_index(workspace, self.dataset, self.root)
         if (workspace.index("folder") / "index.json").exists():
@@ -50,17 +49,13 @@ class FrameChoice:
                 return prepared
         return build_index(self.root)
 
-    def rows(self, index: "FrameIndex") -> "Int64[np.ndarray, 'rows']":
+    def rows(self, index: FrameIndex) -> Int64[np.ndarray, "rows"]:
         """Returns the rows of the frames in ``index``.
 
         Raises:
             ConfigError: there is no such domain or split, or a name in ``scenes`` matches no frame of it.
             DataError: it has no frame.
         """
-        import numpy as np
-
-        from ..stages.datasets.splits import domain_frames
-
         rows = domain_frames(index, self.domain, "all" if self.official else self.split)
         if self.official and not (self.split == "all" and self.scenes):
             rows = self._of_official_split(index, rows)
@@ -78,7 +73,7 @@ class FrameChoice:
             chosen |= fits
         return rows[chosen]
 
-    def _of_official_split(self, index: "FrameIndex", rows: "Int64[np.ndarray, 'rows']") -> "Int64[np.ndarray, 'some']":
+    def _of_official_split(self, index: FrameIndex, rows: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "some"]:
         found = index.frames.split[rows]
         chosen = found == ("test" if self.split == "all" else self.split)
         if self.split == "all" and not chosen.any():
@@ -109,9 +104,6 @@ def choose_frames(
     Raises:
         ConfigError: nothing is chosen, or options contradict each other.
     """
-    from ..stages.datasets.folder_description import NAME
-    from ..stages.datasets.readers import READERS
-
     if dataset is None and points is not None and (points / NAME).is_file():
         dataset = "folder"
     if dataset is None:

@@ -12,6 +12,10 @@ from ..errors import ConfigError
 from ..files import optional_path
 from ..processes import is_first_process
 from ..stages.datasets.catalogue import FOLDER
+from ..stages.datasets.prepare import PrepareSummary, prepare_dataset
+from ..stages.datasets.splits import describe_splits
+from ..stages.datasets.visibility import seen_shares
+from ..stages.evaluate.metrics import MODALITIES, score_table
 from ..stages.evaluate.settings import AbsentRule, Adaptation, FusionRule, norm_window
 from .config import DEFAULT_PRESET, ResolvedConfig, load_config
 from .console import Outcome
@@ -24,7 +28,6 @@ from .runs import TrainedRun, as_begun, run_facts, run_name
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from ..stages.datasets.prepare import PrepareSummary
     from ..stages.synthesize.synthesize import Plan
 
 __all__ = ["evaluate", "extract_features", "predict", "prepare", "pretrain", "report", "synthesize", "train"]
@@ -113,10 +116,6 @@ def prepare(
         MissingDataError: no root is known, or it holds no such data set.
         DataError: a table or a calibration is damaged.
     """
-    from ..stages.datasets.prepare import prepare_dataset
-    from ..stages.datasets.splits import describe_splits
-    from ..stages.datasets.visibility import seen_shares
-
     roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
     place = Workspace.of(workspace)
     chosen = place.root(dataset, optional_path(root), configured=roots.get(dataset))
@@ -147,7 +146,7 @@ def prepare(
     return Outcome(result=result, text="\n".join(lines), exit_code=1 if faults else 0)
 
 
-def _advice(done: "PrepareSummary") -> str:
+def _advice(done: PrepareSummary) -> str:
     """Returns the next command, or what to do about missing or damaged files."""
     if not done.missing:
         next_command = f"Next: xd3d extract-features --dataset {done.dataset}"
@@ -281,8 +280,6 @@ def evaluate(
         ConfigError: there is no such domain or split.
         DataError: the split has no labels, and ``export`` is not given.
     """
-    from ..stages.evaluate.metrics import MODALITIES, score_table
-
     trained = TrainedRun.open(Workspace.of(workspace), optional_path(run), machine)
     export = optional_path(export)
     card = trained.score(

@@ -5,15 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from ..errors import ConfigError, MissingDataError
+from ..stages.datasets.catalogue import FOLDER
+from ..stages.datasets.index import FrameIndex
+from ..stages.datasets.labels import get_merge
 from ..stages.evaluate.settings import adaptation_name
+from ..stages.predict.label_form import LabelForm
+from ..version import code_version
 from .console import Outcome
 from .domains import open_index
 from .runs import TrainedRun
 
 if TYPE_CHECKING:
-    from ..stages.datasets.index import FrameIndex
-    from ..stages.predict.label_form import LabelForm
     from ..stages.predict.sweeps import LabelSummary
 
 __all__ = ["LabelIds", "label_facts", "label_form", "label_outcome"]
@@ -25,8 +30,8 @@ NO_ID = 0xFFFF
 
 
 def label_form(
-    trained: TrainedRun, ids: LabelIds = "train", *, colour: bool = False, index: "FrameIndex | None" = None
-) -> "tuple[LabelForm, str]":
+    trained: TrainedRun, ids: LabelIds = "train", *, colour: bool = False, index: FrameIndex | None = None
+) -> tuple[LabelForm, str]:
     """Returns the form of a run's labels and which ids its numbers are.
 
     ``train`` numbers are the classes' plus one. ``raw`` ones are the ids of the data set of ``index``, which is
@@ -35,10 +40,6 @@ def label_form(
     Raises:
         ConfigError: the classes have no raw ids.
     """
-    import numpy as np
-
-    from ..stages.predict.label_form import LabelForm
-
     classes = trained.network.classes
     form, meaning = LabelForm.of(classes), "train: the class plus one"
     if ids == "raw":
@@ -50,10 +51,9 @@ def label_form(
     return LabelForm(numbers=form.numbers, palette=palette), meaning
 
 
-def label_facts(trained: TrainedRun, form: "LabelForm", meaning: str, *, norm_window: int | None) -> dict[str, Any]:
+def label_facts(trained: TrainedRun, form: LabelForm, meaning: str, *, norm_window: int | None) -> dict[str, Any]:
     """Returns what a folder of labels says of itself: what the numbers mean, and the network that wrote them."""
     from ..stages.train.checkpoint import checkpoint_digest
-    from ..version import code_version
 
     names, colours = [*trained.network.classes, "unlabelled"], _colours(trained.network.classes)
     rows = [
@@ -99,14 +99,12 @@ def label_outcome(
 
 def _colours(classes: "tuple[str, ...]") -> Any:
     """Returns RGB in [0, 1] of each class, and last of a point without one."""
-    import numpy as np
-
     from .report.figures import UNLABELLED, class_colours
 
     return np.vstack([class_colours(classes), UNLABELLED])
 
 
-def _raw_ids(trained: TrainedRun, index: "FrameIndex | None") -> tuple[dict[str, int], str]:
+def _raw_ids(trained: TrainedRun, index: FrameIndex | None) -> tuple[dict[str, int], str]:
     """Returns the raw id of each class, and the data set that they are from.
 
     Raises:
@@ -127,11 +125,8 @@ def _raw_ids(trained: TrainedRun, index: "FrameIndex | None") -> tuple[dict[str,
     raise ConfigError(f"The run's classes have no raw ids ({'; '.join(dict.fromkeys(reasons))}); leave out --ids raw")
 
 
-def _ids_in(trained: TrainedRun, dataset: str, index: "FrameIndex | None") -> dict[str, int]:
+def _ids_in(trained: TrainedRun, dataset: str, index: FrameIndex | None) -> dict[str, int]:
     """Returns the raw id in ``dataset`` of each class that has one there."""
-    from ..stages.datasets.catalogue import FOLDER
-    from ..stages.datasets.labels import get_merge
-
     if dataset == FOLDER:
         described = (index or open_index(trained.workspace, FOLDER)).described["classes"]
         return {name: int(ids[0]) for name, ids in described.items() if ids}

@@ -2,26 +2,28 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float32, Int64
+
 from ..errors import ConfigError, nearest
 from ..files import optional_path
+from ..stages.datasets.labels import LabelMerge
+from ..stages.datasets.memory import MemoryIndex
+from ..stages.evaluate.metrics import Modality
+from ..stages.evaluate.settings import FusionRule
+from ..stages.train.domain import Domain
 from .domains import DomainOpener
 from .runs import TrainedRun
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float32, Int64
-
-    from ..stages.datasets.memory import MemoryIndex
-    from ..stages.evaluate.metrics import Modality
-    from ..stages.evaluate.settings import FusionRule
     from ..stages.extract.online import OnlineExtractor
-    from ..stages.train.domain import Domain
 
 __all__ = ["LoadedRun", "Prediction", "load_run"]
 
@@ -59,15 +61,13 @@ class Prediction:
     """
 
     classes: tuple[str, ...]  #: name of each class, by its number in the labels
-    labels: "Mapping[Modality, Int64[np.ndarray, 'points']]"
-    probabilities: "Mapping[Modality, Float32[np.ndarray, 'points classes']]"
-    decisive: "Modality"  #: the prediction that counts: "fused", or "3d" if there is none
+    labels: Mapping[Modality, Int64[np.ndarray, "points"]]
+    probabilities: Mapping[Modality, Float32[np.ndarray, "points classes"]]
+    decisive: Modality  #: the prediction that counts: "fused", or "3d" if there is none
 
     @property
-    def names(self) -> "np.ndarray":
+    def names(self) -> np.ndarray:
         """The class name of each point by the decisive prediction; "" where there is none."""
-        import numpy as np
-
         return np.array([*self.classes, ""])[self.labels[self.decisive]]
 
 
@@ -87,10 +87,10 @@ class LoadedRun(TrainedRun):
 
     def predict(
         self,
-        points: "np.ndarray",
+        points: np.ndarray,
         images: Mapping[str, Any] | None = None,
         *,
-        fusion: "FusionRule | None" = None,
+        fusion: FusionRule | None = None,
         dataset: str | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> Prediction:
@@ -122,9 +122,6 @@ class LoadedRun(TrainedRun):
             RunError: there is no checkpoint yet, the network needs images, or it has diverged.
             ModelError: the image model is not on this machine.
         """
-        from contextlib import closing
-
-        from ..stages.datasets.memory import MemoryIndex
         from ..stages.predict.inference import predict_each
         from ..stages.predict.whole_sweeps import sweep_prediction
 
@@ -174,11 +171,8 @@ class LoadedRun(TrainedRun):
             )
         return tuple(given)
 
-    def _domain(self, index: "MemoryIndex") -> "Domain":
+    def _domain(self, index: MemoryIndex) -> Domain:
         """The frame of ``index`` with the features of its images, from the image model that is kept."""
-        import numpy as np
-
-        from ..stages.datasets.labels import LabelMerge
         from ..stages.extract.online import OnlineExtractor
 
         kept = self._sources.get(index.dataset)

@@ -12,7 +12,6 @@ __all__ = [
     "DatasetName",
     "Device",
     "Fusion",
-    "Json",
     "MachineOverrides",
     "Overrides",
     "Root",
@@ -20,9 +19,9 @@ __all__ = [
     "Scheduler",
     "ShardPart",
     "Workers",
+    "machine_settings",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ConfigName = Annotated[str, typer.Option("--config", help="A preset ('xd3d config list') or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE; may be repeated.")]
 Device = Annotated[
@@ -57,3 +56,8 @@ CameraNames = Annotated[
         "--cameras", help="Cameras, separated by commas, 'all' or 'none'; by default those of the published settings."
     ),
 ]
+
+
+def machine_settings(device: str | None, overrides: list[str] | None) -> list[str]:
+    """Returns the options ``--device`` and ``--set`` of a command as overrides for ``TrainedRun.open``."""
+    return [*([f"train.device={device}", f"extract.device={device}"] if device else []), *(overrides or [])]

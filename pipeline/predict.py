@@ -4,17 +4,15 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..files import write_bytes
+from ..stages.datasets.sweeps import load_sweep
+from ..stages.predict.label_form import CLOUD_SUFFIX, LabelForm
 from .console import Outcome
 from .folders import claim_folder
 from .label_forms import LabelIds, label_facts, label_form, label_outcome
 from .runs import TrainedRun
 from .workspace import Workspace
-
-if TYPE_CHECKING:
-    from ..stages.predict.label_form import LabelForm
 
 __all__ = ["FACTS", "PICTURE_SUFFIX", "predict"]
 
@@ -49,7 +47,6 @@ def predict(
         RunError: the run's 3D head needs images.
     """
     from ..stages.predict.adapted_norms import adapted_norms
-    from ..stages.predict.label_form import CLOUD_SUFFIX
     from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
 
     begin = time.perf_counter()
@@ -82,9 +79,8 @@ def predict(
     return label_outcome(done, out, sweeps=len(sweeps), begin=begin, further=further)
 
 
-def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str], form: "LabelForm") -> Path:
+def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str], form: LabelForm) -> Path:
     """Draw a sweep with its labels, from above."""
-    from ..stages.datasets.sweeps import load_sweep
     from ..stages.predict.sweeps import label_path, read_labels
     from .report.figures import labels_from_above
 

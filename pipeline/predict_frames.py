@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CacheError, ConfigError
 from ..files import write_bytes
+from ..stages.datasets.catalogue import NUSCENES_16
+from ..stages.datasets.index import FrameIndex
+from ..stages.datasets.labels import LabelMerge, index_merge
+from ..stages.datasets.readers import READERS
+from ..stages.evaluate.official import require_official
+from ..stages.evaluate.settings import FusionRule
+from ..stages.train.domain import Domain
 from .console import Outcome
 from .domains import DomainOpener
 from .export import log_faults, open_submission
@@ -22,11 +29,8 @@ from .runs import TrainedRun
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from ..stages.datasets.index import FrameIndex
-    from ..stages.evaluate.settings import FusionRule
     from ..stages.predict.frames import LabelFolder
     from ..stages.predict.submission import Submission
-    from ..stages.train.domain import Domain
 
 __all__ = ["predict_frames"]
 
@@ -45,7 +49,7 @@ def predict_frames(
     *,
     out: Path | None,
     online: bool = False,
-    fusion: "FusionRule | None" = None,
+    fusion: FusionRule | None = None,
     norm_window: int | None = None,
     probabilities: bool = False,
     picture: bool = False,
@@ -111,9 +115,9 @@ def predict_frames(
 
 def _label(
     trained: TrainedRun,
-    domain: "Domain",
+    domain: Domain,
     store: "LabelFolder",
-    rule: "FusionRule",
+    rule: FusionRule,
     norm_window: int | None,
     *,
     picture: bool,
@@ -131,16 +135,12 @@ def _label(
     return label_outcome(done, store.out, sweeps=len(domain), begin=begin, further=further)
 
 
-def _for_submission(trained: TrainedRun, domain: "Domain") -> "Domain":
+def _for_submission(trained: TrainedRun, domain: Domain) -> Domain:
     """Returns ``domain`` with the run's merge, which gives its classes official numbers.
 
     Raises:
         ConfigError: the data set has no official format, or its devkit refuses such predictions.
     """
-    from ..stages.datasets.catalogue import NUSCENES_16
-    from ..stages.datasets.labels import index_merge
-    from ..stages.evaluate.official import require_official
-
     require_official(domain.index.dataset)
     merge = index_merge(trained.config.data.merge, domain.index)
     if domain.index.dataset == "nuscenes" and len(merge.classes) != len(NUSCENES_16):
@@ -158,9 +158,9 @@ def _for_submission(trained: TrainedRun, domain: "Domain") -> "Domain":
 
 def _submit(
     trained: TrainedRun,
-    domain: "Domain",
+    domain: Domain,
     out: Path,
-    rule: "FusionRule",
+    rule: FusionRule,
     norm_window: int | None,
     *,
     dry_run: bool,
@@ -183,14 +183,12 @@ def _submit(
     return label_outcome(done, out, sweeps=len(domain), begin=begin, advice=advice, further=zipped)
 
 
-def _open(workspace: Workspace, trained: TrainedRun, choice: FrameChoice, *, online: bool) -> "Domain":
+def _open(workspace: Workspace, trained: TrainedRun, choice: FrameChoice, *, online: bool) -> Domain:
     """Returns the chosen frames with their features; their labels are never read.
 
     Raises:
         CacheError: images have no cached features.
     """
-    from ..stages.datasets.labels import LabelMerge
-
     index = choice.open_index(workspace)
     cached = bool(trained.record["facts"]["cached"]) and not online
     opener = DomainOpener(workspace, trained.config, cached=cached, index=index)
@@ -202,7 +200,7 @@ def _open(workspace: Workspace, trained: TrainedRun, choice: FrameChoice, *, onl
     return domain.unlabelled()
 
 
-def _forecast(store: "LabelFolder | Submission", domain: "Domain") -> Outcome:
+def _forecast(store: "LabelFolder | Submission", domain: Domain) -> Outcome:
     """Forecasts the bytes that are still to be written, and logs them.
 
     Raises:
@@ -218,7 +216,7 @@ def _forecast(store: "LabelFolder | Submission", domain: "Domain") -> Outcome:
     return Outcome(result=result, text=text)
 
 
-def _facts(trained: TrainedRun, domain: "Domain", store: "LabelFolder", rule: "FusionRule") -> dict[str, Any]:
+def _facts(trained: TrainedRun, domain: Domain, store: "LabelFolder", rule: FusionRule) -> dict[str, Any]:
     """What a folder of labels says of its files, and where they come from."""
     from ..stages.predict.frames import PROBABILITY_SUFFIX
     from ..stages.predict.sweeps import LABEL_SUFFIX
@@ -238,16 +236,15 @@ def _facts(trained: TrainedRun, domain: "Domain", store: "LabelFolder", rule: "F
     }
 
 
-def _list_frames(path: Path, index: "FrameIndex") -> None:
+def _list_frames(path: Path, index: FrameIndex) -> None:
     """Write which sweep each name of a frame stands for."""
     text = io.StringIO()
     csv.writer(text).writerows([("frame", "sweep"), *zip(index.frames.key, index.frames.sweep, strict=True)])
     write_bytes(path, text.getvalue().encode())
 
 
-def _picture(store: "LabelFolder", domain: "Domain", classes: Sequence[str]) -> Path | None:
+def _picture(store: "LabelFolder", domain: Domain, classes: Sequence[str]) -> Path | None:
     """Draw the first frame that has labels, from above; None if there is none."""
-    from ..stages.datasets.readers import READERS
     from ..stages.predict.sweeps import read_labels
     from .report.figures import labels_from_above
 

@@ -1,24 +1,24 @@
 """Pseudo labels of a run: what its best network is sure of on the target's train split, kept in the workspace."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import optional_path
 from ..fingerprint import fingerprint_digest
+from ..stages.adapt.pseudo_labels import candidates, make_pseudo_labels
+from ..stages.evaluate.scores import FramePrediction
+from ..stages.evaluate.settings import FusionRule
+from ..stages.train.domain import Domain
+from ..stages.train.label_choice import Candidates, LabelRule
 from .config import Config
 from .console import Outcome
 from .runs import TrainedRun
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from ..stages.evaluate.scores import FramePrediction
-    from ..stages.evaluate.settings import FusionRule
     from ..stages.train.batch import Batch
-    from ..stages.train.domain import Domain
-    from ..stages.train.label_choice import Candidates, LabelRule
     from ..stages.train.network import Network
 
 __all__ = ["batch_candidates", "pseudo_label"]
@@ -30,7 +30,7 @@ def pseudo_label(
     side: str = "target",
     agree: bool = False,
     vote: bool = False,
-    machine: "Sequence[str]" = (),
+    machine: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
     """Predict the target's train split with a run, by default the last, and keep confident labels; safe to call again.
@@ -57,9 +57,7 @@ def pseudo_label(
         ConfigError: the network lacks what the rule compares.
         DataError: a prediction is not finite.
     """
-    from ..stages.adapt.pseudo_labels import make_pseudo_labels
     from ..stages.train.checks import check_label_rule
-    from ..stages.train.label_choice import LabelRule
 
     workspace = Workspace.of(workspace)
     trained = TrainedRun.open(workspace, optional_path(run), machine)
@@ -86,7 +84,7 @@ def pseudo_label(
     )
 
 
-def _identity(trained: TrainedRun, side: str, target: "Domain", rule: "LabelRule") -> dict[str, Any]:
+def _identity(trained: TrainedRun, side: str, target: Domain, rule: LabelRule) -> dict[str, Any]:
     """Returns what pseudo labels follow from: the weights, the features, the frames and the rule."""
     from ..stages.train.initial import InitialCheckpoint
     from ..stages.train.record import describe_domain
@@ -104,7 +102,7 @@ def _identity(trained: TrainedRun, side: str, target: "Domain", rule: "LabelRule
     }
 
 
-def _predictions(trained: TrainedRun, target: "Domain") -> "Iterator[FramePrediction]":
+def _predictions(trained: TrainedRun, target: Domain) -> Iterator[FramePrediction]:
     from ..stages.predict.inference import predict_frames
 
     rule = trained.config.evaluate.fusion
@@ -112,16 +110,14 @@ def _predictions(trained: TrainedRun, target: "Domain") -> "Iterator[FramePredic
         yield _to_learn(found, rule)
 
 
-def _to_learn(found: "FramePrediction", fusion: "FusionRule") -> "FramePrediction":
+def _to_learn(found: FramePrediction, fusion: FusionRule) -> FramePrediction:
     """Returns a prediction without the fused one if ``fusion`` is "sum", with which each head learns its own."""
     return replace(found, probabilities_fused=None) if fusion == "sum" else found
 
 
-def batch_candidates(config: Config, network: "Network", batch: "Batch") -> "Candidates":
+def batch_candidates(config: Config, network: "Network", batch: "Batch") -> Candidates:
     """Returns the pseudo labels that a teacher of a run with ``config`` proposes for the points of a batch."""
-    from ..stages.adapt.pseudo_labels import candidates
     from ..stages.predict.inference import predict_batch
-    from ..stages.train.label_choice import LabelRule
 
     fusion, settings = config.evaluate.fusion, config.train
     found = _to_learn(predict_batch(network, batch, fusion=fusion), fusion)

@@ -9,29 +9,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from ..errors import ConfigError, DataError, RunError, nearest
+from ..fingerprint import fingerprint_digest
 from ..settings import Mark, marked, unmarked_values
-from ..stages.evaluate.settings import adaptation_name
+from ..stages.datasets.settings import DomainSettings
+from ..stages.datasets.splits import domain_names
+from ..stages.evaluate.metrics import Metrics, ScoreProtocol
+from ..stages.evaluate.scores import majority_miou, score_frames
+from ..stages.evaluate.settings import AbsentRule, FusionRule, adaptation_name
+from ..stages.train.domain import Domain
 from .config import Config, ResolvedConfig, change_config
 from .domains import DomainOpener
 from .export import exported
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from ..stages.datasets.settings import DomainSettings
-    from ..stages.evaluate.metrics import Metrics
-    from ..stages.evaluate.settings import AbsentRule, FusionRule
-    from ..stages.train.domain import Domain
     from ..stages.train.network import Network
 
-__all__ = ["TrainedRun", "as_begun", "machine_settings", "run_facts", "run_name"]
+__all__ = ["TrainedRun", "as_begun", "run_facts", "run_name"]
 
 log = logging.getLogger(__name__)
 
 #: The fusion rule of a record that names none: records of earlier versions, which had no choice.
-UNNAMED_RULE: "FusionRule" = "sum"
+UNNAMED_RULE: FusionRule = "sum"
 
 
 def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
@@ -62,17 +65,12 @@ def as_begun(resolved: ResolvedConfig, run: Path) -> ResolvedConfig:
     return replace(resolved, config=config.model_copy(update={"evaluate": evaluate}))
 
 
-def machine_settings(device: str | None, overrides: Sequence[str] | None) -> list[str]:
-    """Returns the options ``--device`` and ``--set`` of a command as overrides for ``TrainedRun.open``."""
-    return [*([f"train.device={device}", f"extract.device={device}"] if device else []), *(overrides or [])]
-
-
 def run_name(
     resolved: ResolvedConfig,
     domains: DomainOpener,
     *,
     cached: bool,
-    sides: "Sequence[DomainSettings] | None" = None,
+    sides: Sequence[DomainSettings] | None = None,
 ) -> str:
     """Returns a name that follows from settings and data, so that an interrupted run is found again.
 
@@ -168,14 +166,12 @@ class TrainedRun:
             log.warning("%s", self.progress)
         return network
 
-    def side(self, name: str) -> "DomainSettings":
+    def side(self, name: str) -> DomainSettings:
         """Returns the source, the target, or another domain of the target's data set.
 
         Raises:
             ConfigError: the domain does not exist.
         """
-        from ..stages.datasets.splits import domain_names
-
         target = self.config.data.target
         known = domain_names(self.domains.index(target.dataset))
         others = {domain: target.model_copy(update={"domain": domain}) for domain in known}
@@ -230,7 +226,7 @@ class TrainedRun:
         form = [*(["lidar-only"] if lidar_only else []), *([adaptation_name(norm_window)] if norm_window else [])]
         return self.folder / "scores" / f"{'-'.join([side, split, *form])}.json"
 
-    def domain(self, side: str, split: str, *, lidar_only: bool = False) -> "Domain":
+    def domain(self, side: str, split: str, *, lidar_only: bool = False) -> Domain:
         """Returns the frames of one side and split, with their features unless ``lidar_only``."""
         return self.domains.open(self.side(side), split, images=not lidar_only)
 
@@ -239,12 +235,12 @@ class TrainedRun:
         *,
         split: str | None = None,
         side: str = "target",
-        absent: "AbsentRule | None" = None,
-        fusion: "FusionRule | None" = None,
+        absent: AbsentRule | None = None,
+        fusion: FusionRule | None = None,
         lidar_only: bool = False,
         norm_window: int | None = None,
         export: Path | None = None,
-    ) -> "Metrics":
+    ) -> Metrics:
         """Predicts all points of a split, scores them, and stores the score with its protocol.
 
         ``absent`` and ``fusion`` default to the run's settings. With ``lidar_only`` only the 3D head is scored, on the
@@ -257,7 +253,6 @@ class TrainedRun:
             DataError: the split has no frames, or no labels and ``export`` is not given.
             RunError: the run has no checkpoint yet, or its 3D head needs images and ``lidar_only`` is set.
         """
-        from ..stages.evaluate.scores import score_frames
         from ..stages.predict.inference import predict_frames
 
         if lidar_only:
@@ -288,19 +283,12 @@ class TrainedRun:
             card.save(path)
         return card
 
-    def majority(self, card: "Metrics") -> float:
+    def majority(self, card: Metrics) -> float:
         """Returns the mean IoU on the points of ``card`` of always predicting the most frequent training class."""
-        import numpy as np
-
-        from ..stages.evaluate.scores import majority_miou
-
         counts = np.array(self.record["class_counts"])
         return majority_miou(counts, card.confusion["3d"].sum(axis=1), card.absent)
 
-    def _protocol(self, side: str, split: str, domain: "Domain", fusion: "FusionRule", norm_window: int | None) -> Any:
-        from ..fingerprint import fingerprint_digest
-        from ..stages.evaluate.metrics import ScoreProtocol
-
+    def _protocol(self, side: str, split: str, domain: Domain, fusion: FusionRule, norm_window: int | None) -> Any:
         settings, dataset = self.config, self.side(side).dataset
         return ScoreProtocol(
             dataset=dataset,

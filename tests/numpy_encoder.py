@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float16, Float32, UInt8, UInt32
 from xd3d.cache.codec import FAR_MEAN, SMALLEST_EXPONENT
 from xd3d.cache.commits import Commit
-from xd3d.cache.layout import GEOMETRY, MEMBERSHIPS, SCALES, CacheLayout, Shard
-from xd3d.cache.rows import named_arrays
-from xd3d.cache.schema import CHANNEL_AXES, ImageFeatures
+from xd3d.cache.layout import CacheLayout, Shard
+from xd3d.cache.schema import CHANNEL_AXES, GEOMETRY, MEMBERSHIPS, SCALES, ImageFeatures, named_arrays
 from xd3d.cache.stored import StoredRows
 from xd3d.cache.writer import CacheWriter
 
@@ -57,7 +56,7 @@ def encoded(arrays: Mapping[str, np.ndarray], layout: CacheLayout) -> dict[str, 
     stored: dict[str, np.ndarray] = {}
     for name, values in arrays.items():
         rows = as_stored(values, layout.computed[name].dtype) if name in layout.computed else values
-        if layout.is_quantised(name):
+        if f"{SCALES}{name}" in layout.arrays:
             stored[name], stored[SCALES + name] = encode(rows, CHANNEL_AXES[name.partition("/")[0]])
         else:
             stored[name] = rows

@@ -12,7 +12,9 @@ from ...errors import CacheError
 from .base import Lock, Store
 from .local import LocalStore
 
-__all__ = ["Store", "exclusive", "open_store"]
+__all__ = ["Location", "Store", "exclusive", "join_location", "open_store"]
+
+Location = Path | str  #: of a cache: a folder, or ``s3://bucket/prefix``
 
 
 @contextmanager
@@ -31,7 +33,12 @@ def exclusive(store: Store, doing: str) -> Iterator[Lock]:
             lock.release()
 
 
-def open_store(location: Path | str) -> Store:
+def join_location(location: Location, name: str) -> Location:
+    """Returns the location of ``name`` below another."""
+    return location / name if isinstance(location, Path) else f"{location.rstrip('/')}/{name}"
+
+
+def open_store(location: Location) -> Store:
     """Returns the store of the cache at ``location``, a folder or ``s3://bucket/prefix``; reads and creates nothing.
 
     Raises:

@@ -1,27 +1,26 @@
 """A cache in a local folder."""
 
+import errno
 import os
 import resource
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from ...errors import CacheError
+from ...errors import CacheError, DiskSpaceError, Xd3dError
 from ...files import fsync_folder
-from ...locks import LOCKS, FileLock, WriterLock
+from ...locks import LOCKS, FileLock, WriterLock, live_owners
 from ..layout import DONE, STAGING
 from .base import Version
 from .local_files import (
     LocalFile,
     LocalStage,
-    disk_errors,
     file_version,
-    read_regular,
+    open_regular,
     refuse_links_out,
-    sweep_partials,
 )
 
 __all__ = ["LOCK", "LocalStore"]
@@ -111,7 +110,13 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         """Returns the content of a regular file."""
-        return read_regular(self.root / key)
+        path = self.root / key
+        descriptor, _ = open_regular(path)
+        try:
+            with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+                return file.read()
+        except OSError as error:
+            raise CacheError(f"{path} cannot be read ({error.strerror})") from error
 
     def open(self, key: str) -> LocalFile:
         """Opens a regular file."""
@@ -164,12 +169,39 @@ class LocalStore:
             lock.release(remove=True)
 
     def sweep(self, *, host: str) -> int:
-        """Removes the ``*.partial`` files of dead writers."""
-        return sweep_partials(self.root, host=host)
+        """Removes the ``*.partial`` files of dead writers, which no longer hold the writer's lock.
 
-    def faults(self, doing: str) -> AbstractContextManager[None]:
+        ``host`` restricts it to owners on one host: on network file systems with local locks, a shared writer cannot
+        tell whether owners on other hosts are alive.
+        """
+        folders = (self.root, self.root / STAGING, self.root / DONE)
+        files = [file for folder in folders for file in folder.glob("*.partial")]
+        alive = live_owners(self.root)  # listed after the files: an owner takes its lock before it creates a file
+        dead = [file for file in files if (owner := file.name.split(".")[-2]) not in alive and owner.startswith(host)]
+        for file in dead:
+            file.unlink(missing_ok=True)
+        return len(dead)
+
+    @contextmanager
+    def faults(self, doing: str) -> Iterator[None]:
         """Turns disk errors into errors with a remedy."""
-        return disk_errors(self.root, doing)
+        safe = "what was committed before is safe; run the same command again to go on"
+        try:
+            yield
+        except Xd3dError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                free = shutil.disk_usage(self.root).free if self.root.exists() else 0
+                raise DiskSpaceError(
+                    f"No room left for the cache {self.root} while {doing} ({free} bytes free); free some space: {safe}"
+                ) from error
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise CacheError(
+                    f"The cache {self.root} cannot be written while {doing} ({error.strerror}: {error.filename}); "
+                    "mount it writable, change its owner, or choose another folder"
+                ) from error
+            raise CacheError(f"The disk failed under the cache {self.root} while {doing} ({error}); {safe}") from error
 
     def free_bytes(self) -> int:
         """Returns the free bytes on the disk of the folder, which need not exist yet."""

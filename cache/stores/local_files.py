@@ -3,32 +3,26 @@
 Only regular files are opened, so that a pipe or a device in their place cannot block a reader.
 """
 
-import errno
 import os
-import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ...errors import CacheError, DiskSpaceError, Xd3dError
+from ...errors import CacheError
 from ...files import fsync_folder
-from ...locks import live_owners
-from ..layout import DONE, STAGING
+from ..layout import STAGING
 from .base import Version
 
 __all__ = [
     "LocalFile",
     "LocalStage",
-    "disk_errors",
     "file_version",
-    "read_regular",
+    "open_regular",
     "refuse_links_out",
-    "sweep_partials",
 ]
 
 _NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  #: Linux alone has it
@@ -43,7 +37,7 @@ class LocalFile:
 
     def __init__(self, path: Path | str) -> None:
         self._descriptor = -1
-        self._descriptor, status = _open_regular(path)
+        self._descriptor, status = open_regular(path)
         self.size = status.st_size
         self.version = file_version(status)
 
@@ -78,7 +72,7 @@ class LocalFile:
         return False
 
 
-def _open_regular(path: Path | str) -> tuple[int, os.stat_result]:
+def open_regular(path: Path | str) -> tuple[int, os.stat_result]:
     """Opens ``path`` for reading; returns its file descriptor and its status.
 
     Raises:
@@ -97,49 +91,9 @@ def _open_regular(path: Path | str) -> tuple[int, os.stat_result]:
     return descriptor, status
 
 
-def read_regular(path: Path) -> bytes:
-    """Returns the content of a file.
-
-    Raises:
-        CacheError: as ``_open_regular``, or the device failed.
-    """
-    descriptor, _ = _open_regular(path)
-    try:
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-            return file.read()
-    except OSError as error:
-        raise CacheError(f"{path} cannot be read ({error.strerror})") from error
-
-
 def file_version(status: os.stat_result) -> Version:
     """Returns inode, size and modification time of a file, which tell a replaced file from the old one."""
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turns disk errors under ``path`` into errors with a remedy.
-
-    Raises:
-        DiskSpaceError: the disk or the quota is full.
-        CacheError: the cache may not be written, or the device failed.
-    """
-    try:
-        yield
-    except Xd3dError:
-        raise
-    except OSError as error:
-        safe = "what was committed before is safe; run the same command again to go on"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskSpaceError(
-                f"No room left for the cache {path} while {doing} ({_free(path)} bytes free); free some space: {safe}"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise CacheError(
-                f"The cache {path} cannot be written while {doing} ({error.strerror}: {error.filename}); "
-                "mount it writable, change its owner, or choose another folder"
-            ) from error
-        raise CacheError(f"The disk failed under the cache {path} while {doing} ({error}); {safe}") from error
 
 
 class LocalStage:
@@ -194,21 +148,3 @@ def refuse_links_out(root: Path, folder: Path) -> None:
     """
     if folder.resolve() != root.resolve() / folder.relative_to(root):
         raise CacheError(f"{folder} lies behind a link, which may lead out of the cache; put real folders there")
-
-
-def sweep_partials(path: Path, *, host: str = "") -> int:
-    """Removes the ``*.partial`` files whose owner no longer holds the writer's lock; returns their number.
-
-    ``host`` restricts it to owners on one host: on network file systems with local locks, a shared writer cannot tell
-    whether owners on other hosts are alive.
-    """
-    files = [file for folder in (path, path / STAGING, path / DONE) for file in folder.glob("*.partial")]
-    alive = live_owners(path)  # listed after the files: an owner takes its lock before it creates a file
-    dead = [file for file in files if (owner := file.name.split(".")[-2]) not in alive and owner.startswith(host)]
-    for file in dead:
-        file.unlink(missing_ok=True)
-    return len(dead)
-
-
-def _free(path: Path) -> int:
-    return shutil.disk_usage(path).free if path.exists() else 0

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from posixpath import commonpath
 from typing import Any, BinaryIO, ClassVar, TypeVar
@@ -140,8 +140,8 @@ class ObjectStore:
         self._process = os.getpid()
         self._objects = open_bucket(self._bucket, self._prefix)
 
-    def __reduce__(self) -> tuple[Callable[[str], "ObjectStore"], tuple[str]]:
-        return _reopened, (self.location,)
+    def __reduce__(self) -> tuple[Callable[[], "ObjectStore"], tuple[()]]:
+        return partial(ObjectStore, url=self.location), ()
 
     @property
     def open_files(self) -> int:
@@ -303,10 +303,6 @@ class ObjectStore:
 
     def _asking(self) -> AbstractContextManager[None]:
         return store_errors(self.location, self._bucket)
-
-
-def _reopened(url: str) -> ObjectStore:
-    return ObjectStore(url=url)
 
 
 def _version(meta: Any) -> Version:

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...files import write_json
 from ...settings import Mark, marked
+from ...stages.evaluate.metrics import Metrics
 from .. import jobs
 from ..config import Config
 from ..console import run_command_line, set_up_logging
@@ -18,9 +19,6 @@ from ..pseudo import pseudo_label
 from ..runs import TrainedRun
 from ..workspace import Workspace
 from .plan import Training
-
-if TYPE_CHECKING:
-    from ...stages.evaluate.metrics import Metrics
 
 __all__ = ["SOURCE", "is_trained", "run_child", "run_training"]
 
@@ -107,7 +105,7 @@ def _scores(run: TrainedRun, domain: str, window: int | None, *, lidar_only: boo
     }
 
 
-def _lidar_only_score(run: TrainedRun, domain: str, card: "Metrics", window: int | None) -> float | None:
+def _lidar_only_score(run: TrainedRun, domain: str, card: Metrics, window: int | None) -> float | None:
     """3D mIoU without images; None for a network that requires them."""
     if not run.config.fusion.image:
         return card.miou["3d"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import ConfigError, DataError, nearest
 from ...files import read_json
 from ...settings import Mark, marked, unmarked_values
+from ...stages.datasets.index import FrameIndex
 from .. import jobs
 from ..config import Config, ResolvedConfig, load_config
 from ..workspace import Workspace
@@ -66,7 +67,6 @@ class Benchmark:
         Raises:
             DataError: files of the root are missing or damaged.
         """
-        from ...stages.datasets.index import FrameIndex
         from ...stages.synthesize.synthesize import FACTS
 
         root = self.root or out / "root"

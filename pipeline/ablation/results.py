@@ -9,12 +9,11 @@ from typing import Any
 from ...errors import DataError
 from ...files import read_json, write_bytes, write_json
 from . import tables
-from .figures import PLOTS
 from .plan import Benchmark, Request, variant_digest
 from .rows import Row, RowFile, ScoreTable, parse_rows
 from .variants import VARIANTS
 
-__all__ = ["Publisher", "Results", "replace_blocks", "write_results"]
+__all__ = ["Results", "publish", "replace_blocks", "write_results"]
 
 PAGE = """# Results of the ablation
 
@@ -78,7 +77,7 @@ class Results:
     def blocks(self) -> dict[str, str]:
         """Returns the generated blocks of ``results.md`` by name."""
         scores = ScoreTable(self.rows, list(self.benchmark.shifts))
-        plots = {name: f"\n\n![{name}]({IMAGES}/ablation-{name}.png)" for name in PLOTS}
+        plots = {name: f"\n\n![{name}]({IMAGES}/ablation-{name}.png)" for name in tables.PLOTS}
         sweeps = tables.sweep_tables(scores)
         return {
             "facts": self._facts(),
@@ -95,7 +94,7 @@ class Results:
         """Returns the plots of the scores as PNG files, by name."""
         scores = ScoreTable(self.rows, list(self.benchmark.shifts))
         empty = () if tables.sweep_tables(scores) else ("sweeps",)
-        return {f"ablation-{name}": draw(scores) for name, draw in PLOTS.items() if name not in empty}
+        return {f"ablation-{name}": draw(scores) for name, draw in tables.PLOTS.items() if name not in empty}
 
     def _facts(self) -> str:
         seconds = {row.run: row.seconds for row in (*self.rows, *self.development)}
@@ -155,48 +154,49 @@ def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
     return text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Publisher:
-    """Writes the results of ``rows`` to ``out``, and to ``docs`` if given. ``data`` identifies the data."""
+def publish(
+    benchmark: Benchmark,
+    request: Request,
+    data: str,
+    rows: RowFile,
+    failed: Mapping[str, str],
+    *,
+    out: Path,
+    docs: Path | None,
+) -> Results:
+    """Writes the results of all rows to ``out``, and to ``docs`` if given, whose rows are added to ``rows`` first.
 
-    benchmark: Benchmark
-    request: Request
-    data: str
-    rows: RowFile
-    out: Path
-    docs: Path | None
+    ``data`` identifies the data.
 
-    def publish(self, failed: Mapping[str, str]) -> Results:
-        """Writes the results of all rows, including those that ``docs`` has gained meanwhile.
+    Raises:
+        DataError: ``docs`` holds something else, or rows of other settings, which would be lost.
+    """
+    published = _import_published(rows, docs) if docs else []
+    results = Results.select(benchmark, request, data, rows.rows, failed)
+    kept = {row.key for row in (*results.rows, *results.development)}
+    if lost := [row for row in published if row.key not in kept]:
+        raise DataError(
+            f"{docs} holds {len(lost)} rows of other settings or data (the first is '{lost[0].command}'), which"
+            " would be lost; give another --docs, or the settings that they were made with"
+        )
+    write_results(results, out, docs)
+    return results
 
-        Raises:
-            DataError: ``docs`` holds something else, or rows of other settings, which would be lost.
-        """
-        published = self._import_published(self.docs) if self.docs else []
-        results = Results.select(self.benchmark, self.request, self.data, self.rows.rows, failed)
-        kept = {row.key for row in (*results.rows, *results.development)}
-        if lost := [row for row in published if row.key not in kept]:
-            raise DataError(
-                f"{self.docs} holds {len(lost)} rows of other settings or data (the first is '{lost[0].command}'),"
-                " which would be lost; give another --docs, or the settings that they were made with"
-            )
-        write_results(results, self.out, self.docs)
-        return results
 
-    def _import_published(self, docs: Path) -> list[Row]:
-        """Adds the rows of ``docs/results.json`` to ``rows``; returns them."""
-        path = docs / "results.json"
-        if not path.exists():
-            return []
-        try:
-            results = read_json(path)
-            published = parse_rows([*results["rows"], *results["development"]])
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(
-                f"{path} does not hold results of this version ({error}); give another --docs, or move it away"
-            ) from error
-        known = {row.key for row in self.rows.rows}
-        for row in published:
-            if row.key not in known:
-                self.rows.append(row)
-        return published
+def _import_published(rows: RowFile, docs: Path) -> list[Row]:
+    """Adds the rows of ``docs/results.json`` to ``rows``; returns them."""
+    path = docs / "results.json"
+    if not path.exists():
+        return []
+    try:
+        results = read_json(path)
+        published = parse_rows([*results["rows"], *results["development"]])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path} does not hold results of this version ({error}); give another --docs, or move it away"
+        ) from error
+    known = {row.key for row in rows.rows}
+    for row in published:
+        if row.key not in known:
+            rows.append(row)
+    return published

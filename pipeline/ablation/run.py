@@ -1,9 +1,11 @@
 """The ablation from data to tables: extracts features, trains missing runs in child processes, publishes the rows."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -20,7 +22,7 @@ from ..domains import DomainOpener
 from ..workspace import Workspace
 from .child import SOURCE, is_trained, run_child
 from .plan import Benchmark, Request, Training, plan_trainings
-from .results import Publisher, Results
+from .results import Results, publish
 from .rows import Row, RowFile
 
 __all__ = ["run_ablation"]
@@ -50,15 +52,15 @@ def run_ablation(
         workspace = Workspace(home=out / "work")
         data = benchmark.prepare(out, workspace)
         rows = RowFile(out / "rows.jsonl")
-        publisher = Publisher(benchmark=benchmark, request=request, data=data, rows=rows, out=out, docs=docs)
-        results = publisher.publish({})
+        published = partial(publish, benchmark, request, data, rows, out=out, docs=docs)
+        results = published({})
         trainings = plan_trainings(benchmark, request, data, {row.key for row in rows.rows})
         failed = _extract(workspace, benchmark, trainings)
         ready = [training for training in trainings if training.run not in failed]
         log.info("%d runs to train, %d rows exist", len(ready), len(results.rows))
         for child in _run_children(ready, processes, out / "logs", workspace, benchmark):
             failed |= _record(child, rows, request)
-            results = publisher.publish(failed)
+            results = published(failed)
     return _outcome(out, results, failed)
 
 
@@ -156,7 +158,13 @@ def _start(training: Training, folder: Path, workspace: Workspace, benchmark: Be
         kwargs={"result": result, "log": log_file, "threads": threads},
         daemon=True,
     )
-    process.start()
+    usual = dict(os.environ)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # numpy reads it when the new process imports it
+    try:
+        process.start()
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        os.environ.update(usual)
     return _Child(training=training, process=process, result=result, log=log_file)
 
 

@@ -1,7 +1,7 @@
 """The variants that the ablation compares, in the order and the groups of its tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from ...errors import ConfigError, nearest
@@ -24,7 +24,7 @@ REFERENCE = "full"  #: the method
 SHORTER = "full-400"  #: the method in fewer steps; a sweep changes one setting of it
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Variant:
     """One form of the method: the preset ``ablation/<name>`` of ``configs/ablation.yaml`` and its label in tables.
 
@@ -37,6 +37,7 @@ class Variant:
 
     name: str
     label: str
+    _: KW_ONLY
     trained: Literal["once", "per shift", "on target"] = "once"
     init: str | None = None
     norm_window: int | None = None
@@ -63,7 +64,7 @@ class Group:
 
 
 def _sweep(title: str, *variants: tuple[str, str], named_only: bool = False) -> Group:
-    chosen = tuple(Variant(name=name, label=label) for name, label in variants)
+    chosen = tuple(Variant(*variant) for variant in variants)
     return Group(title=title, variants=chosen, named_only=named_only)
 
 
@@ -72,66 +73,41 @@ GROUPS: tuple[Group, ...] = (
         title="The parts, one added to the other",
         main=True,
         variants=(
-            Variant(name="3d-only", label="no image at all"),
-            Variant(name="image", label="+ image branch and cross-modal losses"),
-            Variant(name="full", label="+ pixels injected into the 3D network, located agents, a LiDAR-only branch"),
-            Variant(name="full-random-weights", label="full, features of random diffusion weights"),
-            Variant(name="full-rgb-only", label="full, the image tap alone"),
-            Variant(name="full-mix", label="full, another frame mixed into each sample", short=False),
-            Variant(name="paper", label="the paper's form: global queries, `refine`, dense keys, raw features"),
+            Variant("3d-only", "no image at all"),
+            Variant("image", "+ image branch and cross-modal losses"),
+            Variant("full", "+ pixels injected into the 3D network, located agents, a LiDAR-only branch"),
+            Variant("full-random-weights", "full, features of random diffusion weights"),
+            Variant("full-rgb-only", "full, the image tap alone"),
+            Variant("full-mix", "full, another frame mixed into each sample", short=False),
+            Variant("paper", "the paper's form: global queries, `refine`, dense keys, raw features"),
         ),
     ),
     Group(
         title="With the target in training",
         main=True,
         variants=(
-            Variant(
-                name="uda",
-                label="full, then steps with the target's unlabelled frames",
-                trained="per shift",
-                init="full",
-            ),
-            Variant(
-                name="uda-pl",
-                label="uda, labelled by a teacher that learns",
-                trained="per shift",
-                init="full",
-                short=False,
-            ),
-            Variant(name="oracle", label="full, trained on the target's labels", trained="on target"),
+            Variant("uda", "full, then steps with the target's unlabelled frames", trained="per shift", init="full"),
+            Variant("uda-pl", "uda, labelled by a teacher that learns", trained="per shift", init="full", short=False),
+            Variant("oracle", "full, trained on the target's labels", trained="on target"),
         ),
     ),
     Group(
         title="Options that are off by default",
         main=True,
         variants=(
-            Variant(name="full-depth", label="full, the 2D branch reads the depth of the points", short=False),
-            Variant(
-                name="full-norm",
-                label="full, BatchNorm adapted to each frame",
-                init="full",
-                norm_window=1,
-                short=False,
-            ),
+            Variant("full-depth", "full, the 2D branch reads the depth of the points", short=False),
+            Variant("full-norm", "full, BatchNorm adapted to each frame", init="full", norm_window=1, short=False),
         ),
     ),
     Group(
         title="LiDAR alone, pretrained on images without labels",
         main=True,
         variants=(
+            Variant("pretrain", "3d-only from a 3D network pretrained on the source", init="pretraining", short=False),
             Variant(
-                name="pretrain",
-                label="3d-only from a 3D network pretrained on the source",
-                init="pretraining",
-                short=False,
+                "pretrain-frozen", "the source's pretrained network, under an MLP", init="pretraining", short=False
             ),
-            Variant(
-                name="pretrain-frozen",
-                label="the source's pretrained network, under an MLP",
-                init="pretraining",
-                short=False,
-            ),
-            Variant(name="layernorm", label="control: 3d-only with LayerNorm, not pretrained", short=False),
+            Variant("layernorm", "control: 3d-only with LayerNorm, not pretrained", short=False),
         ),
     ),
     Group(
@@ -140,8 +116,8 @@ GROUPS: tuple[Group, ...] = (
         named_only=True,
         variants=(
             Variant(
-                name="pretrain-uda",
-                label="pretrained on the source and on the target's unlabelled frames",
+                "pretrain-uda",
+                "pretrained on the source and on the target's unlabelled frames",
                 trained="per shift",
                 init="pretraining-uda",
             ),
@@ -200,8 +176,8 @@ VARIANTS: dict[str, Variant] = {variant.name: variant for group in GROUPS for va
 PRETRAININGS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant(name="pretraining", label="on the source", pretrains=True),
-        Variant(name="pretraining-uda", label="on source and target", trained="per shift", pretrains=True),
+        Variant("pretraining", "on the source", pretrains=True),
+        Variant("pretraining-uda", "on source and target", trained="per shift", pretrains=True),
     )
 }
 

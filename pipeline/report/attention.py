@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float, Float32, Int64, Integer, UInt8
 
+from ...cache.schema import ImageFeatures
+from ...stages.datasets.frames import Frame
 from ...stages.datasets.labels import IGNORE
+from ...stages.extract.agents import AgentMaker
+from ...stages.extract.images import PictureSource
+from ...stages.extract.settings import ExtractSettings
+from ...stages.predict.attention import AttentionMaps, attention_maps
+from ...stages.train.domain import Domain
+from ...stages.train.features import FeatureSource, identity_views
+from ..runs import TrainedRun
 from .figures import new_figure, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ...cache.schema import ImageFeatures
-    from ...stages.datasets.frames import Frame
-    from ...stages.extract.settings import ExtractSettings
-    from ...stages.predict.attention import AttentionMaps
-    from ...stages.train.domain import Domain
-    from ...stages.train.features import FeatureSource
-    from ..runs import TrainedRun
 
 __all__ = [
     "AttentionKind",
@@ -47,11 +49,11 @@ class FrameImages:
     """
 
     pictures: UInt8[np.ndarray, "views height width 3"]
-    stored: "ImageFeatures"
+    stored: ImageFeatures
     assignment: Float[np.ndarray, "views agents rows columns"]
     extent: tuple[float, float]
 
-    def agents_of(self, frame: "Frame") -> Int64[np.ndarray, "points"]:
+    def agents_of(self, frame: Frame) -> Int64[np.ndarray, "points"]:
         """Returns the dominant agent at each point's pixel, numbered over all views; a point's last view counts."""
         agents = self.assignment.shape[1]
         u, v = frame.projection_uv.T
@@ -78,16 +80,11 @@ def dense_memberships(
     return dense
 
 
-def read_images(
-    settings: "ExtractSettings", domain: "Domain", features: "FeatureSource", frame: "Frame"
-) -> FrameImages:
+def read_images(settings: ExtractSettings, domain: Domain, features: FeatureSource, frame: Frame) -> FrameImages:
     """Reads the pictures, features and agent memberships of ``frame``.
 
     If the features were stored without memberships, the cells are grouped again as in stage one.
     """
-    from ...stages.extract.images import PictureSource
-    from ...stages.train.features import identity_views
-
     settings = settings.for_dataset(domain.index.dataset)
     rows = [int(row) for row in frame.image_rows]
     views = identity_views(frame, features)
@@ -104,15 +101,13 @@ def read_images(
 
 
 def _group_again(
-    settings: "ExtractSettings",
-    features: "FeatureSource",
-    stored: "ImageFeatures",
+    settings: ExtractSettings,
+    features: FeatureSource,
+    stored: ImageFeatures,
     pictures: UInt8[np.ndarray, "views 3 height width"],
 ) -> tuple[Float32[np.ndarray, "views agents rows columns"], tuple[float, float]]:
     """Returns the memberships as stage one computes them, and the extent of their grid."""
     import torch
-
-    from ...stages.extract.agents import AgentMaker
 
     maker = AgentMaker(
         settings=settings.agents, specs=features.taps, image_size=settings.image_size, device=torch.device("cpu")
@@ -129,9 +124,9 @@ class FrameAttention:
     attends to 3D queries that were refined by the image's.
     """
 
-    frame: "Frame"
+    frame: Frame
     images: FrameImages
-    insight: "AttentionMaps"
+    insight: AttentionMaps
 
     @property
     def kinds(self) -> tuple[AttentionKind, ...]:
@@ -214,10 +209,8 @@ class FrameAttention:
         axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
 
 
-def frame_attention(run: "TrainedRun", domain: "Domain", position: int) -> FrameAttention | None:
+def frame_attention(run: TrainedRun, domain: Domain, position: int) -> FrameAttention | None:
     """Returns the attention of ``run`` on one frame of ``domain``; None without agents, features or points."""
-    from ...stages.predict.attention import attention_maps
-
     fusion = run.config.fusion
     if not (fusion.agent_tokens or fusion.interface) or domain.features is None:
         return None

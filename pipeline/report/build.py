@@ -3,13 +3,19 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import RunError
 from ...files import write_bytes
+from ...stages.datasets.frames import Frame
 from ...stages.evaluate.metrics import Metrics, Modality
+from ...stages.evaluate.scores import FramePrediction
+from ...stages.evaluate.settings import FusionRule
+from ...stages.predict.inference import predict_frames
+from ...stages.train.domain import Domain
+from ...stages.train.features import FeatureSource
+from ...stages.train.log import read_log
 from ...stages.train.monitor import TIMING_KEYS
 from ..runs import TrainedRun
 from . import figures
@@ -18,13 +24,6 @@ from .attention import read_images
 from .clouds import clouds_section, run_label
 from .frames import predictions_over_images, spread_frames
 from .page import Picture, Section, Table, facts_table, legend, render_page
-
-if TYPE_CHECKING:
-    from ...stages.datasets.frames import Frame
-    from ...stages.evaluate.scores import FramePrediction
-    from ...stages.evaluate.settings import FusionRule
-    from ...stages.train.domain import Domain
-    from ...stages.train.features import FeatureSource
 
 __all__ = ["build_report"]
 
@@ -77,7 +76,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other:
     return path
 
 
-def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule", other: TrainedRun | None) -> Section:
+def _scores(run: TrainedRun, card: Metrics, rule: FusionRule, other: TrainedRun | None) -> Section:
     majority = run.majority(card)
     rows = [[name, *(_percent(values[key]) for key in OUTPUTS)] for name, values in card.iou.items()]
     rows.append(["mean (mIoU)", *(_percent(card.miou[key]) for key in OUTPUTS)])
@@ -96,7 +95,7 @@ def _scores(run: TrainedRun, card: Metrics, rule: "FusionRule", other: TrainedRu
         f" ({rule}). The last row is the score of always predicting the most frequent class.",
         parts=[
             Table(header=["class", *OUTPUTS.values()], rows=rows),
-            Picture(png=figures.iou_bars(bars, card.classes), caption="IoU per class and output."),
+            Picture(figures.iou_bars(bars, card.classes), "IoU per class and output."),
         ],
     )
 
@@ -121,25 +120,26 @@ def _parts(card: Metrics) -> list[Section]:
     return [Section(heading="Scores by distance and weather", text=text, parts=tables)] if tables else []
 
 
-def _frames(run: TrainedRun, rule: "FusionRule") -> list[Section]:
+def _frames(run: TrainedRun, rule: FusionRule) -> list[Section]:
     """Input and predictions of a few frames, evenly spread over the target's test split."""
-    from ...stages.predict.inference import predict_frames
-
     few = spread_frames(run.domain("target", "test"))
     predictions = predict_frames(run.network, few, fusion=rule, description="report")
     return [_frame(run, few, number, prediction) for number, prediction in enumerate(predictions)]
 
 
-def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePrediction") -> Section:
+def _frame(run: TrainedRun, domain: Domain, number: int, prediction: FramePrediction) -> Section:
     frame, row = domain.load(number), domain.frames[number]
     classes = run.network.classes
     predicted = prediction.decided
     parts = [
         *(_image(run, domain, domain.features, frame) if domain.features is not None else []),
-        *_on_image(run, domain, frame, predicted),
+        *(
+            Picture(png, f"LiDAR points over the image of {camera}.")
+            for camera, png in predictions_over_images(domain, frame, predicted, run.config.extract, classes)
+        ),
         Picture(
-            png=figures.birds_eye_view(frame.facing(domain.index), frame.labels, predicted, classes),
-            caption="The same points from above; the triangle is the sensor."
+            figures.birds_eye_view(frame.facing(domain.index), frame.labels, predicted, classes),
+            "The same points from above; the triangle is the sensor."
             + ("" if domain.every_point else " Only points that a camera sees are kept."),
         ),
         *(_around(domain, number) if len(domain.index.cameras) > 1 else []),
@@ -153,16 +153,16 @@ def _frame(run: TrainedRun, domain: "Domain", number: int, prediction: "FramePre
     )
 
 
-def _around(domain: "Domain", number: int) -> list[Picture]:
+def _around(domain: Domain, number: int) -> list[Picture]:
     """The whole sweep, coloured by how many of the frame's cameras see each point."""
     whole = dataclasses.replace(domain, labelled=False, every_point=True).load(number)
     cameras = np.bincount(whole.projection_point, minlength=len(whole.points))
     names = ", ".join(domain.index.cameras)
     caption = f"All points of the sweep from above, by how many cameras see them ({names})."
-    return [Picture(png=figures.seen_from_above(whole.points, cameras), caption=caption)]
+    return [Picture(figures.seen_from_above(whole.points, cameras), caption)]
 
 
-def _image(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: "Frame") -> list[Picture]:
+def _image(run: TrainedRun, domain: Domain, features: FeatureSource, frame: Frame) -> list[Picture]:
     """The image of the first view, two feature maps of it, and its agents."""
     settings = run.config.extract
     images = read_images(settings, domain, features, frame)
@@ -175,17 +175,10 @@ def _image(run: TrainedRun, domain: "Domain", features: "FeatureSource", frame: 
         "What stage one stored of this image. Equal colours in a feature picture mean equal features; in the agent"
         " picture each agent, a group of pixels with similar features, has its own colour."
     )
-    return [Picture(png=figures.image_row(shown), caption=caption)]
-
-
-def _on_image(run: TrainedRun, domain: "Domain", frame: "Frame", predicted: np.ndarray) -> list[Picture]:
-    shown = predictions_over_images(domain, frame, predicted, run.config.extract, run.network.classes)
-    return [Picture(png=png, caption=f"LiDAR points over the image of {camera}.") for camera, png in shown]
+    return [Picture(figures.image_row(shown), caption)]
 
 
 def _training(run: TrainedRun) -> Section:
-    from ...stages.train.log import read_log
-
     records = read_log(run.folder)
     steps = [record for record in records if "loss" in record]
     names = [name for name in steps[0] if name not in LOSS_NAMES_LEFT_OUT] if steps else []
@@ -198,7 +191,7 @@ def _training(run: TrainedRun) -> Section:
         heading="Training",
         text="The loss terms over the steps, and the score on the held-out split that the best checkpoint was chosen"
         " on. Neither uses the test split.",
-        parts=[Picture(png=png, caption="Each curve is a running mean over 2 % of the steps.")],
+        parts=[Picture(png, "Each curve is a running mean over 2 % of the steps.")],
     )
 
 
@@ -211,8 +204,8 @@ def _confusion(card: Metrics) -> Section:
         text="Which class is taken for which, in per cent of the true class's points.",
         parts=[
             Picture(
-                png=figures.confusion_picture(counts, card.classes),
-                caption=f"Rows: truth. Columns: prediction ({OUTPUTS[output]}).",
+                figures.confusion_picture(counts, card.classes),
+                f"Rows: truth. Columns: prediction ({OUTPUTS[output]}).",
             )
         ],
     )

@@ -6,21 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from ...errors import RunError
+from ...stages.datasets.frames import Frame
 from ...stages.datasets.labels import IGNORE
+from ...stages.evaluate.scores import FramePrediction
+from ...stages.predict.inference import predict_frames
+from ...stages.train.domain import Domain
+from ..runs import TrainedRun
 from .attention import read_images
 from .figures import class_colours
+from .frames import spread_positions
 from .page import Section, Widget, legend
-
-if TYPE_CHECKING:
-    from ...stages.datasets.frames import Frame
-    from ...stages.evaluate.scores import FramePrediction
-    from ...stages.train.domain import Domain
-    from ..runs import TrainedRun
 
 __all__ = ["clouds_section", "run_label"]
 
@@ -30,24 +30,23 @@ NO_AGENT = 65535
 PICTURE_WIDTH = 960
 
 
-def run_label(run: "TrainedRun") -> str:
+def run_label(run: TrainedRun) -> str:
     """Returns the name of a run where the report compares two."""
     return f"{run.folder.name} (fusion.variant={run.config.fusion.variant})"
 
 
-def clouds_section(run: "TrainedRun", other: "TrainedRun | None" = None) -> Section:
+def clouds_section(run: TrainedRun, other: TrainedRun | None = None) -> Section:
     """Returns the section with the clouds of a few test frames, predicted by ``run``, and by ``other`` beside it.
 
     Raises:
         RunError: ``other`` has other test frames or other classes.
     """
     domain = run.domain("target", "test")
-    chosen = np.unique(np.linspace(0, len(domain) - 1, FRAMES + 2).round().astype(int)[1:-1])
+    chosen = spread_positions(domain, FRAMES)
     runs = [run] if other is None else [run, other]
     predicted = [_predicted(each, domain, chosen, run) for each in runs]
     frames = [
-        _frame(run, domain, int(position), [each[number] for each in predicted])
-        for number, position in enumerate(chosen)
+        _frame(run, domain, position, [each[number] for each in predicted]) for number, position in enumerate(chosen)
     ]
     classes = run.network.classes
     data = {
@@ -69,9 +68,7 @@ def clouds_section(run: "TrainedRun", other: "TrainedRun | None" = None) -> Sect
     return Section(heading="Point clouds", text=text, legend=legend(classes), parts=[Widget(html=html)])
 
 
-def _predicted(run: "TrainedRun", domain: "Domain", chosen: np.ndarray, first: "TrainedRun") -> list["FramePrediction"]:
-    from ...stages.predict.inference import predict_frames
-
+def _predicted(run: TrainedRun, domain: Domain, chosen: list[int], first: TrainedRun) -> list[FramePrediction]:
     own = run.domain("target", "test")
     if run.network.classes != first.network.classes or own.index.digest != domain.index.digest:
         raise RunError(
@@ -83,7 +80,7 @@ def _predicted(run: "TrainedRun", domain: "Domain", chosen: np.ndarray, first: "
 
 
 def _frame(
-    run: "TrainedRun", domain: "Domain", position: int, predictions: Sequence["FramePrediction"]
+    run: TrainedRun, domain: Domain, position: int, predictions: Sequence[FramePrediction]
 ) -> Mapping[str, object]:
     frame, row = domain.load(position), domain.frames[position]
     agents, picture = _image(run, domain, frame)
@@ -104,15 +101,13 @@ def _frame(
     }
 
 
-def _probabilities(prediction: "FramePrediction") -> np.ndarray:
+def _probabilities(prediction: FramePrediction) -> np.ndarray:
     fused = prediction.probabilities_fused
     return prediction.probabilities_3d if fused is None else fused
 
 
-def _image(run: "TrainedRun", domain: "Domain", frame: "Frame") -> tuple[np.ndarray, str]:
+def _image(run: TrainedRun, domain: Domain, frame: Frame) -> tuple[np.ndarray, str]:
     """The agent of each point (``NO_AGENT`` where no camera sees it), and the first camera's picture as JPEG."""
-    from PIL import Image
-
     agents = np.full(len(frame.points), NO_AGENT)
     if domain.features is None or not len(frame.image_rows):
         return agents, ""

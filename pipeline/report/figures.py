@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
@@ -19,6 +19,7 @@ __all__ = [
     "birds_eye_view",
     "class_colours",
     "confusion_picture",
+    "draw_shares",
     "feature_colours",
     "image_row",
     "iou_bars",
@@ -137,14 +138,8 @@ def seen_from_above(points: Float[np.ndarray, "points 3"], cameras: Int[np.ndarr
         share = 100 * float(rows.mean()) if len(rows) else 0.0
         label = f"{name} ({share:.0f} %)"
         axes.scatter(points[rows, 0], points[rows, 1], color=colour, s=2.0, linewidths=0, label=label)
-    axes.plot(0, 0, marker="^", color="black", markersize=7)
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-reach, reach)
-    axes.set_aspect("equal")
-    axes.set_xlabel("x, metres", fontsize=8)
-    axes.set_ylabel("y, metres", fontsize=8)
     axes.legend(fontsize=8, loc="upper right", markerscale=4)
-    return png_bytes(figure)
+    return _around_sensor(figure, axes, reach, fontsize=8)
 
 
 def labels_from_above(
@@ -156,17 +151,20 @@ def labels_from_above(
     axes = figure.add_subplot(1, 1, 1)
     finite = np.isfinite(points).all(1)
     axes.scatter(points[finite, 0], points[finite, 1], c=palette[labels[finite]], s=1.0, linewidths=0)
-    axes.plot(0, 0, marker="^", color="black", markersize=7)
     reach = max(float(np.percentile(np.abs(points[finite, :2]).max(1), 99)), 1.0) if finite.any() else 10.0
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-reach, reach)
-    axes.set_aspect("equal")
-    axes.set_xlabel("x, metres")
-    axes.set_ylabel("y, metres")
     for label in np.unique(labels[finite]):
         name = classes[label - 1] if label else "unlabelled"
         axes.scatter([], [], color=palette[label], label=f"{name} ({100 * (labels == label).mean():.0f} %)")
     axes.legend(fontsize=8, loc="upper right")
+    return _around_sensor(figure, axes, reach)
+
+
+def _around_sensor(figure: "Figure", axes: "Axes", reach: float, **label: Any) -> bytes:
+    """Returns the PNG of a sweep from above: the sensor in the middle, ``reach`` metres to each side."""
+    axes.plot(0, 0, marker="^", color="black", markersize=7)
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axes.set_xlabel("x, metres", **label)
+    axes.set_ylabel("y, metres", **label)
     return png_bytes(figure)
 
 
@@ -213,16 +211,23 @@ def confusion_picture(matrix: Int[np.ndarray, "classes classes"], classes: Seque
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     figure = new_figure(6.4, 5.0)
     axes = figure.add_subplot(1, 1, 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    for row, column in np.ndindex(shares.shape):
-        dark = shares[row, column] > 55
-        text = f"{shares[row, column]:.0f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    draw_shares(axes, shares, dark=55, fontsize=8, cmap="Blues")
     axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(classes)), classes, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return png_bytes(figure)
+
+
+def draw_shares(
+    axes: "Axes", shares: Float[np.ndarray, "rows columns"], *, dark: int, fontsize: int, **options: Any
+) -> None:
+    """Draws a heat map of per cent with the number in each cell, white above ``dark``; NaN leaves a cell empty."""
+    axes.imshow(shares, vmin=0, vmax=100, **options)
+    for (row, column), share in np.ndenumerate(shares):
+        if not np.isnan(share):
+            colour = "white" if share > dark else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=fontsize, color=colour)
 
 
 def _views(

@@ -2,47 +2,48 @@
 
 import io
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from PIL import Image
 
 from ...errors import Xd3dError
+from ...stages.datasets.frames import Frame
+from ...stages.evaluate.settings import FusionRule
+from ...stages.extract.images import PictureSource
+from ...stages.extract.settings import ExtractSettings
+from ...stages.predict.inference import predict_frames
+from ...stages.train.domain import Domain
+from ...stages.train.network import Network
 from .figures import birds_eye_view, points_over_image
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ...stages.datasets.frames import Frame
-    from ...stages.evaluate.settings import FusionRule
-    from ...stages.extract.settings import ExtractSettings
-    from ...stages.train.domain import Domain
-    from ...stages.train.network import Network
-
-__all__ = ["predictions_over_images", "spread_frames", "validation_pictures"]
+__all__ = ["predictions_over_images", "spread_frames", "spread_positions", "validation_pictures"]
 
 log = logging.getLogger(__name__)
 
 SHOWN_FRAMES = 3
 
 
-def spread_frames(domain: "Domain") -> "Domain":
+def spread_positions(domain: Domain, count: int) -> list[int]:
+    """Returns the positions of at most ``count`` frames evenly spread over ``domain``."""
+    return list(map(int, np.unique(np.linspace(0, len(domain) - 1, count + 2).round().astype(int)[1:-1])))
+
+
+def spread_frames(domain: Domain) -> Domain:
     """Returns ``domain`` with a few of its frames, evenly spread."""
-    positions = np.unique(np.linspace(0, len(domain) - 1, SHOWN_FRAMES + 2).round().astype(int)[1:-1])
-    return replace(domain, frames=domain.frames[positions])
+    return replace(domain, frames=domain.frames[spread_positions(domain, SHOWN_FRAMES)])
 
 
 def predictions_over_images(
-    domain: "Domain",
-    frame: "Frame",
+    domain: Domain,
+    frame: Frame,
     predicted: Int[np.ndarray, " points"],
-    extract: "ExtractSettings",
-    classes: "Sequence[str]",
+    extract: ExtractSettings,
+    classes: Sequence[str],
 ) -> list[tuple[str, bytes]]:
     """Returns the camera of each image of ``frame`` and a PNG of its points by truth, prediction and error."""
-    from ...stages.extract.images import PictureSource
-
     settings = extract.for_dataset(domain.index.dataset)
     source = PictureSource(index=domain.index, image_size=settings.image_size, decoding=settings.decoding)
     pictures, _ = source.read([int(row) for row in frame.image_rows])
@@ -56,16 +57,12 @@ def predictions_over_images(
 
 
 def validation_pictures(
-    network: "Network", domain: "Domain", *, extract: "ExtractSettings", fusion: "FusionRule"
+    network: Network, domain: Domain, *, extract: ExtractSettings, fusion: FusionRule
 ) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
     """Returns pictures of the predictions of a few frames by name; from above where a frame has no image.
 
     A frame that cannot be drawn is left out with a warning: it must not end a training.
     """
-    from PIL import Image
-
-    from ...stages.predict.inference import predict_frames
-
     few, pictures = spread_frames(domain), {}
     try:
         predictions = predict_frames(network, few, fusion=fusion, workers=0, description="pictures")

@@ -30,7 +30,7 @@ $body
 """)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Picture:
     """A PNG and its caption."""
 

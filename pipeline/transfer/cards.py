@@ -1,13 +1,11 @@
 """The cards (README.md) of shared caches and runs: front matter for the Hugging Face Hub, and text for people."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ... import __version__
 from ...stages.datasets.licences import Licence, licence_of
-
-if TYPE_CHECKING:
-    from ...stages.evaluate.metrics import Metrics
+from ...stages.evaluate.metrics import Metrics
 
 __all__ = ["cache_card", "run_card"]
 
@@ -21,12 +19,7 @@ def cache_card(facts: Mapping[str, Any], *, name: str, place: str) -> str:
     licence = licence_of(facts["dataset"])
     front = DatasetCardData(**_licence_fields([licence]), tags=[*_TAGS, "image-features"], pretty_name=name)
     networks = f"| networks | {', '.join(facts['networks'])} |\n" if facts.get("networks") else ""
-    return f"""---
-{front.to_yaml()}
----
-
-# {name}
-
+    text = f"""
 Image features and object agents of the data set **{facts["dataset"]}**, computed once by a frozen network, as
 xd3d {__version__} trains LiDAR segmentation on them. The files are Zarr arrays with commit
 records; `xd3d-share.json` lists each with its SHA-256. Images, point clouds and labels are not in it.
@@ -37,19 +30,13 @@ records; `xd3d-share.json` lists each with its SHA-256. Images, point clouds and
 {networks}| taps | {", ".join(facts["taps"])} |
 | images | {facts["images"]:,} of {facts["of"]:,} |
 | profile | {facts["profile"]} |
-
-## Licence of the data
-
-{_licence_lines({facts["dataset"]: licence})}
-
-## Use
-
-```bash
-xd3d pull {place}
-xd3d prepare --dataset {facts["dataset"]} --root DIR    # the data set itself, from its owner
-xd3d train --cached                                     # with the --config and --set that the cache was made with
-```
 """
+    use = (
+        f"xd3d prepare --dataset {facts['dataset']} --root DIR    # the data set itself, from its owner\n"
+        "xd3d train --cached                                     # with the --config and --set that the cache was made"
+        " with"
+    )
+    return _card(front.to_yaml(), name, text, {facts["dataset"]: licence}, place, use)
 
 
 def run_card(
@@ -58,7 +45,7 @@ def run_card(
     place: str,
     record: Mapping[str, Any],
     step: int,
-    scores: Mapping[str, "Metrics"],
+    scores: Mapping[str, Metrics],
     datasets: Sequence[str],
 ) -> str:
     """Returns the card of a run: its task, data sets, scores by domain and split, and how to load it."""
@@ -87,12 +74,7 @@ def run_card(
         model_name=name,
         eval_results=results or None,
     )
-    return f"""---
-{front.to_yaml()}
----
-
-# {name}
-
+    text = f"""
 A network that labels every point of a LiDAR sweep with one of {len(record["classes"])} classes
 ({", ".join(record["classes"])}), trained by xd3d {record["code"]} on
 {" and ".join(datasets)} with the settings `{record["facts"].get("config", "")}`. The weights are those of step {step},
@@ -101,16 +83,31 @@ in safetensors; `run.json` has every setting, `log.jsonl` the training log.
 ## Scores
 
 {_score_table(scores)}
+"""
+    return _card(front.to_yaml(), name, text, licences, place, f"xd3d evaluate --run {name}-pulled")
 
+
+def _card(front: str, name: str, text: str, licences: Mapping[str, Licence], place: str, use: str) -> str:
+    lines = []
+    for dataset, licence in licences.items():
+        page = f" (<{licence.url}>)" if licence.url else ""
+        lines.append(f"- **{dataset}**: {licence.name}{page}. {licence.sharing}")
+    terms = "\n".join(lines)
+    return f"""---
+{front}
+---
+
+# {name}
+{text}
 ## Licence of the data
 
-{_licence_lines(licences)}
+{terms}
 
 ## Use
 
 ```bash
 xd3d pull {place}
-xd3d evaluate --run {name}-pulled
+{use}
 ```
 """
 
@@ -124,15 +121,7 @@ def _licence_fields(licences: Sequence[Licence]) -> dict[str, Any]:
     return {"license": "other", "license_name": "terms-of-the-data", **({"license_link": link} if link else {})}
 
 
-def _licence_lines(licences: Mapping[str, Licence]) -> str:
-    lines = []
-    for dataset, licence in licences.items():
-        page = f" (<{licence.url}>)" if licence.url else ""
-        lines.append(f"- **{dataset}**: {licence.name}{page}. {licence.sharing}")
-    return "\n".join(lines)
-
-
-def _score_table(scores: Mapping[str, "Metrics"]) -> str:
+def _score_table(scores: Mapping[str, Metrics]) -> str:
     if not scores:
         return "It was not evaluated; `xd3d evaluate` scores it."
     lines = ["| mIoU, % | 2D | 3D | xM | fused | frames |", "|---|---:|---:|---:|---:|---:|"]

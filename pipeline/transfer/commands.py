@@ -7,24 +7,24 @@ from typing import Any
 
 from ...cache.metadata import MANIFEST as ROOT
 from ...cache.networks import part_paths
-from ...cache.stores import open_store
+from ...cache.stores import join_location, open_store
 from ...errors import ConfigError, MissingDataError, StoreError
 from ...stages.datasets.licences import licence_of
-from ..caches import chosen_images
-from ..config import DEFAULT_PRESET
+from ..caches import ImageChoice
 from ..console import Outcome
 from ..workspace import Workspace
 from .content import Choice
 from .manifest import Kind
 from .places import open_place
-from .pull_cache import pull_cache
-from .push import previous
-from .push_cache import cache_dataset, push_cache
+from .pull import pull_cache
+from .push import cache_dataset, previous, push_cache
 from .runs import RECORD, pull_run, push_run
 
 __all__ = ["pull", "push"]
 
 log = logging.getLogger(__name__)
+
+ALL_IMAGES = ImageChoice()
 
 
 def push(
@@ -34,11 +34,7 @@ def push(
     *,
     taps: Sequence[str] | None = None,
     networks: Sequence[str] | None = None,
-    images: Path | None = None,
-    scenes: Sequence[str] | None = None,
-    split: str | None = None,
-    config: str = DEFAULT_PRESET,
-    overrides: Sequence[str] = (),
+    images: ImageChoice = ALL_IMAGES,
     confirm_licence: bool = False,
     public: bool = False,
     replace: bool = False,
@@ -53,7 +49,7 @@ def push(
     """
     kind, location = _find(workspace, what)
     if kind == "run":
-        if any((taps, networks, images, scenes, split)):
+        if taps or networks or not images.whole:
             raise ConfigError(f"{what} is a run; taps, networks and images are chosen of caches only")
         target = open_place(place, kind="run", writing=not dry_run, public=public)
         done = push_run(workspace, Path(location), target, replace=replace, dry_run=dry_run)
@@ -61,9 +57,8 @@ def push(
         first = open_store(next(iter(part_paths(location)), location))
         dataset = cache_dataset(first, str(location).rpartition("/")[2])
         _require_licence(dataset, place, confirmed=confirm_licence or dry_run)
-        keys = chosen_images(workspace, dataset, images, scenes, split, config, overrides)
         target = open_place(place, kind="cache", writing=not dry_run, public=public)
-        choice = Choice(taps=taps, networks=networks, images=keys)
+        choice = Choice(taps=taps, networks=networks, images=images.keys(workspace, dataset))
         done = push_cache(workspace, location, target, choice, replace=replace, dry_run=dry_run)
     if dry_run:
         return Outcome(result=done, text=f"{_amount(done)} would be sent to {done['place']}, {_there(done)}")
@@ -81,11 +76,7 @@ def pull(
     out: str | None = None,
     taps: Sequence[str] | None = None,
     networks: Sequence[str] | None = None,
-    images: Path | None = None,
-    scenes: Sequence[str] | None = None,
-    split: str | None = None,
-    config: str = DEFAULT_PRESET,
-    overrides: Sequence[str] = (),
+    images: ImageChoice = ALL_IMAGES,
     replace: bool = False,
     dry_run: bool = False,
 ) -> Outcome:
@@ -111,8 +102,7 @@ def pull(
         datasets = manifest.facts.get("datasets", [])
     else:
         datasets = [str(manifest.facts.get("dataset", ""))]
-        keys = chosen_images(workspace, datasets[0], images, scenes, split, config, overrides)
-        choice = Choice(taps=taps, networks=networks, images=keys)
+        choice = Choice(taps=taps, networks=networks, images=images.keys(workspace, datasets[0]))
         done = pull_cache(workspace, source, manifest, choice, out=out, replace=replace, dry_run=dry_run)
         use = "xd3d train --cached (with the --config and --set that it was made with)"
     for dataset in datasets:
@@ -133,8 +123,7 @@ def _find(workspace: Workspace, what: str) -> tuple[Kind, Path | str]:
     if (run / RECORD).is_file():
         return "run", run
     root = workspace.cache_root()
-    named = root / what if isinstance(root, Path) else f"{root}/{what}"
-    for place in (Path(what).absolute(), named):
+    for place in (Path(what).absolute(), join_location(root, what)):
         if open_store(place).exists(ROOT):
             return "cache", place
     raise MissingDataError(

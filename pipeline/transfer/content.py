@@ -5,17 +5,16 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...cache.commits import FINISHED, Commit, encode_finished
+from ...cache.export import Selection
 from ...cache.layout import DONE
 from ...cache.metadata import KEYS, load_identity, load_layout, manifest_checksum, networks_manifest
 from ...cache.recipe import load_recipe
-from ...cache.selection import Selection
-from ...cache.stores import Store, open_store
+from ...cache.stores import Store, join_location, open_store
 from ...cache.stores.base import Files
 from ...cache.views import IDENTITY, view_keys
 from ...errors import CacheError, ConfigError, StoreError, nearest
@@ -128,10 +127,8 @@ def part_prefixes(
 
 def inner_store(store: Store, prefix: str) -> Store:
     """Returns the store of the part in ``prefix`` of a cache."""
-    location, name = store.location, prefix.rstrip("/")
-    if not name:
-        return store
-    return open_store(location / name if isinstance(location, Path) else f"{location}/{name}")
+    name = prefix.rstrip("/")
+    return open_store(join_location(store.location, name)) if name else store
 
 
 def root_items() -> list[Item]:

@@ -11,6 +11,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    HfFileSystem,
+    constants,
+    get_token,
+    set_client_factory,
+)
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import _http
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
 from ...errors import ConfigError, StoreError, Xd3dError
 
 __all__ = ["HubFolder", "HubPlace", "parse_hub"]
@@ -62,10 +76,6 @@ class HubPlace:
     most_files: int | None = 100_000  #: what the hub recommends for a repository
 
     def __init__(self, folder: HubFolder, *, writing: bool, public: bool) -> None:
-        from huggingface_hub import HfApi, HfFileSystem, constants, get_token
-        from huggingface_hub.errors import RepositoryNotFoundError
-        from huggingface_hub.utils.tqdm import disable_progress_bars
-
         self._at = folder
         _limit_waiting()
         disable_progress_bars()
@@ -79,15 +89,12 @@ class HubPlace:
         self._bytes = 0
         self._revision: str | None = None
         with self._asking():
-            missing = False
             try:
                 facts = self._api.repo_info(folder.repo, repo_type=folder.type, timeout=ANSWER_SECONDS)
                 self._revision = facts.sha
             except RepositoryNotFoundError:
-                missing = writing
                 if not writing:
                     raise
-            if missing:
                 self._api.create_repo(folder.repo, repo_type=folder.type, private=not public, exist_ok=True)
 
     def describe(self, name: str = "") -> str:
@@ -96,10 +103,7 @@ class HubPlace:
 
     def files(self) -> dict[str, int]:
         """Returns the size of every file."""
-        from huggingface_hub.errors import EntryNotFoundError
-        from huggingface_hub.hf_api import RepoFile
-
-        prefix = f"{self._at.folder}/" if self._at.folder else ""
+        prefix = self._path("")
         with self._asking():
             try:
                 tree = self._api.list_repo_tree(
@@ -123,8 +127,6 @@ class HubPlace:
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Sends large files, and commits them with the small ones when enough have come together."""
-        from huggingface_hub import CommitOperationAdd
-
         with self._asking():
             added = [
                 CommitOperationAdd(path_in_repo=self._path(name), path_or_fileobj=content)
@@ -138,8 +140,6 @@ class HubPlace:
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes files, in one commit with what was written before."""
-        from huggingface_hub import CommitOperationDelete
-
         self._operations += [CommitOperationDelete(path_in_repo=self._path(name)) for name in names]
         self.finish()
 
@@ -167,8 +167,6 @@ class HubPlace:
             raise StoreError(f"{self._at.url} cannot be used: {self._reason(error)}") from error
 
     def _reason(self, error: BaseException) -> str:
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
         chain = [error]
         while cause := chain[-1].__cause__:
             chain.append(cause)
@@ -193,9 +191,6 @@ class HubPlace:
 @cache
 def _limit_waiting() -> None:
     """Gives every request of the hub's client a time limit; by default some wait for ever."""
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import _http
-
     usual = _http._GLOBAL_CLIENT_FACTORY  # that of whoever set another one, or the default
 
     def client() -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from ...cache.layout import STAGING
 from ...cache.stores import Store, open_store
 from ...cache.stores.local import LocalStore
+from ...cache.writer import write_files
 from ...errors import ConfigError, StoreError, Xd3dError
 from ...files import unique_name
 
@@ -106,19 +107,9 @@ class StorePlace:
         """Writes each file through a temporary one, never through a link."""
         with self.store.faults("writing files"):
             self.store.prepare({name.partition("/")[0] for name in files})
-            together = list(files.items())
-            groups = [together] if self.store.parallel == 1 else [[item] for item in together]
-            for _ in self.store.map(self._write, groups):
+            groups = [files] if self.store.parallel == 1 else [{name: content} for name, content in files.items()]
+            for _ in self.store.map(lambda group: write_files(self.store, group, self._owner), groups):
                 pass
-
-    def _write(self, files: Iterable[tuple[str, bytes]]) -> None:
-        stage = self.store.stage(self._owner)
-        try:
-            for name, content in files:
-                stage.write(name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-            stage.publish()
-        finally:
-            stage.discard()
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes files."""

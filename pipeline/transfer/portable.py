@@ -3,6 +3,7 @@
 import getpass
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,9 +28,9 @@ class Machine:
     def current(cls, workspace: Workspace) -> "Machine":
         """The data roots, the workspace, the working folder and the user's home."""
         named = [*workspace.roots().values(), str(workspace.home), str(Path.cwd()), str(Path.home())]
-        user = _user()
-        homes = [f"/{user}"] if user else []
-        folders = {folder.rstrip("/") for folder in (*named, *homes)}
+        with suppress(OSError, KeyError):
+            named.append(f"/{getpass.getuser()}")
+        folders = {folder.rstrip("/") for folder in named}
         return cls(folders=sorted((folder for folder in folders if len(folder) > 1), key=len, reverse=True))
 
     def plain(self, value: Any) -> Any:
@@ -64,10 +65,3 @@ class Machine:
                 f"{name} names a folder of this machine, {shown}, and would show it to whoever pulls; it was not"
                 " pushed. Make it again with relative paths"
             )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return ""

@@ -1,17 +1,29 @@
-"""Fetches files from a place into a folder or S3; every byte is compared with the manifest before it is kept."""
+"""Fetches files from a place, every byte compared with the manifest before it is kept; and caches, or parts of them."""
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace as changed
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ...errors import CacheMismatchError, ConfigError, DiskSpaceError
+from ...cache.commits import CommitLog
+from ...cache.layout import DONE
+from ...cache.metadata import MANIFEST as ROOT
+from ...cache.metadata import holds_networks, load_layout, manifest_checksum
+from ...cache.stores import Store, exclusive, join_location, open_store
+from ...cache.verify import refuse_damaged_metadata
+from ...errors import CacheError, CacheMismatchError, ConfigError, DiskSpaceError
+from ...fingerprint import fingerprint_digest
 from ...locks import LOCKS
+from ..workspace import Workspace
+from .content import Choice, Part, Shared, cache_items, inner_store, part_prefixes, root_items
 from .copy import Item, copied, hashed, rank
 from .manifest import PLAN, Manifest
-from .places import StorePlace
+from .places import Place, StorePlace
 
-__all__ = ["pull_items"]
+__all__ = ["pull_cache", "pull_items"]
 
 log = logging.getLogger(__name__)
 
@@ -67,27 +79,18 @@ def pull_items(
         kept = sum(item.size for item in near if item.name in have)
         fetched = 0
         if pending:
-            target.write({PLAN: _plan(wanted)})
+            target.write({PLAN: changed(wanted, facts={}, files={}).encode()})
             fetched = copied(pending, target, "Pulling", done=kept)
         if pending or PLAN in there:
             target.delete([PLAN])
     return {**facts, "bytes": kept + fetched, "there": kept, "fetched": fetched}
 
 
-def _plan(wanted: Manifest) -> bytes:
-    identity = {"kind": wanted.kind, "name": wanted.name, "identity": wanted.identity}
-    return Manifest(**identity, facts={}, files={}).encode()  # type: ignore[arg-type]
-
-
 def _sound(items: Sequence[Item], target: StorePlace) -> set[str]:
     """Returns the names of the files at ``target`` that have the digest of their item."""
-    local = [Item(name=item.name, size=item.size, read=_reader(target, item)) for item in items]
+    local = [Item(name=item.name, size=item.size, read=partial(target.read, item.name, item.size)) for item in items]
     found = {item.name: item.sha256 for item in hashed(local, "Checking what is there", lambda *_: None)}
     return {item.name for item in items if found[item.name] == item.sha256}
-
-
-def _reader(target: StorePlace, item: Item) -> Callable[[], bytes]:
-    return lambda: target.read(item.name, item.size)
 
 
 def _is_lock(name: str) -> bool:
@@ -101,3 +104,103 @@ def _require_space(target: StorePlace, needed: int) -> None:
             f"{needed / 1e9:.2f} GB are to come to {target.describe()}, and its disk has {free / 1e9:.2f} GB free; free"
             " some, pull fewer taps (--taps) or images, or choose another disk with --out"
         )
+
+
+def pull_cache(
+    workspace: Workspace,
+    place: Place,
+    manifest: Manifest,
+    choice: Choice,
+    *,
+    out: Path | str | None,
+    replace: bool,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Fetches a cache, or what is chosen of it, into the folder of caches, where commands find it; or into ``out``.
+
+    Returns the dictionary of ``pull_items``, with ``kind``, ``name``, ``images``, ``left_out`` (images that were asked
+    for and are not there) and ``cache`` (its location).
+
+    Raises:
+        StoreError: a file is damaged or missing, or the place failed; the same call resumes.
+        CacheError: nothing of the choice is there, or another process writes to the target.
+        CacheMismatchError, ConfigError, DiskSpaceError: see ``pull_items``.
+    """
+    several = holds_networks(Shared(place, manifest))
+    prefixes = part_prefixes(
+        manifest.files, choice, several=several, where=place.describe(), load=partial(Shared, place, manifest)
+    )
+    parts = [_remote_part(place, manifest, prefix, choice) for prefix in prefixes]
+    name, identity = manifest.name, f"networks {manifest.name}"
+    if not several:
+        chosen = parts[0].selection
+        identity = chosen.manifest
+        if chosen.layout is not chosen.source:
+            name = f"{name.rpartition('-')[0]}-{fingerprint_digest(chosen.layout.fingerprint)[:12]}"
+    target = StorePlace(open_store(out or join_location(workspace.cache_root(), name)))
+    done = pull_items(
+        [item for part in parts for item in part.items] + (root_items() if several else []),
+        target,
+        changed(manifest, name=name, identity=identity),
+        found=_identity(target.store, parts, identity, several=several),
+        lock=lambda: _writing(target.store, parts),
+        replace=replace,
+        dry_run=dry_run,
+    )
+    if not dry_run:
+        _require_sound(target.store, parts)
+    images, left_out = min(part.images for part in parts), max(part.left_out for part in parts)
+    facts = {"kind": "cache", "name": name, "images": images, "left_out": left_out}
+    return {**facts, "cache": str(target.store.location), **done}
+
+
+def _remote_part(place: Place, manifest: Manifest, prefix: str, choice: Choice) -> Part:
+    files = Shared(place, manifest, prefix)
+    records = [name.removeprefix(f"{prefix}{DONE}/") for name in manifest.files if name.startswith(f"{prefix}{DONE}/")]
+    there = {int(stem) for record in records if (stem := record.removesuffix(".json")).isdecimal()}
+    return cache_items(files, choice, prefix=prefix, there=there, data=files.item)
+
+
+def _identity(store: Store, parts: list[Part], wanted: str, *, several: bool) -> str | None:
+    """Returns the identity of the cache in ``store``: ``wanted`` if the parts can be added to it; None without one."""
+    if not store.exists(ROOT):
+        return None
+    try:
+        if not several:
+            return manifest_checksum(load_layout(store))
+        fits = holds_networks(store)
+        for part in parts:
+            inner = inner_store(store, part.prefix)
+            fits = fits and (not inner.exists(ROOT) or manifest_checksum(load_layout(inner)) == part.selection.manifest)
+    except CacheError:
+        fits = False
+    return wanted if fits else ""
+
+
+@contextmanager
+def _writing(store: Store, parts: list[Part]) -> Iterator[None]:
+    """Holds the writer's lock of every part."""
+    with ExitStack() as stack:
+        for part in parts:
+            inner = inner_store(store, part.prefix)
+            with inner.faults("opening it"):
+                inner.prepare(())
+            stack.enter_context(exclusive(inner, "pulling it"))
+        yield
+
+
+def _require_sound(store: Store, parts: list[Part]) -> None:
+    """Checks that metadata and commit records of the pulled parts agree, as every reader does.
+
+    Raises:
+        CacheError: whoever pushed them pushed something else than a cache.
+    """
+    for part in parts:
+        inner = inner_store(store, part.prefix)
+        layout = load_layout(inner)
+        refuse_damaged_metadata(inner, layout)
+        damaged = CommitLog(store=inner, layout=layout).damaged
+        if reason := next(iter(damaged.values()), ""):
+            raise CacheError(
+                f"The cache that was pulled is not sound: {reason}; ask whoever pushed it to push it again"
+            )

@@ -12,6 +12,7 @@ from ...cache.stores import open_store
 from ...errors import StoreError
 from ...files import read_json
 from ...locks import exclusive_lock
+from ...stages.evaluate.metrics import Metrics
 from ..workspace import Workspace
 from .cards import run_card
 from .copy import Item
@@ -44,12 +45,12 @@ def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dr
         RunError: the folder holds no run, or it has no checkpoint yet.
         CacheMismatchError, ConfigError, StoreError, DiskSpaceError: see ``push_items``.
     """
-    from ...stages.evaluate.metrics import Metrics
     from ...stages.train.checkpoint import best_step, checkpoint_steps
     from ...stages.train.record import read_record
 
     record, step, machine = read_record(run), best_step(run), Machine.current(workspace)
-    shared = _portable_record(read_json(run / RECORD), machine)
+    shared = machine.plain(read_json(run / RECORD))
+    shared["facts"]["caches"] = None  # where caches are kept is the reader's own matter
     scores = {path.stem: Metrics.load(path) for path in sorted((run / "scores").glob("*.json"))}
     folder = "checkpoints/step-{:08d}"
     states = {f"{folder.format(each)}/state.json" for each in (step, checkpoint_steps(run)[-1])}
@@ -71,12 +72,6 @@ def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dr
     card = run_card(name=name, place=place.describe(), record=shared, step=step, scores=scores, datasets=datasets)
     done = push_items(items, place, wanted, card=card, check=machine.require_plain, replace=replace, dry_run=dry_run)
     return {"kind": "run", "name": name, "step": step, **done}
-
-
-def _portable_record(record: dict[str, Any], machine: Machine) -> dict[str, Any]:
-    """Returns ``run.json`` without the paths of this machine; where caches are kept is the reader's own matter."""
-    plain = machine.plain(record)
-    return {**plain, "facts": {**plain["facts"], "caches": None}}
 
 
 def _text(name: str, value: Any) -> Item:

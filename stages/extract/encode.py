@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...cache.codec import FAR_MEAN, SMALLEST_EXPONENT, decode
-from ...cache.layout import ASSIGNMENT, GEOMETRY, SCALES
-from ...cache.schema import CHANNEL_AXES, MEMBERSHIPS_PER_CELL, ImageFeatures
+from ...cache.schema import ASSIGNMENT, CHANNEL_AXES, GEOMETRY, MEMBERSHIPS_PER_CELL, SCALES, ImageFeatures
 from ...cache.stored import StoredRows
 
 __all__ = ["as_indices", "as_read", "decoded", "encode_e4m3", "stored_rows", "strongest_memberships"]

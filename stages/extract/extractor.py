@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from ...cache.layout import ASSIGNMENT, GEOMETRY, MEMBERSHIP
-from ...cache.schema import CHANNEL_AXES, TapSpec
+from ...cache.schema import ASSIGNMENT, CHANNEL_AXES, GEOMETRY, MEMBERSHIP, TapSpec
 from ...cache.stored import StoredRows
 from ...errors import BackendError, ConfigError
 from ...processes import select_device

@@ -28,8 +28,7 @@ import zarr
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.loader import load_batches
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import features_of, named_arrays
-from xd3d.cache.schema import TapSpec
+from xd3d.cache.schema import TapSpec, features_of, named_arrays
 from xd3d.cache.writer import CacheWriter
 from xd3d.stages.train.loader import epoch_order
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import zarr
 from xd3d.cache.layout import CacheLayout
-from xd3d.cache.rows import named_arrays
-from xd3d.cache.schema import ImageFeatures, TapSpec
+from xd3d.cache.schema import ImageFeatures, TapSpec, named_arrays
 from xd3d.cache.writer import CacheWriter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the scripts beside this file import it without pytest

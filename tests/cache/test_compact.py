@@ -10,8 +10,7 @@ from numpy_encoder import as_stored, encode, write_shard
 from xd3d.cache.codec import E4M3
 from xd3d.cache.layout import CacheLayout
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import named_arrays
-from xd3d.cache.schema import CHANNEL_AXES, TapSpec
+from xd3d.cache.schema import CHANNEL_AXES, TapSpec, named_arrays
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from xd3d.cache.loader import load_batches
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import named_arrays
+from xd3d.cache.schema import named_arrays
 from xd3d.errors import CacheError
 from xd3d.prefetch import map_ahead, ring_slots
 

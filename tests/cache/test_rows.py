@@ -1,4 +1,4 @@
-from xd3d.cache.rows import features_of, named_arrays
+from xd3d.cache.schema import features_of, named_arrays
 
 
 def test_features_and_named_arrays_are_the_same_thing(features_of_rows):

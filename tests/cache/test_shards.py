@@ -3,7 +3,7 @@ import struct
 import google_crc32c
 import numpy as np
 import pytest
-from xd3d.cache.shards import check_index, write_rows
+from xd3d.cache.arrays import check_index, write_rows
 from xd3d.cache.stores.local_files import LocalFile
 from xd3d.errors import CacheError
 

@@ -7,7 +7,7 @@ import pytest
 import zarr
 from numpy_encoder import write_shard
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import named_arrays
+from xd3d.cache.schema import named_arrays
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError
 from xd3d.fingerprint import fingerprint_digest

@@ -7,8 +7,7 @@ import zarr
 from numpy_encoder import write_shard
 from xd3d.cache.commits import Commit
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import named_arrays
-from xd3d.cache.schema import ImageFeatures
+from xd3d.cache.schema import ImageFeatures, named_arrays
 from xd3d.cache.stored import StoredRows
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError

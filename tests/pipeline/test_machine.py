@@ -9,9 +9,10 @@ from xd3d.errors import BackendError, ConfigError, MissingDataError, RunError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
+from xd3d.pipeline.options import machine_settings
 from xd3d.pipeline.predict import predict
 from xd3d.pipeline.pseudo import pseudo_label
-from xd3d.pipeline.runs import TrainedRun, machine_settings, run_name
+from xd3d.pipeline.runs import TrainedRun, run_name
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.checkpoint import checkpoint_steps
 from xd3d.stages.train.optimise import Stepper

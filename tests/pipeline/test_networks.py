@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from xd3d.errors import CacheError
 from xd3d.pipeline import jobs
-from xd3d.pipeline.caches import collect_garbage
+from xd3d.pipeline.cli_cache import gc
 from xd3d.pipeline.config import load_config, preset_names
 from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
@@ -94,7 +94,7 @@ def test_a_cache_grows_by_a_network_and_training_reads_either_or_both(workspace,
     assert forecast.result["left"] == 0
 
 
-def test_damage_is_repaired_part_by_part(workspace, dino):
+def test_damage_is_repaired_part_by_part(workspace, dino, monkeypatch):
     from xd3d.cache.networks import check_parts, repair_parts
 
     extract(workspace, one())
@@ -109,7 +109,8 @@ def test_damage_is_repaired_part_by_part(workspace, dino):
         assert extract(workspace, settings).exit_code == 0
     assert check_parts(path)["ok"]
     assert files(path) == before
-    assert collect_garbage(workspace, None, dry_run=True).exit_code == 0
+    monkeypatch.setenv("XD3D_HOME", str(workspace.home))
+    assert gc(None, dry_run=True).exit_code == 0
 
 
 def test_processes_that_share_a_run_fill_the_same_cache(workspace, dino, tmp_path):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from xd3d.pipeline import jobs
+from xd3d.pipeline.cli_tools import TASKS
 from xd3d.pipeline.config import load_config, preset_names
-from xd3d.pipeline.presets import TASKS
 from xd3d.pipeline.pseudo import pseudo_label
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.synthesize.synthesize import synthesize

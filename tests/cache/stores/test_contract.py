@@ -11,7 +11,7 @@ import pytest
 import zarr
 from numpy_encoder import write_shard
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import named_arrays
+from xd3d.cache.schema import named_arrays
 from xd3d.cache.stores import Store, open_store
 from xd3d.cache.stores.s3 import open_bucket, split_url
 from xd3d.cache.verify import cache_info, verify_cache

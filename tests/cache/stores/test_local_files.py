@@ -2,7 +2,8 @@ import errno
 import os
 
 import pytest
-from xd3d.cache.stores.local_files import LocalStage, disk_errors, sweep_partials
+from xd3d.cache.stores.local import LocalStore
+from xd3d.cache.stores.local_files import LocalStage
 from xd3d.errors import CacheError, DiskSpaceError
 from xd3d.locks import WriterLock
 
@@ -41,21 +42,21 @@ def test_only_partial_files_of_the_dead_are_swept(folder):
     kept = folder / f"staging/d.{lock.owner}.partial"
     kept.touch()
     (folder / "staging" / "other.txt").touch()
-    assert sweep_partials(folder) == 4
+    assert LocalStore(root=folder).sweep(host="") == 4
     assert {file.name for file in folder.rglob("*") if "locks" not in str(file) and file.is_file()} == {
         kept.name,
         "other.txt",
         "writer.lock",
     }
     lock.release()
-    assert sweep_partials(folder) == 1
+    assert LocalStore(root=folder).sweep(host="") == 1
 
 
 def test_who_shares_the_cache_leaves_files_of_other_hosts_alone(folder):
     lock = WriterLock(path=folder / "writer.lock", shared=True)
     (folder / f"staging/a.{lock.host}7-00.partial").touch()
     (folder / "staging/a.elsewhere~7-00.partial").touch()
-    assert sweep_partials(folder, host=lock.host) == 1
+    assert LocalStore(root=folder).sweep(host=lock.host) == 1
     assert [file.name for file in (folder / "staging").iterdir()] == ["a.elsewhere~7-00.partial"]
     lock.release()
 
@@ -71,6 +72,6 @@ def test_who_shares_the_cache_leaves_files_of_other_hosts_alone(folder):
     ],
 )
 def test_a_fault_of_the_disk_says_what_to_do(folder, code, kind, remedy):
-    with pytest.raises(kind, match=remedy) as caught, disk_errors(folder, "writing shard 3"):
+    with pytest.raises(kind, match=remedy) as caught, LocalStore(root=folder).faults("writing shard 3"):
         raise OSError(code, os.strerror(code), "some/file")
     assert "writing shard 3" in str(caught.value)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from xd3d.errors import DataError
 from xd3d.pipeline.ablation.plan import STREETS, Benchmark, Request, plan_trainings
-from xd3d.pipeline.ablation.results import Publisher
+from xd3d.pipeline.ablation.results import publish
 from xd3d.pipeline.ablation.rows import RowFile
 from xd3d.pipeline.ablation.run import _Child, _next_ready, _steps, run_ablation
 from xd3d.pipeline.ablation.variants import VARIANTS
@@ -160,8 +160,7 @@ def test_published_rows_of_other_settings_are_not_thrown_away(copied, tiny_nusce
 def test_rows_that_another_ablation_publishes_meanwhile_stay(copied, tiny_nuscenes_root):
     docs, out, plan = copied / "docs", copied / "two", benchmark(tiny_nuscenes_root)
     rows, data = RowFile(out / "rows.jsonl"), plan.prepare(out, Workspace(home=out / "work"))
-    late = Publisher(benchmark=plan, request=SECOND, data=data, rows=rows, out=out, docs=docs)
-    assert len(late.publish({}).rows) == 2
+    assert len(publish(plan, SECOND, data, rows, {}, out=out, docs=docs).rows) == 2
     assert [row["seed"] for row in json.loads((docs / "results.json").read_text())["rows"]] == [1, 2]
 
 

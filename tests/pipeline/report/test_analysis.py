@@ -1,11 +1,12 @@
 """The figures of the report on what a network learned, against references, and its pictures."""
 
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from xd3d.cache.schema import ImageFeatures
-from xd3d.pipeline.report.analysis import analysis_sections, mean_agreement
+from xd3d.pipeline.config import Config
+from xd3d.pipeline.report.analysis import ErrorTally, analysis_sections, errors_picture, mean_agreement
 from xd3d.pipeline.report.attention import (
     FrameAttention,
     FrameImages,
@@ -13,8 +14,10 @@ from xd3d.pipeline.report.attention import (
     dense_memberships,
     striking_columns,
 )
-from xd3d.pipeline.report.errors import ErrorTally, errors_picture
+from xd3d.pipeline.runs import TrainedRun
+from xd3d.stages.datasets.frames import Frame
 from xd3d.stages.predict.attention import AttentionMaps, QueryAttention
+from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.settings import FusionSettings
 
 
@@ -85,9 +88,11 @@ def look():
     memberships = np.zeros((POINTS, 6), np.float32)
     memberships[np.arange(50), 3 * view + third[:50]] = 1
     even = np.full((POINTS, 4), 0.25, np.float32) + 1e-3 * rng.random((POINTS, 4), np.float32)
-    frame = SimpleNamespace(
+    frame = Frame(
         points=rng.random((POINTS, 3), np.float32),
         labels=third.astype(np.int64),
+        source_rows=np.arange(POINTS),
+        image_rows=np.arange(2),
         projection_point=np.arange(50),
         projection_view=view,
         projection_uv=uv,
@@ -128,9 +133,8 @@ def test_a_section_for_each_way_and_one_for_the_errors(look, monkeypatch, dense)
     tally = ErrorTally(classes=("a",), points=np.ones((1, 5), int), wrong=np.zeros((1, 5), int))
     monkeypatch.setattr("xd3d.pipeline.report.analysis.tally_errors", lambda *_, **__: tally)
     monkeypatch.setattr("xd3d.pipeline.report.analysis.attention_over", lambda *_: [look])
-    run = SimpleNamespace(
-        domain=lambda *_: None, network=None, config=SimpleNamespace(fusion=FusionSettings(rank=3, queries="agents"))
-    )
+    run = Mock(spec=TrainedRun, config=Config(fusion=FusionSettings(rank=3, queries="agents")))
+    run.domain.return_value = Mock(spec=Domain)
     located, queries, errors = analysis_sections(run, "product-prior")
     assert (located.heading, errors.heading) == ("Which agents the points read", "Errors by distance and class")
     assert "100 % of what a point reads is of agents of its own class" in located.text

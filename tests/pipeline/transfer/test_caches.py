@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xd3d.cache.diff import diff_caches
 from xd3d.cache.networks import agents_part, check_parts, create_networks, describe_networks, network_part
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import TapSpec
 from xd3d.cache.stored import StoredRows
+from xd3d.cache.upkeep import diff_caches
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError, ConfigError, DiskSpaceError, StoreError
 from xd3d.fingerprint import fingerprint_digest
+from xd3d.pipeline.caches import ImageChoice
 from xd3d.pipeline.transfer.commands import pull, push
 from xd3d.pipeline.transfer.places import open_place
 
@@ -93,7 +94,7 @@ def test_chosen_taps_and_images_alone_are_fetched(kind, write_cache, new_place, 
     asked = []
     type(source).read, read = lambda self, name, size: asked.append(name) or read(self, name, size), type(source).read
     try:
-        done = fetch(yours, place, taps=["up1"], images=tmp_path / "images.txt")
+        done = fetch(yours, place, taps=["up1"], images=ImageChoice(images=tmp_path / "images.txt"))
     finally:
         type(source).read = read
     assert {name.split("/c/")[0] for name in asked if "/c/" in name} == {

@@ -17,7 +17,7 @@ import zarr
 from PIL import Image
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import named_arrays
+from xd3d.cache.schema import named_arrays
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError, MissingDataError
 from xd3d.stages.extract.extractor import FeatureExtractor

@@ -10,7 +10,7 @@ import pytest
 import zarr
 from xd3d.cache.networks import NetworksReader, check_parts, describe_networks
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.rows import named_arrays
+from xd3d.cache.schema import named_arrays
 from xd3d.errors import CacheError, CacheMismatchError, DataError, ModelError
 from xd3d.stages.extract import images, networks, parts
 from xd3d.stages.extract.job import extract_features
