@@ -196,7 +196,8 @@ def _training(
     target: str | None,
     shifts: tuple[str, ...],
 ) -> Training:
-    domain = benchmark.domains[target] if target else next(iter(benchmark.development.values()))
+    shared = variant.target or next(iter(benchmark.development.values()))
+    domain = benchmark.domains[target] if target else shared
     source = domain if variant.trained == "on target" else benchmark.source
     domains = (f"data.source.domain={source}", f"data.target.domain={domain}")
     init = initial_variant(variant)
@@ -216,7 +217,7 @@ def variant_digest(benchmark: Benchmark, variant: Variant, settings: Sequence[st
     """Returns the digest of a variant's rows: of every setting that changes a result, and of the data; not the seed."""
     values = unmarked_values(load_config(variant.preset, settings).config, Mark.FREE)
     del values["train"]["seed"]
-    values["data"] |= {"source": benchmark.source, "target": None}
+    values["data"] |= {"source": benchmark.source, "target": variant.target}
     init = initial_variant(variant)
     its_digest = variant_digest(benchmark, init, settings, data) if init else None
     adapted = [variant.norm_window] if variant.norm_window else []

@@ -32,7 +32,7 @@ class Variant:
     target", per shift, if it sees the target's labels. ``init``: the variant, or the pretraining, whose run of the same
     seed gives the initial weights. With a ``norm_window`` nothing is trained: that run is tested with BatchNorm adapted
     to so many frames. ``short``: the short form of the ablation has it. ``pretrains``: its run is one of
-    `xd3d pretrain`, and is not tested.
+    `xd3d pretrain`, and is not tested. ``target``: the domain whose unlabelled frames one training for all shifts sees.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Variant:
     norm_window: int | None = None
     short: bool = True
     pretrains: bool = False
+    target: str | None = None
 
     @property
     def preset(self) -> str:
@@ -103,24 +104,17 @@ GROUPS: tuple[Group, ...] = (
         title="LiDAR alone, pretrained on images without labels",
         main=True,
         variants=(
-            Variant("pretrain", "3d-only from a 3D network pretrained on the source", init="pretraining", short=False),
             Variant(
-                "pretrain-frozen", "the source's pretrained network, under an MLP", init="pretraining", short=False
+                "pretrain",
+                "3d-only from a 3D network pretrained on the train frames of all domains",
+                init="pretraining",
+                short=False,
             ),
+            Variant(
+                "pretrain-source", "the same, pretrained on the source alone", init="pretraining-source", short=False
+            ),
+            Variant("pretrain-frozen", "an MLP on the pretrained network, frozen", init="pretraining", short=False),
             Variant("layernorm", "control: 3d-only with LayerNorm, not pretrained", short=False),
-        ),
-    ),
-    Group(
-        title="LiDAR alone, pretrained with the target's images",
-        main=True,
-        named_only=True,
-        variants=(
-            Variant(
-                "pretrain-uda",
-                "pretrained on the source and on the target's unlabelled frames",
-                trained="per shift",
-                init="pretraining-uda",
-            ),
         ),
     ),
     _sweep(
@@ -176,8 +170,8 @@ VARIANTS: dict[str, Variant] = {variant.name: variant for group in GROUPS for va
 PRETRAININGS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("pretraining", "on the source", pretrains=True),
-        Variant("pretraining-uda", "on source and target", trained="per shift", pretrains=True),
+        Variant("pretraining", "on all domains", pretrains=True, target="all"),
+        Variant("pretraining-source", "on the source", pretrains=True),
     )
 }
 

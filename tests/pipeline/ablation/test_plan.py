@@ -84,20 +84,20 @@ def test_a_test_with_adapted_normalisation_reads_the_other_run_and_has_rows_of_i
     assert adapted.digest != full.digest
 
 
-def test_a_pretrained_variant_starts_from_a_run_of_its_seed_and_of_its_target_if_that_is_seen():
-    planned = plan_trainings(STREETS, request("pretrain", "pretrain-frozen", "pretrain-uda", seeds=(1,)), "index", ())
-    starts = {(each.variant.name, each.target): each.init for each in planned}
-    assert starts["pretrain", None].run == starts["pretrain-frozen", None].run
-    for target in ("city", "fog"):
-        seen = starts["pretrain-uda", target].resolve().config
-        assert seen.data.target.domain == f"streets-{target}"
-        assert seen.train.uses_target
-    assert not starts["pretrain", None].resolve().config.train.uses_target
-    assert len({each.run for each in starts.values()}) == 3
+def test_a_pretrained_variant_starts_from_a_run_of_its_seed_on_all_domains_or_the_source():
+    names = ("pretrain", "pretrain-frozen", "pretrain-source")
+    starts = {
+        each.variant.name: each.init for each in plan_trainings(STREETS, request(*names, seeds=(1,)), "index", ())
+    }
+    assert starts["pretrain"].run == starts["pretrain-frozen"].run
+    seen = starts["pretrain"].resolve().config
+    assert (seen.data.target.domain, seen.train.uses_target) == ("all", True)
+    assert not starts["pretrain-source"].resolve().config.train.uses_target
+    assert len({each.run for each in starts.values()}) == 2
     (other, *_) = plan_trainings(
         STREETS, request("pretrain", seeds=(1,), overrides=("fusion.taps=[up1]",)), "index", ()
     )
-    assert other.init.digest != starts["pretrain", None].digest
+    assert other.init.digest != starts["pretrain"].digest
 
 
 def test_rows_of_an_adaptation_depend_on_what_it_begins_with():
@@ -142,7 +142,7 @@ def test_the_short_form_has_the_variants_of_the_tables_and_no_sweep():
     main = {"3d-only", "image", "full", "full-random-weights", "full-rgb-only", "paper", "uda", "oracle"}
     assert names == main
     assert {variant.name for variant in choose_variants([], short=False)} == {
-        name for name in VARIANTS if not name.startswith(("network-", "pretrain-uda"))
+        name for name in VARIANTS if not name.startswith("network-")
     }
 
 
