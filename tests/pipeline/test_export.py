@@ -314,7 +314,7 @@ def test_a_run_of_other_classes_is_reported_before_it_predicts(trained, tmp_path
     from xd3d.stages.datasets.labels import get_merge
 
     choice = FrameChoice(dataset="nuscenes", official=True, split="val")
-    monkeypatch.setattr("xd3d.stages.datasets.labels.index_merge", lambda *_: get_merge("nuscenes-6", "nuscenes"))
+    monkeypatch.setattr("xd3d.pipeline.predict_frames.index_merge", lambda *_: get_merge("nuscenes-6", "nuscenes"))
     with pytest.raises(ConfigError, match=r"16 classes.*6 apart.*nuscenes-16"):
         predict_frames(trained, None, choice, out=tmp_path / "out", submission=True)
     assert not (tmp_path / "out").exists()
