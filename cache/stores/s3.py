@@ -19,6 +19,7 @@ _RETRY: Any = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
 _DENIED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "403 Forbidden")
+_SILENT = ("error sending request", "timed out")
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -83,4 +84,6 @@ def _reason(text: str, bucket: str) -> str:
             f"{endpoint} refuses these credentials; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN "
             f"and what they may do ({said})"
         )
+    if any(word in text for word in _SILENT):
+        return f"{endpoint} does not answer; check AWS_ENDPOINT_URL and the network ({said})"
     return f"{endpoint} gives unexpected answers; check AWS_ENDPOINT_URL, AWS_REGION and the network ({said})"
