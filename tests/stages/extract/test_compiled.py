@@ -18,7 +18,8 @@ settings = ExtractSettings.model_validate_json(sys.argv[1])
 picture = np.random.default_rng(0).integers(0, 256, (1, 3, *settings.image_size), dtype=np.uint8)
 runs = [FeatureExtractor(settings=settings.model_copy(update={"compile": on}))(picture, ["a"]) for on in (False, True)]
 plain, compiled = (run.features().maps for run in runs)
-print(json.dumps({tap: float(np.abs(plain[tap] - compiled[tap]).max() / plain[tap].std()) for tap in plain}))
+spacings = {tap: np.abs(np.spacing(plain[tap])) for tap in plain}
+print(json.dumps({tap: float((np.abs(plain[tap] - compiled[tap]) / spacings[tap]).max()) for tap in plain}))
 """
 
 
@@ -32,7 +33,7 @@ def test_compiled_features_are_the_plain_ones_within_rounding(settings):
     assert done.returncode == 0, done.stderr[-3000:]
     differences = json.loads(done.stdout.splitlines()[-1])
     assert set(differences) == {"up0", "up1:residual", "up2"}
-    assert max(differences.values()) < 1e-3
+    assert max(differences.values()) <= 2, "spacings of float16"
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
