@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -29,9 +29,6 @@ from ..stages.train.features import FeatureSource
 from ..stages.train.pseudo_labels import PseudoLabels
 from .config import Config
 from .workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["DomainOpener", "left_out_of", "open_index"]
 

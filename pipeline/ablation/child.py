@@ -25,11 +25,8 @@ __all__ = ["SOURCE", "is_trained", "run_child", "run_training"]
 SOURCE = "source"  #: key of the source domain's own test scores
 
 
-def run_child(
-    workspace: Workspace, training: Training, domains: Mapping[str, str], *, result: Path, log: Path, threads: int
-) -> None:
+def run_child(workspace: Workspace, training: Training, domains: Mapping[str, str], *, result: Path, log: Path) -> None:
     """Writes the return value of ``run_training`` to ``result``, and all output to ``log``; for a new process."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -65,12 +62,12 @@ def is_trained(workspace: Workspace, training: Training) -> bool:
     """Returns whether the run of a training has its last checkpoint: others may start from it."""
     from ...stages.train.checkpoint import checkpoint_steps
 
-    return training.resolve().config.train.steps in checkpoint_steps(workspace.run(training.run))
+    return training.resolved.config.train.steps in checkpoint_steps(workspace.run(training.run))
 
 
 def _initialised(workspace: Workspace, training: Training, init: Training) -> list[str]:
     """Trains the initial run unless this is done; returns the settings that name it and its pseudo-labels if used."""
-    run, config = Path(init.run), training.resolve().config
+    run, config = Path(init.run), training.resolved.config
     if not is_trained(workspace, init):
         run_job = jobs.pretrain if init.variant.pretrains else jobs.train
         run_job(init.variant.preset, init.overrides, cached=True, run=run, workspace=workspace)

@@ -5,6 +5,7 @@ import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from ...errors import ConfigError, DataError, nearest
@@ -158,8 +159,9 @@ class Training:
         """Name in log lines."""
         return f"{self.variant.name}{f' for {self.target}' if self.target else ''}, seed {self.seed}"
 
-    def resolve(self) -> ResolvedConfig:
-        """Returns the settings."""
+    @cached_property
+    def resolved(self) -> ResolvedConfig:
+        """The settings."""
         return load_config(self.variant.preset, self.overrides)
 
 

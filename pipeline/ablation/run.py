@@ -69,9 +69,9 @@ def _extract(workspace: Workspace, benchmark: Benchmark, trainings: Sequence[Tra
     failed: dict[str, str] = {}
     readers: dict[tuple[str, object], list[tuple[Training, str]]] = {}
     for training in trainings:
-        reader = training if training.resolve().config.fusion.image else training.init
+        reader = training if training.resolved.config.fusion.image else training.init
         if reader is not None:
-            config = reader.resolve().config
+            config = reader.resolved.config
             try:
                 path = str(DomainOpener(workspace, config, cached=True).cache_path(benchmark.dataset))
                 part = (config.extract.models, config.extract.taps)  # a cache of several networks grows
@@ -155,7 +155,7 @@ def _start(training: Training, folder: Path, workspace: Workspace, benchmark: Be
     process = get_context("spawn").Process(
         target=run_child,
         args=(workspace, training, domains),
-        kwargs={"result": result, "log": log_file, "threads": threads},
+        kwargs={"result": result, "log": log_file},
         daemon=True,
     )
     usual = dict(os.environ)
@@ -175,7 +175,7 @@ def _steps_done(workspace: Workspace, run: str) -> int:
 
 def _steps(training: Training) -> dict[str, int]:
     """Steps of the run of a training and of its initial run, by name."""
-    return {each.run: each.resolve().config.train.steps for each in (training, training.init) if each}
+    return {each.run: each.resolved.config.train.steps for each in (training, training.init) if each}
 
 
 def _next_ready(workspace: Workspace, waiting: Sequence[Training], active: Sequence[_Child]) -> Training | None:

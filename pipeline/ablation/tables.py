@@ -23,9 +23,9 @@ __all__ = [
     "sweep_tables",
 ]
 
-
 NAMES = {"2d": "2D", "3d": "3D", "3d_lidar_only": "3D, LiDAR only", "xm": "xM", "fused": "fused"}
 COMPARED = ("3d", "xm", "fused")  #: outputs in which variants are compared
+COLOURS = {BASELINE: "0.6", "oracle": "black"}  #: of the bars; the others are matplotlib's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,9 +235,6 @@ def _tested(scores: ScoreTable, variants: Iterable[Variant]) -> list[Variant]:
 
 def _label(variant: Variant) -> str:
     return f"`{variant.name}`: {variant.label}"
-
-
-COLOURS = {BASELINE: "0.6", "oracle": "black"}
 
 
 def _plot_scores(scores: ScoreTable) -> bytes:

@@ -55,7 +55,7 @@ def test_one_training_a_seed_serves_all_shifts_and_the_oracle_needs_one_for_each
 def test_only_the_oracle_gets_labels_of_the_target():
     trainings = plan_trainings(STREETS, Request(variants=list(VARIANTS.values()), shifts=["fog"], seeds=[1]), "i", ())
     for training in trainings:
-        data = training.resolve().config.data
+        data = training.resolved.config.data
         source = "streets-fog" if training.variant.name == "oracle" else "streets"
         assert data.source.domain == source, training.title
         assert data.validate_on == "source"
@@ -63,7 +63,7 @@ def test_only_the_oracle_gets_labels_of_the_target():
 
 def test_reported_targets_choose_nothing_of_a_training_that_serves_all():
     for training in plan_trainings(STREETS, request("full"), "index", ()):
-        assert training.resolve().config.data.target.domain == "streets-development"
+        assert training.resolved.config.data.target.domain == "streets-development"
 
 
 def test_adaptation_begins_with_the_run_of_the_same_seed_that_serves_all_shifts():
@@ -72,7 +72,7 @@ def test_adaptation_begins_with_the_run_of_the_same_seed_that_serves_all_shifts(
     adapted = [training for training in planned if training.variant.name == "uda"]
     assert len(adapted) == 4
     assert all(training.init.run == (one if training.seed == 1 else other).run for training in adapted)
-    assert all(training.resolve().config.train.lam_pl > 0 for training in adapted)
+    assert all(training.resolved.config.train.lam_pl > 0 for training in adapted)
     places = {training.run: place for place, training in enumerate(planned)}
     assert all(places[training.init.run] < places[training.run] for training in adapted)
 
@@ -90,9 +90,9 @@ def test_a_pretrained_variant_starts_from_a_run_of_its_seed_on_all_domains_or_th
         each.variant.name: each.init for each in plan_trainings(STREETS, request(*names, seeds=(1,)), "index", ())
     }
     assert starts["pretrain"].run == starts["pretrain-frozen"].run
-    seen = starts["pretrain"].resolve().config
+    seen = starts["pretrain"].resolved.config
     assert (seen.data.target.domain, seen.train.uses_target) == ("all", True)
-    assert not starts["pretrain-source"].resolve().config.train.uses_target
+    assert not starts["pretrain-source"].resolved.config.train.uses_target
     assert len({each.run for each in starts.values()}) == 2
     (other, *_) = plan_trainings(
         STREETS, request("pretrain", seeds=(1,), overrides=("fusion.taps=[up1]",)), "index", ()
