@@ -19,7 +19,7 @@ from jaxtyping import UInt8, UInt32
 from ..errors import CacheError
 from ..fingerprint import canonical_json, fingerprint_digest
 from .layout import DONE, ArrayLayout, CacheLayout, Shard
-from .metadata import manifest_checksum, parse_json, signed_body, signed_line
+from .metadata import checksummed_body, checksummed_line, manifest_checksum, parse_json
 from .stores.base import Files, Store, Version
 
 __all__ = [
@@ -65,7 +65,7 @@ class Commit:
             "failed": {str(row): reason for row, reason in sorted(self.failed.items())},
             "crc32c": {name: list(values) for name, values in self.crc32c.items()},
         }
-        return signed_line("commit", json.dumps(body, separators=(",", ":")).encode())
+        return checksummed_line("commit", json.dumps(body, separators=(",", ":")).encode())
 
     @classmethod
     def load(cls, store: Files, shard: Shard, layout: CacheLayout, manifest: str, folder: str = DONE) -> "Commit":
@@ -97,7 +97,7 @@ class Commit:
         """
         key = f"{folder}/{index}.json"
         data, file = store.read(key), store.describe(key)
-        body = signed_body("commit", data)
+        body = checksummed_body("commit", data)
         if body is None:
             raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
         try:

@@ -31,8 +31,8 @@ __all__ = [
     "metadata_files",
     "networks_manifest",
     "parse_json",
-    "signed_body",
-    "signed_line",
+    "checksummed_body",
+    "checksummed_line",
     "unfinished_manifest",
 ]
 
@@ -167,15 +167,15 @@ def parse_json(data: bytes, file: str) -> Any:
         raise CacheError(f"{file} is damaged: it is no JSON ({error})") from error
 
 
-def signed_line(kind: str, body: bytes) -> bytes:
+def checksummed_line(kind: str, body: bytes) -> bytes:
     """Returns a line of JSON with ``body`` (JSON too) under the key ``kind``, and its crc32c."""
     return b'{"crc32c":"%08x","%s":%s}\n' % (google_crc32c.value(body), kind.encode(), body)
 
 
-def signed_body(kind: str, line: bytes) -> bytes | None:
-    """Returns the ``body`` of a ``signed_line``; None if the line does not match its checksum."""
-    body = line[len(signed_line(kind, b"")) - len(b"}\n") : -len(b"}\n")]
-    return body if line == signed_line(kind, body) else None
+def checksummed_body(kind: str, line: bytes) -> bytes | None:
+    """Returns the ``body`` of a ``checksummed_line``; None if the line does not match its checksum."""
+    body = line[len(checksummed_line(kind, b"")) - len(b"}\n") : -len(b"}\n")]
+    return body if line == checksummed_line(kind, body) else None
 
 
 def _manifest(layout: CacheLayout) -> dict[str, Any]:

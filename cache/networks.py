@@ -15,11 +15,11 @@ from jaxtyping import Int
 
 from ..errors import CacheError
 from ..fingerprint import fingerprint_digest
+from .maintenance import repair_cache
 from .metadata import holds_networks, load_identity, networks_manifest
 from .reader import AllocateArray, FeatureReader
 from .schema import GEOMETRY, ImageFeatures, TapSpec, features_of, named_arrays
 from .stores import Location, Store, join_location, open_store
-from .upkeep import repair_cache
 from .verify import cache_info, verify_cache
 from .writer import write_files
 

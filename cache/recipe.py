@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CacheError
 from ..fingerprint import canonical_json
-from .metadata import signed_body, signed_line
+from .metadata import checksummed_body, checksummed_line
 from .stores.base import Files, Store
 
 __all__ = ["RECIPE", "encode_recipe", "load_recipe", "recipe_fault"]
@@ -20,7 +20,7 @@ RECIPE = "recipe.jsonl"
 
 def encode_recipe(recipe: Mapping[str, Any]) -> bytes:
     """Returns the file content for ``recipe`` (plain JSON values)."""
-    return 2 * signed_line("recipe", canonical_json(dict(recipe)).encode())
+    return 2 * checksummed_line("recipe", canonical_json(dict(recipe)).encode())
 
 
 def load_recipe(store: Files) -> dict[str, Any] | None:
@@ -43,7 +43,7 @@ def recipe_fault(store: Store) -> str | None:
 def _parse(data: bytes) -> dict[str, Any] | None:
     half = len(data) // 2
     for line in (data[:half], data[half:], *data.splitlines(keepends=True)):
-        if (body := signed_body("recipe", line)) is not None:
+        if (body := checksummed_body("recipe", line)) is not None:
             recipe = json.loads(body)
             return recipe if isinstance(recipe, dict) else None
     return None

@@ -124,8 +124,8 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, with its size.")] = False,
 ) -> Outcome:
     """Remove stale files that no running process owns; committed data stay. Example: `xd3d cache gc --dry-run`."""
+    from ..cache.maintenance import collect_garbage, remove_unused
     from ..cache.networks import part_paths
-    from ..cache.upkeep import collect_garbage, remove_unused
 
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}
@@ -154,7 +154,7 @@ def gc(
 @app.command()
 def diff(first: CachePath, second: CachePath) -> Outcome:
     """Show how two caches differ; the exit code is 1 if they do. Example: `xd3d cache diff A B`."""
-    from ..cache.upkeep import diff_caches
+    from ..cache.maintenance import diff_caches
 
     found = diff_caches(first, second)
     lines = list(found["fingerprint"])

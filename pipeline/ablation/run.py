@@ -158,13 +158,13 @@ def _start(training: Training, folder: Path, workspace: Workspace, benchmark: Be
         kwargs={"result": result, "log": log_file},
         daemon=True,
     )
-    usual = dict(os.environ)
+    inherited = dict(os.environ)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # numpy reads it when the new process imports it
     try:
         process.start()
     finally:
         os.environ.pop("OMP_NUM_THREADS")
-        os.environ.update(usual)
+        os.environ.update(inherited)
     return _Child(training=training, process=process, result=result, log=log_file)
 
 

@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 
 from numpy_encoder import write_shard
-from xd3d.cache.upkeep import diff_caches
+from xd3d.cache.maintenance import diff_caches
 
 
 def write(path, open_writer, features_of_rows, change=lambda shard, features: features, **settings):

@@ -10,11 +10,11 @@ from numpy_encoder import write_shard
 from xd3d.cache.arrays import write_rows
 from xd3d.cache.export import export_cache
 from xd3d.cache.layout import PROFILES, CacheLayout
+from xd3d.cache.maintenance import collect_garbage
 from xd3d.cache.metadata import load_layout
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import ASSIGNMENT, MEMBERSHIP, MEMBERSHIPS, TapSpec
 from xd3d.cache.stores import open_store
-from xd3d.cache.upkeep import collect_garbage
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from xd3d.cache.maintenance import collect_garbage, remove_unused
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.upkeep import collect_garbage, remove_unused
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError
 

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_encoder import write_shard
 from xd3d.cache.commits import Commit
+from xd3d.cache.maintenance import repair_cache
 from xd3d.cache.metadata import manifest_checksum
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import ImageFeatures, TapSpec, named_arrays
 from xd3d.cache.stores import local_files
 from xd3d.cache.stores.local import LocalStore
-from xd3d.cache.upkeep import repair_cache
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from numpy_encoder import write_shard
 from xd3d.cache.export import export_cache
+from xd3d.cache.maintenance import repair_cache
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.upkeep import repair_cache
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
 

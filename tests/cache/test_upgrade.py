@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy_encoder import write_shard
+from xd3d.cache.maintenance import collect_garbage, diff_caches, repair_cache
 from xd3d.cache.metadata import load_layout
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import ASSIGNMENT
 from xd3d.cache.stores import open_store
 from xd3d.cache.upgrade import CacheUpgrade, finish_upgrade
-from xd3d.cache.upkeep import collect_garbage, diff_caches, repair_cache
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, UnfinishedUpgradeError
 

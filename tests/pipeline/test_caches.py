@@ -2,7 +2,7 @@
 
 import json
 
-from xd3d.cache.upkeep import diff_caches
+from xd3d.cache.maintenance import diff_caches
 from xd3d.cache.verify import verify_cache
 
 SMALL = ("--set", "extract.image_size=[64,112]", "--set", "extract.taps=[up1,up2,rgb]", "--set", "extract.shard_mb=1")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from xd3d.cache.maintenance import diff_caches
 from xd3d.cache.networks import agents_part, check_parts, create_networks, describe_networks, network_part
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import TapSpec
 from xd3d.cache.stored import StoredRows
-from xd3d.cache.upkeep import diff_caches
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError, ConfigError, DiskSpaceError, StoreError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import close_session
-from xd3d.cache.upkeep import diff_caches
+from xd3d.cache.maintenance import diff_caches
 from xd3d.errors import ConfigError, StoreError
 from xd3d.pipeline.transfer import hub as place
 from xd3d.pipeline.transfer.commands import pull, push

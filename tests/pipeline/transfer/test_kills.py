@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from hub_server import TOKEN
-from xd3d.cache.upkeep import diff_caches
+from xd3d.cache.maintenance import diff_caches
 
 URL = "hf://datasets/owner/features"
 SCRIPT = """

@@ -4,9 +4,9 @@ import os
 
 import pytest
 from xd3d.cache.layout import PROFILES, CacheLayout
+from xd3d.cache.maintenance import repair_cache
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.stores import open_store
-from xd3d.cache.upkeep import repair_cache
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, StoreError
 from xd3d.stages.extract import cluster

@@ -14,8 +14,8 @@ import pytest
 from numpy_encoder import write_shard
 from xd3d.cache.export import export_cache
 from xd3d.cache.layout import PROFILES
+from xd3d.cache.maintenance import repair_cache
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.upkeep import repair_cache
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError

@@ -1,4 +1,4 @@
-"""Upkeep of caches: removing stale files and unused caches, repairing damaged ones, comparing two.
+"""Maintenance of caches: removing stale files and unused caches, repairing damaged ones, comparing two.
 
 A repair writes damaged metadata anew, drops the commit records of damaged shards and keeps the others. The command that
 made the cache (``extract-features`` or ``cache export``) writes again what was dropped.

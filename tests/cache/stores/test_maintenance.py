@@ -1,8 +1,8 @@
 """A cache in a bucket is verified, exported, compared and rid of its litter like one in a folder."""
 
 from xd3d.cache.export import export_cache
+from xd3d.cache.maintenance import collect_garbage, diff_caches
 from xd3d.cache.stores import open_store
-from xd3d.cache.upkeep import collect_garbage, diff_caches
 from xd3d.cache.verify import verify_cache
 
 
