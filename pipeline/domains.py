@@ -122,8 +122,9 @@ class DomainOpener:
 
     def _training(self, side: DomainSettings, merge: LabelMerge | None = None) -> Domain:
         validated = self._validated()
-        shared = side.dataset == validated.dataset
-        return self.open(side, "train", validated_on=validated.domain if shared else None, merge=merge)
+        if validated is not None and validated.dataset != side.dataset:
+            validated = None
+        return self.open(side, "train", validated_on=validated.domain if validated else None, merge=merge)
 
     def init(self) -> Path | None:
         """Returns the folder of the run that provides the initial weights."""
@@ -145,22 +146,27 @@ class DomainOpener:
         return fused if images else "3d"
 
     def validation(self) -> Domain | None:
-        """Returns the validation frames; None, with a warning, if there are none."""
-        if self._validated() not in self.sides():
+        """Returns the validation frames; None without validation, with a warning unless the config asks for none."""
+        side = self._validated()
+        if side is None:
+            return None
+        if side not in self.sides():
             log.warning(
                 "Training goes without validation, and the last checkpoint counts as the best: the run would be"
                 " validated on its source, and train.source_free opens none of it"
             )
             return None
         try:
-            return self.open(self._validated(), "val")
+            return self.open(side, "val")
         except DataError as error:
             log.warning("Training goes without validation, and the last checkpoint counts as the best. %s", error)
             return None
 
-    def _validated(self) -> DomainSettings:
+    def _validated(self) -> DomainSettings | None:
         source, target = self.config.data.source, self.config.data.target
         chosen = self.config.data.validate_on
+        if chosen == "none":
+            return None
         if chosen == "auto":
             chosen = validation_side(source, target)
         return source if chosen == "source" else target

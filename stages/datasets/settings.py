@@ -43,10 +43,10 @@ class DataSettings(Settings):
     target: DomainSettings = Field(
         default=DomainSettings(domain="singapore"), description="Domain on which it is validated and tested"
     )
-    validate_on: Literal["auto", "source", "target"] = Field(
+    validate_on: Literal["auto", "source", "target", "none"] = Field(
         default="auto",
         description="Side whose val split chooses the checkpoint; auto: the target, or the source where the target"
-        " holds out no scene",
+        " holds out no scene; none: no validation, the last checkpoint counts",
     )
     roots: Annotated[dict[DatasetName, Path], Mark.FREE] = Field(
         default_factory=dict, description="Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"
