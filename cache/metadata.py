@@ -23,6 +23,8 @@ from .stores.base import Files, Store
 __all__ = [
     "KEYS",
     "MANIFEST",
+    "checksummed_body",
+    "checksummed_line",
     "holds_networks",
     "load_identity",
     "load_layout",
@@ -31,8 +33,6 @@ __all__ = [
     "metadata_files",
     "networks_manifest",
     "parse_json",
-    "checksummed_body",
-    "checksummed_line",
     "unfinished_manifest",
 ]
 
