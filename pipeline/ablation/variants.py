@@ -55,7 +55,7 @@ class Variant:
 class Group:
     """Variants of one table. ``main`` groups are reported for each shift; the others are sweeps around ``SHORTER``.
 
-    ``named_only``: they run only if ``--only`` names them: options that are off by default, or networks of the hub.
+    ``named_only``: they run only if ``--only`` names them: networks of the hub, or what the development shifts decided.
     """
 
     title: str
@@ -110,11 +110,16 @@ GROUPS: tuple[Group, ...] = (
                 init="pretraining",
                 short=False,
             ),
-            Variant(
-                "pretrain-source", "the same, pretrained on the source alone", init="pretraining-source", short=False
-            ),
-            Variant("pretrain-frozen", "an MLP on the pretrained network, frozen", init="pretraining", short=False),
             Variant("layernorm", "control: 3d-only with LayerNorm, not pretrained", short=False),
+        ),
+    ),
+    Group(
+        title="Controls of pretraining",
+        main=True,
+        named_only=True,
+        variants=(
+            Variant("pretrain-source", "pretrain, pretrained on the source alone", init="pretraining-source"),
+            Variant("pretrain-frozen", "an MLP on the pretrained network, frozen", init="pretraining"),
         ),
     ),
     _sweep(
@@ -132,16 +137,13 @@ GROUPS: tuple[Group, ...] = (
         "What the 2D head reads beside the pixel",
         ("context-none", "nothing"),
         ("context-mlp", "control: an MLP of the agents' size"),
-        ("depth-400", "the agents, and the depth of the points in the 2D branch"),
         ("no-truncation", "agents with their whole spectrum"),
         ("rank-4", "agents on 4 directions (full: 16)"),
     ),
     _sweep(
         "Which features (full: up0 to up3 and rgb, 225x400)",
-        ("taps-up1-up2", "up1, up2 and rgb"),
         ("no-rgb", "no image tap"),
         ("day-only", "a diffusion model that saw clear days only"),
-        ("image-338", "338x600 pixels"),
     ),
     _sweep(
         "Which network (full: tiny-street; images of 224x392)",
@@ -151,11 +153,13 @@ GROUPS: tuple[Group, ...] = (
         named_only=True,
     ),
     _sweep(
-        "LiDAR augmentation",
+        "Options that are off by default, in a third of the steps",
+        ("depth-400", "the 2D branch reads the depth of the points"),
         ("mix-400", "another frame mixed into each sample, at another scale (Mix3D)"),
         ("laser-400", "bands of elevation of another frame (LaserMix)"),
         ("beams-400", "half of the samples lose beams"),
         ("returns-400", "half of the samples have early returns of drops"),
+        named_only=True,
     ),
     _sweep(
         "The paper's queries beside the method",
