@@ -25,7 +25,11 @@ def ablate(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Variants, separated by commas; by default all but network-...."),
+        typer.Option(
+            "--only",
+            help="Variants, separated by commas; by default all but network-..., pretrain-..., and the sweep of options"
+            " that are off by default.",
+        ),
     ] = None,
     shifts: Annotated[
         list[str] | None, typer.Option("--shifts", help="Shifts, separated by commas; by default those reported.")
@@ -41,7 +45,7 @@ def ablate(
         ),
     ] = None,
 ) -> Outcome:
-    """Train every variant of the method on one domain, test it on shifted ones, and write the tables.
+    """Train variants of the method on one domain, test it on shifted ones, and write the tables.
 
     It can be stopped at any time; the same command resumes. The data are synthesised.
 
