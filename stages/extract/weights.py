@@ -8,7 +8,7 @@ any number of threads, whatever else is loaded.
 import hashlib
 import math
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ...errors import ModelError
 from .models import ModelFolder
@@ -117,9 +118,21 @@ def _draw(parameter: Tensor, name: str, seed: int, embedding: bool) -> Tensor:
     return torch.from_numpy(values)
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Skip the functions of ``torch.nn.init`` in this thread; on the meta device too they take most of the time."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        values = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else values["tensor"]
+        return func(*args, **values)
+
+
 def _on_meta_device(kind: Any, model: ModelFolder, part: str) -> nn.Module:
     """Build a module of diffusers from its config without any memory behind its parameters."""
-    with as_model_error(model, part), torch.device("meta"):
+    with as_model_error(model, part), torch.device("meta"), _Uninitialised():
         return kind.from_config(kind.load_config(model.folder(part), local_files_only=True))
 
 
