@@ -112,12 +112,11 @@ def stage_two(domain, device, values, precision, traffic=None, change=None):
     ("name", "precision"),
     [
         ("full", "float32"),
-        ("located", "float32"),
         ("paper", "float16"),
         *(
             pytest.param(name, precision, marks=pytest.mark.slow)
             for name, precision in (
-                *((name, "float32") for name in VARIANTS if name not in ("full", "located")),
+                *((name, "float32") for name in VARIANTS if name != "full"),
                 ("full", "bfloat16"),
                 ("full", "float16"),
             )

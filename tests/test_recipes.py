@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("cache", "configs", "pipeline", "stages")
 #: `file`: text, then a fenced block of a kind.
 BLOCK = re.compile(r"^`([\w./-]+)`:[^\n]*\n\n```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-QUICK = ["--set", "train.steps=1", "--set", "train.milestones=[1]", "--set", "train.validate_every=1"]
+QUICK = [
+    *("--set", "model.preset=slim", "--set", "train.steps=1"),
+    *("--set", "train.milestones=[1]", "--set", "train.validate_every=1"),
+]
 #: Runs commands, one after the other, and prints a list of what they print.
 RUN = """
 import contextlib, io, json, sys

@@ -17,6 +17,7 @@ from xd3d.stages.train.log import read_log
 SMALL = (
     "extract.image_size=[48,80]",
     "extract.agents.count=16",
+    "model.preset=slim",
     "train.steps=2",
     "train.batch_size=2",
     "train.milestones=[1]",

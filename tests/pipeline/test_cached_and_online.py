@@ -20,6 +20,7 @@ from xd3d.stages.train.step_batch import StepMaker, step_losses
 SMALL = (
     "extract.image_size=[48,80]",
     "extract.agents.count=16",
+    "model.preset=slim",
     "extract.views=[identity,hflip]",
     "train.steps=4",
     "train.batch_size=2",

@@ -21,7 +21,7 @@ def test_damage_is_refused_by_training_and_repaired_by_a_bare_repair_and_parts_a
     manifest = (path / "zarr.json").read_bytes()
     for shard, data in sound.items():
         shard.write_bytes(data[:7] + bytes([data[7] ^ 2]) + data[8:])
-    done = xd3d("train", "--cached", *SMALL, "--set", "train.steps=1")
+    done = xd3d("train", "--cached", *SMALL, "--set", "train.steps=1", "--set", "model.preset=slim")
     assert done.returncode == 1
     assert f"xd3d cache verify {path}" in done.stderr
     named = verify_cache(path)["damaged"]

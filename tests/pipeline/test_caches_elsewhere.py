@@ -13,6 +13,7 @@ from xd3d.pipeline.workspace import Workspace
 SMALL = (
     "extract.image_size=[48,80]",
     "extract.agents.count=16",
+    "model.preset=slim",
     "train.steps=4",
     "train.batch_size=2",
     "train.milestones=[3]",

@@ -16,7 +16,13 @@ import pytest
 from xd3d.pipeline import demo as pipeline_demo
 from xd3d.pipeline import jobs
 
-QUICK = ("extract.image_size=[90,160]", "train.steps=3", "train.milestones=[2]", "train.validate_every=3")
+QUICK = (
+    "extract.image_size=[90,160]",
+    "model.preset=slim",
+    "train.steps=3",
+    "train.milestones=[2]",
+    "train.validate_every=3",
+)
 
 
 def run_demo(folder):

@@ -19,6 +19,7 @@ TINY = (
     "extract.taps=[up1,rgb]",
     "extract.image_size=[48,64]",
     "extract.agents.count=4",
+    "model.preset=slim",
     "model.voxel_size=0.2",
     "fusion.tokens=4",
     "fusion.query_channels=16",

@@ -17,6 +17,7 @@ from xd3d.stages.train.record import read_record
 
 SMALL = (
     *("extract.image_size=[48,80]", "extract.agents.count=16", "extract.agents.rounds=2"),
+    "model.preset=slim",
     *("train.steps=2", "train.batch_size=2", "train.milestones=[1]", "train.validate_every=2"),
 )
 

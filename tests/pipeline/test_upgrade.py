@@ -20,6 +20,7 @@ from xd3d.stages.train.log import read_log
 SMALL = (
     "extract.image_size=[48,80]",
     "extract.agents.count=16",
+    "model.preset=slim",
     "train.steps=3",
     "train.batch_size=2",
     "train.validate_every=3",

@@ -45,7 +45,7 @@ def refuse_after(monkeypatch, count):
     monkeypatch.setattr(object_store.ObjectStore, "put", failing)
 
 
-@pytest.mark.parametrize("sent", range(5))
+@pytest.mark.parametrize("sent", [0, 4, *(pytest.param(sent, marks=pytest.mark.slow) for sent in (1, 2, 3))])
 def test_an_upload_that_breaks_off_leaves_no_record_and_the_shard_is_written_again(
     whole, sent, open_writer, features_of_rows, monkeypatch
 ):

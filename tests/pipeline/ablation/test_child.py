@@ -14,6 +14,7 @@ QUICK = [
     "extract.taps=[up1]",
     "extract.agents.count=4",
     "extract.agents.rounds=1",
+    "model.preset=slim",
     "train.steps=1",
     "train.batch_size=1",
     "fusion.tokens=8",

@@ -24,6 +24,7 @@ QUICK = (
     "extract.taps=[up1]",
     "extract.agents.count=4",
     "extract.agents.rounds=1",
+    "model.preset=slim",
     "train.steps=3",
     "train.batch_size=1",
     "train.validate_every=3",

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from xd3d.cache.layout import PROFILES, CacheLayout
+from xd3d.cache.layout import CacheLayout
 from xd3d.cache.maintenance import repair_cache
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.stores import open_store
@@ -84,7 +84,7 @@ def test_a_bucket_that_is_not_there_is_named_before_a_worker_starts(settings, in
         extract_with_workers(index, settings(), "s3://nowhere/cache", workers=1)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["exact", pytest.param("compact", marks=pytest.mark.slow)])
 def test_damage_in_a_bucket_is_dropped_and_extracted_again_to_the_bytes_there_were(
     settings, index, new_bucket, profile, monkeypatch
 ):

@@ -42,6 +42,7 @@ def check(run, plan):
         assert pictures == {"frames/1 CAM": [2, 4, 6]}, logger
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_a_killed_run_is_one_run_in_each_logger_with_each_step_once(tmp_path):
     check(tmp_path, "0-5,2-6")

@@ -89,7 +89,7 @@ def timeless(run: Path) -> list[dict[str, object]]:
     "options",
     [
         {"lam_trg": 0.5, "accumulate": 2},
-        {"lam_trg": 0.5, "pretrain": True},
+        pytest.param({"lam_trg": 0.5, "pretrain": True}, marks=pytest.mark.slow),
         pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"precision": "float16", "accumulate": 2}, marks=pytest.mark.slow),
         pytest.param({"lam_trg": 0.5, "shuffle_block": 1}, marks=pytest.mark.slow),
