@@ -87,7 +87,7 @@ def ground_height(points: Float[np.ndarray, "points 3"]) -> float:
     if not len(points):
         return 0.0
     z = points[:, 2].astype(np.float64)
-    low, middle = np.quantile(z, (0.005, 0.5))
+    low, middle = np.quantile(z, (0.005, 0.5), method="lower")
     layer = np.floor((z[(z >= low) & (z <= middle)] - low) / LAYER).clip(max=1000).astype(np.int64)
     return float(low + LAYER * (np.bincount(layer).argmax() + 0.5))
 
