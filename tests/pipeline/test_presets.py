@@ -15,6 +15,13 @@ from xd3d.stages.synthesize.twins import synthesize_twin
 from xd3d.stages.train.log import read_log
 
 SETTINGS = sorted({name.partition("/")[0] for name in preset_names() if name.endswith("/dg")})
+#: together they read each data set
+EVERY_DATASET = (
+    "a2d2_semantic_kitti",
+    "nuscenes_usa_singapore",
+    "synlidar_semantic_stf",
+    "virtual_kitti_semantic_kitti",
+)
 TINY = (
     "extract.model=tiny-street",
     "extract.taps=[up1,rgb]",
@@ -88,7 +95,9 @@ def bench(twin_of, tmp_path_factory) -> Bench:
     return Bench(tmp_path_factory.mktemp("settings"), twin_of, TINY)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting", [name if name in EVERY_DATASET else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS]
+)
 def test_every_task_of_a_setting_goes_from_its_root_to_a_score(bench, setting):
     tested_without_a_camera = setting.endswith("semantic_stf")
     scores = bench.walk(setting, TASKS[:3], steps=1)

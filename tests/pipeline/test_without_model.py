@@ -214,7 +214,7 @@ def test_stage_one_asks_for_its_model_and_a_folder_that_is_there_must_be_whole(w
         )
 
 
-@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize("here", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_of_several_processes_the_first_finds_the_digest(workspace, tmp_path, here):
     path = Path(__file__).parents[1] / "stages" / "train" / "together.py"
     spec = importlib.util.spec_from_file_location("together", path)

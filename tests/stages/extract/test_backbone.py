@@ -91,9 +91,9 @@ def sd_shaped(tiny_model, real_sd_configs, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("timestep", [0, 261])
 @pytest.mark.parametrize(
-    ("name", "prediction"), [("sd14", "epsilon"), ("sd21-base", "epsilon"), ("sd21", "v_prediction")]
+    ("name", "prediction", "timestep"),
+    [("sd14", "epsilon", 0), ("sd21-base", "epsilon", 261), ("sd21", "v_prediction", 261)],
 )
 def test_every_address_of_the_published_shapes_equals_a_stock_hook_bit_for_bit(
     settings, sd_shaped, name, prediction, timestep

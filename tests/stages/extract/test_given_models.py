@@ -55,7 +55,9 @@ def test_the_variant_fp16_is_read_if_there_is_no_other(copied, tiny_model, part)
     assert_same(LOADERS[part](model), rounded)
 
 
-@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize(
+    "part", ["unet", *(pytest.param(part, marks=pytest.mark.slow) for part in ("vae", "text_encoder"))]
+)
 def test_a_pickle_is_named_with_a_command_that_converts_it(copied, tiny_model, part):
     weights = copied / part / WEIGHTS[part]
     pickle = weights.with_name("pytorch_model.bin")
