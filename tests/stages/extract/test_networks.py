@@ -42,8 +42,7 @@ def pictures(count, size, seed=0):
 
 def load(settings, folder, taps, **changes):
     chosen = settings(model=str(folder), taps=taps, **changes)
-    model = settings_model(chosen)
-    return open_backbone(model, chosen, CPU)
+    return open_backbone(settings_model(chosen), chosen, CPU)
 
 
 def edge_padded(images, multiple, mean, std):
