@@ -1,6 +1,7 @@
 """What tests of training with a target share."""
 
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from safetensors.torch import load_file
@@ -54,3 +55,24 @@ def trained(make_domain, adapt, tmp_path):
     adapt(tmp_path / "trained", source, None, lam_trg=0.0)
     shutil.rmtree(source.index.root)
     return tmp_path / "trained"
+
+
+@pytest.fixture
+def failing_disk():
+    """In this context the features of a domain can be read ``reads`` times; then an ``OSError`` is expected."""
+
+    @contextmanager
+    def fail(domain, reads):
+        read, left = domain.features.read, iter(range(reads))
+
+        def limited(rows):
+            if next(left, None) is None:
+                raise OSError("the disk went away")
+            return read(rows)
+
+        domain.features.read = limited
+        with pytest.raises(OSError, match="went away"):
+            yield
+        domain.features.read = read
+
+    return fail

@@ -165,23 +165,15 @@ def test_a_teacher_labels_a_batch_by_the_rule_of_stored_labels(
         assert 0.2 < (labels >= 0).mean() < 1
 
 
-def test_training_with_a_teacher_resumes_where_it_stopped_and_learns_from_it(make_domain, adapt, trained, tmp_path):
+def test_training_with_a_teacher_resumes_where_it_stopped_and_learns_from_it(
+    make_domain, adapt, trained, failing_disk, tmp_path
+):
     target = make_domain(frames=3, points=80, seed=9)
     options = {"init": trained, "steps": 4, "checkpoint_every": 2, "lam_trg": 0.0, "lam_pl": 1.0, "teacher": "ema"}
     unbroken = adapt(tmp_path / "unbroken", None, target, **options, pl_weigh=True, pl_agree=True)
     assert {"pl_2d", "pl_3d", "pl_lidar"} <= read_log(tmp_path / "unbroken")[0].keys()
-    read, calls = target.features.read, []
-
-    def tired(rows):
-        calls.append(rows)
-        if len(calls) > 3:
-            raise OSError("the disk went away")
-        return read(rows)
-
-    target.features.read = tired
-    with pytest.raises(OSError, match="went away"):
+    with failing_disk(target, reads=3):
         adapt(tmp_path / "stopped", None, target, **options, pl_weigh=True, pl_agree=True)
-    target.features.read = read
     assert equal(unbroken, adapt(tmp_path / "stopped", None, target, **options, pl_weigh=True, pl_agree=True))
     teachers = [
         load_file(tmp_path / run / "checkpoints/step-00000004/teacher.safetensors") for run in ("unbroken", "stopped")
