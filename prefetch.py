@@ -25,7 +25,7 @@ def ring_slots(threads: int) -> int:
 def map_ahead(
     make: Callable[[Item, int], Made], items: Iterable[Item], threads: int
 ) -> Generator[tuple[Made, float], None, None]:
-    """Yield ``make(item, slot)`` for each item, in order, and the seconds spent waiting for it.
+    """Yields ``make(item, slot)`` for each item, in order, and the seconds spent waiting for it.
 
     ``threads`` threads run ``make`` for the next items meanwhile; with 0 threads, each item is made when it is
     requested. An exception is raised when the result of its item is requested. ``slot``, from 0 to

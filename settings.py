@@ -21,7 +21,7 @@ class Settings(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out the settings marked ``Mark.ADDED`` that have their default value."""
+        """Leaves out the settings marked ``Mark.ADDED`` that have their default value."""
         values = handler(self)
         for name, field in type(self).model_fields.items():
             if Mark.ADDED in field.metadata and getattr(self, name) == field.default:

@@ -27,7 +27,7 @@ def open_cache(
     overrides: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
 ) -> FeatureReader | NetworksReader:
-    """Open a feature cache for reading; rows are images.
+    """Opens a feature cache for reading; rows are images.
 
     Args:
         path: folder or URL, whose rows are in the order of its ``image_keys``; by default the cache of ``dataset`` with

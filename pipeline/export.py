@@ -36,7 +36,7 @@ def exported(
     fusion: FusionRule,
     norm_window: int | None = None,
 ) -> Iterator[FramePrediction]:
-    """Pass the predictions of ``domain`` on, and write the classes of all points of each sweep to ``out``.
+    """Passes the predictions of ``domain`` on, and writes the classes of all points of each sweep to ``out``.
 
     ``fusion`` is the rule that they were fused by, ``norm_window`` that of ``predict_frames``. What an official
     evaluator would stumble over is logged at the end.
@@ -90,7 +90,7 @@ def open_submission(
 
 
 def log_faults(store: "Submission", rows: Sequence[int], *, images: bool) -> None:
-    """Write the metadata of ``store`` and log what an official evaluator would stumble over."""
+    """Writes the metadata of ``store`` and logs what an official evaluator would stumble over."""
     for fault in store.finish(rows, images=images):
         log.warning("%s: %s", store.out, fault)
 

@@ -16,7 +16,7 @@ EARLIER = {"adapt": "none"}
 def claim_folder(
     path: Path, facts: Mapping[str, Any], identity: Sequence[str], *, what: str, files: Sequence[str], option: str
 ) -> None:
-    """Write ``facts`` to ``path`` in an output folder, or check that the folder was started with the same facts.
+    """Writes ``facts`` to ``path`` in an output folder, or checks that the folder was started with the same facts.
 
     ``what`` names the content in messages; ``identity``: the facts that must be equal; ``files``: patterns of the files
     that will be written; ``option``: the option that chooses another folder.

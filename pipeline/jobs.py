@@ -42,7 +42,7 @@ def synthesize(
     cameras: str | None = None,
     plan: "Plan" = "city",
 ) -> Outcome:
-    """Write the synthetic city to the folder ``out`` as a data root, in the format of ``dataset``.
+    """Writes the synthetic city to the folder ``out`` as a data root, in the format of ``dataset``.
 
     It starts processes that import the caller's script, which must call it below ``if __name__ == "__main__":``.
 
@@ -175,7 +175,7 @@ def train(
     torchrun: bool = False,
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Stage two: train the sparse 3D network and the fusion module; a run that was stopped resumes.
+    """Runs stage two: trains the sparse 3D network and the fusion module; a run that was stopped resumes.
 
     Args:
         config: name of a preset, or a YAML file.
@@ -255,7 +255,7 @@ def evaluate(
     machine: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Score a run, by default the last, and store the score with its protocol in the run folder.
+    """Scores a run, by default the last, and stores the score with its protocol in the run folder.
 
     Args:
         run: a folder or a name.
@@ -312,7 +312,7 @@ def report(
     machine: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Write the single-file report of a run, by default the last.
+    """Writes the single-file report of a run, by default the last.
 
     Args:
         run: a folder or a name.

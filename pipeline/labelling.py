@@ -36,7 +36,7 @@ def predict(
     machine: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Label LiDAR sweeps into files: ``points``, a sweep or a folder of them, or frames of ``dataset`` with images.
+    """Labels LiDAR sweeps into files: ``points``, a sweep or a folder of them, or frames of ``dataset`` with images.
 
     The options are those of ``xd3d predict``; for arrays in memory see ``load_run``. The exit code is 1 if a sweep
     could not be read; the others are labelled.

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 def load_run(
     run: Path | str | None = None, *, machine: Sequence[str] = (), workspace: Workspace | Path | str | None = None
 ) -> "LoadedRun":
-    """Open a trained run: a folder, or a name in the workspace; by default the run that was trained last.
+    """Opens a trained run: a folder, or a name in the workspace; by default the run that was trained last.
 
     Network and image model are loaded by the first prediction and kept. ``machine``: settings of this machine, such as
     ``["train.device=cpu", "extract.device=cpu"]``.
@@ -94,7 +94,7 @@ class LoadedRun(TrainedRun):
         dataset: str | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> Prediction:
-        """Predict the class of every point of a sweep, as ``xd3d predict --online`` does.
+        """Predicts the class of every point of a sweep, as ``xd3d predict --online`` does.
 
         Without images the LiDAR-only prediction is made, which needs no cache and no image model.
 

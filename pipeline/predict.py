@@ -35,7 +35,7 @@ def predict(
     colour: bool = False,
     machine: Sequence[str] = (),
 ) -> Outcome:
-    """Label the sweep or the folder of sweeps ``points`` with a run's 3D head; the exit code is 1 when one failed.
+    """Labels the sweep or the folder of sweeps ``points`` with a run's 3D head; the exit code is 1 when one failed.
 
     ``norm_window`` adapts BatchNorm, as for data sets. ``ids``: which numbers the classes have, see ``label_form``.
     ``colour``: coloured clouds are written too. ``machine`` holds settings of this machine, as ``TrainedRun.open``
@@ -80,7 +80,7 @@ def predict(
 
 
 def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str], form: LabelForm) -> Path:
-    """Draw a sweep with its labels, from above."""
+    """Draws a sweep with its labels, from above."""
     from ..stages.predict.sweeps import label_path, read_labels
     from .report.figures import labels_from_above
 

@@ -59,7 +59,7 @@ def predict_frames(
     dry_run: bool = False,
     machine: Sequence[str] = (),
 ) -> Outcome:
-    """Label whole sweeps by all heads of a run together and by each; the exit code is 1 when a frame failed.
+    """Labels whole sweeps by all heads of a run together and by each; the exit code is 1 when a frame failed.
 
     Image features are read from the cache, or computed on the way with ``online`` or if the run was trained so.
     ``fusion`` is the rule of the fused prediction, by default the run's; ``norm_window`` 1 adapts BatchNorm to each
@@ -166,7 +166,7 @@ def _submit(
     dry_run: bool,
     begin: float,
 ) -> Outcome:
-    """Write the official files of ``domain`` and their zip file, which needs every frame."""
+    """Writes the official files of ``domain`` and their zip file, which needs every frame."""
     from ..stages.predict.frames import label_frames
     from ..stages.predict.submission import Submission
 
@@ -237,14 +237,14 @@ def _facts(trained: TrainedRun, domain: Domain, store: "LabelFolder", rule: Fusi
 
 
 def _list_frames(path: Path, index: FrameIndex) -> None:
-    """Write which sweep each name of a frame stands for."""
+    """Writes which sweep each name of a frame stands for."""
     text = io.StringIO()
     csv.writer(text).writerows([("frame", "sweep"), *zip(index.frames.key, index.frames.sweep, strict=True)])
     write_bytes(path, text.getvalue().encode())
 
 
 def _picture(store: "LabelFolder", domain: Domain, classes: Sequence[str]) -> Path | None:
-    """Draw the first frame that has labels, from above; None if there is none."""
+    """Draws the first frame that has labels, from above; None if there is none."""
     from ..stages.predict.sweeps import read_labels
     from .report.figures import labels_from_above
 

@@ -23,7 +23,7 @@ def pretrain(
     run: Path | str | None = None,
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Distil image features into the 3D network on the domains that ``config`` trains on; a stopped run resumes.
+    """Distils image features into the 3D network on the domains that ``config`` trains on; a stopped run resumes.
 
     Steps, batches and learning rate are those of ``train``, the features those of ``fusion.taps``. Under torchrun, the
     processes share each batch.

@@ -33,7 +33,7 @@ def pseudo_label(
     machine: Sequence[str] = (),
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Predict the target's train split with a run, by default the last, and keep confident labels; safe to call again.
+    """Predicts the target's train split with a run (default: the last) and keeps confident labels; safe to call again.
 
     Every head is to learn the fused prediction; where the run's rule is ``sum``, as in runs of earlier versions, its
     own, as published.

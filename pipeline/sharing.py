@@ -25,7 +25,7 @@ class Sharing:
 
     @classmethod
     def from_options(cls, workers: int | None, scheduler: str | None, shard: str | None, *, dry_run: bool) -> "Sharing":
-        """Read the options of the command line.
+        """Reads the options of the command line.
 
         Raises:
             ConfigError: they contradict each other, or ``shard`` is not I/N.
@@ -48,7 +48,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def require_one_process(command: str) -> None:
-    """Refuse several processes that ``torchrun`` started of a ``command`` that runs in one.
+    """Refuses several processes that ``torchrun`` started of a ``command`` that runs in one.
 
     Raises:
         ConfigError: there are several; the message says how to distribute the work, if that is possible.

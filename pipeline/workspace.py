@@ -38,7 +38,7 @@ class Workspace:
         return cls.current() if given is None else cls(home=Path(given).absolute())
 
     def require_writable(self) -> None:
-        """Create the folder if it does not exist.
+        """Creates the folder if it does not exist.
 
         Raises:
             ConfigError: it cannot be written.

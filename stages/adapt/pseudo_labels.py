@@ -41,7 +41,7 @@ def make_pseudo_labels(
     predict: Callable[[int], Iterable[FramePrediction]],
     rule: LabelRule = NO_RULE,
 ) -> PseudoLabels:
-    """Make the pseudo labels of ``frames`` frames in ``folder``, or resume; valid existing ones are returned.
+    """Makes the pseudo labels of ``frames`` frames in ``folder``, or resumes; valid existing ones are returned.
 
     ``predict`` returns the predictions from a given frame on, in order; their labels are not used. ``rule`` is part of
     ``identity``, under "rule", where it drops anything.
@@ -72,7 +72,7 @@ def _open_valid(folder: Path) -> PseudoLabels | None:
 
 
 def _predicted(folder: Path, frames: int, predict: Callable[[int], Iterable[FramePrediction]], rule: LabelRule) -> int:
-    """Predict the parts that are missing; returns the number of all parts."""
+    """Predicts the parts that are missing; returns the number of all parts."""
     (folder / PREDICTED).mkdir(exist_ok=True)
     for stale in folder.rglob("*.partial"):
         stale.unlink()
@@ -108,7 +108,7 @@ def _valid_parts(folder: Path, parts: int) -> int:
 
 
 def _read_part(path: Path) -> _Part:
-    """Read a part; the zip archive verifies the crc32 of every array."""
+    """Reads a part; the zip archive verifies the crc32 of every array."""
     lengths, labels, codes, eligible = load_archive(path, ("lengths", "labels", "codes", "eligible"))
     return _Part(lengths=lengths, candidates=Candidates(labels=labels, codes=codes, eligible=eligible))
 
@@ -147,7 +147,7 @@ def candidates(frame: FramePrediction, rule: LabelRule, *, what: str) -> Candida
 
 
 def _select(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], parts: int) -> None:
-    """Write the confident labels, the table of frames, and last the manifest."""
+    """Writes the confident labels, the table of frames, and last the manifest."""
     found = sum(part.candidates.histogram(len(classes)) for part in _parts(folder, parts))
     counts = found if isinstance(found, np.ndarray) else np.zeros((len(HEADS), len(classes), 1), np.int64)
     least = thresholds(counts)
@@ -181,7 +181,7 @@ def _select(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], p
 def _write_labels(
     folder: Path, parts: int, least: Float64[np.ndarray, "heads classes"], kept: Int64[np.ndarray, "heads classes"]
 ) -> Int64[np.ndarray, "frames 2"]:
-    """Write the confident labels of every part and count them in ``kept``; returns the table of frames."""
+    """Writes the confident labels of every part and counts them in ``kept``; returns the table of frames."""
     table: list[tuple[int, int]] = []
     points = int(sum(part.lengths.sum() for part in _parts(folder, parts)))
 

@@ -13,7 +13,7 @@ __all__ = ["class_iou", "confusion_matrix", "mean_iou"]
 def confusion_matrix(
     labels: Integer[np.ndarray, "points"], predictions: Integer[np.ndarray, "points"], classes: int
 ) -> Int64[np.ndarray, "classes classes+1"]:
-    """Count points by label (row) and prediction (column); the last column counts predictions outside 0 to C - 1.
+    """Counts points by label (row) and prediction (column); the last column counts predictions outside 0 to C - 1.
 
     Points labelled ``IGNORE`` are not counted.
 

@@ -175,7 +175,7 @@ class Metrics:
             raise DataError(f"These are not the values of metrics ({error!r}); run 'xd3d evaluate' again") from error
 
     def save(self, path: Path) -> None:
-        """Write the metrics to a JSON file, atomically.
+        """Writes the metrics to a JSON file, atomically.
 
         Raises:
             RunError: there is no protocol; a stored score must record how it was counted.
@@ -186,7 +186,7 @@ class Metrics:
 
     @classmethod
     def load(cls, path: Path) -> "Metrics":
-        """Read metrics from a JSON file.
+        """Reads metrics from a JSON file.
 
         Raises:
             MissingDataError: there is no such file.

@@ -55,7 +55,7 @@ _KITTI_SWEEPS = {
 
 
 def require_official(dataset: str) -> None:
-    """Check that there is an official file format for predictions on ``dataset``.
+    """Checks that there is an official file format for predictions on ``dataset``.
 
     Raises:
         ConfigError: there is none.
@@ -89,7 +89,7 @@ def prediction_path(index: FrameIndex, row: int) -> Path:
 def write_prediction(
     out: Path, index: FrameIndex, row: int, classes: Int64[np.ndarray, "points"], ids: Int64[np.ndarray, "classes"]
 ) -> None:
-    """Write the classes of the points of the sweep in ``row`` by their numbers in ``ids``; ``NO_CLASS`` as 0."""
+    """Writes the classes of the points of the sweep in ``row`` by their numbers in ``ids``; ``NO_CLASS`` as 0."""
     path = out / prediction_path(index, row)
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = np.append(ids, 0)[classes].astype(_DTYPES[index.dataset])
@@ -102,7 +102,7 @@ def read_prediction(out: Path, index: FrameIndex, row: int) -> Integer[np.ndarra
 
 
 def write_archive(path: Path, out: Path, index: FrameIndex, rows: Sequence[int]) -> None:
-    """Write the zip file that the benchmark takes: the predictions of ``rows`` in ``out``, and what describes them.
+    """Writes the zip file that the benchmark takes: the predictions of ``rows`` in ``out``, and what describes them.
 
     Folders have entries of their own, which the validator of SemanticKITTI looks for.
     """
@@ -122,7 +122,7 @@ def write_archive(path: Path, out: Path, index: FrameIndex, rows: Sequence[int])
 
 
 def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_point: bool, images: bool) -> list[str]:
-    """Write the metadata beside the predictions in ``out``; returns what an official evaluator would reject or count.
+    """Writes the metadata beside the predictions in ``out``; returns what an official evaluator would reject or count.
 
     ``every_point``: every point has a class. ``images``: images were used.
     """
@@ -172,7 +172,7 @@ def _nuscenes_faults(
 
 
 def _write_kitti_config(path: Path, merge: LabelMerge) -> None:
-    """Write the merge in the format that ``evaluate_semantics.py`` of semantic-kitti-api reads."""
+    """Writes the merge in the format that ``evaluate_semantics.py`` of semantic-kitti-api reads."""
     classes = range(len(merge.classes) + 1)
     config = {
         "labels": dict(SEMANTICKITTI),

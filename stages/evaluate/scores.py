@@ -56,7 +56,7 @@ def score_frames(
     absent: AbsentRule = "exclude",
     protocol: ScoreProtocol | None = None,
 ) -> Metrics:
-    """Count the predictions of all points, in 2D of those that an image shows, in total and by distance and weather.
+    """Counts the predictions of all points, in 2D of those that an image shows, in total and by distance and weather.
 
     xM is the argmax of the sum of both softmaxes; fused predictions are counted if the frames have them.
 

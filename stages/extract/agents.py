@@ -98,7 +98,7 @@ class AgentMaker:
         maps: FeatureMaps,
         pictures: UInt8[Tensor, "batch 3 image_height image_width"],
     ) -> Agents:
-        """Group the pixels of each image and summarise the groups; ``maps`` holds every tap but ``rgb``, float32."""
+        """Groups the pixels of each image and summarises the groups; ``maps`` holds every tap but ``rgb``, float32."""
         pixels = self.pixel_vectors(maps, pictures)
         assignment = self.assign(pixels, self.centres(pixels))
         shares = assignment * self._area
@@ -114,7 +114,7 @@ class AgentMaker:
         maps: FeatureMaps,
         pictures: UInt8[Tensor, "batch 3 image_height image_width"],
     ) -> PixelVectors:
-        """Join what each cell of the grid is grouped by into one vector of unit length."""
+        """Joins what each cell of the grid is grouped by into one vector of unit length."""
         settings = self.settings
         parts: list[tuple[float, Tensor, tuple[Tensor, Tensor] | None]] = []
         if settings.assign != "rgb":
@@ -136,7 +136,7 @@ class AgentMaker:
         return PixelVectors(parts)
 
     def centres(self, pixels: PixelVectors) -> Float[Tensor, "batch agents joint"]:
-        """Run soft k-means by cosine similarity from the seeds, up to the centres that the last round assigns cells to.
+        """Runs soft k-means by cosine similarity from the seeds to the centres that the last round assigns cells to.
 
         An agent left without pixels keeps its centre.
         """
@@ -171,7 +171,7 @@ class AgentMaker:
         return torch.where(full, geometry, torch.zeros_like(geometry))
 
     def _pair(self, matrix: Callable[..., np.ndarray], to: TapSpec, source: TapSpec) -> tuple[Tensor, Tensor]:
-        """Build the matrices for rows and columns that carry a map from one tap's grid to another's."""
+        """Builds the matrices for rows and columns that carry a map from one tap's grid to another's."""
         rows = matrix(to.height, to.extent[0], source.height, source.extent[0])
         columns = matrix(to.width, to.extent[1], source.width, source.extent[1])
         return self._tensor(rows), self._tensor(columns)
@@ -181,7 +181,7 @@ class AgentMaker:
 
 
 def _distinct(vectors: Float[Tensor, "batch points joint"], count: int) -> Float[Tensor, "batch agents joint"]:
-    """Choose ``count`` points: the one most like all others, then always the one least like those chosen; in order."""
+    """Chooses ``count`` points: the one most like all others, then always the one least like those chosen; in order."""
     similarity = vectors @ vectors.transpose(1, 2)
     rows = torch.arange(len(vectors), device=vectors.device)
     chosen = [similarity.sum(dim=2).argmax(dim=1)]

@@ -145,7 +145,7 @@ def _encode_prompt(model: ModelFolder) -> Float[Tensor, "1 tokens width"]:
 
 
 def _scheduler_noise(model: ModelFolder, timestep: int) -> tuple[float, float] | None:
-    """Return the weights of latent and noise at ``timestep`` by the model's own scheduler; ``None`` at step 0.
+    """Returns the weights of latent and noise at ``timestep`` by the model's own scheduler; ``None`` at step 0.
 
     Raises:
         ModelError: the scheduler has no such step, or does not mix latents and noise by a table of betas.
@@ -173,7 +173,7 @@ def add_noise(
     seed: int,
     draw: int = 0,
 ) -> Float[Tensor, "batch latent height width"]:
-    """Mix latents with standard normal noise that depends on ``seed``, each image's key and ``draw`` only.
+    """Mixes latents with standard normal noise that depends on ``seed``, each image's key and ``draw`` only.
 
     ``weights`` are those of latent and noise. The noise is drawn by numpy, so any machine and batch gets the same.
     """

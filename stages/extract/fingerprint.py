@@ -21,7 +21,7 @@ FEATURE_FORMAT = 2  #: raised whenever the same settings would give other featur
 
 
 def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[str, Any]:
-    """Return the facts that the features of ``index`` depend on when this machine computes them, as JSON values.
+    """Returns the facts that the features of ``index`` depend on when this machine computes them, as JSON values.
 
     Raises:
         ModelError: the model cannot be found or is incomplete.
@@ -30,7 +30,7 @@ def feature_fingerprint(settings: ExtractSettings, index: FrameIndex) -> dict[st
 
 
 def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[dict[str, Any]]:
-    """Return the fingerprint of ``index`` in every precision that ``settings`` allow, that of this machine first.
+    """Returns the fingerprint of ``index`` in every precision that ``settings`` allow, that of this machine first.
 
     Raises:
         ModelError: the model cannot be found or is incomplete.

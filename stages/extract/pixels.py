@@ -108,7 +108,7 @@ def position_vectors(v: np.ndarray, u: np.ndarray, image_size: tuple[int, int]) 
 
 
 def resized(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Carry maps [..., h, w] to another grid by a matrix for rows and one for columns."""
+    """Carries maps [..., h, w] to another grid by a matrix for rows and one for columns."""
     return rows @ maps @ columns.T
 
 
@@ -122,7 +122,7 @@ def _squared_lengths(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _on_circles(values: Tensor) -> Tensor:
-    """Map [B, 3, h, w] in [0, 1] to vectors [B, 6, h, w] of unit length; values further apart have a smaller cosine."""
+    """Maps [B, 3, h, w] in [0, 1] to vectors [B, 6, h, w] of unit length; more distant values have a smaller cosine."""
     angles = math.pi * values
     return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(values.shape[1])
 
@@ -158,7 +158,7 @@ def sample_matrix(points: Float[np.ndarray, "points"], cells: int, extent: float
 
 
 def seed_points(count: int, height: int, width: int) -> Float[np.ndarray, "count 2"]:
-    """Place ``count`` points (u, v), in image fractions, on a grid with about square spacing.
+    """Places ``count`` points (u, v), in image fractions, on a grid with about square spacing.
 
     The number of rows follows the aspect of the image; the rows share the points as evenly as whole numbers allow.
     """

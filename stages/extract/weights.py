@@ -39,14 +39,14 @@ COMPILED, WRAPPED = "_orig_mod.", re.compile(r"^(?:module\.|model\.diffusion_mod
 
 
 def load_unet(model: ModelFolder, dtype: torch.dtype) -> Any:
-    """Build the ``UNet2DConditionModel`` of a folder, in evaluation mode, on the CPU."""
+    """Builds the ``UNet2DConditionModel`` of a folder, in evaluation mode, on the CPU."""
     from diffusers import UNet2DConditionModel
 
     return _with_weights(_on_meta_device(UNet2DConditionModel, model, "unet"), model, "unet", dtype)
 
 
 def load_vae_encoder(model: ModelFolder, dtype: torch.dtype) -> Any:
-    """Build the ``AutoencoderKL`` of a folder without its decoder, which stage one never runs."""
+    """Builds the ``AutoencoderKL`` of a folder without its decoder, which stage one never runs."""
     from diffusers import AutoencoderKL
 
     vae = _on_meta_device(AutoencoderKL, model, "vae")
@@ -56,7 +56,7 @@ def load_vae_encoder(model: ModelFolder, dtype: torch.dtype) -> Any:
 
 
 def load_tokenizer(model: ModelFolder) -> Any:
-    """Load the ``CLIPTokenizer`` of a folder; it pads with the id that its own files name."""
+    """Loads the ``CLIPTokenizer`` of a folder; it pads with the id that its own files name."""
     from transformers import CLIPTokenizer
 
     with as_model_error(model, "tokenizer"):
@@ -64,7 +64,7 @@ def load_tokenizer(model: ModelFolder) -> Any:
 
 
 def load_text_encoder(model: ModelFolder) -> Any:
-    """Build the ``CLIPTextModel`` of a folder in float32, in evaluation mode."""
+    """Builds the ``CLIPTextModel`` of a folder in float32, in evaluation mode."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = model.path / "text_encoder"
@@ -93,7 +93,7 @@ def load_text_encoder(model: ModelFolder) -> Any:
 def random_state(
     module: nn.Module, name: str, seed: int, dtype: torch.dtype = torch.float32
 ) -> dict[str, Float[Tensor, "..."]]:
-    """Draw a value for every parameter of ``module``: uniform with variance 1 / fan-in, norms at one, biases at zero.
+    """Draws a value for every parameter of ``module``: uniform with variance 1 / fan-in, norms at one, biases at zero.
 
     With that variance signals keep their size from layer to layer. ``name`` sets a module's draws apart from another's.
     """
@@ -131,7 +131,7 @@ class _Uninitialised(TorchFunctionMode):
 
 
 def _on_meta_device(kind: Any, model: ModelFolder, part: str) -> nn.Module:
-    """Build a module of diffusers from its config without any memory behind its parameters."""
+    """Builds a module of diffusers from its config without any memory behind its parameters."""
     with as_model_error(model, part), torch.device("meta"), _Uninitialised():
         return kind.from_config(kind.load_config(model.folder(part), local_files_only=True))
 
@@ -207,7 +207,7 @@ def _current_name(key: str, known: Container[str]) -> str:
 
 @contextmanager
 def as_model_error(model: ModelFolder, part: str) -> Iterator[None]:
-    """Turn whatever a model library raises on bad files into a ``ModelError`` that names the part."""
+    """Turns whatever a model library raises on bad files into a ``ModelError`` that names the part."""
     try:
         yield
     except ModelError:

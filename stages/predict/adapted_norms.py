@@ -29,7 +29,7 @@ class _Moments(NamedTuple):
 
 @contextmanager
 def adapted_norms(network: nn.Module, window: int = 1) -> Iterator[None]:
-    """Make every BatchNorm normalise with the voxels of the current frame and of the ``window`` - 1 frames before it.
+    """Makes every BatchNorm normalise with the voxels of the current frame and of the ``window`` - 1 frames before it.
 
     For a ``Network`` in evaluation mode that reads one frame at a time. With a ``window`` of 1 a prediction depends on
     its frame alone; with a larger one it depends on the order of the frames. Passes with and without images are counted

@@ -63,7 +63,7 @@ class AttentionMaps:
 
 
 def attention_maps(network: Network, domain: Domain, position: int) -> AttentionMaps | None:
-    """Run ``network`` on the frame at ``position`` of ``domain``; None if no camera sees any of its points.
+    """Runs ``network`` on the frame at ``position`` of ``domain``; None if no camera sees any of its points.
 
     Raises:
         ConfigError: the network reads no agents, neither located ones nor through queries.
@@ -127,7 +127,7 @@ class _Call:
 
 @contextmanager
 def _calls_of(*modules: nn.Module) -> Iterator[list[list[_Call]]]:
-    """Record the calls of each of ``modules``, in order."""
+    """Records the calls of each of ``modules``, in order."""
     calls: list[list[_Call]] = [[] for _ in modules]
     handles = [
         module.register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(_Call(inputs, output)))
@@ -141,7 +141,7 @@ def _calls_of(*modules: nn.Module) -> Iterator[list[list[_Call]]]:
 
 
 def _without_sink(attention: Float[np.ndarray, "rows tokens"]) -> Float[np.ndarray, "rows rest"]:
-    """Drop the first column and normalise the rows again."""
+    """Drops the first column and normalises the rows again."""
     rest = attention[:, 1:]
     return rest / np.maximum(rest.sum(1, keepdims=True), np.finfo(np.float32).tiny)
 

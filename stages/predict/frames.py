@@ -48,7 +48,7 @@ class FrameStore(Protocol):
         ...
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
-        """Write the prediction of the frame in ``row``, atomically."""
+        """Writes the prediction of the frame in ``row``, atomically."""
         ...
 
 
@@ -91,7 +91,7 @@ class LabelFolder:
         return self._stamps.hold([path for each in files.values() for path in each], frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
-        """Write the files of the frame in ``row``."""
+        """Writes the files of the frame in ``row``."""
         stamp = file_stamp(frame_files(self.index, row))
         for modality, (labels, *others) in self._files(row).items():
             classes = prediction.classes(modality)
@@ -120,7 +120,7 @@ def _sibling(labels: Path, suffix: str) -> Path:
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
-    """Write a ``.npy`` file, atomically."""
+    """Writes a ``.npy`` file, atomically."""
     write_atomic(path, lambda file: np.save(file, values, allow_pickle=False))
 
 
@@ -133,7 +133,7 @@ def label_frames(
     norm_window: int | None = None,
     workers: int = 2,
 ) -> LabelSummary:
-    """Predict every frame of ``domain`` that ``store`` does not hold yet; no label file of the data set is opened.
+    """Predicts every frame of ``domain`` that ``store`` does not hold yet; no label file of the data set is opened.
 
     ``norm_window`` is that of ``predict_frames``. A frame whose sweep, image or features cannot be read is reported,
     and the others are predicted.

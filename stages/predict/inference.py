@@ -63,7 +63,7 @@ def predict_frames(
     workers: int = 2,
     description: str = "predict",
 ) -> Iterator[FramePrediction]:
-    """Predict the frames of ``domain`` in order, with a progress bar; restores the network's mode at the end.
+    """Predicts the frames of ``domain`` in order, with a progress bar; restores the network's mode at the end.
 
     ``fusion`` is the rule of the fused prediction. Without image features, only the 3D head predicts. With a
     ``norm_window`` the network is adapted to so many frames (``adapted_norms``) until the last one is predicted.
@@ -92,7 +92,7 @@ def predict_each(
     description: str = "predict",
     done: int = 0,
 ) -> Generator[PredictedFrame, None, None]:
-    """Predict like ``predict_frames``; a frame that cannot be read is yielded with its fault, and the next follows.
+    """Predicts like ``predict_frames``; a frame that cannot be read is yielded with its fault, and the next follows.
 
     ``done`` frames before these count as finished on the progress bar.
 
@@ -169,7 +169,7 @@ def diverged(keys: str) -> RunError:
 
 
 def validate(network: Network, domain: Domain, *, fusion: FusionRule, workers: int) -> ValidationScores:
-    """Score ``network`` on every frame of ``domain``; each process predicts a part, and all return the same scores.
+    """Scores ``network`` on every frame of ``domain``; each process predicts a part, and all return the same scores.
 
     ``fusion`` is the rule of the fused prediction.
     """
@@ -213,7 +213,7 @@ def _plan(network: Network, domain: Domain) -> BatchPlan:
 def predict_batch(
     network: Network, batch: Batch | None, *, fusion: FusionRule, with_images: bool = True
 ) -> FramePrediction:
-    """Predict the points of a batch on the network's device; ``fusion`` is the rule of the fused prediction.
+    """Predicts the points of a batch on the network's device; ``fusion`` is the rule of the fused prediction.
 
     None is a frame without points, ``with_images`` or without.
     """

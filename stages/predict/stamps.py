@@ -33,7 +33,7 @@ class Stamps:
             return False
 
     def add(self, made: Path, stamp: list[int]) -> None:
-        """Record that the file ``made`` was written from sources with ``stamp``."""
+        """Records that the file ``made`` was written from sources with ``stamp``."""
         self._known[self._name(made)] = stamp
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{'' if self._whole else chr(10)}{json.dumps([self._name(made), stamp])}\n")

@@ -51,7 +51,7 @@ class Submission:
         return self._stamps.hold([self.out / prediction_path(self.index, row)], frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
-        """Write the classes that decide for the points of the frame in ``row``.
+        """Writes the classes that decide for the points of the frame in ``row``.
 
         The official formats ask for a class of every point: one without usable coordinates gets the most frequent one.
         """
@@ -65,7 +65,7 @@ class Submission:
         self._stamps.add(self.out / prediction_path(self.index, row), stamp)
 
     def finish(self, rows: Sequence[int], *, images: bool) -> list[str]:
-        """Write the metadata; returns what an official evaluator would reject or count.
+        """Writes the metadata; returns what an official evaluator would reject or count.
 
         ``rows`` are the predicted frames, in this call or an earlier one; ``images`` were used or not.
         """
@@ -74,7 +74,7 @@ class Submission:
         return finish_export(self.out, self.index, self.merge, every_point=every_point, images=images)
 
     def pack(self, rows: Sequence[int]) -> Path | None:
-        """Write the zip file of ``rows``; None if a set of nuScenes has no ``submission.json``, see ``finish``."""
+        """Writes the zip file of ``rows``; None if a set of nuScenes has no ``submission.json``, see ``finish``."""
         path = self.out / ARCHIVE
         if self.index.dataset == "nuscenes":
             sets = {evaluation_set(self.index, row) for row in rows}

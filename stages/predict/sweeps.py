@@ -134,7 +134,7 @@ def cloud_path(out: Path, sweep: Path) -> Path:
 
 
 def read_labels(path: Path) -> UInt32[np.ndarray, "points"]:
-    """Read a label file; the number of a class is that of its ``LabelForm``."""
+    """Reads a label file; the number of a class is that of its ``LabelForm``."""
     return np.frombuffer(path.read_bytes(), "<u4")
 
 
@@ -147,7 +147,7 @@ def label_sweeps(
     form: LabelForm | None = None,
     workers: int = 2,
 ) -> LabelSummary:
-    """Label all points of each sweep that has no up-to-date label file; files appear atomically.
+    """Labels all points of each sweep that has no up-to-date label file; files appear atomically.
 
     ``columns`` is the number of values per point of raw files; by default that of their suffix, or, if their values
     contradict it, that of their values, with a warning. ``form`` has the numbers that are written, and the
@@ -200,7 +200,7 @@ def label_sweeps(
 
 
 def warn_of_dropped(dropped: int, points: int) -> None:
-    """Log how many of ``points`` points have no class, if any."""
+    """Logs how many of ``points`` points have no class, if any."""
     if dropped:
         log.warning("%d of %d points have no usable coordinates and get no class", dropped, points)
 
@@ -243,7 +243,7 @@ def _files(out: Path, sweep: Path, form: LabelForm) -> list[Path]:
 
 
 def _store(out: Path, cloud: _Cloud, classes: Int64[np.ndarray, "points"], form: LabelForm) -> FileFault | None:
-    """Write the files of a sweep; returns a fault if a file of that name cannot be written, and raises other errors."""
+    """Writes the files of a sweep; returns a fault if that file cannot be written, and raises other errors."""
     try:
         write_bytes(label_path(out, cloud.path), form.labels(classes).tobytes())
         if form.palette is not None:

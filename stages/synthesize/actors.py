@@ -53,7 +53,7 @@ class Actors:
         return np.stack([x, y, z, np.arctan(ground.slope(x)) + self.heading])
 
     def velocities(self, ground: Ground, time: float) -> Float64[np.ndarray, "A 2"]:
-        """Return the velocity of each actor along x and y."""
+        """Returns the velocity of each actor along x and y."""
         ahead, behind = (self.poses(ground, np.array([time + dt]))[:2] for dt in (0.05, -0.05))
         velocity = (ahead - behind).T / 0.1
         velocity[np.abs(velocity).max(axis=1) > 50] = 0.0  # the jump at re-entry
@@ -81,7 +81,7 @@ class _Crowd:
         self.rows.append((label, size, s, n, heading, *motion))
 
     def vehicle(self, kind: str, s: float, n: float, heading: float, speed: float = 0.0) -> None:
-        """Add a vehicle (``trailer``: with the truck that pulls it)."""
+        """Adds a vehicle (``trailer``: with the truck that pulls it)."""
         rng, saturation = self.rng, self.style.traffic.paint_saturation
         label, size = add_vehicle(self.solids, len(self.rows), kind, rng, saturation)
         self.enter(label, size, s, n, heading, (speed, 0.0, 0.0))
@@ -130,7 +130,7 @@ def populate(style: Style, ground: Ground, length: float, cruise_speed: float, r
 
 
 def keep_side(style: Style) -> int:
-    """Return the sign of n on the side where the ego vehicle drives: -1 right, 1 left."""
+    """Returns the sign of n on the side where the ego vehicle drives: -1 right, 1 left."""
     return -1 if style.layout.traffic_side == "right" else 1
 
 

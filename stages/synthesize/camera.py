@@ -33,7 +33,7 @@ class CameraModel:
 
     @classmethod
     def from_field_of_view(cls, *, width: int = 400, height: int = 225, degrees: float = 70.0) -> "CameraModel":
-        """Make a camera with square pixels, the principal point in the middle, and this horizontal field of view."""
+        """Makes a camera with square pixels, the principal point in the middle, and this horizontal field of view."""
         focal = width / 2 / np.tan(np.radians(degrees) / 2)
         return cls(width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
 
@@ -50,7 +50,7 @@ class Picture:
 def camera_pose(
     x: float, y: float, yaw: float, *, height: float = 1.5, pitch: float = 0.0
 ) -> Float64[np.ndarray, "4 4"]:
-    """Return ``world_from_camera`` for a camera at (x, y, ``height``) that looks along ``yaw``, ``pitch`` radians down.
+    """Returns ``world_from_camera`` of a camera at (x, y, ``height``) that looks along ``yaw``, ``pitch`` radians down.
 
     Camera frame: x right, y down, z forward.
     """
@@ -76,7 +76,7 @@ class CameraRays:
         object.__setattr__(self, "direction", direction.astype(np.float32))
 
     def windows(self, solids: Solids) -> Windows:
-        """Bound each solid in front of the camera by the pixels around its projected box, cut at the image plane."""
+        """Bounds each solid in front of the camera by the pixels around its projected box, cut at the image plane."""
         rotation, position = self.world_from_camera[:3, :3], self.world_from_camera[:3, 3]
         radius = np.linalg.norm(solids.half, axis=1)
         depth = (solids.centre - position) @ rotation[:, 2]
@@ -99,7 +99,7 @@ class CameraRays:
 
 
 def _bounds(value: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixel range of valid projections within the image: first, and one past the last."""
+    """Returns the pixel range of valid projections within the image: first, and one past the last."""
     low = np.where(valid, value, np.inf).min(axis=1)
     high = np.where(valid, value, -np.inf).max(axis=1)
     first = np.floor(np.clip(low - 0.5, 0, size)).astype(np.int64)
@@ -113,7 +113,7 @@ def render(
     time: float,
     rng: np.random.Generator,
 ) -> Picture:
-    """Render the world at ``time`` (seconds) from any pose; ``rng`` draws sensor noise, rain and flakes only."""
+    """Renders the world at ``time`` (seconds) from any pose; ``rng`` draws sensor noise, rain and flakes only."""
     rays = CameraRays(camera, np.asarray(world_from_camera, np.float64))
     solids = world.solids(time)
     hits = cast(rays, solids, world.ground)
@@ -130,7 +130,7 @@ def render(
 
 
 def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return label, radiance and light that causes glare of every ray, flattened."""
+    """Returns label, radiance and light that causes glare of every ray, flattened."""
     style, light = world.style, world.style.light
     direction = rays.direction.reshape(3, -1).T
     length = np.linalg.norm(direction, axis=1)
@@ -172,7 +172,7 @@ def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[
 
 
 def _wet(radiance: np.ndarray, direction: np.ndarray, road: np.ndarray, horizon: np.ndarray) -> None:
-    """Darken a wet road and add reflections of the sky at grazing angles."""
+    """Darkens a wet road and adds reflections of the sky at grazing angles."""
     mirror = (np.float32(0.55) * (1 - np.abs(direction[road, 2])) ** 6)[:, None]
     radiance[road] = radiance[road] * np.float32(0.7) * (1 - mirror) + horizon * mirror
 
@@ -180,7 +180,7 @@ def _wet(radiance: np.ndarray, direction: np.ndarray, road: np.ndarray, horizon:
 def _develop(
     style: Style, radiance: Float32[np.ndarray, "H W 3"], glow: Float32[np.ndarray, "H W 3"], rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Convert radiance to an 8-bit RGB picture: glare of ``glow``, rain, blur, white balance, gamma, sensor noise."""
+    """Converts radiance to an 8-bit RGB picture: glare of ``glow``, rain, blur, white balance, gamma, sensor noise."""
     imaging = style.imaging
     width = radiance.shape[1]
     image = radiance

@@ -23,38 +23,38 @@ class Ground:
     half_crossing: float  # metres from a side street's centre line to its kerb
 
     def centre(self, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-        """Return y of the road's centre line."""
+        """Returns y of the road's centre line."""
         layout = self.layout
         return (layout.bend_amplitude * np.sin(x / layout.bend_length + self.phase)).astype(x.dtype)
 
     def slope(self, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-        """Return dy/dx of the centre line."""
+        """Returns dy/dx of the centre line."""
         layout = self.layout
         return (layout.bend_amplitude / layout.bend_length * np.cos(x / layout.bend_length + self.phase)).astype(
             x.dtype
         )
 
     def crossing_distance(self, x: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-        """Return the signed x distance to the nearest side street's centre line (1e6 without any)."""
+        """Returns the signed x distance to the nearest side street's centre line (1e6 without any)."""
         if len(self.crossings) == 0:
             return np.full_like(x, 1e6)
         middles = (self.crossings[1:] + self.crossings[:-1]) / 2
         return x - self.crossings[np.searchsorted(middles, x)].astype(x.dtype)
 
     def on_main_road(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
-        """Return which points lie between the kerbs of the main road."""
+        """Returns which points lie between the kerbs of the main road."""
         return np.abs(y - self.centre(x)) < self.layout.half_road
 
     def on_side_street(self, x: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
-        """Return which points lie between the kerbs of a side street, extended across the main road."""
+        """Returns which points lie between the kerbs of a side street, extended across the main road."""
         return np.abs(self.crossing_distance(x)) < self.half_crossing
 
     def is_road(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
-        """Return which points lie on the main road or a side street."""
+        """Returns which points lie on the main road or a side street."""
         return self.on_main_road(x, y) | self.on_side_street(x)
 
     def classes(self, x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
-        """Return the raw label of each point."""
+        """Returns the raw label of each point."""
         layout = self.layout
         beyond = np.abs(y - self.centre(x)) - layout.half_road
         beside = np.abs(self.crossing_distance(x)) - self.half_crossing
@@ -68,7 +68,7 @@ class Ground:
     def intersect(
         self, origin: Float32[np.ndarray, "3 #h #w"], direction: Float32[np.ndarray, "3 h w"]
     ) -> Float32[np.ndarray, "h w"]:
-        """Return where rays from above hit the ground, in multiples of their directions; inf without a hit."""
+        """Returns where rays from above hit the ground, in multiples of their directions; inf without a hit."""
         height = np.float32(self.layout.kerb_height)
         down = direction[2] < -1e-6
         rate = np.where(down, -direction[2], np.float32(1))
@@ -88,7 +88,7 @@ class Ground:
         return upper
 
     def _descend(self, base: np.ndarray, ray: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Follow rays from kerb height above the road down to the road, or to the kerb in between."""
+        """Follows rays from kerb height above the road down to the road, or to the kerb in between."""
         hit = end.copy()
         x, y = base[0] + end * ray[0], base[1] + end * ray[1]
         main, side = self.on_main_road(x, y), self.on_side_street(x)

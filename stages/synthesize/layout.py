@@ -16,7 +16,7 @@ __all__ = ["build_street", "make_ground"]
 
 
 def make_ground(style: Style, length: float, rng: np.random.Generator) -> Ground:
-    """Draw the bends of the road and the positions of side streets."""
+    """Draws the bends of the road and the positions of side streets."""
     crossings, x = [], -MARGIN + rng.uniform(20, 60)
     while x < length + MARGIN:
         crossings.append(x)
@@ -30,7 +30,7 @@ def make_ground(style: Style, length: float, rng: np.random.Generator) -> Ground
 
 
 def build_street(style: Style, ground: Ground, length: float, rng: np.random.Generator) -> Solids:
-    """Build both sides of a street from 120 m before its start to 120 m beyond its end."""
+    """Builds both sides of a street from 120 m before its start to 120 m beyond its end."""
     builder = _Builder(style, ground, rng)
     for side in (-1, 1):
         builder.plots(side, length)
@@ -53,7 +53,7 @@ class _Builder:
         return float(self.rng.uniform(*limits))
 
     def at(self, s: float, n: float) -> tuple[float, float, float]:
-        """Return x, y and the road's yaw there."""
+        """Returns x, y and the road's yaw there."""
         place = np.array([s])
         return s, float(self.ground.centre(place)[0]) + n, float(np.arctan(self.ground.slope(place)[0]))
 
@@ -84,7 +84,7 @@ class _Builder:
         return layout.half_road + layout.verge_width + layout.sidewalk_width
 
     def plots(self, side: int, length: float) -> None:
-        """Fill one side with plots: a building, or open ground with plants and a fence."""
+        """Fills one side with plots: a building, or open ground with plants and a fence."""
         layout, rng = self.style.layout, self.rng
         s = -MARGIN
         while s < length + MARGIN:
@@ -108,7 +108,7 @@ class _Builder:
             s += long + rng.uniform(0, 2.5)
 
     def corners(self) -> None:
-        """Line the side streets with buildings."""
+        """Lines the side streets with buildings."""
         layout, rng = self.style.layout, self.rng
         for crossing in self.ground.crossings:
             for side in (-1, 1):
@@ -122,7 +122,7 @@ class _Builder:
                         n += 2 * half + rng.uniform(0, 4)
 
     def building(self, s: float, n: float, half_long: float, half_deep: float, taller: float = 1.0) -> None:
-        """Add a building with its roof; n is of its middle."""
+        """Adds a building with its roof; n is of its middle."""
         look, layout, rng = self.style.materials, self.style.layout, self.rng
         x, y, yaw = self.at(s, n)
         half_high = self.draw(layout.building_height) * taller / 2
@@ -153,7 +153,7 @@ class _Builder:
         return hsv(look.hue + vary(0, 0.02), look.saturation + vary(0, 0.06), look.value + vary(0, 0.05))
 
     def garden(self, s: float, side: int, long: float) -> None:
-        """Add trees on open ground, with a hedge, a fence or nothing before them."""
+        """Adds trees on open ground, with a hedge, a fence or nothing before them."""
         rng = self.rng
         for _ in range(int(rng.integers(1, 5))):
             self.tree(s + rng.uniform(-0.5, 0.5) * long, side * (self.front + rng.uniform(2.0, 12.0)))
@@ -196,7 +196,7 @@ class _Builder:
             s += self.rng.uniform(0.7, 1.4) * 10 / look.trees
 
     def tree(self, s: float, n: float, *, street: bool = False) -> None:
-        """Add a conifer, a palm or a broad-leaved tree."""
+        """Adds a conifer, a palm or a broad-leaved tree."""
         look, rng = self.style.vegetation, self.rng
         if not self.clear(s, 0.0):
             return
@@ -249,7 +249,7 @@ class _Builder:
             self.crown(centre, (part, part, part * 0.85), _shaded(colour, shade), 0.7)
 
     def lamps(self, side: int, length: float) -> None:
-        """Add street lamps, with a sign, a bin or a box of switchgear at some of them, and traffic lights."""
+        """Adds street lamps, with a sign, a bin or a box of switchgear at some of them, and traffic lights."""
         layout, rng = self.style.layout, self.rng
         n = side * (layout.half_road + 0.45)
         s = -MARGIN + rng.uniform(0, layout.lamp_spacing)

@@ -51,7 +51,7 @@ class LidarModel:
             )
 
     def fraction_at(self, azimuth: float) -> float:
-        """Return the fraction of the spin, in [0, 1), at which the beam passes ``azimuth`` (as ``start_azimuth``).
+        """Returns the fraction of the spin, in [0, 1), at which the beam passes ``azimuth`` (as ``start_azimuth``).
 
         A camera in this direction is synchronised if exposed at stamp - spin_seconds * (1 - fraction).
         """
@@ -74,7 +74,7 @@ def scan(
     time: float,
     rng: np.random.Generator,
 ) -> Sweep:
-    """Scan the world during one spin that ends at ``time``, the stamp.
+    """Scans the world during one spin that ends at ``time``, the stamp.
 
     The pose runs from ``world_from_lidar_start`` (at ``time`` - spin_seconds) to ``world_from_lidar_end``; points are
     given in the LiDAR frame at the end, as motion-compensated sweeps are. Each moving object is hit at its position
@@ -112,7 +112,7 @@ def scan(
 def _beam_times(
     world: World, lidar: LidarModel, world_from_lidar: np.ndarray, time: float
 ) -> Float64[np.ndarray, " A"]:
-    """Return when the beam passes each actor."""
+    """Returns when the beam passes each actor."""
     x, y, _, _ = world.actors.poses(world.ground, np.array([time]))
     offset = np.stack([x, y]) - world_from_lidar[:2, 3:4]
     right, forward = world_from_lidar[:2, 0] @ offset, world_from_lidar[:2, 1] @ offset
@@ -123,7 +123,7 @@ def _beam_times(
 def _answers(
     world: World, solids: Solids, rays: LidarRays, hits: Hits, rows: np.ndarray, columns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return label, material and cosine of incidence of each surface that was hit."""
+    """Returns label, material and cosine of incidence of each surface that was hit."""
     solid, distance = hits.solid[rows, columns], hits.distance[rows, columns]
     direction = rays.direction[:, rows, columns].T
     points = rays.origin[:, 0, columns].T + direction * distance[:, None]
@@ -160,7 +160,7 @@ def _measure(
     extinction: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return measured range and intensity of each hit, and whether it is strong enough for a return."""
+    """Returns measured range and intensity of each hit, and whether it is strong enough for a return."""
     air = np.exp(-2 * extinction * distance)
     strength = _INTENSITY[material] * (0.25 + 0.75 * facing) * air
     echo = strength * np.minimum(1.0, (25.0 / np.maximum(distance, 1.0)) ** 2)
@@ -182,7 +182,7 @@ def _scatter(
     kept: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Replace some returns by those of droplets or flakes in front of the surface, near the sensor."""
+    """Replaces some returns by those of droplets or flakes in front of the surface, near the sensor."""
     light = world.style.light
     most, mean_depth, brightest = _AIR.get(light.weather, (0.5, 4.0, 4))
     chance = most * (1 - np.exp(-light.extinction * np.minimum(distance, 15.0)))

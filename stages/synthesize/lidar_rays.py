@@ -16,7 +16,7 @@ _SPANS = (1, 2, 4)  # corners of a box that lie one edge away from corner 0
 
 
 def _plane_distance(corners: Float64[np.ndarray, "K 8 3"]) -> Float64[np.ndarray, " K"]:
-    """Return the distance of boxes from the sensor's axis in its plane, 0 if the axis intersects the box.
+    """Returns the distance of boxes from the sensor's axis in its plane, 0 if the axis intersects the box.
 
     The projection of a box to the plane is convex, so its point nearest to the axis lies on an edge or a corner: the
     largest gap between axis and projection is along the normal of an edge or towards a corner.
@@ -56,7 +56,7 @@ class LidarRays:
         object.__setattr__(self, "direction", direction.astype(np.float32))
 
     def windows(self, solids: Solids) -> Windows:
-        """Bound each solid within range by azimuth and elevation, with a margin for the motion during the spin."""
+        """Bounds each solid within range by azimuth and elevation, with a margin for the motion during the spin."""
         start, end = self.world_from_lidar_start, self.world_from_lidar_end
         place = (start[:3, 3] + end[:3, 3]) / 2
         moved = float(np.linalg.norm(end[:3, 3] - start[:3, 3])) / 2 + 0.05
@@ -74,14 +74,14 @@ class LidarRays:
 
     @staticmethod
     def _nearest(solids: Solids, place: np.ndarray) -> np.ndarray:
-        """Return the horizontal distance from ``place`` to the upright box around each solid (0 inside)."""
+        """Returns the horizontal distance from ``place`` to the upright box around each solid (0 inside)."""
         offset = place[:2] - solids.centre[:, :2]
         cos, sin = np.cos(solids.yaw), np.sin(solids.yaw)
         x, y = offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin
         return np.hypot(np.maximum(np.abs(x) - solids.half[:, 0], 0), np.maximum(np.abs(y) - solids.half[:, 1], 0))
 
     def _columns(self, corners: np.ndarray, nearest: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first column, in [0, S), and the end column, at most one rotation later."""
+        """Returns the first column, in [0, S), and the end column, at most one rotation later."""
         steps = len(self.azimuths)
         angle = np.arctan2(corners[..., 0], corners[..., 1])
         middle = np.arctan2(corners[..., 0].mean(axis=1), corners[..., 1].mean(axis=1))
@@ -101,7 +101,7 @@ class LidarRays:
         return np.searchsorted(self.elevations, low), np.searchsorted(self.elevations, high, side="right")
 
     def _unwrapped(self, windows: Windows) -> Windows:
-        """Split windows at the start azimuth; drop empty ones; sort from near to far."""
+        """Splits windows at the start azimuth; drops empty ones; sorts from near to far."""
         steps = len(self.azimuths)
         over = windows.take(windows.right > steps)
         parts = (

@@ -33,7 +33,7 @@ class GroundMaps:
 
     @classmethod
     def draw(cls, solids: Solids, light: LightStyle, x: float, y: float) -> "GroundMaps":
-        """Draw the maps around a position in the world."""
+        """Draws the maps around a position in the world."""
         corner_x, corner_y = x - _HALF_SPAN, y - _HALF_SPAN
         near = np.hypot(solids.centre[:, 0] - x, solids.centre[:, 1] - y) < _HALF_SPAN + 25
         close = solids.take(np.flatnonzero(near))
@@ -55,7 +55,7 @@ class GroundMaps:
         )
 
     def sample(self, field: Float32[np.ndarray, "C C"], x: Values, y: Values) -> Values:
-        """Return a map's values at points of the world, interpolated; clamped at the border."""
+        """Returns a map's values at points of the world, interpolated; clamped at the border."""
         u = np.clip((x - self.x) / _CELL - 0.5, 0, _CELLS - 1.001).astype(np.float32)
         v = np.clip((y - self.y) / _CELL - 0.5, 0, _CELLS - 1.001).astype(np.float32)
         i, j = u.astype(np.int32), v.astype(np.int32)
@@ -66,7 +66,7 @@ class GroundMaps:
 
 
 def _fill(image: np.ndarray, outlines: np.ndarray, corner_x: float, corner_y: float) -> None:
-    """Paint the convex hulls of point groups [K, 8, 2] given in metres."""
+    """Paints the convex hulls of point groups [K, 8, 2] given in metres."""
     cells = (
         ((outlines - np.array([corner_x, corner_y], np.float32)) / np.float32(_CELL)).clip(-8000, 8000).astype(np.int32)
     )
@@ -76,7 +76,7 @@ def _fill(image: np.ndarray, outlines: np.ndarray, corner_x: float, corner_y: fl
 
 
 def _lamp_map(solids: Solids, light: LightStyle, corner_x: float, corner_y: float) -> np.ndarray:
-    """Add up pools of light below street lamps and before headlights."""
+    """Adds up pools of light below street lamps and before headlights."""
     size = _CELLS // 4
     pools = np.zeros((size, size), np.float32)
     if light.lamps <= 0 and light.headlights <= 0:
@@ -106,7 +106,7 @@ def _towards_sun(light: LightStyle) -> np.ndarray:
 def illuminate(
     maps: GroundMaps, light: LightStyle, points: Vectors, normals: Vectors, on_ground: np.ndarray
 ) -> Vectors:
-    """Return the light that arrives at surface points (world frame), without the ego headlights."""
+    """Returns the light that arrives at surface points (world frame), without the ego headlights."""
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
     sun = _towards_sun(light)
     facing = np.clip(normals @ sun, 0, 1)
@@ -122,7 +122,7 @@ def illuminate(
 
 
 def own_headlights(light: LightStyle, ground: Ground, position: Float32[np.ndarray, " 3"], points: Vectors) -> Vectors:
-    """Return the light of the ego vehicle's headlights: beams along the road from below the camera."""
+    """Returns the light of the ego vehicle's headlights: beams along the road from below the camera."""
     heading = np.arctan(ground.slope(position[:1]))[0]
     dx, dy = points[:, 0] - position[0], points[:, 1] - position[1]
     ahead, beside = dx * np.cos(heading) + dy * np.sin(heading), dy * np.cos(heading) - dx * np.sin(heading)
@@ -133,7 +133,7 @@ def own_headlights(light: LightStyle, ground: Ground, position: Float32[np.ndarr
 
 
 def sky_colour(light: LightStyle, direction: Vectors) -> Vectors:
-    """Return the colour of the sky along unit directions: a gradient, clouds, and a glow around the sun."""
+    """Returns the colour of the sky along unit directions: a gradient, clouds, and a glow around the sun."""
     rise = np.clip(direction[:, 2], 0, 1)
     mix = (rise**0.6)[:, None]
     colour = np.array(light.horizon, np.float32) * (1 - mix) + np.array(light.zenith, np.float32) * mix
@@ -149,6 +149,6 @@ def sky_colour(light: LightStyle, direction: Vectors) -> Vectors:
 
 
 def through_air(light: LightStyle, colour: Vectors, distance: Values) -> Vectors:
-    """Return light attenuated by the air and mixed with the air's colour."""
+    """Returns light attenuated by the air and mixed with the air's colour."""
     left = np.exp(-np.float32(light.extinction) * distance)[:, None]
     return colour * left + np.array(light.air, np.float32) * (1 - left)

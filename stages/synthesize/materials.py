@@ -48,7 +48,7 @@ _FINE, _COARSE = 6.0, 1.3  # texels per metre
 
 
 def marked(ground: Ground, x: Values, y: Values) -> tuple[np.ndarray, np.ndarray]:
-    """Return which road points have white paint (lines and crosswalks), and which the centre line."""
+    """Returns which road points have white paint (lines and crosswalks), and which the centre line."""
     layout = ground.layout
     across, along = y - ground.centre(x), ground.crossing_distance(x)
     away = np.abs(along) - ground.half_crossing  # metres to the mouth of the side street
@@ -68,7 +68,7 @@ def marked(ground: Ground, x: Values, y: Values) -> tuple[np.ndarray, np.ndarray
 def ground_look(
     style: Style, ground: Ground, labels: UInt8[np.ndarray, " P"], x: Values, y: Values, distance: Values
 ) -> Vectors:
-    """Return the colour of the ground at points seen from ``distance`` metres (far texture fades out)."""
+    """Returns the colour of the ground at points seen from ``distance`` metres (far texture fades out)."""
     look, fade = style.materials, np.exp(-distance / 25)
     fine, coarse = smooth2(x, y, _FINE, 1), smooth2(x, y, _COARSE, 2)
     road, walk, terrain = labels == classes.DRIVEABLE, labels == classes.SIDEWALK, labels == classes.TERRAIN
@@ -93,7 +93,7 @@ def ground_look(
 def _window_cells(
     look: MaterialStyle, local: np.ndarray, half: np.ndarray, params: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which facade points are window, and the column and storey of each."""
+    """Returns which facade points are window, and the column and storey of each."""
     sideways = np.abs(local[:, 0]) / half[:, 0] > np.abs(local[:, 1]) / half[:, 1]
     across = np.where(sideways, local[:, 1] + half[:, 1], local[:, 0] + half[:, 0])
     width = 2 * np.where(sideways, half[:, 1], half[:, 0])
@@ -108,7 +108,7 @@ def _window_cells(
 
 
 def is_window(style: Style, solids: Solids, index: Int[np.ndarray, " P"], local: Vectors) -> np.ndarray:
-    """Return which points lie on the glass of a facade."""
+    """Returns which points lie on the glass of a facade."""
     facade = solids.material[index] == FACADE
     window = np.zeros(len(index), bool)
     chosen = index[facade]
@@ -140,7 +140,7 @@ def _facade(
 def solid_look(
     style: Style, solids: Solids, index: Int[np.ndarray, " P"], local: Vectors, points: Vectors, distance: Values
 ) -> tuple[Vectors, Vectors]:
-    """Return colour and emitted light at points (``local``: in the axes of the solids, ``points``: in the world)."""
+    """Returns colour and emitted light at points (``local``: in the axes of the solids, ``points``: in the world)."""
     colour, material = solids.colour[index], solids.material[index]
     emission = np.zeros_like(colour)
     fade = np.exp(-distance / 50)

@@ -18,7 +18,7 @@ _OCTAVES = ((8, 1.0), (16, 0.7), (32, 0.6), (64, 0.5), (128, 0.4), (256, 0.35))
 
 @cache
 def _tables() -> Float32[np.ndarray, "K S S"]:
-    """Make the tables: octaves of value noise, unit standard deviation, clipped at 2.5."""
+    """Makes the tables: octaves of value noise, unit standard deviation, clipped at 2.5."""
     tables = np.zeros((_TABLES, _SIZE, _SIZE), np.float32)
     for number in range(_TABLES):
         rng = np.random.default_rng(number)
@@ -37,14 +37,14 @@ def _texel(metres: Float[np.ndarray, "*S"], scale: float) -> np.ndarray:
 def noise2(
     u: Float[np.ndarray, "*S"], v: Float[np.ndarray, "*S"], scale: float, table: int
 ) -> Float32[np.ndarray, "*S"]:
-    """Return noise of zero mean and unit deviation at surface coordinates in metres, ``scale`` texels per metre."""
+    """Returns noise of zero mean and unit deviation at surface coordinates in metres, ``scale`` texels per metre."""
     return _tables()[table % _TABLES][_texel(v, scale), _texel(u, scale)]
 
 
 def noise3(
     x: Float[np.ndarray, "*S"], y: Float[np.ndarray, "*S"], z: Float[np.ndarray, "*S"], scale: float, table: int
 ) -> Float32[np.ndarray, "*S"]:
-    """Return noise at points in metres: two slanted cuts through the tables, so it varies along all three axes."""
+    """Returns noise at points in metres: two slanted cuts through the tables, so it varies along all three axes."""
     first = noise2(x + np.float32(0.31) * y, z + np.float32(0.53) * y, scale, table)
     second = noise2(y - np.float32(0.27) * z, z + np.float32(0.44) * x, scale, table + 1)
     return (first + second) * np.float32(0.7071)
@@ -53,7 +53,7 @@ def noise3(
 def smooth2(
     u: Float[np.ndarray, "*S"], v: Float[np.ndarray, "*S"], scale: float, table: int
 ) -> Float32[np.ndarray, "*S"]:
-    """Return the noise of ``noise2`` interpolated between texels, for texture at close range."""
+    """Returns the noise of ``noise2`` interpolated between texels, for texture at close range."""
     s, t = u * np.float32(scale), v * np.float32(scale)
     i, j = np.floor(s), np.floor(t)
     a, b = (s - i).astype(np.float32), (t - j).astype(np.float32)
@@ -67,6 +67,6 @@ def smooth2(
 def hash01(
     a: Float[np.ndarray, "*S"], b: Float[np.ndarray, "*S"], c: Float[np.ndarray, "*S"]
 ) -> Float32[np.ndarray, "*S"]:
-    """Return numbers in [0, 1) that look random, equal for equal (whole-numbered) arguments."""
+    """Returns numbers in [0, 1) that look random, equal for equal (whole-numbered) arguments."""
     mixed = np.sin(a * np.float32(12.9898) + b * np.float32(78.233) + c * np.float32(37.719)) * np.float32(437.585)
     return (mixed - np.floor(mixed)).astype(np.float32)

@@ -52,7 +52,7 @@ class SceneRows:
         self._categories: dict[int, str] = {}
 
     def add_sample(self, stamp: int) -> str:
-        """Open a keyframe; return its token."""
+        """Opens a keyframe; returns its token."""
         token = self._token(self._plan.name, "sample", len(self._samples))
         self._samples.append({"token": token, "timestamp": stamp, "scene_token": self._token(self._plan.name)})
         return token
@@ -67,7 +67,7 @@ class SceneRows:
         keyframe: bool,
         size: tuple[int, int] = (0, 0),
     ) -> Row:
-        """Add a sensor file with the ego pose at its timestamp; ``size`` is width, height of a picture.
+        """Adds a sensor file with the ego pose at its timestamp; ``size`` is width, height of a picture.
 
         Returns:
             The row; its ``filename`` is the path of the file.
@@ -99,7 +99,7 @@ class SceneRows:
         return row
 
     def add_labels(self, data: str) -> str:
-        """Add the label file of the sweep with token ``data``; return the file's path."""
+        """Adds the label file of the sweep with token ``data``; returns the file's path."""
         filename = f"lidarseg/{VERSION}/{data}_lidarseg.bin"
         self._labels.append({"token": data, "sample_data_token": data, "filename": filename})
         return filename
@@ -107,7 +107,7 @@ class SceneRows:
     def add_box(
         self, *, sample: str, box: ObjectBox, seen: BoxSight, global_from_world: Float64[np.ndarray, "4 4"]
     ) -> None:
-        """Add the box of an object that was seen in a keyframe."""
+        """Adds the box of an object that was seen in a keyframe."""
         name = attribute(box)
         self._categories[box.instance] = box.category
         self._annotations[box.instance].append(
@@ -126,7 +126,7 @@ class SceneRows:
         )
 
     def tables(self) -> dict[str, list[Row]]:
-        """Link the rows and return them by table."""
+        """Links the rows and returns them by table."""
         boxes = {instance: _linked(rows) for instance, rows in sorted(self._annotations.items())}
         return {
             "scene": [
@@ -158,7 +158,7 @@ class SceneRows:
         }
 
     def _description(self) -> str:
-        """Describe light, weather and objects along the street in words."""
+        """Describes light, weather and objects along the street in words."""
         group, weather = self._plan.group, self._plan.weather
         words = {"domain": f"domain {group.domain}"} if group.domain else {}
         words |= {"hour": group.hour} if group.hour != "day" else {}
@@ -171,7 +171,7 @@ class SceneRows:
 
 
 def _linked(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows, in order, each with the tokens of the previous and next row, "" at the ends."""
+    """Returns the rows, in order, each with the tokens of the previous and next row, "" at the ends."""
     tokens = ["", *(row["token"] for row in rows), ""]
     return [row | {"prev": tokens[place], "next": tokens[place + 2]} for place, row in enumerate(rows)]
 
@@ -179,7 +179,7 @@ def _linked(rows: Sequence[Row]) -> list[Row]:
 def sights(
     boxes: Sequence[ObjectBox], points: Float[np.ndarray, "P 3"], origin: Float64[np.ndarray, " 3"]
 ) -> list[BoxSight]:
-    """Compute the statistics from a sweep's ``points`` and the sensor's ``origin``, all in the world frame, metres.
+    """Computes the statistics from a sweep's ``points`` and the sensor's ``origin``, all in the world frame, metres.
 
     Beams whose line crosses a box count: those that end in it hit the object, those that end in front of it were
     occluded, and those that end behind it passed an empty part of the box (under a car, past an arm).
@@ -215,12 +215,12 @@ def _sight(
 
 
 def visibility(visible: float) -> str:
-    """Return the visibility token ("1" to "4") of a visible share."""
+    """Returns the visibility token ("1" to "4") of a visible share."""
     return str(1 + sum(visible >= limit for limit in (0.4, 0.6, 0.8)))
 
 
 def attribute(box: ObjectBox) -> str | None:
-    """Return the attribute of an object, or None for categories without attributes."""
+    """Returns the attribute of an object, or None for categories without attributes."""
     moving = float(np.hypot(*box.velocity)) > MOVING_SPEED
     if box.category in ("vehicle.bicycle", "vehicle.motorcycle"):
         return "cycle.with_rider" if moving else "cycle.without_rider"

@@ -42,7 +42,7 @@ class Tokens:
         self._seed = seed
 
     def __call__(self, *path: object) -> str:
-        """Return the token of the row at ``path``."""
+        """Returns the token of the row at ``path``."""
         text = "/".join(["xd3d", str(self._seed), *map(str, path)])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -55,7 +55,7 @@ def assemble_tables(
     cameras: tuple[str, ...],
     image_size: tuple[int, int],
 ) -> dict[str, list[Row]]:
-    """Join the rows of every scene, in plan order, with the tables of the whole root."""
+    """Joins the rows of every scene, in plan order, with the tables of the whole root."""
     channels = (LIDAR, *cameras)
     logs = {plan.group.logfile: plan.group for plan in plans}
     tables: dict[str, list[Row]] = {

@@ -63,12 +63,12 @@ class SceneJob:
         return self.out / PARTS / f"{self.plan.name}.png"
 
     def rng(self, *path: object) -> np.random.Generator:
-        """Return the random stream of one purpose in this scene; streams of different paths are independent."""
+        """Returns the random stream of one purpose in this scene; streams of different paths are independent."""
         return random_stream("xd3d", self.seed, self.plan.name, *path)
 
 
 def write_scene(job: SceneJob) -> int:
-    """Render and write one scene; return the number of its keyframes. The folders must exist."""
+    """Renders and writes one scene; returns the number of its keyframes. The folders must exist."""
     recorder = _Recorder(job)
     for order in range(job.plan.keyframes):
         recorder.keyframe(job.plan.start + order * KEYFRAME_PERIOD, first=order == 0)
@@ -97,7 +97,7 @@ class _Recorder:
         self._rows = SceneRows(tokens=Tokens(job.seed), plan=job.plan)
 
     def keyframe(self, stamp: int, *, first: bool) -> None:
-        """Write a keyframe near ``stamp`` (with jitter, as of real clocks), and the sweep before it."""
+        """Writes a keyframe near ``stamp`` (with jitter, as of real clocks), and the sweep before it."""
         stamp += int(self._clock.integers(-2000, 2001))
         sample = self._rows.add_sample(stamp)
         if not first:
@@ -108,13 +108,13 @@ class _Recorder:
             self._picture(sample, channel, stamp)
 
     def finish(self) -> None:
-        """Write the scene's square of the map, then its rows."""
+        """Writes the scene's square of the map, then its rows."""
         tile = street_tile(world=self._world, slot=self._job.plan.slot, global_from_world=self._global_from_world)
         write_tile(self._job.tile_path, tile)
         write_json(self._job.rows_path, self._rows.tables())
 
     def _time(self, stamp: int) -> float:
-        """Return the street's time in seconds."""
+        """Returns the street's time in seconds."""
         return START_TIME + (stamp - self._job.plan.start) / 1e6
 
     def _global_from_ego(self, stamp: int) -> Float64[np.ndarray, "4 4"]:
@@ -164,7 +164,7 @@ class _Recorder:
         )
 
     def _annotate(self, sample: str, stamp: int, sweep: Sweep) -> None:
-        """Add the box of every object that has a point of the sweep in it."""
+        """Adds the box of every object that has a point of the sweep in it."""
         time = self._time(stamp)
         world_from_lidar = self._drive.world_from_ego(time) @ self._rig.ego_from_lidar
         points = sweep.points[:, :3].astype(np.float64) @ world_from_lidar[:3, :3].T + world_from_lidar[:3, 3]
@@ -178,7 +178,7 @@ class _Recorder:
 
 
 def global_from_world(*, world: World, slot: int, angle: float) -> Float64[np.ndarray, "4 4"]:
-    """Return the pose of a street on its location's map.
+    """Returns the pose of a street on its location's map.
 
     The middle of its lane is at the centre of square ``slot``; squares count row by row from the lower left. ``angle``:
     rotation of the street, radians anticlockwise.
@@ -193,7 +193,7 @@ def global_from_world(*, world: World, slot: int, angle: float) -> Float64[np.nd
 def street_tile(
     *, world: World, slot: int, global_from_world: Float64[np.ndarray, "4 4"]
 ) -> UInt8[np.ndarray, "tile tile"]:
-    """Draw the mask of one square, top row first; pixels of 0.1 m, looked up every 0.2 m."""
+    """Draws the mask of one square, top row first; pixels of 0.1 m, looked up every 0.2 m."""
     step = COARSENING / PIXELS_PER_METRE
     offsets = (np.arange(round(TILE_METRES / step)) + 0.5) * step
     x = slot % TILE_COLUMNS * TILE_METRES + offsets
@@ -205,12 +205,12 @@ def street_tile(
 
 
 def write_tile(path: Path, tile: UInt8[np.ndarray, "height width"]) -> None:
-    """Store a mask as an 8-bit grey PNG."""
+    """Stores a mask as an 8-bit grey PNG."""
     write_atomic(path, lambda file: Image.fromarray(tile).save(file, format="PNG", compress_level=1))
 
 
 def write_map(path: Path, tiles: Mapping[int, Path]) -> None:
-    """Join the squares of a location, given by slot, to one mask; a square without a street stays 0."""
+    """Joins the squares of a location, given by slot, to one mask; a square without a street stays 0."""
     side = TILE_METRES * PIXELS_PER_METRE
     rows = max(tiles) // TILE_COLUMNS + 1
     columns = min(TILE_COLUMNS, max(tiles) + 1)

@@ -82,7 +82,7 @@ MAXIMUM_FRAMES = 6000
 
 
 def plan_scenes(frames: int, groups: Sequence[SceneGroup] = GROUPS) -> tuple[ScenePlan, ...]:
-    """Divide ``frames`` keyframes into scenes, group by group; equal numbers give equal plans.
+    """Divides ``frames`` keyframes into scenes, group by group; equal numbers give equal plans.
 
     Raises:
         ConfigError: fewer frames than groups, or more than ``MAXIMUM_FRAMES``.

@@ -17,7 +17,7 @@ EGO_FROM_LIDAR: Float64[np.ndarray, "3 3"] = np.array([[0.0, 1.0, 0.0], [-1.0, 0
 
 
 def rotation(*, yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Float64[np.ndarray, "3 3"]:
-    """Rotate by ``roll`` about x, ``pitch`` about y (positive: nose down), then ``yaw`` about z (anticlockwise)."""
+    """Rotates by ``roll`` about x, ``pitch`` about y (positive: nose down), then ``yaw`` about z (anticlockwise)."""
     (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
     about_z = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])
     about_y = np.array([[cp, 0.0, sp], [0.0, 1.0, 0.0], [-sp, 0.0, cp]])
@@ -28,7 +28,7 @@ def rotation(*, yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Float64[np
 def rigid(
     turn: Float64[np.ndarray, "3 3"], translation: tuple[float, float, float] | Float64[np.ndarray, " 3"]
 ) -> Float64[np.ndarray, "4 4"]:
-    """Return the 4x4 matrix that rotates, then translates."""
+    """Returns the 4x4 matrix that rotates, then translates."""
     matrix = np.eye(4)
     matrix[:3, :3] = turn
     matrix[:3, 3] = translation
@@ -36,7 +36,7 @@ def rigid(
 
 
 def quaternion(turn: Float64[np.ndarray, "3 3"]) -> list[float]:
-    """Return the unit quaternion (w, x, y, z) of a rotation matrix, with w >= 0.
+    """Returns the unit quaternion (w, x, y, z) of a rotation matrix, with w >= 0.
 
     The quaternion is the eigenvector to the largest eigenvalue of a symmetric 4x4 matrix of the nine entries
     (Bar-Itzhack 2000, "New method for extracting the quaternion from a rotation matrix"); no case is singular.

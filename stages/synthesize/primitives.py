@@ -41,11 +41,11 @@ class Solids:
         return len(self.kind)
 
     def take(self, index: np.ndarray) -> "Solids":
-        """Return the chosen solids (any numpy index)."""
+        """Returns the chosen solids (any numpy index)."""
         return Solids(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
     def corners(self) -> Float32[np.ndarray, "N 8 3"]:
-        """Return the corners of the boxes around the solids."""
+        """Returns the corners of the boxes around the solids."""
         local = _CORNERS[None] * self.half[:, None]
         cos, sin = np.cos(self.yaw)[:, None], np.sin(self.yaw)[:, None]
         x, y = local[..., 0] * cos - local[..., 1] * sin, local[..., 0] * sin + local[..., 1] * cos
@@ -58,7 +58,7 @@ class Solids:
         z: Float[np.ndarray, " A"],
         yaw: Float[np.ndarray, " A"],
     ) -> "Solids":
-        """Move solids given in their actors' frames into the world, by the pose of each actor (A of them)."""
+        """Moves solids given in their actors' frames into the world, by the pose of each actor (A of them)."""
         angle = yaw[self.actor].astype(np.float32)
         cos, sin = np.cos(angle), np.sin(angle)
         centre = np.stack(
@@ -73,7 +73,7 @@ class Solids:
 
     @staticmethod
     def join(parts: "Sequence[Solids]") -> "Solids":
-        """Concatenate the solids of ``parts``."""
+        """Concatenates the solids of ``parts``."""
         return Solids(
             **{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Solids)}
         )
@@ -100,11 +100,11 @@ class SolidList:
         params: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
         actor: int = -1,
     ) -> None:
-        """Add one solid; the arguments are the columns of ``Solids``."""
+        """Adds one solid; the arguments are the columns of ``Solids``."""
         self.rows.append((kind, centre, half, yaw, taper, cut, material, label, colour, params, actor))
 
     def freeze(self) -> Solids:
-        """Return the collected solids."""
+        """Returns the collected solids."""
         columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * 11
         types = {"kind": np.uint8, "material": np.uint8, "label": np.uint8, "actor": np.int32}
         widths = {"centre": (3,), "half": (3,), "taper": (2,), "colour": (3,), "params": (4,)}
@@ -118,7 +118,7 @@ class SolidList:
 def intersect(
     solids: Solids, index: int, origin: Float32[np.ndarray, "3 #h #w"], direction: Float32[np.ndarray, "3 h w"]
 ) -> Float32[np.ndarray, "h w"]:
-    """Return where rays enter one solid, in multiples of their directions; inf if they miss it or start inside."""
+    """Returns where rays enter one solid, in multiples of their directions; inf if they miss it or start inside."""
     cx, cy, cz = solids.centre[index]
     cos, sin = np.cos(solids.yaw[index]), np.sin(solids.yaw[index])
     ox, oy, oz = origin[0] - cx, origin[1] - cy, origin[2] - cz
@@ -202,7 +202,7 @@ def _meet_ellipsoid(o: tuple, d: tuple, half: np.ndarray, cut: np.float32) -> np
 
 
 def local_normals(solids: Solids, index: Int[np.ndarray, " P"], local: Vectors) -> Vectors:
-    """Return outward unit normals, in the solids' own axes, at points on the surface of solid ``index`` of each."""
+    """Returns outward unit normals, in the solids' own axes, at points on the surface of solid ``index`` of each."""
     half, taper, kind = solids.half[index], solids.taper[index], solids.kind[index]
     normal = local / (half * half)  # ellipsoids
     lean = half[:, :2] * taper / (2 * half[:, 2:])

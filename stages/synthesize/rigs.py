@@ -69,7 +69,7 @@ class Rig:
     cameras: dict[str, CameraMount]
 
     def calibration(self, channel: str) -> dict[str, Any]:
-        """Return translation, rotation and intrinsics of a sensor, as ``calibrated_sensor.json`` holds them."""
+        """Returns translation, rotation and intrinsics of a sensor, as ``calibrated_sensor.json`` holds them."""
         mount = self.cameras.get(channel)
         pose = self.ego_from_lidar if mount is None else mount.ego_from_camera
         return {
@@ -80,7 +80,7 @@ class Rig:
 
 
 def rig(vehicle: str, *, cameras: tuple[str, ...], image_size: tuple[int, int]) -> Rig:
-    """Build the car ``vehicle`` with the named cameras; ``image_size`` is width, height in pixels.
+    """Builds the car ``vehicle`` with the named cameras; ``image_size`` is width, height in pixels.
 
     Raises:
         ConfigError: the car is unknown.
@@ -127,5 +127,5 @@ def _mounting_error(vehicle: str, channel: str) -> tuple[Float64[np.ndarray, "3 
 
 
 def _constants(*path: str) -> np.random.Generator:
-    """Return the generator of a car's constants: the same in every root, whatever its seed."""
+    """Returns the generator of a car's constants: the same in every root, whatever its seed."""
     return random_stream(*path, size=8)

@@ -18,7 +18,7 @@ _DARK: Colour = (0.05, 0.05, 0.055)
 
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """Return a colour from hue (any number, turns), saturation and value (clipped to [0, 1])."""
+    """Returns a colour from hue (any number, turns), saturation and value (clipped to [0, 1])."""
     return colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
 
 
@@ -189,13 +189,13 @@ VEHICLE_KINDS: dict[str, tuple[int, Callable[[_Builder, np.random.Generator, flo
 def add_vehicle(
     solids: SolidList, actor: int, kind: str, rng: np.random.Generator, saturation: float
 ) -> tuple[int, Size]:
-    """Add a vehicle of a kind; return its raw label and its width, length and height in metres."""
+    """Adds a vehicle of a kind; returns its raw label and its width, length and height in metres."""
     label, build = VEHICLE_KINDS[kind]
     return label, build(_Builder(solids, actor, label), rng, saturation)
 
 
 def add_person(solids: SolidList, actor: int, label: int, rng: np.random.Generator) -> Size:
-    """Add a standing or walking person (adult, child or construction worker); return width, length and height."""
+    """Adds a standing or walking person (adult, child or construction worker); returns width, length and height."""
     make = _Builder(solids, actor, label)
     tall = rng.uniform(0.58, 0.72) if label == classes.CHILD else rng.uniform(0.92, 1.08)
     worker = label == classes.CONSTRUCTION_WORKER
@@ -214,7 +214,7 @@ def add_person(solids: SolidList, actor: int, label: int, rng: np.random.Generat
 
 
 def add_cone(solids: SolidList, actor: int, rng: np.random.Generator) -> Size:
-    """Add a traffic cone; return width, length and height."""
+    """Adds a traffic cone; returns width, length and height."""
     make, height = _Builder(solids, actor, classes.CONE), rng.uniform(0.65, 0.95)
     orange = hsv(rng.uniform(0.02, 0.06), 0.95, 0.95)
     make.box((0.0, 0.0, 0.025), (0.2, 0.2, 0.025), PLASTIC, orange)
@@ -223,7 +223,7 @@ def add_cone(solids: SolidList, actor: int, rng: np.random.Generator) -> Size:
 
 
 def add_barrier(solids: SolidList, actor: int, rng: np.random.Generator) -> Size:
-    """Add a road barrier 2 m long; return width, length and height (its long side lies along y, as a width)."""
+    """Adds a road barrier 2 m long; returns width, length and height (its long side lies along y, as a width)."""
     make = _Builder(solids, actor, classes.BARRIER)
     if rng.random() < 0.5:
         make.box((0.0, 0.0, 0.45), (0.28, 1.0, 0.45), STRIPES, (0.9, 0.9, 0.88), (0.6, 0.0))

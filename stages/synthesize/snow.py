@@ -23,7 +23,7 @@ _FALL = 1.3  # metres per second
 
 
 def ground_cover(ground: Ground, labels: UInt8[np.ndarray, " P"], x: Values, y: Values) -> Values:
-    """Return the snow cover of the ground, 0 to 1: nearly all terrain, trodden sidewalks, roads without the tracks."""
+    """Returns the snow cover of the ground, 0 to 1: nearly all terrain, trodden sidewalks, roads without the tracks."""
     layout = ground.layout
     patches, grain = smooth2(x, y, 1.1, 3), smooth2(x, y, 7.0, 5)
     depth = np.float32(0.95) + np.float32(0.12) * patches + np.float32(0.16) * grain
@@ -44,13 +44,13 @@ def ground_cover(ground: Ground, labels: UInt8[np.ndarray, " P"], x: Values, y: 
 
 
 def _tracks(side: np.ndarray, width: float) -> np.ndarray:
-    """Return the cover that wheels remove, ``side`` metres from the middle of a road with lanes of ``width`` metres."""
+    """Returns the cover that wheels remove ``side`` metres from the middle of a road with lanes of ``width`` metres."""
     away = np.abs(np.mod(side, width) - width / 2) - _TRACK
     return np.float32(0.75) * np.exp(-((away / np.float32(0.36)) ** 2)).astype(np.float32)
 
 
 def solid_cover(material: Integer[np.ndarray, " P"], points: Vectors, normals: Vectors) -> Values:
-    """Return the snow cover of solids, 0 to 1: surfaces that face up, and the upper half of crowns in patches."""
+    """Returns the snow cover of solids, 0 to 1: surfaces that face up, and the upper half of crowns in patches."""
     leafy = material == FOLIAGE
     ragged = noise3(points[:, 0], points[:, 1], points[:, 2], 11.0, 1)
     lies = normals[:, 2] * np.float32(1.1) - np.where(leafy, np.float32(0.0), np.float32(0.25))
@@ -60,13 +60,13 @@ def solid_cover(material: Integer[np.ndarray, " P"], points: Vectors, normals: V
 
 
 def _share(depth: np.ndarray) -> Values:
-    """Return the cover for a snow depth; half is covered at depth 0.5."""
+    """Returns the cover for a snow depth; half is covered at depth 0.5."""
     part = np.clip((depth - np.float32(0.25)) * 2, 0, 1).astype(np.float32)
     return part * part * (3 - 2 * part)
 
 
 def under_snow(colour: Vectors, cover: Values, wet: Bool[np.ndarray, " P"] | None = None) -> Vectors:
-    """Return colours of surfaces with snow; ``wet`` surfaces are darker between the snow."""
+    """Returns colours of surfaces with snow; ``wet`` surfaces are darker between the snow."""
     bare = colour if wet is None else colour * np.where(wet, np.float32(0.72), np.float32(1))[:, None]
     return bare * (1 - cover)[:, None] + cover[:, None] * _SNOW
 
@@ -80,7 +80,7 @@ def draw_flakes(
     light: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Float32[np.ndarray, "H W 3"]:
-    """Return the picture with flakes in front of farther surfaces.
+    """Returns the picture with flakes in front of farther surfaces.
 
     A flake of a few millimetres is a speck at ten metres and a defocused blob close to the lens. During the exposure it
     falls and drifts, and the camera moves at ``speed`` metres per second: flakes become streaks that point away from

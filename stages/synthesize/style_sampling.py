@@ -43,7 +43,7 @@ _SNOW_LIGHT = 1.3  # factor of ambient light by snow on the ground
 
 
 def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
-    """Draw a style from all looks, or with ``day_only`` from those of clear days, in the stream of training worlds."""
+    """Draws a style from all looks, or with ``day_only`` from those of clear days, in the stream of training worlds."""
     return Style(
         name="random",
         **_drawn("random", rng),
@@ -61,7 +61,7 @@ def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
 
 
 def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear", rng: np.random.Generator) -> Style:
-    """Draw a style of one of the evaluation cities, at an ``hour`` and in a ``weather``.
+    """Draws a style of one of the evaluation cities, at an ``hour`` and in a ``weather``.
 
     Raises:
         ConfigError: ``location`` is not a city.
@@ -86,7 +86,7 @@ def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear",
 
 
 def in_district(style: Style, location: str, rng: np.random.Generator) -> Style:
-    """Draw what the streets of a district, such as ``boston-seaport``, change in the ``style`` of their city."""
+    """Draws what the streets of a district, such as ``boston-seaport``, change in the ``style`` of their city."""
     for change in read_table("streets")["districts"].get(location, ()):
         if "chance" in change and rng.random() >= change["chance"]:
             continue
@@ -96,7 +96,7 @@ def in_district(style: Style, location: str, rng: np.random.Generator) -> Style:
 
 
 def draw_light(rng: np.random.Generator, time_of_day: Hour, weather: Weather) -> LightStyle:
-    """Draw sun, sky, lamps and air of a time of day in some weather."""
+    """Draws sun, sky, lamps and air of a time of day in some weather."""
     hour = read_table("streets")["hours"][time_of_day]
     strength = rng.uniform(*hour["sun"])
     ambient = rng.uniform(*hour["ambient"])
@@ -147,7 +147,7 @@ def _sampled(rng: np.random.Generator, specs: Mapping[str, Any]) -> dict[str, An
 
 
 def _sample(rng: np.random.Generator, spec: Any) -> Any:
-    """Draw a value as ``streets.yaml`` describes it; a tuple gives a tuple of values."""
+    """Draws a value as ``streets.yaml`` describes it; a tuple gives a tuple of values."""
     match spec:
         case {"between": limits}:
             return rng.uniform(*limits)
@@ -168,7 +168,7 @@ def _sample(rng: np.random.Generator, spec: Any) -> Any:
 
 
 def _hsv(rng: np.random.Generator, hue: Range, saturation: Range, value: Range) -> Colour:
-    """Draw a colour from ranges of hue (turns), saturation and value."""
+    """Draws a colour from ranges of hue (turns), saturation and value."""
     return colorsys.hsv_to_rgb(rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value))
 
 

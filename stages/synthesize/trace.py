@@ -32,11 +32,11 @@ class Windows:
     near: Float32[np.ndarray, " K"]  # lower bound of hits, in multiples of a ray's direction
 
     def take(self, index: np.ndarray) -> "Windows":
-        """Return the chosen windows (any numpy index)."""
+        """Returns the chosen windows (any numpy index)."""
         return Windows(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
     def ordered(self) -> "Windows":
-        """Return the windows that are not empty, sorted from near to far."""
+        """Returns the windows that are not empty, sorted from near to far."""
         filled = np.flatnonzero((self.bottom > self.top) & (self.right > self.left))
         return self.take(filled[np.argsort(self.near[filled], kind="stable")])
 
@@ -54,7 +54,7 @@ class Rays(Protocol):
         """Directions, of any length except zero."""
 
     def windows(self, solids: Solids) -> Windows:
-        """Bound each solid that can be seen; from near to far."""
+        """Bounds each solid that can be seen, ordered from near to far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Hits:
 
 
 def cast(rays: Rays, solids: Solids, ground: Ground) -> Hits:
-    """Find the first surface along every ray."""
+    """Finds the first surface along every ray."""
     distance = ground.intersect(rays.origin, rays.direction)
     solid = np.where(np.isfinite(distance), np.int32(GROUND), np.int32(SKY_HIT))
     seen = rays.windows(solids)
@@ -87,7 +87,7 @@ def cast(rays: Rays, solids: Solids, ground: Ground) -> Hits:
 
 
 def surface(solids: Solids, index: Int[np.ndarray, " P"], points: Vectors) -> tuple[Vectors, Vectors]:
-    """Return the points in the own axes of the solids they lie on, and the normals in the world frame."""
+    """Returns the points in the own axes of the solids they lie on, and the normals in the world frame."""
     offset = points - solids.centre[index]
     cos, sin = np.cos(solids.yaw[index]), np.sin(solids.yaw[index])
     local = np.stack(

@@ -54,7 +54,7 @@ class World:
         self.actors = populate(style, self.ground, length, self.cruise_speed, rng)
 
     def lane_pose(self, distance: float) -> tuple[float, float, float]:
-        """Return x, y (metres) and yaw (radians) of the ego lane's centre; ``distance`` is measured along x.
+        """Returns x, y (metres) and yaw (radians) of the ego lane's centre; ``distance`` is measured along x.
 
         The ego lane keeps to the style's traffic side. A car at ``distance = cruise_speed * time`` meets no other
         vehicle in it; any other position may be occupied.
@@ -64,7 +64,7 @@ class World:
         return distance, float(self.ground.centre(x)[0]) + offset, float(np.arctan(self.ground.slope(x)[0]))
 
     def objects(self, time: float) -> list[ObjectBox]:
-        """Return the box of every vehicle, person, cone and barrier at ``time`` (seconds)."""
+        """Returns the box of every vehicle, person, cone and barrier at ``time`` (seconds)."""
         actors = self.actors
         x, y, z, yaw = actors.poses(self.ground, np.array([time]))
         velocity = actors.velocities(self.ground, time)
@@ -81,7 +81,7 @@ class World:
         ]
 
     def solids(self, time: float | Float64[np.ndarray, " A"]) -> Solids:
-        """Return all solids in the world frame at ``time`` (seconds), or with each actor at a time of its own."""
+        """Returns all solids in the world frame at ``time`` (seconds), or with each actor at a time of its own."""
         poses = self.actors.poses(self.ground, np.atleast_1d(np.asarray(time, np.float64)))
         return Solids.join([self._fixed, self.actors.solids.placed(*poses)])
 
@@ -100,11 +100,11 @@ class Drive:
         self._periods = rng.uniform((0.9, 1.0, 0.9), (1.3, 1.6, 1.1))
 
     def distance(self, time: float) -> float:
-        """Return metres along the lane at ``time`` (seconds)."""
+        """Returns metres along the lane at ``time`` (seconds)."""
         return self._world.cruise_speed * time
 
     def world_from_ego(self, time: float) -> Float64[np.ndarray, "4 4"]:
-        """Return the ego pose (rear axle, on the ground; x forward, y left, z up) at ``time`` (seconds)."""
+        """Returns the ego pose (rear axle, on the ground; x forward, y left, z up) at ``time`` (seconds)."""
         distance = self.distance(time)
         x, y, yaw = self._world.lane_pose(distance)
         angle = 2 * np.pi * distance / (DRIFT_LENGTH * self._periods[2]) + self._phases[2]

@@ -23,7 +23,7 @@ def sample_generator(seed: int, step: int, place: int, stream: int = 0) -> np.ra
 
 
 def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> Float64[np.ndarray, "3 3"]:
-    """Draw the matrix that multiplies the cloud's row vectors: (1 + noise), then a flip, then a rotation about z."""
+    """Draws the matrix that multiplies the cloud's row vectors: (1 + noise), then a flip, then a rotation about z."""
     matrix = np.eye(3) + settings.rotation_noise * rng.standard_normal((3, 3))
     flip, angle = rng.random() < 0.5, rng.uniform(0, 2 * np.pi)
     if settings.flip != "none" and flip:
@@ -37,7 +37,7 @@ def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> 
 def augment_points(
     points: Float[np.ndarray, "points 3"], settings: AugmentSettings, cube: float, rng: np.random.Generator
 ) -> Float32[np.ndarray, "points 3"]:
-    """Transform ``points`` (metres) and move them into the cube from 0 to ``cube`` metres.
+    """Transforms ``points`` (metres) and moves them into the cube from 0 to ``cube`` metres.
 
     The smallest coordinates are moved to 0 or, with ``translate``, to a random position that keeps the cloud inside the
     cube. Of a cloud larger than the cube, the far end stays outside if it is less than a per cent of the points, and
@@ -72,7 +72,7 @@ def _extent(
 def crop_points(
     frame: Frame, crop: tuple[int, int], image_size: tuple[int, int], rng: np.random.Generator
 ) -> Bool[np.ndarray, "points"]:
-    """Draw a window of ``crop`` pixels (height, width) in each image; returns a mask of the points to keep.
+    """Draws a window of ``crop`` pixels (height, width) in each image; returns a mask of the points to keep.
 
     Points in a window and points in no image are kept. The window is at the bottom of the image, which has
     ``image_size`` pixels, at a random horizontal position.

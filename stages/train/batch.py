@@ -95,7 +95,7 @@ class Batch:
 
 
 def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read: ReadFeatures | None = None) -> Batch:
-    """Voxelise the samples together, build the kernel maps, and read the images' features in one call.
+    """Voxelises the samples together, builds the kernel maps, and reads the images' features in one call.
 
     ``read`` reads the features instead of ``domain.features.read``, into a reused buffer for example. A frame without
     points is left out, with a warning.
@@ -134,7 +134,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
 
 
 def cloud_batch(points: Float[np.ndarray, "points 3"], key: str, plan: BatchPlan) -> Batch:
-    """Make a batch of one cloud without labels and images; ``points`` are in metres, relative to any origin.
+    """Makes a batch of one cloud without labels and images; ``points`` are in metres, relative to any origin.
 
     Points far from the origin should be float64: they are rounded to float32 after they are moved to the corner.
 

@@ -73,7 +73,7 @@ def checkpoint_steps(run: Path) -> list[int]:
 
 
 def save_checkpoint(run: Path, state: TrainState, *, step: int, best: Best | None) -> None:
-    """Save the checkpoint of ``step``; delete all others but the best one.
+    """Saves the checkpoint of ``step``; deletes all others but the best one.
 
     If it cannot be written, for example on a full disk, the partial folder is removed and the others are kept.
 
@@ -109,7 +109,7 @@ def _require_finite(network: nn.Module, step: int) -> None:
 
 
 def load_state(run: Path, state: TrainState, step: int) -> Best | None:
-    """Load the checkpoint of ``step`` into ``state``; returns the best validation up to then."""
+    """Loads the checkpoint of ``step`` into ``state``; returns the best validation up to then."""
     load_weights(run, state.network, step)
     parameters = dict(state.network.named_parameters())
     for path, value in _read_tensors(run, step, "optimiser").items():
@@ -124,7 +124,7 @@ def load_state(run: Path, state: TrainState, step: int) -> Best | None:
 
 
 def load_weights(run: Path, network: nn.Module, step: int) -> None:
-    """Load the weights of the checkpoint of ``step`` into ``network``.
+    """Loads the weights of the checkpoint of ``step`` into ``network``.
 
     Early checkpoints have no image statistics; those of ``network`` are then left unchanged.
 
@@ -138,7 +138,7 @@ def load_weights(run: Path, network: nn.Module, step: int) -> None:
 
 
 def load_backbone(run: Path, unet: nn.Module, step: int) -> None:
-    """Load the 3D network of the checkpoint of ``step``, without heads and all else, into ``unet``.
+    """Loads the 3D network of the checkpoint of ``step``, without heads and all else, into ``unet``.
 
     Raises:
         RunError: the checkpoint does not exist, is damaged, or belongs to another network.
@@ -176,7 +176,7 @@ def _best(stored: Mapping[str, Any]) -> Best | None:
 
 
 def _read_state(run: Path, step: int) -> dict[str, Any]:
-    """Read and verify ``state.json``: the best validation, the scale of the loss, and the checksums."""
+    """Reads and verifies ``state.json``: the best validation, the scale of the loss, and the checksums."""
     path = _folder(run, step) / "state.json"
     try:
         stored = read_json(path)
@@ -227,7 +227,7 @@ def _optimiser_tensors(state: TrainState) -> dict[str, Tensor]:
 
 
 def _write(folder: Path, state: TrainState, step: int, best: Best | None) -> None:
-    """Fill ``folder`` with the files of a checkpoint."""
+    """Fills ``folder`` with the files of a checkpoint."""
     sums = {
         "model": _write_tensors(folder / "model.safetensors", state.network.state_dict()),
         "optimiser": _write_tensors(folder / "optimiser.safetensors", _optimiser_tensors(state)),
@@ -244,14 +244,14 @@ def _write(folder: Path, state: TrainState, step: int, best: Best | None) -> Non
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
-    """Write ``tensors``; returns the crc32 of the file."""
+    """Writes ``tensors``; returns the crc32 of the file."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_bytes(path, content)
     return zlib.crc32(content)
 
 
 def _read_tensors(run: Path, step: int, name: str) -> dict[str, Tensor]:
-    """Read the tensors of one file and verify its crc32, which checkpoints of the first versions lack."""
+    """Reads the tensors of one file and verifies its crc32, which checkpoints of the first versions lack."""
     path, expected = _tensors(run, step, name), _read_state(run, step)["crc32"].get(name)
     try:
         content = path.read_bytes()

@@ -26,7 +26,7 @@ def check_domains(
     fusion: FusionSettings,
     settings: TrainSettings,
 ) -> dict[str, TapSpec]:
-    """Check that a run can be trained on the domains; returns the taps to train on.
+    """Checks that a run can be trained on the domains; returns the taps to train on.
 
     Raises:
         RunError: a domain has no frames, lacks features that the settings need, or has other taps.
@@ -67,7 +67,7 @@ def check_domains(
 
 
 def check_taps(tap_channels: Mapping[str, int], features: FeatureSource) -> None:
-    """Check that ``features`` have the taps of a network, with the same channels.
+    """Checks that ``features`` have the taps of a network, with the same channels.
 
     Raises:
         RunError: a tap is missing or has other channels.
@@ -83,7 +83,7 @@ def check_taps(tap_channels: Mapping[str, int], features: FeatureSource) -> None
 
 
 def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
-    """Check that ``features`` have the memberships of pixels in agents, if ``fusion`` reads them.
+    """Checks that ``features`` have the memberships of pixels in agents, if ``fusion`` reads them.
 
     Raises:
         CacheError: they come from a cache of format 1, which does not store them.
@@ -98,7 +98,7 @@ def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
 
 
 def check_label_rule(rule: LabelRule, fusion: FusionSettings) -> None:
-    """Check that a network of the settings ``fusion`` has what ``rule`` compares.
+    """Checks that a network of the settings ``fusion`` has what ``rule`` compares.
 
     Raises:
         ConfigError: it has not.
@@ -123,7 +123,7 @@ def check_settings(
     fusion: FusionSettings,
     settings: TrainSettings,
 ) -> None:
-    """Check that the domains are those that the settings train on, and that the losses have what they need.
+    """Checks that the domains are those that the settings train on, and that the losses have what they need.
 
     Raises:
         ConfigError: they contradict each other.
@@ -168,7 +168,7 @@ def _check_pair(
     *,
     distinguishes_cameras: bool,
 ) -> None:
-    """Check that ``domain`` and ``other`` fit one network, which may distinguish cameras."""
+    """Checks that ``domain`` and ``other`` fit one network, which may distinguish cameras."""
     if other.merge.classes != domain.merge.classes:
         raise ConfigError(
             f"The {role} is labelled with merge {domain.merge.name} and the {other_role} with {other.merge.name};"

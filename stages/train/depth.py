@@ -33,7 +33,7 @@ class DepthEncoder(nn.Module):
         nn.init.zeros_(self.project.weight)
 
     def forward(self, depth: Float32[Tensor, "views 1 height width"]) -> Float[Tensor, "views channels height width"]:
-        """Encode the maps of ``depth_map``."""
+        """Encodes the maps of ``depth_map``."""
         values, known = scaled_depth(depth), (depth > 0).float()
         for layer in self.layers:
             values, known = layer(values, known)

@@ -82,7 +82,7 @@ def feature_distance(
 
 
 def pretraining_losses(network: PretrainingNetwork, batch: StepBatch) -> Losses:
-    """Run the network on each side of ``batch``, which is on its device; the losses of both sides are added."""
+    """Runs the network on each side of ``batch``, which is on its device; the losses of both sides are added."""
     sides: Terms = {}
     for name, side in (("distance", batch.source), ("distance_target", batch.target)):
         if side is not None:

@@ -38,7 +38,7 @@ class Domain:
         return len(self.frames)
 
     def load(self, position: int, rng: np.random.Generator | None = None) -> Frame:
-        """Load points, labels, pseudo labels and projections of the frame at ``position`` in ``frames``.
+        """Loads points, labels, pseudo labels and projections of the frame at ``position`` in ``frames``.
 
         If a data set has several images of the same view, ``rng`` draws one; without it, the first is used.
 
@@ -68,7 +68,7 @@ class Domain:
         return np.array([self.index.cameras.index(str(name)) for name in names], np.int64)
 
     def require_features(self) -> None:
-        """Check that every view of every image has features.
+        """Checks that every view of every image has features.
 
         Raises:
             CacheError: some have none.
@@ -79,7 +79,7 @@ class Domain:
             self.features.require((images[:, None] * views + np.arange(views)).ravel().tolist())
 
     def require_frames(self, role: str) -> None:
-        """Check that the domain has frames.
+        """Checks that the domain has frames.
 
         Raises:
             RunError: the domain has no frame.

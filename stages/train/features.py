@@ -48,14 +48,14 @@ class FeatureSource(Protocol):
         """The views of each image (``cache.views``)."""
 
     def require(self, rows: Sequence[int]) -> None:
-        """Check, without reading, that ``rows`` have features, as far as this is known in advance.
+        """Checks, without reading, that ``rows`` have features, as far as this is known in advance.
 
         Raises:
             CacheError: a row has no features.
         """
 
     def read(self, rows: Sequence[int]) -> ImageFeatures:
-        """Read the features of ``rows``, in that order.
+        """Reads the features of ``rows``, in that order.
 
         Raises:
             CacheError: a row has no features. Missing rows are never filled with zeros.
@@ -69,16 +69,16 @@ class BufferedSource(FeatureSource, Protocol):
     def allocate(
         self, count: int, *, taps: Sequence[str] | None, memberships: bool, empty: AllocateArray
     ) -> ImageFeatures:
-        """Allocate arrays for ``count`` images and the given ``taps``, with or without ``memberships``."""
+        """Allocates arrays for ``count`` images and the given ``taps``, with or without ``memberships``."""
 
     def read(self, rows: Sequence[int], out: ImageFeatures | None = None) -> ImageFeatures:
-        """Read the features of ``rows``, into ``out`` if it is given."""
+        """Reads the features of ``rows``, into ``out`` if it is given."""
 
 
 def feature_readers(
     source: FeatureSource | None, slots: int, *, taps: Sequence[str], pinned: bool, memberships: bool = False
 ) -> list[ReadFeatures | None]:
-    """Make one reader of ``source`` for each slot of a prefetching ring; None without a source.
+    """Makes one reader of ``source`` for each slot of a prefetching ring; None without a source.
 
     Each reader reads ``taps``, and ``memberships`` if asked, into one buffer that it reuses from batch to batch: fresh
     arrays of tens of megabytes per batch cost as much in page faults as the reading itself. ``pinned`` buffers can be
@@ -105,7 +105,7 @@ def _empty_pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 def draw_views(
     frame: Frame, source: FeatureSource | None, rng: np.random.Generator
 ) -> tuple[Frame, Int64[np.ndarray, "views"]]:
-    """Draw one of the source's views for each image of ``frame``.
+    """Draws one of the source's views for each image of ``frame``.
 
     Returns the frame with its projections moved to where the views show the points, and the index of each view.
     """

@@ -76,7 +76,7 @@ def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: f
 def sample_points(
     maps: Float[Tensor, "views channels height width"], images: ImageBatch, extent: tuple[float, float]
 ) -> Float[Tensor, "points channels"]:
-    """Sample ``maps`` at every projection and average over a point's views; the image spans ``extent`` cells."""
+    """Samples ``maps`` at every projection and averages over a point's views; the image spans ``extent`` cells."""
     views, channels, height, width = maps.shape
     cells, weights = _corners(images, height, width, extent)
     weights = weights / images.view_counts[images.projection_point].unsqueeze(1)

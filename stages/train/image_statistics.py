@@ -30,7 +30,7 @@ class ImageStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, measures: Float[Tensor, "views measures"]) -> None:
-        """Add the images of a batch (Chan's parallel update, in float64)."""
+        """Adds the images of a batch (Chan's parallel update, in float64)."""
         values = measures.detach().double()
         sums = total(torch.cat([values.sum(0), values.new_tensor([len(values)])]))
         added = sums[-1]

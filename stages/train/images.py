@@ -95,7 +95,7 @@ class ImageBatch:
 def decode(
     codes: UInt8[Tensor, "views *row"], scales: Float16[Tensor, "views 2 channels"], channel_axis: int
 ) -> Float32[Tensor, "views *row"]:
-    """Decode the codes of a cache with the profile ``compact``, bit for bit as ``cache.codec.decode`` does.
+    """Decodes the codes of a cache with the profile ``compact``, bit for bit as ``cache.codec.decode`` does.
 
     The 7 bits of an e4m3 code below its sign are the upper bits of a float16 that is 256 times smaller. On the CPU,
     shifting them is faster than a look-up table or torch's float8.

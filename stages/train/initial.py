@@ -26,7 +26,7 @@ class InitialCheckpoint:
 
     @classmethod
     def open(cls, run: Path) -> "InitialCheckpoint":
-        """Find the best checkpoint of ``run``, or the last one if it was never validated.
+        """Finds the best checkpoint of ``run``, or the last one if it was never validated.
 
         Raises:
             RunError: the run does not exist, or has no checkpoint yet.
@@ -43,7 +43,7 @@ class InitialCheckpoint:
         return {"run": self.run.name, "step": self.step, "checkpoint": checkpoint_digest(self.run, self.step)}
 
     def require_same_network(self, record: Mapping[str, Any]) -> None:
-        """Check that the network of ``record``, that of a new run, fits these weights.
+        """Checks that the network of ``record``, that of a new run, fits these weights.
 
         Raises:
             RunError: it is a different network; the message names each setting that differs.
@@ -58,7 +58,7 @@ class InitialCheckpoint:
             )
 
     def load(self, network: Network) -> None:
-        """Load the weights into ``network``."""
+        """Loads the weights into ``network``."""
         if not self.pretrained:
             load_weights(self.run, network, self.step)
             return

@@ -105,7 +105,7 @@ RANK_DEFICIENT = 1e-12  #: eigenvalues of Q Q^T (float64) below this fraction of
 
 
 def low_rank(queries: Float[Tensor, "samples tokens channels"], rank: int) -> Float[Tensor, "samples tokens channels"]:
-    """Project each sample's queries onto their first ``rank`` right singular vectors.
+    """Projects each sample's queries onto their first ``rank`` right singular vectors.
 
     The projector V_k V_k^T of each [tokens, channels] matrix is treated as a constant: gradients flow only through the
     product with the queries.

@@ -104,7 +104,7 @@ def thresholds(
 
 
 def confidence_codes(probabilities: Float[np.ndarray, "*shape"]) -> UInt16[np.ndarray, "*shape"]:
-    """Encode confidences from 0 to 1 as multiples of 1 / 65535."""
+    """Encodes confidences from 0 to 1 as multiples of 1 / 65535."""
     return np.round(probabilities.astype(np.float64) * (CODES - 1)).astype(np.uint16)
 
 

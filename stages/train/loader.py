@@ -81,7 +81,7 @@ def training_batch(
     share: tuple[int, int] = (0, 1),
     read: ReadFeatures | None = None,
 ) -> Batch:
-    """Make the augmented batch of ``step``, with one view drawn for each image; drop points outside the voxel cube.
+    """Makes the augmented batch of ``step``, with one view drawn for each image; drops points outside the voxel cube.
 
     A frame without any remaining point is replaced by another random frame, with a warning. ``share`` (i, n) selects
     part i of n of a batch that is n times as large. ``read`` is that of ``collate``.
@@ -136,7 +136,7 @@ def _cropped(domain: Domain, augment: AugmentSettings, position: int, rng: np.ra
 def evaluation_batch(
     domain: Domain, plan: BatchPlan, position: int, frame: Frame | None = None, read: ReadFeatures | None = None
 ) -> Batch | None:
-    """Make a batch of the frame at ``position`` without augmentation; None if no camera sees any of its points.
+    """Makes a batch of the frame at ``position`` without augmentation; None if no camera sees any of its points.
 
     All points are kept: the voxel grid is as wide as the cloud needs. ``frame`` is the frame if it is loaded already;
     ``read`` is that of ``collate``.

@@ -47,14 +47,14 @@ class RunLog:
             self._send(record, {})
 
     def write(self, record: Mapping[str, Any], pictures: Pictures | None = None) -> None:
-        """Append ``record``, which has the key ``step``; its numbers go to the loggers too, with ``pictures``."""
+        """Appends ``record``, which has the key ``step``; its numbers go to the loggers too, with ``pictures``."""
         if self._file is None:
             return
         self._file.write(json.dumps(record) + "\n")
         self._send(record, pictures or {})
 
     def flush(self) -> None:
-        """Bring everything written so far to disk, and to the loggers."""
+        """Brings everything written so far to disk, and to the loggers."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())

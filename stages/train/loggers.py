@@ -42,13 +42,13 @@ class Logger(Protocol):
         ...
 
     def write(self, step: int, numbers: Mapping[str, float], pictures: Pictures) -> None:
-        """Log ``numbers`` and ``pictures`` at ``step``."""
+        """Logs ``numbers`` and ``pictures`` at ``step``."""
 
     def flush(self) -> None:
-        """Bring to disk, or send, what was written."""
+        """Brings to disk, or sends, what was written."""
 
     def close(self, *, failed: bool) -> None:
-        """Flush and close; ``failed``: an error ends the training."""
+        """Flushes and closes; ``failed``: an error ends the training."""
 
 
 def require_loggers(names: Sequence[str]) -> None:
@@ -66,7 +66,7 @@ def require_loggers(names: Sequence[str]) -> None:
 
 
 def open_loggers(names: Sequence[str], run: Path, *, step: int) -> dict[str, Logger]:
-    """Open loggers for a run that begins or resumes after ``step``.
+    """Opens loggers for a run that begins or resumes after ``step``.
 
     Raises:
         RunError: a logger is not installed, or does not open.

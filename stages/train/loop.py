@@ -84,7 +84,7 @@ def train(
     facts: Mapping[str, Any] | None = None,
     on_start: Callable[[], object] | None = None,
 ) -> TrainSummary:
-    """Train on ``source`` into the folder ``run`` and validate on ``validation``; resumes a run that was stopped.
+    """Trains on ``source`` into the folder ``run`` and validates on ``validation``; resumes a run that was stopped.
 
     With ``target``, each step also trains on a batch of it; its label files are not read. With ``init``, the run starts
     from the best checkpoint of the run in that folder, and uses its class weights if there is no source; of a run of
@@ -152,7 +152,7 @@ def _make_stepper(
 
 @contextmanager
 def run_session(run: Path, seed: int, device: torch.device) -> Iterator[None]:
-    """Lock the folder of a run against other processes that train, and seed PyTorch's generators for it."""
+    """Locks the folder of a run against other processes that train, and seeds PyTorch's generators for it."""
     lock = exclusive_lock(run, work="trains", option="--run")
     with lock if is_first_process() else nullcontext(), _seeded(seed, device):
         yield
@@ -215,7 +215,7 @@ class Trainer:
         )
 
     def train(self, done: int) -> TrainSummary:
-        """Train from step ``done`` to the last."""
+        """Trains from step ``done`` to the last."""
         if done:
             self.best = load_state(self.run, self.state, done)
             log.info("%s resumes from step %d", self.run, done)
@@ -253,7 +253,7 @@ class Trainer:
         return TrainSummary(run=self.run, steps=settings.steps, best=self.best)
 
     def _finish(self, step: int, records: RunLog) -> None:
-        """Validate and save if it is due after ``step``."""
+        """Validates and saves if it is due after ``step``."""
         settings = self.settings
         last = step == settings.steps
         validates = self.validate is not None and (last or step % settings.validate_every == 0)
@@ -279,7 +279,7 @@ class Trainer:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed PyTorch's generators for the run, and restore them afterwards."""
+    """Seeds PyTorch's generators for the run, and restores them afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

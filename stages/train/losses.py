@@ -41,7 +41,7 @@ class Losses:
 
     @classmethod
     def weighted(cls, terms: Terms) -> "Losses":
-        """Add up ``terms``; one whose weight is 0 is reported but not added."""
+        """Adds up ``terms``; one whose weight is 0 is reported but not added."""
         total = torch.stack([weight * value for weight, value in terms.values() if weight]).sum()
         return cls(total=total, terms={name: value for name, (_, value) in terms.items()})
 

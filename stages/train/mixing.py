@@ -27,7 +27,7 @@ SIDES = (0.2, 0.8)  #: quantiles of the first frame's azimuth between which the 
 
 
 def mix_frames(first: Frame, second: Frame, mix: Mix, rng: np.random.Generator) -> Frame:
-    """Mix two frames, each in the LiDAR frame of its own sensor (metres).
+    """Mixes two frames, each in the LiDAR frame of its own sensor (metres).
 
     If one of them has no points, the other is returned.
     """

@@ -48,7 +48,7 @@ class Throughput:
         self._all: StepTiming | None = None
 
     def add(self, step: StepTiming) -> None:
-        """Add a step."""
+        """Adds a step."""
         self._recent.append(step)
         self._all = step if self._all is None else self._all + step
 
@@ -80,7 +80,7 @@ class CubeWatch:
         self._warned = False
 
     def add(self, *, inside: int, outside: int) -> None:
-        """Add the points of a step that are trained on, and those that were dropped."""
+        """Adds the points of a step that are trained on, and those that were dropped."""
         self._inside += inside
         self._outside += outside
         if self._share > LEFT_OUT and not self._warned:
@@ -126,7 +126,7 @@ class DivergenceWatch:
             self._add(loss)
 
     def check(self, step: int, loss: float) -> None:
-        """Add the loss of ``step``.
+        """Adds the loss of ``step``.
 
         Raises:
             RunError: training has diverged.

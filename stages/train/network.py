@@ -130,7 +130,7 @@ class Network(nn.Module):
         self.to(device)
 
     def _add_context(self, fusion: FusionSettings) -> None:
-        """Add what the 2D head reads besides the pixel's feature; it is initialised to zero."""
+        """Adds what the 2D head reads besides the pixel's feature; it is initialised to zero."""
         width = fusion.image_channels
         taps = {tap: channels for tap, channels in self.tap_channels.items() if tap != RGB}
         if fusion.agent_tokens:
@@ -214,13 +214,13 @@ class Network(nn.Module):
         return [self.unet, *([branch.up, branch.decoder] if branch is not None else [])]
 
     def freeze_backbone(self) -> None:
-        """Keep the weights and the running statistics of the backbone as they are, in training too."""
+        """Keeps the weights and the running statistics of the backbone as they are, in training too."""
         self.frozen = True
         for part in self.backbone:
             part.requires_grad_(requires_grad=False)
 
     def train(self, mode: bool = True) -> "Network":
-        """Set training or evaluation mode; a frozen backbone stays in evaluation mode."""
+        """Sets training or evaluation mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         for part in self.backbone if self.frozen else []:
             part.eval()
@@ -231,7 +231,7 @@ class Network(nn.Module):
         return low_rank(matrices, self.fusion.rank) if self.fusion.decoupling == "truncate" else matrices
 
     def forward(self, batch: Batch, *, complete: bool = False) -> NetworkOutput:
-        """Run a batch that is on the network's device; without images, only the 3D branch runs.
+        """Runs a batch that is on the network's device; without images, only the 3D branch runs.
 
         ``complete`` also computes, in evaluation, the outputs that only losses use; nothing else changes.
 

@@ -40,7 +40,7 @@ class VoxelNorm(nn.BatchNorm1d):
         super().__init__(channels, eps=1e-3, momentum=FINAL)
 
     def forward(self, voxels: Float[Tensor, "voxels channels"]) -> Float[Tensor, "voxels channels"]:
-        """Normalise each channel."""
+        """Normalises each channel."""
         if self.training and number_of_processes() > 1:
             return self._over_all_processes(voxels)
         if self.training and len(voxels) == 1:
@@ -87,7 +87,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def make_norm(kind: Norm, channels: int) -> nn.Module:
-    """Make the normalisation of voxel features [N, ``channels``]."""
+    """Makes the normalisation of voxel features [N, ``channels``]."""
     return VoxelNorm(channels) if kind == "batch" else nn.LayerNorm(channels)
 
 
@@ -98,7 +98,7 @@ def norm_momentum(step: int) -> float:
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Make every BatchNorm of ``network`` normalise with its running statistics without updating them."""
+    """Makes every BatchNorm of ``network`` normalise with its running statistics without updating them."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d) and module.training]
     for norm in norms:
         norm.eval()
@@ -110,7 +110,7 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def set_norm_momentum(network: nn.Module, momentum: float) -> None:
-    """Set the momentum of every BatchNorm of ``network``."""
+    """Sets the momentum of every BatchNorm of ``network``."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.momentum = momentum

@@ -82,7 +82,7 @@ class Stepper:
         self._skipped = 0
 
     def step(self, number: int, batches: Iterable[tuple[StepBatch, float]]) -> StepResult:
-        """Do step ``number`` (from 0) on its ``train.accumulate`` micro-batches, each with the seconds waited for it.
+        """Does step ``number`` (from 0) on its ``train.accumulate`` micro-batches, each with the seconds waited for it.
 
         The batches are on the network's device. Reading the losses synchronises with it, so the memory of a batch may
         be reused once the next one is requested.
@@ -126,7 +126,7 @@ class Stepper:
             self.teacher.update(self.network)
 
     def _skip(self, number: int, losses: Mapping[str, float], keys: Iterable[str], buffers: Sequence[Tensor]) -> None:
-        """Skip the step and restore the running statistics that its forward passes changed.
+        """Skips the step and restores the running statistics that its forward passes changed.
 
         Raises:
             RunError: the precision is not float16, or too many consecutive steps were skipped.

@@ -41,7 +41,7 @@ TIMEOUT = timedelta(minutes=30)
 
 @contextmanager
 def distributed(name: str) -> Iterator[None]:
-    """Join the processes that ``torchrun`` started, for the duration of the block; a single process does nothing.
+    """Joins the processes that ``torchrun`` started, for the duration of the block; a single process does nothing.
 
     ``name`` is the device to train on, for ``select_device``, which then returns a different GPU in each process. After
     joining, only the first process logs.
@@ -75,7 +75,7 @@ def distributed(name: str) -> Iterator[None]:
 
 
 def _require_distinct_gpus(gpu: str) -> None:
-    """Check that no two processes have the same GPU, by its unique name; NCCL would fail without naming the cause."""
+    """Checks that no two processes have the same GPU, by its unique name; NCCL would fail without naming the cause."""
     every: list[Any] = [None] * number_of_processes()
     with _all_alive():
         dist.all_gather_object(every, gpu)
@@ -107,7 +107,7 @@ def rand_per_sample(samples: int, device: torch.device) -> Float[Tensor, "sample
 
 
 def broadcast(value: Value) -> Value:
-    """Broadcast the first process's ``value`` to every process."""
+    """Broadcasts the first process's ``value`` to every process."""
     if number_of_processes() == 1:
         return value
     held: list[Any] = [value]
@@ -149,7 +149,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @contextmanager
 def _all_alive() -> Iterator[None]:
-    """Turn the errors of a collective into one that explains that another process has ended."""
+    """Turns the errors of a collective into one that explains that another process has ended."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -29,7 +29,7 @@ def pretrain(
     settings: TrainSettings,
     facts: Mapping[str, Any] | None = None,
 ) -> TrainSummary:
-    """Pretrain on the images and clouds of ``source``, ``target`` or both into ``run``; resumes a run that was stopped.
+    """Pretrains on the images and clouds of ``source``, ``target`` or both into ``run``; resumes a stopped run.
 
     Of ``fusion`` the taps and their normalisation are used, and its variant must use images. Of ``settings`` the losses
     are not used. ``facts`` and several processes: as in ``loop.train``.

@@ -41,7 +41,7 @@ class PseudoLabels:
 
     @classmethod
     def open(cls, folder: Path) -> "PseudoLabels":
-        """Open the pseudo labels in ``folder``.
+        """Opens the pseudo labels in ``folder``.
 
         Raises:
             MissingDataError: there are none, or they are not finished.
@@ -85,7 +85,7 @@ class PseudoLabels:
         return {**self.identity, "crc32": self.facts["crc32"]}
 
     def read(self, frame: int, points: int) -> Int64[np.ndarray, "points heads"]:
-        """Read the labels of ``frame``, which has ``points`` points; -100 where a head was not confident.
+        """Reads the labels of ``frame``, which has ``points`` points; -100 where a head was not confident.
 
         Raises:
             DataError: they are damaged, or the frame has another number of points.
@@ -103,7 +103,7 @@ class PseudoLabels:
         return np.where(stored == UNSURE, IGNORE, stored.astype(np.int64))
 
     def verify(self) -> None:
-        """Read everything once and check it.
+        """Reads everything once and checks it.
 
         Raises:
             DataError: a frame is damaged.
@@ -113,7 +113,7 @@ class PseudoLabels:
             self.read(frame, int(points))
 
     def require(self, target: Mapping[str, Any], *, heads: Sequence[str], rule: LabelRule) -> None:
-        """Check that they belong to the domain that ``target`` describes, come from all ``heads`` and follow ``rule``.
+        """Checks that they belong to the domain that ``target`` describes, come from all ``heads`` and follow ``rule``.
 
         Raises:
             RunError: they do not; the message names each field that differs.

@@ -107,7 +107,7 @@ class StageMerge(nn.Module):
     def forward(
         self, stages: Sequence[Float[Tensor, "samples tokens channels"]]
     ) -> Float[Tensor, "samples tokens channels"]:
-        """Merge ``stages`` in their order."""
+        """Merges ``stages`` in their order."""
         tokens = self.transform(self.norm(torch.stack(list(stages))))
         return self.merge(torch.cat([tokens.amax(0), tokens.mean(0), tokens[-1]], -1))
 

@@ -50,7 +50,7 @@ class Ragged:
         )
 
     def pad(self, rows: Float[Tensor, "rows channels"]) -> Float[Tensor, "samples longest channels"]:
-        """Pad rows by sample with zeros."""
+        """Pads rows by sample with zeros."""
         if self.is_whole:
             return rows.unsqueeze(0)
         padded = rows.new_zeros(self.samples * self.longest, rows.shape[1])

@@ -60,7 +60,7 @@ _NOTES = ("code", "class_counts", "facts.caches")
 
 
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read the record of ``run`` and check that it agrees with ``record``; None for a new run.
+    """Reads the record of ``run`` and checks that it agrees with ``record``; None for a new run.
 
     Raises:
         RunError: the folder belongs to a run with other settings; the message names each.
@@ -87,13 +87,13 @@ def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
-    """Create a run folder with its record."""
+    """Creates a run folder with its record."""
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / NAME, {"format": FORMAT, **record})
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """Read ``run.json``.
+    """Reads ``run.json``.
 
     Raises:
         RunError: ``run`` is not a run folder, or has another format.
@@ -114,7 +114,7 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:
-    """Convert a record that an earlier version may have written to the current settings."""
+    """Converts a record that an earlier version may have written to the current settings."""
     train = record["train"]
     if isinstance(train, dict) and "loggers" not in train:
         loggers = [name for name in ("tensorboard", "wandb") if train.get(name)]
@@ -171,7 +171,7 @@ def load_network(
     fusion: FusionSettings,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Network:
-    """Load the trained network of ``run``, in evaluation mode; ``best`` is the last checkpoint without validation.
+    """Loads the trained network of ``run``, in evaluation mode; ``best`` is the last checkpoint without validation.
 
     ``model`` and ``fusion`` are the settings of its ``record``, except that device and sparse backend are those of this
     machine; the weights do not depend on them.
@@ -196,7 +196,7 @@ def build_network(
     taps: Mapping[str, TapSpec],
     device: torch.device,
 ) -> Network:
-    """Build an untrained network, with the class prior from the class counts of ``record`` if it has them.
+    """Builds an untrained network, with the class prior from the class counts of ``record`` if it has them.
 
     Raises:
         RunError: the record is damaged.
@@ -213,7 +213,7 @@ def build_network(
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turn errors from reading the values of a damaged record into a ``RunError``."""
+    """Turns errors from reading the values of a damaged record into a ``RunError``."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:

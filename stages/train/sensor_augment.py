@@ -25,7 +25,7 @@ LOWEST = 0.3  #: metres: least height of a sensor above the ground
 
 
 def vary_sensor(frame: Frame, settings: AugmentSettings, rng: np.random.Generator) -> Frame:
-    """Apply what ``settings`` turn on, in the order of a measurement: mounting, scale, beams, drops, noise."""
+    """Applies what ``settings`` turn on, in the order of a measurement: mounting, scale, beams, drops, noise."""
     if settings.mount_height:
         frame = mounted(frame, rng.uniform(-settings.mount_height, settings.mount_height))
     if settings.scale:

@@ -78,7 +78,7 @@ class StepMaker:
         ]
 
     def __call__(self, index: int, slot: int) -> StepBatch:
-        """Make micro-batch ``index`` (from 0), with image features in the memory of ``slot`` of the prefetch ring."""
+        """Makes micro-batch ``index`` (from 0), with image features in the memory of ``slot`` of the prefetch ring."""
         source, target = (self._batch(stream, index, slot) for stream in (SOURCE_STREAM, TARGET_STREAM))
         return pin_memory(StepBatch(source=source, target=target), self._device)
 
@@ -107,7 +107,7 @@ def step_losses(
     settings: TrainSettings,
     teacher: Teacher | None = None,
 ) -> Losses:
-    """Run the network on each side of ``batch``, which is on its device; returns all losses and their weighted sum.
+    """Runs the network on each side of ``batch``, which is on its device; returns all losses and their weighted sum.
 
     The target's pseudo labels are those of ``teacher``, or those of the batch.
     """

@@ -51,7 +51,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Add the weights of ``network`` after a step; its running statistics replace those of the teacher."""
+        """Adds the weights of ``network`` after a step; its running statistics replace those of the teacher."""
         for ours, theirs in zip(self.network.parameters(), network.parameters(), strict=True):
             ours.lerp_(theirs, 1 - self._decay)
         for buffer, latest in zip(self.network.buffers(), network.buffers(), strict=True):

@@ -105,7 +105,7 @@ def to_device(tree: Tree, device: torch.device) -> Tree:
 
 
 def prefetch(items: Iterable[tuple[Tree, float]], device: torch.device) -> Generator[tuple[Tree, float], None, None]:
-    """Yield each of ``items`` on ``device`` with the seconds waited for it; a GPU receives the next while it computes.
+    """Yields each of ``items`` on ``device`` with the seconds waited for it; a GPU receives the next while it computes.
 
     Copies run in a separate stream. When an item is requested, the copy of the previous one is done, and its host
     memory may be overwritten.

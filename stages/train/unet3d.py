@@ -64,7 +64,7 @@ class ConvNormRelu(nn.Module):
         self.norm = make_norm(norm, conv.weight.shape[0])
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        """Map [N, in] to [M, out]; the convolution determines the output voxels."""
+        """Maps [N, in] to [M, out]; the convolution determines the output voxels."""
         return self.conv(x).map(lambda features: relu(self.norm(features)))
 
 
@@ -83,7 +83,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(linear, make_norm(norm, out_channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        """Map [N, in] to [N, out] on the same voxels."""
+        """Maps [N, in] to [N, out] on the same voxels."""
         branch = self.norm(self.second(self.first(x)).features)
         return x.map(lambda features: relu(branch + self.shortcut(features)))
 
@@ -129,7 +129,7 @@ class SpUNet(nn.Module):
     def decode(
         self, stages: list[SparseTensor], refine: Refine | None = None, *, first: int = 0, last: int = LEVELS
     ) -> SparseTensor:
-        """Run decoder stages ``first`` to ``last - 1`` on the output of ``encode``.
+        """Runs decoder stages ``first`` to ``last - 1`` on the output of ``encode``.
 
         Stage ``first`` starts from ``stages[LEVELS - first]``: the coarsest encoder stage or, if ``first`` is not 0,
         the output of the stage before it, which the caller puts there. After the last stage the result has the stem's
@@ -156,7 +156,7 @@ class SpUNet(nn.Module):
 def decoder_stages(
     preset: Literal["full", "slim"], backend: Backend, norm: Norm, first: int = 0
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """Make untrained decoder stages from ``first`` on: the inverse convolution and the residual blocks of each."""
+    """Makes untrained decoder stages from ``first`` on: the inverse convolution and the residual blocks of each."""
     plan = _PRESETS[preset]
     up, decoder = nn.ModuleList(), nn.ModuleList()
     skips = (plan.stem, *plan.encoder[:-1])[::-1]
@@ -169,7 +169,7 @@ def decoder_stages(
 
 
 def decoder_stage(up: nn.Module, blocks: nn.Module, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
-    """Run a decoder stage: upsample ``x`` to the voxels of ``skip``, concatenate its features, apply ``blocks``."""
+    """Runs a decoder stage: upsample ``x`` to the voxels of ``skip``, concatenate its features, apply ``blocks``."""
     found: SparseTensor = blocks(up(x).map(lambda features: torch.cat([features, skip.features], 1)))
     return found
 
@@ -190,7 +190,7 @@ def _refined(x: SparseTensor, features: Tensor, stage: int) -> SparseTensor:
 
 
 def make_head(kind: Literal["linear", "mlp"], channels: int, classes: int) -> nn.Module:
-    """Make a head that maps voxel features [N, ``channels``] to logits; an "mlp" has a hidden layer 4 times as wide."""
+    """Makes a head that maps voxel features [N, ``channels``] to logits; "mlp" has a hidden layer 4 times as wide."""
     if kind == "linear":
         return nn.Linear(channels, classes)
     return nn.Sequential(nn.Linear(channels, 4 * channels), nn.ReLU(), nn.Linear(4 * channels, classes))
@@ -210,7 +210,7 @@ class LidarBranch(nn.Module):
         self.head = make_head(model.head, unet.out_channels, classes)
 
     def copy_decoder(self, unet: SpUNet) -> None:
-        """Start from the weights of the same decoder stages of ``unet``."""
+        """Starts from the weights of the same decoder stages of ``unet``."""
         self.up.load_state_dict(unet.up[self.first :].state_dict())
         self.decoder.load_state_dict(unet.decoder[self.first :].state_dict())
 

@@ -39,7 +39,7 @@ def voxelise(
     voxel_size: float = 0.05,
     full_scale: int = 4096,
 ) -> Voxels:
-    """Merge the points of each sample that share a voxel.
+    """Merges the points of each sample that share a voxel.
 
     ``points`` are metres in a frame whose cube [0, ``voxel_size * full_scale``) holds every point (see
     ``inside_cube``). ``sample`` is the index of each point's cloud; each cloud has at least one point.
@@ -84,7 +84,7 @@ def inside_cube(
 
 
 def _check_values(points: Tensor, features: Tensor, sample: Tensor) -> int:
-    """Check all values; returns the batch size."""
+    """Checks all values; returns the batch size."""
     if not len(points):
         raise DataError("No points to voxelise; a frame keeps only points that a camera sees: check its calibration")
     for what, values in (("coordinates", points), ("features", features)):

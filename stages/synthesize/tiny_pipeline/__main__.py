@@ -21,7 +21,7 @@ VAE_SHARE = 1 / 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and make the pipeline; resumes after an interruption."""
+    """Parses the command line and makes the pipeline; resumes after an interruption."""
     defaults = Recipe()
     parser = argparse.ArgumentParser(prog="python -m xd3d.stages.synthesize.tiny_pipeline", description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the finished pipeline")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_pipeline(recipe: Recipe, folder: Path, *, work: Path, workers: int = 1) -> Path:
-    """Render, train and export to ``folder``; a call with the same ``work`` resumes after an interruption.
+    """Renders, trains and exports to ``folder``; a call with the same ``work`` resumes after an interruption.
 
     ``folder`` also gets ``training.json`` with the recipe and the curves. ``work`` holds pictures, latents and
     checkpoints, and may be removed afterwards. ``workers``: processes that render.
@@ -71,7 +71,7 @@ def make_pipeline(recipe: Recipe, folder: Path, *, work: Path, workers: int = 1)
 
 
 def _claim(work: Path, recipe: Recipe) -> None:
-    """Store the recipe in ``work``, or check that it is the stored one."""
+    """Stores the recipe in ``work``, or checks that it is the stored one."""
     work.mkdir(parents=True, exist_ok=True)
     note = work / "recipe.json"
     if note.is_file() and (lines := differences(recipe.model_dump(), read_json(note))):

@@ -63,7 +63,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def build_vae(seed: int) -> AutoencoderKL:
-    """Build the autoencoder, 1.6 M parameters; its posterior starts narrow, so reconstructions lead from the start."""
+    """Builds the autoencoder, 1.6 M parameters; its posterior starts narrow, so reconstructions lead from the start."""
     widths = (16, 64, 96)
     with _seeded(seed):
         vae = AutoencoderKL(
@@ -82,7 +82,7 @@ def build_vae(seed: int) -> AutoencoderKL:
 
 
 def build_unet(seed: int) -> UNet2DConditionModel:
-    """Build the UNet, 4.1 M parameters; its default sample is 56 x 100 latents, a picture of 224 x 400."""
+    """Builds the UNet, 4.1 M parameters; its default sample is 56 x 100 latents, a picture of 224 x 400."""
     with _seeded(seed):
         return UNet2DConditionModel(
             sample_size=(56, 100),
@@ -99,7 +99,7 @@ def build_unet(seed: int) -> UNet2DConditionModel:
 
 
 def build_text_encoder(seed: int) -> CLIPTextModel:
-    """Build the text encoder, 0.1 M parameters. It is never trained: every picture has the empty prompt."""
+    """Builds the text encoder, 0.1 M parameters. It is never trained: every picture has the empty prompt."""
     config = CLIPTextConfig(
         vocab_size=2 * 256 + 2,
         hidden_size=TEXT_WIDTH,
@@ -117,7 +117,7 @@ def build_text_encoder(seed: int) -> CLIPTextModel:
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write the files of a byte-level tokenizer without merges into ``folder`` and load it from there."""
+    """Writes the files of a byte-level tokenizer without merges into ``folder`` and loads it from there."""
     characters = _byte_characters()
     tokens = [*characters, *(f"{character}</w>" for character in characters), START, END]
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Build the noise schedule of Stable Diffusion 2: scaled linear, 1000 steps, v-prediction."""
+    """Builds the noise schedule of Stable Diffusion 2: scaled linear, 1000 steps, v-prediction."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -145,7 +145,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Float[Tensor, "1 tokens width"]:
-    """Encode the empty prompt as ``StableDiffusionPipeline`` does."""
+    """Encodes the empty prompt as ``StableDiffusionPipeline`` does."""
     tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
     with torch.no_grad():
         return text_encoder(tokens.input_ids)[0]
@@ -154,7 +154,7 @@ def empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Float
 def export_pipeline(
     *, vae: AutoencoderKL, unet: UNet2DConditionModel, scaling_factor: float, seed: int, folder: Path
 ) -> Path:
-    """Write the pipeline to ``folder`` and return it; files of the same names are replaced.
+    """Writes the pipeline to ``folder`` and returns it; files of the same names are replaced.
 
     ``scaling_factor`` brings the latents to unit deviation; the stored config of the autoencoder gets it. ``seed`` is
     that of the text encoder, which is not trained. ``StableDiffusionPipeline.from_pretrained`` loads ``folder``.
@@ -176,7 +176,7 @@ def export_pipeline(
 
 
 def _byte_characters() -> list[str]:
-    """List the printable character that stands for each of the 256 bytes in byte-level tokenizers (as in GPT-2)."""
+    """Lists the printable character that stands for each of the 256 bytes in byte-level tokenizers (as in GPT-2)."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in printable]
     return [chr(byte if byte in printable else 256 + hidden.index(byte)) for byte in range(256)]

@@ -49,7 +49,7 @@ SHAPES = ((56, 96, 4), (32, 48, 12))
 
 
 def as_tensor(pictures: UInt8[np.ndarray, "batch H W 3"]) -> Float[Tensor, "batch 3 h w"]:
-    """Map RGB bytes to [-1, 1]; sides are padded on the right and bottom to multiples of 4 by repeating the edge."""
+    """Maps RGB bytes to [-1, 1]; sides are padded on the right and bottom to multiples of 4 by repeating the edge."""
     tensor = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
     height, width = tensor.shape[2:]
     return functional.pad(tensor, (0, -width % LATENT_STRIDE, 0, -height % LATENT_STRIDE), mode="replicate")
@@ -57,13 +57,13 @@ def as_tensor(pictures: UInt8[np.ndarray, "batch H W 3"]) -> Float[Tensor, "batc
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> Float[Tensor, "batch channels h w"]:
-    """Return the posterior's mean, not scaled."""
+    """Returns the posterior's mean, not scaled."""
     return vae.encode(as_tensor(pictures)).latent_dist.mean
 
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> UInt8[np.ndarray, "batch H W 3"]:
-    """Encode and decode pictures, one at a time, and remove the padding."""
+    """Encodes and decodes pictures, one at a time, and removes the padding."""
     height, width = pictures.shape[1:3]
     decoded = torch.cat([vae.decode(encode(vae, pictures[row : row + 1])).sample for row in range(len(pictures))])
     bytes_ = decoded.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
@@ -78,7 +78,7 @@ def reconstruction_psnr(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H
 
 @torch.no_grad()
 def standardise_latents(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> None:
-    """Shift and stretch each latent channel to mean 0 and deviation 1 over ``pictures``; reconstructions stay equal.
+    """Shifts and stretches each latent channel to mean 0 and deviation 1 over ``pictures``; reconstructions stay equal.
 
     The 1x1 convolutions around the latents take the change up, so that the UNet meets all channels at one scale.
     """
@@ -96,7 +96,7 @@ def standardise_latents(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H
 def train_vae(
     recipe: Recipe, pictures: UInt8[np.ndarray, "pictures H W 3"], folder: Path
 ) -> tuple[AutoencoderKL, list[CurvePoint]]:
-    """Train for the recipe's minutes (or resume the checkpoint in ``folder``); returns averaged weights, curve."""
+    """Trains for the recipe's minutes (or resumes the checkpoint in ``folder``); returns averaged weights, curve."""
     sample = pictures[:: max(1, len(pictures) // SAMPLE)]
     vae = build_vae(recipe.seed)
     training = TimedTraining(
@@ -119,7 +119,7 @@ def train_vae(
 def _picture_crops(
     rng: np.random.Generator, pictures: UInt8[np.ndarray, "pictures H W 3"]
 ) -> UInt8[np.ndarray, "batch h w 3"]:
-    """Draw a batch of crops, half of them mirrored."""
+    """Draws a batch of crops, half of them mirrored."""
     height, width = CROP
     crops = []
     for row in rng.integers(len(pictures), size=BATCH):
@@ -157,7 +157,7 @@ def _gradients(pictures: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 6
 def encode_pictures(
     vae: AutoencoderKL, pictures: UInt8[np.ndarray, "pictures H W 3"], file: Path
 ) -> Float16[np.ndarray, "pictures channels h w"]:
-    """Encode every picture into ``file`` (.npy), once; returns the latents, memory-mapped."""
+    """Encodes every picture into ``file`` (.npy), once; returns the latents, memory-mapped."""
     if not file.is_file():
         rows = track(range(len(pictures)), "encoding pictures", len(pictures), "picture")
         with torch.autocast("cpu", torch.bfloat16):
@@ -167,7 +167,7 @@ def encode_pictures(
 
 
 def scaling_factor(latents: Float16[np.ndarray, "pictures channels h w"]) -> float:
-    """Return the factor that scales latents to unit deviation (over a sample of 500 pictures)."""
+    """Returns the factor that scales latents to unit deviation (over a sample of 500 pictures)."""
     step = max(1, len(latents) // 500)
     return float(1 / latents[::step].astype(np.float32).std())
 
@@ -178,7 +178,7 @@ def train_unet(
     prompt: Float[Tensor, "1 tokens width"],
     folder: Path,
 ) -> tuple[UNet2DConditionModel, list[CurvePoint]]:
-    """Train for the recipe's minutes (or resume the checkpoint in ``folder``); returns averaged weights, curve.
+    """Trains for the recipe's minutes (or resumes the checkpoint in ``folder``); returns averaged weights, curve.
 
     ``latents`` are those of ``encode_pictures``, and are scaled here; ``prompt`` is the encoded empty prompt.
     """

@@ -46,7 +46,7 @@ class Recipe(Settings):
 
 
 def render_view(recipe: Recipe, number: int, *, held_out: bool = False) -> UInt8[np.ndarray, "H W 3"]:
-    """Render picture ``number`` of the recipe: RGB, 225 x 400. Two consecutive numbers share a world, not a pose."""
+    """Renders picture ``number`` of the recipe: RGB, 225 x 400. Two consecutive numbers share a world, not a pose."""
     world_number = number // VIEWS_OF_A_WORLD + (HELD_OUT_WORLDS if held_out else 0)
     style = random_style(np.random.default_rng((recipe.seed, world_number)), day_only=recipe.day_only)
     world = World(style, recipe.seed * 10_000_000 + world_number, length=STREET_LENGTH)
@@ -65,7 +65,7 @@ def render_view(recipe: Recipe, number: int, *, held_out: bool = False) -> UInt8
 def render_pictures(
     recipe: Recipe, folder: Path, *, workers: int, held_out: bool = False
 ) -> UInt8[np.ndarray, "pictures H W 3"]:
-    """Render the missing pictures of the recipe and return all, memory-mapped.
+    """Renders the missing pictures of the recipe and returns all, memory-mapped.
 
     Blocks of pictures appear atomically in ``folder``; an interrupted run resumes where it stopped.
     """

@@ -83,7 +83,7 @@ class TimedTraining:
             self._load()
 
     def run(self, loss: Loss, *, title: str) -> None:
-        """Train until the budget is spent (at least one step); returns at once if it was spent before."""
+        """Trains until the budget is spent (at least one step); returns at once if it was spent before."""
         budget = self.minutes * 60
         saved, shown, recent = self._seconds, int(self._seconds), list[float]()
         self.module.train()
@@ -103,7 +103,7 @@ class TimedTraining:
                     saved = self._seconds
 
     def _advance(self, loss: Loss, spent: float) -> float:
-        """Take one step at the share ``spent`` of the budget; returns the loss."""
+        """Takes one step at the share ``spent`` of the budget; returns the loss."""
         rise = min(1.0, (self._step + 1) / WARM_UP_STEPS)
         share = rise * (0.02 + 0.49 * (1 + math.cos(math.pi * spent)))
         torch.manual_seed(self.seed * 1_000_000 + self._step)

@@ -51,7 +51,7 @@ class BackendChoice:
 
 
 def choose_backend(name: str, device: torch.device | str) -> BackendChoice:
-    """Resolve ``auto``, and check that a named backend works on ``device``.
+    """Resolves ``auto``, and checks that a named backend works on ``device``.
 
     ``auto`` is spconv on CUDA if a build that was compiled for the GPU is installed, and torch otherwise.
 
@@ -78,7 +78,7 @@ def choose_backend(name: str, device: torch.device | str) -> BackendChoice:
 
 
 def make_backend(name: str, device: torch.device | str) -> Backend:
-    """Create the backend that ``choose_backend`` chooses; spconv takes about 5 s to import.
+    """Creates the backend that ``choose_backend`` chooses; spconv takes about 5 s to import.
 
     If ``auto`` cannot use an installed spconv, a warning is logged once.
 
@@ -104,5 +104,5 @@ def make_backend(name: str, device: torch.device | str) -> Backend:
 
 @cache
 def _warn(reason: str) -> None:
-    """Log once per process why the torch backend is used."""
+    """Logs once per process why the torch backend is used."""
     log.warning("Sparse convolutions are computed by the torch backend: %s", reason)

@@ -130,7 +130,7 @@ def build_kernel_maps(
     stem_kernel: int = 5,
     layouts: bool = False,
 ) -> KernelMaps:
-    """Build all kernel maps of a U-Net with ``levels`` halvings before its forward pass, and ``layouts`` if asked.
+    """Builds all kernel maps of a U-Net with ``levels`` halvings before its forward pass, and ``layouts`` if asked.
 
     It is thread-safe. Passing the result to ``SparseTensor.create`` is optional: maps that are missing are built on
     demand.
@@ -152,7 +152,7 @@ def build_kernel_maps(
 
 
 def _check_indices(indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
-    """Reject coordinates for which a sparse convolution would be silently wrong.
+    """Rejects coordinates for which a sparse convolution would be silently wrong.
 
     Raises:
         BackendError: they are not int32, empty, outside ``spatial_shape`` or ``batch_size``, or a voxel is repeated.
@@ -227,7 +227,7 @@ def _keys(indices: Int32[Tensor, "voxels 4"], shape: Shape, margin: int) -> Int6
 
 
 def _coordinates(keys: Int64[Tensor, "voxels"], shape: Shape) -> Int32[Tensor, "voxels 4"]:
-    """Invert ``_keys`` without a margin."""
+    """Inverts ``_keys`` without a margin."""
     rest, z = keys // shape[2], keys % shape[2]
     rest, y = rest // shape[1], rest % shape[1]
     return torch.stack([rest // shape[0], rest % shape[0], y, z], 1).int()
@@ -264,5 +264,5 @@ def _starts(counts: Int64[Tensor, "rows"]) -> Int64[Tensor, "rows_and_end"]:
 
 
 def _segments(rows: Int64[Tensor, "pairs"], total: int) -> Segments:
-    """Group pairs by row, in their order within a row."""
+    """Groups pairs by row, in their order within a row."""
     return Segments(order=rows.argsort(stable=True), starts=_starts(torch.bincount(rows, minlength=total)))

@@ -26,7 +26,7 @@ class _SparseConv3d(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)  # as Pointcept's SpUNet-v1m1 initialises
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        """Convolve [N, in] to [M, out]; under autocast in float16 or float32, never in bfloat16.
+        """Convolves [N, in] to [M, out]; under autocast in float16 or float32, never in bfloat16.
 
         spconv does not support bfloat16, and its precision is low for sums over 27 cells and more.
         """
@@ -43,7 +43,7 @@ class _SparseConv3d(nn.Module):
             return self.convolve(x.replace(x.features.to(dtype)), self.weight.to(dtype))
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
-        """Call the backend for this kind of convolution."""
+        """Calls the backend for this kind of convolution."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -61,7 +61,7 @@ class SubMConv3d(_SparseConv3d):
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=kernel, backend=backend)
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out k k k in"]) -> SparseTensor:
-        """Map [N, in] to [N, out] on the same voxels."""
+        """Maps [N, in] to [N, out] on the same voxels."""
         return self.backend.submanifold(x, weight)
 
 
@@ -72,7 +72,7 @@ class DownConv3d(_SparseConv3d):
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=2, backend=backend)
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
-        """Map [N, in] to [M, out] on the voxels of the next level."""
+        """Maps [N, in] to [M, out] on the voxels of the next level."""
         return self.backend.down(x, weight)
 
 
@@ -83,5 +83,5 @@ class InverseConv3d(_SparseConv3d):
         super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=2, backend=backend)
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
-        """Map [M, in] to [N, out] on the input voxels of the matching ``DownConv3d``, in their order."""
+        """Maps [M, in] to [N, out] on the input voxels of the matching ``DownConv3d``, in their order."""
         return self.backend.inverse(x, weight)

@@ -78,7 +78,7 @@ class SpconvBackend:
         return replace(x, features=y.features, indices=indices, spatial_shape=spatial_shape, level=x.level - 1)
 
     def _apply(self, kind: Any, x: SparseTensor, spatial_shape: Shape, weight: Tensor, key: str) -> Any:
-        """Run one of spconv's layers with ``weight``; it stores its pairs under ``key``."""
+        """Runs one of spconv's layers with ``weight``; it stores its pairs under ``key``."""
         _check_type(x.features)
         _check_volume(x, spatial_shape)
         tensor = spconv.SparseConvTensor(
@@ -123,6 +123,6 @@ def _check_volume(x: SparseTensor, spatial_shape: Shape) -> None:
 
 
 def _even(shape: Shape) -> Shape:
-    """Pad odd extents by one empty plane: spconv's stride of 2 would drop the last one."""
+    """Pads odd extents by one empty plane: spconv's stride of 2 would drop the last one."""
     x, y, z = (extent + extent % 2 for extent in shape)
     return x, y, z

@@ -39,7 +39,7 @@ class SparseTensor:
         batch_size: int,
         maps: KernelMaps | None = None,
     ) -> "SparseTensor":
-        """Create a sparse tensor after checking its coordinates.
+        """Creates a sparse tensor after checking its coordinates.
 
         ``maps`` are the result of ``build_kernel_maps`` for the same coordinates; otherwise maps are built on demand.
 
