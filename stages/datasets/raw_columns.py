@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-__all__ = ["COLUMNS", "RawRows", "RawType", "are_doubles", "guess_columns", "no_lengths"]
+__all__ = ["COLUMNS", "RawRows", "RawType", "are_doubles", "guess_columns", "no_lengths", "stored_by_columns"]
 
 RawType = Literal["float32", "float64"]
 
@@ -42,6 +42,9 @@ _PAIRS = 32, 4096  #: fewest that tell anything, and how many are looked at
 _HALVES, _ODD = (0.25, 512.0), 0.01  #: the upper halves of doubles as float32, and the share that may lie outside
 _METRES, _RANDOM = (1e-7, 1e7), 0.2  #: coordinates and intensities, and the share that random bits have outside
 _AS_GOOD = 0.95  #: multiples of the true length explain as much as it does
+#: Columns stored one after another: rows explain no more than this of 10 blocks, and the parts of the file at least
+#: that of so many values each.
+_FEW_BLOCKS, _REPEATED, _APART, _PART = 10, 0.01, 0.2, 4096
 
 
 def are_doubles(values: Float32[np.ndarray, "values"]) -> bool:
@@ -71,20 +74,45 @@ def _outside(values: Float[np.ndarray, "values"], bounds: tuple[float, float]) -
 
 def guess_columns(values: Float[np.ndarray, "values"], default: int) -> int:
     """Returns the length of a row in ``values``, 3 to 8; ``default`` unless another length explains them clearly."""
-    blocks = len(values) // _BLOCK
-    if blocks < _FEWEST:
+    blocks = _blocks(values, _BLOCKS)
+    if blocks is None:
         return default
-    chosen = np.unique(np.linspace(0, blocks - 1, _BLOCKS).astype(int))
-    with np.errstate(invalid="ignore"):  # bytes that are no numbers, of a compressed file for example
-        sample = values[: blocks * _BLOCK].reshape(blocks, _BLOCK)[chosen].ravel().astype(np.float64)
-    known = ~np.isnan(sample)  # missing returns tell nothing
-    sample[~known] = 0
-    signed = np.arctan(sample / _SCALE)
-    features = np.stack([signed, np.abs(signed), sample == np.round(sample)]) * known
+    features, known = _features(blocks)
     explained = {length: _explained(features, known, length) for length in _LENGTHS}
     best = next(length for length in _LENGTHS if explained[length] >= _AS_GOOD * max(explained.values()))
     clear = explained[best] > max(_CLEAR * explained.get(default, 0.0), _TELLING)
     return best if clear else default
+
+
+def stored_by_columns(values: Float[np.ndarray, "values"], columns: int) -> bool:
+    """Whether all x come first, then all y, and so on: values that differ between parts of a file and do not repeat."""
+    blocks = _blocks(values, _FEW_BLOCKS)
+    if blocks is None or len(values) % columns or _explained(*_features(blocks), columns) > _REPEATED:
+        return False
+    parts = values.reshape(columns, -1)
+    parts = parts[:, :: max(1, parts.shape[1] // _PART)]
+    return _explained(*_features(parts.T.ravel()), columns) > _APART
+
+
+def _blocks(values: Float[np.ndarray, "values"], most: int) -> Float[np.ndarray, "chosen"] | None:
+    """Returns at most ``most`` blocks of ``values``, evenly spread; None if there are too few."""
+    blocks = len(values) // _BLOCK
+    if blocks < _FEWEST:
+        return None
+    chosen = np.unique(np.linspace(0, blocks - 1, most).astype(int))
+    found: np.ndarray = values[: blocks * _BLOCK].reshape(blocks, _BLOCK)[chosen].ravel()
+    return found
+
+
+def _features(
+    values: Float[np.ndarray, "values"],
+) -> tuple[Float64[np.ndarray, "features values"], Bool[np.ndarray, "values"]]:
+    """Returns what tells columns apart, 0 where a value is not a number, and where it is one."""
+    known = ~np.isnan(values)  # missing returns tell nothing
+    with np.errstate(invalid="ignore"):  # bytes that are no numbers, of a compressed file for example
+        sample = np.where(known, values, 0).astype(np.float64)
+    signed = np.arctan(sample / _SCALE)
+    return np.stack([signed, np.abs(signed), sample == np.round(sample)]) * known, known
 
 
 def _explained(

@@ -26,7 +26,7 @@ from .checks import UNPACK, Remark, binary_fault
 from .foreign_files import foreign_kind
 from .ply import parse_ply
 from .point_files import parse_las, parse_pcd
-from .raw_columns import COLUMNS, RawRows, RawType, are_doubles, guess_columns, no_lengths
+from .raw_columns import COLUMNS, RawRows, RawType, are_doubles, guess_columns, no_lengths, stored_by_columns
 from .ros_bags import bag_of, read_cloud
 
 __all__ = [
@@ -318,12 +318,19 @@ def _raw(content: bytes, path: Path, rows: RawRows) -> np.ndarray:
             f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of"
             f" {rows.bytes} ({rows}); copy it again"
         )
-    points = np.frombuffer(content, np.dtype(rows.dtype).newbyteorder("<")).reshape(-1, rows.columns)[:, :3]
+    dtype = np.dtype(rows.dtype).newbyteorder("<")
+    values = np.frombuffer(content, dtype)
+    points = values.reshape(-1, rows.columns)[:, :3]
     if (share := no_lengths(points)) > _NO_LENGTHS:
         raise DataError(
             f"The sweep {path} is not of {rows}: {share:.0%} of such coordinates would be below 1e-7 or above 1e7 m; it"
             " may be of another type (float16, integers, big-endian, several). Write it as .npy, or as little-endian"
             " float32"
+        )
+    if stored_by_columns(values, rows.columns):
+        raise DataError(
+            f"The sweep {path} has all x first, then all y, and so on, and rows of {rows} are expected; convert it with"
+            f" numpy: np.fromfile(NAME, '{dtype.str}').reshape({rows.columns}, -1).T.tofile(NAME)"
         )
     return points
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.errors import DataError, MissingDataError
-from xd3d.stages.datasets.raw_columns import COLUMNS, RawRows, are_doubles, guess_columns
+from xd3d.stages.datasets.raw_columns import COLUMNS, RawRows, are_doubles, guess_columns, stored_by_columns
 from xd3d.stages.datasets.sweeps import Sweep, load_sweep, points_fault, raw_fault, sweep_suffix
 
 POINTS = np.random.default_rng(4).normal(0, 30, (20, 5)).astype(np.float32)
@@ -130,6 +130,28 @@ def test_single_precision_is_not_taken_for_doubles(columns, change):
     assert not are_doubles(rows.ravel())
     rows[: len(rows) // 2] = 0
     assert not are_doubles(rows.ravel())
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+@pytest.mark.parametrize("columns", [3, 4, 5])
+def test_a_raw_file_stored_column_by_column_is_refused_and_the_advised_conversion_mends_it(tmp_path, columns, dtype):
+    rows, path = street(columns=columns).astype(dtype), tmp_path / "a.bin"
+    rows.T.tofile(path)
+    known = {"columns": columns, "dtype": np.dtype(dtype).name}
+    with pytest.raises(DataError, match=r"np\.fromfile") as refused:
+        load_sweep(path, **known)
+    assert str(path) in str(raw_fault(path, RawRows(**known)))
+    eval(str(refused.value).partition("numpy: ")[2], {"np": np, "NAME": path})
+    np.testing.assert_array_equal(load_sweep(path, **known).points, rows[:, :3].astype(np.float32))
+
+
+def test_real_sweeps_are_told_from_the_same_stored_column_by_column(real_data):
+    for path in sorted(real_data.rglob("*.bin")):
+        columns = COLUMNS[sweep_suffix(path)]
+        values = np.fromfile(path, "<f4")
+        if "lidarseg" not in str(path) and len(values) % columns == 0:
+            assert not stored_by_columns(values, columns), path
+            assert stored_by_columns(values.reshape(-1, columns).T.ravel(), columns), path
 
 
 def test_real_sweeps_are_no_doubles(real_data):
