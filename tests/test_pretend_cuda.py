@@ -111,14 +111,13 @@ def stage_two(domain, device, values, precision, traffic=None, change=None):
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
-        ("full", "float32"),
-        ("paper", "float16"),
+        ("full", "float16"),
         *(
             pytest.param(name, precision, marks=pytest.mark.slow)
             for name, precision in (
-                *((name, "float32") for name in VARIANTS if name != "full"),
+                *((name, "float32") for name in VARIANTS),
                 ("full", "bfloat16"),
-                ("full", "float16"),
+                ("paper", "float16"),
             )
         ),
     ],

@@ -8,6 +8,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "cache.py"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_benchmark_of_reading_prints_its_ratios_as_one_json_object(tmp_path):
     options = ["--folder", tmp_path, "--images", "16", "--divide", "320", "--shard-mb", "1", "--rounds", "1"]

@@ -178,6 +178,7 @@ def interrupt(folder, stride):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_an_upgrade_killed_at_some_steps_ends_as_an_unbroken_one(tmp_path):
     assert interrupt(tmp_path, 4)["killed"] > 20
 

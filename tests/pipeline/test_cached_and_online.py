@@ -57,6 +57,7 @@ def test_losses_of_some_steps_and_in_every_mode_are_equal_when_features_come_fro
     assert in_every_mode(workspace, settings, cached=True) == in_every_mode(workspace, settings, cached=False)
 
 
+@pytest.mark.slow
 def test_losses_are_equal_when_a_bfloat16_model_runs_in_the_threads_that_make_batches(tiny_nuscenes_root, tmp_path):
     workspace = Workspace(home=tmp_path / "work")
     settings = (*SMALL, "extract.dtype=bfloat16", "train.workers=2")

@@ -31,6 +31,7 @@ def workspace(tmp_path, tiny_nuscenes_root, monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_from_extraction_to_scores_with_the_cache_in_a_bucket(workspace, new_bucket, xd3d, monkeypatch):
     place = new_bucket()
     settings = (*SMALL, f"extract.caches={place}")

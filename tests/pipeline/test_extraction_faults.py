@@ -97,7 +97,7 @@ def test_beside_an_extractor_others_read_and_no_second_one_writes(xd3d, tiny_nus
     assert reader.available.all()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_features_that_are_no_numbers_fail_their_image_alone(tmp_path, tiny_nuscenes_root, monkeypatch, value):
     from xd3d.stages.datasets.index import FrameIndex
     from xd3d.stages.datasets.prepare import prepare_dataset

@@ -55,6 +55,7 @@ def test_a_model_that_is_not_there_offline_is_refused_with_the_way_to_get_it(xd3
     assert "did you mean 'sd21-base'" in xd3d("models", "fetch", "sd21base").stderr
 
 
+@pytest.mark.slow
 def test_a_fetch_that_is_killed_resumes(xd3d_process, hub, tmp_path):
     name = f"some/unet:{FILE}"
     hub.hold[FILE] = 22 * MB

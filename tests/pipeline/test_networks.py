@@ -145,7 +145,10 @@ def test_every_published_setting_with_images_has_its_controls():
             )
 
 
-@pytest.mark.parametrize("preset", ["nuscenes_usa_singapore/sd+dinov2", "nuscenes_usa_singapore/dinov2"])
+@pytest.mark.parametrize(
+    "preset",
+    ["nuscenes_usa_singapore/sd+dinov2", pytest.param("nuscenes_usa_singapore/dinov2", marks=pytest.mark.slow)],
+)
 def test_a_control_runs_with_random_networks(preset, workspace, dino, tmp_path):
     """Random tiny networks of the same names stand in for the published ones."""
     named = tmp_path / "dinov2-base"

@@ -211,6 +211,7 @@ with _open(sys.argv[1], image_keys=[f"k{i}" for i in range(60)]) as writer:
 """
 
 
+@pytest.mark.slow
 def test_a_writer_killed_while_it_uploads_leaves_whole_shards_and_is_resumed(new_bucket, features_of_rows):
     url = new_bucket()
     for delay in (0.05, 0.2, None):

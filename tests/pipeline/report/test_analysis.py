@@ -126,7 +126,7 @@ def test_both_ways_of_reading_agents_are_measured_over_the_points_that_an_image_
     assert mean_agreement([], "located") is None
 
 
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dense", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_section_for_each_way_and_one_for_the_errors(look, monkeypatch, dense):
     if dense:
         object.__setattr__(look.insight.queries, "agents", None)

@@ -284,6 +284,7 @@ def test_a_pull_that_does_not_fit_the_disk_is_refused_before_it_begins(
     assert not yours.home.exists()
 
 
+@pytest.mark.slow
 def test_caches_can_be_pulled_into_a_bucket(write_cache, new_place, mine, yours, monkeypatch, new_bucket):
     cache, place, bucket = write_cache(mine), new_place("folder"), new_bucket()
     send(mine, cache, place)

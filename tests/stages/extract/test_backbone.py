@@ -93,7 +93,11 @@ def sd_shaped(tiny_model, real_sd_configs, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "prediction", "timestep"),
-    [("sd14", "epsilon", 0), ("sd21-base", "epsilon", 261), ("sd21", "v_prediction", 261)],
+    [
+        ("sd14", "epsilon", 0),
+        pytest.param("sd21-base", "epsilon", 261, marks=pytest.mark.slow),
+        ("sd21", "v_prediction", 261),
+    ],
 )
 def test_every_address_of_the_published_shapes_equals_a_stock_hook_bit_for_bit(
     settings, sd_shaped, name, prediction, timestep

@@ -66,6 +66,7 @@ def deadly(name, shards):
     return fill_task(name, shards)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_workers_fill_a_bucket_like_a_folder_though_one_is_killed(settings, index, new_bucket, tmp_path, monkeypatch):
     plain = extract_features(index, settings(), tmp_path / "plain")

@@ -136,7 +136,8 @@ def deadly(name, shards):
     return fill_task(name, shards)
 
 
-@pytest.mark.parametrize("together", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [1, 3])
 def test_a_shard_that_its_workers_die_over_is_given_up_and_the_others_are_done(
     settings, make_index, tmp_path, monkeypatch, together
 ):

@@ -110,7 +110,7 @@ class Killed(BaseException):
     """Stands for any sudden end of the process."""
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.mark.parametrize("after", [1, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (2, 3))])
 def test_a_resumed_run_gives_the_bytes_of_an_unbroken_one(settings, make_index, tmp_path, monkeypatch, after):
     index = make_index(8)
     extract_features(index, settings(), tmp_path / "whole")

@@ -275,6 +275,7 @@ def test_features_that_are_missing_end_a_run_before_its_first_step(make_domain, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_it_overfits_one_cloud(make_domain, run_training, small_fusion, tmp_path):
     domain = make_domain(frames=1, points=120)
     still = AugmentSettings(rotation_noise=0.0, flip="none", rotate=False, translate=False)

@@ -63,6 +63,7 @@ def test_norms_losses_and_gradients_of_two_processes_are_those_of_one(load_modul
     assert second["alone"] == one["alone"] == [2.0] * 3
 
 
+@pytest.mark.slow
 def test_a_process_that_lost_another_says_so_at_once(together):
     first, second = together.start(LEFT_ALONE, stdin=True)
     assert first.stdout.readline() == "together\n"

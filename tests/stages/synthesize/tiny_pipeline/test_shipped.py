@@ -58,7 +58,7 @@ def test_the_unet_was_trained(folder: Path) -> None:
     assert np.median(moved) > 0.2
 
 
-@pytest.mark.parametrize("location", ["boston", "singapore"])
+@pytest.mark.parametrize("location", ["boston", pytest.param("singapore", marks=pytest.mark.slow)])
 def test_day_streets_survive_the_autoencoder(folder: Path, location: str) -> None:
     pictures = []
     for number in range(3):
