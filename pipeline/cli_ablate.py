@@ -21,7 +21,10 @@ def ablate(
         ),
     ] = None,
     short: Annotated[
-        bool, typer.Option("--short", help="Main variants, one seed, few frames and steps: half an hour on two cores.")
+        bool,
+        typer.Option(
+            "--short", help="Main variants, four shifts, one seed, few frames and steps: half an hour on two cores."
+        ),
     ] = False,
     only: Annotated[
         list[str] | None,
@@ -32,7 +35,10 @@ def ablate(
         ),
     ] = None,
     shifts: Annotated[
-        list[str] | None, typer.Option("--shifts", help="Shifts, separated by commas; by default those reported.")
+        list[str] | None,
+        typer.Option(
+            "--shifts", help="Shifts, separated by commas; by default those reported, in the short form four."
+        ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas; 1,2,3, in the short form 1.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at once; they share the threads equally.")] = 2,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from xd3d.errors import ConfigError
 from xd3d.pipeline import jobs
-from xd3d.pipeline.ablation.plan import CAMERAS, STREETS, Request, plan_trainings, variant_digest
+from xd3d.pipeline.ablation.plan import CAMERAS, FEW_STREETS, STREETS, Request, plan_trainings, variant_digest
 from xd3d.pipeline.ablation.run import run_ablation
 from xd3d.pipeline.ablation.variants import PRETRAININGS, VARIANTS, choose_variants
 from xd3d.pipeline.cli_ablate import ablate
@@ -135,6 +135,13 @@ def test_unknown_names_are_refused_with_the_nearest():
         choose_variants(["full-rgb-onl"], short=False)
     with pytest.raises(ConfigError, match="night"):
         STREETS.choose(["nigth"])
+
+
+def test_the_short_form_is_tested_on_old_and_new_shifts_unless_others_are_named():
+    some = FEW_STREETS.choose([])
+    assert set(some) < set(STREETS.choose([]))
+    assert 0 < len(set(some) & set(STREETS.fresh)) < len(some)
+    assert FEW_STREETS.choose(["fog", "development"]) == ["fog", "development"]
 
 
 def test_the_short_form_has_the_variants_of_the_tables_and_no_sweep():
