@@ -154,7 +154,8 @@ def test_images_whose_grouping_settles_elsewhere_get_memberships_in_their_stored
     assert np.abs(found.membership.astype(int) - truth.membership).max() <= 1
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 30])
 def test_an_upgrade_killed_at_random_moments_ends_as_an_unbroken_one(old_cache, kills):
     path, _ = old_cache
     done = subprocess.run(
