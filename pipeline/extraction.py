@@ -32,7 +32,7 @@ def extract_features(
     sharing: Sharing = ALONE,
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Runs stage one, the frozen network over every image of ``dataset``, or with ``sharing`` over a part of them.
+    """Runs stage one: applies the frozen network to every image of ``dataset``, or with ``sharing`` to a part of them.
 
     It can be stopped at any time; the same call resumes. The exit code is 1 if an image has no features, or by the
     forecast if the disk is too small.

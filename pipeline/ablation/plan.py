@@ -30,8 +30,8 @@ class Benchmark:
     """One source domain and domains shifted from it, all of one data root.
 
     ``shifts`` are reported. ``development`` shifts are not: choices may be made on them, and the first one is the
-    target of trainings that serve all shifts. ``fresh`` names the shifts on which no choice was ever made, ``chosen``
-    those that are tested where none are named (all, if it is empty). Without a ``root``, ``frames`` frames are
+    target of trainings that serve all shifts. ``fresh`` names the shifts on which no choice was ever made, ``default``
+    those that are tested if none is named (empty: all reported ones). Without a ``root``, ``frames`` frames are
     synthesised beside the runs. ``overrides`` hold for every run, as KEY=VALUE.
     """
 
@@ -39,7 +39,7 @@ class Benchmark:
     shifts: Mapping[str, str]
     development: Mapping[str, str]
     fresh: tuple[str, ...] = ()
-    chosen: tuple[str, ...] = ()
+    default: tuple[str, ...] = ()
     dataset: str = "nuscenes"
     root: Path | None = None
     frames: int = 1956
@@ -51,7 +51,7 @@ class Benchmark:
         return {**self.shifts, **self.development}
 
     def choose(self, names: Sequence[str]) -> list[str]:
-        """Returns the shifts called ``names`` in the benchmark's order; without names the ``chosen`` ones.
+        """Returns the shifts called ``names`` in the benchmark's order; without names the ``default`` ones.
 
         Raises:
             ConfigError: a name is unknown.
@@ -59,7 +59,7 @@ class Benchmark:
         for name in names:
             if name not in self.domains:
                 raise ConfigError(f"There is no shift '{name}' in the benchmark; {nearest(name, self.domains)}")
-        return [name for name in self.domains if name in names] if names else list(self.chosen or self.shifts)
+        return [name for name in self.domains if name in names] if names else list(self.default or self.shifts)
 
     def prepare(self, out: Path, workspace: Workspace) -> str:
         """Synthesises the data under ``out`` and indexes them where this is not done yet; returns their identity.
@@ -94,7 +94,7 @@ STREETS = Benchmark(
     fresh=_FRESH,
 )
 #: The benchmark of the short form: two old and two new shifts, since UDA and the oracle are trained once for each.
-FEW_STREETS = replace(STREETS, frames=391, chosen=("night", "sensor", "dusk", "tilted"))
+FEW_STREETS = replace(STREETS, frames=391, default=("night", "sensor", "dusk", "tilted"))
 
 
 @dataclass(frozen=True, kw_only=True)

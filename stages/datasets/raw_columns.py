@@ -42,9 +42,8 @@ _PAIRS = 32, 4096  #: fewest that tell anything, and how many are looked at
 _HALVES, _ODD = (0.25, 512.0), 0.01  #: the upper halves of doubles as float32, and the share that may lie outside
 _METRES, _RANDOM = (1e-7, 1e7), 0.2  #: coordinates and intensities, and the share that random bits have outside
 _AS_GOOD = 0.95  #: multiples of the true length explain as much as it does
-#: Columns stored one after another: rows explain no more than this of 10 blocks, and the parts of the file at least
-#: that of so many values each.
-_FEW_BLOCKS, _REPEATED, _APART, _PART = 10, 0.01, 0.2, 4096
+_FEW_BLOCKS, _REPEATED = 10, 0.01  #: blocks in which rows explain at most this share if columns are stored one by one
+_PART, _APART = 4096, 0.2  #: values looked at in each column's part of the file, and the share that the parts explain
 
 
 def are_doubles(values: Float32[np.ndarray, "values"]) -> bool:

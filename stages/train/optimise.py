@@ -82,7 +82,7 @@ class Stepper:
         self._skipped = 0
 
     def step(self, number: int, batches: Iterable[tuple[StepBatch, float]]) -> StepResult:
-        """Does step ``number`` (from 0) on its ``train.accumulate`` micro-batches, each with the seconds waited for it.
+        """Takes step ``number`` (from 0) on its ``train.accumulate`` micro-batches, with the seconds waited for each.
 
         The batches are on the network's device. Reading the losses synchronises with it, so the memory of a batch may
         be reused once the next one is requested.
