@@ -69,8 +69,8 @@ class StoredArray:
         self._known.clear()
         self._open.cache_clear()
 
-    def begin(self, runs: Iterable[Run], out: np.ndarray, checksums: UInt32[np.ndarray, "images"]) -> list[Run]:
-        """Reads the rows that are in the page cache, starts reading ahead for the others, and returns those.
+    def read_cached(self, runs: Iterable[Run], out: np.ndarray, checksums: UInt32[np.ndarray, "images"]) -> list[Run]:
+        """Reads the runs that are in the page cache; starts readahead for the others and returns the others.
 
         The disk can then fetch all rows of a batch concurrently.
         """
@@ -141,7 +141,7 @@ class StoredArray:
         try:
             file = self._open(index)
             if not wait:
-                return file.begin(data, slot * self._size, whole=self._whole)
+                return file.read_if_cached(data, slot * self._size, whole=self._whole)
             file.read_into(data, slot * self._size)
         except CacheError as error:
             raise DamagedRowError(row, str(error)) from error

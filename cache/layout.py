@@ -62,7 +62,8 @@ class Shard:
 class ArrayLayout:
     """One array of the group: ``name`` such as ``features/up1``, and the shape and type of one image's row.
 
-    ``path`` is its folder: the name, in a part of a cache without its first folder.
+    ``path`` is its folder: ``name``; in a part of a cache, without the leading ``features/`` or ``agents/`` of that
+    part.
     """
 
     name: str
@@ -86,8 +87,8 @@ class CacheLayout:
     """The metadata of a cache.
 
     ``grid`` is the tap whose grid the agents were computed on; the cache need not store that tap. It is None in
-    format 1, which has no memberships, and without agents. ``part`` is "features" in a part of a cache that holds maps
-    alone, with 0 ``agents``, and "agents" in one that holds agents alone, and the maps of uint8 taps.
+    format 1, which has no memberships, and without agents. ``part`` is "" for a whole cache, "features" for a part with
+    maps only (0 ``agents``), and "agents" for a part with agents and the maps of uint8 taps.
 
     Raises:
         CacheError: a field is out of range or contradicts another one; the message names it.
@@ -210,11 +211,11 @@ class CacheLayout:
 
     @staticmethod
     def shard_images(taps: Sequence[TapSpec], agents: int, images: int, images_per_frame: int, shard_bytes: int) -> int:
-        """Returns the images per shard of about ``shard_bytes`` over all arrays: whole frames, at least one.
+        """Returns the number of images in a shard of about ``shard_bytes``: whole frames, at least one.
 
-        All arrays count, because that is what is in memory and what a crash can lose. Sizes are those of the profile
-        ``exact``, of format 1 and of a cache without parts in any case, so shards, and with them the batches of stage
-        one, are the same in every profile and format.
+        ``shard_bytes`` counts all arrays, because a whole shard is held in memory and can be lost in a crash. Sizes are
+        always those of the profile ``exact`` and of format 1 without parts, so shards, and with them the batches of
+        stage one, are the same in every profile and format.
         """
         one = CacheLayout(
             taps=tuple(replace(tap, name=tap.name.replace("/", ".")) for tap in taps),

@@ -163,9 +163,9 @@ def _drop_damaged(store: Store, layout: CacheLayout) -> int:
 def diff_caches(first: Path | str, second: Path | str) -> dict[str, Any]:
     """Compares two caches by the checksums in their commit records.
 
-    Returns a JSON-ready dictionary: ``equal``; ``fingerprint``, a line for each field that differs; ``images`` and
-    ``arrays``, each with what is ``only_first`` and ``only_second``; ``readable``, the same of images that can be read;
-    ``rows``: array -> keys of the images whose stored values differ, for arrays that both have in the same shape.
+    Returns a JSON-ready dictionary: ``equal``; ``fingerprint``, a line for each field that differs; ``images``,
+    ``arrays`` and ``readable`` (images that can be read), each with ``only_first`` and ``only_second``; ``rows``: array
+    -> keys of the images, readable in both, whose stored values differ, for arrays of equal shape and type.
 
     Raises:
         CacheError: there is no cache in one of them, or its metadata is damaged.

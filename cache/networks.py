@@ -44,7 +44,7 @@ def create_networks(path: Location) -> None:
     store = open_store(path)
     if holds_networks(store):
         return
-    with store.faults("opening it"):
+    with store.translate_errors("opening it"):
         store.prepare(())
         if foreign := sorted(store.listing("").keys() - {"features", "agents"}):
             raise CacheError(
@@ -146,7 +146,9 @@ def repair_parts(path: Location) -> dict[str, Any]:
 class NetworksReader:
     """Reads the maps of several networks and the agents of their images, like ``FeatureReader`` from one cache.
 
-    Taps are called ``<network>/<tap>``. ``taps``: those to offer, in their order.
+    Taps are called ``<network>/<tap>``. ``networks``: network -> expected fingerprint of its part. ``agents``: expected
+    fingerprint of the agents' part, whose ``taps`` are read in that order. ``keys`` and ``whole_shards`` as in
+    ``FeatureReader``.
 
     Raises:
         CacheError: a network or the agents are missing, or a part is damaged.

@@ -207,7 +207,7 @@ class FeatureReader:
         waiting = []
         for name, buffer in buffers.items():
             with self._damage_named(name):
-                later = self._arrays[name].begin(runs, buffer, self._log.crc32c[name])
+                later = self._arrays[name].read_cached(runs, buffer, self._log.crc32c[name])
             waiting.append((name, later, buffer))
         for task in waiting:
             self._fill_runs(task)

@@ -47,7 +47,7 @@ class TapSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFeatures:
-    """Raw (not normalised) features of a batch of V images, in the order they were asked for.
+    """Raw (not normalised) features of a batch of V images, in the requested order.
 
     ``maps``: tap -> [V, C, h, w]; ``agents``: tap -> [V, N, C]; ``geometry``: [V, N, 5] = mass, centre (u, v) and
     extent (su, sv) in image fractions. A feature source gives maps and agents as float16; features that were computed
@@ -56,9 +56,9 @@ class ImageFeatures:
     A source of the profile ``compact`` gives maps and agents as uint8 codes; ``scales`` has what decodes them
     (``codec.decode``) under the name of each such array, ``features/<tap>`` or ``agents/<tap>``.
 
-    ``assignment`` and ``membership`` [V, 4, h, w] are the memberships of the cells of the grouping grid (``grid`` of a
-    source): the agents that a cell belongs to most, the first one most, and the weight of each in 255ths; index and
-    weight 0 where there are fewer agents. They are None where a cache of format 1 has none or a reader wants none.
+    ``assignment`` and ``membership`` [V, 4, h, w]: for each cell of the grouping grid (``grid`` of a source), the
+    indices of its four strongest agents in descending order, and their weights in 255ths. With fewer than four agents,
+    the remaining entries are 0. Both are None for a cache of format 1, or if memberships were not requested.
     """
 
     maps: Mapping[str, Num[np.ndarray, "images _channels _height _width"]]

@@ -59,10 +59,10 @@ class CacheUpgrade:
             CacheError: there is no cache of format 1, something in it is damaged, or a writer uses it.
         """
         store = open_store(path)
-        with store.faults("upgrading it"):
+        with store.translate_errors("upgrading it"):
             lock = store.lock(shared=False)
         try:
-            with store.faults("upgrading it"):
+            with store.translate_errors("upgrading it"):
                 layout = load_layout(store)
                 if layout.grid is not None:
                     raise CacheError(f"The cache {store.describe()} has format {layout.format} already")
@@ -94,7 +94,7 @@ class CacheUpgrade:
         record = f"{UPGRADE}/{shard.index}.json"
         rows = StoredRows(rows=shard.rows, arrays={ASSIGNMENT: assignment, MEMBERSHIP: membership}, failed=failed)
         stored = ((array := self.layout.arrays[name], rows.values(array)) for name in MEMBERSHIPS)
-        with self._store.faults(f"upgrading shard {shard.index}"):
+        with self._store.translate_errors(f"upgrading shard {shard.index}"):
             stage = self._store.stage(self._lock.owner)
             try:
                 self._store.delete(record)  # a record must never exist beside other data
@@ -116,7 +116,7 @@ class CacheUpgrade:
         """
         if self.pending:
             raise CacheError(f"{len(self.pending)} shards of {self._store.describe()} have no memberships yet")
-        with self._store.faults("switching it over"):
+        with self._store.translate_errors("switching it over"):
             files = metadata_files(self.layout)
             arrays = {key: files[key] for key in (f"{name}/zarr.json" for name in MEMBERSHIPS)}
             write_files(self._store, {**arrays, MANIFEST: unfinished_manifest(self.layout)}, self._lock.owner)

@@ -104,7 +104,7 @@ class CacheWriter:
             part=part,
         )
         names = _CACHE_NAMES | {array.path.partition("/")[0] for array in layout.arrays.values()}
-        with store.faults("opening it"):
+        with store.translate_errors("opening it"):
             store.prepare(names)
             _refuse_foreign(store, names)
             lock = store.lock(shared=shared)
@@ -156,7 +156,7 @@ class CacheWriter:
             CacheError: a writer holds an exclusive lock.
         """
         if not self._lock.held:
-            with self._store.faults("opening it again"):
+            with self._store.translate_errors("opening it again"):
                 self._lock = self._store.lock(shared=self._lock.shared)
 
     def pending_shards(self, retry_failed: bool = False, among: Iterable[Shard] | None = None) -> list[Shard]:
@@ -190,7 +190,7 @@ class CacheWriter:
         """
         if not self._lock.shared:
             return True
-        with self._store.faults(f"claiming shard {shard.index}"):
+        with self._store.translate_errors(f"claiming shard {shard.index}"):
             if not self._lock.claim(shard.index):
                 return False
         if self._log.is_current(shard):
@@ -210,7 +210,7 @@ class CacheWriter:
         self._refuse(shard, stored.failed)
         check_stored(stored, self.layout, shard)
         record = f"{DONE}/{shard.index}.json"
-        with self._store.faults(f"writing shard {shard.index}"):
+        with self._store.translate_errors(f"writing shard {shard.index}"):
             stage = self._store.stage(self._lock.owner)
             try:
                 arrays = ((array, stored.values(array)) for array in self.layout.arrays.values())

@@ -179,7 +179,7 @@ class LoadedRun(TrainedRun):
         opener = DomainOpener(self.workspace, self.config, cached=False, index=index)
         domain = opener.frames(index, np.array([0]), LabelMerge.unlabelled(self.classes), images=kept is None)
         if kept is not None and index.cameras:
-            return replace(domain, features=kept.of(index))
+            return replace(domain, features=kept.with_index(index))
         if isinstance(domain.features, OnlineExtractor):
             self._sources[index.dataset] = domain.features
         return domain

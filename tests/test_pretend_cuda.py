@@ -165,7 +165,7 @@ def features(device, options):
     ids=str,
 )
 def test_stage_one_mixes_no_devices_and_gives_the_same_features(options, monkeypatch):
-    monkeypatch.setattr("xd3d.stages.extract.backbone.is_fast", lambda dtype, device: True)
+    monkeypatch.setattr("xd3d.stages.extract.backbone.has_native_support", lambda dtype, device: True)
     expected = features(CPU, options)
     with pretended.pretend_cuda() as traffic:
         found = features(pretended.CUDA, options)

@@ -25,7 +25,7 @@ def exclusive(store: Store, doing: str) -> Iterator[Lock]:
         CacheError: a writer uses the cache, or the storage is not writable.
         DiskSpaceError: the storage is full.
     """
-    with store.faults(doing):
+    with store.translate_errors(doing):
         lock = store.lock(shared=False)
         try:
             yield lock

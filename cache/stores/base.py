@@ -33,7 +33,7 @@ class StoredFile(Protocol):
             CacheError: the file ends early, or the device failed.
         """
 
-    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
+    def read_if_cached(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
         """Fills ``out`` if its bytes are in memory; otherwise starts reading ahead and returns False.
 
         ``whole`` allows reading ahead the whole file, whose other bytes are needed soon.
@@ -172,7 +172,7 @@ class Store(Files, Protocol):
     def sweep(self, *, host: str) -> int:
         """Removes partial files of dead writers whose owner starts with ``host``; returns their number."""
 
-    def faults(self, doing: str) -> AbstractContextManager[None]:
+    def translate_errors(self, doing: str) -> AbstractContextManager[None]:
         """Turns storage errors while ``doing`` into errors with a remedy.
 
         Raises:

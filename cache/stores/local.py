@@ -183,7 +183,7 @@ class LocalStore:
         return len(dead)
 
     @contextmanager
-    def faults(self, doing: str) -> Iterator[None]:
+    def translate_errors(self, doing: str) -> Iterator[None]:
         """Turns disk errors into errors with a remedy."""
         safe = "what was committed before is safe; run the same command again to go on"
         try:

@@ -57,7 +57,7 @@ class LocalFile:
                 raise CacheError(f"the file ends at byte {offset + done}, {out.nbytes - done} bytes early")
             done += count
 
-    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
+    def read_if_cached(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
         """Fills ``out`` from the page cache, or starts reading ahead."""
         if _NOWAIT is None:
             return False

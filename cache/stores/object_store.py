@@ -59,7 +59,7 @@ class ObjectFile:
         if out.nbytes:
             out[:] = np.frombuffer(self._store.get(self._key, self.version, offset, out.nbytes), np.uint8)
 
-    def begin(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
+    def read_if_cached(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
         """Returns False: nothing is in memory, and a reader sends concurrent requests instead."""
         return False
 
@@ -232,7 +232,7 @@ class ObjectStore:
         return 0
 
     @contextmanager
-    def faults(self, doing: str) -> Iterator[None]:
+    def translate_errors(self, doing: str) -> Iterator[None]:
         """Adds the operation, and that committed work is safe, to errors of the store."""
         try:
             yield

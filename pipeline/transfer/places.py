@@ -105,7 +105,7 @@ class StorePlace:
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Writes each file through a temporary one, never through a link."""
-        with self.store.faults("writing files"):
+        with self.store.translate_errors("writing files"):
             self.store.prepare({name.partition("/")[0] for name in files})
             groups = [files] if self.store.parallel == 1 else [{name: content} for name, content in files.items()]
             for _ in self.store.map(lambda group: write_files(self.store, group, self._owner), groups):
@@ -113,7 +113,7 @@ class StorePlace:
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes files."""
-        with self.store.faults("deleting files"):
+        with self.store.translate_errors("deleting files"):
             for name in names:
                 self.store.delete(name)
 

@@ -183,7 +183,7 @@ def _writing(store: Store, parts: list[Part]) -> Iterator[None]:
     with ExitStack() as stack:
         for part in parts:
             inner = inner_store(store, part.prefix)
-            with inner.faults("opening it"):
+            with inner.translate_errors("opening it"):
                 inner.prepare(())
             stack.enter_context(exclusive(inner, "pulling it"))
         yield

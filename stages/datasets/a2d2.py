@@ -23,7 +23,7 @@ from .checks import Check, Faults, Remark, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import ColourTable, read_colours
 from .listing import stems
-from .reader_arguments import check_level, choose_cameras, complete_parts, name_some, refuse_version
+from .reader_arguments import choose_cameras, name_some, read_parts, refuse_version, resolve_root
 from .sweeps import Sweep, points_fault
 
 __all__ = ["CAMERAS", "build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -72,7 +72,7 @@ def build_index(
         ConfigError: unknown camera, or a version is given.
     """
     refuse_version("A2D2", version)
-    root = check_level(
+    root = resolve_root(
         root,
         dataset="A2D2",
         holds="scenes such as 20180807_145028 with camera, lidar and label in them",
@@ -82,7 +82,7 @@ def build_index(
     chosen = choose_cameras(CAMERAS if cameras is None else cameras, CAMERAS)
     view = read_view(root / "cams_lidars.json", "front_center")
     check_class_list(root / "class_list.json")
-    found, left_out = complete_parts(
+    found, left_out = read_parts(
         _scenes(root),
         partial(_names, root, with_images=bool(chosen)),
         lambda scene: ["/".join(name) for kind in _SUFFIXES for name in sorted(_listed(root, scene, kind))],

@@ -61,7 +61,7 @@ UNPACK = "unpack the download again"
 
 
 class Remark(NamedTuple):
-    """What is no fault, but worth a line: a number, what was counted, and how many of it are points left out."""
+    """A finding that is not a fault: ``number`` times ``what``; ``dropped`` of them are points that are left out."""
 
     number: int
     what: str

@@ -29,7 +29,7 @@ from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .lens import Lens
 from .listing import names_apart
 from .projection import image_pixels as pixels
-from .reader_arguments import check_level, choose_cameras, refuse_version
+from .reader_arguments import choose_cameras, refuse_version, resolve_root
 from .sweeps import COLUMNS, RawRows, Sweep, holds_doubles, load_sweep, points_fault, raw_fault, sweep_suffix
 
 __all__ = ["build_index", "check_files", "pixels", "read_labels", "read_sweep"]
@@ -52,7 +52,7 @@ def build_index(root: Path, *, version: str | None = None, cameras: str | Sequen
         ConfigError: unknown camera, or a version is given.
     """
     refuse_version("A folder", version)
-    root = check_level(
+    root = resolve_root(
         root,
         dataset="folder",
         holds=f"{NAME}, the description of its files",

@@ -48,9 +48,9 @@ def read_folder_labels(
 ) -> Int64[np.ndarray, "labels"]:
     """Returns the raw ids in ``path``: 0 to 65535, or ``NO_LABEL``.
 
-    ``points`` is the number of points of the sweep, which tells the type of a raw file; None if it is not known.
-    ``field``: the column of the labels in an array or a raw sweep, whose numbers are ``dtype``, or their property in a
-    PLY file.
+    ``points``: number of points of the sweep, from which the type of a raw file is inferred; None if it is not known.
+    ``field``: column of the labels in an array or a raw sweep (of ``dtype``), or name of their property in another
+    format.
 
     Raises:
         MissingDataError: the file is missing.

@@ -47,10 +47,11 @@ BAGS = {
 
 
 def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) -> str | None:
-    """Returns what ``path`` is in truth and what to do, as a clause ("is ..."); None if it may be what it should be.
+    """Returns a clause ("is ...") with the actual kind of a file and a remedy; None if nothing is wrong.
 
-    ``head``: the first bytes of the file, if they have been read. A missing file may be there in packed form. Of a
-    ``sweep``, text is no raw file; labels of 8 bits may look like text.
+    ``head``: the first bytes of the file, if they have been read. For a missing file, a dangling link or a compressed
+    copy is reported. With ``sweep``, text in a raw file is reported too; otherwise it is accepted, because labels of 8
+    bits can look like text.
     """
     if head is None:
         if not path.is_file():  # a pipe would be waited for

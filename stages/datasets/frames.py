@@ -116,7 +116,7 @@ def load_frame(
     """
     row, reader = int(row), reader_of(index)
     sweep = reader.read_sweep(index, row)
-    fault = sweep.fault(most=1.0)
+    fault = sweep.fault(max_unusable=1.0)
     if fault:
         raise DataError(f"The sweep {index.root / str(index.frames.sweep[row])} is damaged: {fault}")
     labels = _read_labels(index, row, merge, sweep)

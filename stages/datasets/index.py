@@ -130,7 +130,7 @@ class FrameIndex:
         return np.arange(first, last)
 
     def without(self, left_out: Mapping[str, str]) -> "FrameIndex":
-        """Returns the index without the frames with the keys of ``left_out``, which it keeps with their reasons."""
+        """Returns a copy without the frames in ``left_out`` (key -> reason), which is added to the copy's own."""
         kept = ~np.isin(self.frames.key, list(left_out))
         shown = kept[self.images.frame]
         frames = {f.name: getattr(self.frames, f.name)[kept] for f in fields(FrameTable)}

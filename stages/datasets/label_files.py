@@ -82,8 +82,8 @@ def check_raw_files(index: FrameIndex, *, columns: int, dtype: str, ids: Collect
     """Checks every file of an index of raw sweeps: ``columns`` float32 per point, and a ``dtype`` in ``ids``.
 
     Raises:
-        DataError: the values of a few unlabelled sweeps all say that they have other columns; where there are labels,
-            their number tells.
+        DataError: the values of a sample of unlabelled sweeps all fit the same other number of columns. (Labelled
+            sweeps are checked against the number of their labels.)
     """
     unlabelled = index.frames.sweep[index.frames.labels == ""]
     few = unlabelled[:: max(1, -(-len(unlabelled) // _LOOKED_AT))]

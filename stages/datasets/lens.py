@@ -47,12 +47,13 @@ class Lens:
         return np.asarray(cv2.undistortPoints(pixels[:, None], stored, distortion, P=straight))[:, 0]
 
     def fold(self, size: tuple[int, int]) -> tuple[float | None, float]:
-        """Returns where the lens begins to fold the straight image of ``size`` (width, height), if it does.
+        """Returns where the distortion model folds back, and how much of the undistorted image it fills.
 
-        The value is a distance from the optical axis, in focal lengths; the second one is the share of the straight
-        image that shows something of the stored one. Beyond it, pixels farther out are drawn nearer
-        to the centre again, so that parts of the stored image appear twice: the coefficients hold for a smaller part
-        of the image than it has. Folded pixels that lie outside the stored image do no harm.
+        ``size``: (width, height) of the undistorted image. The first value is the distance from the optical axis, in
+        focal lengths, beyond which pixels farther out are drawn nearer to the centre again, so that parts of the stored
+        image appear twice: the coefficients hold for a smaller part of the image. It is None if the model does not
+        fold; folds outside the stored image do not count. The second value is the fraction of the undistorted image
+        that lies inside the stored one.
         """
         import cv2
 

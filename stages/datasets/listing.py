@@ -46,7 +46,7 @@ def _original(path: Path) -> Path:
 
 
 def names_apart(named: Mapping[str, Collection[str]]) -> str | None:
-    """Returns a clause on two kinds of files that have no name of a frame in common; None if all belong together."""
+    """Returns a clause that names two kinds of files without a common frame name; None if there are none."""
     for (one, first), (other, second) in combinations(named.items(), 2):
         if first and second and not set(first) & set(second):
             return (

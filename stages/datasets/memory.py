@@ -89,7 +89,7 @@ def _sweep(points: np.ndarray) -> Sweep:
             f"points must be an array of floats [points, 3 or more], x, y and z in metres first; it is {_named(values)}"
         )
     sweep = Sweep.of(np.ascontiguousarray(values[:, :3]))
-    if fault := "it holds none" if not len(values) else sweep.fault(most=1.0):
+    if fault := "it holds none" if not len(values) else sweep.fault(max_unusable=1.0):
         raise DataError(f"The array of points cannot be used: {fault}")
     return sweep
 

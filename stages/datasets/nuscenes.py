@@ -58,7 +58,7 @@ def build_index(
     ``cameras``: names, in one string with commas or as a sequence; "all" selects every camera of the root.
     None selects ``CAM_FRONT``, as in the published settings.
     ``frames.split`` is the official split of the scene: "train", "val", or "test" (without labels). ``allow_missing``
-    leaves keyframes out of which the tables have no labels, or no record of a sensor.
+    skips keyframes that have no labels, or no record of a sensor, in the tables.
 
     Raises:
         MissingDataError: the root, the version or a table is missing.
@@ -110,8 +110,9 @@ def build_index(
 def check_files(index: FrameIndex) -> Faults:
     """Checks every file of the index, with a progress bar; returns the faults in the order of the frames.
 
-    Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes. Labels: one byte per point of the
-    sweep, 0 to 31. No image is decoded, so 34,000 images take minutes, not hours.
+    Images: header, size as in the tables, end marker. Sweeps: whole rows of 20 bytes, usable coordinates. Labels: one
+    byte per point of the sweep, 0 to 31. An image is decoded only if its end marker is not at the end of its file, so
+    34,000 images take minutes, not hours.
     """
     return check_raw_files(index, columns=_COLUMNS, dtype="u1", ids=range(len(NUSCENES_32)))
 

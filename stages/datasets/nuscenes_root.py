@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import DataError, MissingDataError
 from .catalogue import NUSCENES_32
 from .nuscenes_tables import stream_rows
-from .reader_arguments import check_level
+from .reader_arguments import resolve_root
 
 __all__ = ["check_root", "check_tables", "find_version", "label_paths", "safe_path"]
 
@@ -25,7 +25,7 @@ def check_root(root: Path) -> Path:
     Raises:
         MissingDataError: it has none; the message names a root nearby if there is one.
     """
-    return check_level(
+    return resolve_root(
         root,
         dataset="nuScenes",
         holds="a folder v1.0-* with tables, and samples",

@@ -47,7 +47,8 @@ def parse_ply(content: bytes, path: Path, choose: Choose = coordinates) -> Float
     ``choose`` is given the names of all properties, and returns those to read; x, y and z by default.
 
     Raises:
-        DataError: it is not PLY, has no vertices with x, y and z or fewer than declared, or lists in or before them.
+        DataError: it is not PLY, has no vertices with x, y and z, has fewer vertices than declared, or has list
+            properties in or before the vertices.
     """
     start = _START.match(content)
     end = start and re.compile(rb"[\r\n]end_header[ \t]*" + start[1]).search(content)

@@ -1,8 +1,8 @@
-"""Raw sweeps are rows of float32, or float64, without a header: which, and how many a row has, is told by their values.
+"""Infers the type and the number of columns of raw sweeps, which have no header, from their values.
 
-Each column has a distribution of its own (x and y spread over tens of metres, z over a few, an intensity is never
-negative, a ring is whole), so that the values repeat with the period of the rows: their mean differs most between
-columns if the rows have their true length.
+Each column has its own distribution (x and y spread over tens of metres, z over a few, an intensity is never negative,
+a ring is a whole number), so the values repeat with the period of the rows: their means differ most between columns if
+the rows have their true length.
 """
 
 from typing import Literal, NamedTuple
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-__all__ = ["COLUMNS", "RawRows", "RawType", "are_doubles", "guess_columns", "no_lengths", "stored_by_columns"]
+__all__ = ["COLUMNS", "RawRows", "RawType", "are_doubles", "guess_columns", "implausible_fraction", "stored_by_columns"]
 
 RawType = Literal["float32", "float64"]
 
@@ -60,8 +60,8 @@ def are_doubles(values: Float32[np.ndarray, "values"]) -> bool:
     return _outside(lower, _METRES) > _RANDOM
 
 
-def no_lengths(values: Float[np.ndarray, "*values"]) -> float:
-    """Returns the share of the numbers other than 0 that are no coordinates in metres, whatever their origin."""
+def implausible_fraction(values: Float[np.ndarray, "*values"]) -> float:
+    """Returns the fraction of the values other than 0 with a magnitude outside 1e-7 to 1e7 m; NaN is ignored."""
     numbers = np.abs(values[~np.isnan(values) & (values != 0)])
     return _outside(numbers, _METRES) if len(numbers) else 0.0
 

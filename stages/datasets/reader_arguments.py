@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from ...errors import ConfigError, DataError, MissingDataError, nearest
 
-__all__ = ["check_level", "choose_cameras", "complete_parts", "name_some", "refuse_cameras", "refuse_version"]
+__all__ = ["resolve_root", "choose_cameras", "read_parts", "name_some", "refuse_cameras", "refuse_version"]
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def check_level(root: Path, *, dataset: str, holds: str, is_root: Callable[[Path], bool], download: str) -> Path:
+def resolve_root(root: Path, *, dataset: str, holds: str, is_root: Callable[[Path], bool], download: str) -> Path:
     """Returns ``root`` as an absolute path if ``is_root`` accepts it; ``holds`` describes the content of a root.
 
     Raises:
@@ -92,16 +92,16 @@ def refuse_cameras(dataset: str, cameras: str | Sequence[str] | None) -> None:
         raise ConfigError(f"{dataset} has no images, and --cameras is '{cameras}'; leave it out")
 
 
-def complete_parts(
+def read_parts(
     parts: Iterable[Part],
     read: Callable[[Part], Result],
     keys: Callable[[Part], Iterable[str]],
     *,
     allow_missing: bool,
 ) -> tuple[list[Result], dict[str, str]]:
-    """Returns what ``read`` returns of each part, and with ``allow_missing`` the frames of incomplete parts.
+    """Calls ``read`` on each part; returns the results, and key -> error of the frames of incomplete parts.
 
-    The second value has the reason by key of the frame; ``keys`` lists those of a part, of which there may be none.
+    Without ``allow_missing`` the mapping is empty. ``keys`` lists the keys of the frames of a part.
 
     Raises:
         MissingDataError, DataError: a part is incomplete, and that is not allowed.

@@ -26,7 +26,7 @@ class FrameReader(Protocol):
         ...
 
     def pixels(self, index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
-        """Returns the pixels (x, y) of each point in the image of row ``image``; NaN outside."""
+        """Returns the pixels (x, y) of each point in the image of row ``image``; NaN behind the camera."""
         ...
 
 

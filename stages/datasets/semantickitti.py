@@ -18,16 +18,16 @@ from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
 from .listing import IMAGE_SUFFIXES, find_stems, names_apart, stems
 from .projection import image_pixels
-from .reader_arguments import check_level, choose_cameras, refuse_version
+from .reader_arguments import choose_cameras, refuse_version, resolve_root
 from .sweeps import Sweep
 from .velodyne import (
     LABELS,
     VELODYNE,
     Recording,
     check_files,
-    complete_recordings,
     frame_table,
     read_labels,
+    read_recordings,
     read_sweep,
     require_folders,
 )
@@ -71,7 +71,7 @@ def build_index(
         ConfigError: unknown camera, or a version is given.
     """
     refuse_version("SemanticKITTI", version)
-    root = check_level(
+    root = resolve_root(
         root,
         dataset="SemanticKITTI",
         holds="dataset/sequences/00 or sequences/00 with velodyne and labels in it",
@@ -79,7 +79,7 @@ def build_index(
         download="https://semantic-kitti.org/dataset.html",
     )
     chosen = choose_cameras(_PUBLISHED if cameras is None else cameras, CAMERAS)
-    recordings, left_out = complete_recordings(
+    recordings, left_out = read_recordings(
         _sequences(root), partial(_recording, cameras=chosen), allow_missing=allow_missing
     )
     others = [part.scene for part in recordings if int(part.scene) > _LAST and (part.folder / LABELS).is_dir()]
@@ -106,7 +106,7 @@ def build_index(
 
 
 def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
-    """Returns pixels by the sequence's calibration; NaN behind the camera and the LiDAR (x <= 0), as published."""
+    """Projects points with the sequence's calibration; NaN behind the camera or the LiDAR (x <= 0), as published."""
     found = image_pixels(index, image, sweep)
     found[sweep.points[:, 0] <= 0] = np.nan
     return found

@@ -12,16 +12,16 @@ from .catalogue import DOMAINS
 from .index import FrameIndex
 from .listing import stems
 from .projection import image_pixels as pixels
-from .reader_arguments import check_level, name_some, refuse_cameras, refuse_version
+from .reader_arguments import name_some, refuse_cameras, refuse_version, resolve_root
 from .texts import read_text
 from .velodyne import (
     LABELS,
     VELODYNE,
     Recording,
     check_files,
-    complete_recordings,
     lidar_index,
     read_labels,
+    read_recordings,
     read_sweep,
     require_folders,
 )
@@ -52,7 +52,7 @@ def build_index(
     """
     refuse_version("SemanticSTF", version)
     refuse_cameras("SemanticSTF", cameras)
-    root = check_level(
+    root = resolve_root(
         root,
         dataset="SemanticSTF",
         holds="train, val and test, each with velodyne and labels in it",
@@ -60,7 +60,7 @@ def build_index(
         download=_DOWNLOAD,
     )
     folders = [root / split for split in SPLITS if (root / split).is_dir()]
-    return lidar_index("semanticstf", root, *complete_recordings(folders, _recording, allow_missing=allow_missing))
+    return lidar_index("semanticstf", root, *read_recordings(folders, _recording, allow_missing=allow_missing))
 
 
 def _recording(folder: Path) -> Recording:

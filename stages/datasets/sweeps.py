@@ -26,7 +26,7 @@ from .checks import UNPACK, Remark, binary_fault
 from .foreign_files import foreign_kind
 from .ply import parse_ply
 from .point_files import parse_las, parse_pcd
-from .raw_columns import COLUMNS, RawRows, RawType, are_doubles, guess_columns, no_lengths, stored_by_columns
+from .raw_columns import COLUMNS, RawRows, RawType, are_doubles, guess_columns, implausible_fraction, stored_by_columns
 from .ros_bags import bag_of, read_cloud
 
 __all__ = [
@@ -91,9 +91,9 @@ class Sweep:
 
     @classmethod
     def of(cls, points: np.ndarray, pixels: np.ndarray | None = None) -> "Sweep":
-        """Returns the sweep of ``points`` [P, 3] of any type of numbers, in the narrower of the two types that do.
+        """Creates a sweep from ``points`` [P, 3] of any numeric dtype.
 
-        Doubles that are all equal to float32 have been rounded to them, and count as such.
+        Points are stored as float32, or as float64 if a coordinate is 1024 m or more and float32 would change a value.
         """
         if points.dtype != np.float32:
             points = points.astype(np.float64)
@@ -111,7 +111,7 @@ class Sweep:
 
     @cached_property
     def missing(self) -> Bool[np.ndarray, "points"]:
-        """Which points stand for rays without return; they are not usable."""
+        """Which points are rays without a return; they are not usable."""
         return _missing_returns(self.points)
 
     def only_usable(self) -> "Sweep":
@@ -121,10 +121,11 @@ class Sweep:
         pixels = None if self.pixels is None else self.pixels[self.usable]
         return replace(self, points=self.points[self.usable], pixels=pixels)
 
-    def fault(self, *, most: float = 0.5) -> str | None:
-        """Returns what is wrong with the coordinates if more than the share ``most`` of the points has none, or None.
+    def fault(self, *, max_unusable: float = 0.5) -> str | None:
+        """Describes the fault of a sweep with unusable coordinates; None if there is none.
 
-        Missing returns are no points. ``most=1.0`` finds sweeps without any usable point.
+        Up to the fraction ``max_unusable`` of the points may be unusable; missing returns do not count. With 1.0 it
+        reports only sweeps without any usable point, and those in which nearly all returns are missing.
         """
         total, missing = len(self.points), self.missing
         returns, good = total - int(missing.sum()), int(self.usable.sum())
@@ -132,9 +133,14 @@ class Sweep:
             point = _written(self.points[missing][0])
             return f"all but {returns} of its {total} points are {point}; copy it again, or leave it out"
         usable = self.points if good == total else self.points[self.usable]
-        if most < 1 and good and np.ptp(usable) > 2 * _REACH and (wide := np.ptp(usable, axis=0).max()) > 2 * _REACH:
+        if (
+            max_unusable < 1
+            and good
+            and np.ptp(usable) > 2 * _REACH
+            and (wide := np.ptp(usable, axis=0).max()) > 2 * _REACH
+        ):
             return f"its points are spread over {wide:.4g} m; coordinates must be in metres"
-        if good == returns or (good and returns - good <= most * returns):
+        if good == returns or (good and returns - good <= max_unusable * returns):
             return None
         bad = self.points[~self.usable & ~missing]
         finite = bad[np.isfinite(bad).all(axis=1)]
@@ -227,10 +233,10 @@ def raw_fault(path: Path, rows: RawRows, *, remedy: str = UNPACK) -> str | Remar
 
 
 def check_columns(paths: Sequence[Path], columns: int) -> None:
-    """Checks that the values of sweeps of float32 do not all say that they have other columns.
+    """Checks the number of columns of raw float32 sweeps against their values.
 
     Raises:
-        DataError: they do.
+        DataError: the values of all sweeps fit the same other number of columns.
     """
     contents = {path: path.read_bytes() for path in paths if path.is_file()}
     found = {
@@ -321,7 +327,7 @@ def _raw(content: bytes, path: Path, rows: RawRows) -> np.ndarray:
     dtype = np.dtype(rows.dtype).newbyteorder("<")
     values = np.frombuffer(content, dtype)
     points = values.reshape(-1, rows.columns)[:, :3]
-    if (share := no_lengths(points)) > _NO_LENGTHS:
+    if (share := implausible_fraction(points)) > _NO_LENGTHS:
         raise DataError(
             f"The sweep {path} is not of {rows}: {share:.0%} of such coordinates would be below 1e-7 or above 1e7 m; it"
             " may be of another type (float16, integers, big-endian, several). Write it as .npy, or as little-endian"

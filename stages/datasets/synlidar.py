@@ -6,15 +6,15 @@ from pathlib import Path
 from .index import FrameIndex
 from .listing import stems
 from .projection import image_pixels as pixels
-from .reader_arguments import check_level, refuse_cameras, refuse_version
+from .reader_arguments import refuse_cameras, refuse_version, resolve_root
 from .velodyne import (
     LABELS,
     VELODYNE,
     Recording,
     check_files,
-    complete_recordings,
     lidar_index,
     read_labels,
+    read_recordings,
     read_sweep,
     require_folders,
 )
@@ -41,14 +41,14 @@ def build_index(
     """
     refuse_version("SynLiDAR", version)
     refuse_cameras("SynLiDAR", cameras)
-    root = check_level(
+    root = resolve_root(
         root,
         dataset="SynLiDAR",
         holds="00 (or sequences/00) with velodyne and labels in it",
         is_root=lambda folder: bool(_sequences(folder)),
         download=_DOWNLOAD,
     )
-    found = complete_recordings(_sequences(root), _recording, allow_missing=allow_missing)
+    found = read_recordings(_sequences(root), _recording, allow_missing=allow_missing)
     return lidar_index("synlidar", root, *found)
 
 

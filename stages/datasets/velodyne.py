@@ -13,7 +13,7 @@ from .checks import Faults
 from .index import FrameIndex, FrameTable, ImageTable
 from .label_files import check_raw_files, read_raw_labels
 from .listing import is_hidden, stems
-from .reader_arguments import complete_parts
+from .reader_arguments import read_parts
 from .sweeps import Sweep, load_sweep
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "VELODYNE",
     "Recording",
     "check_files",
-    "complete_recordings",
+    "read_recordings",
     "frame_table",
     "lidar_index",
     "read_labels",
@@ -67,7 +67,7 @@ def frame_table(root: Path, sequences: Iterable[Recording]) -> FrameTable:
     )
 
 
-def complete_recordings(
+def read_recordings(
     folders: Iterable[Path], read: Callable[[Path], Recording], *, allow_missing: bool
 ) -> tuple[list[Recording], dict[str, str]]:
     """Returns the recordings in ``folders``, and with ``allow_missing`` the frames of those that are incomplete.
@@ -81,7 +81,7 @@ def complete_recordings(
     def keys(folder: Path) -> list[str]:
         return [f"{folder.name}/{stem}" for stem in sorted(stems(folder / VELODYNE, ".bin"))] or [folder.name]
 
-    return complete_parts(folders, read, keys, allow_missing=allow_missing)
+    return read_parts(folders, read, keys, allow_missing=allow_missing)
 
 
 def require_folders(part: Path, kinds: Sequence[tuple[str, str]]) -> None:

@@ -17,7 +17,7 @@ from .checks import Check, Faults, common_size, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .listing import find_stems, stems
 from .projection import image_pixels
-from .reader_arguments import check_level, choose_cameras, complete_parts
+from .reader_arguments import choose_cameras, read_parts, resolve_root
 from .sweeps import Sweep
 from .virtualkitti_clouds import (
     cloud_fault,
@@ -63,7 +63,7 @@ def build_index(
         ConfigError: unknown version or weather.
         DataError: none of a world's images can be opened, or its list of colours is damaged.
     """
-    root = check_level(
+    root = resolve_root(
         root,
         dataset="VirtualKITTI",
         holds=f"{_RGB}, and {_CLOUDS[0]} or {_DEPTH} and {_CLASSES}",
@@ -72,7 +72,7 @@ def build_index(
     )
     weathers = choose_cameras("all" if cameras is None else cameras, WEATHERS)
     chosen = _choose_version(root, version)
-    worlds, left_out = complete_parts(
+    worlds, left_out = read_parts(
         _worlds(root, chosen),
         partial(_world, root, chosen, weathers),
         partial(_keys, root, chosen, weathers),

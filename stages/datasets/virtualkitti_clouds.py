@@ -80,7 +80,7 @@ def cloud_fault(path: Path) -> str | Remark | None:
 
 
 def cloud_labels(cloud: Num[np.ndarray, "points 7"]) -> Int64[np.ndarray, "points"]:
-    """Returns the class of each point; the tools' number for sky, of which a few points lie near, as don't care."""
+    """Returns the class of each point; the number that the tools give to sky becomes "Don't care"."""
     with np.errstate(invalid="ignore"):
         labels = cloud[:, 6].astype(np.int64)
     return np.where(labels == _SKY_OF_THE_TOOLS, _IGNORED, labels)

@@ -1,8 +1,8 @@
-"""Whether the calibration puts points into the images: one frame of each scene is projected before hours of work.
+"""Checks that the calibration projects points into the images: one frame of each scene, before hours of work.
 
-A transform that is inverted, in millimetres, or of other axes is a valid transform, but shows the points of other
-places, or none. The share of points that each camera sees tells, and so does what other readings of the same numbers
-would see.
+An inverted transform, or one in millimetres or with other axes, is still a valid transform, but it projects the wrong
+points into the image, or none. It is detected by the fraction of points that each camera sees, and by comparison with
+other interpretations of the same numbers.
 """
 
 import logging

@@ -136,7 +136,7 @@ class AgentMaker:
         return PixelVectors(parts)
 
     def centres(self, pixels: PixelVectors) -> Float[Tensor, "batch agents joint"]:
-        """Runs soft k-means by cosine similarity from the seeds to the centres that the last round assigns cells to.
+        """Runs soft k-means (cosine similarity) from the seeds; returns the centres for the last assignment.
 
         An agent left without pixels keeps its centre.
         """

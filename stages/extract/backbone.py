@@ -19,7 +19,7 @@ from ...errors import BackendError, ModelError
 from .images import FeatureMaps, Pictures, pad_to_multiple
 from .models import ModelFolder
 from .packing import pack_layers
-from .precision import is_fast, resolve_dtype, warn_if_slow
+from .precision import has_native_support, resolve_dtype, warn_if_slow
 from .settings import ExtractSettings
 from .taps import crop_maps, find_taps, run_to_taps, tap_specs, vae_factor
 from .weights import load_text_encoder, load_tokenizer, load_unet, load_vae_encoder
@@ -71,7 +71,12 @@ class DiffusionBackbone:
             )
         self.vae_factor = vae_factor(self.vae.config)
         self.taps = find_taps(self.unet, settings.map_taps)
-        if device.type == "cpu" and self.dtype != torch.float32 and is_fast(name, device) and not settings.compile:
+        if (
+            device.type == "cpu"
+            and self.dtype != torch.float32
+            and has_native_support(name, device)
+            and not settings.compile
+        ):
             pack_layers(self.vae, in_place=True)
             pack_layers(self.unet, [tap.module for tap in self.taps])
         if settings.compile:

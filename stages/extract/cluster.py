@@ -27,7 +27,7 @@ from .models import settings_model
 from .networks import tap_specs
 from .precision import resolve_dtype
 from .settings import ExtractSettings
-from .workers import ShardWorker, ask, connect, fill_task, silenced_dask_logs, worker_environments
+from .workers import ShardWorker, call_plugin, connect, fill_task, silenced_dask_logs, worker_environments
 
 __all__ = ["extract_with_workers"]
 
@@ -82,7 +82,7 @@ def extract_with_workers(
                 threads=int(environments[0]["OMP_NUM_THREADS"]) if environments else None,
             )
             with silenced_dask_logs(), connect(scheduler, environments) as client, _registered(client, plugin):
-                devices = client.run(ask, plugin.name, "device_type")
+                devices = client.run(call_plugin, plugin.name, "device_type")
                 worker_count = len(devices)
                 clock.restart()
                 largest = max(SHARDS_A_TASK[device] for device in devices.values())
@@ -170,7 +170,7 @@ def _registered(client: Client, plugin: ShardWorker) -> Iterator[None]:
         raise ClusterError(f"The worker {lacking[0]} cannot import xd3d ({found[lacking[0]]}); {advice}")
     client.register_plugin(plugin)
     try:
-        for worker, reason in client.run(ask, plugin.name, "unfit_reason").items():
+        for worker, reason in client.run(call_plugin, plugin.name, "unfit_reason").items():
             if reason:
                 raise ClusterError(f"The worker {worker} {reason}")
         yield

@@ -17,7 +17,7 @@ from ...cache.codec import FAR_MEAN, SMALLEST_EXPONENT, decode
 from ...cache.schema import ASSIGNMENT, CHANNEL_AXES, GEOMETRY, MEMBERSHIPS_PER_CELL, SCALES, ImageFeatures
 from ...cache.stored import StoredRows
 
-__all__ = ["as_indices", "as_read", "decoded", "encode_e4m3", "stored_rows", "strongest_memberships"]
+__all__ = ["as_indices", "round_trip", "decoded", "encode_e4m3", "stored_rows", "strongest_memberships"]
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
 E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
@@ -53,8 +53,8 @@ def stored_rows(features: Mapping[str, Num[Tensor, "batch *row"]], profile: str)
     )
 
 
-def as_read(values: Float[Tensor, "images *row"], profile: str, channel_axis: int) -> Float[Tensor, "images *row"]:
-    """Returns float32 ``values`` as they are read from a cache of a profile, on their device."""
+def round_trip(values: Float[Tensor, "images *row"], profile: str, channel_axis: int) -> Float[Tensor, "images *row"]:
+    """Returns ``values`` after encoding and decoding as in a cache of ``profile``: float32, on the same device."""
     halves = _float16(values)
     if profile != "compact":
         return halves.to(torch.float32)

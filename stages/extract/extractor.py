@@ -21,7 +21,7 @@ from ...cache.stored import StoredRows
 from ...errors import BackendError, ConfigError
 from ...processes import select_device
 from .agents import AgentMaker
-from .encode import as_read, stored_rows, strongest_memberships
+from .encode import round_trip, stored_rows, strongest_memberships
 from .images import FeatureMaps, PictureArray, Pictures
 from .models import settings_model
 from .networks import Backbone, JointBackbone, open_backbone
@@ -93,7 +93,10 @@ class FeatureExtractor:
         return features
 
     def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
-        """Runs the model on a batch and returns what computes the rest, in any thread; on a GPU it is all done here."""
+        """Runs the model on a batch; returns a function that computes the stored rows, in any thread.
+
+        On a GPU everything is computed before this method returns.
+        """
         if self.backbone.device.type == "cpu":
             return partial(self._rows, *self._maps(pictures, keys))
         features = self(pictures, keys)
@@ -148,7 +151,7 @@ class FeatureExtractor:
         if self.agents is not None:
             if self.settings.models:  # a cache of several networks groups what it has stored
                 profile, axis = self.settings.profile, CHANNEL_AXES["features"]
-                maps = {tap: as_read(values, profile, axis) for tap, values in maps.items() if tap != RGB}
+                maps = {tap: round_trip(values, profile, axis) for tap, values in maps.items() if tap != RGB}
             named |= agent_arrays(self.agents, maps, images)
         return stored_rows(named, self.settings.profile)
 

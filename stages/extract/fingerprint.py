@@ -41,9 +41,9 @@ def feature_fingerprints(settings: ExtractSettings, index: FrameIndex) -> list[d
 
 
 def partial_fingerprints(settings: ExtractSettings, index: FrameIndex, absent: Collection[str]) -> list[dict[str, Any]]:
-    """``feature_fingerprints`` where what ``missing_models`` names is not on this machine: such a digest is None.
+    """Like ``feature_fingerprints``, with None as the digest of each model in ``absent`` (see ``missing_models``).
 
-    The precisions are those that some model would have. No network is asked.
+    Every precision that ``settings`` allow for some model is included. The hub is not contacted.
 
     Raises:
         ModelError: what is on this machine is incomplete.

@@ -67,7 +67,7 @@ def load_image(
     lens: Lens | None = None,
     decoding: Decoding = "full",
 ) -> UInt8[np.ndarray, "3 height width"]:
-    """Decodes an image file to RGB and resizess it to ``image_size`` (height, width).
+    """Decodes an image file to RGB and resizes it to ``image_size`` (height, width).
 
     Greyscale, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped. ``stored_size`` (width,
     height) is the size in the index; ``lens`` undistorts the picture first. With ``decoding`` "scaled" and

@@ -112,9 +112,9 @@ def cache_opener(
     *,
     fingerprint: Mapping[str, Any] | None = None,
 ) -> CacheOpener:
-    """What opens the cache of a run; call it with ``taps``. It can be sent to another process.
+    """Returns a picklable function that opens the cache of a run; call it with ``taps``.
 
-    ``fingerprint`` is that of the agents of several networks.
+    ``fingerprint`` replaces the one of ``settings``; it is that of the agents of several networks.
 
     Raises:
         ModelError: the model cannot be found or is incomplete.
@@ -154,7 +154,10 @@ def summarise(
     start: float,
     workers: int = 1,
 ) -> ExtractSummary:
-    """Summarises ``shards`` after a run from ``start`` that ``computed`` some; ``clock``: the times of all workers."""
+    """Summarises a run over ``shards`` that began at ``start`` (``time.monotonic()``).
+
+    ``computed``: the shards that were pending; ``clock``: the times, summed over all ``workers``.
+    """
     elapsed = clock.elapsed
     rate = sum(len(shard.rows) for shard in computed) / elapsed
     shares = {activity: seconds / (elapsed * workers) for activity, seconds in clock.seconds.items()}

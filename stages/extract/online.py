@@ -34,7 +34,7 @@ class OnlineExtractor:
         self.agents = settings.agents.count
         self.views = settings.views
 
-    def of(self, index: FrameIndex) -> "OnlineExtractor":
+    def with_index(self, index: FrameIndex) -> "OnlineExtractor":
         """Returns a source of the images of ``index`` that shares the model with this one."""
         other = copy.copy(self)
         other._pictures = PictureSource.of(index, self._settings, None)

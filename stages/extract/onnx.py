@@ -21,9 +21,9 @@ from .onnx_files import (
     check_input,
     check_map,
     first_line,
+    has_fixed_batch,
     open_session,
     read_description,
-    takes_one,
 )
 from .precision import resolve_dtype
 from .settings import ExtractSettings
@@ -82,7 +82,7 @@ class OnnxBackbone:
                 f" {height}x{width}; choose a larger extract.image_size"
             )
         check_input(self._session, self.description, size, model)
-        self._together = not takes_one(self._session, self.description)
+        self._together = not has_fixed_batch(self._session, self.description)
         found = self._attempt(PROBED, size) if self._together else None
         if found is None or any(np.ndim(values) == 4 and len(values) != PROBED for values in found.values()):
             self._together = False

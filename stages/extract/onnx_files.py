@@ -33,7 +33,7 @@ __all__ = [
     "first_line",
     "open_session",
     "read_description",
-    "takes_one",
+    "has_fixed_batch",
 ]
 
 LARGEST_MESSAGE = 2**31 - 2**26  #: bytes of a network that protobuf can hold; the data of a larger one stay in files
@@ -173,7 +173,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
                     yield from _tensors(inner)
 
 
-def takes_one(session: Any, description: Description) -> bool:
+def has_fixed_batch(session: Any, description: Description) -> bool:
     """Returns whether the network is made for one image at a time."""
     return isinstance(_input(session, description).shape[0], int)
 

@@ -38,7 +38,8 @@ class BatchExtractor(Protocol):
     def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
         """Runs the model on a batch; ``keys`` are those of the images.
 
-        What is returned computes the rest in any thread, beside the next batch: the rows, numbered by batch index.
+        Returns a function that computes the stored rows, numbered by batch index. It may run in another thread while
+        the next batch is in the model.
         """
 
 

@@ -56,8 +56,8 @@ FillPart = Callable[..., ExtractSummary]  #: ``extract_features``, or a function
 class NetworksPlan:
     """What the cache of several networks in ``path`` holds for ``settings``: the fingerprints of its parts.
 
-    A part that is there keeps its precision, and its taps where they include those that are wanted; it stands for its
-    network where that is not on this machine. ``reading``: a network without a part is refused.
+    An existing part keeps its precision, and its taps if they include the requested ones. The part of a network that is
+    not on this machine is used as it is. With ``reading``, a missing part is an error.
     """
 
     index: FrameIndex

@@ -4,8 +4,8 @@ Small dense matrices carry values between grids of different strides over one im
 [0, 1]; a grid of n cells whose image spans ``extent`` of them has cells of ``1 / extent`` each, the last one possibly
 hanging over the image's edge. Every operation on a map is separable: one matrix for rows, one for columns.
 
-A coarse tap enters every product at its own size; what is carried to the grouping grid are the similarities, not its
-channels. The values are those of one joint map on the grouping grid, up to rounding, for a fraction of its cost.
+A coarse tap is multiplied at its own resolution; only the similarities are resized to the grouping grid, not the
+channels. The result equals that of one joint map on the grouping grid, up to rounding, at a fraction of the cost.
 """
 
 import itertools
@@ -78,7 +78,9 @@ class PixelVectors:
 def tap_vectors(
     values: Float[Tensor, "batch channels height width"], area: Float[Tensor, "height width"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Vectors of unit length, or 0: each channel less its mean over the image, over its deviation; then each pixel.
+    """Standardises each channel over the image, then scales the vector of each pixel to unit length.
+
+    Channels that are nearly constant (deviation up to ``FLAT``) become 0.
 
     ``area``: share of the image that each cell covers; sums to 1.
     """

@@ -16,7 +16,7 @@ from .model_files import read_facts
 from .models import ModelFolder
 from .settings import ExtractSettings
 
-__all__ = ["is_fast", "precisions", "resolve_dtype", "warn_if_slow"]
+__all__ = ["has_native_support", "precisions", "resolve_dtype", "warn_if_slow"]
 
 WIDE = 512  #: channels of the widest block from which a network counts as full-size
 PROBE = 192  #: rows and columns of the product that a slow precision is timed with
@@ -24,7 +24,7 @@ PROBE = 192  #: rows and columns of the product that a slow precision is timed w
 log = logging.getLogger(__name__)
 
 
-def is_fast(dtype: str, device: torch.device) -> bool:
+def has_native_support(dtype: str, device: torch.device) -> bool:
     """Returns whether ``device`` has hardware support for matrix products in ``dtype``."""
     if dtype == "float32":
         return True
@@ -56,7 +56,7 @@ def precisions(settings: ExtractSettings, model: ModelFolder | None) -> tuple[st
     if model is not None and _widest(model) < WIDE:
         return ("float32",)
     absent = settings.device == "cuda" and not torch.cuda.is_available()  # a GPU that is not there counts as fast
-    fast = absent or is_fast("bfloat16", select_device(settings.device))
+    fast = absent or has_native_support("bfloat16", select_device(settings.device))
     return ("bfloat16", "float32") if fast else ("float32", "bfloat16")
 
 
@@ -85,7 +85,7 @@ def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:
 
 def warn_if_slow(dtype: str, device: torch.device) -> None:
     """Logs how much slower than float32 an unsupported precision is on the device."""
-    if is_fast(dtype, device):
+    if has_native_support(dtype, device):
         return
     factor = _product_seconds(dtype, device) / _product_seconds("float32", device)
     log.warning(

@@ -168,7 +168,7 @@ class ExtractSettings(Settings):
 
     @property
     def networks(self) -> dict[str, str]:
-        """The networks of ``models``: name in taps -> how it is given; of two alike the last."""
+        """Name in taps -> entry of ``models``; the last one if two names are equal."""
         return {name.rstrip("/").rpartition("/")[2]: name for name in self.models}
 
     @property

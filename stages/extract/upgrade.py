@@ -1,8 +1,8 @@
 """Upgrade of a cache: the memberships of each image are computed from its cached maps and its picture.
 
-The diffusion model is not needed. Cached maps are rounded, so for some images the grouping settles elsewhere than in
-stage one. The agents it leads to are held against the stored ones; where they differ, each stored agent takes the
-centre of the one that is most like it, and the cells are assigned to these centres.
+The diffusion model is not needed. Cached maps are rounded, so for some images k-means converges to other centres than
+in stage one. The recomputed agents are compared with the stored ones; where they differ, each stored agent is matched
+to the most similar recomputed one, and the cells are assigned to the matched centres.
 """
 
 import time

@@ -30,7 +30,7 @@ from .settings import ExtractSettings
 
 __all__ = [
     "ShardWorker",
-    "ask",
+    "call_plugin",
     "connect",
     "fill_task",
     "local_cluster",
@@ -131,9 +131,9 @@ def fill_task(name: str, shards: list[int]) -> tuple[dict[str, float], list[int]
     return _plugin(get_worker(), name).fill(shards)
 
 
-def ask(name: str, question: str, dask_worker: Any) -> Any:
-    """Returns the answer of the plugin ``name`` to one of its methods; ``Client.run`` passes ``dask_worker``."""
-    return getattr(_plugin(dask_worker, name), question)()
+def call_plugin(name: str, method: str, dask_worker: Any) -> Any:
+    """Calls a method of the plugin ``name``; ``Client.run`` passes ``dask_worker``."""
+    return getattr(_plugin(dask_worker, name), method)()
 
 
 def _plugin(worker: Any, name: str) -> ShardWorker:

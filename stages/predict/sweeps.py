@@ -219,7 +219,7 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
     try:
         stamp = file_stamp([bag_of(sweep) or sweep])
         read = load_sweep(sweep, columns=columns)
-        if fault := read.fault(most=1.0):
+        if fault := read.fault(max_unusable=1.0):
             return FileFault(path=sweep, reason=fault)
         batch = cloud_batch(read.points[read.usable], str(sweep), plan)
         return _Cloud(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.models import ModelFolder, settings_model
-from xd3d.stages.extract.precision import is_fast
+from xd3d.stages.extract.precision import has_native_support
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.extract.taps import find_taps
 from xd3d.stages.extract.vision import VisionBackbone
@@ -146,7 +146,7 @@ def gemm_peaks(settings: ExtractSettings) -> dict[str, float]:
     """
     peaks = {}
     for dtype in ("float32", "bfloat16"):
-        size = GEMM[is_fast(dtype, torch.device("cpu")) and settings.image_size[0] > 200]
+        size = GEMM[has_native_support(dtype, torch.device("cpu")) and settings.image_size[0] > 200]
         values = torch.randn(size, size).to(getattr(torch, dtype))
         seconds = []
         for _ in range(6):

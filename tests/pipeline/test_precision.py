@@ -17,7 +17,7 @@ SMALL = ("extract.image_size=[32,64]", "extract.agents.count=4")
 def workspace(tiny_nuscenes_root, tmp_path, monkeypatch):
     """A workspace with an index, on a machine for which the tiny model is a full-size one, without bfloat16 units."""
     monkeypatch.setattr(precision, "WIDE", 8)
-    monkeypatch.setattr(precision, "is_fast", lambda dtype, _: dtype == "float32")
+    monkeypatch.setattr(precision, "has_native_support", lambda dtype, _: dtype == "float32")
     workspace = Workspace(home=tmp_path / "work")
     jobs.prepare("nuscenes", tiny_nuscenes_root, version=None, cameras="CAM_FRONT", workspace=workspace)
     return workspace

@@ -67,9 +67,9 @@ def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path):
 def test_what_is_in_memory_is_read_at_once_and_the_end_of_a_file_is_left_to_the_read_that_waits(file, whole):
     opened, size = LocalFile(file), file.stat().st_size
     out = np.zeros(size, np.uint8)
-    if not opened.begin(out, 0, whole=whole):  # this file system cannot tell, or the page was dropped
+    if not opened.read_if_cached(out, 0, whole=whole):  # this file system cannot tell, or the page was dropped
         opened.read_into(out, 0)
     assert out.tobytes() == file.read_bytes()
-    assert not opened.begin(out, 1, whole=whole)
+    assert not opened.read_if_cached(out, 1, whole=whole)
     with pytest.raises(CacheError, match="1 bytes early"):
         opened.read_into(out, 1)

@@ -72,6 +72,6 @@ def test_who_shares_the_cache_leaves_files_of_other_hosts_alone(folder):
     ],
 )
 def test_a_fault_of_the_disk_says_what_to_do(folder, code, kind, remedy):
-    with pytest.raises(kind, match=remedy) as caught, LocalStore(root=folder).faults("writing shard 3"):
+    with pytest.raises(kind, match=remedy) as caught, LocalStore(root=folder).translate_errors("writing shard 3"):
         raise OSError(code, os.strerror(code), "some/file")
     assert "writing shard 3" in str(caught.value)

@@ -8,7 +8,7 @@ from xd3d.stages.datasets.nuscenes import build_index
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.models import resolve_model
-from xd3d.stages.extract.precision import is_fast
+from xd3d.stages.extract.precision import has_native_support
 from xd3d.stages.extract.settings import ExtractSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -23,7 +23,9 @@ def test_a_real_front_image_goes_through_full_size_stable_diffusion(real_sd_conf
     summary = extract_features(index, full_size(real_sd_configs), tmp_path / "cache")
     assert (summary.images, summary.done) == (1, 1)
     reader = FeatureReader(tmp_path / "cache")
-    assert reader.fingerprint["dtype"] == ("bfloat16" if is_fast("bfloat16", torch.device("cpu")) else "float32")
+    assert reader.fingerprint["dtype"] == (
+        "bfloat16" if has_native_support("bfloat16", torch.device("cpu")) else "float32"
+    )
     sizes = {name: (spec.channels, spec.height, spec.width) for name, spec in reader.taps.items()}
     assert sizes == {
         "up0": (1280, 4, 7),

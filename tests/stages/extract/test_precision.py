@@ -7,7 +7,7 @@ import torch
 from xd3d.stages.extract import precision
 from xd3d.stages.extract.backbone import DiffusionBackbone
 from xd3d.stages.extract.models import resolve_model
-from xd3d.stages.extract.precision import is_fast, precisions, resolve_dtype, warn_if_slow
+from xd3d.stages.extract.precision import has_native_support, precisions, resolve_dtype, warn_if_slow
 
 CPU = torch.device("cpu")
 
@@ -19,13 +19,13 @@ def large(real_sd_configs):
 
 @pytest.mark.parametrize(("units", "first"), [(True, "bfloat16"), (False, "float32")])
 def test_auto_takes_bfloat16_for_full_size_models_where_there_are_units(settings, large, monkeypatch, units, first):
-    monkeypatch.setattr(precision, "is_fast", lambda *_: units)
+    monkeypatch.setattr(precision, "has_native_support", lambda *_: units)
     assert resolve_dtype(settings(dtype="auto"), large) == first
     assert set(precisions(settings(dtype="auto"), large)) == {"bfloat16", "float32"}
 
 
 def test_a_gpu_that_is_asked_for_and_is_on_another_machine_is_not_taken_for_this_cpu(settings, large, monkeypatch):
-    monkeypatch.setattr(precision, "is_fast", lambda *_: False)
+    monkeypatch.setattr(precision, "has_native_support", lambda *_: False)
     assert resolve_dtype(settings(dtype="auto", device="cpu"), large) == "float32"
     assert resolve_dtype(settings(dtype="auto", device="cuda"), large) == "bfloat16"
 
@@ -38,13 +38,13 @@ def test_small_models_and_set_precisions_are_the_same_on_any_machine(settings, l
 
 def test_units_are_found_where_products_are_fast():
     """What the flags say must agree with a stopwatch: without units these products may take a hundred times as long."""
-    assert is_fast("float32", CPU)
+    assert has_native_support("float32", CPU)
     factor = precision._product_seconds("bfloat16", CPU) / precision._product_seconds("float32", CPU)
-    assert factor < 10 or not is_fast("bfloat16", CPU)
+    assert factor < 10 or not has_native_support("bfloat16", CPU)
 
 
 def test_a_precision_without_units_is_announced_with_its_factor(settings, tiny_model, monkeypatch, caplog):
-    monkeypatch.setattr(precision, "is_fast", lambda dtype, _: dtype == "float32")
+    monkeypatch.setattr(precision, "has_native_support", lambda dtype, _: dtype == "float32")
     monkeypatch.setattr(precision, "_product_seconds", lambda dtype, _: 42.0 if dtype == "bfloat16" else 1.0)
     with caplog.at_level(logging.WARNING, "xd3d"):
         warn_if_slow("float32", CPU)
