@@ -99,8 +99,8 @@ def read_json(path: Path) -> Any:
 def parse_yaml(text: str, *, words: bool = False) -> Any:
     """Parses a YAML text with the safe loader.
 
-    ``words``: only decimal numbers without leading zeros and null are more than text: ``no``, ``0001`` and
-    ``2011_09_26`` are the words that they look like, not false, 1 and 20110926.
+    ``words``: every scalar but null and decimal numbers without leading zeros is a string: ``no``, ``0001`` and
+    ``2011_09_26`` are not parsed as false, 1 and 20110926.
 
     Raises:
         ValueError: the text is invalid (a 13th month, for example), or a key occurs twice in one mapping.

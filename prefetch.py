@@ -48,7 +48,9 @@ def map_ahead(
     try:
         while True:
             if os.getpid() != process:
-                raise CacheError("Batches are made by threads of the process that began; begin anew after a fork")
+                raise CacheError(
+                    "The prefetch threads belong to the process that started them; start anew after a fork"
+                )
             for number, item in islice(ahead, slots - len(waiting)):
                 waiting.append(pool.submit(make, item, number % slots))
             if not waiting:

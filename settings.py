@@ -32,10 +32,11 @@ class Settings(BaseModel):
 class Mark(Enum):
     """How a setting may change without making another run."""
 
-    #: It changes no result, or names something that is compared by content: it is not part of a run's name, and a run
-    #: resumes with another value.
+    #: The setting changes no result, or names something that is compared by content. It is not part of a run's name,
+    #: and a run can be resumed with another value.
     FREE = auto()
-    #: It belongs to the machine: a run resumes with another value, and is opened with this machine's.
+    #: The setting belongs to the machine. A run can be resumed with another value, and a trained run is opened with
+    #: the default or the value that is given then.
     MACHINE = auto()
     #: Only training reads it: a run may start from the weights of a run with another value.
     TRAINING_ONLY = auto()
@@ -43,7 +44,7 @@ class Mark(Enum):
     #: recorded, so that names, records and digests of earlier runs remain valid.
     ADDED = auto()
     #: The ablation sets it for each run, so it cannot be set for all of them.
-    GIVEN = auto()
+    ABLATION = auto()
 
 
 @cache

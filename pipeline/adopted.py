@@ -1,4 +1,4 @@
-"""Finds the cache of a model that is not on this machine: its digest comes from the cache, all else is compared."""
+"""Finds the cache of a model that is not on this machine: every field but the digest of the model must match."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,11 +41,11 @@ def adopted_fingerprint(
     ``wanted``: fingerprints, the best first, with None for the digests of ``absent`` (field -> model name). ``caches``:
     the newest first; a cache in its ``usual`` location is preferred to copies. A warning names the chosen cache. If
     none fits, the fingerprint closest to the newest cache is returned; the reader refuses it and names the fields.
-    Caches of models that xd3d brings along are never those of an absent one.
+    Caches of models that xd3d ships are never those of an absent one.
 
     Raises:
         CacheError: caches of different models fit.
-        CacheMismatchError: there are only caches of models that xd3d brings along.
+        CacheMismatchError: there are only caches of models that xd3d ships.
     """
     known = _identities(caches)
     found = {cache: own for cache, own in known.items() if not _of_packaged_model(cache, absent)}
@@ -99,9 +99,9 @@ def _require_one_model(fits: Sequence[tuple[Cache, Fingerprint]], absent: Mappin
     if len({tuple(fields[part] for part in absent) for _, fields in fits}) > 1:
         listed = "\n".join(f"  {_described(cache, fields, absent)}" for cache, fields in fits)
         raise CacheError(
-            f"{_said(absent)}, and caches of different models fit in everything else:\n{listed}\nMove the one that is"
-            " meant into a folder of its own and name that folder (--set extract.caches=FOLDER, or XD3D_CACHES=FOLDER),"
-            " or bring the model here"
+            f"{_said(absent)}, and caches of different models match in all other fields:\n{listed}\nMove the one to use"
+            " into a separate folder and name that folder (--set extract.caches=FOLDER, or XD3D_CACHES=FOLDER), or"
+            " install the model on this machine"
         )
 
 

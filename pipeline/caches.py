@@ -115,7 +115,7 @@ def recorded_dataset(path: str) -> str:
     recipe = load_recipe(open_store(path)) or {}
     if "dataset" not in recipe:
         raise CacheError(
-            f"The cache {path} does not say of which data set it was made; upgrade it with --dataset NAME, and choose"
-            " images of it with --images FILE or --split NAME"
+            f"The cache {path} does not record its data set; give --dataset NAME to 'xd3d cache upgrade', and choose"
+            " images of the cache with --images FILE or --split NAME"
         )
     return str(recipe["dataset"])

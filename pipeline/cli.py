@@ -84,7 +84,7 @@ def demo(
 def synthesize(
     out: Annotated[Path, typer.Argument(help="The folder to create; it must be empty or not exist.")],
     frames: Annotated[int, typer.Option(help="Total number of LiDAR keyframes.")] = 120,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; equal arguments give equal files.")] = 0,
     cameras: CameraNames = None,
     plan: Annotated[
         Literal["city", "benchmark"], typer.Option(help="Two cities, or the domains of the benchmark.")
@@ -203,7 +203,7 @@ def evaluate(
     window: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of --adapt norm: frames whose statistics count, the current one and those before it."
+            min=1, help="With --adapt norm: number of frames in the statistics, the current one and those before it."
         ),
     ] = None,
     export: Annotated[

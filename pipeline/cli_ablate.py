@@ -1,4 +1,4 @@
-"""The command that runs the ablation; beside the others because of its options."""
+"""The command ``ablate``; a module of its own because it has many options."""
 
 from pathlib import Path
 from typing import Annotated

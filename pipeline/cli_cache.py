@@ -83,7 +83,7 @@ def repair(path: CachePath) -> Outcome:
 def upgrade(
     path: CachePath,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Its data set, for a cache that does not record it.")
+        str | None, typer.Option("--dataset", help="Data set of the cache, if it does not record it.")
     ] = None,
     root: Root = None,
     device: Device = None,

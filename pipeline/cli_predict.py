@@ -1,4 +1,4 @@
-"""The command that labels sweeps; beside the others because of its options."""
+"""The command ``predict``; a module of its own because it has many options."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,18 +18,16 @@ Points = Annotated[
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Label the frames of this prepared data set, with their images.")
 ]
-FrameRoot = Annotated[Path | None, typer.Option("--root", help="Its data root, if it has moved.")]
-Domain = Annotated[str | None, typer.Option("--domain", help="Its frames of this domain; the default is all.")]
+FrameRoot = Annotated[Path | None, typer.Option("--root", help="Data root of the data set, if it has moved.")]
+Domain = Annotated[str | None, typer.Option("--domain", help="Label only this domain; default all.")]
 FrameSplit = Annotated[
     Literal["train", "val", "test", "all"] | None,
-    typer.Option("--split", help="Its frames of this split (with --submission, official); default all."),
+    typer.Option("--split", help="Label only this split (with --submission, the official one); default all."),
 ]
 Scenes = Annotated[
     str | None, typer.Option("--scenes", help="Only scenes, sequences or frames of these names or globs: 08,1*.")
 ]
-Online = Annotated[
-    bool, typer.Option("--online", help="Compute image features on the way instead of reading the cache.")
-]
+Online = Annotated[bool, typer.Option("--online", help="Compute image features now instead of reading the cache.")]
 Probabilities = Annotated[
     bool, typer.Option("--probabilities", help="Write each class's probability too, float16 in .npy files.")
 ]

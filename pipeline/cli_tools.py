@@ -1,4 +1,4 @@
-"""The commands beside the main pipeline: doctor, pseudo-label, config, cache and models."""
+"""Auxiliary commands: doctor, pseudo-label, config, cache and models."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any

@@ -96,7 +96,7 @@ def change_config(config: Config, overrides: Sequence[str], *, allowed: Collecti
                 f"'{origin}' would change a trained run: {strange} is a setting of the run. The settings of this"
                 f" machine can be changed: {', '.join(allowed)}"
             )
-    return _validated(values, "What is set")
+    return _validated(values, "The config with these settings")
 
 
 def _validated(values: Mapping[str, Any], what: str) -> Config:

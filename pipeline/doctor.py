@@ -22,7 +22,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "zarr", "numcodecs", "dask", "
 #: An extra of pip and a module that it brings; the loggers are further extras.
 EXTRAS = {"s3": "obstore", "onnx": "onnxruntime", "cluster": "dask_jobqueue", "sweeps": "laspy"}
 ENOUGH_DISK = 2_000_000_000
-NAMED = 4  #: of what is not set up more are counted, not named
+NAMED = 4  #: largest number of missing items that are listed by name; more are only counted
 #: How to set up what a group of notes names.
 SET_UP = {
     "data sets": "xd3d prepare --dataset NAME --root DIR",

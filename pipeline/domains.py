@@ -152,14 +152,14 @@ class DomainOpener:
             return None
         if side not in self.sides():
             log.warning(
-                "Training goes without validation, and the last checkpoint counts as the best: the run would be"
-                " validated on its source, and train.source_free opens none of it"
+                "There is no validation, and the last checkpoint is used as the best: the validation frames are those"
+                " of the source, and train.source_free opens none of them"
             )
             return None
         try:
             return self.open(side, "val")
         except DataError as error:
-            log.warning("Training goes without validation, and the last checkpoint counts as the best. %s", error)
+            log.warning("There is no validation, and the last checkpoint is used as the best. %s", error)
             return None
 
     def _validated(self) -> DomainSettings | None:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FACTS = "export.json"
 #: What is written beside them.
 FILES = ("lidarseg/*/*.bin", "*/submission.json", "sequences/*/predictions/*.label", "*.yaml")
-#: What must be the same when a folder of predictions is added to.
+#: Facts that must match before predictions are added to a folder.
 IDENTITY = ("dataset", "merge", "weights", "images", "points", "adapt")
 
 
@@ -38,8 +38,8 @@ def exported(
 ) -> Iterator[FramePrediction]:
     """Passes the predictions of ``domain`` on, and writes the classes of all points of each sweep to ``out``.
 
-    ``fusion`` is the rule that they were fused by, ``norm_window`` that of ``predict_frames``. What an official
-    evaluator would stumble over is logged at the end.
+    ``fusion`` is the rule that they were fused by, ``norm_window`` that of ``predict_frames``. Faults that an official
+    evaluator would find are logged at the end.
 
     Raises:
         ConfigError: see ``open_submission``.
@@ -90,7 +90,7 @@ def open_submission(
 
 
 def log_faults(store: "Submission", rows: Sequence[int], *, images: bool) -> None:
-    """Writes the metadata of ``store`` and logs what an official evaluator would stumble over."""
+    """Writes the metadata of ``store`` and logs the faults that an official evaluator would find."""
     for fault in store.finish(rows, images=images):
         log.warning("%s: %s", store.out, fault)
 

@@ -25,7 +25,7 @@ class FrameChoice:
     """The frames to predict: those of ``split`` in ``domain`` whose scene or name matches a glob in ``scenes``.
 
     ``root`` is the data root if it is not the one that was prepared; a folder with a ``dataset.yaml`` need not be
-    prepared. ``official``: the official splits are meant, and "all" are the test frames if the index has any.
+    prepared. ``official``: ``split`` is an official one; "all" without ``scenes`` are the test frames if there are any.
     """
 
     dataset: str
@@ -96,7 +96,7 @@ def choose_frames(
     sweeps_alone: Mapping[str, object],
     frames_alone: Mapping[str, object],
 ) -> FrameChoice | Path:
-    """Returns the frames that the options of a command choose, or ``points`` if these are sweeps of no data set.
+    """Returns the frames that the options of a command choose, or ``points`` if these are sweeps alone.
 
     A folder with a ``dataset.yaml`` is a data set. ``sweeps_alone`` and ``frames_alone`` are the options, by name,
     that only the one or the other has.
@@ -111,13 +111,13 @@ def choose_frames(
             raise ConfigError("There is nothing to label: give sweeps, a folder with a dataset.yaml, or --dataset NAME")
         chosen: dict[str, object] = {"--root": root, "--domain": domain, "--split": split, "--scenes": scenes}
         chosen |= {"--submission": submission, **frames_alone}
-        refuse_options(chosen, f"choose frames of a data set, and {points} holds sweeps of none; add --dataset NAME")
+        refuse_options(chosen, f"for frames of a data set, and {points} holds sweeps alone; add --dataset NAME")
         return points
     if dataset not in READERS:
         raise ConfigError(f"There is no data set '{dataset}'; {nearest(dataset, READERS)} (option --dataset)")
-    refuse_options(sweeps_alone, f"are for sweeps of no data set, not for the frames of {dataset}")
+    refuse_options(sweeps_alone, f"for sweeps alone, not for the frames of {dataset}")
     if points is not None:
-        refuse_options({"--root": root}, f"give a second data root beside {points}")
+        refuse_options({"--root": root}, f"a second data root: {points} is given already")
     return FrameChoice(
         dataset=dataset,
         root=points or root,
@@ -129,11 +129,11 @@ def choose_frames(
 
 
 def refuse_options(options: Mapping[str, object], reason: str) -> None:
-    """Refuses options that do not belong, for a ``reason``; ``options`` has their values by name.
+    """Refuses options that do not apply, for a ``reason`` (after "it is"); ``options`` has their values by name.
 
     Raises:
         ConfigError: one of them is given.
     """
     given = [name for name, value in options.items() if value]
     if given:
-        raise ConfigError(f"{', '.join(given)} {reason}; leave out what does not belong")
+        raise ConfigError(f"Leave out {', '.join(given)}: {'they are' if len(given) > 1 else 'it is'} {reason}")

@@ -24,7 +24,7 @@ from .extraction import extract_features
 from .labelling import predict
 from .pretrain import pretrain
 from .pseudo import batch_candidates
-from .runs import TrainedRun, as_begun, run_facts, run_name
+from .runs import TrainedRun, run_facts, run_name, with_recorded_fusion
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def synthesize(
     It starts processes that import the caller's script, which must call it below ``if __name__ == "__main__":``.
 
     Args:
-        out: a new or empty folder, or that of an equal call, which is resumed.
+        out: a new or empty folder. In nuScenes' format, the folder of an interrupted call with the same arguments is
+            resumed.
         dataset: whose file format to write.
         frames: number of sweeps.
         seed: equal arguments give equal files.
@@ -209,7 +210,7 @@ def _train(workspace: Workspace, resolved: ResolvedConfig, *, cached: bool, run:
 
     named = workspace.find_run(run) if run else None
     if named:
-        resolved = as_begun(resolved, named)
+        resolved = with_recorded_fusion(resolved, named)
     settings = resolved.config
     domains = DomainOpener(workspace, settings, cached=cached)
     source, target, validation = domains.source(), domains.target(), domains.validation()

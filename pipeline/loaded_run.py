@@ -152,10 +152,10 @@ class LoadedRun(TrainedRun):
         )
 
     def _cameras(self, given: Collection[str]) -> tuple[str, ...]:
-        """The cameras of the run that ``given`` are of, or ``given`` where the network does not tell cameras apart.
+        """Returns the run's cameras that contain ``given``, or ``given`` if the network does not distinguish cameras.
 
         Raises:
-            ConfigError: the network tells cameras apart, and does not know one.
+            ConfigError: the network distinguishes cameras, and does not know one.
         """
         sides = (self.record.get(side) for side in ("target", "validation", "source"))
         known = [tuple(side["cameras"]) for side in sides if side]
@@ -166,7 +166,7 @@ class LoadedRun(TrainedRun):
         if fusion.interface and given and (count > 1 or len(given) > count):
             strange = next((name for name in given if name not in known[0]), "")
             raise ConfigError(
-                f"The network of {self.folder} tells {count} camera(s) apart, and '{strange}' is none of them;"
+                f"The network of {self.folder} distinguishes {count} camera(s), and '{strange}' is none of them;"
                 f" {nearest(strange, known[0])}"
             )
         return tuple(given)

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 FRAMES = "frames.csv"  #: beside the labels
 
-#: What must be the same when a folder of labels is gone on with.
+#: Facts that must match before a folder of labels is resumed.
 IDENTITY = ("dataset", "root", "weights", "classes", "fusion", "images", "adapt")
 
 
@@ -85,7 +85,7 @@ def predict_frames(
     name = domain.index.root.name if choice.dataset == "folder" else choice.dataset
     if submission:
         extras = {"--probabilities": probabilities, "--picture": picture, "--colour": colour, "--ids": ids == "raw"}
-        refuse_options(extras, "are not part of a --submission")
+        refuse_options(extras, "not part of a --submission")
         domain = _for_submission(trained, domain)
         out = (out or workspace.home / "submissions" / trained.folder.name / name).absolute()
         return _submit(trained, domain, out, rule, norm_window, dry_run=dry_run, begin=begin)
@@ -178,7 +178,7 @@ def _submit(
     rows = [int(row) for row in domain.frames]
     log_faults(store, rows, images=domain.features is not None)
     packed = None if done.failed else store.pack(rows)
-    advice = f"; to submit: {packed}" if packed else ", and make no submission yet"
+    advice = f"; to submit: {packed}" if packed else "; the submission is not complete yet"
     zipped = {"zip": str(packed) if packed else None}
     return label_outcome(done, out, sweeps=len(domain), begin=begin, advice=advice, further=zipped)
 

@@ -75,7 +75,10 @@ def pretrain(
 
 
 def _for_pretraining(resolved: ResolvedConfig) -> ResolvedConfig:
-    """Returns the config with what pretraining makes of it: images are read, and no loss but its own has a weight."""
+    """Returns the config for pretraining: images are used, and ``lam_pl`` is 0.
+
+    ``lam_trg`` is 1 if the target's frames are used and 0 otherwise; it weights no loss.
+    """
     config = resolved.config
     if config.train.init is not None:
         raise ConfigError(

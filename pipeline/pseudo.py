@@ -35,8 +35,8 @@ def pseudo_label(
 ) -> Outcome:
     """Predicts the target's train split with a run (default: the last) and keeps confident labels; safe to call again.
 
-    Every head is to learn the fused prediction; where the run's rule is ``sum``, as in runs of earlier versions, its
-    own, as published.
+    The label of both heads is the class of the fused prediction. If the run's rule is ``sum``, as in runs of earlier
+    versions, each head gets the class that it predicts itself, as published.
 
     Args:
         run: a folder or a name.

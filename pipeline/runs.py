@@ -29,7 +29,7 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from ..stages.train.network import Network
 
-__all__ = ["TrainedRun", "as_begun", "run_facts", "run_name"]
+__all__ = ["TrainedRun", "with_recorded_fusion", "run_facts", "run_name"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
     return {"config": resolved.name, "cached": cached, "caches": resolved.config.extract.caches, **sections}
 
 
-def as_begun(resolved: ResolvedConfig, run: Path) -> ResolvedConfig:
+def with_recorded_fusion(resolved: ResolvedConfig, run: Path) -> ResolvedConfig:
     """Returns ``resolved`` with the fusion rule of the run in the folder ``run``, if that run records none.
 
     A rule that the user set is kept.

@@ -36,7 +36,7 @@ MARKED = {
         *("extract.models", "extract.maps_only", "extract.decoding", "fusion.depth", "fusion.depth_dropout"),
         *("model.norm", "model.head", "train.backbone_rate"),
     },
-    Mark.GIVEN: {
+    Mark.ABLATION: {
         *("train.seed", "train.init", "data.pseudo_labels", "data.source.domain", "data.target.domain"),
     },
 }
@@ -65,7 +65,7 @@ class Inner(Settings):
 
 class Outer(Settings):
     inner: Inner = Inner()
-    seed: Annotated[int, Mark.GIVEN, Mark.FREE] = 4
+    seed: Annotated[int, Mark.ABLATION, Mark.FREE] = 4
 
 
 class Grown(Outer):
@@ -74,7 +74,7 @@ class Grown(Outer):
 
 def test_marks_are_found_in_groups_of_groups_and_what_bears_them_is_left_out():
     assert marked(Outer, Mark.FREE) == ("inner.threads", "seed")
-    assert marked(Outer, Mark.GIVEN, Mark.MACHINE) == ("seed",)
+    assert marked(Outer, Mark.ABLATION, Mark.MACHINE) == ("seed",)
     assert unmarked_values(Outer(), Mark.FREE) == {"inner": {"width": 3}}
     assert unmarked_values(Outer(), Mark.MACHINE) == Outer().model_dump()
 

@@ -117,7 +117,7 @@ class Request:
         Raises:
             ConfigError: a setting is unknown or out of range, distinguishes a variant, or is set by the ablation.
         """
-        given = set(marked(Config, Mark.GIVEN))
+        given = set(marked(Config, Mark.ABLATION))
         for variant in self.variants:
             own = {key for key, layer in load_config(variant.preset).origins.items() if layer not in SHARED_LAYERS}
             for key, layer in load_config(variant.preset, self.overrides).origins.items():

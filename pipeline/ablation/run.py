@@ -179,7 +179,7 @@ def _steps(training: Training) -> dict[str, int]:
 
 
 def _next_ready(workspace: Workspace, waiting: Sequence[Training], active: Sequence[_Child]) -> Training | None:
-    """The first of ``waiting`` that shares no run with an active training, but an initial one that is trained."""
+    """Returns the first of ``waiting`` that shares no run with an active one; a finished initial run may be shared."""
 
     def runs(training: Training) -> set[str]:
         init = training.init

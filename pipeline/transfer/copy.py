@@ -12,7 +12,7 @@ from ...errors import StoreError
 from ...progress import progress
 from .places import Place
 
-__all__ = ["Item", "copied", "hashed", "rank"]
+__all__ = ["Item", "copied", "hashed", "write_order"]
 
 THREADS = 8
 BATCH_BYTES = 64_000_000
@@ -43,10 +43,10 @@ class Item:
         return content
 
 
-def rank(name: str) -> int:
-    """Returns when a file is written: arrays and weights first, then commit records, metadata, and the root's last.
+def write_order(name: str) -> int:
+    """Returns the position of a file in the order of writing: data, commit records, other metadata, the root's last.
 
-    So a cache that is being copied never shows what is not there yet.
+    So an unfinished copy never refers to files that are missing.
     """
     path = PurePosixPath(name)
     if name in (ROOT, "run.json"):
@@ -79,12 +79,12 @@ def hashed(items: Sequence[Item], title: str, check: Callable[[str, bytes], None
 
 
 def copied(items: Iterable[Item], target: Place, title: str, *, done: int = 0) -> int:
-    """Writes ``items`` to ``target`` in the order of ``rank``; returns the bytes. ``done`` bytes are there already.
+    """Writes ``items`` to ``target`` in their ``write_order``; returns the bytes. ``done`` bytes are there already.
 
     Raises:
         StoreError: a file has another SHA-256 than expected, or a place failed; what was written before stays.
     """
-    ordered = sorted(items, key=lambda item: (rank(item.name), item.name))
+    ordered = sorted(items, key=lambda item: (write_order(item.name), item.name))
     total, sent = sum(item.size for item in ordered), 0
     with progress(title, total + done, "B", done=done) as bar, ThreadPoolExecutor(THREADS) as pool:
         for batch in _batches(ordered):
@@ -101,12 +101,12 @@ def copied(items: Iterable[Item], target: Place, title: str, *, done: int = 0) -
 
 
 def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Splits ``items`` where a batch is full or the rank changes."""
+    """Splits ``items`` where a batch is full or the order changes."""
     batch: list[Item] = []
     size = 0
     for item in items:
         full = len(batch) == BATCH_FILES or size + item.size > BATCH_BYTES
-        if batch and (full or rank(item.name) != rank(batch[0].name)):
+        if batch and (full or write_order(item.name) != write_order(batch[0].name)):
             yield batch
             batch, size = [], 0
         batch.append(item)

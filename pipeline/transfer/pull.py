@@ -19,7 +19,7 @@ from ...fingerprint import fingerprint_digest
 from ...locks import LOCKS
 from ..workspace import Workspace
 from .content import Choice, Part, Shared, cache_items, inner_store, part_prefixes, root_items
-from .copy import Item, copied, hashed, rank
+from .copy import Item, copied, hashed, write_order
 from .manifest import PLAN, Manifest
 from .places import Place, StorePlace
 
@@ -40,10 +40,10 @@ def pull_items(
     replace: bool,
     dry_run: bool,
 ) -> dict[str, Any]:
-    """Fetches ``items`` to ``target``; ``wanted`` describes them, and ``found`` is the identity of what is there.
+    """Fetches ``items`` to ``target``; ``wanted`` describes them, ``found`` is the identity of its content.
 
-    More of the cache that is there is added to it; another one is only replaced with ``replace``. A file that is there
-    with the right digest is not fetched again. ``lock`` excludes other writers meanwhile.
+    If the target holds a part of the same cache, the missing files are added; another cache or run is replaced only
+    with ``replace``. Files with the right digest are not fetched again. ``lock`` locks the target during the transfer.
 
     Returns a JSON-ready dictionary: ``files``, ``bytes``, ``there`` (bytes that were there), ``fetched``.
 
@@ -74,8 +74,8 @@ def pull_items(
     with lock():
         have = _sound(near, target)
         pending = [item for item in items if item.name not in have]
-        records = [item.name for item in pending if item.name in there and rank(item.name) == 1]
-        target.delete(sorted(there if replaced else records, key=rank, reverse=True))
+        records = [item.name for item in pending if item.name in there and write_order(item.name) == 1]
+        target.delete(sorted(there if replaced else records, key=write_order, reverse=True))
         kept = sum(item.size for item in near if item.name in have)
         fetched = 0
         if pending:

@@ -1,4 +1,4 @@
-"""Sends files to a place, with a manifest, what is there already not again; and caches, or parts of them."""
+"""Pushes caches, or parts of them, and other files to a place with a manifest; files that are there are skipped."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -78,9 +78,9 @@ def push_items(
 ) -> dict[str, Any]:
     """Sends ``items`` to ``place``; ``wanted`` describes them and has no files yet.
 
-    More of the cache that is there is added to it; another cache or run is only written over with ``replace``.
-    ``check`` is called with the name and the content of every file before the first one is sent. A card that is there
-    is kept.
+    If the place holds a part of the same cache, the missing files are added; another cache or run is replaced only with
+    ``replace``. ``check`` is called with the name and the content of every file before the first one is sent. An
+    existing card is kept.
 
     Returns a JSON-ready dictionary: ``place``, ``files``, ``bytes``, ``there`` (bytes that were there), ``sent``.
 
@@ -167,7 +167,7 @@ def _examine(place: Place, wanted: Manifest, *, replace: bool) -> _Before:
 def _locked(place: Place) -> AbstractContextManager[None]:
     """Excludes other pushes to a folder; other places have no locks."""
     if isinstance(place, StorePlace) and isinstance(place.store, LocalStore):
-        return exclusive_lock(Path(place.store.root), work="pushes", option="another PLACE")
+        return exclusive_lock(Path(place.store.root), work="pushes", option="the argument PLACE")
     return nullcontext()
 
 

@@ -2,7 +2,7 @@
 
 When a stopped run is resumed, parts that are already written are not predicted again. The labels appear atomically.
 
-Which are kept says ``train.label_choice``; the medians are those of all frames.
+``train.label_choice`` selects the labels to keep; its medians are taken over all frames.
 """
 
 import shutil
@@ -43,8 +43,8 @@ def make_pseudo_labels(
 ) -> PseudoLabels:
     """Makes the pseudo labels of ``frames`` frames in ``folder``, or resumes; valid existing ones are returned.
 
-    ``predict`` returns the predictions from a given frame on, in order; their labels are not used. ``rule`` is part of
-    ``identity``, under "rule", where it drops anything.
+    ``predict(first)`` returns the predictions of the frames from ``first`` on, in order; their labels are not used. If
+    ``rule`` drops labels, ``identity`` must have it under "rule".
 
     Raises:
         DataError: a prediction is not finite.

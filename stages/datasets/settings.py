@@ -19,7 +19,7 @@ class DomainSettings(Settings):
     """One side of a shift: a part of a data set."""
 
     dataset: DatasetName = Field(default="nuscenes", description="Data set, as named by 'xd3d prepare --dataset'")
-    domain: Annotated[str, Mark.GIVEN] = Field(
+    domain: Annotated[str, Mark.ABLATION] = Field(
         default="all",
         description="Part of it: all; of nuScenes usa and singapore by log location, day and night by scene"
         " description, streets-...: the domains of 'xd3d synthesize --plan benchmark'; of SemanticKITTI official; of"
@@ -51,7 +51,7 @@ class DataSettings(Settings):
     roots: Annotated[dict[DatasetName, Path], Mark.FREE] = Field(
         default_factory=dict, description="Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"
     )
-    pseudo_labels: Annotated[str | None, Mark.FREE, Mark.GIVEN] = Field(
+    pseudo_labels: Annotated[str | None, Mark.FREE, Mark.ABLATION] = Field(
         default=None,
         description="Pseudo labels to learn where train.lam_pl is above 0: a name in the workspace or a folder;"
         " null takes those that were made last",

@@ -102,9 +102,9 @@ def read_prediction(out: Path, index: FrameIndex, row: int) -> Integer[np.ndarra
 
 
 def write_archive(path: Path, out: Path, index: FrameIndex, rows: Sequence[int]) -> None:
-    """Writes the zip file that the benchmark takes: the predictions of ``rows`` in ``out``, and what describes them.
+    """Writes the zip file of a submission: the predictions of ``rows`` in ``out``, and nuScenes' ``submission.json``.
 
-    Folders have entries of their own, which the validator of SemanticKITTI looks for.
+    Each folder has its own entry, as the validator of SemanticKITTI requires.
     """
     files = [prediction_path(index, row) for row in rows]
     if index.dataset == _NUSCENES:
@@ -122,8 +122,9 @@ def write_archive(path: Path, out: Path, index: FrameIndex, rows: Sequence[int])
 
 
 def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_point: bool, images: bool) -> list[str]:
-    """Writes the metadata beside the predictions in ``out``; returns what an official evaluator would reject or count.
+    """Writes the metadata beside the predictions in ``out``; returns their faults.
 
+    A fault is something that an official evaluator would reject or count as an error.
     ``every_point``: every point has a class. ``images``: images were used.
     """
     if index.dataset == _KITTI:

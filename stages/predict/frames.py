@@ -88,7 +88,9 @@ class LabelFolder:
     def holds(self, row: int) -> bool:
         """Returns whether all files of the frame in ``row`` exist and were made from its current sweep and images."""
         files = self._files(row)
-        return self._stamps.hold([path for each in files.values() for path in each], frame_files(self.index, row))
+        return self._stamps.is_up_to_date(
+            [path for each in files.values() for path in each], frame_files(self.index, row)
+        )
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
         """Writes the files of the frame in ``row``."""

@@ -32,7 +32,7 @@ __all__ = [
     "PredictedFrame",
     "cloud_classes",
     "cloud_logits",
-    "diverged",
+    "divergence",
     "predict_batch",
     "predict_each",
     "predict_frames",
@@ -157,11 +157,11 @@ def cloud_logits(network: Network, batch: Batch) -> Float[Tensor, "points classe
     """
     logits = network(to_device(batch, network.device)).logits_3d
     if not logits.isfinite().all():
-        raise diverged(", ".join(batch.keys))
+        raise divergence(", ".join(batch.keys))
     return logits.cpu()
 
 
-def diverged(keys: str) -> RunError:
+def divergence(keys: str) -> RunError:
     """Returns the error of a network that computes NaN or infinite values for the frames ``keys``."""
     return RunError(
         f"The network computes NaN or infinite values for {keys}; it has diverged: lower train.lr and train again"
@@ -215,7 +215,7 @@ def predict_batch(
 ) -> FramePrediction:
     """Predicts the points of a batch on the network's device; ``fusion`` is the rule of the fused prediction.
 
-    None is a frame without points, ``with_images`` or without.
+    ``batch`` None is a frame without points; its 2D prediction is empty, or None without ``with_images``.
     """
     agents = None
     if batch is None:

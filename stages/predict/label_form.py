@@ -1,4 +1,4 @@
-"""What is written for the classes of a network: their numbers in label files, and coloured clouds to look at."""
+"""Encodes predicted classes: as numbers in label files, and as coloured point clouds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ CLOUD_SUFFIX = ".labels.ply"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelForm:
-    """The number of each class of a network, and last that of a point without one (class -1).
+    """The label number of each class of a network; the last one is for points without a class (class -1).
 
     ``palette`` has their colours, red, green and blue from 0 to 255, if coloured clouds are written.
     """
@@ -23,7 +23,7 @@ class LabelForm:
 
     @classmethod
     def of(cls, classes: Sequence[str]) -> "LabelForm":
-        """Returns the form in which class ``c`` is ``c + 1``, and 0 is none."""
+        """Creates the form in which class ``c`` has the number ``c + 1``, and no class 0."""
         return cls(numbers=np.append(np.arange(len(classes)) + 1, 0))
 
     def labels(self, classes: Int64[np.ndarray, "points"]) -> UInt32[np.ndarray, "points"]:

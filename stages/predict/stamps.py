@@ -1,4 +1,4 @@
-"""Which files the labels in a folder were made from: a command that resumes does again only what has changed."""
+"""Records the input files of each label file, so that a resumed command repeats only what has changed."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Stamps:
                 name, stamp = json.loads(line)
                 self._known[str(name)] = stamp
 
-    def hold(self, made: Sequence[Path], sources: Sequence[Path]) -> bool:
+    def is_up_to_date(self, made: Sequence[Path], sources: Sequence[Path]) -> bool:
         """Returns whether all files ``made`` exist, and the first was made from the current content of ``sources``."""
         try:
             return all(path.is_file() for path in made) and self._known.get(self._name(made[0])) == file_stamp(sources)

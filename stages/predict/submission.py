@@ -48,7 +48,7 @@ class Submission:
 
     def holds(self, row: int) -> bool:
         """Returns whether the prediction of the frame in ``row`` exists and was made from its current sweep."""
-        return self._stamps.hold([self.out / prediction_path(self.index, row)], frame_files(self.index, row))
+        return self._stamps.is_up_to_date([self.out / prediction_path(self.index, row)], frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
         """Writes the classes that decide for the points of the frame in ``row``.
@@ -65,7 +65,7 @@ class Submission:
         self._stamps.add(self.out / prediction_path(self.index, row), stamp)
 
     def finish(self, rows: Sequence[int], *, images: bool) -> list[str]:
-        """Writes the metadata; returns what an official evaluator would reject or count.
+        """Writes the metadata; returns the faults that an official evaluator would reject or count as errors.
 
         ``rows`` are the predicted frames, in this call or an earlier one; ``images`` were used or not.
         """

@@ -149,11 +149,11 @@ def label_sweeps(
 ) -> LabelSummary:
     """Labels all points of each sweep that has no up-to-date label file; files appear atomically.
 
-    ``columns`` is the number of values per point of raw files; by default that of their suffix, or, if their values
-    contradict it, that of their values, with a warning. ``form`` has the numbers that are written, and the
-    colours of clouds beside the labels, if there are to be any. A sweep that cannot be read, or whose label file cannot
-    be written because of its name, is reported, and the others are labelled. A point without usable coordinates (NaN,
-    infinite, too coarse) has no class.
+    ``columns`` is the number of values per point of raw files. By default it follows from the suffix or, if the values
+    contradict it, is inferred from the values, with a warning. ``form`` defines the label numbers; if it has a palette,
+    coloured clouds are written too. A sweep that cannot be read, or whose label file cannot be written because of its
+    name, is reported, and the others are labelled. A point without usable coordinates (NaN, infinite, too coarse) has
+    no class.
 
     Raises:
         RunError: the network's 3D head needs images, or the network computed NaN: it has diverged.
@@ -165,7 +165,7 @@ def label_sweeps(
         )
     form = form or LabelForm.of(network.classes)
     stamps = Stamps(out)
-    left = [sweep for sweep in sweeps if not stamps.hold(_files(out, sweep, form), [bag_of(sweep) or sweep])]
+    left = [sweep for sweep in sweeps if not stamps.is_up_to_date(_files(out, sweep, form), [bag_of(sweep) or sweep])]
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
     points = dropped = 0
@@ -189,7 +189,7 @@ def label_sweeps(
     for rows, count in guessed.items():
         if rows is not None:
             log.warning(
-                "The values of %d sweeps repeat after %s, and are read so; --columns says how many numbers there are",
+                "%d sweeps are read with %s, because their values repeat after these; --columns sets another number",
                 *(count, rows),
             )
     warn_of_dropped(dropped, points)

@@ -14,7 +14,7 @@ from ..evaluate.scores import FramePrediction
 from ..train.batch import cloud_batch
 from ..train.domain import Domain
 from ..train.network import Network
-from .inference import cloud_logits, diverged
+from .inference import cloud_logits, divergence
 
 __all__ = ["SweepPrediction", "sweep_prediction"]
 
@@ -69,7 +69,7 @@ def sweep_prediction(
         cloud[usable] = cloud_logits(network, cloud_batch(points[usable], domain.key(position), plan)).softmax(1)
         cloud[~unseen] = 0
     if not np.isfinite(prediction.probabilities_3d).all():
-        raise diverged(domain.key(position))
+        raise divergence(domain.key(position))
     scores: dict[Modality, np.ndarray] = {"3d": _whole(prediction.probabilities_3d, frame, cloud)}
     if (images := prediction.probabilities_2d) is not None:
         scores["xm"] = _whole(prediction.probabilities_3d + images, frame, cloud)

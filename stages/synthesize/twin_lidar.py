@@ -91,7 +91,7 @@ def write_kitti(job: TwinJob) -> int:
 
 
 def write_stf(job: TwinJob) -> int:
-    """Writes the frames of SemanticSTF in one weather of one split, and add them to the split's list."""
+    """Writes the frames of one split of SemanticSTF in one weather; ``finish_stf`` writes the lists of the splits."""
     passage, split = _passage(job), job.scene.name.partition("/")[0]
     for order, stem in enumerate(_stf_stems(job)):
         _write_frame(job.out / split, stem, passage.sweep(order), job, labelled=True, ring=True)

@@ -40,8 +40,9 @@ def augment_points(
     """Transforms ``points`` (metres) and moves them into the cube from 0 to ``cube`` metres.
 
     The smallest coordinates are moved to 0 or, with ``translate``, to a random position that keeps the cloud inside the
-    cube. Of a cloud larger than the cube, the far end stays outside if it is less than a per cent of the points, and
-    otherwise what lies outside the densest part: a stray point far from the others must not decide.
+    cube. Along an axis on which the cloud is longer than the cube, the cube begins at the smallest coordinate if it
+    then holds 99 % of the points, and otherwise covers the interval with the most points, so that a few outliers do not
+    determine its position. The other points stay outside.
     """
     moved = points.astype(np.float64) @ augmentation_matrix(settings, rng)
     share = rng.random(3)

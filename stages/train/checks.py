@@ -98,10 +98,10 @@ def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
 
 
 def check_label_rule(rule: LabelRule, fusion: FusionSettings) -> None:
-    """Checks that a network of the settings ``fusion`` has what ``rule`` compares.
+    """Checks that a network with the settings ``fusion`` has the heads and agents that ``rule`` needs.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: one of them is missing.
     """
     if rule.agree and not fusion.image:
         raise ConfigError(
@@ -129,22 +129,23 @@ def check_settings(
         ConfigError: they contradict each other.
     """
     for role, domain, wanted, when in (
-        ("source", source, not settings.source_free, "unless train.source_free is set"),
-        ("target", target, settings.uses_target, "where train.lam_trg or train.lam_pl is above 0"),
+        ("source", source, not settings.source_free, "with train.source_free=false"),
+        ("target", target, settings.uses_target, "with train.lam_trg or train.lam_pl above 0"),
     ):
-        if wanted == (domain is None):
-            found, asked = ("none", "one") if domain is None else ("one", "none")
-            raise ConfigError(f"A {role} is trained on {when}: these settings ask for {asked}, and {found} is given")
+        if wanted and domain is None:
+            raise ConfigError(f"A {role} domain is required {when}, and none is given")
+        if domain is not None and not wanted:
+            raise ConfigError(f"A {role} domain is used only {when}, and one is given")
     if settings.source_free and (initial is None or initial.pretrained):
         found = "none" if initial is None else f"a run of 'xd3d pretrain', {initial.run.name}, which has no heads"
         raise ConfigError(
             f"train.source_free adapts a trained network, and train.init names {found}; add --set train.init=RUN"
         )
     if target is not None and (target.pseudo is not None) != settings.stored_labels:
-        found = "none are given" if target.pseudo is None else "some are given"
+        found = "no pseudo labels" if target.pseudo is None else "pseudo labels"
         raise ConfigError(
-            f"Stored pseudo labels are learned where train.lam_pl is above 0 and train.teacher is 'stored'; they are"
-            f" {settings.lam_pl:g} and '{settings.teacher}', and {found}"
+            "Stored pseudo labels are used only with train.lam_pl above 0 and train.teacher=stored; the settings are"
+            f" train.lam_pl={settings.lam_pl:g} and train.teacher={settings.teacher}, and {found} are given"
         )
     if settings.teacher == "ema" and initial is None:
         raise ConfigError(

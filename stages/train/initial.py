@@ -35,7 +35,7 @@ class InitialCheckpoint:
 
     @property
     def pretrained(self) -> bool:
-        """Whether it is of a run of 'xd3d pretrain', of which a run takes the 3D network without heads."""
+        """Whether it was made by 'xd3d pretrain'; then only the 3D network without its heads is loaded."""
         return self.record.get("kind") == PRETRAINED
 
     def identity(self) -> dict[str, Any]:

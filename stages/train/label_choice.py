@@ -21,14 +21,17 @@ CODES = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRule:
-    """What drops a label besides its confidence: heads that do not ``agree``, and the ``vote`` of an object agent."""
+    """Rules that drop a pseudo label besides its confidence.
+
+    ``agree``: the heads predict different classes. ``vote``: most points of its object agent have another label.
+    """
 
     agree: bool = False
     vote: bool = False
 
     @property
     def names(self) -> list[str]:
-        """The names of what it drops for."""
+        """The names of the rules that apply."""
         return [name for name, holds in vars(self).items() if holds]
 
 
@@ -97,7 +100,7 @@ class Candidates:
 def thresholds(
     counts: Float[np.ndarray, "*rows codes"] | Int64[np.ndarray, "*rows codes"],
 ) -> Float64[np.ndarray, "*rows"]:
-    """Returns the lowest confidence that is kept of each row of ``counts``; of two medians, the lower one counts."""
+    """Returns the confidence threshold of each row of ``counts``: its lower median, at most ``ENOUGH``."""
     below = counts.cumsum(axis=-1)
     medians = (below >= below[..., -1:] / 2).argmax(axis=-1) / (CODES - 1)
     return np.minimum(medians, ENOUGH)

@@ -61,8 +61,8 @@ def agents_at_points(
 def strongest_agents(images: ImageBatch, *, most: float) -> Int64[Tensor, "points"] | None:
     """Returns the agent with the largest membership at each point's pixel, numbered over all views; -1 if none.
 
-    Agents of more than the fraction ``most`` of the image count as none. Of several views the last counts. None if the
-    images have no memberships.
+    Agents that cover more than the fraction ``most`` of the image are ignored. If several views show a point, the last
+    one with an agent is used. None if the images have no memberships.
     """
     if images.grid is None or images.assignment is None or images.membership is None:
         return None

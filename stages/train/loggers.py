@@ -1,7 +1,7 @@
 """The experiment loggers of ``train.loggers``: TensorBoard, Weights & Biases, MLflow and Trackio behind one protocol.
 
-A run that was killed has sent steps beyond its last checkpoint, and trains them again. ``Logger.holds`` tells what a
-logger has already, so that each step stands in it once.
+A run that was killed may have logged steps after its last checkpoint, and repeats them when it resumes.
+``Logger.holds`` returns whether a value was logged before, so that no step is logged twice.
 """
 
 import os
@@ -112,8 +112,8 @@ class _TensorBoard:
 class _WeightsAndBiases:
     """A run under the id in ``wandb.json``; ``step`` is the x axis.
 
-    Rows that a kill kept from its files in ``wandb/`` are sent again, unless the server, whose summary holds the last
-    step, has them.
+    Rows that are missing from the files in ``wandb/`` after a kill are logged again, unless the server's summary shows
+    that it has them.
     """
 
     FLUSH = "x_transaction_log_flush_interval"  #: 15 seconds by default; versions before 0.31 have no such setting

@@ -87,13 +87,14 @@ def train(
     """Trains on ``source`` into the folder ``run`` and validates on ``validation``; resumes a run that was stopped.
 
     With ``target``, each step also trains on a batch of it; its label files are not read. With ``init``, the run starts
-    from the best checkpoint of the run in that folder, and uses its class weights if there is no source; of a run of
-    ``pretrain`` it takes the 3D network without heads. ``score`` scores the network on ``validation`` and is required
-    with it; ``draw`` draws the pictures that loggers get. The best checkpoint has the highest mIoU of the modality
-    ``metric``, or of "3d" if validation has no images. ``settings.teacher`` "ema" requires ``label``, which predicts
-    the labels of a batch. ``facts`` are further JSON values that identify the run: they are stored in ``run.json`` and
-    must be the same when the run is resumed; threads, device and sparse backend may change. ``on_start`` is called, by
-    one process, as soon as the folder has its record. All processes (``distributed``) call this function.
+    from the best checkpoint of the run in that folder, and uses its class weights if there is no source; from a run of
+    ``pretrain``, only the 3D network without its heads is loaded. ``score`` scores the network on ``validation`` and is
+    required with it; ``draw`` draws the pictures that loggers get. The best checkpoint has the highest mIoU of the
+    modality ``metric``, or of "3d" if validation has no images. ``settings.teacher`` "ema" requires ``label``, which
+    predicts the labels of a batch. ``facts`` are further JSON values that identify the run: they are stored in
+    ``run.json`` and must be the same when the run is resumed; threads, device and sparse backend may change.
+    ``on_start`` is called, by one process, as soon as the folder has its record. All processes (``distributed``) call
+    this function.
 
     Raises:
         BackendError: the requested device or sparse backend is not available.

@@ -69,19 +69,19 @@ def cross_modal_loss(
 
 
 def agreement_loss(
-    pairs: Sequence[tuple[Tensor, Tensor]], *, hold_refined: bool, standardise: bool
+    pairs: Sequence[tuple[Tensor, Tensor]], *, detach_refined: bool, standardise: bool
 ) -> Float[Tensor, ""]:
     """Returns the SmoothL1 loss between plain and refined features: the mean per stage, then over the stages.
 
-    ``hold_refined`` detaches the refined features. ``standardise`` gives each voxel's features mean 0 and variance 1
-    first: both sides come from the same layers, so without it plain features that follow detached, larger ones make
-    those grow too, and both grow without bound.
+    ``detach_refined`` detaches the refined features. ``standardise`` first gives each voxel's features mean 0 and
+    variance 1. Without it, plain features that are pulled towards larger, detached ones enlarge these too, because both
+    come from the same layers, and both grow without bound.
     """
     if standardise:
         pairs = [(standardised(plain), standardised(refined)) for plain, refined in pairs]
     stages = [
         mean_over_processes(
-            smooth_l1_loss(plain, refined.detach() if hold_refined else refined, reduction="sum"), plain.numel()
+            smooth_l1_loss(plain, refined.detach() if detach_refined else refined, reduction="sum"), plain.numel()
         )
         for plain, refined in pairs
     ]
@@ -111,7 +111,7 @@ def source_losses(
         terms["decoupling"] = (settings.lam_dec, decoupling_loss(*output.queries, standardise=settings.standardise))
     if output.refined:
         agreement = agreement_loss(
-            output.refined, hold_refined=output.teacher is not None, standardise=settings.standardise
+            output.refined, detach_refined=output.teacher is not None, standardise=settings.standardise
         )
         terms["agreement"] = (settings.lam_sup, agreement)
     if output.teacher is not None:
@@ -171,5 +171,5 @@ def _mean_cross_entropy(
 
 
 def mean_over_processes(value: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
-    """Returns the sum ``value`` over the sum of ``count`` over all processes, which is counted as at least 1."""
+    """Returns ``value`` divided by the sum of ``count`` over all processes (at least 1)."""
     return value / total(value.new_tensor(count)).clamp(min=1)

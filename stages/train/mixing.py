@@ -3,10 +3,10 @@
 | mix | points |
 |---|---|
 | ``dense`` | all of both: the beams of the second fall between those of the first, at another scale (after Mix3D) |
-| ``polar`` | of the first those on one side of a plane through the sensor's axis, of the second the others (PolarMix) |
+| ``polar`` | a sector of azimuth of the first, the other azimuths of the second (PolarMix) |
 | ``laser`` | alternate bands of elevation of the first and of the second (LaserMix) |
 
-A point keeps the pixel that its own frame's image shows it at; the sample has the images of both frames.
+Each point keeps its pixel in the image of its own frame; the sample has the images of both frames.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ __all__ = ["mix_frames"]
 SCALES = (0.65, 1.5)  #: range of the second frame's scale
 BANDS = (3, 6)  #: LaserMix: least and largest number of bands
 ENDS = (0.01, 0.99)  #: quantiles of the elevation between which the bands lie
-SIDES = (0.2, 0.8)  #: quantiles of the first frame's azimuth between which the plane of PolarMix lies
+SIDES = (0.2, 0.8)  #: quantiles of the first frame's azimuth between which the sector of PolarMix ends
 
 
 def mix_frames(first: Frame, second: Frame, mix: Mix, rng: np.random.Generator) -> Frame:

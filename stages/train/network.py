@@ -33,11 +33,13 @@ FLOOR = 0.01  #: of a query's attention to a voxel's agents, relative to uniform
 class NetworkOutput:
     """Logits of the points, and what the losses of the fusion compare; parts that a variant lacks are None or empty.
 
-    ``refined`` holds, for each decoder stage, the voxel features refined by the plain queries Q3 and by the refined
-    queries Q3'; ``teacher`` are the 3D head's logits on the last of the latter, if the head itself reads the former.
-    ``queries`` are Q_a and the low-rank Q_b. All but the 3D logits exist only with images, and these three only in
-    training or with ``complete``. ``logits_lidar`` are 3D logits that depend on no image. ``image_weight``, 0 to 1, is
-    the confidence in the images that show a point, 0 if none does; ``statistics`` are those of ``ImageBatch``.
+    ``refined`` has a pair for each decoder stage: the voxel features refined by the 3D queries Q3, and by the queries
+    Q3', which have read the image queries. ``teacher`` are the 3D head's logits on the second features of the last
+    stage; None if ``logits_3d`` are computed from these features (``fusion.head`` "refine"). ``queries`` are Q_a and
+    the low-rank Q_b. ``refined``, ``teacher`` and ``queries`` are computed only in training or with ``complete``.
+    ``logits_lidar`` are 3D logits that depend on no image. ``image_weight``, 0 to 1, is the confidence in the images
+    that show a point, 0 if none does; ``statistics`` are those of ``ImageBatch``. Without images, only 3D logits are
+    set.
     """
 
     logits_3d: Float[Tensor, "points classes"]

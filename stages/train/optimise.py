@@ -42,7 +42,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """The result of a step over all processes: the mean of each loss over its micro-batches; ``loss`` is their sum.
+    """The result of a step over all processes: each loss, averaged over micro-batches; ``loss`` is the weighted sum.
 
     ``losses`` is empty if the step was skipped. ``frames`` and ``points`` count those of its micro-batches, ``outside``
     the points that lay outside the voxel cube and were dropped; ``waited`` is the time spent waiting, in seconds.

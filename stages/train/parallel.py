@@ -156,9 +156,8 @@ def _all_alive() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise RunError(
-            f"Process {rank()} of {world_size()} lost another process of this run, whose own message, if it left"
-            f" one, says why it ended (error here: {_one_line(error)}). Run the same command again to resume from the"
-            " last checkpoint"
+            f"Process {rank()} of {world_size()} lost another process of this run; the output of that process may say"
+            f" why (error here: {_one_line(error)}). Run the same command again to resume from the last checkpoint"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Augmentation of the sensor: what other beams, other weather or another mounting make of a sweep.
+"""Sensor augmentation: simulates another mounting height, another scale, dropped beams, early returns and noise.
 
 Points are in the LiDAR frame, metres, so a beam is a direction from the origin. A point that moves along its beam keeps
 its pixel: the image features are those of the surface that the image shows in the beam's direction. A point that is
@@ -18,7 +18,7 @@ __all__ = ["elevation", "ground_height", "scaled", "vary_sensor"]
 BEAMS = 64  #: bands of elevation that are dropped as beams
 KEPT = (0.5, 1.0)  #: range of the share of the beams that a sample keeps
 FREE_PATH = (8.0, 200.0)  #: metres: range of the mean path to a drop, from dense fog to light snow
-ANSWERED = (0.2, 0.8)  #: range of the share of the beams that meet a drop and are answered by it
+ANSWERED = (0.2, 0.8)  #: range of the probability that a beam returns from a drop in front of its surface
 NEAREST = 0.5  #: metres: drops nearer than this do not count
 LAYER = 0.2  #: metres: thickness of the layers that the ground is looked for in
 LOWEST = 0.3  #: metres: least height of a sensor above the ground
@@ -46,10 +46,10 @@ def scaled(frame: Frame, factor: float) -> Frame:
 
 
 def mounted(frame: Frame, raised: float) -> Frame:
-    """Returns what the beams meet from a sensor that is ``raised`` by so many metres over flat ground.
+    """Simulates a sensor mounted ``raised`` metres higher (negative: lower) over flat ground.
 
-    Beams that meet the ground meet it farther off, or nearer. Points above the ground stay, unless they lie under the
-    new one; the sensor stays at least ``LOWEST`` above it.
+    Points on the ground, and points that would lie below the new ground, move along their beams onto it; the others
+    stay. The sensor stays at least ``LOWEST`` metres above the ground.
     """
     z = frame.points[:, 2].astype(np.float64)
     height = -ground_height(frame.points)

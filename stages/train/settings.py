@@ -83,13 +83,13 @@ class FusionSettings(Settings):
     )
     queries: Literal["none", "voxels", "agents"] = Field(
         default="none",
-        description="Learned object queries that refine the 3D decoder (the paper's interface): none, those of the"
-        " voxels alone, or those of the voxels refined by the image's.",
+        description="Learned object queries that refine the 3D decoder (the paper's interface): none, 'voxels' (3D"
+        " queries alone), or 'agents' (3D queries that attend to the image queries).",
     )
     head: Literal["distil", "refine"] = Field(
         default="refine",
-        description="What the 3D heads read with queries 'agents': 'distil' features refined by 3D queries alone (no"
-        " camera needed for prediction), 'refine' by queries refined by the image's.",
+        description="Features that the 3D heads read with queries 'agents': refined by the 3D queries alone ('distil':"
+        " no camera needed for prediction), or by 3D queries that have read the image queries ('refine').",
     )
     keys: Literal["agents", "features"] = Field(
         default="agents", description="What 2D queries attend to: cached agents, or every cell of the feature maps."
@@ -225,7 +225,7 @@ class AugmentSettings(Settings):
     jitter: Annotated[float, Mark.ADDED] = Field(
         default=0.0,
         ge=0,
-        description="Standard deviation in metres of the noise on each coordinate; a sample's is drawn from 0 to this.",
+        description="Largest standard deviation in metres of the noise on coordinates; each sample draws its own.",
     )
     scale: Annotated[float, Mark.ADDED] = Field(
         default=0.0,
@@ -277,8 +277,8 @@ class TrainSettings(Settings):
     )
     teacher: Annotated[Literal["stored", "ema"], Mark.ADDED] = Field(
         default="stored",
-        description="What gives pseudo labels: the 'stored' ones of xd3d pseudo-label, or a moving average ('ema') of"
-        " the network that labels each batch of the target and begins with the weights of train.init.",
+        description="Source of the pseudo labels: 'stored', the files of xd3d pseudo-label, or 'ema', an exponential"
+        " moving average of the network that starts from train.init and labels each batch of the target.",
     )
     teacher_decay: Annotated[float, Mark.ADDED] = Field(
         default=0.99, ge=0, lt=1, description="Weight of the teacher's previous weights in each step of the average."
@@ -299,7 +299,7 @@ class TrainSettings(Settings):
     source_free: bool = Field(
         default=False, description="Adapt to the target alone, from train.init; no source data are read."
     )
-    init: Annotated[str | None, Mark.FREE, Mark.GIVEN] = Field(
+    init: Annotated[str | None, Mark.FREE, Mark.ABLATION] = Field(
         default=None,
         description="Run (name or folder) whose best checkpoint this one starts from: all of its network, or the 3D"
         " network alone of a run of 'xd3d pretrain'.",
@@ -327,7 +327,7 @@ class TrainSettings(Settings):
     lam_teacher: float = Field(
         default=1.0, ge=0, description="Weight of the cross entropy of the refined features; only with head 'distil'."
     )
-    seed: Annotated[int, Mark.GIVEN] = Field(
+    seed: Annotated[int, Mark.ABLATION] = Field(
         default=1, ge=0, lt=2**63, description="Seed of weights, data order and augmentation."
     )
     shuffle_block: int | None = Field(

@@ -25,10 +25,10 @@ Label = Callable[[Network, Batch], Candidates]  #: predicts a batch that is on t
 
 
 class Teacher(nn.Module):
-    """Predicts with the average of the weights of ``network`` since the start of training, the latest counting most.
+    """A copy of ``network`` whose weights are an exponential moving average (EMA) over the training steps.
 
-    ``confidences`` is a histogram of the confidences of each head and class, in which older batches count less; from it
-    come the thresholds of ``label_choice``. Both are part of a checkpoint.
+    ``confidences`` is a histogram of the confidences of each head and class that decays with every batch; the
+    thresholds of ``label_choice`` are computed from it. Weights and histogram are part of a checkpoint.
     """
 
     confidences: Float64[Tensor, "heads classes codes"]

@@ -63,7 +63,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def build_vae(seed: int) -> AutoencoderKL:
-    """Builds the autoencoder, 1.6 M parameters; its posterior starts narrow, so reconstructions lead from the start."""
+    """Builds the autoencoder, 1.6 M parameters; its posterior starts narrow, so that latents have little noise."""
     widths = (16, 64, 96)
     with _seeded(seed):
         vae = AutoencoderKL(

@@ -80,7 +80,7 @@ def reconstruction_psnr(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H
 def standardise_latents(vae: AutoencoderKL, pictures: UInt8[np.ndarray, "batch H W 3"]) -> None:
     """Shifts and stretches each latent channel to mean 0 and deviation 1 over ``pictures``; reconstructions stay equal.
 
-    The 1x1 convolutions around the latents take the change up, so that the UNet meets all channels at one scale.
+    The change is folded into the 1x1 convolutions around the latents, so the UNet sees all channels at one scale.
     """
     latents = torch.cat([encode(vae, pictures[row : row + 1]) for row in range(len(pictures))])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))

@@ -42,12 +42,12 @@ class Backend(Protocol):
 class BackendChoice:
     """A backend and the reason for the choice, for ``xd3d doctor`` and the log.
 
-    ``unserved``: spconv is installed, but has no kernels for this GPU.
+    ``gpu_unsupported``: spconv is installed, but has no kernels for this GPU.
     """
 
     name: Literal["torch", "spconv"]
     reason: str
-    unserved: bool = False
+    gpu_unsupported: bool = False
 
 
 def choose_backend(name: str, device: torch.device | str) -> BackendChoice:
@@ -73,7 +73,7 @@ def choose_backend(name: str, device: torch.device | str) -> BackendChoice:
             raise BackendError(f"The spconv backend cannot be used: {fault}, or set model.backend=torch")
         return BackendChoice(name="spconv", reason=f"requested by name; {build} is installed")
     if fault:
-        return BackendChoice(name="torch", reason=f"spconv cannot be used: {fault}", unserved=not missing)
+        return BackendChoice(name="torch", reason=f"spconv cannot be used: {fault}", gpu_unsupported=not missing)
     return BackendChoice(name="spconv", reason=f"the device is cuda and {build} is installed")
 
 
@@ -88,7 +88,7 @@ def make_backend(name: str, device: torch.device | str) -> Backend:
     from .torch_backend import TorchBackend
 
     choice = choose_backend(name, device)
-    if choice.unserved:
+    if choice.gpu_unsupported:
         _warn(choice.reason)
     if choice.name == "torch":
         return TorchBackend()

@@ -30,7 +30,7 @@ def compute() -> dict[str, object]:
     loss = (
         weighted_cross_entropy(logits, torch.tensor(LABELS)[own], torch.tensor([1.0, 3.0, 0.5]))
         + cross_modal_loss(logits, other)
-        + agreement_loss([(logits, other), (2 * logits, other.flip(1))], hold_refined=True, standardise=True)
+        + agreement_loss([(logits, other), (2 * logits, other.flip(1))], detach_refined=True, standardise=True)
         + decoupling_loss(queries * norm.weight, queries.flip(1), standardise=True)
     )
     loss.backward()

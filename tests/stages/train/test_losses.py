@@ -71,20 +71,20 @@ def test_agreement_is_smooth_l1_by_hand_averaged_over_stages(standardise):
             sides = [(x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) for x in sides]
         gap = np.abs(sides[0] - sides[1])
         by_stage.append(np.where(gap < 1, gap**2 / 2, gap - 0.5).mean())
-    loss = agreement_loss(pairs, hold_refined=False, standardise=standardise)
+    loss = agreement_loss(pairs, detach_refined=False, standardise=standardise)
     assert loss.item() == pytest.approx(np.mean(by_stage), rel=1e-12)
 
 
 def test_standardised_agreement_does_not_grow_with_the_features():
     own, met = torch.randn(2, 9, 8)
-    losses = [agreement_loss([(size * own, size * met)], hold_refined=True, standardise=True) for size in (1, 100)]
+    losses = [agreement_loss([(size * own, size * met)], detach_refined=True, standardise=True) for size in (1, 100)]
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("held", [True, False])
 def test_a_held_teacher_gets_no_gradient_from_the_agreement(held):
     own, met = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
-    agreement_loss([(own, met)], hold_refined=held, standardise=True).backward()
+    agreement_loss([(own, met)], detach_refined=held, standardise=True).backward()
     assert own.grad.abs().sum() > 0
     assert (met.grad is None) == held
 
