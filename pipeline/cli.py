@@ -19,6 +19,7 @@ from .options import (
     Device,
     Fusion,
     MachineOverrides,
+    MovedRoot,
     Overrides,
     Root,
     RunFolder,
@@ -102,7 +103,12 @@ def synthesize(
 def prepare(
     dataset: DatasetName = "nuscenes",
     root: Root = None,
-    version: Annotated[str | None, typer.Option(help="Version folder, such as v1.0-mini; detected by default.")] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            help="Of nuScenes a version folder such as v1.0-mini, detected by default; of VirtualKITTI, depth."
+        ),
+    ] = None,
     cameras: CameraNames = None,
     picture: Annotated[
         Path | None,
@@ -139,7 +145,7 @@ def extract_features(
     dataset: DatasetName = "nuscenes",
     config: ConfigName = "default",
     overrides: Overrides = None,
-    root: Root = None,
+    root: MovedRoot = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Forecast bytes, disk and time from one image.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry images that failed.")] = False,
     workers: Workers = None,
@@ -198,7 +204,7 @@ def evaluate(
     domain: Tested = "target",
     absent: Annotated[Absent | None, typer.Option(help="How a class that occurs nowhere is counted.")] = None,
     fusion: Fusion = None,
-    lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the 3D head without image features.")] = False,
+    lidar_only: Annotated[bool, typer.Option("--lidar-only", help="Score the prediction without images.")] = False,
     adapt: Adapt = "none",
     window: Annotated[
         int | None,

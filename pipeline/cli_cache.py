@@ -8,7 +8,7 @@ import typer
 
 from ..errors import CacheError
 from .console import Commands, Outcome
-from .options import ConfigName, Device, Overrides, Root
+from .options import ConfigName, Device, MovedRoot, Overrides
 from .workspace import Workspace
 
 __all__ = ["app"]
@@ -85,7 +85,7 @@ def upgrade(
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Data set of the cache, if it does not record it.")
     ] = None,
-    root: Root = None,
+    root: MovedRoot = None,
     device: Device = None,
 ) -> Outcome:
     """Upgrade a cache to the newest format. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
@@ -118,7 +118,8 @@ def gc(
     path: Annotated[
         str | None,
         typer.Argument(
-            help="The cache; by default all caches of the workspace, and unused caches are removed.", callback=_located
+            help="The cache; by default all caches of the workspace. A cache without any committed image is removed.",
+            callback=_located,
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, with its size.")] = False,

@@ -38,7 +38,9 @@ Out = Annotated[Path | None, typer.Option("--out", file_okay=False, help="Output
 Columns = Annotated[
     int | None,
     typer.Option(
-        "--columns", min=3, help="float32 values per point in raw files; by default 4 in .bin, 5 in .pcd.bin."
+        "--columns",
+        min=3,
+        help="Numbers per point in raw files; by default 4 in .bin, 5 in .pcd.bin, or as the values say.",
     ),
 ]
 Ids = Annotated[
@@ -71,7 +73,7 @@ def predict(
     device: Device = None,
     overrides: MachineOverrides = None,
 ) -> Outcome:
-    """Label LiDAR sweeps: of a data set with their images (fused, xM, 2D, 3D), or sweeps alone with the 3D head.
+    """Label LiDAR sweeps: of a data set with their images (fused, xM, 2D, 3D), or sweeps alone, without images.
 
     It writes one .label file a sweep, and classes.json. It can be stopped at any time; the same command resumes.
 

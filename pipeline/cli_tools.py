@@ -15,10 +15,8 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from ..stages.extract.catalogue import KnownModel
 
-__all__ = ["TASKS", "register"]
+__all__ = ["register"]
 
-#: Tasks of a published setting: generalisation, adaptation, with pseudo labels too, and without the source.
-TASKS = ("dg", "uda", "uda_pl", "sfda")
 CHECKED = {"published": "as published", "hub": "as the hub says", "nothing": "not known in advance"}
 
 Agree = Annotated[
@@ -74,8 +72,7 @@ def config_list() -> Outcome:
     from .config import preset_names
 
     names = sorted(preset_names(), key=lambda name: (name.startswith("ablation/"), "/" in name, name))
-    tasks = {f"{name.removesuffix('dg')}{task}" for name in names if name.endswith("/dg") for task in TASKS}
-    settings = [_describe(name) for name in names if name in tasks]
+    settings = [_describe(name) for name in names if "/" in name and not name.startswith("ablation/")]
     notes = {}
     for setting in settings:
         missing = [dataset for dataset, there in setting["prepared"].items() if not there]

@@ -14,6 +14,7 @@ __all__ = [
     "Fusion",
     "MachineOverrides",
     "Overrides",
+    "MovedRoot",
     "Root",
     "RunFolder",
     "Scheduler",
@@ -42,6 +43,7 @@ Adapt = Annotated[
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="A run, by name or folder; by default the last.")]
 Root = Annotated[Path | None, typer.Option("--root", help="The data root; it is remembered.")]
+MovedRoot = Annotated[Path | None, typer.Option("--root", help="The data root for this call, if it has moved.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="The data set.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of processes on this machine that share the work, one per GPU.")
@@ -53,7 +55,8 @@ ShardPart = Annotated[
 CameraNames = Annotated[
     str | None,
     typer.Option(
-        "--cameras", help="Cameras, separated by commas, 'all' or 'none'; by default those of the published settings."
+        "--cameras",
+        help="Cameras, separated by commas, 'all' or 'none'; by default those of published settings, or all of a folder.",
     ),
 ]
 

@@ -256,7 +256,7 @@ class TrainSettings(Settings):
         default=8, ge=1, description="Frames per batch; with several processes (torchrun), per process."
     )
     accumulate: int = Field(
-        default=1, ge=1, description="Micro-batches per step, whose gradients are summed before the update."
+        default=1, ge=1, description="Micro-batches per step, whose gradients are averaged before the update."
     )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32",

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from xd3d.pipeline import jobs
-from xd3d.pipeline.cli_tools import TASKS
 from xd3d.pipeline.config import load_config, preset_names
 from xd3d.pipeline.pseudo import pseudo_label
 from xd3d.pipeline.workspace import Workspace
@@ -14,6 +13,8 @@ from xd3d.stages.synthesize.synthesize import synthesize
 from xd3d.stages.synthesize.twins import synthesize_twin
 from xd3d.stages.train.log import read_log
 
+#: Tasks of a published setting: generalisation, adaptation, with pseudo labels too, and without the source.
+TASKS = ("dg", "uda", "uda_pl", "sfda")
 SETTINGS = sorted({name.partition("/")[0] for name in preset_names() if name.endswith("/dg")})
 #: together they read each data set
 EVERY_DATASET = (

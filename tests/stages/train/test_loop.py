@@ -198,7 +198,7 @@ def test_validation_frames_without_a_label_choose_nothing(make_domain, run_train
     domain = make_domain(frames=2, points=50)
     done = run_training(tmp_path / "run", domain, validation=domain.unlabelled(), steps=1)
     assert done.best is None
-    assert "the last checkpoint counts as the best" in caplog.text
+    assert "the last checkpoint is used as the best" in caplog.text
     assert load_run(tmp_path / "run").classes == domain.merge.classes
 
 
