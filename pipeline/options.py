@@ -56,7 +56,7 @@ CameraNames = Annotated[
     str | None,
     typer.Option(
         "--cameras",
-        help="Cameras, separated by commas, 'all' or 'none'; by default those of published settings, or all of a folder.",
+        help="Cameras, separated by commas, 'all' or 'none'; by default those of published settings, all of a folder.",
     ),
 ]
 
