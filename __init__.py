@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .pipeline.caches import open_cache
     from .pipeline.jobs import evaluate, extract_features, predict, prepare, pretrain, report, synthesize, train
     from .pipeline.loaded_run import load_run
-    from .pipeline.pseudo import pseudo_label
+    from .pipeline.pseudo_labels import pseudo_label
 
 __version__ = "0.2.0"
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "load_run",
 ]
 
-_MODULES = {"open_cache": "caches", "load_run": "loaded_run", "pseudo_label": "pseudo"}  #: the others are in ``jobs``
+_MODULES = {"open_cache": "caches", "load_run": "loaded_run", "pseudo_label": "pseudo_labels"}  #: the others are in ``jobs``
 
 
 def __getattr__(name: str) -> Any:

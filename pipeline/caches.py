@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cache.networks import NetworksReader, part_paths
+from ..cache.network_parts import NetworksReader, part_paths
 from ..cache.reader import FeatureReader
 from ..cache.recipe import load_recipe
 from ..cache.stores import open_store

@@ -31,7 +31,7 @@ app = Commands(help="The feature cache: info, verify, repair, upgrade, gc, diff,
 @app.command()
 def info(path: CachePath) -> Outcome:
     """Show what a cache holds: images, failures, bytes, arrays. Example: `xd3d cache info xd3d-work/cache/NAME`."""
-    from ..cache.networks import describe_networks
+    from ..cache.network_parts import describe_networks
 
     found = describe_networks(path)
     text = "\n".join(f"{key}: {value}" for key, value in found.items())
@@ -49,7 +49,7 @@ def verify(
 
     The exit code is 1 if something is damaged, or if a complete cache has lost images.
     """
-    from ..cache.networks import check_parts
+    from ..cache.network_parts import check_parts
 
     result = check_parts(path, quick=quick)
     lines = [
@@ -68,7 +68,7 @@ def repair(path: CachePath) -> Outcome:
     The command that made the cache then writes the dropped images again.
     """
     from ..cache.metadata import MANIFEST
-    from ..cache.networks import repair_parts
+    from ..cache.network_parts import repair_parts
 
     done = repair_parts(path)
     text = f"{len(done['metadata'])} metadata files were written anew or removed, {done['dropped']} images dropped"
@@ -126,7 +126,7 @@ def gc(
 ) -> Outcome:
     """Remove stale files that no running process owns; committed data stay. Example: `xd3d cache gc --dry-run`."""
     from ..cache.maintenance import collect_garbage, remove_unused
-    from ..cache.networks import part_paths
+    from ..cache.network_parts import part_paths
 
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}

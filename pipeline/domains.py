@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ..cache.metadata import MANIFEST
-from ..cache.networks import NetworksReader
+from ..cache.network_parts import NetworksReader
 from ..cache.reader import FeatureReader
 from ..cache.stores import open_store
 from ..cache.views import view_keys
@@ -216,11 +216,11 @@ class DomainOpener:
 
     def _read_fingerprint(self, dataset: str) -> Mapping[str, object]:
         from ..stages.extract.fingerprint import partial_fingerprints
-        from .adopted import adopted_fingerprint
+        from .absent_model import adopted_fingerprint
 
         settings = self.config.extract.for_dataset(dataset)
         if settings.models:
-            from ..stages.extract.parts import NetworksPlan
+            from ..stages.extract.network_parts import NetworksPlan
 
             plan = NetworksPlan(
                 index=self.index(dataset), settings=settings, path=self.cache_path(dataset), reading=self._cached
@@ -301,12 +301,12 @@ class DomainOpener:
             CacheError: there is no cache, or it is damaged.
             CacheMismatchError: all caches were made with other settings.
         """
-        from .adopted import fitting_cache
+        from .absent_model import fitting_cache
 
         in_blocks = self.config.train.shuffle_block is not None
         keys = view_keys(map(str, self.index(dataset).images.key), self.config.extract.views)
         if self.config.extract.models:
-            from ..cache.networks import NetworksReader
+            from ..cache.network_parts import NetworksReader
 
             parts: dict[str, Any] = dict(self.fingerprint(dataset))
             return NetworksReader(self.cache_path(dataset), **parts, keys=keys, whole_shards=in_blocks)

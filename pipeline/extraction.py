@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cache.networks import part_paths
+from ..cache.network_parts import part_paths
 from ..cache.reader import FeatureReader
 from ..files import optional_path
 from .config import DEFAULT_PRESET, load_config
@@ -89,7 +89,7 @@ def _extract(opener: DomainOpener, dataset: str, sharing: Sharing, *, retry_fail
     index, settings = opener.index(dataset), opener.extract_settings(dataset)
     fill: Callable[..., ExtractSummary]
     if sharing.workers or sharing.scheduler:
-        from ..stages.extract.cluster import extract_with_workers
+        from ..stages.extract.dask_cluster import extract_with_workers
 
         fill = partial(extract_with_workers, workers=sharing.workers, scheduler=sharing.scheduler)
     else:
@@ -97,7 +97,7 @@ def _extract(opener: DomainOpener, dataset: str, sharing: Sharing, *, retry_fail
 
         fill = partial(extract_features, part=sharing.part)
     if settings.models:
-        from ..stages.extract.parts import extract_networks
+        from ..stages.extract.network_parts import extract_networks
 
         done = extract_networks(index, settings, path, fill=fill, retry_failed=retry_failed)
     else:

@@ -13,17 +13,17 @@ from ..files import optional_path
 from ..processes import is_first_process
 from ..stages.datasets.catalogue import FOLDER
 from ..stages.datasets.prepare import PrepareSummary, prepare_dataset
+from ..stages.datasets.projection_check import seen_shares
 from ..stages.datasets.splits import describe_splits
-from ..stages.datasets.visibility import seen_shares
 from ..stages.evaluate.metrics import MODALITIES, score_table
 from ..stages.evaluate.settings import AbsentRule, Adaptation, FusionRule, norm_window
 from .config import DEFAULT_PRESET, ResolvedConfig, load_config
 from .console import Outcome
 from .domains import DomainOpener, left_out_of
 from .extraction import extract_features
-from .labelling import predict
+from .predict import predict
 from .pretrain import pretrain
-from .pseudo import batch_candidates
+from .pseudo_labels import batch_candidates
 from .runs import TrainedRun, run_facts, run_name, with_recorded_fusion
 from .workspace import Workspace
 

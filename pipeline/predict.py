@@ -1,91 +1,85 @@
-"""Labels for sweeps from a trained run: the folder they go to, what it says of itself, and a picture."""
+"""The command ``predict``: labels for sweeps of no data set, or for the frames of one."""
 
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from ..files import write_bytes
-from ..stages.datasets.sweeps import load_sweep
-from ..stages.predict.label_form import CLOUD_SUFFIX, LabelForm
+from ..files import optional_path
+from ..stages.evaluate.settings import Adaptation, FusionRule, norm_window
 from .console import Outcome
-from .folders import claim_folder
-from .label_forms import LabelIds, label_facts, label_form, label_outcome
-from .runs import TrainedRun
+from .label_forms import LabelIds
 from .workspace import Workspace
 
-__all__ = ["FACTS", "PICTURE_SUFFIX", "predict"]
-
-FACTS = "classes.json"
-PICTURE_SUFFIX = ".labels.png"
-#: What must be equal for a folder of labels to be resumed.
-IDENTITY = ("sweeps", "columns", "weights", "classes", "adapt")
+__all__ = ["predict"]
 
 
 def predict(
-    workspace: Workspace,
-    run: Path | None,
-    points: Path,
+    points: Path | str | None = None,
+    run: Path | str | None = None,
     *,
-    out: Path | None,
-    columns: int | None,
-    picture: bool,
-    norm_window: int | None = None,
+    dataset: str | None = None,
+    root: Path | str | None = None,
+    domain: str | None = None,
+    split: str | None = None,
+    scenes: str | None = None,
+    online: bool = False,
+    fusion: FusionRule | None = None,
+    adapt: Adaptation = "none",
+    probabilities: bool = False,
+    submission: bool = False,
+    out: Path | str | None = None,
+    columns: int | None = None,
     ids: LabelIds = "train",
     colour: bool = False,
+    picture: bool = False,
+    dry_run: bool = False,
     machine: Sequence[str] = (),
+    workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
-    """Labels the sweep or the folder of sweeps ``points`` with a run's 3D head; the exit code is 1 when one failed.
+    """Labels LiDAR sweeps into files: ``points``, a sweep or a folder of them, or frames of ``dataset`` with images.
 
-    ``norm_window`` adapts BatchNorm, as for data sets. ``ids``: which numbers the classes have, see ``label_form``.
-    ``colour``: coloured clouds are written too. ``machine`` holds settings of this machine, as ``TrainedRun.open``
-    takes them.
+    The options are those of ``xd3d predict``; for arrays in memory see ``load_run``. The exit code is 1 if a sweep
+    could not be read; the others are labelled.
+
+    Examples:
+        >>> done = xd3d.predict(dataset="nuscenes", split="test", run="first", out="labels")
+        >>> done.result["modalities"]
+        ['fused', 'xm', '3d', '2d']
 
     Raises:
-        MissingDataError: no run, or no sweep.
-        ConfigError: ``out`` holds labels of other sweeps or of another network, or the classes have no raw ids.
-        RunError: the run's 3D head needs images.
+        ConfigError: options contradict each other, or ``out`` holds other labels.
+        CacheError: images have no cached features, and ``online`` is not set.
     """
-    from ..stages.predict.adapted_norms import adapted_norms
-    from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
+    from .frame_choice import FrameChoice, choose_frames
+    from .predict_frames import predict_frames
+    from .predict_sweeps import predict as predict_sweeps
 
-    begin = time.perf_counter()
-    points = points.resolve() if ".." in points.parts else points.absolute()  # its name names the folder of labels
-    sweeps = find_sweeps(points)
-    trained = TrainedRun.open(workspace, run, machine)
-    trained.require_lidar_only()
-    network = trained.network
-    form, meaning = label_form(trained, ids, colour=colour)
-    out = (out or workspace.home / "labels" / trained.folder.name / points.name).absolute()
-    claim_folder(
-        out / FACTS,
-        {
-            "files": f"NAME{LABEL_SUFFIX}: one little-endian uint32 a point, in the order of the sweep's points",
-            **label_facts(trained, form, meaning, norm_window=norm_window),
-            "sweeps": str(points.resolve()),
-            "columns": columns,
-        },
-        IDENTITY,
-        what="labels of other sweeps, or of another or otherwise adapted network",
-        files=(f"*{LABEL_SUFFIX}", f"*{PICTURE_SUFFIX}", f"*{CLOUD_SUFFIX}"),
-        option="--out",
+    frames_alone: dict[str, Any] = {
+        "online": online,
+        "fusion": fusion,
+        "probabilities": probabilities,
+        "dry_run": dry_run,
+    }
+    choice = choose_frames(
+        optional_path(points),
+        dataset,
+        root=optional_path(root),
+        domain=domain,
+        split=split,
+        scenes=scenes,
+        submission=submission,
+        sweeps_alone={"--columns": columns},
+        frames_alone={f"--{name.replace('_', '-')}": value for name, value in frames_alone.items()},
     )
-    with adapted_norms(network, norm_window) if norm_window else nullcontext():
-        done = label_sweeps(network, sweeps, out, columns=columns, form=form)
-    unread = {fault.path for fault in done.failed}
-    whole = [sweep for sweep in sweeps if sweep not in unread]
-    shown = _picture(out, whole[0], columns, network.classes, form) if picture and whole else None
-    further = {"classes": list(network.classes), "picture": str(shown) if shown else None}
-    return label_outcome(done, out, sweeps=len(sweeps), begin=begin, further=further)
-
-
-def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str], form: LabelForm) -> Path:
-    """Draws a sweep with its labels, from above."""
-    from ..stages.predict.sweeps import label_path, read_labels
-    from .report.figures import labels_from_above
-
-    labels = label_path(out, sweep)
-    path = labels.with_suffix(PICTURE_SUFFIX)
-    points, found = load_sweep(sweep, columns=columns).points, form.classes(read_labels(labels))
-    write_bytes(path, labels_from_above(points, found + 1, classes))
-    return path
+    shared: dict[str, Any] = {
+        "out": optional_path(out),
+        "picture": picture,
+        "norm_window": norm_window(adapt),
+        "ids": ids,
+        "colour": colour,
+        "machine": machine,
+    }
+    workspace, run = Workspace.of(workspace), optional_path(run)
+    if isinstance(choice, FrameChoice):
+        return predict_frames(workspace, run, choice, submission=submission, **frames_alone, **shared)
+    return predict_sweeps(workspace, run, choice, columns=columns, **shared)

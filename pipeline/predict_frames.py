@@ -24,7 +24,7 @@ from .export import log_faults, open_submission
 from .folders import claim_folder
 from .frame_choice import FrameChoice, refuse_options
 from .label_forms import LabelIds, label_facts, label_form, label_outcome
-from .predict import FACTS, PICTURE_SUFFIX
+from .predict_sweeps import FACTS, PICTURE_SUFFIX
 from .runs import TrainedRun
 from .workspace import Workspace
 

@@ -20,7 +20,7 @@ PAGES = {
 TESTED_IN = {
     "docs/caches.md": "tests/cache/test_loader.py",
     "docs/cluster.md": "tests/test_cluster_docs.py",
-    "docs/predict.md": "tests/pipeline/test_predict.py",
+    "docs/predict.md": "tests/pipeline/test_predict_sweeps.py",
     "docs/python.md": "tests/test_api.py",
     "CONTRIBUTING.md": "tests/test_recipes.py",
 }

@@ -11,16 +11,16 @@ import pytest
 import torch
 from xd3d.prefetch import map_ahead
 from xd3d.stages.extract.agents import AgentMaker
-from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.settings import RGB, ExtractSettings
 from xd3d.stages.predict.attention import attention_maps
 from xd3d.stages.predict.inference import predict_frames
+from xd3d.stages.train.device_transfer import prefetch
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from xd3d.stages.train.step_batch import StepMaker
-from xd3d.stages.train.transfer import prefetch
 
 
 def load(path):
@@ -165,7 +165,7 @@ def features(device, options):
     ids=str,
 )
 def test_stage_one_mixes_no_devices_and_gives_the_same_features(options, monkeypatch):
-    monkeypatch.setattr("xd3d.stages.extract.backbone.has_native_support", lambda dtype, device: True)
+    monkeypatch.setattr("xd3d.stages.extract.diffusion_backbone.has_native_support", lambda dtype, device: True)
     expected = features(CPU, options)
     with pretended.pretend_cuda() as traffic:
         found = features(pretended.CUDA, options)

@@ -15,7 +15,7 @@ from ...stages.evaluate.metrics import Metrics
 from .. import jobs
 from ..config import Config
 from ..console import run_command_line, set_up_logging
-from ..pseudo import pseudo_label
+from ..pseudo_labels import pseudo_label
 from ..runs import TrainedRun
 from ..workspace import Workspace
 from .plan import Training

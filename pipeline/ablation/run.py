@@ -15,7 +15,7 @@ from ...files import read_json
 from ...locks import exclusive_lock
 from ...processes import threads_each
 from ...progress import progress
-from ...stages.train.log import read_log
+from ...stages.train.run_log import read_log
 from .. import jobs
 from ..console import Outcome
 from ..domains import DomainOpener

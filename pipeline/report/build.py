@@ -15,8 +15,8 @@ from ...stages.evaluate.settings import FusionRule
 from ...stages.predict.inference import predict_frames
 from ...stages.train.domain import Domain
 from ...stages.train.features import FeatureSource
-from ...stages.train.log import read_log
 from ...stages.train.monitor import TIMING_KEYS
+from ...stages.train.run_log import read_log
 from ..runs import TrainedRun
 from . import figures
 from .analysis import analysis_sections

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.metadata import MANIFEST as ROOT
-from ...cache.networks import part_paths
+from ...cache.network_parts import part_paths
 from ...cache.stores import join_location, open_store
 from ...errors import ConfigError, MissingDataError, StoreError
 from ...stages.datasets.licences import licence_of

@@ -11,7 +11,7 @@ from typing import Any
 from ...cache.commits import CommitLog
 from ...cache.metadata import KEYS, holds_networks, load_layout
 from ...cache.metadata import MANIFEST as ROOT
-from ...cache.networks import check_parts
+from ...cache.network_parts import check_parts
 from ...cache.recipe import load_recipe
 from ...cache.stores import Store, open_store
 from ...cache.stores.base import Files
@@ -24,9 +24,9 @@ from ..workspace import Workspace
 from .cards import cache_card
 from .content import Choice, Part, cache_items, inner_store, part_prefixes, root_items
 from .copy import Item, copied, hashed
+from .local_paths import Machine
 from .manifest import LARGEST, MANIFEST, PLAN, FileFacts, Manifest
 from .places import Place, StorePlace
-from .portable import Machine
 
 __all__ = ["CARD", "cache_dataset", "previous", "push_cache", "push_items"]
 

@@ -16,9 +16,9 @@ from ...stages.evaluate.metrics import Metrics
 from ..workspace import Workspace
 from .cards import run_card
 from .copy import Item
+from .local_paths import Machine
 from .manifest import Manifest
 from .places import Place, StorePlace
-from .portable import Machine
 from .pull import pull_items
 from .push import push_items
 

@@ -2,7 +2,7 @@
 
 When a stopped run is resumed, parts that are already written are not predicted again. The labels appear atomically.
 
-``train.label_choice`` selects the labels to keep; its medians are taken over all frames.
+``train.pseudo_label_choice`` selects the labels to keep; its medians are taken over all frames.
 """
 
 import shutil
@@ -20,9 +20,9 @@ from ...errors import DataError, MissingDataError
 from ...files import write_atomic, write_json
 from ...fingerprint import fingerprint_digest
 from ...locks import exclusive_lock
-from ..datasets.arrays import load_archive
+from ..datasets.npy_files import load_archive
 from ..evaluate.scores import FramePrediction
-from ..train.label_choice import HEADS, UNSURE, Candidates, LabelRule, thresholds
+from ..train.pseudo_label_choice import HEADS, UNSURE, Candidates, LabelRule, thresholds
 from ..train.pseudo_labels import FORMAT, FRAMES, LABELS, MANIFEST, PseudoLabels
 
 __all__ = ["candidates", "make_pseudo_labels"]

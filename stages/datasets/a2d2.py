@@ -17,12 +17,12 @@ from jaxtyping import Float64, Int64
 
 from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
-from .arrays import archive_headers, load_archive
 from .catalogue import A2D2_COLOURS
 from .checks import Check, Faults, Remark, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import ColourTable, read_colours
 from .listing import stems
+from .npy_files import archive_headers, load_archive
 from .reader_arguments import choose_cameras, name_some, read_parts, refuse_version, resolve_root
 from .sweeps import Sweep, points_fault
 

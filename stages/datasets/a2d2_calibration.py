@@ -10,7 +10,7 @@ from ...errors import DataError
 from .calibration_checks import intrinsics_fault, lens_fault, size_fault
 from .catalogue import A2D2_COLOURS
 from .lens import Lens
-from .texts import read_object
+from .text_files import read_object
 
 __all__ = ["View", "check_class_list", "read_view"]
 

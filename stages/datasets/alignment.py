@@ -15,9 +15,9 @@ from PIL import Image
 from ...progress import track
 from .decoding import to_rgb
 from .index import FrameIndex
+from .projection_check import seen_points
 from .readers import READERS
 from .sweeps import Sweep
-from .visibility import seen_points
 
 __all__ = ["Alignment", "measure_alignment"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import DataError
 from ...files import parse_yaml
-from .texts import read_text
+from .text_files import read_text
 
 __all__ = ["camera_file_kind", "parse_calibration", "plain_values", "read_camera_file"]
 

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError, nearest
-from .calibration import read_kitti_calibration
 from .calibration_checks import intrinsics_fault, pose_fault
 from .camera_files import camera_file_kind, parse_calibration, plain_values, read_camera_file
+from .kitti_calibration import read_kitti_calibration
 from .lens import Lens
-from .texts import read_text
+from .text_files import read_text
 
 __all__ = ["FolderCamera", "read_folder_calibration"]
 

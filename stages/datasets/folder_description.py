@@ -21,7 +21,7 @@ from .foreign_files import BAGS, foreign_kind
 from .listing import is_hidden, without_copies
 from .raw_columns import RawType
 from .ros_bags import BAG_SUFFIX, list_clouds
-from .texts import read_text
+from .text_files import read_text
 
 __all__ = [
     "NAME",

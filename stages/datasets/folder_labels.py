@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Int64, UInt16
 
 from ...errors import DataError, MissingDataError, Xd3dError
-from .arrays import load_array
 from .foreign_files import is_text
 from .label_files import other_type
+from .npy_files import load_array
 from .ply import parse_ply
 from .point_files import parse_las, parse_pcd
 from .raw_columns import COLUMNS, RawType

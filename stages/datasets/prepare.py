@@ -13,17 +13,17 @@ import numpy as np
 
 from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .alignment import Alignment, measure_alignment
+from .calibration_picture import draw_views
 from .catalogue import FOLDER
 from .checks import Faults, FileFault
 from .decoding import warn_if_dark
 from .folder_description import NAME, read_description
 from .folder_labels import NO_LABEL
 from .index import FrameIndex
-from .pictures import draw_views
+from .projection_check import View, check_views, view_scenes
 from .reader_arguments import name_some
 from .readers import READERS
 from .splits import split_counts
-from .visibility import View, check_views, view_scenes
 
 __all__ = ["PrepareSummary", "prepare_dataset"]
 

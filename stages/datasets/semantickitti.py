@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from ...errors import DataError
-from .calibration import KITTI_REMEDY, Calibration, read_calibration
 from .calibration_checks import check_calibration
 from .checks import common_size
 from .index import FrameIndex, ImageRow, ImageTable
+from .kitti_calibration import KITTI_REMEDY, Calibration, read_calibration
 from .listing import IMAGE_SUFFIXES, find_stems, names_apart, stems
 from .projection import image_pixels
 from .reader_arguments import choose_cameras, refuse_version, resolve_root
 from .sweeps import Sweep
-from .velodyne import (
+from .velodyne_layout import (
     LABELS,
     VELODYNE,
     Recording,

@@ -13,8 +13,8 @@ from .index import FrameIndex
 from .listing import stems
 from .projection import image_pixels as pixels
 from .reader_arguments import name_some, refuse_cameras, refuse_version, resolve_root
-from .texts import read_text
-from .velodyne import (
+from .text_files import read_text
+from .velodyne_layout import (
     LABELS,
     VELODYNE,
     Recording,

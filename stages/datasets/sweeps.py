@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from ...errors import DataError, MissingDataError
-from .arrays import load_array
 from .checks import UNPACK, Remark, binary_fault
 from .foreign_files import foreign_kind
+from .npy_files import load_array
 from .ply import parse_ply
 from .point_files import parse_las, parse_pcd
 from .raw_columns import COLUMNS, RawRows, RawType, are_doubles, guess_columns, implausible_fraction, stored_by_columns

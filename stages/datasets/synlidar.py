@@ -7,7 +7,7 @@ from .index import FrameIndex
 from .listing import stems
 from .projection import image_pixels as pixels
 from .reader_arguments import refuse_cameras, refuse_version, resolve_root
-from .velodyne import (
+from .velodyne_layout import (
     LABELS,
     VELODYNE,
     Recording,

@@ -7,12 +7,12 @@ from jaxtyping import Float64, Int64, Num
 from PIL import Image
 
 from ...errors import DataError, MissingDataError
-from .arrays import load_array
 from .catalogue import VIRTUALKITTI
 from .checks import UNDECODABLE, Remark, image_fault
 from .label_files import ColourTable, read_colours
+from .npy_files import load_array
 from .sweeps import Sweep, points_fault
-from .texts import read_text
+from .text_files import read_text
 
 __all__ = [
     "cloud_fault",

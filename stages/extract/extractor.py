@@ -21,10 +21,10 @@ from ...cache.stored import StoredRows
 from ...errors import BackendError, ConfigError
 from ...processes import select_device
 from .agents import AgentMaker
+from .backbones import Backbone, JointBackbone, open_backbone
 from .encode import round_trip, stored_rows, strongest_memberships
 from .images import FeatureMaps, PictureArray, Pictures
 from .models import settings_model
-from .networks import Backbone, JointBackbone, open_backbone
 from .settings import RGB, ExtractSettings
 
 __all__ = [

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ..datasets.index import FrameIndex
-from .backbone import PROMPT
+from .backbones import with_default_taps
+from .diffusion_backbone import PROMPT
 from .images import IMAGE_METHOD
 from .models import resolve_model, resolve_unet, settings_model, unet_digest
-from .networks import with_default_taps
 from .precision import precisions
 from .settings import ExtractSettings
 

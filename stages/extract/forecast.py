@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.metadata import MANIFEST, load_layout
-from ...cache.networks import network_part
+from ...cache.network_parts import network_part
 from ...cache.stores import open_store
 from ...cache.verify import cache_info
 from ...errors import DataError
@@ -14,8 +14,8 @@ from ..datasets.index import FrameIndex
 from .extractor import FeatureExtractor
 from .images import PictureSource
 from .job import planned_layout, stored_bytes
+from .network_parts import NetworksPlan
 from .overlap import LARGEST_DECODERS, host_threads
-from .parts import NetworksPlan
 from .settings import ExtractSettings
 
 __all__ = ["Forecast", "forecast"]

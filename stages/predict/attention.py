@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..train.batch import Batch
+from ..train.device_transfer import to_device
 from ..train.domain import Domain
 from ..train.images import ImageBatch
-from ..train.interface import StageRefiner
 from ..train.loader import evaluation_batch
 from ..train.located_agents import agents_at_points
 from ..train.network import Network
-from ..train.transfer import to_device
+from ..train.query_attention import StageRefiner
 
 __all__ = ["AttentionMaps", "QueryAttention", "attention_maps"]
 

@@ -17,6 +17,7 @@ from ..evaluate.scores import FramePrediction, score_frames
 from ..evaluate.settings import FusionRule
 from ..train.batch import Batch, BatchPlan
 from ..train.checks import check_memberships, check_taps
+from ..train.device_transfer import pin_memory, prefetch, to_device
 from ..train.domain import Domain
 from ..train.features import feature_readers
 from ..train.loader import evaluation_batch
@@ -24,7 +25,6 @@ from ..train.located_agents import strongest_agents
 from ..train.loop import ValidationScores
 from ..train.network import Network
 from ..train.parallel import number_of_processes, rank, total
-from ..train.transfer import pin_memory, prefetch, to_device
 from .adapted_norms import adapted_norms
 from .fusion import fused_probabilities
 

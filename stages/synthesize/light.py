@@ -8,9 +8,9 @@ from jaxtyping import Float32
 
 from .ground import Ground
 from .materials import HEADLIGHT, LAMP
-from .noise import Values, Vectors, noise2
 from .primitives import ELLIPSOID, Solids
 from .styles import LightStyle
+from .texture_noise import Values, Vectors, noise2
 
 __all__ = ["GroundMaps", "illuminate", "own_headlights", "sky_colour", "through_air"]
 

@@ -7,9 +7,9 @@ from jaxtyping import Int, UInt8
 
 from . import classes
 from .ground import Ground
-from .noise import Values, Vectors, hash01, noise2, noise3, smooth2
 from .primitives import Solids
 from .styles import MaterialStyle, Style
+from .texture_noise import Values, Vectors, hash01, noise2, noise3, smooth2
 
 __all__ = ["GROUND_MATERIALS", "REFLECTIVITY", "ground_look", "is_window", "marked", "solid_look"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
-from .noise import Vectors, noise3
 from .styles import Colour
+from .texture_noise import Vectors, noise3
 
 __all__ = ["BOX", "CONE", "ELLIPSOID", "SolidList", "Solids", "intersect", "local_normals"]
 

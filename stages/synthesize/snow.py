@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Float64, Integer, UInt8
 from . import classes
 from .ground import Ground
 from .materials import FACADE, FOLIAGE, GLASS, SKIN
-from .noise import Values, Vectors, noise3, smooth2
+from .texture_noise import Values, Vectors, noise3, smooth2
 
 __all__ = ["draw_flakes", "ground_cover", "solid_cover", "under_snow"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 
 from .ground import Ground
-from .noise import Vectors
 from .primitives import Solids, intersect, local_normals
+from .texture_noise import Vectors
 
 __all__ = ["GROUND", "SKY_HIT", "Hits", "Rays", "Windows", "cast", "surface"]
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
 from ..datasets.frames import Frame
+from .random_streams import Use, generator
 from .settings import AugmentSettings
-from .streams import Use, generator
 
 __all__ = ["augment_points", "augmentation_matrix", "crop_points", "sample_generator"]
 

@@ -9,9 +9,9 @@ from ...processes import world_size
 from .domain import Domain
 from .features import FeatureSource
 from .initial import InitialCheckpoint
-from .label_choice import HEADS, LabelRule
 from .loader import step_positions
 from .network import choose_taps
+from .pseudo_label_choice import HEADS, LabelRule
 from .record import describe_domain
 from .settings import FusionSettings, TrainSettings
 

@@ -17,9 +17,9 @@ from .batch import Batch, BatchPlan, PlacedFrame, collate, to_corner
 from .domain import Domain
 from .features import ReadFeatures, draw_views, identity_views
 from .mixing import mix_frames
+from .random_streams import Use, generator
 from .sensor_augment import vary_sensor
 from .settings import AugmentSettings
-from .streams import Use, generator
 
 __all__ = ["Use", "epoch_order", "evaluation_batch", "generator", "step_positions", "training_batch"]
 

@@ -22,19 +22,19 @@ from ..datasets.frames import count_labels
 from ..datasets.labels import class_weights
 from .checkpoint import Best, TrainState, checkpoint_steps, load_state, read_best, save_checkpoint
 from .checks import check_domains, check_settings
+from .device_transfer import prefetch
 from .domain import Domain
 from .initial import InitialCheckpoint
-from .log import RunLog, past_losses
 from .loggers import Pictures, require_loggers
 from .monitor import CubeWatch, DivergenceWatch, StepTiming, Throughput
 from .network import Network
 from .optimise import Stepper, learning_rate
 from .parallel import broadcast
 from .record import build_network, make_record, open_record, write_record
+from .run_log import RunLog, past_losses
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from .step_batch import StepMaker
 from .teacher import Label, Teacher
-from .transfer import prefetch
 
 __all__ = ["Score", "TrainSummary", "Trainer", "ValidationScores", "open_run", "run_session", "train"]
 

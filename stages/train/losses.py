@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_loss
 
 from ..datasets.labels import IGNORE
-from .interface import decoupling_loss, standardised
 from .network import NetworkOutput
 from .parallel import total
+from .query_attention import decoupling_loss, standardised
 from .settings import TrainSettings
 
 __all__ = [

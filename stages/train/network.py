@@ -16,9 +16,9 @@ from .image_branch import ImageBranch
 from .image_statistics import ImageStatistics
 from .images import ImageBatch
 from .injection import Injection, voxel_means
-from .interface import QueryInterface, StageRefiner, low_rank
 from .located_agents import AgentTokens, agents_at_points
 from .queries import ImageQueries, VoxelQueries
+from .query_attention import QueryInterface, StageRefiner, low_rank
 from .settings import FusionSettings, ModelSettings
 from .sparse import Backend, SparseTensor, make_backend
 from .unet3d import LEVELS, LidarBranch, SpUNet, make_head

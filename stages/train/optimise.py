@@ -21,9 +21,9 @@ from .losses import Losses
 from .network import Network
 from .norms import norm_momentum, set_norm_momentum
 from .parallel import sum_gradients, total
+from .random_streams import Use, generator
 from .settings import TrainSettings
 from .step_batch import StepBatch, step_losses
-from .streams import Use, generator
 from .teacher import Teacher
 
 __all__ = ["StepResult", "Stepper", "learning_rate"]

@@ -18,9 +18,9 @@ from jaxtyping import Int64, UInt8
 from ...errors import DataError, MissingDataError, RunError
 from ...files import read_json
 from ...fingerprint import differences, fingerprint_digest
-from ..datasets.arrays import load_array
 from ..datasets.labels import IGNORE
-from .label_choice import UNSURE, LabelRule
+from ..datasets.npy_files import load_array
+from .pseudo_label_choice import UNSURE, LabelRule
 
 __all__ = ["PseudoLabels"]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...prefetch import ring_slots
 from .batch import Batch, BatchPlan
+from .device_transfer import pin_memory
 from .domain import Domain
 from .features import feature_readers
 from .loader import training_batch
@@ -21,7 +22,6 @@ from .norms import frozen_statistics
 from .parallel import number_of_processes, rank
 from .settings import AugmentSettings, TrainSettings
 from .teacher import Teacher
-from .transfer import pin_memory
 
 __all__ = ["StepBatch", "StepMaker", "step_losses"]
 

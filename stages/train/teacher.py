@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..datasets.labels import IGNORE
 from .batch import Batch
-from .label_choice import CODES, HEADS, UNSURE, Candidates, thresholds
 from .network import Network
 from .parallel import total
+from .pseudo_label_choice import CODES, HEADS, UNSURE, Candidates, thresholds
 
 __all__ = ["Label", "Teacher"]
 

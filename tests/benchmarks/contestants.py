@@ -23,7 +23,7 @@ from xd3d.stages.extract.models import ModelFolder, settings_model
 from xd3d.stages.extract.precision import has_native_support
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.extract.taps import find_taps
-from xd3d.stages.extract.vision import VisionBackbone
+from xd3d.stages.extract.vision_backbone import VisionBackbone
 from xd3d.stages.extract.weights import load_unet, load_vae_encoder
 
 GEMM = {True: 4096, False: 256}  #: rows of the square product that the peak is measured with, by whether it is fast

@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 from planning import image_tflop
 from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
+from xd3d.stages.extract.backbones import with_default_taps
 from xd3d.stages.extract.models import settings_model
-from xd3d.stages.extract.networks import with_default_taps
 from xd3d.stages.extract.precision import resolve_dtype
 from xd3d.stages.extract.settings import ExtractSettings
 

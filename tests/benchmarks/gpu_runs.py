@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_bench import Bench, CheckError, NotHereError, last
-from xd3d.stages.train.log import read_log
+from xd3d.stages.train.run_log import read_log
 
 #: How far losses of runs on a GPU may be from each other, as a part of them: some sums there have no fixed order, and
 #: Adam makes whole steps of the rounding of gradients near zero. On the CPU they must be equal.

@@ -17,11 +17,11 @@ from xd3d.pipeline.config import Config, load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.workspace import Workspace
 from xd3d.prefetch import map_ahead
+from xd3d.stages.train.device_transfer import prefetch
 from xd3d.stages.train.domain import Domain
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper, StepResult
 from xd3d.stages.train.step_batch import StepMaker
-from xd3d.stages.train.transfer import prefetch
 
 VARIANTS = ("3d-only", "full")
 #: How far the first loss may be from that of the CPU in float32, as a part of it.

@@ -30,9 +30,9 @@ from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.datasets.labels import IGNORE, index_merge
 from xd3d.stages.datasets.prepare import prepare_dataset
 from xd3d.stages.extract.agents import AgentMaker
+from xd3d.stages.extract.backbones import open_backbone
 from xd3d.stages.extract.images import PictureSource
 from xd3d.stages.extract.models import settings_model
-from xd3d.stages.extract.networks import open_backbone
 from xd3d.stages.extract.settings import RGB, AgentSettings, ExtractSettings
 
 DOCS = Path(__file__).parents[2] / "docs"

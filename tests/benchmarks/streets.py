@@ -18,7 +18,7 @@ from xd3d.cache.schema import TapSpec
 from xd3d.files import write_atomic
 from xd3d.progress import progress
 from xd3d.stages.datasets.labels import get_merge
-from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.extract.taps import tap_specs

@@ -22,7 +22,7 @@ from torch.nn import functional
 from xd3d.files import read_json, write_json
 from xd3d.stages.datasets.labels import IGNORE, get_merge
 from xd3d.stages.extract.models import resolve_model
-from xd3d.stages.synthesize.tiny_pipeline.networks import reconstruct
+from xd3d.stages.synthesize.tiny_pipeline.train_networks import reconstruct
 
 PICTURES = {"train": 60, "test": 30}
 PIXELS = 400

@@ -28,10 +28,10 @@ from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.online import OnlineExtractor
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.train.domain import Domain
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.network import Network, choose_taps
 from xd3d.stages.train.optimise import Stepper
+from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
 from xd3d.stages.train.step_batch import StepBatch, StepMaker
 

@@ -9,10 +9,10 @@ from xd3d.errors import MissingDataError, RunError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import open_index
-from xd3d.pipeline.pseudo import pseudo_label
+from xd3d.pipeline.pseudo_labels import pseudo_label
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.splits import domain_frames
-from xd3d.stages.train.log import read_log
+from xd3d.stages.train.run_log import read_log
 
 SMALL = (
     "extract.image_size=[48,80]",

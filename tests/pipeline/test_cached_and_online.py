@@ -12,9 +12,9 @@ from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.sharing import Sharing
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.monitor import TIMING_KEYS
 from xd3d.stages.train.network import Network, choose_taps
+from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.step_batch import StepMaker, step_losses
 
 SMALL = (

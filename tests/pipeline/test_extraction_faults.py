@@ -101,7 +101,7 @@ def test_beside_an_extractor_others_read_and_no_second_one_writes(xd3d, tiny_nus
 def test_features_that_are_no_numbers_fail_their_image_alone(tmp_path, tiny_nuscenes_root, monkeypatch, value):
     from xd3d.stages.datasets.index import FrameIndex
     from xd3d.stages.datasets.prepare import prepare_dataset
-    from xd3d.stages.extract.backbone import DiffusionBackbone
+    from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
     from xd3d.stages.extract.job import extract_features
     from xd3d.stages.extract.settings import ExtractSettings
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from xd3d.pipeline import jobs
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.datasets.calibration import read_calibration
+from xd3d.stages.datasets.kitti_calibration import read_calibration
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs/data/folder.md").read_text(encoding="utf-8")
 DESCRIPTION, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.DOTALL)

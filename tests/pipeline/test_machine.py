@@ -10,8 +10,8 @@ from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.options import machine_settings
-from xd3d.pipeline.predict import predict
-from xd3d.pipeline.pseudo import pseudo_label
+from xd3d.pipeline.predict_sweeps import predict
+from xd3d.pipeline.pseudo_labels import pseudo_label
 from xd3d.pipeline.runs import TrainedRun, run_name
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.train.checkpoint import checkpoint_steps

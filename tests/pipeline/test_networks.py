@@ -65,7 +65,7 @@ def files(path):
 
 
 def test_a_cache_grows_by_a_network_and_training_reads_either_or_both(workspace, dino):
-    from xd3d.cache.networks import describe_networks
+    from xd3d.cache.network_parts import describe_networks
 
     first = extract(workspace, one())
     assert first.exit_code == 0
@@ -95,7 +95,7 @@ def test_a_cache_grows_by_a_network_and_training_reads_either_or_both(workspace,
 
 
 def test_damage_is_repaired_part_by_part(workspace, dino, monkeypatch):
-    from xd3d.cache.networks import check_parts, repair_parts
+    from xd3d.cache.network_parts import check_parts, repair_parts
 
     extract(workspace, one())
     path = Path(extract(workspace, both(dino)).result["cache"])

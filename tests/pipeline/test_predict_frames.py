@@ -14,7 +14,7 @@ from xd3d.pipeline.frame_choice import FrameChoice
 from xd3d.pipeline.predict_frames import predict_frames
 from xd3d.pipeline.runs import TrainedRun
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.datasets.calibration import read_calibration
+from xd3d.stages.datasets.kitti_calibration import read_calibration
 from xd3d.stages.predict import inference
 from xd3d.stages.train.batch import cloud_batch
 

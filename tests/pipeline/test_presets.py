@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config, preset_names
-from xd3d.pipeline.pseudo import pseudo_label
+from xd3d.pipeline.pseudo_labels import pseudo_label
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.synthesize.synthesize import synthesize
 from xd3d.stages.synthesize.twins import synthesize_twin
-from xd3d.stages.train.log import read_log
+from xd3d.stages.train.run_log import read_log
 
 #: Tasks of a published setting: generalisation, adaptation, with pseudo labels too, and without the source.
 TASKS = ("dg", "uda", "uda_pl", "sfda")

@@ -12,8 +12,8 @@ from xd3d.pipeline.domains import open_index
 from xd3d.pipeline.pretrain import pretrain
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.splits import domain_frames
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.record import read_record
+from xd3d.stages.train.run_log import read_log
 
 SMALL = (
     *("extract.image_size=[48,80]", "extract.agents.count=16", "extract.agents.rounds=2"),

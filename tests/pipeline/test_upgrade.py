@@ -15,7 +15,7 @@ from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.extract.job import cache_opener
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.taps import tap_specs
-from xd3d.stages.train.log import read_log
+from xd3d.stages.train.run_log import read_log
 
 SMALL = (
     "extract.image_size=[48,80]",

@@ -12,12 +12,12 @@ from xd3d.errors import CacheError, CacheMismatchError, ModelError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
-from xd3d.pipeline.pseudo import pseudo_label
+from xd3d.pipeline.pseudo_labels import pseudo_label
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.settings import DomainSettings
 from xd3d.stages.extract import catalogue, models
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.monitor import TIMING_KEYS
+from xd3d.stages.train.run_log import read_log
 
 TINY = Path(models.__file__).parent / "models" / "tiny-street"
 SMALL = (

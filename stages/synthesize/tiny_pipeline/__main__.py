@@ -11,8 +11,8 @@ from ....errors import ConfigError
 from ....files import read_json, write_json
 from ....fingerprint import differences
 from .modules import build_text_encoder, build_tokenizer, empty_prompt, export_pipeline
-from .networks import encode_pictures, reconstruction_psnr, scaling_factor, train_unet, train_vae
 from .pictures import Recipe, render_pictures
+from .train_networks import encode_pictures, reconstruction_psnr, scaling_factor, train_unet, train_vae
 
 __all__ = ["main", "make_pipeline"]
 

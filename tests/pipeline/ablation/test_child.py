@@ -6,8 +6,8 @@ from xd3d.pipeline.ablation.child import run_training
 from xd3d.pipeline.ablation.plan import Training
 from xd3d.pipeline.ablation.variants import PRETRAININGS, VARIANTS
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.record import read_record
+from xd3d.stages.train.run_log import read_log
 
 QUICK = [
     "extract.image_size=[48,80]",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xd3d.cache.maintenance import diff_caches
-from xd3d.cache.networks import agents_part, check_parts, create_networks, describe_networks, network_part
+from xd3d.cache.network_parts import agents_part, check_parts, create_networks, describe_networks, network_part
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import TapSpec
 from xd3d.cache.stored import StoredRows

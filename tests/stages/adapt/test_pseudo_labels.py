@@ -12,7 +12,7 @@ from xd3d.errors import DataError, MissingDataError, RunError
 from xd3d.locks import FileLock
 from xd3d.stages.adapt.pseudo_labels import PART, make_pseudo_labels
 from xd3d.stages.evaluate.scores import FramePrediction
-from xd3d.stages.train.label_choice import LabelRule
+from xd3d.stages.train.pseudo_label_choice import LabelRule
 from xd3d.stages.train.pseudo_labels import PseudoLabels
 
 CLASSES = ("road", "car", "tree")

@@ -15,7 +15,7 @@ from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.listing import find_stems, without_copies
 from xd3d.stages.datasets.prepare import prepare_dataset
 from xd3d.stages.datasets.sweeps import load_sweep
-from xd3d.stages.datasets.texts import read_text
+from xd3d.stages.datasets.text_files import read_text
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
 

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 from xd3d.errors import ConfigError, DataError, MissingDataError
-from xd3d.stages.datasets.calibration import read_calibration
 from xd3d.stages.datasets.frames import load_frame
+from xd3d.stages.datasets.kitti_calibration import read_calibration
 from xd3d.stages.datasets.labels import IGNORE, get_merge
 from xd3d.stages.datasets.semantickitti import build_index, check_files, read_sweep
 

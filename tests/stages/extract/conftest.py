@@ -189,7 +189,7 @@ def forked_workers() -> Iterator[None]:
         get_mp_context().set_forkserver_preload(
             [
                 "distributed",
-                "xd3d.stages.extract.workers",
+                "xd3d.stages.extract.dask_workers",
                 "diffusers.models.autoencoders.autoencoder_kl",
                 "diffusers.models.unets.unet_2d_condition",
                 "transformers.models.clip.modeling_clip",

@@ -25,7 +25,7 @@ from xd3d.errors import ClusterError
 from xd3d.locks import live_owners
 from xd3d.pipeline.console import run_command_line
 from xd3d.stages.datasets.index import FrameIndex
-from xd3d.stages.extract.cluster import extract_with_workers
+from xd3d.stages.extract.dask_cluster import extract_with_workers
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.settings import ExtractSettings
 
@@ -33,7 +33,7 @@ tqdm.set_lock(threading.RLock())  # tqdm's own is shared with forked children, a
 
 PRELOAD = [
     "distributed",
-    "xd3d.stages.extract.workers",
+    "xd3d.stages.extract.dask_workers",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.models.unets.unet_2d_condition",
     "transformers.models.clip.modeling_clip",

@@ -9,11 +9,11 @@ from xd3d.cache.reader import FeatureReader
 from xd3d.cache.stores import open_store
 from xd3d.cache.verify import verify_cache
 from xd3d.errors import CacheError, StoreError
-from xd3d.stages.extract import cluster
-from xd3d.stages.extract.cluster import extract_with_workers
+from xd3d.stages.extract import dask_cluster
+from xd3d.stages.extract.dask_cluster import extract_with_workers
+from xd3d.stages.extract.dask_workers import fill_task
 from xd3d.stages.extract.images import PictureSource
 from xd3d.stages.extract.job import extract_features
-from xd3d.stages.extract.workers import fill_task
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def deadly(name, shards):
 def test_workers_fill_a_bucket_like_a_folder_though_one_is_killed(settings, index, new_bucket, tmp_path, monkeypatch):
     plain = extract_features(index, settings(), tmp_path / "plain")
     monkeypatch.setenv("XD3D_TEST_DEATHS", str(tmp_path / "a worker died"))
-    monkeypatch.setattr(cluster, "fill_task", deadly)
+    monkeypatch.setattr(dask_cluster, "fill_task", deadly)
     url = new_bucket()
     shared = extract_with_workers(index, settings(), url, workers=2)
     assert (tmp_path / "a worker died").exists()

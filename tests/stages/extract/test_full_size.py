@@ -5,7 +5,7 @@ import pytest
 import torch
 from xd3d.cache.reader import FeatureReader
 from xd3d.stages.datasets.nuscenes import build_index
-from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.models import resolve_model
 from xd3d.stages.extract.precision import has_native_support

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ModelError
-from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
 from xd3d.stages.extract.online import OnlineExtractor
 
 

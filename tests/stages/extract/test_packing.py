@@ -13,7 +13,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from xd3d.stages.extract import packing
-from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.packing import pack_layers
 

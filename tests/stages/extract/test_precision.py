@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from xd3d.stages.extract import precision
-from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
 from xd3d.stages.extract.models import resolve_model
 from xd3d.stages.extract.precision import has_native_support, precisions, resolve_dtype, warn_if_slow
 

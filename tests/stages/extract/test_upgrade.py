@@ -19,7 +19,7 @@ from xd3d.cache.reader import FeatureReader
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError
-from xd3d.stages.extract.backbone import DiffusionBackbone
+from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.forecast import forecast
 from xd3d.stages.extract.job import cache_opener, extract_features

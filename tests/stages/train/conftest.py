@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file
 from xd3d.stages.adapt.pseudo_labels import candidates
 from xd3d.stages.predict.inference import predict_batch
-from xd3d.stages.train.label_choice import LabelRule
 from xd3d.stages.train.loop import train
+from xd3d.stages.train.pseudo_label_choice import LabelRule
 from xd3d.stages.train.settings import AugmentSettings, ModelSettings
 
 MODEL = ModelSettings(preset="slim", backend="torch")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from xd3d.stages.train.log import RunLog
+from xd3d.stages.train.run_log import RunLog
 from xd3d.stages.train.wandb_files import read_history
 
 

@@ -5,11 +5,11 @@ import sys
 
 import torch
 from torch import nn
-from xd3d.stages.train.interface import decoupling_loss
 from xd3d.stages.train.losses import agreement_loss, cross_modal_loss, weighted_cross_entropy
 from xd3d.stages.train.norms import VoxelNorm
 from xd3d.stages.train.parallel import distributed, local_part, number_of_processes, rank, sum_gradients, total
 from xd3d.stages.train.queries import DropPath
+from xd3d.stages.train.query_attention import decoupling_loss
 
 LABELS = [0, 2, -100, 1, 2, 2, -100, -100, 1, 0, 0]
 SPLIT = 4

@@ -5,9 +5,9 @@ import pytest
 import torch
 from xd3d.errors import DataError
 from xd3d.stages.train.batch import BatchPlan, PlacedFrame, collate
+from xd3d.stages.train.device_transfer import to_device
 from xd3d.stages.train.loader import evaluation_batch
 from xd3d.stages.train.settings import ModelSettings
-from xd3d.stages.train.transfer import to_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from xd3d.errors import RunError
-from xd3d.stages.train.log import RunLog
 from xd3d.stages.train.loggers import require_loggers
+from xd3d.stages.train.run_log import RunLog
 
 LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
 INSTALLED = [name for name in LOGGERS if importlib.util.find_spec(name)]

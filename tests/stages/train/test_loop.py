@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from xd3d.errors import CacheError, ConfigError, DataError, RunError
 from xd3d.locks import FileLock
 from xd3d.stages.predict.inference import validate
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.monitor import TIMING_KEYS
 from xd3d.stages.train.pretrain import pretrain
+from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from xd3d.errors import ConfigError, RunError
 from xd3d.stages.datasets.labels import NO_CLASSES
 from xd3d.stages.train.distil import PretrainingNetwork, feature_distance
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.monitor import TIMING_KEYS
 from xd3d.stages.train.network import choose_taps
 from xd3d.stages.train.pretrain import pretrain
 from xd3d.stages.train.record import read_record
+from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

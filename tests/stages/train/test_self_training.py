@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from xd3d.errors import ConfigError, RunError
 from xd3d.stages.adapt.pseudo_labels import make_pseudo_labels
 from xd3d.stages.evaluate.scores import FramePrediction
-from xd3d.stages.train.label_choice import UNSURE, thresholds
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.located_agents import strongest_agents
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.losses import target_losses
+from xd3d.stages.train.pseudo_label_choice import UNSURE, thresholds
 from xd3d.stages.train.record import describe_domain
+from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings
 from xd3d.stages.train.step_batch import StepMaker
 from xd3d.stages.train.teacher import Teacher

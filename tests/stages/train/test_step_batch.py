@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import ConfigError, DataError, RunError
-from xd3d.stages.train.log import read_log
+from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, TrainSettings
 from xd3d.stages.train.step_batch import StepBatch, StepMaker, step_losses
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from xd3d.errors import RunError
 from xd3d.stages.predict.inference import validate
-from xd3d.stages.train.log import read_log
 from xd3d.stages.train.loop import train
 from xd3d.stages.train.monitor import TIMING_KEYS
+from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from xd3d.stages.synthesize.camera import CameraModel, camera_pose, render
 from xd3d.stages.synthesize.style_sampling import city_style
 from xd3d.stages.synthesize.tiny_pipeline.modules import build_unet
-from xd3d.stages.synthesize.tiny_pipeline.networks import reconstruction_psnr
+from xd3d.stages.synthesize.tiny_pipeline.train_networks import reconstruction_psnr
 from xd3d.stages.synthesize.world import World
 
 MODELS = Path(xd3d.__file__).parent / "stages" / "extract" / "models"

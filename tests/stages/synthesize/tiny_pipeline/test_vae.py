@@ -1,7 +1,12 @@
 import numpy as np
 import torch
 from xd3d.stages.synthesize.tiny_pipeline.modules import build_vae
-from xd3d.stages.synthesize.tiny_pipeline.networks import encode, reconstruct, reconstruction_psnr, standardise_latents
+from xd3d.stages.synthesize.tiny_pipeline.train_networks import (
+    encode,
+    reconstruct,
+    reconstruction_psnr,
+    standardise_latents,
+)
 
 
 def test_standardised_latents_have_one_scale_and_the_same_reconstructions() -> None:

@@ -132,7 +132,7 @@ def test_prediction_needs_nothing_of_stage_one_and_says_what_its_labels_mean(lid
 
 
 def test_a_name_with_dots_means_the_folder_it_leads_to(home, tmp_path, monkeypatch):
-    from xd3d.pipeline.predict import predict
+    from xd3d.pipeline.predict_sweeps import predict
 
     sweeps = tmp_path / "sweeps"
     (sweeps / "below").mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_a_name_with_dots_means_the_folder_it_leads_to(home, tmp_path, monkeypat
 
 @pytest.mark.parametrize("damage", [[], {"format": 1}, {"facts": {}}, {"fusion": {"colour": "red"}}], ids=str)
 def test_a_run_whose_record_is_not_whole_is_named(home, tmp_path, damage):
-    from xd3d.pipeline.predict import predict
+    from xd3d.pipeline.predict_sweeps import predict
     from xd3d.stages.train.record import read_record
 
     whole = read_record(home / "runs" / "distil")
@@ -200,7 +200,7 @@ def test_a_damaged_sweep_is_named_and_the_whole_one_is_drawn_and_read_as_the_gui
 
 
 def test_label_files_that_someone_else_made_are_neither_replaced_nor_taken_for_ours(home, tmp_path):
-    from xd3d.pipeline.predict import predict
+    from xd3d.pipeline.predict_sweeps import predict
 
     sweeps, truth = tmp_path / "velodyne", tmp_path / "labels"
     sweeps.mkdir()
@@ -220,7 +220,7 @@ def test_label_files_that_someone_else_made_are_neither_replaced_nor_taken_for_o
 
 
 def test_a_sweep_that_went_bad_is_not_drawn_with_its_old_labels(home, tmp_path):
-    from xd3d.pipeline.predict import predict
+    from xd3d.pipeline.predict_sweeps import predict
 
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(0, 9, (50, 3)))
@@ -232,7 +232,7 @@ def test_a_sweep_that_went_bad_is_not_drawn_with_its_old_labels(home, tmp_path):
 
 
 def test_a_file_of_a_checkpoint_is_not_taken_for_a_run(home, tmp_path):
-    from xd3d.pipeline.predict import predict
+    from xd3d.pipeline.predict_sweeps import predict
 
     weights = next((home / "runs/distil").glob("checkpoints/*/model.safetensors"))
     with pytest.raises(RunError, match=r"run\.json"):
@@ -295,7 +295,7 @@ def test_raw_ids_are_those_of_the_runs_source_and_a_coloured_cloud_lies_beside_t
 
 
 def test_a_coloured_cloud_is_no_sweep_and_keeps_doubles(home, tmp_path):
-    from xd3d.pipeline.predict import predict
+    from xd3d.pipeline.predict_sweeps import predict
     from xd3d.stages.datasets.ply import parse_ply
 
     far = np.random.default_rng(0).normal((4e6, 5e5, 0), 9, (50, 3))

@@ -6,11 +6,10 @@ import pytest
 from distributed import Client
 from xd3d.cache.layout import CacheLayout
 from xd3d.errors import BackendError, ClusterError, ConfigError
-from xd3d.stages.extract import cluster
-from xd3d.stages.extract import workers as worker_pool
-from xd3d.stages.extract.cluster import extract_with_workers
+from xd3d.stages.extract import dask_cluster, dask_workers
+from xd3d.stages.extract.dask_cluster import extract_with_workers
+from xd3d.stages.extract.dask_workers import fill_task
 from xd3d.stages.extract.job import extract_features
-from xd3d.stages.extract.workers import fill_task
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
@@ -49,7 +48,7 @@ def test_a_part_waits_for_a_shard_that_another_process_has_claimed(settings, mak
     index = make_index(4)
     extract_features(index, settings(), tmp_path / "plain")
     opener = job.cache_opener(index, settings(), tmp_path / "cache")
-    specs = cluster.tap_specs(cluster.settings_model(settings()), settings())
+    specs = dask_cluster.tap_specs(dask_cluster.settings_model(settings()), settings())
     other = opener(taps=list(specs.values()), shared=True)
     assert other.claim(other.pending_shards()[0])
     monkeypatch.setattr(job.time, "sleep", lambda _: other.close())
@@ -58,7 +57,7 @@ def test_a_part_waits_for_a_shard_that_another_process_has_claimed(settings, mak
 
 
 def test_a_scheduler_that_does_not_answer_is_named(settings, make_index, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_pool, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(dask_workers, "CONNECT_TIMEOUT", 0.3)
     for address in ("tcp://127.0.0.1:9", "no-such-protocol://x:1"):
         with pytest.raises(ClusterError, match=rf"'{address}'.*dask"):
             extract_with_workers(make_index(1), settings(), tmp_path / "cache", scheduler=address)
@@ -67,24 +66,24 @@ def test_a_scheduler_that_does_not_answer_is_named(settings, make_index, tmp_pat
 def test_more_workers_than_gpus_are_refused_and_each_gets_its_own(settings, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    found = worker_pool.worker_environments(2, settings(device="auto"))
+    found = dask_workers.worker_environments(2, settings(device="auto"))
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["2", "5"]
     with pytest.raises(ConfigError, match=r"--workers 3 asks.*GPU.*are 2"):
-        worker_pool.worker_environments(3, settings(device="cuda"))
-    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in worker_pool.worker_environments(3, settings())} == {
+        dask_workers.worker_environments(3, settings(device="cuda"))
+    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in dask_workers.worker_environments(3, settings())} == {
         ""
     }
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(BackendError, match=r"extract\.device.*CUDA"):
-        worker_pool.worker_environments(2, settings(device="cuda"))
+        dask_workers.worker_environments(2, settings(device="cuda"))
 
 
 def test_workers_share_out_the_threads_unless_their_number_is_set(settings, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    assert [env["OMP_NUM_THREADS"] for env in worker_pool.worker_environments(3, settings())] == ["2"] * 3
+    assert [env["OMP_NUM_THREADS"] for env in dask_workers.worker_environments(3, settings())] == ["2"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
-    assert [env["OMP_NUM_THREADS"] for env in worker_pool.worker_environments(2, settings())] == ["5"] * 2
+    assert [env["OMP_NUM_THREADS"] for env in dask_workers.worker_environments(2, settings())] == ["5"] * 2
 
 
 def hide(root):
@@ -99,7 +98,7 @@ def forget_package():
     """In a worker: let it have no xd3d to import."""
     import sys
 
-    sys.modules["xd3d.stages.extract.cluster"] = None
+    sys.modules["xd3d.stages.extract.dask_cluster"] = None
 
 
 def test_workers_of_a_scheduler_do_the_work_and_one_that_does_not_fit_is_named(settings, make_index, tmp_path):
@@ -107,8 +106,8 @@ def test_workers_of_a_scheduler_do_the_work_and_one_that_does_not_fit_is_named(s
     extract_features(index, settings(), tmp_path / "plain")
     environments = [{"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}]
     with (
-        worker_pool.silenced_dask_logs(),
-        worker_pool.local_cluster(environments) as running,
+        dask_workers.silenced_dask_logs(),
+        dask_workers.local_cluster(environments) as running,
         Client(running) as client,
     ):
         address = running.scheduler_address
@@ -142,12 +141,12 @@ def test_a_shard_that_its_workers_die_over_is_given_up_and_the_others_are_done(
     settings, make_index, tmp_path, monkeypatch, together
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(cluster, "SHARDS_A_TASK", {"cpu": together})
-    monkeypatch.setattr(cluster, "TASKS_A_WORKER", 1)
+    monkeypatch.setattr(dask_cluster, "SHARDS_A_TASK", {"cpu": together})
+    monkeypatch.setattr(dask_cluster, "TASKS_A_WORKER", 1)
     index, path = make_index(6), tmp_path / "cache"
     extract_features(index, settings(), tmp_path / "plain")
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "fill_task", deadly)
+        patch.setattr(dask_cluster, "fill_task", deadly)
         with pytest.raises(ClusterError, match=r"1 shards.*up.*shard 1 \(images image0-2 to image0-3\).*memory"):
             extract_with_workers(index, settings(), path, workers=1)
     assert sorted(file.name for file in path.glob("done/*.json")) == ["0.json", "2.json"]

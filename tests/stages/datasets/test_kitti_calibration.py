@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 from xd3d.errors import DataError, MissingDataError
-from xd3d.stages.datasets.calibration import read_calibration, read_kitti_calibration
 from xd3d.stages.datasets.calibration_checks import intrinsics_fault, pose_fault, size_fault
 from xd3d.stages.datasets.folder_calibration import read_folder_calibration
+from xd3d.stages.datasets.kitti_calibration import read_calibration, read_kitti_calibration
 
 K = np.array([[700.0, 0, 620], [0, 710, 180], [0, 0, 1]])
 POSE = np.array([[0, -1.0, 0, 0.1], [0, 0, -1, -0.2], [1, 0, 0, -0.3], [0, 0, 0, 1]])

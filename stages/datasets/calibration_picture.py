@@ -11,8 +11,8 @@ from PIL import Image
 from ...files import write_bytes
 from .decoding import to_rgb
 from .index import FrameIndex
+from .projection_check import View, seen_points
 from .readers import READERS
-from .visibility import View, seen_points
 
 __all__ = ["draw_views"]
 

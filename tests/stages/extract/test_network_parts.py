@@ -8,14 +8,14 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import zarr
-from xd3d.cache.networks import NetworksReader, check_parts, describe_networks
+from xd3d.cache.network_parts import NetworksReader, check_parts, describe_networks
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import named_arrays
 from xd3d.errors import CacheError, CacheMismatchError, DataError, ModelError
-from xd3d.stages.extract import images, networks, parts
+from xd3d.stages.extract import backbones, images, network_parts
 from xd3d.stages.extract.job import extract_features
+from xd3d.stages.extract.network_parts import NetworksPlan, extract_networks
 from xd3d.stages.extract.online import OnlineExtractor
-from xd3d.stages.extract.parts import NetworksPlan, extract_networks
 from xd3d.stages.extract.settings import DEFAULT_TAPS
 
 SMALL = {"batch_size": 1, "shard_mb": 1, "agents": {"count": 6, "rounds": 2}}
@@ -100,14 +100,14 @@ def test_a_network_is_added_without_computing_the_others_again(make_index, sever
     index, path = make_index(), tmp_path / "cache"
     extract_networks(index, several("diffusers"), path)
     before = contents(path)
-    real = networks.open_backbone
+    real = backbones.open_backbone
 
     def only_dino(model, settings, device):
         assert model.kind == "transformers", "the first network is loaded again"
         return real(model, settings, device)
 
     with monkeypatch.context() as patch:
-        for module in (networks, parts, __import__("xd3d.stages.extract.extractor", fromlist=["x"])):
+        for module in (backbones, network_parts, __import__("xd3d.stages.extract.extractor", fromlist=["x"])):
             if hasattr(module, "open_backbone"):
                 patch.setattr(module, "open_backbone", only_dino)
         extract_networks(index, several("diffusers", "dinov2"), path)
@@ -217,7 +217,7 @@ def test_a_network_of_another_image_size_is_refused_before_any_runs(
     chosen = several("onnx", "dinov2", image_size=(128, 192))
     if missing:  # the part stands for its network, which is not on this machine
         monkeypatch.setattr(
-            parts, "missing_models", lambda settings: {"model": "x"} if "dino" in settings.model else {}
+            network_parts, "missing_models", lambda settings: {"model": "x"} if "dino" in settings.model else {}
         )
     with pytest.raises(CacheMismatchError, match=r"'dinov2'[\s\S]*image_size: expected \[128,192\], found \[100,180\]"):
         extract_networks(index, chosen, path)

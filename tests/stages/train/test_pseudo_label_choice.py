@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xd3d.stages.train.label_choice import UNSURE, Candidates, LabelRule, confidence_codes, thresholds
+from xd3d.stages.train.pseudo_label_choice import UNSURE, Candidates, LabelRule, confidence_codes, thresholds
 
 CLASSES = 3
 

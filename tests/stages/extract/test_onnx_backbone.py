@@ -11,8 +11,8 @@ import torch
 import yaml
 from onnx import TensorProto, helper
 from xd3d.errors import BackendError, ModelError
+from xd3d.stages.extract.backbones import open_backbone, tap_specs, with_default_taps
 from xd3d.stages.extract.models import settings_model
-from xd3d.stages.extract.networks import open_backbone, tap_specs, with_default_taps
 from xd3d.stages.extract.settings import DEFAULT_TAPS
 
 SIZE = (100, 180)

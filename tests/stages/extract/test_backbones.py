@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError, ModelError
+from xd3d.stages.extract.backbones import open_backbone, tap_specs, with_default_taps
 from xd3d.stages.extract.models import settings_model
-from xd3d.stages.extract.networks import open_backbone, tap_specs, with_default_taps
 
 CPU = torch.device("cpu")
 VITS = ("dinov2", "dinov2-registers", "dinov3", "clip", "siglip", "vit", "mae")
@@ -88,12 +88,12 @@ class TestContract:
 
     def test_what_lies_in_the_padding_is_never_read(self, kind, settings, network_folder, monkeypatch):
         """Cells that are read differ by the padding at the edge at most, never far from it, and are the same cells."""
-        from xd3d.stages.extract import backbone, onnx, vision
+        from xd3d.stages.extract import diffusion_backbone, onnx_backbone, vision_backbone
 
         size = (100, 180)
         found = load(settings, network_folder(kind), TAPS[kind], image_size=size)
         maps = found(pictures(1, size), ["a"])
-        for module in (backbone, onnx, vision):
+        for module in (diffusion_backbone, onnx_backbone, vision_backbone):
             grown = module.pad_to_multiple
             monkeypatch.setattr(module, "pad_to_multiple", lambda images, side, pad=grown: pad(pad(images, side), 224))
         wider = found(pictures(1, size), ["a"])

@@ -20,14 +20,14 @@ from ...cache.writer import CacheWriter
 from ...errors import ClusterError
 from ...progress import progress
 from ..datasets.index import FrameIndex
+from .backbones import tap_specs
+from .dask_workers import ShardWorker, call_plugin, connect, fill_task, silenced_dask_logs, worker_environments
 from .extractor import StageClock
 from .images import PictureSource
 from .job import POLL_SECONDS, ExtractSummary, cache_opener, check_disk, summarise
 from .models import settings_model
-from .networks import tap_specs
 from .precision import resolve_dtype
 from .settings import ExtractSettings
-from .workers import ShardWorker, call_plugin, connect, fill_task, silenced_dask_logs, worker_environments
 
 __all__ = ["extract_with_workers"]
 

@@ -1,7 +1,7 @@
 import json
 
 from xd3d.processes import ProcessRank
-from xd3d.stages.train.log import RunLog, past_losses, read_log
+from xd3d.stages.train.run_log import RunLog, past_losses, read_log
 
 
 def test_a_resumed_log_has_each_step_once(tmp_path):

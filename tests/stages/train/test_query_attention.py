@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from xd3d.stages.train.interface import QueryInterface, StageRefiner, decoupling_loss, low_rank
+from xd3d.stages.train.query_attention import QueryInterface, StageRefiner, decoupling_loss, low_rank
 from xd3d.stages.train.ragged import Ragged
 
 

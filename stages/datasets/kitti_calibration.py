@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from ...errors import DataError
 from .calibration_checks import intrinsics_fault, pose_fault
-from .texts import read_text
+from .text_files import read_text
 
 __all__ = ["KITTI_REMEDY", "Calibration", "read_calibration", "read_kitti_calibration"]
 

@@ -11,7 +11,7 @@ from ..stages.adapt.pseudo_labels import candidates, make_pseudo_labels
 from ..stages.evaluate.scores import FramePrediction
 from ..stages.evaluate.settings import FusionRule
 from ..stages.train.domain import Domain
-from ..stages.train.label_choice import Candidates, LabelRule
+from ..stages.train.pseudo_label_choice import Candidates, LabelRule
 from .config import Config
 from .console import Outcome
 from .runs import TrainedRun

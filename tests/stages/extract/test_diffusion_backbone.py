@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ModelError
-from xd3d.stages.extract.backbone import DiffusionBackbone, add_noise
+from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone, add_noise
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.taps import find_taps, tap_addresses
 
@@ -192,7 +192,7 @@ def test_noise_follows_the_scheduler_and_the_key_only(settings, tiny_model):
 
 
 def test_features_are_averaged_over_draws_of_the_noise_and_the_image_is_encoded_once(settings, monkeypatch):
-    from xd3d.stages.extract import backbone as module
+    from xd3d.stages.extract import diffusion_backbone as module
 
     images, taps = pictures(2, (100, 180)), ("up1", "up2", "rgb")
     single = []

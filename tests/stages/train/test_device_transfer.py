@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xd3d.stages.train.transfer import map_tensors, pin_memory, prefetch, to_device
+from xd3d.stages.train.device_transfer import map_tensors, pin_memory, prefetch, to_device
 
 SPEC = importlib.util.spec_from_file_location("pretend_cuda", Path(__file__).parents[2] / "pretend_cuda.py")
 pretended = importlib.util.module_from_spec(SPEC)

@@ -16,7 +16,7 @@ import torch
 
 from ...cache.layout import CacheLayout
 from ...cache.metadata import MANIFEST, load_identity, load_layout
-from ...cache.networks import agents_part, create_networks, network_part
+from ...cache.network_parts import agents_part, create_networks, network_part
 from ...cache.reader import FeatureReader
 from ...cache.schema import TapSpec
 from ...cache.stored import StoredRows
@@ -27,6 +27,7 @@ from ...fingerprint import differences, fingerprint_digest
 from ...processes import select_device
 from ..datasets.index import FrameIndex
 from .agents import AgentMaker
+from .backbones import network_settings, tap_specs
 from .encode import decoded, stored_rows
 from .extractor import ACTIVITIES, StageClock, agent_arrays
 from .fingerprint import feature_fingerprints, shared_fields
@@ -41,7 +42,6 @@ from .job import (
     summarise,
 )
 from .models import missing_models, settings_model
-from .networks import network_settings, tap_specs
 from .settings import DEFAULT_TAPS, RGB, ExtractSettings, network_taps
 from .taps import map_specs
 

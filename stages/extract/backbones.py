@@ -46,15 +46,15 @@ def open_backbone(model: ModelFolder, settings: ExtractSettings, device: torch.d
     """
     settings = with_default_taps(model, settings)
     if model.kind == "diffusers":
-        from .backbone import DiffusionBackbone
+        from .diffusion_backbone import DiffusionBackbone
 
         return DiffusionBackbone(model=model, settings=settings, device=device)
     _check_settings(settings, model)
     if model.kind == "onnx":
-        from .onnx import OnnxBackbone
+        from .onnx_backbone import OnnxBackbone
 
         return OnnxBackbone(model=model, settings=settings, device=device)
-    from .vision import VisionBackbone
+    from .vision_backbone import VisionBackbone
 
     return VisionBackbone(model=model, settings=settings, device=device)
 
@@ -72,10 +72,10 @@ def tap_specs(model: ModelFolder, settings: ExtractSettings) -> dict[str, TapSpe
         return unet_specs(model, settings)
     _check_settings(settings, model)
     if model.kind == "onnx":
-        from .onnx import onnx_specs
+        from .onnx_backbone import onnx_specs
 
         return onnx_specs(model, settings)
-    from .vision import vision_specs
+    from .vision_backbone import vision_specs
 
     return vision_specs(model, settings)
 
@@ -91,7 +91,7 @@ def with_default_taps(model: ModelFolder, settings: ExtractSettings) -> ExtractS
     if model.kind == "onnx":
         from .onnx_files import described_taps as own
     else:
-        from .vision import default_addresses as own
+        from .vision_backbone import default_addresses as own
     return settings.model_copy(update={"taps": (*own(model), RGB)})
 
 
