@@ -32,7 +32,11 @@ __all__ = [
     "load_run",
 ]
 
-_MODULES = {"open_cache": "caches", "load_run": "loaded_run", "pseudo_label": "pseudo_labels"}  #: the others are in ``jobs``
+_MODULES = {
+    "open_cache": "caches",
+    "load_run": "loaded_run",
+    "pseudo_label": "pseudo_labels",
+}  #: the others are in ``jobs``
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,9 @@
 The layout depends on the taps, the number of agents and the images only, so writer, reader and maintenance derive the
 same files from it. Format 2 adds two arrays to format 1: the memberships of the cells of the grouping grid.
 
-A cache may be one part of a cache of several networks (``cache.network_parts``): the maps of one network, without agents, or
-the agents of several networks, without maps. The arrays of a part lie at its top level, under the names of the taps.
+A cache may be one part of a cache of several networks (``cache.network_parts``): the maps of one network, without
+agents, or the agents of several networks, without maps. The arrays of a part lie at its top level, under the names of
+the taps.
 """
 
 import re
