@@ -15,7 +15,7 @@ from ..cache.network_parts import NetworksReader
 from ..cache.reader import FeatureReader
 from ..cache.stores import open_store
 from ..cache.views import view_keys
-from ..errors import CacheError, DataError, MissingDataError
+from ..errors import CacheError, ConfigError, DataError, MissingDataError
 from ..fingerprint import fingerprint_digest
 from ..stages.datasets.index import FrameIndex
 from ..stages.datasets.labels import NO_CLASSES, LabelMerge, index_merge
@@ -93,8 +93,19 @@ class DomainOpener:
         """Returns the labelled training frames: the source's train split without validation frames.
 
         None if training is source-free.
+
+        Raises:
+            DataError: they have no label files.
         """
-        return None if self.config.train.source_free else self._training(self.config.data.source)
+        if self.config.train.source_free:
+            return None
+        source = self._training(self.config.data.source)
+        if not source.index.has_labels(source.frames):
+            raise DataError(
+                f"The {len(source)} train frames of {source.index.dataset} in {source.index.root} have no labels; name"
+                " a labelled source (data.source), or learn from them without labels: xd3d pretrain"
+            )
+        return source
 
     def target(self) -> Domain | None:
         """Returns the unlabelled training frames: the target's train split; None if no loss uses it."""
@@ -118,10 +129,18 @@ class DomainOpener:
 
     def pretraining(self, side: DomainSettings) -> Domain:
         """Returns the train split of ``side`` without labels and without classes: any data set with images will do."""
-        return self._training(side, merge=NO_CLASSES).unlabelled()
+        try:
+            validated = self._validated()
+        except ConfigError:  # neither side holds out scenes, and pretraining validates on none
+            validated = None
+        return self._train_split(side, validated, merge=NO_CLASSES).unlabelled()
 
-    def _training(self, side: DomainSettings, merge: LabelMerge | None = None) -> Domain:
-        validated = self._validated()
+    def _training(self, side: DomainSettings) -> Domain:
+        return self._train_split(side, self._validated())
+
+    def _train_split(
+        self, side: DomainSettings, validated: DomainSettings | None, merge: LabelMerge | None = None
+    ) -> Domain:
         if validated is not None and validated.dataset != side.dataset:
             validated = None
         return self.open(side, "train", validated_on=validated.domain if validated else None, merge=merge)
@@ -190,7 +209,8 @@ class DomainOpener:
         """
         index = self.index(side.dataset)
         frames = domain_frames(index, side.domain, split, validated_on=validated_on)
-        return self.frames(index, frames, merge or index_merge(self.config.data.merge, index), images=images)
+        merge = merge or index_merge(self.config.data.merge, index, labelled=index.has_labels(frames))
+        return self.frames(index, frames, merge, images=images)
 
     def frames(
         self, index: FrameIndex, rows: Int64[np.ndarray, "rows"], merge: LabelMerge, *, images: bool = True

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int64
 from pydantic import ValidationError
 
 from ..errors import ConfigError, DataError, RunError, nearest
 from ..fingerprint import fingerprint_digest
 from ..settings import Mark, marked, unmarked_values
+from ..stages.datasets.index import FrameIndex
 from ..stages.datasets.settings import DomainSettings
-from ..stages.datasets.splits import domain_names
+from ..stages.datasets.splits import EVERY_SPLIT, domain_frames, domain_names
 from ..stages.evaluate.metrics import Metrics, ScoreProtocol
 from ..stages.evaluate.scores import majority_miou, score_frames
 from ..stages.evaluate.settings import AbsentRule, FusionRule, adaptation_name
@@ -258,13 +260,12 @@ class TrainedRun:
         if lidar_only:
             self.require_lidar_only()
         split = split or self.config.evaluate.split
+        index, part = self.domains.index(self.side(side).dataset), self.side(side).domain
+        if export is None:
+            _require_labels(index, domain_frames(index, part, EVERY_SPLIT), f"of '{side}'")
         domain = self.domain(side, split, lidar_only=lidar_only)
-        labelled = bool((domain.index.frames.labels[domain.frames] != "").any())
-        if not labelled and export is None:
-            raise DataError(
-                f"The {len(domain)} frames of split '{split}' of '{side}' have no labels to score; write predictions of"
-                f" them with --export DIR, or with: xd3d predict --dataset {domain.index.dataset}"
-            )
+        if export is None:
+            _require_labels(index, domain.frames, f"of split '{split}' of '{side}'")
         path = self.scores_path(side, split, lidar_only=lidar_only, norm_window=norm_window)
         path.parent.mkdir(exist_ok=True)
         rule = fusion or self.config.evaluate.fusion
@@ -279,7 +280,7 @@ class TrainedRun:
             absent=absent or self.config.evaluate.absent,
             protocol=self._protocol(side, split, domain, rule, norm_window),
         )
-        if labelled:
+        if index.has_labels(domain.frames):
             card.save(path)
         return card
 
@@ -306,4 +307,13 @@ class TrainedRun:
             head=settings.fusion.head,
             fusion=fusion,
             adapt=adaptation_name(norm_window),
+        )
+
+
+def _require_labels(index: FrameIndex, rows: Int64[np.ndarray, "rows"], what: str) -> None:
+    """Checks that one of the frames in ``rows`` has labels to score."""
+    if not index.has_labels(rows):
+        raise DataError(
+            f"The {len(rows)} frames {what} have no labels to score ({index.dataset} in {index.root}); write"
+            f" predictions of them with --export DIR, or with: xd3d predict --dataset {index.dataset}"
         )

@@ -139,6 +139,10 @@ class FrameIndex:
         everything = {**self.left_out, **left_out}
         return replace(self, frames=FrameTable(**frames), images=ImageTable(**images), left_out=everything)
 
+    def has_labels(self, frames: Int64[np.ndarray, "chosen"]) -> bool:
+        """Whether one of the frames in these rows has a label file."""
+        return bool((self.frames.labels[frames] != "").any())
+
     def lens_of(self, image: SupportsIndex) -> Lens | None:
         """Returns the lens of the image in row ``image``; None if it is stored as a pinhole view."""
         row = int(image)

@@ -109,22 +109,28 @@ def get_merge(name: str, dataset: str | None = None) -> LabelMerge:
     return LabelMerge(name=name, classes=tuple(MERGES[name]), lut=lut, raw_ids=raw_ids)
 
 
-def index_merge(name: str, index: FrameIndex) -> LabelMerge:
+def index_merge(name: str, index: FrameIndex, *, labelled: bool = True) -> LabelMerge:
     """Returns the merge called ``name`` for the raw labels of ``index``.
 
-    The classes of a user's folder are matched by name; its ids without a class are ignored.
+    The classes of a user's folder are matched by name; its ids without a class are ignored. Where no frame is
+    ``labelled``, a folder need not name any of the classes.
 
     Raises:
-        ConfigError: as for ``get_merge``; or the folder has none of the classes.
+        ConfigError: as for ``get_merge``; or the folder has none of the classes, or the merge ``folder`` no class.
     """
     if index.dataset != FOLDER:
         return get_merge(name, index.dataset)
     described = index.described["classes"]
     classes = tuple(described) if name == FOLDER else tuple(MERGES[name])
-    if not set(described) & set(classes):
+    if not classes:
+        raise ConfigError(
+            f"dataset.yaml in {index.root} names no classes, which data.merge={FOLDER} would take; name them there, or"
+            f" take those of another merge: --set data.merge=NAME ({', '.join(merge_names())})"
+        )
+    if labelled and not set(described) & set(classes):
         raise ConfigError(
             f"dataset.yaml in {index.root} names the classes {', '.join(described) or '(none)'}, and the merge '{name}'"
-            f" has {', '.join(classes) or 'none'}; rename them, or use its own classes: --set data.merge={FOLDER}"
+            f" has {', '.join(classes)}; rename them, or use its own classes: --set data.merge={FOLDER}"
         )
     lut = np.full(NO_LABEL + 1, IGNORE, np.int64)
     for number, each in enumerate(classes):

@@ -11,8 +11,11 @@ import yaml
 from xd3d.pipeline import jobs
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.kitti_calibration import read_calibration
+from xd3d.stages.datasets.labels import get_merge
 
-GUIDE = (Path(__file__).resolve().parents[2] / "docs/data/folder.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+GUIDE = (DOCS / "data/folder.md").read_text(encoding="utf-8")
+ADAPTATION = (DOCS / "adaptation.md").read_text(encoding="utf-8").partition("## A drive of your own")[2]
 DESCRIPTION, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.DOTALL)
 SCENES = {"00": "north-1", "01": "north-2", "07": "south-1", "08": "south-2"}
 TINY = (
@@ -62,6 +65,43 @@ def test_the_example_of_the_guide_trains_and_evaluates(own_folder, tmp_path):
     assert score["miou"]["xm"] is not None
     north = jobs.evaluate(None, split="train", domain="north", absent=None, workspace=workspace).result
     assert north["protocol"]["domain"] == "north"
+
+
+@pytest.fixture
+def drive(own_folder) -> Path:
+    """The same files without labels and classes."""
+    shutil.rmtree(own_folder / "labels")
+    kept = [line for line in DESCRIPTION.splitlines() if line.split(":")[0] in ("sweeps", "images", "calibration")]
+    (own_folder / "dataset.yaml").write_text("\n".join(kept))
+    return own_folder
+
+
+def test_a_drive_without_labels_is_adapted_to_as_the_guide_says(drive, tiny_nuscenes_root, tmp_path, xd3d):
+    (config, commands), *_ = re.findall(r"```yaml\n(.*?)```\s+```bash\n(.*?)```", ADAPTATION, flags=re.DOTALL)
+    (tmp_path / "drive.yaml").write_text(config)
+    changes = ("extract.model=tiny-street", "extract.image_sizes={folder: [48,64]}", *TINY)
+    small = [f"--set={change}" for change in changes]
+    roots = {"NUSCENES": str(tiny_nuscenes_root), "DRIVE": str(drive)}
+    for command in commands.splitlines():
+        words = [roots.get(word, word) for word in command.split()[1:]]
+        done = xd3d(*words, *(small if "--config" in words else []))
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    work = tmp_path / "xd3d-work"
+    record = json.loads(next(work.glob("runs/*/run.json")).read_text())
+    assert record["classes"] == list(get_merge("nuscenes-6").classes)
+    assert (record["target"]["dataset"], record["target"]["frames"], record["validation"]) == ("folder", 4, None)
+    assert len([*work.glob("labels/*/mine/fused/**/*.label")]) == 4
+    refused = xd3d("evaluate")
+    assert refused.returncode == 1
+    assert "4 frames of 'target' have no labels" in refused.stderr
+    assert "xd3d predict --dataset folder" in refused.stderr
+
+    both = ("data.source={dataset: folder, domain: all}", "train.lam_trg=0.1")
+    done = xd3d("pretrain", "--cached", "--config", "drive.yaml", *small, *(f"--set={change}" for change in both))
+    assert done.returncode == 0, done.stderr
+    refused = xd3d("train", "--cached", "--config", "drive.yaml", *small, *(f"--set={change}" for change in both))
+    assert refused.returncode == 1
+    assert "have no labels" in refused.stderr
 
 
 def test_an_example_of_a_calibration_is_one_that_is_read(tmp_path):

@@ -11,7 +11,7 @@ from xd3d.stages.datasets.folder_calibration import read_folder_calibration
 from xd3d.stages.datasets.folder_description import find_files
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.index import FrameIndex
-from xd3d.stages.datasets.labels import IGNORE, index_merge
+from xd3d.stages.datasets.labels import IGNORE, get_merge, index_merge
 from xd3d.stages.datasets.splits import domain_frames
 
 BASE = {"sweeps": "scans/{frame}.npy", "labels": "labels/{frame}.npy", "classes": {"road": [1, 2], "car": 7}}
@@ -97,6 +97,18 @@ def test_classes_are_its_own_or_those_of_a_merge_that_it_names(folder, tmp_path)
     assert names == ["road", "road", "car", "car"]
     with pytest.raises(ConfigError, match=r"car.*data\.merge=folder"):
         index_merge("nuscenes-6", index)
+
+
+def test_without_labels_no_class_need_be_named_and_those_of_a_merge_hold(folder):
+    root = folder()
+    (root / "dataset.yaml").write_text(yaml.safe_dump({"sweeps": BASE["sweeps"]}))
+    index = build_index(root)
+    assert not index.has_labels(np.arange(4))
+    merge = index_merge("nuscenes-6", index, labelled=False)
+    assert merge.classes == get_merge("nuscenes-6").classes
+    assert set(load_frame(index, 0, merge).labels.tolist()) == {IGNORE}
+    with pytest.raises(ConfigError, match="names no classes"):
+        index_merge("folder", index, labelled=False)
 
 
 @pytest.mark.parametrize(
