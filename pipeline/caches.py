@@ -49,7 +49,8 @@ def open_cache(
         CacheMismatchError: all caches of the data set were made with other settings.
     """
     if path is None:
-        opener = DomainOpener(Workspace.of(workspace), load_config(config, overrides).config, cached=True)
+        settings = load_config(config, overrides, labels=False).config
+        opener = DomainOpener(Workspace.of(workspace), settings, cached=True)
         return opener.open_cache(dataset)
     if (parts := part_paths(path)) != [path]:
         raise CacheError(f"{path} is a cache of several networks; open one part: {', '.join(map(str, parts))}")
@@ -94,7 +95,7 @@ class ImageChoice:
                 raise ConfigError(f"The data set has no scene {strange[0]}: {nearest(strange[0], known)}")
             frames = index.frames_where(np.isin(index.frames.scene, list(self.scenes)))
         else:
-            data = load_config(self.config, self.overrides).config.data
+            data = load_config(self.config, self.overrides, labels=False).config.data
             sides = {"source": data.source, "target": data.target}
             side, _, part = str(self.split).partition("-")
             if side not in sides or part not in ("train", "val", "test"):

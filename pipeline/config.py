@@ -60,8 +60,10 @@ def preset_names() -> list[str]:
     return sorted(_shipped_presets())
 
 
-def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> ResolvedConfig:
+def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = (), *, labels: bool = True) -> ResolvedConfig:
     """Loads a preset or a YAML file, applies ``extends:`` and ``key=value`` overrides, and validates the result.
+
+    Without ``labels`` the data sets of source and target need not have the classes of ``data.merge``.
 
     Raises:
         ConfigError: unknown preset, invalid YAML, or invalid values, which are all listed by dotted key.
@@ -76,7 +78,7 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Re
             raise ConfigError(
                 f"A section of '{origin}' contains itself (a YAML alias); write its settings out"
             ) from error
-    config = _validated(values, f"The config '{name}'")
+    config = _validated(values, f"The config '{name}'", labels=labels)
     return ResolvedConfig(name=Path(name).stem if _is_file(name) else name, config=config, origins=origins)
 
 
@@ -99,9 +101,9 @@ def change_config(config: Config, overrides: Sequence[str], *, allowed: Collecti
     return _validated(values, "The config with these settings")
 
 
-def _validated(values: Mapping[str, Any], what: str) -> Config:
+def _validated(values: Mapping[str, Any], what: str, *, labels: bool = True) -> Config:
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(values, context={"labels": labels})
     except ValidationError as error:
         faults = "\n".join(f"  {line}" for line in _fault_lines(error))
         raise ConfigError(f"{what} has {error.error_count()} fault(s):\n{faults}") from error

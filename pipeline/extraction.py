@@ -58,7 +58,8 @@ def extract_features(
         CacheError: the cache is damaged, or another process writes it.
     """
     place = Workspace.of(workspace)
-    opener = DomainOpener(place, load_config(config, overrides).config, cached=True, root=optional_path(root))
+    settings = load_config(config, overrides, labels=False).config
+    opener = DomainOpener(place, settings, cached=True, root=optional_path(root))
     if dry_run:
         return _forecast(opener, dataset)
     done = _extract(opener, dataset, sharing, retry_failed=retry_failed)

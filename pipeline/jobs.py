@@ -117,7 +117,7 @@ def prepare(
         MissingDataError: no root is known, or it holds no such data set.
         DataError: a table or a calibration is damaged.
     """
-    roots = {str(name): path for name, path in load_config(config, overrides).config.data.roots.items()}
+    roots = {str(name): path for name, path in load_config(config, overrides, labels=False).config.data.roots.items()}
     place = Workspace.of(workspace)
     chosen = place.root(dataset, optional_path(root), configured=roots.get(dataset))
     place.require_writable()

@@ -48,7 +48,7 @@ def pretrain(
     from ..stages.train.pretrain import pretrain as pretrain_network
 
     workspace, folder = Workspace.of(workspace), optional_path(run)
-    resolved = _for_pretraining(load_config(config, overrides))
+    resolved = _for_pretraining(load_config(config, overrides, labels=False))
     settings = resolved.config
     train, data = settings.train, settings.data
     with distributed(train.device):

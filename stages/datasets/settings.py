@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from ...errors import nearest
 from ...settings import Mark, Settings
@@ -35,7 +35,10 @@ class DomainSettings(Settings):
 
 
 class DataSettings(Settings):
-    """The domain shift of a run: source, target, and classes."""
+    """The domain shift of a run: source, target, and classes.
+
+    Both data sets must have the classes of ``merge``, unless the validation's context says ``labels=False``.
+    """
 
     source: DomainSettings = Field(
         default=DomainSettings(domain="usa"), description="Domain with labels, on which the network is trained"
@@ -67,7 +70,9 @@ class DataSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> "DataSettings":
+    def _check(self, info: ValidationInfo) -> "DataSettings":
+        if not (info.context or {}).get("labels", True):
+            return self
         known = datasets_of(self.merge)
         for side in (self.source, self.target):
             if side.dataset not in known and side.dataset != FOLDER:

@@ -192,7 +192,8 @@ def validation_side(source: DomainSettings, target: DomainSettings) -> Literal["
     ]
     raise ConfigError(
         f"Neither '{source.domain}' of {source.dataset} nor '{target.domain}' of {target.dataset} holds out scenes for"
-        f" validation; one of source and target must be: {', '.join(sorted(choices)) or 'of another data set'}"
+        f" validation; one of source and target must be: {', '.join(sorted(choices)) or 'of another data set'}; or"
+        " train without validation, to the last checkpoint: --set data.validate_on=none"
     )
 
 

@@ -1,10 +1,15 @@
 """Which side of the shift chooses the checkpoint."""
 
+import itertools
+import shutil
+
 import pytest
+from xd3d.errors import ConfigError, DataError
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.prepare import prepare_dataset
+from xd3d.stages.datasets.splits import split_counts
 
 
 @pytest.mark.parametrize(("side", "validated"), [("auto", "night"), ("target", "night"), ("source", "singapore")])
@@ -37,3 +42,43 @@ def test_without_validation_the_last_checkpoint_counts_and_no_frame_is_held_out(
     target = domains.target()
     assert target is not None
     assert target.frames.tolist() == domains.open(config.data.target, "train").frames.tolist()
+
+
+def test_pretraining_needs_no_validation_and_no_common_classes_and_training_does(twin_of, tmp_path):
+    workspace, sets = Workspace(home=tmp_path), ("a2d2", "semantickitti", "nuscenes")
+    for dataset in sets:
+        prepare_dataset(dataset, twin_of(dataset), workspace.index(dataset))
+
+    def opened(source, target, *changes, labels):
+        shift = [f"data.source={{dataset: {source}, domain: all}}", f"data.target={{dataset: {target}, domain: all}}"]
+        config = load_config("default", [*shift, "fusion.variant=3d-only", *changes], labels=labels).config
+        return DomainOpener(workspace, config, cached=True), config.data
+
+    for source, target in itertools.product(sets, sets):
+        domains, data = opened(source, target, labels=False)
+        for side in (data.source, data.target):
+            found = domains.pretraining(side)
+            assert len(found) == split_counts(domains.index(side.dataset))["all"]["train"]
+            assert not found.labelled
+            assert found.merge.classes == ()
+    for source, target in (("semantickitti", "nuscenes"), ("a2d2", "semantickitti")):
+        with pytest.raises(ConfigError, match="merge nuscenes-6 is for nuscenes"):
+            opened(source, target, labels=True)
+    domains, _ = opened("a2d2", "a2d2", "data.merge=a2d2-nuscenes-8", labels=True)
+    with pytest.raises(ConfigError, match=r"data\.validate_on=none"):
+        domains.source()
+    domains, _ = opened("a2d2", "a2d2", "data.merge=a2d2-nuscenes-8", "data.validate_on=none", labels=True)
+    assert domains.validation() is None
+    assert domains.source().labelled
+
+
+def test_a_source_without_labels_is_refused_before_it_is_read(twin_of, tmp_path):
+    root = shutil.copytree(twin_of("semantickitti"), tmp_path / "root")
+    velodyne = "sweeps: dataset/sequences/{scene}/velodyne/{frame}.bin\n"
+    (root / "dataset.yaml").write_text(velodyne)
+    workspace = Workspace(home=tmp_path / "work")
+    prepare_dataset("folder", root, workspace.index("folder"))
+    shift = ["data.source.dataset=folder", "data.target.dataset=folder", "fusion.variant=3d-only"]
+    domains = DomainOpener(workspace, load_config("default", shift).config, cached=True)
+    with pytest.raises(DataError, match="xd3d pretrain"):
+        domains.source()

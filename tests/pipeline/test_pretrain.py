@@ -56,3 +56,17 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
     scores = jobs.evaluate(trained, split="test", domain="target", absent=None, workspace=workspace).result["miou"]
     assert scores["2d"] is None
     assert np.isfinite(scores["3d"])
+
+
+def test_a_pair_without_validation_and_without_common_classes_pretrains_and_is_refused_in_training(twin_of, tmp_path):
+    workspace = Workspace(home=tmp_path / "work")
+    both = [f"data.{side}={{dataset: a2d2, domain: all}}" for side in ("source", "target")]
+    few = [*SMALL, *both, "train.lam_trg=0.1", "train.batch_size=1", "train.steps=1"]
+    jobs.prepare("a2d2", twin_of("a2d2"), overrides=few, workspace=workspace)
+    jobs.extract_features("a2d2", overrides=few, workspace=workspace)
+    run = Path(pretrain("default", few, cached=True, workspace=workspace).result["run"])
+    assert read_record(run)["source"] == read_record(run)["target"]
+    with pytest.raises(ConfigError, match="merge nuscenes-6 is for nuscenes, not for a2d2"):
+        jobs.train("default", few, cached=True, workspace=workspace)
+    with pytest.raises(ConfigError, match=r"data\.validate_on=none"):
+        jobs.train("default", [*few, "data.merge=a2d2-nuscenes-8"], cached=True, workspace=workspace)
