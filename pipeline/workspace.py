@@ -1,5 +1,6 @@
 """The workspace: the folder of indexes, caches and runs, and what commands remember for later commands."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from ..errors import ConfigError, DataError, MissingDataError
 from ..files import read_json, write_json
 
 __all__ = ["Workspace"]
+
+log = logging.getLogger(__name__)
 
 #: What ``workspace.json`` may hold.
 _REMEMBERED = {"roots": dict, "last_run": str, "pseudo_labels": str}
@@ -138,9 +141,16 @@ class Workspace:
         return dict(self._memory().get("roots", {}))
 
     def remember_root(self, dataset: str, root: Path) -> None:
-        """Remembers ``root`` for later commands."""
+        """Remembers ``root`` for later commands; logs a warning if that of another root is forgotten."""
         with self._changing_memory() as memory:
-            memory.setdefault("roots", {})[dataset] = str(root)
+            known = memory.setdefault("roots", {}).get(dataset)
+            memory["roots"][dataset] = str(root)
+        if known is not None and Path(known).resolve() != root.resolve():
+            log.warning(
+                "The index of %s in %s is now that of %s, and no longer that of %s; to keep both, prepare one in"
+                " another workspace: XD3D_HOME=DIR xd3d prepare ...",
+                *(dataset, self.home, root, known),
+            )
 
     def last_run(self) -> Path:
         """Returns the folder of the run that was trained last.

@@ -32,6 +32,19 @@ def test_a_root_is_the_given_one_then_the_environments_the_configured_and_the_re
     assert workspace.root("nuscenes", Path("/given")) == Path("/given")
 
 
+def test_a_second_root_of_a_data_set_is_told_with_the_first_and_the_way_to_keep_both(workspace, tmp_path, caplog):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    for root in (tmp_path / "one", tmp_path / "one", tmp_path / "link"):
+        workspace.remember_root("folder", root)
+    workspace.remember_root("nuscenes", tmp_path / "two")
+    assert caplog.messages == []
+    workspace.remember_root("folder", tmp_path / "two")
+    (message,) = caplog.messages
+    assert str(tmp_path / "link") in message
+    assert "XD3D_HOME" in message
+
+
 def test_the_last_run_is_remembered_beside_the_roots(workspace):
     with pytest.raises(MissingDataError, match="xd3d train --cached"):
         workspace.last_run()
