@@ -178,7 +178,9 @@ class DomainOpener:
         try:
             return self.open(side, "val")
         except DataError as error:
-            log.warning("There is no validation, and the last checkpoint is used as the best. %s", error)
+            other = side != self.config.data.source and not self.config.train.source_free
+            remedy = "; data.validate_on=source would validate on the source" if other else ""
+            log.warning("There is no validation, and the last checkpoint is used as the best%s. %s", remedy, error)
             return None
 
     def _validated(self) -> DomainSettings | None:

@@ -48,8 +48,9 @@ class DataSettings(Settings):
     )
     validate_on: Literal["auto", "source", "target", "none"] = Field(
         default="auto",
-        description="Side whose val split chooses the checkpoint; auto: the target, or the source where the target"
-        " holds out no scene; none: no validation, the last checkpoint counts",
+        description="Side whose val split chooses the checkpoint; auto: the target, or the source where the target is a"
+        " domain that never holds out scenes, such as usa and day of nuScenes; none: no validation, the last checkpoint"
+        " counts, as it does where the dataset.yaml of a folder names no val frames",
     )
     roots: Annotated[dict[DatasetName, Path], Mark.FREE] = Field(
         default_factory=dict, description="Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"

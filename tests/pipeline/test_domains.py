@@ -72,13 +72,33 @@ def test_pretraining_needs_no_validation_and_no_common_classes_and_training_does
     assert domains.source().labelled
 
 
-def test_a_source_without_labels_is_refused_before_it_is_read(twin_of, tmp_path):
+@pytest.fixture
+def drive(twin_of, tmp_path) -> Workspace:
+    """A workspace with SemanticKITTI and, as a folder, the same files without labels and without a val split."""
     root = shutil.copytree(twin_of("semantickitti"), tmp_path / "root")
-    velodyne = "sweeps: dataset/sequences/{scene}/velodyne/{frame}.bin\n"
-    (root / "dataset.yaml").write_text(velodyne)
+    (root / "dataset.yaml").write_text("sweeps: dataset/sequences/{scene}/velodyne/{frame}.bin\n")
     workspace = Workspace(home=tmp_path / "work")
-    prepare_dataset("folder", root, workspace.index("folder"))
-    shift = ["data.source.dataset=folder", "data.target.dataset=folder", "fusion.variant=3d-only"]
-    domains = DomainOpener(workspace, load_config("default", shift).config, cached=True)
+    for dataset in ("semantickitti", "folder"):
+        prepare_dataset(dataset, root, workspace.index(dataset))
+    return workspace
+
+
+def domains_of(workspace, source, *changes):
+    sides = [f"data.source.dataset={source}", "data.target.dataset=folder", "data.merge=semantickitti-19"]
+    config = load_config("default", [*sides, "fusion.variant=3d-only", "train.lam_pl=1", "train.teacher=ema", *changes])
+    return DomainOpener(workspace, config.config, cached=True)
+
+
+def test_a_source_without_labels_is_refused_before_it_is_read(drive):
     with pytest.raises(DataError, match="xd3d pretrain"):
-        domains.source()
+        domains_of(drive, "folder").source()
+
+
+def test_a_drive_without_labels_and_val_is_a_target_with_the_classes_of_the_source(drive, caplog):
+    domains = domains_of(drive, "semantickitti")
+    source, target = domains.source(), domains.target()
+    assert target.merge.classes == source.merge.classes
+    assert not target.labelled
+    assert domains.validation() is None
+    assert "data.validate_on=source" in caplog.text
+    assert len(domains_of(drive, "semantickitti", "data.validate_on=source").validation()) == 1

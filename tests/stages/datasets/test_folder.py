@@ -99,6 +99,15 @@ def test_classes_are_its_own_or_those_of_a_merge_that_it_names(folder, tmp_path)
         index_merge("nuscenes-6", index)
 
 
+@pytest.mark.parametrize(
+    "changed", [{"val": ["a"]}, {"test": ["a"]}, {"domains": {"x": ["a"]}}, {"classes": {"car": 7}}]
+)
+def test_a_change_of_splits_domains_or_classes_makes_another_index_and_one_of_ignored_ids_does_not(folder, changed):
+    digest = build_index(folder()).digest
+    assert build_index(folder(ignore=[9])).digest == digest
+    assert build_index(folder(**changed)).digest != digest
+
+
 def test_without_labels_no_class_need_be_named_and_those_of_a_merge_hold(folder):
     root = folder()
     (root / "dataset.yaml").write_text(yaml.safe_dump({"sweeps": BASE["sweeps"]}))
