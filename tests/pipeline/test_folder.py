@@ -87,7 +87,8 @@ def test_a_drive_without_labels_is_adapted_to_as_the_guide_says(drive, tiny_nusc
         done = xd3d(*words, *(small if "--config" in words else []))
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     work = tmp_path / "xd3d-work"
-    record = json.loads(next(work.glob("runs/*/run.json")).read_text())
+    (run,) = work.glob("runs/*")
+    record = json.loads((run / "run.json").read_text())
     assert record["classes"] == list(get_merge("nuscenes-6").classes)
     assert (record["target"]["dataset"], record["target"]["frames"], record["validation"]) == ("folder", 4, None)
     assert len([*work.glob("labels/*/mine/fused/**/*.label")]) == 4
@@ -96,6 +97,11 @@ def test_a_drive_without_labels_is_adapted_to_as_the_guide_says(drive, tiny_nusc
     assert "4 frames of 'target' have no labels" in refused.stderr
     assert "xd3d predict --dataset folder" in refused.stderr
 
+    assert xd3d("pseudo-label").returncode == 0
+    free = (f"train.init={run.name}", "train.source_free=true", "train.lam_pl=1")
+    for changed in (free, (*free, "train.teacher=ema")):
+        done = xd3d("train", "--cached", "--config", "drive.yaml", *small, *(f"--set={change}" for change in changed))
+        assert done.returncode == 0, done.stderr
     both = ("data.source={dataset: folder, domain: all}", "train.lam_trg=0.1")
     done = xd3d("pretrain", "--cached", "--config", "drive.yaml", *small, *(f"--set={change}" for change in both))
     assert done.returncode == 0, done.stderr
