@@ -32,8 +32,9 @@ def adapted_norms(network: nn.Module, window: int = 1) -> Iterator[None]:
     """Makes every BatchNorm normalise with the voxels of the current frame and of the ``window`` - 1 frames before it.
 
     For a ``Network`` in evaluation mode that reads one frame at a time. With a ``window`` of 1 a prediction depends on
-    its frame alone; with a larger one it depends on the order of the frames. Passes with and without images are counted
-    separately. A single voxel, which has no variance, is normalised with the statistics of training.
+    its frame alone; with a larger one it depends on the order of the frames. Passes over the points of frames and over
+    whole clouds (``Batch.whole``) are counted separately. A single voxel, which has no variance, is normalised with the
+    statistics of training.
 
     Raises:
         RunError: the network has no BatchNorm.
@@ -43,16 +44,16 @@ def adapted_norms(network: nn.Module, window: int = 1) -> Iterator[None]:
         raise RunError("--adapt norm re-estimates the statistics of BatchNorm, and this network has none")
     trained = {norm: [buffer.clone() for buffer in _statistics(norm)] for norm in norms}
     read: dict[tuple[nn.Module, bool], deque[_Moments]] = defaultdict(lambda: deque(maxlen=window))
-    with_images = False
+    whole = False
 
     def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        nonlocal with_images
-        with_images = inputs[0].images is not None
+        nonlocal whole
+        whole = inputs[0].whole
 
     def adapt(norm: nn.BatchNorm1d, inputs: tuple[Any, ...]) -> None:
         voxels = inputs[0].double()
         variance, mean = torch.var_mean(voxels, 0, correction=0)
-        frames = read[norm, with_images]
+        frames = read[norm, whole]
         frames.append(_Moments(len(voxels), mean, variance))
         found = _pooled(frames)
         for buffer, value in zip(_statistics(norm), trained[norm] if found.voxels < 2 else found[1:], strict=True):

@@ -80,7 +80,7 @@ class Batch:
     ``labels`` are class ids or -100; ``pseudo_labels`` the same for the 2D and the 3D head, or None; ``sample`` is the
     index of each point's sample; ``images`` is None if no images are used. ``shown`` marks the points that are visible
     in an image; it is None if all are, or if no images are used. ``outside`` counts the points of the frames that lay
-    outside the voxel cube and were dropped.
+    outside the voxel cube and were dropped. ``whole`` tells a cloud (``cloud_batch``) from the points of frames.
     """
 
     keys: tuple[str, ...]
@@ -92,6 +92,7 @@ class Batch:
     pseudo_labels: Int64[Tensor, "points 2"] | None = None
     shown: Bool[Tensor, "points"] | None = None
     outside: int = 0
+    whole: bool = False
 
 
 def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read: ReadFeatures | None = None) -> Batch:
@@ -150,6 +151,7 @@ def cloud_batch(points: Float[np.ndarray, "points 3"], key: str, plan: BatchPlan
         sample=sample,
         labels=torch.full_like(sample, IGNORE),
         images=None,
+        whole=True,
     )
 
 

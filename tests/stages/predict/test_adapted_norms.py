@@ -9,6 +9,7 @@ from torch import nn
 from xd3d.errors import MissingDataError, RunError
 from xd3d.stages.predict.adapted_norms import adapted_norms
 from xd3d.stages.predict.inference import predict_frames
+from xd3d.stages.predict.whole_sweeps import sweep_prediction
 from xd3d.stages.train.loader import evaluation_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,16 +63,20 @@ def test_a_window_takes_the_voxels_of_its_frames_together(trained):
     np.testing.assert_array_equal(one[0], read(network, domain, [0], 1)[0])
 
 
-def test_passes_without_images_do_not_mix_with_those_with_images(trained):
+@pytest.mark.parametrize("variant", ["full", "3d-only"])
+def test_passes_over_whole_sweeps_do_not_mix_with_those_over_frames(trained, make_network, make_batch, variant):
     domain, network = trained
-    batches = [evaluation_batch(domain, network.plan, frame) for frame in range(2)]
-    blind = [dataclasses.replace(batch, images=None) for batch in batches]
-    with torch.no_grad():
-        with adapted_norms(network, 2):
-            alone = [network(batch).logits_3d for batch in batches][1]
-        with adapted_norms(network, 2):
-            between = [network(batch).logits_3d for pair in zip(batches, blind, strict=True) for batch in pair][2]
-    assert torch.equal(alone, between)
+    domain.index.images.intrinsics[:, 0, 0] *= 4  # a narrow view: some points lie beside the images
+    if variant == "3d-only":
+        domain = dataclasses.replace(domain, features=None)
+        network = make_network(domain, variant=variant)
+        network(make_batch(domain, network))
+    alone = read(network, domain, [0, 1, 2], 2)
+    predictions = predict_frames(network, domain, norm_window=2, workers=0)
+    for frame, prediction in enumerate(predictions):
+        whole = sweep_prediction(network, domain, frame, domain.load(frame), prediction)
+        np.testing.assert_array_equal(prediction.probabilities_3d, alone[frame])
+        assert whole.scores["3d"].any(1).sum() > len(prediction.labels), "the others need a pass of their own"
 
 
 def test_the_network_is_the_same_afterwards_even_after_an_error(trained):
