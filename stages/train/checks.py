@@ -136,27 +136,39 @@ def check_settings(
             raise ConfigError(f"A {role} domain is required {when}, and none is given")
         if domain is not None and not wanted:
             raise ConfigError(f"A {role} domain is used only {when}, and one is given")
-    if settings.source_free and (initial is None or initial.pretrained):
-        found = "none" if initial is None else f"a run of 'xd3d pretrain', {initial.run.name}, which has no heads"
-        raise ConfigError(
-            f"train.source_free adapts a trained network, and train.init names {found}; add --set train.init=RUN"
-        )
+    _check_start(initial, settings)
     if target is not None and (target.pseudo is not None) != settings.stored_labels:
         found = "no pseudo labels" if target.pseudo is None else "pseudo labels"
         raise ConfigError(
             "Stored pseudo labels are used only with train.lam_pl above 0 and train.teacher=stored; the settings are"
             f" train.lam_pl={settings.lam_pl:g} and train.teacher={settings.teacher}, and {found} are given"
         )
-    if settings.teacher == "ema" and initial is None:
-        raise ConfigError(
-            "train.teacher=ema labels the target with a trained network, and train.init names none; add --set"
-            " train.init=RUN"
-        )
-    check_label_rule(LabelRule(agree=settings.pl_agree or settings.pl_weigh, vote=settings.pl_vote), fusion)
+    by_teacher = settings.teacher == "ema"  # stored labels were chosen by the network that made them
+    agree, vote = settings.pl_weigh or (by_teacher and settings.pl_agree), by_teacher and settings.pl_vote
+    check_label_rule(LabelRule(agree=agree, vote=vote), fusion)
     if settings.lam_trg and not fusion.image:
         raise ConfigError(
             f"train.lam_trg={settings.lam_trg:g} compares the image's prediction with the cloud's, and"
             f" fusion.variant={fusion.variant} has no image branch; set fusion.variant=image or train.lam_trg=0"
+        )
+
+
+def _check_start(initial: InitialCheckpoint | None, settings: TrainSettings) -> None:
+    """Checks that a run starts from weights where its settings rely on them."""
+    if initial is None and settings.backbone_rate == 0:
+        raise ConfigError(
+            "train.backbone_rate=0 freezes the 3D network of another run, and train.init names none: its random weights"
+            " would stay; add --set train.init=RUN, or set train.backbone_rate above 0"
+        )
+    if initial is not None and not initial.pretrained:
+        return
+    found = "none" if initial is None else f"a run of 'xd3d pretrain', {initial.run.name}, which has no heads"
+    advice = "add --set train.init=RUN, with a run of 'xd3d train'"
+    if settings.source_free:
+        raise ConfigError(f"train.source_free adapts a trained network, and train.init names {found}; {advice}")
+    if settings.teacher == "ema":
+        raise ConfigError(
+            f"train.teacher=ema labels the target with a trained network, and train.init names {found}; {advice}"
         )
 
 

@@ -242,15 +242,19 @@ def test_what_cannot_be_learned_from_is_refused(make_domain, run_pretraining, ru
     run_pretraining(tmp_path / "run", domain, steps=1)
     with pytest.raises(RunError, match="kind"):
         run_training(tmp_path / "run", domain, None, fusion=IMAGES)
-    with pytest.raises(ConfigError, match=r"(?s)source_free.*train\.init"):
-        train(
-            run=tmp_path / "free",
-            source=None,
-            target=domain,
-            validation=None,
-            init=tmp_path / "run",
-            model=MODEL,
-            fusion=IMAGES,
-            augment=AugmentSettings(),
-            settings=train_settings(source_free=True, lam_trg=0.1),
-        )
+    with pytest.raises(ConfigError, match=r"train\.backbone_rate=0 .*--set train\.init=RUN"):
+        run_training(tmp_path / "frozen", domain, None, backbone_rate=0.0)
+    for needs, values in (("source_free", {"lam_trg": 0.1}), ("teacher=ema", {"lam_pl": 1.0, "teacher": "ema"})):
+        free = needs == "source_free"
+        with pytest.raises(ConfigError, match=rf"train\.{needs} .*'xd3d pretrain', run,.*--set train\.init=RUN"):
+            train(
+                run=tmp_path / "adapted",
+                source=None if free else domain,
+                target=domain,
+                validation=None,
+                init=tmp_path / "run",
+                model=MODEL,
+                fusion=IMAGES,
+                augment=AugmentSettings(),
+                settings=train_settings(source_free=free, **values),
+            )

@@ -13,7 +13,7 @@ from xd3d.stages.evaluate.scores import FramePrediction
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.located_agents import strongest_agents
 from xd3d.stages.train.losses import target_losses
-from xd3d.stages.train.pseudo_label_choice import UNSURE, thresholds
+from xd3d.stages.train.pseudo_label_choice import UNSURE, LabelRule, thresholds
 from xd3d.stages.train.record import describe_domain
 from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings
@@ -29,24 +29,30 @@ def equal(one, other):
 
 @pytest.fixture
 def with_pseudo_labels(tmp_path):
-    """The domain with pseudo labels that say class 1 to the 2D head and class 2 to the 3D head, surely."""
+    """The domain with pseudo labels that say class 1 to the 2D head and class 2 to the 3D head, surely.
 
-    def add(domain, *, heads=2, name="pl"):
+    With a ``rule`` both heads say class 2.
+    """
+
+    def add(domain, *, heads=2, name="pl", rule=LabelRule()):
+        seen = 2 if rule.names else 1
+
         def predict(first):
             for position in range(first, len(domain)):
                 points = len(domain.load(position).points)
                 yield FramePrediction(
                     labels=np.full(points, -100),
-                    probabilities_2d=np.eye(6)[np.full(points, 1)] if heads == 2 else None,
+                    probabilities_2d=np.eye(6)[np.full(points, seen)] if heads == 2 else None,
                     probabilities_3d=np.eye(6)[np.full(points, 2)],
                 )
 
         made = make_pseudo_labels(
             tmp_path / name,
-            identity={"run": "one", "target": describe_domain(domain)},
+            identity={"run": "one", "target": describe_domain(domain), "rule": rule.names},
             frames=len(domain),
             classes=domain.merge.classes,
             predict=predict,
+            rule=rule,
         )
         return dataclasses.replace(domain, pseudo=made)
 
@@ -119,12 +125,25 @@ def test_training_with_pseudo_labels_is_recorded_and_others_are_refused(
         adapt(tmp_path / "run", None, other, **options)
     with pytest.raises(RunError, match=r"(?s)target\.frames: expected 3, found 2.*target\.index"):
         adapt(tmp_path / "run", None, dataclasses.replace(make_domain(frames=3), pseudo=labelled.pseudo), **options)
-    with pytest.raises(ConfigError, match=r"lam_pl.*none"):
+    with pytest.raises(ConfigError, match=r"lam_pl.*no pseudo labels are given"):
         adapt(tmp_path / "run", None, target, **options)
     with pytest.raises(RunError, match=r"(?s)rule: expected \[\"agree\"\].*xd3d pseudo-label --agree"):
         adapt(tmp_path / "run", None, labelled, **options, pl_agree=True)
-    with pytest.raises(ConfigError, match=r"lam_pl.*some"):
+    with pytest.raises(ConfigError, match=r"lam_pl=0 .*and pseudo labels are given"):
         adapt(tmp_path / "run", None, labelled, **{**options, "lam_pl": 0.0, "lam_trg": 0.1})
+
+
+def test_a_network_without_images_learns_labels_on_which_heads_and_agents_agreed(
+    make_domain, adapt, with_pseudo_labels, tmp_path
+):
+    source = make_domain(frames=2, points=80)
+    labelled = with_pseudo_labels(make_domain(frames=2, points=80), rule=LabelRule(agree=True, vote=True))
+    options = {"fusion": FusionSettings(variant="3d-only"), "lam_trg": 0.0, "lam_pl": 1.0}
+    options |= {"pl_agree": True, "pl_vote": True}
+    adapt(tmp_path / "run", source, labelled, **options)
+    assert read_log(tmp_path / "run")[0]["pl_3d"] > 0
+    with pytest.raises(ConfigError, match=r"pl_weigh.*fusion\.variant=3d-only"):
+        adapt(tmp_path / "weighed", source, labelled, **options, pl_weigh=True)
 
 
 def test_a_teacher_is_the_average_of_the_weights_and_has_the_statistics_of_the_network(
