@@ -43,6 +43,7 @@ class Frame:
     projection_uv: Float32[np.ndarray, "projections 2"]  #: (u, v) as fractions of width and height, inside (0, 1)
     dropped: int = 0  #: points of the sweep without usable coordinates, which are left out with their labels
     pseudo: Int64[np.ndarray, "points 2"] | None = None  #: pseudo labels for the 2D and the 3D head, or ``IGNORE``
+    classless: Bool[np.ndarray, "points"] | None = None  #: points of no class: simulated drops; None: there are none
 
     def choose(self, kept: Bool[np.ndarray, "points"]) -> "Frame":
         """Returns the frame with only the points where ``kept`` holds, and their projections."""
@@ -56,12 +57,14 @@ class Frame:
             projection_view=self.projection_view[shown],
             projection_uv=self.projection_uv[shown],
             pseudo=None if self.pseudo is None else self.pseudo[kept],
+            classless=None if self.classless is None else self.classless[kept],
         )
 
     def unlabel(self, rows: Bool[np.ndarray, "points"]) -> "Frame":
-        """Returns the frame with the label ``IGNORE``, and pseudo labels too, where ``rows`` holds."""
+        """Returns the frame without a class where ``rows`` holds: labels, and pseudo labels too, are ``IGNORE``."""
         pseudo = None if self.pseudo is None else np.where(rows[:, None], IGNORE, self.pseudo)
-        return replace(self, labels=np.where(rows, IGNORE, self.labels), pseudo=pseudo)
+        classless = rows if self.classless is None else self.classless | rows
+        return replace(self, labels=np.where(rows, IGNORE, self.labels), pseudo=pseudo, classless=classless)
 
     def facing(self, index: FrameIndex) -> Float32[np.ndarray, "points 3"]:
         """Returns the points with y along the first image's optical axis, x to the right; without images, y along x."""
@@ -82,6 +85,12 @@ def join_frames(first: Frame, second: Frame) -> Frame:
     pseudo = None
     if first.pseudo is not None and second.pseudo is not None:
         pseudo = np.concatenate([first.pseudo, second.pseudo])
+    classless = None
+    if first.classless is not None or second.classless is not None:
+        none = (
+            np.zeros(len(each.points), bool) if each.classless is None else each.classless for each in (first, second)
+        )
+        classless = np.concatenate(list(none))
     return Frame(
         points=np.concatenate([first.points, second.points]),
         labels=np.concatenate([first.labels, second.labels]),
@@ -92,6 +101,7 @@ def join_frames(first: Frame, second: Frame) -> Frame:
         projection_uv=np.concatenate([first.projection_uv, second.projection_uv]),
         dropped=first.dropped + second.dropped,
         pseudo=pseudo,
+        classless=classless,
     )
 
 

@@ -215,7 +215,8 @@ def predict_batch(
 ) -> FramePrediction:
     """Predicts the points of a batch on the network's device; ``fusion`` is the rule of the fused prediction.
 
-    ``batch`` None is a frame without points; its 2D prediction is empty, or None without ``with_images``.
+    ``batch`` None is a frame without points; its 2D prediction is empty, or None without ``with_images``. A point of no
+    class is predicted as no class: its rows of probabilities are 0, and its agent is -1.
     """
     agents = None
     if batch is None:
@@ -240,6 +241,11 @@ def predict_batch(
             image_weight=weight,
             prior=network.prior,
         )
+    if batch is not None and batch.classless is not None:
+        rows = batch.classless.cpu().numpy()
+        for values, absent in ((images, 0), (cloud, 0), (fused, 0), (agents, -1)):
+            if values is not None:
+                values[rows] = absent
     return FramePrediction(
         labels=labels, probabilities_2d=images, probabilities_3d=cloud, probabilities_fused=fused, agents=agents
     )

@@ -80,7 +80,8 @@ class Batch:
     ``labels`` are class ids or -100; ``pseudo_labels`` the same for the 2D and the 3D head, or None; ``sample`` is the
     index of each point's sample; ``images`` is None if no images are used. ``shown`` marks the points that are visible
     in an image; it is None if all are, or if no images are used. ``outside`` counts the points of the frames that lay
-    outside the voxel cube and were dropped. ``whole`` tells a cloud (``cloud_batch``) from the points of frames.
+    outside the voxel cube and were dropped. ``classless`` marks points of no class, which get no pseudo label from a
+    teacher either; None if there are none. ``whole`` tells a cloud (``cloud_batch``) from the points of frames.
     """
 
     keys: tuple[str, ...]
@@ -92,6 +93,7 @@ class Batch:
     pseudo_labels: Int64[Tensor, "points 2"] | None = None
     shown: Bool[Tensor, "points"] | None = None
     outside: int = 0
+    classless: Bool[Tensor, "points"] | None = None
     whole: bool = False
 
 
@@ -131,6 +133,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
         pseudo_labels=torch.from_numpy(np.concatenate(pseudo)) if pseudo else None,
         shown=_shown(images) if images is not None else None,
         outside=outside,
+        classless=_classless([each.frame for each in placed]),
     )
 
 
@@ -241,6 +244,13 @@ def _depths(frames: Sequence[Frame], index: FrameIndex) -> Float32[Tensor, "proj
 def _shown(images: ImageBatch) -> Bool[Tensor, "points"] | None:
     shown = images.view_counts > 0
     return None if shown.all() else shown
+
+
+def _classless(frames: Sequence[Frame]) -> Bool[Tensor, "points"] | None:
+    if all(frame.classless is None for frame in frames):
+        return None
+    none = [np.zeros(len(frame.points), bool) if frame.classless is None else frame.classless for frame in frames]
+    return torch.from_numpy(np.concatenate(none))
 
 
 def _offsets(lengths: Sequence[int]) -> list[int]:

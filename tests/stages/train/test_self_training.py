@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import ConfigError, RunError
-from xd3d.stages.adapt.pseudo_labels import make_pseudo_labels
+from xd3d.stages.adapt.pseudo_labels import candidates, make_pseudo_labels
+from xd3d.stages.datasets.labels import IGNORE
 from xd3d.stages.evaluate.scores import FramePrediction
+from xd3d.stages.predict.inference import predict_batch
 from xd3d.stages.train.loader import training_batch
 from xd3d.stages.train.located_agents import strongest_agents
 from xd3d.stages.train.losses import target_losses
-from xd3d.stages.train.pseudo_label_choice import UNSURE, LabelRule, thresholds
+from xd3d.stages.train.pseudo_label_choice import UNSURE, Candidates, LabelRule, thresholds
 from xd3d.stages.train.record import describe_domain
 from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings
@@ -21,6 +23,8 @@ from xd3d.stages.train.step_batch import StepMaker
 from xd3d.stages.train.teacher import Teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+NO_RULE = LabelRule()
+STILL = {"rotation_noise": 0.0, "flip": "none", "rotate": False, "translate": False}
 
 
 def equal(one, other):
@@ -34,7 +38,7 @@ def with_pseudo_labels(tmp_path):
     With a ``rule`` both heads say class 2.
     """
 
-    def add(domain, *, heads=2, name="pl", rule=LabelRule()):
+    def add(domain, *, heads=2, name="pl", rule=NO_RULE):
         seen = 2 if rule.names else 1
 
         def predict(first):
@@ -182,6 +186,41 @@ def test_a_teacher_labels_a_batch_by_the_rule_of_stored_labels(
         labels = teacher.label(batch).numpy()
         np.testing.assert_array_equal(labels, np.where(expected == UNSURE, -100, expected))
         assert 0.2 < (labels >= 0).mean() < 1
+
+
+def test_a_simulated_drop_has_no_label_no_vote_and_no_share_in_the_thresholds(
+    make_domain, make_network, make_batch, awake
+):
+    domain = make_domain(frames=2, points=150, cameras=2)
+    network = awake(make_network(domain)).eval()
+    wet = AugmentSettings(**{**STILL, "early_returns": 1.0})
+    batch = make_batch(domain.unlabelled(), network, augment=wet)
+    dry, labelled = (make_batch(domain, network, augment=each).labels for each in (AugmentSettings(**STILL), wet))
+    drops = ((labelled == IGNORE) & (dry != IGNORE)).numpy()
+    others = (labelled != IGNORE).numpy()
+    assert drops.sum() > 20
+    rule = LabelRule(agree=True, vote=True)
+
+    def label(network, batch):
+        return candidates(predict_batch(network, batch, fusion="product-prior"), rule, what="of a batch")
+
+    teacher = Teacher(network, label, 0.0)
+    assert (teacher.label(batch)[drops] == IGNORE).all()
+    assert (teacher.confidences.sum((1, 2)) <= len(drops) - drops.sum()).all()
+    every = predict_batch(network, dataclasses.replace(batch, classless=None), fusion="product-prior")
+    kept = ~batch.classless.numpy()
+    assert kept[others].all()
+    expected = Candidates.of(
+        every.probabilities_2d[kept],
+        every.probabilities_3d[kept],
+        fused=every.probabilities_fused[kept],
+        agents=every.agents[kept],
+        rule=rule,
+    )
+    found = label(network, batch)
+    for name, values in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name)[kept], values, err_msg=name)
+    assert not expected.eligible.all()
 
 
 def test_training_with_a_teacher_resumes_where_it_stopped_and_learns_from_it(
