@@ -1,6 +1,7 @@
 """Checks before training that the domains, their features and the settings fit together."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...cache.reader import FeatureReader
 from ...cache.schema import TapSpec
@@ -12,6 +13,7 @@ from .initial import InitialCheckpoint
 from .loader import step_positions
 from .network import choose_taps
 from .pseudo_label_choice import HEADS, LabelRule
+from .pseudo_labels import PseudoLabels
 from .record import describe_domain
 from .settings import FusionSettings, TrainSettings
 
@@ -45,6 +47,7 @@ def check_domains(
         if domain.pseudo is not None:
             rule = LabelRule(agree=settings.pl_agree, vote=settings.pl_vote)
             domain.pseudo.require(describe_domain(domain), heads=HEADS if fusion.image else HEADS[1:], rule=rule)
+            _check_points(domain, domain.pseudo)
     if validation is not None:
         validation.require_frames("validation")
         if validation.features is None and fusion.needs_images:
@@ -169,6 +172,20 @@ def _check_start(initial: InitialCheckpoint | None, settings: TrainSettings) -> 
     if settings.teacher == "ema":
         raise ConfigError(
             f"train.teacher=ema labels the target with a trained network, and train.init names {found}; {advice}"
+        )
+
+
+def _check_points(domain: Domain, pseudo: PseudoLabels) -> None:
+    """Checks by the first frame that the pseudo labels are for the points of ``domain``: all, or those seen."""
+    plain = replace(domain, pseudo=None, labelled=False)
+    other = replace(plain, every_point=not domain.every_point)
+    stored, points = pseudo.points_of(0), len(plain.load(0).points)
+    if stored != points and stored == len(other.load(0).points):
+        ours, theirs = ("all", "seen") if domain.every_point else ("seen", "all")
+        raise RunError(
+            f"The pseudo labels in {pseudo.folder} were made with data.points={theirs} ({stored} points in frame"
+            f" {domain.key(0)}), and this training has data.points={ours} ({points}). Make others from a run with"
+            f" data.points={ours}: xd3d pseudo-label --run RUN; or train with --set data.points={theirs}"
         )
 
 

@@ -1,19 +1,23 @@
 """The initial checkpoint: the trained weights of another run that a run starts from (``train.init``)."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
 from ...fingerprint import differences
 from ...settings import Mark, marked
-from .checkpoint import best_step, checkpoint_digest, load_backbone, load_weights
+from .checkpoint import best_step, checkpoint_digest, checkpoint_steps, load_backbone, load_weights
 from .network import Network
 from .record import PRETRAINED, camera_count, read_record
 from .settings import FusionSettings, ModelSettings
 
 __all__ = ["InitialCheckpoint"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ class InitialCheckpoint:
         Raises:
             RunError: it is a different network; the message names each setting that differs.
         """
-        facts = _backbone if self.pretrained else _network
+        facts = _backbone if self.pretrained else partial(_network, cameras=self._distinguishes_cameras)
         lines = differences(facts(self.record), facts(record))
         if lines:
             listed = "\n".join(f"  {line[:300]}" for line in lines)
@@ -57,8 +61,16 @@ class InitialCheckpoint:
                 f"{listed}\nUse the settings of that run"
             )
 
+    @property
+    def _distinguishes_cameras(self) -> bool:
+        """Whether the weights depend on the number of cameras."""
+        return FusionSettings.model_construct(**self.record["fusion"]).interface
+
     def load(self, network: Network) -> None:
-        """Loads the weights into ``network``."""
+        """Loads the weights into ``network``; a warning is logged if their run is not finished."""
+        done, planned = checkpoint_steps(self.run)[-1], self.record["train"]["steps"]
+        if done < planned:
+            log.warning("The run %s (train.init) is not finished: it has done %d of %d steps", self.run, done, planned)
         if not self.pretrained:
             load_weights(self.run, network, self.step)
             return
@@ -73,15 +85,15 @@ def _backbone(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": {key: value for key, value in record["model"].items() if key not in free}}
 
 
-def _network(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the network of a record, and the features it reads, depend on."""
+def _network(record: Mapping[str, Any], *, cameras: bool) -> dict[str, Any]:
+    """Returns what the network of a record, and the features it reads, depend on; ``cameras``: on their number too."""
     uses_images = bool(record["taps"])
     free = {*marked(ModelSettings, Mark.MACHINE), *marked(FusionSettings, Mark.TRAINING_ONLY)}
     return {
         "model": {key: value for key, value in record["model"].items() if key not in free},
         "fusion": {key: value for key, value in record["fusion"].items() if key not in free},
         "classes": record["classes"],
-        "cameras": camera_count(record),
+        "cameras": camera_count(record) if cameras else None,
         "taps": {name: spec["channels"] for name, spec in record["taps"].items()},
         "extract": record["facts"].get("extract") if uses_images else None,
     }

@@ -80,6 +80,10 @@ class PseudoLabels:
         """The heads that predicted: "2d" and "3d", or "3d" alone."""
         return tuple(self.facts["heads"])
 
+    def points_of(self, frame: int) -> int:
+        """Returns the number of points of ``frame``."""
+        return int(self._frames[frame, 0] - (self._frames[frame - 1, 0] if frame else 0))
+
     def provenance(self) -> dict[str, Any]:
         """Returns what they depend on, and a checksum of the labels, which identifies them in the record of a run."""
         return {**self.identity, "crc32": self.facts["crc32"]}
@@ -90,9 +94,8 @@ class PseudoLabels:
         Raises:
             DataError: they are damaged, or the frame has another number of points.
         """
-        first = int(self._frames[frame - 1, 0]) if frame else 0
         last, expected = (int(value) for value in self._frames[frame])
-        stored = np.array(self._labels[first:last])
+        stored = np.array(self._labels[last - self.points_of(frame) : last])
         if zlib.crc32(stored.tobytes()) != expected:
             raise DataError(f"The pseudo labels of frame {frame} in {self.folder / LABELS} are damaged; {_REMEDY}")
         if len(stored) != points:

@@ -150,6 +150,21 @@ def test_a_network_without_images_learns_labels_on_which_heads_and_agents_agreed
         adapt(tmp_path / "weighed", source, labelled, **options, pl_weigh=True)
 
 
+@pytest.mark.parametrize("made_with", ["seen", "all"])
+def test_labels_of_the_points_that_images_show_do_not_suit_all_points_nor_the_reverse(
+    make_domain, adapt, with_pseudo_labels, tmp_path, made_with
+):
+    seen = make_domain(frames=2, points=80)
+    seen.index.images.intrinsics[:, 0, 0] *= 4  # a narrow view: some points lie beside the image
+    every = dataclasses.replace(seen, every_point=True)
+    ours, other = (seen, every) if made_with == "seen" else (every, seen)
+    labelled = with_pseudo_labels(ours)
+    options = {"lam_trg": 0.0, "lam_pl": 1.0}
+    with pytest.raises(RunError, match=rf"made with data\.points={made_with} .*xd3d pseudo-label"):
+        adapt(tmp_path / "run", seen, dataclasses.replace(other, pseudo=labelled.pseudo), **options)
+    assert adapt(tmp_path / "run", seen, labelled, **options)
+
+
 def test_a_teacher_is_the_average_of_the_weights_and_has_the_statistics_of_the_network(
     make_domain, make_network, label_batch
 ):

@@ -165,13 +165,20 @@ def test_running_statistics_are_the_sources_alone_where_the_target_is_normalised
     assert not equal(*map(norms, found["own"]))
 
 
-def test_source_free_training_resumes_where_it_stopped(make_domain, adapt, trained, failing_disk, tmp_path):
+def test_source_free_training_resumes_where_it_stopped_and_says_so_where_it_is_begun_from(
+    make_domain, adapt, trained, failing_disk, tmp_path, caplog
+):
     target = make_domain(frames=3, points=80, seed=9)
     options = {"init": trained, "steps": 4, "checkpoint_every": 2}
     unbroken = adapt(tmp_path / "unbroken", None, target, **options)
     with failing_disk(target, reads=3):
         adapt(tmp_path / "stopped", None, target, **options)
+    adapt(tmp_path / "begun", None, target, init=tmp_path / "stopped")
+    assert [record.getMessage() for record in caplog.records if "2 of 4 steps" in record.getMessage()]
+    caplog.clear()
     assert equal(unbroken, adapt(tmp_path / "stopped", None, target, **options, workers=2))
+    adapt(tmp_path / "begun-later", None, target, init=tmp_path / "stopped")
+    assert "steps" not in "".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
 
 
 def test_weights_of_another_network_are_refused_by_name(make_domain, adapt, trained, small_fusion, tmp_path):
@@ -182,6 +189,18 @@ def test_weights_of_another_network_are_refused_by_name(make_domain, adapt, trai
         adapt(tmp_path / "run", None, target, init=tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"train\.init=RUN"):
         adapt(tmp_path / "run", None, target)
+
+
+def test_weights_of_a_network_that_tells_no_cameras_apart_fit_any_number_of_them(
+    make_domain, adapt, small_fusion, paper, tmp_path
+):
+    source, target = make_domain(frames=2, points=80), make_domain(frames=2, points=80, cameras=2)
+    adapt(tmp_path / "uda", source, target)
+    assert adapt(tmp_path / "free", None, target, init=tmp_path / "uda")
+    fusion = small_fusion(**paper)
+    adapt(tmp_path / "told", source, None, fusion=fusion, lam_trg=0.0)
+    with pytest.raises(RunError, match="cameras: expected 1, found 2"):
+        adapt(tmp_path / "told-free", None, target, fusion=fusion, init=tmp_path / "told")
 
 
 def test_a_run_begun_from_other_weights_is_not_gone_on_with(make_domain, adapt, trained, tmp_path):
