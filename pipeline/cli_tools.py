@@ -20,7 +20,11 @@ __all__ = ["register"]
 CHECKED = {"published": "as published", "hub": "as the hub says", "nothing": "not known in advance"}
 
 Agree = Annotated[
-    bool, typer.Option("--agree", help="Keep a label only where both heads predict it, for train.pl_agree=true.")
+    bool,
+    typer.Option(
+        "--agree",
+        help="Keep a label only where both heads predict it, or no image shows the point; for train.pl_agree=true.",
+    ),
 ]
 Vote = Annotated[
     bool, typer.Option("--vote", help="Keep a label only where its object agent has it, for train.pl_vote=true.")

@@ -109,9 +109,10 @@ class DomainOpener:
 
     def target(self) -> Domain | None:
         """Returns the unlabelled training frames: the target's train split; None if no loss uses it."""
+        pseudo = self.pseudo_labels()
         if not self.config.train.uses_target:
             return None
-        return dataclasses.replace(self.unlabelled(self.config.data.target), pseudo=self.pseudo_labels())
+        return dataclasses.replace(self.unlabelled(self.config.data.target), pseudo=pseudo)
 
     def unlabelled(self, side: DomainSettings) -> Domain:
         """Returns the train split of ``side`` without labels."""
@@ -122,10 +123,17 @@ class DomainOpener:
 
         Raises:
             MissingDataError: they do not exist, or are not finished.
+            ConfigError: the settings name some and learn from none.
         """
-        if not self.config.train.stored_labels:
-            return None
-        return PseudoLabels.open(self._workspace.find_pseudo_labels(self.config.data.pseudo_labels))
+        train, named = self.config.train, self.config.data.pseudo_labels
+        if train.stored_labels:
+            return PseudoLabels.open(self._workspace.find_pseudo_labels(named))
+        if named is not None:
+            raise ConfigError(
+                f"data.pseudo_labels={named} is learned only with train.lam_pl above 0 and train.teacher=stored; the"
+                f" settings are train.lam_pl={train.lam_pl:g} and train.teacher={train.teacher}: leave it out"
+            )
+        return None
 
     def pretraining(self, side: DomainSettings) -> Domain:
         """Returns the train split of ``side`` without labels and without classes: any data set with images will do."""

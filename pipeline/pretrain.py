@@ -1,6 +1,7 @@
 """Pretraining of the 3D network: the domains that a config trains on, without their labels, and the run."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,15 +68,16 @@ def pretrain(
             settings=train,
             facts=run_facts(resolved, cached=cached),
         )
+    options = [*(["--cached"] if cached else []), *([] if config == DEFAULT_PRESET else ["--config", config])]
+    command = shlex.join(["xd3d", "train", *options, "--set", f"train.init={workspace.name_of(done.run)}"])
     return Outcome(
         result={"run": str(done.run), "steps": done.steps},
-        text=f"{done.steps} steps done. The run is in {done.run}. Next: xd3d train --cached --set"
-        f" train.init={done.run.name}",
+        text=f"{done.steps} steps done. The run is in {done.run}. Next: {command}",
     )
 
 
 def _for_pretraining(resolved: ResolvedConfig) -> ResolvedConfig:
-    """Returns the config for pretraining: images are used, and ``lam_pl`` is 0.
+    """Returns the config for pretraining: images are used, pseudo labels are not.
 
     ``lam_trg`` is 1 if the target's frames are used and 0 otherwise; it weights no loss.
     """
@@ -86,4 +88,6 @@ def _for_pretraining(resolved: ResolvedConfig) -> ResolvedConfig:
         )
     fusion = config.fusion.model_copy(update={"variant": "image"})
     train = config.train.model_copy(update={"lam_trg": float(config.train.uses_target), "lam_pl": 0.0})
-    return dataclasses.replace(resolved, config=config.model_copy(update={"fusion": fusion, "train": train}))
+    data = config.data.model_copy(update={"pseudo_labels": None})
+    changed = config.model_copy(update={"data": data, "fusion": fusion, "train": train})
+    return dataclasses.replace(resolved, config=changed)

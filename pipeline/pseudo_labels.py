@@ -76,11 +76,12 @@ def pseudo_label(
     )
     workspace.remember_pseudo_labels(folder)
     kept = {head: _share(made.facts["classes"][head]) for head in made.heads}
+    rules = "".join(f" --set train.pl_{name}=true" for name in rule.names)
     shares = ", ".join(f"{100 * share:.0f} % of the {head.upper()} head's" for head, share in kept.items())
     return Outcome(
         result={"pseudo_labels": str(folder), "frames": made.frames, "points": made.points, "kept": kept},
         text=f"{made.points} points of {made.frames} frames are labelled: {shares} labels are kept, in {folder}."
-        " Next: xd3d train with train.lam_pl above 0, such as --config nuscenes_usa_singapore/uda_pl",
+        f" Next: xd3d train with train.lam_pl above 0, such as --config nuscenes_usa_singapore/uda_pl{rules}",
     )
 
 

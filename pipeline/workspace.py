@@ -97,6 +97,10 @@ class Workspace:
         """Returns the folder of ``run``: a plain name is a run of this workspace, anything else a path."""
         return _named(run, self.home / "runs")
 
+    def name_of(self, run: Path) -> str:
+        """Returns the name by which ``find_run`` finds the folder ``run``, or else its path."""
+        return run.name if self.find_run(Path(run.name)) == run else str(run)
+
     def pseudo_labels(self, name: str) -> Path:
         """Folder of the pseudo labels called ``name``."""
         return self.home / "pseudo-labels" / name

@@ -48,8 +48,10 @@ def run_card(
     scores: Mapping[str, Metrics],
     datasets: Sequence[str],
 ) -> str:
-    """Returns the card of a run: its task, data sets, scores by domain and split, and how to load it."""
+    """Returns the card of a run: its task or pretraining, data sets, scores by domain and split, and use."""
     from huggingface_hub import EvalResult, ModelCardData
+
+    from ...stages.train.record import PRETRAINED
 
     results = [
         EvalResult(
@@ -74,17 +76,23 @@ def run_card(
         model_name=name,
         eval_results=results or None,
     )
+    if record.get("kind") == PRETRAINED:
+        what = "The 3D network of a LiDAR segmentation, without heads, pretrained without labels"
+        rest = "It predicts no classes: a training starts from it."
+        use = f"xd3d train --set train.init={name}-pulled    # with its model settings, on data of your choice"
+    else:
+        what = f"""A network that labels every point of a LiDAR sweep with one of {len(record["classes"])} classes
+({", ".join(record["classes"])}), trained"""
+        rest = f"## Scores\n\n{_score_table(scores)}"
+        use = f"xd3d evaluate --run {name}-pulled"
     text = f"""
-A network that labels every point of a LiDAR sweep with one of {len(record["classes"])} classes
-({", ".join(record["classes"])}), trained by xd3d {record["code"]} on
+{what} by xd3d {record["code"]} on
 {" and ".join(datasets)} with the settings `{record["facts"].get("config", "")}`. The weights are those of step {step},
 in safetensors; `run.json` has every setting, `log.jsonl` the training log.
 
-## Scores
-
-{_score_table(scores)}
+{rest}
 """
-    return _card(front.to_yaml(), name, text, licences, place, f"xd3d evaluate --run {name}-pulled")
+    return _card(front.to_yaml(), name, text, licences, place, use)
 
 
 def _card(front: str, name: str, text: str, licences: Mapping[str, Licence], place: str, use: str) -> str:

@@ -284,7 +284,9 @@ class TrainSettings(Settings):
         default=0.99, ge=0, lt=1, description="Weight of the teacher's previous weights in each step of the average."
     )
     pl_agree: Annotated[bool, Mark.ADDED] = Field(
-        default=False, description="Keep a pseudo label only where the 2D and the 3D head both predict it."
+        default=False,
+        description="Keep a pseudo label only where the 2D and the 3D head both predict it; labels of points that no"
+        " image shows are kept.",
     )
     pl_vote: Annotated[bool, Mark.ADDED] = Field(
         default=False,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xd3d.errors import MissingDataError, RunError
+from xd3d.errors import ConfigError, MissingDataError, RunError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
-from xd3d.pipeline.domains import open_index
+from xd3d.pipeline.domains import DomainOpener, open_index
 from xd3d.pipeline.pseudo_labels import pseudo_label
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.splits import domain_frames
@@ -46,7 +46,9 @@ def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels
     assert set(made["kept"]) == {"2d", "3d"}
     assert all(0.4 < share <= 1 for share in made["kept"].values())
     assert pseudo_label(workspace=workspace).result == made, "what is there is found again"
-    agreed = pseudo_label(uda, agree=True, vote=True, workspace=workspace).result
+    done = pseudo_label(uda, agree=True, vote=True, workspace=workspace)
+    assert "--set train.pl_agree=true --set train.pl_vote=true" in done.text
+    agreed = done.result
     assert agreed["pseudo_labels"] != made["pseudo_labels"]
     assert all(agreed["kept"][head] <= made["kept"][head] for head in ("2d", "3d"))
     with pytest.raises(RunError, match=r"rule: expected \[\]"):
@@ -63,6 +65,14 @@ def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels
     assert {"xm_2d_target", "xm_3d_target", "pl_2d", "pl_3d"} <= read_log(free)[0].keys()
     scored = jobs.evaluate(None, split="val", domain="target", absent=None, workspace=workspace).result
     assert scored["protocol"]["checkpoint"] == str(free)
+
+
+@pytest.mark.parametrize("changes", [(), ("train.lam_pl=1", "train.teacher=ema")], ids=["none", "ema"])
+def test_named_pseudo_labels_that_are_not_learned_are_refused(tmp_path, changes):
+    config = load_config("default", ["data.pseudo_labels=mine", *changes]).config
+    teacher = "ema" if changes else "stored"
+    with pytest.raises(ConfigError, match=rf"data\.pseudo_labels=mine.*train\.teacher={teacher}"):
+        DomainOpener(Workspace(home=tmp_path), config, cached=True).target()
 
 
 def test_every_command_of_the_guide_has_a_preset_and_settings_that_are_there():

@@ -28,10 +28,16 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
     jobs.extract_features("nuscenes", "default", SMALL, None, retry_failed=False, workspace=workspace)
     (root / "lidarseg").rename(root / "elsewhere")
 
-    def pretrained(*changes):
-        return Path(pretrain("default", [*SMALL, *changes], cached=True, workspace=workspace).result["run"])
+    def pretrained(*changes, config="default", run=None, said="xd3d train --cached --set train.init={name}"):
+        done = pretrain(config, [*SMALL, *changes], cached=True, run=run, workspace=workspace)
+        made = Path(done.result["run"])
+        assert said.format(name=made.name) in done.text
+        return made
 
-    source = pretrained("data.merge=nuscenes-16")
+    mine, elsewhere = tmp_path / "mine.yaml", tmp_path / "elsewhere"
+    mine.write_text("extends: default\ndata: {pseudo_labels: those of the training}\n")
+    said = f"xd3d train --cached --config {mine} --set train.init={elsewhere}"
+    source = pretrained("data.merge=nuscenes-16", config=str(mine), run=elsewhere, said=said)
     both = pretrained("train.lam_trg=0.1")
     assert pretrained("train.lam_trg=0.1") == both, "the same call finds the finished run"
     index = open_index(workspace, "nuscenes")

@@ -173,6 +173,17 @@ def test_the_card_of_a_run_names_task_data_scores_and_licence(mine, run, hub):
         assert part in card.text
 
 
+def test_the_card_of_a_pretraining_says_that_training_starts_from_it(mine, run, hub, tmp_path):
+    record = {**json.loads((run / "run.json").read_text()), "kind": "pretrain", "classes": []}
+    shutil.copytree(run / "checkpoints", tmp_path / "pre/checkpoints")
+    (tmp_path / "pre/run.json").write_text(json.dumps(record))
+    push(mine, str(tmp_path / "pre"), RUN)
+    text = hub.repositories["models/owner/network"].files["README.md"].decode()
+    assert "xd3d train --set train.init=pre-pulled" in text
+    assert "nuscenes" in text
+    assert not [part for part in ("evaluate", "0 classes", "mIoU") if part in text]
+
+
 def test_a_pulled_run_has_the_weights_of_the_best_step_and_is_verified(mine, run, hub, yours):
     done = push(mine, str(run), RUN).result
     assert push(mine, str(run), RUN).result["sent"] == 0
