@@ -74,12 +74,13 @@ def predict_frames(
             official format for the run's classes.
         CacheError: images have no cached features.
         DiskSpaceError: the disk has too little space for the labels.
-        RunError: the network does not fit the data, or needs images that are not there.
+        RunError: the network does not fit the data, needs images that are not there, or has no BatchNorm to adapt.
     """
     from ..stages.predict.frames import LabelFolder, modalities_of
 
     begin = time.perf_counter()
     trained = TrainedRun.open(workspace, run, machine)
+    trained.require_adaptable(norm_window)
     rule = fusion or trained.config.evaluate.fusion
     domain = _open(workspace, trained, choice, online=online)
     name = domain.index.root.name if choice.dataset == "folder" else choice.dataset

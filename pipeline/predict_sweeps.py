@@ -44,7 +44,7 @@ def predict(
     Raises:
         MissingDataError: no run, or no sweep.
         ConfigError: ``out`` holds labels of other sweeps or of another network, or the classes have no raw ids.
-        RunError: the run's 3D head needs images.
+        RunError: the run's 3D head needs images, or the network has no BatchNorm to adapt.
     """
     from ..stages.predict.adapted_norms import adapted_norms
     from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
@@ -54,6 +54,7 @@ def predict(
     sweeps = find_sweeps(points)
     trained = TrainedRun.open(workspace, run, machine)
     trained.require_lidar_only()
+    trained.require_adaptable(norm_window)
     network = trained.network
     form, meaning = label_form(trained, ids, colour=colour)
     out = (out or workspace.home / "labels" / trained.folder.name / points.name).absolute()

@@ -122,7 +122,7 @@ class TrainedRun:
         if record.get("kind") == PRETRAINED:
             raise RunError(
                 f"{folder} is a run of 'xd3d pretrain': its 3D network has no heads and predicts no classes. Train"
-                f" from it: xd3d train --cached --set train.init={folder.name}"
+                f" from it: xd3d train --cached --set train.init={workspace.name_of(folder)}"
             )
         return cls(workspace, folder, record, machine)
 
@@ -223,6 +223,17 @@ class TrainedRun:
                 " so needs a camera; train one that does not: xd3d train --cached --set fusion.head=distil"
             )
 
+    def require_adaptable(self, norm_window: int | None) -> None:
+        """Checks that the network can be adapted, if there is a ``norm_window``.
+
+        Raises:
+            RunError: it has no BatchNorm.
+        """
+        from ..stages.predict.adapted_norms import batch_norms
+
+        if norm_window:
+            batch_norms(self.network)
+
     def scores_path(self, side: str, split: str, *, lidar_only: bool = False, norm_window: int | None = None) -> Path:
         """Returns the file of the scores of one side and split, with images or not, and with or without adaptation."""
         form = [*(["lidar-only"] if lidar_only else []), *([adaptation_name(norm_window)] if norm_window else [])]
@@ -253,12 +264,14 @@ class TrainedRun:
         Raises:
             ConfigError: unknown domain or split, or ``export`` cannot take these predictions.
             DataError: the split has no frames, or no labels and ``export`` is not given.
-            RunError: the run has no checkpoint yet, or its 3D head needs images and ``lidar_only`` is set.
+            RunError: the run has no checkpoint yet, its 3D head needs images and ``lidar_only`` is set, or its network
+                has no BatchNorm and ``norm_window`` is given.
         """
         from ..stages.predict.inference import predict_frames
 
         if lidar_only:
             self.require_lidar_only()
+        self.require_adaptable(norm_window)
         split = split or self.config.evaluate.split
         index, part = self.domains.index(self.side(side).dataset), self.side(side).domain
         if export is None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import RunError
 
-__all__ = ["adapted_norms"]
+__all__ = ["adapted_norms", "batch_norms"]
 
 
 class _Moments(NamedTuple):
@@ -25,6 +25,18 @@ class _Moments(NamedTuple):
     voxels: int
     mean: Float64[Tensor, "channels"]
     variance: Float64[Tensor, "channels"]
+
+
+def batch_norms(network: nn.Module) -> list[nn.BatchNorm1d]:
+    """Returns the BatchNorms of ``network``.
+
+    Raises:
+        RunError: it has none.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    if not norms:
+        raise RunError("--adapt norm re-estimates the statistics of BatchNorm, and this network has none; leave it out")
+    return norms
 
 
 @contextmanager
@@ -39,9 +51,7 @@ def adapted_norms(network: nn.Module, window: int = 1) -> Iterator[None]:
     Raises:
         RunError: the network has no BatchNorm.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
-    if not norms:
-        raise RunError("--adapt norm re-estimates the statistics of BatchNorm, and this network has none")
+    norms = batch_norms(network)
     trained = {norm: [buffer.clone() for buffer in _statistics(norm)] for norm in norms}
     read: dict[tuple[nn.Module, bool], deque[_Moments]] = defaultdict(lambda: deque(maxlen=window))
     whole = False

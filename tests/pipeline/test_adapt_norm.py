@@ -1,10 +1,15 @@
 """``--adapt norm`` from the command line: in the score's protocol, in folders of labels, and never in the run."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
+from xd3d.errors import RunError
 from xd3d.pipeline import jobs
+from xd3d.pipeline.frame_choice import FrameChoice
+from xd3d.pipeline.predict_frames import predict_frames
+from xd3d.pipeline.predict_sweeps import predict
 from xd3d.pipeline.workspace import Workspace
 
 SETTINGS = [
@@ -50,6 +55,21 @@ def test_the_score_says_how_it_was_adapted_and_the_run_stays_as_it_was(workspace
     assert json.loads((run / "scores/target-test-norm-2.json").read_text()) == scores["norm-2"]
     assert command("evaluate", "--adapt", "none")[1]["confusion"] == scores["none"]["confusion"]
     assert (run / "run.json").read_bytes() == record
+
+
+def test_a_network_without_batch_norm_is_refused_before_a_folder_is_begun(workspace, tiny_nuscenes_root, tmp_path):
+    jobs.train("default", [*SETTINGS, "model.norm=layer"], cached=True, run="layer", workspace=workspace)
+    out, frames = tmp_path / "out", FrameChoice(dataset="nuscenes", scenes=("scene-0003",))
+    run, adapted = workspace.run("layer"), {"out": out, "norm_window": 1}
+    for command in (
+        partial(predict_frames, workspace, run, frames, **adapted),
+        partial(predict_frames, workspace, run, frames, **adapted, submission=True),
+        partial(predict, workspace, run, tiny_nuscenes_root / "samples/LIDAR_TOP", **adapted, columns=5, picture=False),
+        partial(jobs.evaluate, "layer", adapt="norm", export=out, workspace=workspace),
+    ):
+        with pytest.raises(RunError, match="BatchNorm"):
+            command()
+        assert not out.exists()
 
 
 def test_a_window_without_adaptation_is_refused(command):
