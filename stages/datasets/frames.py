@@ -43,7 +43,7 @@ class Frame:
     projection_uv: Float32[np.ndarray, "projections 2"]  #: (u, v) as fractions of width and height, inside (0, 1)
     dropped: int = 0  #: points of the sweep without usable coordinates, which are left out with their labels
     pseudo: Int64[np.ndarray, "points 2"] | None = None  #: pseudo labels for the 2D and the 3D head, or ``IGNORE``
-    classless: Bool[np.ndarray, "points"] | None = None  #: points of no class: simulated drops; None: there are none
+    classless: Bool[np.ndarray, "points"] | None = None  #: points of no class: simulated raindrops; None: none
 
     def choose(self, kept: Bool[np.ndarray, "points"]) -> "Frame":
         """Returns the frame with only the points where ``kept`` holds, and their projections."""

@@ -28,7 +28,7 @@ class Teacher(nn.Module):
     """A copy of ``network`` whose weights are an exponential moving average (EMA) over the training steps.
 
     ``confidences`` is a histogram of the confidences of each head and class that decays with every batch; the
-    thresholds of ``label_choice`` are computed from it. Weights and histogram are part of a checkpoint.
+    thresholds of ``pseudo_label_choice`` are computed from it. Weights and histogram are part of a checkpoint.
     """
 
     confidences: Float64[Tensor, "heads classes codes"]
