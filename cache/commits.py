@@ -112,7 +112,7 @@ class Commit:
             **numbers,
             manifest=str(body["manifest"]),
             sizes={str(name): int(size) for name, size in body["sizes"].items()},
-            crc32c=body["crc32c"],
+            crc32c={str(name): list(values) for name, values in body["crc32c"].items()},
             clamped={
                 name: {int(row): int(count) for row, count in rows.items()} for name, rows in body["clamped"].items()
             },

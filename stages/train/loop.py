@@ -266,7 +266,7 @@ class Trainer:
 
     def _record_validation(self, scores: ValidationScores, step: int, records: RunLog) -> None:
         if not scores.points:
-            log.warning("No point of the validation frames has a label; the last checkpoint counts as the best")
+            log.warning("No point of the validation frames has a label; the last checkpoint is used as the best")
             return
         pictures: Pictures = {}
         if self.draw is not None and self.settings.loggers and is_first_process():
