@@ -114,7 +114,9 @@ def prepare(
         Path | None,
         typer.Option(dir_okay=False, help="Draw points over images, coloured by depth, to this .png file."),
     ] = None,
-    config: ConfigName = "default",
+    config: Annotated[
+        str, typer.Option("--config", help="A preset or a YAML file; only its data.roots are read.")
+    ] = "default",
     overrides: Overrides = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out frames with missing or damaged files.")
