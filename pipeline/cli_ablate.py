@@ -1,4 +1,4 @@
-"""The command ``ablate``; a module of its own because it has many options."""
+"""The command ``ablate``; a separate module because it has many options."""
 
 from pathlib import Path
 from typing import Annotated

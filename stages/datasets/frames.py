@@ -1,7 +1,7 @@
 """One frame in memory: the points that a camera sees, their labels, and their projections to each image."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
@@ -16,7 +16,7 @@ from .projection import inside_image
 from .readers import READERS, FrameReader, reader_of
 from .sweeps import Sweep
 
-__all__ = ["Frame", "count_labels", "join_frames", "load_frame"]
+__all__ = ["Frame", "count_labels", "join_classless", "join_frames", "load_frame"]
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,14 @@ class Frame:
         return np.column_stack([self.points[:, :2] @ turn, self.points[:, 2:]]).astype(np.float32)
 
 
+def join_classless(frames: Sequence[Frame]) -> Bool[np.ndarray, "points"] | None:
+    """Returns which points of ``frames``, one frame after the other, have no class; None if no frame marks any."""
+    if all(frame.classless is None for frame in frames):
+        return None
+    masks = [np.zeros(len(frame.points), bool) if frame.classless is None else frame.classless for frame in frames]
+    return np.concatenate(masks)
+
+
 def join_frames(first: Frame, second: Frame) -> Frame:
     """Returns one frame with the points of both, those of ``first`` before the others, each with its own images.
 
@@ -85,12 +93,6 @@ def join_frames(first: Frame, second: Frame) -> Frame:
     pseudo = None
     if first.pseudo is not None and second.pseudo is not None:
         pseudo = np.concatenate([first.pseudo, second.pseudo])
-    classless = None
-    if first.classless is not None or second.classless is not None:
-        none = (
-            np.zeros(len(each.points), bool) if each.classless is None else each.classless for each in (first, second)
-        )
-        classless = np.concatenate(list(none))
     return Frame(
         points=np.concatenate([first.points, second.points]),
         labels=np.concatenate([first.labels, second.labels]),
@@ -101,7 +103,7 @@ def join_frames(first: Frame, second: Frame) -> Frame:
         projection_uv=np.concatenate([first.projection_uv, second.projection_uv]),
         dropped=first.dropped + second.dropped,
         pseudo=pseudo,
-        classless=classless,
+        classless=join_classless([first, second]),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...cache.schema import TapSpec
 from ...errors import DataError
-from ..datasets.frames import Frame
+from ..datasets.frames import Frame, join_classless
 from ..datasets.index import FrameIndex
 from ..datasets.labels import IGNORE
 from .domain import Domain
@@ -81,7 +81,7 @@ class Batch:
     index of each point's sample; ``images`` is None if no images are used. ``shown`` marks the points that are visible
     in an image; it is None if all are, or if no images are used. ``outside`` counts the points of the frames that lay
     outside the voxel cube and were dropped. ``classless`` marks points of no class, which get no pseudo label from a
-    teacher either; None if there are none. ``whole`` tells a cloud (``cloud_batch``) from the points of frames.
+    teacher either; None if there are none. ``whole``: the batch is a whole cloud (``cloud_batch``).
     """
 
     keys: tuple[str, ...]
@@ -122,6 +122,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
     voxels, point_to_voxel = _voxels(points, sample, plan, kept)
     pseudo = [each.frame.pseudo for each in placed if each.frame.pseudo is not None]
+    classless = join_classless([each.frame for each in placed])
     images = _images(placed, domain, plan, read) if plan.taps else None
     return Batch(
         keys=kept,
@@ -133,7 +134,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
         pseudo_labels=torch.from_numpy(np.concatenate(pseudo)) if pseudo else None,
         shown=_shown(images) if images is not None else None,
         outside=outside,
-        classless=_classless([each.frame for each in placed]),
+        classless=None if classless is None else torch.from_numpy(classless),
     )
 
 
@@ -244,13 +245,6 @@ def _depths(frames: Sequence[Frame], index: FrameIndex) -> Float32[Tensor, "proj
 def _shown(images: ImageBatch) -> Bool[Tensor, "points"] | None:
     shown = images.view_counts > 0
     return None if shown.all() else shown
-
-
-def _classless(frames: Sequence[Frame]) -> Bool[Tensor, "points"] | None:
-    if all(frame.classless is None for frame in frames):
-        return None
-    none = [np.zeros(len(frame.points), bool) if frame.classless is None else frame.classless for frame in frames]
-    return torch.from_numpy(np.concatenate(none))
 
 
 def _offsets(lengths: Sequence[int]) -> list[int]:
