@@ -42,6 +42,14 @@ class InitialCheckpoint:
         """Whether it was made by 'xd3d pretrain'; then only the 3D network without its heads is loaded."""
         return self.record.get("kind") == PRETRAINED
 
+    @property
+    def averaged(self) -> int:
+        """Micro-batches that the running statistics of BatchNorm have averaged over, so that they are continued.
+
+        0 after pretraining: its statistics are estimated anew, because the weights change as much as from scratch.
+        """
+        return 0 if self.pretrained else self.step * self.record["train"]["accumulate"]
+
     def identity(self) -> dict[str, Any]:
         """Returns the run's name, and the step and digest of its weights, as JSON."""
         return {"run": self.run.name, "step": self.step, "checkpoint": checkpoint_digest(self.run, self.step)}

@@ -133,14 +133,15 @@ def train(
             initial.load(network)
         plan = network.plan
         make = StepMaker(source=source, target=target, plan=plan, augment=augment, settings=settings, device=device)
-        stepper = _make_stepper(network, stored["class_counts"], settings, label)
+        averaged = initial.averaged if initial is not None else 0
+        stepper = _make_stepper(network, stored["class_counts"], settings, label, averaged)
         validate = partial(score, network, validation) if score is not None and validation is not None else None
         pictures = partial(draw, network, validation) if draw is not None and validation is not None else None
         return Trainer(run, make, settings, stepper, validate, pictures, metric).train(done)
 
 
 def _make_stepper(
-    network: Network, class_counts: Sequence[int], settings: TrainSettings, label: Label | None
+    network: Network, class_counts: Sequence[int], settings: TrainSettings, label: Label | None, averaged: int
 ) -> Stepper:
     weights = torch.tensor(class_weights(np.array(class_counts)), dtype=torch.float32, device=network.device)
     teacher = None
@@ -148,7 +149,7 @@ def _make_stepper(
         if label is None:
             raise ConfigError("train.teacher=ema labels each batch of the target: pass label")
         teacher = Teacher(network, label, settings.teacher_decay)
-    return Stepper(network, weights, settings, backbone_rate=settings.backbone_rate, teacher=teacher)
+    return Stepper(network, weights, settings, backbone_rate=settings.backbone_rate, teacher=teacher, averaged=averaged)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ __all__ = ["Norm", "VoxelNorm", "frozen_statistics", "make_norm", "norm_momentum
 Norm = Literal["batch", "layer"]
 
 FINAL = 0.01  # Pointcept's SpUNet-v1m1
-WINDOW = 0.1  # the statistics average over this fraction of the steps so far, until FINAL is reached
+WINDOW = 0.1  # the statistics average over this fraction of the micro-batches so far, until FINAL is reached
 
 
 class VoxelNorm(nn.BatchNorm1d):
@@ -91,9 +91,9 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return VoxelNorm(channels) if kind == "batch" else nn.LayerNorm(channels)
 
 
-def norm_momentum(step: int) -> float:
-    """Returns the momentum of the running statistics in ``step`` (from 0): 1 at first, 0.01 from step 990 on."""
-    return max(FINAL, 1 / (1 + WINDOW * step))
+def norm_momentum(averaged: int) -> float:
+    """Returns the momentum of running statistics of ``averaged`` micro-batches: 1 at first, 0.01 from 990 on."""
+    return max(FINAL, 1 / (1 + WINDOW * averaged))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from xd3d.errors import ConfigError, DataError, RunError
+from xd3d.stages.train.norms import norm_momentum
 from xd3d.stages.train.run_log import read_log
 from xd3d.stages.train.settings import AugmentSettings, FusionSettings, TrainSettings
 from xd3d.stages.train.step_batch import StepBatch, StepMaker, step_losses
@@ -148,6 +149,20 @@ def test_a_trained_network_adapts_to_the_target_alone(make_domain, adapt, traine
     assert records[1]["source"] is None
     assert records[1]["class_counts"] == records[0]["class_counts"]
     assert records[1]["init"]["run"] == "trained"
+
+
+def test_running_statistics_continue_those_of_the_initial_checkpoint(make_domain, adapt, trained, tmp_path):
+    target = make_domain(frames=3, points=80, seed=9)
+    before = norms(load_file(trained / "checkpoints/step-00000002/model.safetensors"))
+    after_2 = norms(adapt(tmp_path / "after 2", None, target, init=trained, steps=1, lr=1e-30))
+    record = json.loads((trained / "run.json").read_text())
+    record["train"]["accumulate"] = 1000  # so the statistics are those of 2000 micro-batches
+    (trained / "run.json").write_text(json.dumps(record))
+    after_2000 = norms(adapt(tmp_path / "after 2000", None, target, init=trained, steps=1, lr=1e-30))
+    ratio = norm_momentum(2000) / norm_momentum(2)
+    assert 0.01 < ratio < 0.02
+    for name, old in before.items():
+        torch.testing.assert_close(after_2000[name] - old, ratio * (after_2[name] - old), rtol=1e-3, atol=1e-6)
 
 
 def test_running_statistics_are_the_sources_alone_where_the_target_is_normalised_with_them(
