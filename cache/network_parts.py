@@ -14,9 +14,11 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import CacheError
+from ..files import unique_name
 from ..fingerprint import fingerprint_digest
+from .layout import DONE, STAGING
 from .maintenance import repair_cache
-from .metadata import holds_networks, load_identity, networks_manifest
+from .metadata import MANIFEST, holds_networks, load_identity, networks_manifest, parse_json
 from .reader import AllocateArray, FeatureReader
 from .schema import GEOMETRY, ImageFeatures, TapSpec, features_of, named_arrays
 from .stores import Location, Store, join_location, open_store
@@ -38,6 +40,8 @@ __all__ = [
 def create_networks(path: Location) -> None:
     """Writes the groups above the parts, so that any Zarr reader opens the folder as one; does nothing if they exist.
 
+    Several processes may call it at once, and it may be called again after an interruption.
+
     Raises:
         CacheError: the folder holds other things.
     """
@@ -46,11 +50,23 @@ def create_networks(path: Location) -> None:
         return
     with store.translate_errors("opening it"):
         store.prepare(())
-        if foreign := sorted(store.listing("").keys() - {"features", "agents"}):
+        foreign = sorted(store.listing("").keys() - {"features", "agents", STAGING, MANIFEST})
+        if not foreign and _is_other_group(store):
+            foreign = [MANIFEST]
+        if foreign:
             raise CacheError(
                 f"{store.describe()} holds {foreign[0]}, which is no part of a cache; choose another folder"
             )
-        write_files(store, networks_manifest(), "networks")
+        write_files(store, networks_manifest(), unique_name())
+
+
+def _is_other_group(store: Store) -> bool:
+    """Returns whether there is a manifest that is sound, and not that of a cache of several networks."""
+    try:
+        parse_json(store.read(MANIFEST), MANIFEST)
+    except CacheError:  # missing or damaged
+        return False
+    return not holds_networks(store)
 
 
 def network_part(path: Location, network: str) -> Location:
@@ -74,8 +90,10 @@ def part_paths(path: Location) -> list[Location]:
 
 
 def _parts(store: Store, folder: str) -> list[str]:
-    found = sorted(store.listing(folder))
-    return [name for name in found if store.exists(f"{folder}/{name}/zarr.json")]
+    """Returns the names of the parts in ``folder``, among them those that have commit records and lost the manifest."""
+    parts = [f"{folder}/{name}" for name in sorted(store.listing(folder))]
+    found = [part for part in parts if store.exists(f"{part}/{MANIFEST}") or store.listing(f"{part}/{DONE}")]
+    return [part.removeprefix(f"{folder}/") for part in found]
 
 
 def describe_networks(path: Location) -> dict[str, Any]:
@@ -175,7 +193,7 @@ class NetworksReader:
         open_part = partial(FeatureReader, keys=keys, whole_shards=whole_shards)
         self._networks = {name: open_part(there[name], expected=fields) for name, fields in networks.items()}
         part = agents_part(path, agents)
-        if not open_store(part).exists("zarr.json"):
+        if not open_store(part).exists(MANIFEST):
             raise CacheError(
                 f"The cache {path} has no agents for the networks {', '.join(networks)} together; add them with:"
                 " xd3d extract-features (the same --config and --set)"

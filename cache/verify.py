@@ -86,12 +86,12 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
 
 
 def require_cache(store: Store) -> None:
-    """Checks that there is a cache, or commit records of one.
+    """Checks that there are image keys or commit records; a manifest alone may be that of another Zarr group.
 
     Raises:
         CacheError: there is none.
     """
-    if not store.exists(MANIFEST) and not store.listing(DONE):
+    if not store.exists(KEYS) and not store.listing(DONE):
         raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
 
 

@@ -84,7 +84,7 @@ class LocalStore:
                 for entry in entries:
                     with suppress(FileNotFoundError):  # a writer may have just deleted it
                         found[entry.name] = file_version(entry.stat(follow_symlinks=False))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
             raise CacheError(f"{self.root / folder} cannot be listed ({error.strerror})") from error
