@@ -66,7 +66,8 @@ class WriterLock:
     ``owner`` is a name of the holder that is unique across machines; it starts with ``host``.
 
     Raises:
-        CacheError: the lock is taken and cannot be shared; the message gives process ids and hosts of the holders.
+        CacheError: the lock is taken and cannot be shared; the message gives process ids and hosts of the holders. Or
+            the file system has no locks.
     """
 
     def __init__(self, *, path: Path, shared: bool = False) -> None:
@@ -77,7 +78,15 @@ class WriterLock:
         self._locks = path.parent / LOCKS
         self._claims: dict[int, FileLock] = {}
         self._locks.mkdir(exist_ok=True)
-        self._presence = FileLock(self._locks / f"{self.owner}{_HOLDER}", wait=True)
+        try:
+            self._presence = FileLock(self._locks / f"{self.owner}{_HOLDER}", wait=True)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise CacheError(
+                f"The file system of {path.parent} has no locks ({error.strerror}), and a cache is written and repaired"
+                " under one: keep it elsewhere (XD3D_CACHES), or mount the file system with locks (Lustre: -o flock)"
+            ) from error
         try:
             self._presence.write(f"pid {os.getpid()} on {socket.gethostname()}")
             self._lock = FileLock(path, shared=shared)

@@ -102,7 +102,7 @@ class Commit:
             raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
         try:
             return cls._parse(parse_json(body, file))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CacheError(f"the commit record {file} is damaged ({type(error).__name__}: {error})") from error
 
     @classmethod
