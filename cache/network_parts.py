@@ -104,7 +104,7 @@ def describe_networks(path: Location) -> dict[str, Any]:
     store = open_store(path)
     if not holds_networks(store):
         return cache_info(path)
-    parts = {_name(path, part): cache_info(part) for part in part_paths(path)}
+    parts = {_prefix(path, part).rstrip("/"): cache_info(part) for part in part_paths(path)}
     arrays = {
         f"{name}/{array.removeprefix(name.partition('/')[0] + '/')}": facts
         for name, part in parts.items()
@@ -131,33 +131,31 @@ def describe_networks(path: Location) -> dict[str, Any]:
     }
 
 
-def _name(path: Location, part: Location) -> str:
-    return str(part)[len(str(path)) :].strip("/")
+def _prefix(path: Location, part: Location) -> str:
+    """Returns what the files of a part are called by in the whole cache, ``features/NETWORK/``; "" for no part."""
+    name = str(part)[len(str(path)) :].strip("/")
+    return f"{name}/" if name else ""
 
 
 def check_parts(path: Location, *, quick: bool = False) -> dict[str, Any]:
     """Checks every part of a cache as ``verify_cache`` does; the names of files begin with their part."""
-    if not holds_networks(open_store(path)):
-        return verify_cache(path, quick=quick)
-    found = {_name(path, part): verify_cache(part, quick=quick) for part in part_paths(path)}
+    found = {_prefix(path, part): verify_cache(part, quick=quick) for part in part_paths(path)}
     return {
         "ok": all(part["ok"] for part in found.values()),
-        "images": max((part["images"] or 0 for part in found.values()), default=0),
+        "images": max((part["images"] for part in found.values() if part["images"] is not None), default=None),
         "checked": min((part["checked"] for part in found.values()), default=0),
         "damaged": [
-            {**fault, "file": f"{name}/{fault['file']}"} for name, part in found.items() for fault in part["damaged"]
+            {**fault, "file": prefix + fault["file"]} for prefix, part in found.items() for fault in part["damaged"]
         ],
     }
 
 
 def repair_parts(path: Location) -> dict[str, Any]:
     """Repairs every part of a cache as ``repair_cache`` does; the names of files begin with their part."""
-    if not holds_networks(open_store(path)):
-        return repair_cache(path)
-    found = {_name(path, part): repair_cache(part) for part in part_paths(path)}
+    found = {_prefix(path, part): repair_cache(part) for part in part_paths(path)}
     return {
         "dropped": sum(part["dropped"] for part in found.values()),
-        "metadata": [f"{name}/{file}" for name, part in found.items() for file in part["metadata"]],
+        "metadata": [prefix + file for prefix, part in found.items() for file in part["metadata"]],
     }
 
 
