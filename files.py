@@ -56,7 +56,8 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     A reader of ``path`` sees the old content or the new one, never a part. The temporary file, ``*.partial``, has a
     unique name, even if several machines write to one folder, and is removed on an error.
     """
-    partial = path.with_name(f"{_stem(path.name)}.{unique_name()}.partial")
+    stem = os.fsencode(path.name)[:_LONGEST_STEM].decode(errors="ignore")
+    partial = path.with_name(f"{stem}.{unique_name()}.partial")
     try:
         with partial.open("xb") as file:
             write(file)
@@ -70,11 +71,6 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         partial.unlink(missing_ok=True)
     fsync_folder(path.parent)
-
-
-def _stem(name: str) -> str:
-    """Returns the start of a file name, short enough for the suffixes."""
-    return os.fsencode(name)[:_LONGEST_STEM].decode(errors="ignore")
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -103,11 +99,11 @@ def parse_yaml(text: str, *, words: bool = False) -> Any:
     ``2011_09_26`` are not parsed as false, 1 and 20110926.
 
     Raises:
-        ValueError: the text is invalid (a 13th month, for example), or a key occurs twice in one mapping.
+        ValueError: the text is invalid (a 13th month, or ``!!bool maybe``), or a key occurs twice in one mapping.
     """
     try:
         return (_Words if words else _UniqueKeys)(text).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 

@@ -12,13 +12,13 @@ import os
 import socket
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import CacheError, RunError
 from .files import host_name, unique_name
 
-__all__ = ["LOCKS", "FileLock", "WriterLock", "blocking_lock", "live_owners", "exclusive_lock"]
+__all__ = ["LOCKS", "FileLock", "WriterLock", "exclusive_lock", "live_owners"]
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class WriterLock:
     ``owner`` is a name of the holder that is unique across machines; it starts with ``host``.
 
     Raises:
-        CacheError: the lock is taken and cannot be shared; the message gives process ids and hosts of the holders.
+        CacheError: the lock is taken and cannot be shared; the message gives process ids and hosts of the holders. Or
+            the file system has no locks.
     """
 
     def __init__(self, *, path: Path, shared: bool = False) -> None:
@@ -77,7 +78,15 @@ class WriterLock:
         self._locks = path.parent / LOCKS
         self._claims: dict[int, FileLock] = {}
         self._locks.mkdir(exist_ok=True)
-        self._presence = FileLock(self._locks / f"{self.owner}{_HOLDER}", wait=True)
+        try:
+            self._presence = FileLock(self._locks / f"{self.owner}{_HOLDER}", wait=True)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise CacheError(
+                f"The file system of {path.parent} has no locks ({error.strerror}), and a cache is written and repaired"
+                " under one: keep it elsewhere (XD3D_CACHES), or mount the file system with locks (Lustre: -o flock)"
+            ) from error
         try:
             self._presence.write(f"pid {os.getpid()} on {socket.gethostname()}")
             self._lock = FileLock(path, shared=shared)
@@ -134,43 +143,33 @@ class WriterLock:
 
 
 @contextmanager
-def exclusive_lock(folder: Path, *, work: str, option: str = "") -> Iterator[None]:
+def exclusive_lock(folder: Path, *, work: str, option: str = "", wait: bool = False) -> Iterator[None]:
     """Creates ``folder`` and locks it for the block; on a file system without locks it only logs a warning.
 
     ``work`` is a verb phrase for messages ("trains"); ``option`` is the option with which to choose another folder.
+    With ``wait`` it blocks until another process releases the lock.
 
     Raises:
         RunError: another process holds the lock.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = None
     try:
-        lock = _lock_of(folder, work, wait=False)
+        lock = FileLock(folder / "lock", wait=wait)
     except BlockingIOError as error:
         other = f", or choose another folder with {option}" if option else ""
         raise RunError(f"Another process {work} in {folder}; wait for its end or stop it{other}") from error
-    with lock:
-        yield
-
-
-def blocking_lock(folder: Path, *, work: str) -> AbstractContextManager[object]:
-    """Like ``exclusive_lock``, but blocks until another process releases the lock."""
-    return _lock_of(folder, work, wait=True)
-
-
-def _lock_of(folder: Path, work: str, *, wait: bool) -> AbstractContextManager[object]:
-    """Creates ``folder`` and returns a context manager that holds its lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / "lock", wait=wait)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         log.warning(
             "The file system of %s has no locks (%s): make sure that no other process %s there", folder, error, work
         )
-        return nullcontext()
-    held = ExitStack()
-    held.callback(lock.release, remove=True)
-    return held
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release(remove=True)
 
 
 def live_owners(folder: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ The values of a row must match the crc32c in the commit record; each row is chec
 first time. Agent indices are checked against the number of agents at every read.
 """
 
+import weakref
 from collections.abc import Iterable
 from functools import lru_cache
 from io import BytesIO
@@ -56,7 +57,8 @@ class StoredArray:
         self._checked = bytearray(layout.images)
         self._unchecked = True
         self._known: dict[int, Version] = {}
-        self._open = lru_cache(maxsize=max(4, store.open_files // len(layout.arrays)))(self._open_shard)
+        _arrays.add(self)
+        self._keep_open(self._share)
 
     def file_of(self, row: int) -> str:
         """Returns the file of ``row``, relative to the cache."""
@@ -123,8 +125,18 @@ class StoredArray:
         except CacheError as error:
             raise DamagedRowError(first + int(rows.max(axis=1).argmax()), str(error)) from error
 
+    @property
+    def _share(self) -> int:
+        """Number of files that this array may keep open: all arrays that this process reads share the limit."""
+        return max(1, self._store.open_files // len(_arrays))
+
+    def _keep_open(self, files: int) -> None:
+        self._open = lru_cache(maxsize=files)(self._open_shard)
+
     def _open_shard(self, index: int) -> StoredFile:
         """Opens a shard; its index is read and its rows are checked only once while the file stays the same."""
+        if (share := self._share) != self._open.cache_info().maxsize:
+            self._keep_open(share)
         file = self._store.open(self.array.shard_file(index))
         version = self._known.get(index)
         if version != file.version:
@@ -146,6 +158,9 @@ class StoredArray:
         except CacheError as error:
             raise DamagedRowError(row, str(error)) from error
         return True
+
+
+_arrays: "weakref.WeakSet[StoredArray]" = weakref.WeakSet()  #: that this process reads
 
 
 class DamagedRowError(CacheError):

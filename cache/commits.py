@@ -34,7 +34,6 @@ __all__ = [
     "finished_fault",
     "list_records",
     "lost_records",
-    "wants_mark",
 ]
 
 UNCOMMITTED, COMMITTED, FAILED, DAMAGED = range(4)
@@ -102,7 +101,7 @@ class Commit:
             raise CacheError(f"the commit record {file} is damaged: it does not match its checksum")
         try:
             return cls._parse(parse_json(body, file))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CacheError(f"the commit record {file} is damaged ({type(error).__name__}: {error})") from error
 
     @classmethod
@@ -238,11 +237,6 @@ def encode_finished(layout: CacheLayout) -> bytes:
     """Returns the content of the mark, which is the same in every cache format."""
     facts = {"images": layout.images, "fingerprint": fingerprint_digest(layout.fingerprint)}
     return f"{canonical_json({'finished': facts})}\n".encode()
-
-
-def wants_mark(log: CommitLog) -> bool:
-    """Returns whether every image is committed or failed according to ``log``, and the mark is still missing."""
-    return bool(np.isin(log.states, (COMMITTED, FAILED)).all()) and not log.store.exists(FINISHED)
 
 
 def finished_fault(store: Store, layout: CacheLayout) -> str | None:

@@ -22,12 +22,12 @@ from jaxtyping import Int64
 from ..errors import CacheError, nearest
 from ..fingerprint import fingerprint_digest
 from ..progress import track
-from .arrays import DamagedRowError, StoredArray
+from .arrays import StoredArray
 from .commits import COMMITTED, FAILED, Commit, CommitLog
 from .layout import CacheLayout
 from .metadata import load_layout, manifest_checksum, metadata_files
 from .recipe import RECIPE, encode_recipe, load_recipe
-from .stored import StoredRows, read_rows
+from .stored import read_rows
 from .stores import open_store
 from .verify import refuse_damaged_metadata
 from .writer import CacheWriter
@@ -76,7 +76,7 @@ def export_cache(
         pending = writer.pending_shards()
         for shard in track(pending, "Exporting", len(pending), "shard"):
             theirs = [int(row) for row in rows[shard.first : shard.last]]
-            writer.write_rows(shard, _read(log, arrays, theirs).renumbered(shard.rows))
+            writer.write_rows(shard, read_rows(log, arrays, theirs).renumbered(shard.rows))
         stored = sum(array.row_bytes for array in writer.layout.arrays.values()) * len(rows)
     return {
         "cache": str(out),
@@ -200,14 +200,3 @@ def _export_fingerprint(layout: CacheLayout, taps: Sequence[str]) -> dict[str, A
     if grouped and "exported_from" not in fields:
         fields["exported_from"] = fingerprint_digest(layout.fingerprint)
     return fields
-
-
-def _read(log: CommitLog, arrays: dict[str, StoredArray], rows: list[int]) -> StoredRows:
-    try:
-        return read_rows(log, arrays, rows)
-    except DamagedRowError as error:
-        where = log.store.describe()
-        raise CacheError(
-            f"Image '{log.layout.image_keys[error.row]}' (row {error.row}) of {where} is damaged: {error.reason}; "
-            f"repair it first with: xd3d cache repair {where}"
-        ) from error

@@ -113,6 +113,8 @@ class CacheLayout:
             _check_taps((self.grid,), self.part)
             if any(tap.name == self.grid.name and tap != self.grid for tap in self.taps):
                 raise CacheError(f"The grouping grid is that of tap {self.grid.name}, but of another size than its map")
+        if not self.image_keys or len(set(self.image_keys)) != len(self.image_keys):
+            raise CacheError("A cache needs at least one image, and every image key only once")
         for name, least in (
             ("agents", 0 if self.part == "features" else 1),
             ("images_per_frame", 1),
@@ -120,8 +122,6 @@ class CacheLayout:
         ):
             if getattr(self, name) < least:
                 raise CacheError(f"A cache needs {name} of at least {least}, found {getattr(self, name)}")
-        if not self.image_keys or len(set(self.image_keys)) != len(self.image_keys):
-            raise CacheError("A cache needs at least one image, and every image key only once")
         if self.images % self.images_per_frame or self.images_per_shard % self.images_per_frame:
             raise CacheError(
                 f"Frames of {self.images_per_frame} images do not divide {self.images} images into shards of "

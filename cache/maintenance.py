@@ -52,7 +52,7 @@ def collect_garbage(path: Path | str, *, dry_run: bool = False) -> dict[str, Any
 
 
 def remove_unused(folder: Path, *, dry_run: bool = False) -> dict[str, Any] | None:
-    """Removes a cache without any commit, with its folder; returns None if ``folder`` holds anything else.
+    """Removes a cache without any commit, with its folder; returns None if ``folder`` is a link or holds anything else.
 
     Returns the same dictionary as ``collect_garbage``.
 
@@ -60,6 +60,8 @@ def remove_unused(folder: Path, *, dry_run: bool = False) -> dict[str, Any] | No
         CacheError: a writer uses it.
     """
     store = open_store(folder)
+    if folder.is_symlink():
+        return None
     try:
         known = {*metadata_files(load_layout(store)), RECIPE, LOCK}
     except CacheError:

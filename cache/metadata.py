@@ -66,10 +66,11 @@ def networks_manifest() -> dict[str, bytes]:
 
 
 def holds_networks(store: Files) -> bool:
-    """Returns whether ``store`` is a cache of several networks, whose parts are caches of their own."""
-    if not store.exists(MANIFEST):
+    """Returns whether ``store`` is a cache of several networks; False if its manifest is missing or damaged."""
+    try:
+        return _of_networks(parse_json(store.read(MANIFEST), store.describe(MANIFEST)))
+    except CacheError:
         return False
-    return _of_networks(parse_json(store.read(MANIFEST), store.describe(MANIFEST)))
 
 
 def _of_networks(manifest: Any) -> bool:

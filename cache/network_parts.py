@@ -14,9 +14,11 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import CacheError
+from ..files import unique_name
 from ..fingerprint import fingerprint_digest
+from .layout import DONE, STAGING
 from .maintenance import repair_cache
-from .metadata import holds_networks, load_identity, networks_manifest
+from .metadata import MANIFEST, holds_networks, load_identity, networks_manifest, parse_json
 from .reader import AllocateArray, FeatureReader
 from .schema import GEOMETRY, ImageFeatures, TapSpec, features_of, named_arrays
 from .stores import Location, Store, join_location, open_store
@@ -38,6 +40,8 @@ __all__ = [
 def create_networks(path: Location) -> None:
     """Writes the groups above the parts, so that any Zarr reader opens the folder as one; does nothing if they exist.
 
+    Several processes may call it at once, and it may be called again after an interruption.
+
     Raises:
         CacheError: the folder holds other things.
     """
@@ -46,11 +50,23 @@ def create_networks(path: Location) -> None:
         return
     with store.translate_errors("opening it"):
         store.prepare(())
-        if foreign := sorted(store.listing("").keys() - {"features", "agents"}):
+        foreign = sorted(store.listing("").keys() - {"features", "agents", STAGING, MANIFEST})
+        if not foreign and _is_other_group(store):
+            foreign = [MANIFEST]
+        if foreign:
             raise CacheError(
                 f"{store.describe()} holds {foreign[0]}, which is no part of a cache; choose another folder"
             )
-        write_files(store, networks_manifest(), "networks")
+        write_files(store, networks_manifest(), unique_name())
+
+
+def _is_other_group(store: Store) -> bool:
+    """Returns whether there is a manifest that is sound, and not that of a cache of several networks."""
+    try:
+        parse_json(store.read(MANIFEST), MANIFEST)
+    except CacheError:  # missing or damaged
+        return False
+    return not holds_networks(store)
 
 
 def network_part(path: Location, network: str) -> Location:
@@ -74,8 +90,10 @@ def part_paths(path: Location) -> list[Location]:
 
 
 def _parts(store: Store, folder: str) -> list[str]:
-    found = sorted(store.listing(folder))
-    return [name for name in found if store.exists(f"{folder}/{name}/zarr.json")]
+    """Returns the names of the parts in ``folder``, among them those that have commit records and lost the manifest."""
+    parts = [f"{folder}/{name}" for name in sorted(store.listing(folder))]
+    found = [part for part in parts if store.exists(f"{part}/{MANIFEST}") or store.listing(f"{part}/{DONE}")]
+    return [part.removeprefix(f"{folder}/") for part in found]
 
 
 def describe_networks(path: Location) -> dict[str, Any]:
@@ -86,7 +104,7 @@ def describe_networks(path: Location) -> dict[str, Any]:
     store = open_store(path)
     if not holds_networks(store):
         return cache_info(path)
-    parts = {_name(path, part): cache_info(part) for part in part_paths(path)}
+    parts = {_prefix(path, part).rstrip("/"): cache_info(part) for part in part_paths(path)}
     arrays = {
         f"{name}/{array.removeprefix(name.partition('/')[0] + '/')}": facts
         for name, part in parts.items()
@@ -113,33 +131,31 @@ def describe_networks(path: Location) -> dict[str, Any]:
     }
 
 
-def _name(path: Location, part: Location) -> str:
-    return str(part)[len(str(path)) :].strip("/")
+def _prefix(path: Location, part: Location) -> str:
+    """Returns what the files of a part are called by in the whole cache, ``features/NETWORK/``; "" for no part."""
+    name = str(part)[len(str(path)) :].strip("/")
+    return f"{name}/" if name else ""
 
 
 def check_parts(path: Location, *, quick: bool = False) -> dict[str, Any]:
     """Checks every part of a cache as ``verify_cache`` does; the names of files begin with their part."""
-    if not holds_networks(open_store(path)):
-        return verify_cache(path, quick=quick)
-    found = {_name(path, part): verify_cache(part, quick=quick) for part in part_paths(path)}
+    found = {_prefix(path, part): verify_cache(part, quick=quick) for part in part_paths(path)}
     return {
         "ok": all(part["ok"] for part in found.values()),
-        "images": max((part["images"] or 0 for part in found.values()), default=0),
+        "images": max((part["images"] for part in found.values() if part["images"] is not None), default=None),
         "checked": min((part["checked"] for part in found.values()), default=0),
         "damaged": [
-            {**fault, "file": f"{name}/{fault['file']}"} for name, part in found.items() for fault in part["damaged"]
+            {**fault, "file": prefix + fault["file"]} for prefix, part in found.items() for fault in part["damaged"]
         ],
     }
 
 
 def repair_parts(path: Location) -> dict[str, Any]:
     """Repairs every part of a cache as ``repair_cache`` does; the names of files begin with their part."""
-    if not holds_networks(open_store(path)):
-        return repair_cache(path)
-    found = {_name(path, part): repair_cache(part) for part in part_paths(path)}
+    found = {_prefix(path, part): repair_cache(part) for part in part_paths(path)}
     return {
         "dropped": sum(part["dropped"] for part in found.values()),
-        "metadata": [f"{name}/{file}" for name, part in found.items() for file in part["metadata"]],
+        "metadata": [prefix + file for prefix, part in found.items() for file in part["metadata"]],
     }
 
 
@@ -175,7 +191,7 @@ class NetworksReader:
         open_part = partial(FeatureReader, keys=keys, whole_shards=whole_shards)
         self._networks = {name: open_part(there[name], expected=fields) for name, fields in networks.items()}
         part = agents_part(path, agents)
-        if not open_store(part).exists("zarr.json"):
+        if not open_store(part).exists(MANIFEST):
             raise CacheError(
                 f"The cache {path} has no agents for the networks {', '.join(networks)} together; add them with:"
                 " xd3d extract-features (the same --config and --set)"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..errors import CacheError
-from .arrays import StoredArray, runs_of
+from .arrays import DamagedRowError, StoredArray, runs_of
 from .commits import Commit, CommitLog
 from .layout import ArrayLayout, CacheLayout, Shard
 from .schema import MEMBERSHIPS, ImageFeatures, features_of
@@ -99,15 +99,21 @@ def read_rows(log: CommitLog, arrays: Mapping[str, StoredArray], rows: Sequence[
     """Reads committed ``rows`` of ``arrays`` and checks each against its checksum.
 
     Raises:
-        DamagedRowError: a row cannot be read or does not match its checksum.
-        CacheError: a commit record no longer exists.
+        CacheError: a row cannot be read or does not match its checksum, or a commit record no longer exists.
     """
     layout = log.layout
     values = {
         name: np.empty((len(rows), *stored.array.row_shape), stored.array.dtype) for name, stored in arrays.items()
     }
-    for name, stored in arrays.items():
-        stored.read(runs_of(rows, layout.images_per_shard), values[name], log.crc32c[name])
+    try:
+        for name, stored in arrays.items():
+            stored.read(runs_of(rows, layout.images_per_shard), values[name], log.crc32c[name])
+    except DamagedRowError as error:
+        where = log.store.describe()
+        raise CacheError(
+            f"Image '{layout.image_keys[error.row]}' (row {error.row}) of {where} is damaged: {error.reason}; "
+            f"repair it first with: xd3d cache repair {where}"
+        ) from error
     clamped: dict[str, dict[int, int]] = {}
     chosen = set(rows)
     for index in sorted({row // layout.images_per_shard for row in rows}):

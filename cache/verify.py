@@ -86,12 +86,12 @@ def verify_cache(path: Path | str, *, quick: bool = False) -> dict[str, Any]:
 
 
 def require_cache(store: Store) -> None:
-    """Checks that there is a cache, or commit records of one.
+    """Checks that there are image keys or commit records; a manifest alone may be that of another Zarr group.
 
     Raises:
         CacheError: there is none.
     """
-    if not store.exists(MANIFEST) and not store.listing(DONE):
+    if not store.exists(KEYS) and not store.listing(DONE):
         raise CacheError(f"There is no feature cache in {store.describe()}; make one with: xd3d extract-features")
 
 
@@ -160,24 +160,8 @@ def cache_info(path: Path | str) -> dict[str, Any]:
     }
 
 
-def metadata_faults(store: Store, layout: CacheLayout) -> dict[str, str]:
-    """Returns file -> reason for every metadata file that is not byte for byte what the writer made."""
-    return _faults(store, layout, byte_for_byte=True)
-
-
-def refuse_damaged_metadata(store: Store, layout: CacheLayout) -> None:
-    """Raises if the metadata is damaged, or an array was stored by another tool with a codec that is not read here.
-
-    Raises:
-        CacheError: a file is missing, damaged, or contradicts the manifest; the message names it, and the codec.
-    """
-    for file, reason in _faults(store, layout, byte_for_byte=False).items():
-        raise CacheError(
-            f"{store.describe(file)} is damaged: {reason}; repair it with: xd3d cache repair {store.describe()}"
-        )
-
-
-def _faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool) -> dict[str, str]:
+def metadata_faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool = True) -> dict[str, str]:
+    """Returns file -> reason for every metadata file that is not byte for byte, or in content, what the writer made."""
     faults = {}
     for name, data in metadata_files(layout).items():
         try:
@@ -188,6 +172,18 @@ def _faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool) -> dict[s
             faults[name] = str(error)
     others = {RECIPE: recipe_fault(store), FINISHED: finished_fault(store, layout)}
     return faults | {name: reason for name, reason in others.items() if reason}
+
+
+def refuse_damaged_metadata(store: Store, layout: CacheLayout) -> None:
+    """Raises if the metadata is damaged, or an array was stored by another tool with a codec that is not read here.
+
+    Raises:
+        CacheError: a file is missing, damaged, or contradicts the manifest; the message names it, and the codec.
+    """
+    for file, reason in metadata_faults(store, layout, byte_for_byte=False).items():
+        raise CacheError(
+            f"{store.describe(file)} is damaged: {reason}; repair it with: xd3d cache repair {store.describe()}"
+        )
 
 
 def _difference(found: bytes, made: bytes, file: str, byte_for_byte: bool) -> str:

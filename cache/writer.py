@@ -29,7 +29,6 @@ from .commits import (
     CommitLog,
     encode_finished,
     list_records,
-    wants_mark,
 )
 from .layout import DONE, STAGING, UPGRADE, ArrayLayout, CacheLayout, Shard
 from .metadata import KEYS, MANIFEST, load_layout, manifest_checksum, metadata_files
@@ -331,8 +330,8 @@ def write_files(store: Store, files: Mapping[str, bytes], owner: str) -> None:
 
 
 def mark_finished(log: CommitLog, owner: str) -> None:
-    """Writes the mark of a finished cache if every image is committed according to ``log``."""
-    if wants_mark(log):
+    """Writes the mark of a finished cache if it is missing and every image is committed or failed in ``log``."""
+    if np.isin(log.states, (COMMITTED, FAILED)).all() and not log.store.exists(FINISHED):
         write_files(log.store, {FINISHED: encode_finished(log.layout)}, owner)
 
 

@@ -12,6 +12,7 @@ from ..cache.recipe import load_recipe
 from ..cache.stores import open_store
 from ..errors import CacheError, ConfigError, nearest
 from ..stages.datasets.splits import domain_frames
+from ..stages.datasets.text_files import read_text
 from .config import DEFAULT_PRESET, load_config
 from .domains import DomainOpener, open_index
 from .workspace import Workspace
@@ -61,7 +62,7 @@ def open_cache(
 class ImageChoice:
     """The images of a list, of scenes, or of a split of a config's source or target (``source-val``); all by default.
 
-    ``images`` is a file with the keys of images.
+    ``images`` is a text file with the key of an image on each line.
     """
 
     images: Path | None = None
@@ -73,22 +74,28 @@ class ImageChoice:
     @property
     def whole(self) -> bool:
         """Whether nothing is chosen."""
-        return not (self.images or self.scenes or self.split)
+        return self._given == 0
+
+    @property
+    def _given(self) -> int:
+        return sum(way is not None for way in (self.images, self.scenes, self.split))
 
     def keys(self, workspace: Workspace, dataset: str) -> list[str] | None:
         """Returns the keys of the images; those of scenes are of ``dataset``. None if nothing is chosen.
 
         Raises:
             ConfigError: several ways are given, or there is no such scene or split.
-            MissingDataError: the data set is not prepared.
+            MissingDataError: the data set is not prepared, or there is no file ``images``.
+            DataError: the file ``images`` is not text.
         """
-        if len([way for way in (self.images, self.scenes, self.split) if way]) > 1:
+        if self._given > 1:
             raise ConfigError("Choose images in one way: --images, --scenes or --split")
-        if self.images:
-            return self.images.read_text(encoding="utf-8").split()
+        if self.images is not None:
+            text = read_text(self.images, "list of images", "give a text file with one key per line (--images)")
+            return [key for line in text.splitlines() if (key := line.strip())]
         if self.whole:
             return None
-        if self.scenes:
+        if self.scenes is not None:
             index = open_index(workspace, dataset)
             known = set(index.frames.scene.tolist())
             if strange := sorted(set(self.scenes) - known):

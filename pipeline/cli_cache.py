@@ -8,7 +8,7 @@ import typer
 
 from ..errors import CacheError
 from .console import Commands, Outcome
-from .options import ConfigName, Device, MovedRoot, Overrides
+from .options import ConfigName, Device, MovedRoot, Overrides, comma_separated
 from .workspace import Workspace
 
 __all__ = ["app"]
@@ -171,7 +171,7 @@ def export(
     path: CachePath,
     out: Annotated[str, typer.Argument(help="The folder of the new cache.")],
     taps: Annotated[str | None, typer.Option(help="Taps to keep, separated by commas; the default is all.")] = None,
-    images: Annotated[Path | None, typer.Option(help="A file with the keys of the images to keep.")] = None,
+    images: Annotated[Path | None, typer.Option(help="A file with the keys of the images to keep, one a line.")] = None,
     scenes: Annotated[str | None, typer.Option(help="Scenes to keep, separated by commas.")] = None,
     split: Annotated[str | None, typer.Option(help="A split to keep: source-train, target-val, ...")] = None,
     config: ConfigName = "default",
@@ -189,15 +189,15 @@ def export(
 
     choice = ImageChoice(
         images=images,
-        scenes=scenes.split(",") if scenes else None,
+        scenes=comma_separated(scenes),
         split=split,
         config=config,
         overrides=overrides or [],
     )
-    keys = choice.keys(Workspace.current(), recorded_dataset(path) if scenes else "")
+    keys = choice.keys(Workspace.current(), "" if scenes is None else recorded_dataset(path))
     if keys is not None:
         keys = view_keys(keys, load_layout(open_store(path)).fingerprint.get("views", [IDENTITY]))
-    done = export_cache(path, out, taps=taps.split(",") if taps else None, images=keys)
+    done = export_cache(path, out, taps=comma_separated(taps), images=keys)
     left = f"; {done['left_out']} uncommitted images were left out" if done["left_out"] else ""
     return Outcome(
         result=done,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .console import Outcome
-from .options import ConfigName, Overrides
+from .options import ConfigName, Overrides, comma_separated
 from .workspace import Workspace
 
 __all__ = ["pull", "push"]
@@ -65,9 +65,15 @@ def push(
         Workspace.current(),
         what,
         place,
-        taps=_names(taps),
-        networks=_names(networks),
-        images=ImageChoice(images=images, scenes=_names(scenes), split=split, config=config, overrides=overrides or []),
+        taps=comma_separated(taps),
+        networks=comma_separated(networks),
+        images=ImageChoice(
+            images=images,
+            scenes=comma_separated(scenes),
+            split=split,
+            config=config,
+            overrides=overrides or [],
+        ),
         confirm_licence=confirm_licence,
         public=public,
         replace=replace,
@@ -103,13 +109,15 @@ def pull(
         Workspace.current(),
         place,
         out=out,
-        taps=_names(taps),
-        networks=_names(networks),
-        images=ImageChoice(images=images, scenes=_names(scenes), split=split, config=config, overrides=overrides or []),
+        taps=comma_separated(taps),
+        networks=comma_separated(networks),
+        images=ImageChoice(
+            images=images,
+            scenes=comma_separated(scenes),
+            split=split,
+            config=config,
+            overrides=overrides or [],
+        ),
         replace=replace,
         dry_run=dry_run,
     )
-
-
-def _names(text: str | None) -> list[str] | None:
-    return text.split(",") if text else None

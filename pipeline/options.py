@@ -20,6 +20,7 @@ __all__ = [
     "Scheduler",
     "ShardPart",
     "Workers",
+    "comma_separated",
     "machine_settings",
 ]
 
@@ -59,6 +60,11 @@ CameraNames = Annotated[
         help="Cameras, separated by commas, 'all' or 'none'; by default those of published settings, all of a folder.",
     ),
 ]
+
+
+def comma_separated(text: str | None) -> list[str] | None:
+    """Returns the names in an option such as ``--taps up1,up2``; None if it was not given."""
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def machine_settings(device: str | None, overrides: list[str] | None) -> list[str]:

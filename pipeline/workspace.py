@@ -198,9 +198,9 @@ class Workspace:
     @contextmanager
     def _changing_memory(self) -> Iterator[dict[str, Any]]:
         """Yields what is remembered and writes it back; a lock serialises commands that end at the same time."""
-        from ..locks import blocking_lock
+        from ..locks import exclusive_lock
 
-        with blocking_lock(self.home, work="ends a command"):
+        with exclusive_lock(self.home, work="ends a command", wait=True):
             memory = self._memory()
             yield memory
             write_json(self.home / "workspace.json", memory)

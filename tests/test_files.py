@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from xd3d import files
-from xd3d.files import unique_name, write_atomic, write_bytes
+from xd3d.files import parse_yaml, unique_name, write_atomic, write_bytes
 
 
 def test_two_hosts_with_one_process_id_write_one_file_side_by_side(tmp_path, monkeypatch):
@@ -45,3 +45,9 @@ def test_a_unique_name_says_host_and_process_and_has_no_dot(monkeypatch):
 def test_a_file_whose_name_is_as_long_as_names_may_be_is_written(tmp_path, name):
     write_bytes(tmp_path / name, b"content")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"content")]
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: 1\na: 2", "!!bool maybe", "!!int ''", "!!timestamp soon", "2024-13-01"])
+def test_invalid_yaml_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_yaml(text)

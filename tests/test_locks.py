@@ -135,10 +135,21 @@ def test_a_folder_has_one_user_at_a_time(tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system without locks."""
+
     def refuse(descriptor, mode):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, no_locks, caplog):
     with exclusive_lock(tmp_path, work="trains"):
         assert "has no locks" in caplog.text
+
+
+def test_a_cache_needs_a_disk_with_locks(tmp_path, no_locks):
+    with pytest.raises(CacheError, match=r"no locks.*XD3D_CACHES"):
+        WriterLock(path=tmp_path / "writer.lock")

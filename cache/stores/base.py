@@ -113,7 +113,7 @@ class Store(Files, Protocol):
 
     @property
     def open_files(self) -> int:
-        """Number of files that a reader may keep open."""
+        """Number of files that the readers of this process may keep open together."""
 
     def version(self, key: str) -> Version | None:
         """Returns the version of a file, as in ``listing``; None if it does not exist."""

@@ -84,7 +84,7 @@ class LocalStore:
                 for entry in entries:
                     with suppress(FileNotFoundError):  # a writer may have just deleted it
                         found[entry.name] = file_version(entry.stat(follow_symlinks=False))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
             raise CacheError(f"{self.root / folder} cannot be listed ({error.strerror})") from error
@@ -123,8 +123,11 @@ class LocalStore:
         return LocalFile(f"{self.root}/{key}")
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Creates the folder; raises if it contains links out of the cache."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Creates the folder; raises if it contains links out of the cache, or a file is in its place."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise CacheError(f"{self.root} is a file or lies below one; choose a folder for the cache") from error
         self._refuse_links(names)
 
     def _refuse_links(self, names: Iterable[str]) -> None:

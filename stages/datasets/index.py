@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_bytes, write_json
-from ...locks import blocking_lock
+from ...locks import exclusive_lock
 from .lens import Lens
 
 __all__ = ["FrameIndex", "FrameTable", "ImageRow", "ImageTable"]
@@ -159,7 +159,7 @@ class FrameIndex:
         The columns get a unique file name, a rename replaces the facts that name them, and then the older columns are
         deleted. A lock serialises several processes.
         """
-        with blocking_lock(folder, work="saves an index"):
+        with exclusive_lock(folder, work="saves an index", wait=True):
             self._write(folder)
 
     def _write(self, folder: Path) -> None:

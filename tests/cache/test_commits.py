@@ -77,6 +77,7 @@ def signed(body):
         lambda b: b.update(failed=3),
         lambda b: b.update(failed={"17": "a row of another shard"}),
         lambda b: b.update(first=None),
+        lambda b: b.update(last=float("inf")),
         lambda b: b.pop("manifest"),
         lambda b: b.clear(),
     ],

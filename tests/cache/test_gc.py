@@ -148,3 +148,10 @@ def test_a_cache_that_nothing_was_committed_to_goes_and_any_other_stays(tmp_path
         remove_unused(tmp_path / "begun")
     (tmp_path / "begun/notes.md").write_text("mine")
     assert remove_unused(tmp_path / "begun") is None
+
+
+def test_an_unused_cache_behind_a_link_is_kept(tmp_path, open_writer):
+    open_writer(tmp_path / "empty").close()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert remove_unused(tmp_path / "link") is None
+    assert (tmp_path / "empty/zarr.json").is_file()

@@ -3,6 +3,8 @@ import os
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -334,3 +336,27 @@ def test_checksums_are_those_of_the_values_in_c_order(cache):
     )
     for name, values in named_arrays(reader.read([0])).items():
         assert record.crc32c[name][0] == google_crc32c.value(values[0].tobytes())
+
+
+MANY_READERS = """
+import resource, sys
+from pathlib import Path
+from xd3d.cache.reader import FeatureReader
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+readers = [FeatureReader(Path(sys.argv[1])) for _ in range(6)]
+for row in range(60):
+    for reader in readers:
+        reader.read([row])
+"""
+
+
+def test_many_readers_keep_within_the_limit_of_open_files(tmp_path, open_writer, features_of_rows):
+    """As for a source and a target of several networks, a reader each, under a limit of 1024."""
+    keys = [f"image-{row:04d}" for row in range(60)]
+    with open_writer(tmp_path / "cache", image_keys=keys, images_per_frame=1, shard_bytes=1) as writer:
+        for shard in writer.pending_shards():
+            write_shard(writer, shard, features_of_rows(shard.rows), {})
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_READERS, tmp_path / "cache"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -191,6 +191,18 @@ def test_a_folder_in_use_for_other_things_is_untouched(tmp_path, open_writer):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_cache_without_images_is_refused(tmp_path, open_writer):
+    with pytest.raises(CacheError, match="at least one image"):
+        open_writer(tmp_path / "cache", image_keys=[])
+
+
+@pytest.mark.parametrize("name", ["file", "file/cache"])
+def test_a_file_in_place_of_the_cache_is_told(tmp_path, open_writer, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CacheError, match=r"is a file.*choose a folder"):
+        open_writer(tmp_path / name)
+
+
 def test_links_that_lead_out_of_the_cache_are_refused(tmp_path, open_writer):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "features").symlink_to(tmp_path)
