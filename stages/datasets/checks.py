@@ -27,6 +27,7 @@ __all__ = [
     "binary_fault",
     "common_size",
     "image_fault",
+    "image_size",
     "run_checks",
 ]
 
@@ -91,16 +92,23 @@ class Faults(list[FileFault]):
         self.dropped = dropped or {}
 
 
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Returns width and height of the image at ``path``; None if it is missing or cannot be opened."""
+    with suppress(*UNDECODABLE):
+        if path.is_file():
+            return _header(path)[0]
+    return None
+
+
 def common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
     """Returns width and height of images of equal size in ``folder``, read from the first that can be opened.
 
     Raises:
         DataError: no image can be opened.
     """
-    for path in paths:
-        with suppress(*UNDECODABLE):
-            if path.is_file():
-                return _header(path)[0]
+    size = next((found for path in paths if (found := image_size(path))), None)
+    if size is not None:
+        return size
     if paths:
         foreign = foreign_kind(paths[0])
         remedy = f": it {foreign}" if foreign else "; copy them again"
