@@ -181,3 +181,29 @@ def test_labels_without_any_class_are_found_by_prepare(copy_of, tmp_path):
     with pytest.raises(DataError, match=r"60000.*classes"):
         prepare_dataset("folder", root, tmp_path / "index")
     assert not (tmp_path / "index").exists()
+
+
+def test_a_folder_whose_first_frame_is_not_annotated_is_prepared(copy_of, tmp_path):
+    root = copy_of("folder")
+    for path in root.glob("dataset/sequences/*/labels"):
+        first = min(path.iterdir())
+        np.zeros_like(np.fromfile(first, "<u4")).tofile(first)
+    assert prepare_dataset("folder", root, tmp_path / "index").index == tmp_path / "index"
+
+
+def test_an_image_that_is_damaged_inside_is_named_by_prepare(copy_of, tmp_path):
+    root = copy_of("folder")
+    path = min(root.glob("dataset/sequences/00/image_2/*.png"))
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + bytes(50) + content[250:])
+    assert folder.check_files(folder.build_index(root)) == []
+    with pytest.raises(DataError, match=rf"{path.name} cannot be decoded .*--allow-missing"):
+        prepare_dataset("folder", root, tmp_path / "index")
+    path.unlink()
+    assert len(prepare_dataset("folder", root, tmp_path / "index", allow_missing=True).left_out) == 1
+
+
+def test_the_folder_of_the_picture_of_a_calibration_is_made(copy_of, tmp_path):
+    picture = tmp_path / "new/points.png"
+    prepare_dataset("folder", copy_of("folder"), tmp_path / "index", picture=picture)
+    assert picture.is_file()
