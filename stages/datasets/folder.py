@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from ...errors import DataError, MissingDataError
 from .calibration_checks import check_calibration, lens_fault
-from .checks import Check, Faults, Remark, binary_fault, common_size, image_fault, image_size, run_checks
+from .checks import Check, Faults, Remark, binary_fault, common_size, image_checks, image_size, run_checks
 from .folder_calibration import FolderCamera, read_folder_calibration
 from .folder_description import (
     NAME,
@@ -247,10 +247,7 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
         yield path, partial(_sweep_fault, path, _rows(path, index))
         if labels:
             yield index.root / str(labels), partial(_label_fault, index, index.root / str(labels), path)
-        for image in index.images_of(row):
-            width, height = index.images.size[image]
-            picture = index.root / str(index.images.path[image])
-            yield picture, partial(image_fault, picture, (int(width), int(height)), remedy=_REMEDY_OF_IMAGES)
+        yield from image_checks(index, row, remedy=_REMEDY_OF_IMAGES)
 
 
 def _sweep_fault(sweep: Path, rows: RawRows | None) -> str | Remark | None:
