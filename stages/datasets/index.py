@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_bytes, write_json
@@ -148,10 +148,6 @@ class FrameIndex:
         row = int(image)
         camera, scene = str(self.images.camera[row]), str(self.frames.scene[self.images.frame[row]])
         return self.lenses.get(camera) or self.lenses.get(f"{scene}/{camera}")
-
-    def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int64[np.ndarray, "chosen"]:
-        """Returns the rows of the frame table where ``chosen`` holds, in order."""
-        return np.flatnonzero(chosen)
 
     def save(self, folder: Path) -> None:
         """Writes the index to ``folder`` atomically.
