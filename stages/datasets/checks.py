@@ -110,7 +110,7 @@ def common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
     Raises:
         DataError: no image can be opened.
     """
-    size = next((found for path in paths if (found := image_size(path))), None)
+    size = next(filter(None, map(image_size, paths)), None)
     if size is not None:
         return size
     if paths:
