@@ -100,7 +100,7 @@ class ImageChoice:
             known = set(index.frames.scene.tolist())
             if strange := sorted(set(self.scenes) - known):
                 raise ConfigError(f"The data set has no scene {strange[0]}: {nearest(strange[0], known)}")
-            frames = index.frames_where(np.isin(index.frames.scene, list(self.scenes)))
+            frames = np.flatnonzero(np.isin(index.frames.scene, list(self.scenes)))
         else:
             data = load_config(self.config, self.overrides, labels=False).config.data
             sides = {"source": data.source, "target": data.target}

@@ -18,11 +18,12 @@ from jaxtyping import Float64, Int64
 from ...errors import DataError, MissingDataError
 from .a2d2_calibration import View, check_class_list, read_view
 from .catalogue import A2D2_COLOURS
-from .checks import Check, Faults, Remark, image_fault, run_checks
+from .checks import Check, Faults, Remark, image_checks, image_fault, missing_since_indexed, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .label_files import ColourTable, read_colours
 from .listing import stems
-from .npy_files import archive_headers, load_archive
+from .npy_files import load_archive
+from .projection import OPTICAL_AXES
 from .reader_arguments import choose_cameras, name_some, read_parts, refuse_version, resolve_root
 from .sweeps import Sweep, points_fault
 
@@ -39,9 +40,6 @@ _DOWNLOAD = "https://www.a2d2.audi/a2d2/en/download.html (camera_lidar_semantic.
 _SUFFIXES = {"camera": ".png", "lidar": ".npz", "label": ".png"}
 _ARRAYS = ("points", "row", "col")
 _COLOURS = ColourTable.of([tuple(bytes.fromhex(colour[1:])) for colour in A2D2_COLOURS])
-
-#: The view's points (x forward, y left, z up) in the camera's axes.
-_CAMERA_FROM_VIEW = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 class _Name(NamedTuple):
@@ -124,17 +122,20 @@ def _sweep(path: Path) -> Sweep:
     try:
         points, rows, columns = load_archive(path, _ARRAYS)
     except FileNotFoundError as error:
-        raise MissingDataError(
-            f"The sweep {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
-        ) from error
+        raise missing_since_indexed("sweep", path) from error
     except (ValueError, OSError) as error:
         raise DataError(
             f"The sweep {path} is not an archive with the arrays {', '.join(_ARRAYS)} ({error}); copy it again"
         ) from error
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points) == len(rows) == len(columns):
+    arrays = (points, rows, columns)
+    count, numbers = len(rows) if rows.ndim else 0, all(array.dtype.kind in "fiu" for array in arrays)
+    if not count or not numbers or [array.shape for array in arrays] != [(count, 3), (count,), (count,)]:
+        held = ", ".join(
+            f"{name} {list(array.shape)} of {array.dtype}" for name, array in zip(_ARRAYS, arrays, strict=True)
+        )
         raise DataError(
-            f"The sweep {path} holds points {list(points.shape)} with {len(rows)} rows and {len(columns)} columns;"
-            " it must be [points, 3] and one row and column per point; copy it again"
+            f"The sweep {path} holds {held}; they must be numbers, points [points, 3] and one row and column per point;"
+            " copy it again"
         )
     found = np.stack([columns, rows], axis=1).astype(np.float64)
     found[found == 0] = np.finfo(np.float32).tiny  # 0 is inside the image, by the data set's convention
@@ -222,7 +223,7 @@ def _image_row(frame: int, name: _Name, view: View) -> ImageRow:
         path=name.path("camera"),
         size=view.size,
         intrinsics=view.intrinsics,
-        camera_from_lidar=_CAMERA_FROM_VIEW,
+        camera_from_lidar=OPTICAL_AXES,
     )
 
 
@@ -232,27 +233,10 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
         path, label = index.root / str(sweep), index.root / str(labels)
         yield path, partial(_archive_fault, path)
         yield label, partial(image_fault, label, size)
-        for image in index.images_of(row):
-            picture = index.root / str(index.images.path[image])
-            yield picture, partial(image_fault, picture, size)
+        yield from image_checks(index, row)
 
 
 def _archive_fault(path: Path) -> str | Remark | None:
-    if not path.is_file():
+    if not path.is_file():  # a pipe would be waited for
         return "the LiDAR file is missing; unpack the download again"
-    missing = [name for name in _ARRAYS if name not in _arrays_of(path)]
-    if missing:
-        return f"the LiDAR file lacks the arrays {', '.join(missing)}; unpack the download again"
-    try:
-        (points, rows, columns), types = zip(*archive_headers(path, _ARRAYS), strict=True)
-    except (ValueError, OSError) as error:
-        return f"the LiDAR file is truncated or not an npz archive ({error}); unpack the download again"
-    strange = [str(dtype) for dtype in types if dtype.kind not in "fiu"]
-    if strange:
-        return f"the LiDAR file holds arrays of {strange[0]}, not of numbers; unpack the download again"
-    if points[:1] != rows or points != (*columns, 3) or 0 in points:
-        return (
-            f"the LiDAR file has arrays {', '.join(_ARRAYS)} of shapes {list(points)}, {list(rows)} and"
-            f" {list(columns)}; it must be [points, 3] and one row and column per point: unpack the download again"
-        )
     return points_fault(partial(_sweep, path))

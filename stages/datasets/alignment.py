@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from PIL import Image
 
 from ...progress import track
-from .decoding import to_rgb
+from .decoding import read_rgb
 from .index import FrameIndex
 from .projection_check import seen_points
 from .readers import READERS
@@ -124,8 +123,7 @@ def _edges(index: FrameIndex, image: int) -> Float64[np.ndarray, "height width"]
     """The rank of the gradient at each pixel of the straightened, scaled image, 0 to 255, slightly blurred."""
     import cv2
 
-    with Image.open(index.root / str(index.images.path[image])) as picture:
-        grey = np.asarray(to_rgb(picture).convert("L"))
+    grey = np.asarray(read_rgb(index.root / str(index.images.path[image])).convert("L"))
     lens = index.lens_of(image)
     if lens is not None:
         grey = lens.undistort(grey)

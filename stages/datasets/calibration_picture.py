@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ...files import write_bytes
-from .decoding import to_rgb
+from .decoding import read_rgb
 from .index import FrameIndex
 from .projection_check import View, seen_points
 from .readers import READERS
@@ -36,14 +36,14 @@ def draw_views(index: FrameIndex, views: Sequence[View], path: Path) -> None:
             canvas[down * height :][: len(tile), right * _WIDTH :][:, :_WIDTH] = tile
     content = io.BytesIO()
     Image.fromarray(canvas).save(content, "JPEG" if path.suffix.lower() in {".jpg", ".jpeg"} else "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, content.getvalue())
 
 
 def _tile(index: FrameIndex, view: View) -> UInt8[np.ndarray, "height width 3"]:
     import cv2
 
-    with Image.open(index.root / str(index.images.path[view.image])) as picture:
-        stored = np.asarray(to_rgb(picture))
+    stored = np.asarray(read_rgb(index.root / str(index.images.path[view.image])))
     lens = index.lens_of(view.image)
     straight = stored if lens is None else lens.undistort(stored)
     scale = _WIDTH / straight.shape[1]

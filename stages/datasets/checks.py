@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from ...errors import DataError
+from ...errors import DataError, MissingDataError
 from ...progress import track
 from .foreign_files import foreign_kind
+from .index import FrameIndex
 
 __all__ = [
     "UNDECODABLE",
@@ -26,7 +28,10 @@ __all__ = [
     "Remark",
     "binary_fault",
     "common_size",
+    "image_checks",
     "image_fault",
+    "image_size",
+    "missing_since_indexed",
     "run_checks",
 ]
 
@@ -91,16 +96,23 @@ class Faults(list[FileFault]):
         self.dropped = dropped or {}
 
 
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Returns width and height of the image at ``path``; None if it is missing or cannot be opened."""
+    with suppress(*UNDECODABLE):
+        if path.is_file():
+            return _header(path)[0]
+    return None
+
+
 def common_size(paths: Sequence[Path], folder: Path) -> tuple[int, int]:
     """Returns width and height of images of equal size in ``folder``, read from the first that can be opened.
 
     Raises:
         DataError: no image can be opened.
     """
-    for path in paths:
-        with suppress(*UNDECODABLE):
-            if path.is_file():
-                return _header(path)[0]
+    size = next(filter(None, map(image_size, paths)), None)
+    if size is not None:
+        return size
     if paths:
         foreign = foreign_kind(paths[0])
         remedy = f": it {foreign}" if foreign else "; copy them again"
@@ -153,6 +165,20 @@ def _ends_within(path: Path, marker: bytes) -> bool:
         image.load()
         return marker in content[content.rfind(_JPEG_SCAN) if image.format == "JPEG" else 0 :]
     return False
+
+
+def image_checks(index: FrameIndex, row: int, *, remedy: str = UNPACK) -> Iterator[Check]:
+    """Yields the checks of the images of the frame in ``row``."""
+    for image in index.images_of(row).tolist():
+        path, (width, height) = index.root / str(index.images.path[image]), index.images.size[image].tolist()
+        yield path, partial(image_fault, path, (width, height), remedy=remedy)
+
+
+def missing_since_indexed(what: str, path: Path) -> MissingDataError:
+    """Returns the error for a file, a ``what`` such as "label file", that existed when the data set was indexed."""
+    return MissingDataError(
+        f"The {what} {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
+    )
 
 
 def binary_fault(path: Path, what: str, row_bytes: int, rows: int | None = None, *, remedy: str = UNPACK) -> str | None:

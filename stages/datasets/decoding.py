@@ -1,13 +1,16 @@
 """Images as stage one decodes them: 8-bit RGB, whatever is stored."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ...errors import DataError
+from .checks import UNDECODABLE
 from .index import FrameIndex
 
-__all__ = ["to_rgb", "warn_if_dark"]
+__all__ = ["read_rgb", "to_rgb", "warn_if_dark"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     raise ValueError(f"pixel type '{image.mode}' has no fixed range")
 
 
+def read_rgb(path: Path) -> Image.Image:
+    """Returns the image in ``path`` as ``to_rgb`` does.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except UNDECODABLE as error:
+        raise DataError(
+            f"The image {path} cannot be decoded ({error}); copy it again, or delete it and leave its frame out:"
+            " xd3d prepare --allow-missing"
+        ) from error
+
+
 def warn_if_dark(index: FrameIndex) -> None:
     """Logs a warning for each camera whose first image is nearly black, as of 10 or 12 bits in files of 16."""
     for camera in index.cameras:
@@ -38,8 +57,7 @@ def warn_if_dark(index: FrameIndex) -> None:
         if not len(rows):
             continue
         path = index.root / str(index.images.path[rows[0]])
-        with Image.open(path) as image:
-            brightest = int(np.asarray(to_rgb(image)).max())
+        brightest = int(np.asarray(read_rgb(path)).max())
         if brightest <= _DARK:
             log.warning(
                 "The image %s of camera %s has no value above %d of 255, and stage one would see next to nothing; if"

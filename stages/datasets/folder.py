@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from ...errors import DataError, MissingDataError
 from .calibration_checks import check_calibration, lens_fault
-from .checks import Check, Faults, Remark, binary_fault, common_size, image_fault, run_checks
+from .checks import Check, Faults, Remark, binary_fault, common_size, image_checks, image_size, run_checks
 from .folder_calibration import FolderCamera, read_folder_calibration
 from .folder_description import (
     NAME,
@@ -187,23 +187,25 @@ def _images(
     cameras: Sequence[str],
 ) -> tuple[list[ImageRow], dict[str, Lens]]:
     """The images of every frame, and the lenses of the cameras."""
-    sizes: dict[tuple[str, ...], tuple[int, int]] = {}
     lenses: dict[tuple[str, str], Lens | None] = {}
     each = "{frame}" in str(about.calibration)  # then each image may have a size of its own
     read = lru_cache(maxsize=1)(read_folder_calibration)
+
+    @cache
+    def size_in(camera: str, scene: str) -> tuple[int, int]:
+        found = files[f"images.{camera}"]
+        paths = [root / path for key, path in found.items() if key[0] == scene]
+        return common_size(paths or [root / path for path in found.values()], root)
+
     rows = []
     for index, key in enumerate(keys):
         for camera in cameras:
             found = files[f"images.{camera}"]
-            scene = (camera, key[0])
-            sized = (camera, *key) if each and key in found else scene
-            if sized not in sizes:
-                paths = [root / path for other, path in found.items() if other[0] == key[0]]
-                paths = paths or [root / path for path in found.values()]
-                sizes[sized] = common_size([root / found[key], *paths] if len(sized) > 2 else paths, root)
+            own = image_size(root / found[key]) if each and key in found else None
+            size = own or size_in(camera, key[0])
             path = _path(str(about.calibration), key, {})
-            calibration = _calibration(read(root / path), path, camera, key[0], sizes[sized])
-            if lenses.setdefault(scene, calibration.lens) != calibration.lens:
+            calibration = _calibration(read(root / path), path, camera, key[0], size)
+            if lenses.setdefault((camera, key[0]), calibration.lens) != calibration.lens:
                 raise DataError(f"The lens of camera '{camera}' must be the same in all frames of scene '{key[0]}'")
             rows.append(
                 ImageRow(
@@ -211,7 +213,7 @@ def _images(
                     key=f"{camera}/{frame_name(key)}",
                     camera=camera,
                     path=_path(about.images[camera], key, found),
-                    size=sizes[sized],
+                    size=size,
                     intrinsics=calibration.intrinsics,
                     camera_from_lidar=calibration.camera_from_lidar,
                 )
@@ -245,10 +247,7 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
         yield path, partial(_sweep_fault, path, _rows(path, index))
         if labels:
             yield index.root / str(labels), partial(_label_fault, index, index.root / str(labels), path)
-        for image in index.images_of(row):
-            width, height = index.images.size[image]
-            picture = index.root / str(index.images.path[image])
-            yield picture, partial(image_fault, picture, (int(width), int(height)), remedy=_REMEDY_OF_IMAGES)
+        yield from image_checks(index, row, remedy=_REMEDY_OF_IMAGES)
 
 
 def _sweep_fault(sweep: Path, rows: RawRows | None) -> str | Remark | None:

@@ -128,8 +128,8 @@ class FolderDescription(Settings):
             faults.append(f"{{{sorted(unknown)[0]}}} is unknown; patterns have the fields {{scene}} and {{frame}}")
         if self.images and self.calibration is None:
             faults.append("images need a calibration")
-        if self.labels is not None and not self.classes:
-            faults.append("labels need classes, the name and the ids of each")
+        if self.label_pattern is not None and not self.classes:
+            faults.append("labels (or label_field) need classes, the name and the ids of each")
         ids = [number for numbers in self.classes.values() for number in numbers]
         odd = [number for number, count in Counter(ids).items() if count > 1 or not 0 <= number < 1 << 16]
         if odd:
@@ -250,20 +250,27 @@ def fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> Bool[np
             f"{NAME} names it under {kind}; write it with one name per line, or [{names}] if that is a frame or scene",
         ).splitlines()
         names = tuple(line.strip() for line in lines if line.strip())
+    rows_of: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        for known in {_composed(key[0]), _composed(frame_name(key))}:
+            rows_of.setdefault(known, []).append(row)
     chosen = np.zeros(len(keys), bool)
     for name in names:
-        fits = np.array([_fits(key[0], name) or _fits(frame_name(key), name) for key in keys])
-        if not fits.any():
+        wanted = _composed(name)
+        fits = list(rows_of.get(wanted, ()))
+        if glob.has_magic(name):
+            fits += [row for known, rows in rows_of.items() if fnmatchcase(known, wanted) for row in rows]
+        if not fits:
             raise DataError(
                 f"No frame and no scene matches '{name}' under {kind} in {root / NAME}; correct or remove it"
             )
-        chosen |= fits
+        chosen[fits] = True
     return chosen
 
 
-def _fits(found: str, name: str) -> bool:
-    """Whether ``name`` is, or is a glob of, what a disk calls ``found``: a Mac's takes umlauts apart."""
-    return fnmatchcase(unicodedata.normalize("NFC", found), unicodedata.normalize("NFC", name))
+def _composed(name: str) -> str:
+    """A name with umlauts as single characters: the disk of a Mac takes them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def likely_files(root: Path, pattern: str) -> str:

@@ -49,8 +49,8 @@ def read_folder_labels(
     """Returns the raw ids in ``path``: 0 to 65535, or ``NO_LABEL``.
 
     ``points``: number of points of the sweep, from which the type of a raw file is inferred; None if it is not known.
-    ``field``: column of the labels in an array or a raw sweep (of ``dtype``), or name of their property in another
-    format.
+    ``field``: column of the labels in an array, a text or a raw sweep (of ``dtype``), or name of their property in
+    another format.
 
     Raises:
         MissingDataError: the file is missing.
@@ -85,7 +85,7 @@ def _values(path: Path, points: int | None, field: Field, dtype: RawType) -> np.
             raise ValueError(f"it has {len(content)} bytes for {points} points")
         return _array(path, np.frombuffer(content, kind).reshape(points, -1), field)
     if suffix == ".txt":
-        return np.loadtxt(content.decode("utf-8-sig").splitlines(), ndmin=1)
+        return _array(path, np.loadtxt(content.decode("utf-8-sig").splitlines(), ndmin=2), field)
     if suffix != ".bin" and is_text(content):
         raise ValueError("it is text; name it .txt, with one number per line")
     if suffix not in (".bin", ".label") and points and len(content) not in (2 * points, 4 * points, 8 * points):

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 #: The largest float32 below one: a point strictly inside an image stays inside it when its coordinate is rounded.
 _BELOW_ONE = np.float32(1 - 2**-24)
 
+#: Horizontal length of the optical axis of a camera that looks straight up or down, rounded numbers included.
+_VERTICAL = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
@@ -67,11 +70,15 @@ class Frame:
         return replace(self, labels=np.where(rows, IGNORE, self.labels), pseudo=pseudo, classless=classless)
 
     def facing(self, index: FrameIndex) -> Float32[np.ndarray, "points 3"]:
-        """Returns the points with y along the first image's optical axis, x to the right; without images, y along x."""
+        """Returns the points with y along the first image's optical axis, x to the right; without images, y along x.
+
+        Of a camera that looks straight up or down, y is along the upper side of its image.
+        """
         ahead = np.array([1.0, 0.0])
         if len(self.image_rows):
-            optical_axis = index.images.camera_from_lidar[self.image_rows[0], 2, :2]
-            ahead = optical_axis / np.linalg.norm(optical_axis)
+            pose = index.images.camera_from_lidar[self.image_rows[0]]
+            axis = pose[2, :2] if np.hypot(*pose[2, :2]) > _VERTICAL else -pose[1, :2]
+            ahead = axis / np.linalg.norm(axis)
         turn = np.array([[ahead[1], ahead[0]], [-ahead[0], ahead[1]]])
         return np.column_stack([self.points[:, :2] @ turn, self.points[:, 2:]]).astype(np.float32)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from ...errors import DataError, MissingDataError
 from ...files import read_json, write_bytes, write_json
@@ -149,10 +149,6 @@ class FrameIndex:
         camera, scene = str(self.images.camera[row]), str(self.frames.scene[self.images.frame[row]])
         return self.lenses.get(camera) or self.lenses.get(f"{scene}/{camera}")
 
-    def frames_where(self, chosen: Bool[np.ndarray, "frames"]) -> Int64[np.ndarray, "chosen"]:
-        """Returns the rows of the frame table where ``chosen`` holds, in order."""
-        return np.flatnonzero(chosen)
-
     def save(self, folder: Path) -> None:
         """Writes the index to ``folder`` atomically.
 
@@ -185,7 +181,7 @@ class FrameIndex:
                 **({"left_out": dict(self.left_out)} if self.left_out else {}),
             },
         )
-        for older in (*folder.glob("columns*.npz"), *folder.glob("*.partial")):
+        for older in (*folder.glob("columns-*.npz"), *folder.glob("*.partial")):
             if older != file_of_columns:
                 older.unlink()
 
@@ -248,13 +244,20 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts and columns of the index in ``folder``, not yet checked against each other."""
     try:
         facts: dict[str, Any] = read_json(folder / "index.json")
-        named = facts.get("columns", "columns.npz")  # the file name of earlier versions
-        with (folder / named).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            columns = {name: _unpacked(stored[name]) for name in stored.files}
+        try:
+            columns = _read_columns(folder / facts["columns"])
+        except FileNotFoundError:  # another process may have saved an index since, and removed these columns
+            facts = read_json(folder / "index.json")
+            columns = _read_columns(folder / facts["columns"])
     except FileNotFoundError as error:
         raise MissingDataError(
             f"No index in {folder}; make one with: xd3d prepare --dataset NAME --root DIR"
         ) from error
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"The index in {folder} cannot be read ({error}); run 'xd3d prepare' again") from error
     return facts, columns
+
+
+def _read_columns(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        return {name: _unpacked(stored[name]) for name in stored.files}

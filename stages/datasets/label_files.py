@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Int64, UInt, UInt8, UInt32
 from PIL import Image
 
-from ...errors import DataError, MissingDataError
-from .checks import UNDECODABLE, Check, Faults, binary_fault, image_fault, run_checks
+from ...errors import DataError
+from .checks import UNDECODABLE, Check, Faults, binary_fault, image_checks, missing_since_indexed, run_checks
 from .index import FrameIndex
 from .sweeps import RawRows, check_columns, holds_doubles, raw_fault
 
-__all__ = ["ColourTable", "check_raw_files", "label_fault", "other_type", "read_colours", "read_raw_labels"]
+__all__ = ["ColourTable", "check_raw_files", "other_type", "read_colours", "read_raw_labels"]
 
 _LOOKED_AT = 8  #: sweeps whose values tell their columns
 
@@ -31,9 +31,7 @@ def read_raw_labels(path: Path, dtype: str) -> UInt[np.ndarray, "points"]:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise MissingDataError(
-            f"The label file {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
-        ) from error
+        raise missing_since_indexed("label file", path) from error
     size = np.dtype(dtype).itemsize
     if len(content) % size:
         raise DataError(
@@ -43,15 +41,18 @@ def read_raw_labels(path: Path, dtype: str) -> UInt[np.ndarray, "points"]:
     return labels & 0xFFFF if size > 1 else labels
 
 
-def label_fault(path: Path, dtype: str, points: int | None, ids: Collection[int] | None = None) -> str | None:
-    """Returns the fault of the label file in ``path``, or None.
+def _label_fault(path: Path, dtype: str, sweep: Path, row_bytes: int, ids: Collection[int]) -> str | None:
+    """Returns the fault of the label file in ``path``, or None: it must hold one label of ``ids`` per point.
 
-    It must hold one label per point (``points`` is None for a damaged sweep), and only ``ids`` if they are given, which
-    detects labels of another data set in the same layout.
+    Other ids tell of labels of another data set in the same layout.
     """
-    fault = binary_fault(path, "label file", np.dtype(dtype).itemsize, points)
-    if fault or ids is None:
-        return fault
+    whole = binary_fault(sweep, "sweep", row_bytes) is None
+    points = sweep.stat().st_size // row_bytes if whole else None
+    fault = binary_fault(path, "label file", np.dtype(dtype).itemsize, points) or _id_fault(path, dtype, ids)
+    return None if fault and whole and holds_doubles(sweep.read_bytes()) else fault  # the sweep's own fault is told
+
+
+def _id_fault(path: Path, dtype: str, ids: Collection[int]) -> str | None:
     counts = np.bincount(read_raw_labels(path, dtype), minlength=max(ids) + 1)
     zeros = counts[0] == counts.sum()
     counts[list(ids)] = 0
@@ -97,17 +98,8 @@ def _checks(index: FrameIndex, columns: int, dtype: str, ids: Collection[int]) -
         path, labelled = index.root / str(sweep), index.root / str(labels)
         yield path, partial(raw_fault, path, RawRows(columns))
         if labels:
-            yield labelled, partial(_sweep_label_fault, labelled, dtype, path, 4 * columns, ids)
-        for image in index.images_of(row):
-            width, height = index.images.size[image]
-            path = index.root / str(index.images.path[image])
-            yield path, partial(image_fault, path, (int(width), int(height)))
-
-
-def _sweep_label_fault(labels: Path, dtype: str, sweep: Path, row_bytes: int, ids: Collection[int]) -> str | None:
-    valid = binary_fault(sweep, "sweep", row_bytes) is None
-    fault = label_fault(labels, dtype, sweep.stat().st_size // row_bytes if valid else None, ids)
-    return None if fault and valid and holds_doubles(sweep.read_bytes()) else fault  # the sweep's own fault is told
+            yield labelled, partial(_label_fault, labelled, dtype, path, 4 * columns, ids)
+        yield from image_checks(index, row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +135,7 @@ def read_colours(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
-        raise MissingDataError(
-            f"The label image {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
-        ) from error
+        raise missing_since_indexed("label image", path) from error
     except UNDECODABLE as error:
         raise DataError(f"The label image {path} cannot be decoded ({error}); copy it again") from error
 

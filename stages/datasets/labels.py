@@ -75,7 +75,7 @@ class LabelMerge:
 
 
 #: The merge of frames whose labels nobody asks for.
-NO_CLASSES = LabelMerge(name="none", classes=(), lut=np.zeros(0, np.int64), raw_ids=np.zeros(0, np.int64))
+NO_CLASSES = LabelMerge.unlabelled(())
 
 
 def merge_names() -> list[str]:

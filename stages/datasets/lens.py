@@ -30,8 +30,7 @@ class Lens:
         """Returns the undistorted image, a pinhole view with intrinsics ``straight`` (bilinear, black outside)."""
         import cv2
 
-        stored, straight = np.array(self.stored), np.array(self.straight)
-        distortion = np.array(self.distortion)
+        stored, distortion, straight = map(np.array, (self.stored, self.distortion, self.straight))
         if self.kind == "fisheye":
             return cv2.fisheye.undistortImage(image, stored, D=distortion, Knew=straight).astype(np.uint8)
         return cv2.undistort(image, stored, distCoeffs=distortion, newCameraMatrix=straight).astype(np.uint8)
@@ -40,11 +39,9 @@ class Lens:
         """Returns undistorted coordinates of stored pixels (x, y; integers are pixel centres, as in OpenCV)."""
         import cv2
 
-        stored, straight = np.array(self.stored), np.array(self.straight)
-        distortion = np.array(self.distortion)
-        if self.kind == "fisheye":
-            return np.asarray(cv2.fisheye.undistortPoints(pixels[:, None], stored, D=distortion, P=straight))[:, 0]
-        return np.asarray(cv2.undistortPoints(pixels[:, None], stored, distortion, P=straight))[:, 0]
+        stored, distortion, straight = map(np.array, (self.stored, self.distortion, self.straight))
+        undistort = cv2.fisheye.undistortPoints if self.kind == "fisheye" else cv2.undistortPoints
+        return np.asarray(undistort(pixels[:, None], stored, distortion, P=straight))[:, 0]
 
     def fold(self, size: tuple[int, int]) -> tuple[float | None, float]:
         """Returns where the distortion model folds back, and how much of the undistorted image it fills.

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .catalogue import DatasetName
-
 __all__ = ["Licence", "licence_of"]
 
 
@@ -25,7 +23,7 @@ _FEATURES = "Feature maps, and the small pictures (rgb) of a cache, are made fro
 _NC_SA = f"{_FEATURES} Share them for non-commercial use only, with attribution and under the same licence."
 
 #: Data set -> its terms, as its own page states them.
-_LICENCES: Mapping[DatasetName, Licence] = {
+_LICENCES: Mapping[str, Licence] = {
     "nuscenes": Licence(
         name="nuScenes terms of use (non-commercial)",
         hub="other",
@@ -74,4 +72,4 @@ _UNKNOWN = Licence(
 
 def licence_of(dataset: str) -> Licence:
     """Returns the terms of a data set; of one's own data, that they are not known."""
-    return next((licence for name, licence in _LICENCES.items() if name == dataset), _UNKNOWN)
+    return _LICENCES.get(dataset, _UNKNOWN)

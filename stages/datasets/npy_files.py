@@ -6,11 +6,11 @@ from io import BytesIO
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile
 
 import numpy as np
 
-__all__ = ["archive_headers", "load_archive", "load_array"]
+__all__ = ["load_archive", "load_array"]
 
 #: Raised by numpy for damaged files: headers are Python text, and give the size of the allocation.
 _FAULTS = (ValueError, EOFError, SyntaxError, TokenError, BadZipFile, MemoryError, TypeError, OverflowError)
@@ -55,25 +55,3 @@ def load_archive(path: Path, names: Sequence[str]) -> list[np.ndarray]:
             return [arrays[name] for name in names]
     except _ARCHIVE_FAULTS as error:
         raise ValueError(str(error) or type(error).__name__) from error
-
-
-def archive_headers(path: Path, names: Sequence[str]) -> list[tuple[tuple[int, ...], np.dtype]]:
-    """Returns shape and dtype of the arrays called ``names`` in a ``.npz`` file without reading their values.
-
-    Raises:
-        ValueError: it is damaged, or lacks one of them.
-        OSError: it cannot be read.
-    """
-    headers = []
-    try:
-        with ZipFile(path) as archive:
-            for name in names:
-                with archive.open(f"{name}.npy") as file:
-                    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]  # numpy's own
-                    first = version == (1, 0)
-                    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = read(file)  # type: ignore[no-untyped-call]
-                    headers.append((shape, dtype))
-    except _ARCHIVE_FAULTS as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-    return headers

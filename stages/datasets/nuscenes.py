@@ -81,9 +81,9 @@ def build_index(
         samples = [sample for sample in samples if sample["token"] not in left_out]
         safe = partial(safe_path, root, follow_links=follow_links)
         frames = _frame_table(tables, samples, labels, safe)
-        poses = _Poses(tables)
+        mounting = cache(lambda token, *, inverse=False: _transform(tables.sensors[token], inverse=inverse))
         rows = [
-            _image_row(tables, poses, sample, frame, camera, safe)
+            _image_row(tables, mounting, sample, frame, camera, safe)
             for frame, sample in enumerate(samples)
             for camera in chosen
         ]
@@ -234,7 +234,7 @@ def _incomplete(
 
 def _image_row(
     tables: KeyframeTables,
-    poses: "_Poses",
+    mounting: Callable[..., Float64[np.ndarray, "4 4"]],
     sample: Record,
     frame: int,
     camera: str,
@@ -243,7 +243,7 @@ def _image_row(
     record = _record(tables, sample, camera)
     sensor = tables.sensors[record["calibrated_sensor_token"]]
     intrinsics = np.array(sensor["camera_intrinsic"], np.float64).reshape(3, 3)
-    transform = poses.camera_from_lidar(_record(tables, sample, _LIDAR), record)
+    transform = _camera_from_lidar(tables, mounting, _record(tables, sample, _LIDAR), record)
     if record["width"] <= 0 or record["height"] <= 0:
         raise DataError(
             f"sample_data.json gives image {record['filename']} the size {record['width']}x{record['height']};"
@@ -256,25 +256,20 @@ def _image_row(
     return ImageRow(frame, record["token"], camera, path, size, intrinsics, transform)
 
 
-class _Poses:
-    """Transforms between the sensors of the tables; the mounting pose of each sensor is cached."""
+def _camera_from_lidar(
+    tables: KeyframeTables, mounting: Callable[..., Float64[np.ndarray, "4 4"]], lidar: Record, camera: Record
+) -> Float64[np.ndarray, "4 4"]:
+    """Returns the transform of sweep points to a camera's frame, from the two sensors' ``sample_data`` records.
 
-    def __init__(self, tables: KeyframeTables) -> None:
-        self._poses, self._sensors = tables.poses, tables.sensors
-        self._mounting = cache(lambda token, inverse: _transform(self._sensors[token], inverse=inverse))
-
-    def camera_from_lidar(self, lidar: Record, camera: Record) -> Float64[np.ndarray, "4 4"]:
-        """Returns the transform of sweep points to a camera's frame, from the two sensors' ``sample_data`` records.
-
-        The car moves between the two timestamps, so the chain goes through the global frame: LiDAR, ego at the LiDAR's
-        timestamp, global, ego at the camera's timestamp, camera.
-        """
-        ego_from_lidar = self._mounting(lidar["calibrated_sensor_token"], False)
-        global_from_ego = _transform(self._poses[lidar["ego_pose_token"]])
-        ego_from_global = _transform(self._poses[camera["ego_pose_token"]], inverse=True)
-        camera_from_ego = self._mounting(camera["calibrated_sensor_token"], True)
-        with np.errstate(all="ignore"):
-            return camera_from_ego @ ego_from_global @ global_from_ego @ ego_from_lidar
+    The car moves between the two timestamps, so the chain goes through the global frame: LiDAR, ego at the LiDAR's
+    timestamp, global, ego at the camera's timestamp, camera. ``mounting`` is ``_transform`` of a sensor's token.
+    """
+    ego_from_lidar = mounting(lidar["calibrated_sensor_token"])
+    global_from_ego = _transform(tables.poses[lidar["ego_pose_token"]])
+    ego_from_global = _transform(tables.poses[camera["ego_pose_token"]], inverse=True)
+    camera_from_ego = mounting(camera["calibrated_sensor_token"], inverse=True)
+    with np.errstate(all="ignore"):
+        return camera_from_ego @ ego_from_global @ global_from_ego @ ego_from_lidar
 
 
 def _transform(record: Record, *, inverse: bool = False) -> Float64[np.ndarray, "4 4"]:

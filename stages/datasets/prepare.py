@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from ...errors import ConfigError, DataError, MissingDataError, nearest
 from .alignment import Alignment, measure_alignment
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: Share of the labels that may be of ids that a description names neither under classes nor under ignore; 0 apart.
 _UNNAMED = 0.05
+#: Frames whose labels are looked at where the first of each scene have no class.
+_LOOKED_AT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +175,10 @@ def _none_complete(incomplete: Mapping[str, str]) -> MissingDataError:
 
 
 def _check_classes(index: FrameIndex) -> None:
-    """Checks that the labels of a user's folder hold ids of its classes, in one frame of each scene.
+    """Checks that the labels of a user's folder hold ids of its classes, in the first labelled frame of each scene.
 
-    Many labels of ids that the description does not name are a warning.
+    Where nothing in these is labelled, frames throughout the folder are looked at. Many labels of ids that the
+    description does not name are a warning.
 
     Raises:
         DataError: they hold none; the message names the ids of both.
@@ -182,28 +186,35 @@ def _check_classes(index: FrameIndex) -> None:
     labelled = np.flatnonzero(index.frames.labels != "")
     if index.dataset != FOLDER or not len(labelled):
         return
-    reader = READERS[index.dataset]
-    _, first = np.unique(index.frames.scene[labelled], return_index=True)
-    rows = labelled[first].tolist()
-    counts = Counter[int]()
-    for row in rows:
-        labels = reader.read_labels(index, row, reader.read_sweep(index, row))
-        counts.update(dict(zip(*(each.tolist() for each in np.unique(labels, return_counts=True)), strict=True)))
     wanted = {number for ids in index.described["classes"].values() for number in ids}
+    rows = labelled[np.unique(index.frames.scene[labelled], return_index=True)[1]]
+    counts = _count_ids(index, rows)
+    if not wanted & set(counts):
+        rows = labelled[:: -(-len(labelled) // _LOOKED_AT)]
+        counts = _count_ids(index, rows)
     if not wanted & set(counts):
         named, held = (name_some([str(number) for number in sorted(ids)]) for ids in (wanted, counts))
         raise DataError(
-            f"No label in the first frames of {len(rows)} scenes is of a class: {NAME} names the ids {named}, the files"
-            f" hold {held}; correct 'classes' (or label_field)"
+            f"No label of {len(rows)} frames throughout the folder is of a class: {NAME} names the ids {named}, the"
+            f" files hold {held}; correct 'classes' (or label_field)"
         )
     known = wanted | {0, NO_LABEL, *read_description(index.root).ignore}
     others = [(number, count / counts.total()) for number, count in counts.most_common() if number not in known]
     if sum(share for _, share in others) > _UNNAMED:
         log.warning(
-            "In the first frames of %d scenes, labels of the ids %s are of no class and are ignored; name each under"
-            " 'classes' or 'ignore' in %s",
+            "In the %d frames that were looked at, labels of the ids %s are of no class and are ignored; name each"
+            " under 'classes' or 'ignore' in %s",
             *(len(rows), name_some([f"{number} ({share:.1%})" for number, share in others]), index.root / NAME),
         )
+
+
+def _count_ids(index: FrameIndex, rows: Int64[np.ndarray, "frames"]) -> Counter[int]:
+    """The number of points of each raw id in the frames in ``rows``."""
+    reader, counts = READERS[index.dataset], Counter[int]()
+    for row in rows.tolist():
+        labels = reader.read_labels(index, row, reader.read_sweep(index, row))
+        counts.update(dict(zip(*(each.tolist() for each in np.unique(labels, return_counts=True)), strict=True)))
+    return counts
 
 
 def _incomplete(index: FrameIndex, faults: Sequence[FileFault]) -> dict[str, str]:

@@ -6,7 +6,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from .index import FrameIndex
 from .sweeps import Sweep
 
-__all__ = ["image_pixels", "inside_image", "project"]
+__all__ = ["OPTICAL_AXES", "image_pixels", "inside_image", "project"]
+
+#: Optical axes (x right, y down, z forward) from those of a body (x forward, y left, z up), as a 4x4 transform.
+OPTICAL_AXES = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 def project(

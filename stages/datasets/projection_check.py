@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from ...errors import DataError
 from ...progress import track
 from .index import FrameIndex
-from .projection import inside_image, project
+from .projection import OPTICAL_AXES, inside_image, project
 from .readers import READERS
 from .sweeps import Sweep
 
@@ -32,9 +32,6 @@ _FROM_LIDAR, _FROM_POINTS = 10.0, 50.0
 _ROLLED = 45.0
 #: Metres. A longer translation is guessed to be in millimetres, a shorter one in centimetres.
 _MILLIMETRES = 150.0
-
-#: Optical axes (x right, y down, z forward) from those of a body (x forward, y left, z up).
-_OPTICAL = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,5 +202,5 @@ def _readings(pose: Float64[np.ndarray, "4 4"]) -> Iterator[tuple[str, Float64[n
     yield f"with a translation in {unit}", scaled
     yield "inverted (lidar_from_camera given)", np.linalg.inv(pose)
     yield "with its rotation transposed", transposed
-    yield "with camera axes x forward, y left, z up", _OPTICAL @ pose
-    yield "with an inverse of camera axes x forward, y left, z up", _OPTICAL @ np.linalg.inv(pose)
+    yield "with camera axes x forward, y left, z up", OPTICAL_AXES @ pose
+    yield "with an inverse of camera axes x forward, y left, z up", OPTICAL_AXES @ np.linalg.inv(pose)

@@ -149,7 +149,7 @@ def domain_frames(
     chosen = _select(index, domain, split)
     if split == "train" and validated_on is not None:
         chosen &= ~_select(index, validated_on, "val")
-    rows = index.frames_where(chosen)
+    rows = np.flatnonzero(chosen)
     if not len(rows):
         raise DataError(
             f"No frame of {index.root} is in split '{split}' of domain '{domain}'. It holds (rule {SPLIT_RULE!r},"

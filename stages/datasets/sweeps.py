@@ -294,9 +294,9 @@ def load_sweep(path: Path, *, columns: int | None = None, dtype: RawType | None 
         raise DataError(f"The sweep {path} {foreign}")
     if suffix not in COLUMNS:
         return Sweep.of(_some(_PARSERS[suffix](content, path), path))
-    rows = _raw_rows(content, path, columns, dtype)
+    points, rows = _raw(content, path, columns, dtype)
     expected = RawRows(columns or COLUMNS[suffix], dtype or "float32")
-    return replace(Sweep.of(_some(_raw(content, path, rows), path)), guessed=None if rows == expected else rows)
+    return replace(Sweep.of(points), guessed=None if rows == expected else rows)
 
 
 def _some(points: np.ndarray, path: Path) -> np.ndarray:
@@ -305,27 +305,22 @@ def _some(points: np.ndarray, path: Path) -> np.ndarray:
     return points
 
 
-def _raw_rows(content: bytes, path: Path, columns: int | None, dtype: RawType | None) -> RawRows:
-    """The rows of a raw sweep: what is given, else what its values say."""
+def _raw(content: bytes, path: Path, columns: int | None, dtype: RawType | None) -> tuple[np.ndarray, RawRows]:
+    """The points of a raw sweep, and its rows: as they are given, else as its values say."""
+    if not content:
+        raise DataError(f"The sweep {path} is empty; copy it again, or leave it out")
     doubles = holds_doubles(content)
     if doubles and dtype == "float32":
         raise DataError(f"The sweep {path} {_DOUBLES}")
     stored: RawType = dtype or ("float64" if doubles else "float32")
     kind = np.dtype(stored).newbyteorder("<")
     values = np.frombuffer(content, kind, len(content) // kind.itemsize)
-    return RawRows(columns or guess_columns(values, COLUMNS[sweep_suffix(path)]), stored)
-
-
-def _raw(content: bytes, path: Path, rows: RawRows) -> np.ndarray:
-    if not content:
-        raise DataError(f"The sweep {path} is empty; copy it again, or leave it out")
+    rows = RawRows(columns or guess_columns(values, COLUMNS[sweep_suffix(path)]), stored)
     if len(content) % rows.bytes:
         raise DataError(
             f"The sweep {path} is truncated, or of another format: it has {len(content)} bytes, not a multiple of"
             f" {rows.bytes} ({rows}); copy it again"
         )
-    dtype = np.dtype(rows.dtype).newbyteorder("<")
-    values = np.frombuffer(content, dtype)
     points = values.reshape(-1, rows.columns)[:, :3]
     if (share := implausible_fraction(points)) > _NO_LENGTHS:
         raise DataError(
@@ -336,9 +331,9 @@ def _raw(content: bytes, path: Path, rows: RawRows) -> np.ndarray:
     if stored_by_columns(values, rows.columns):
         raise DataError(
             f"The sweep {path} has all x first, then all y, and so on, and rows of {rows} are expected; convert it with"
-            f" numpy: np.fromfile(NAME, '{dtype.str}').reshape({rows.columns}, -1).T.tofile(NAME)"
+            f" numpy: np.fromfile(NAME, '{kind.str}').reshape({rows.columns}, -1).T.tofile(NAME)"
         )
-    return points
+    return points, rows
 
 
 def _npy(content: bytes, path: Path) -> np.ndarray:

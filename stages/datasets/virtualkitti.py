@@ -13,17 +13,19 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ...errors import ConfigError, MissingDataError, nearest
-from .checks import Check, Faults, common_size, image_fault, run_checks
+from .checks import Check, Faults, common_size, image_checks, image_fault, run_checks
 from .index import FrameIndex, FrameTable, ImageRow, ImageTable
 from .listing import find_stems, stems
-from .projection import image_pixels
+from .projection import OPTICAL_AXES, image_pixels
 from .reader_arguments import choose_cameras, read_parts, resolve_root
 from .sweeps import Sweep
 from .virtualkitti_clouds import (
+    CLASSES,
     cloud_fault,
     cloud_labels,
     cloud_of_depth,
     depth_fault,
+    focal_length,
     read_classes,
     read_cloud,
     read_encoding,
@@ -35,14 +37,10 @@ VERSIONS = ("npy", "depth")
 WEATHERS = ("clone", "fog", "morning", "overcast", "rain", "sunset")
 
 _CAMERA = "front"
-_RGB, _DEPTH, _CLASSES = (f"vkitti_1.3.1_{kind}" for kind in ("rgb", "depthgt", "scenegt"))
+_RGB, _DEPTH = "vkitti_1.3.1_rgb", "vkitti_1.3.1_depthgt"
 _CLOUDS = ("vkitti3d_npy", "vkitti_npy")
 _SOURCE = "clone"  #: the render of points and classes
 _DOWNLOAD = "https://github.com/VisualComputingInstitute/vkitti3D-dataset (tools/download_raw_vkitti.sh)"
-_FOCAL, _WIDTH = 725.0, 1242  #: focal length in pixels of images of this width
-
-#: Points of the clouds (x forward, y left, z up) in the camera's axes.
-_CAMERA_FROM_CLOUD = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 def build_index(
@@ -66,7 +64,7 @@ def build_index(
     root = resolve_root(
         root,
         dataset="VirtualKITTI",
-        holds=f"{_RGB}, and {_CLOUDS[0]} or {_DEPTH} and {_CLASSES}",
+        holds=f"{_RGB}, and {_CLOUDS[0]} or {_DEPTH} and {CLASSES}",
         is_root=lambda folder: bool(_versions(folder)),
         download=_DOWNLOAD,
     )
@@ -82,7 +80,7 @@ def build_index(
     sizes = {world.name: world.size for world in worlds}
     images = [row for index, name in enumerate(names) for row in _image_rows(index, name, weathers, sizes)]
     sweeps = [_sweep_path(root, chosen, *name) for name in names]
-    classes = [f"{_CLASSES}/{world}/{_SOURCE}/{stem}.png" for world, stem in names]
+    classes = [f"{CLASSES}/{world}/{_SOURCE}/{stem}.png" for world, stem in names]
     return FrameIndex(
         dataset="virtualkitti",
         version=chosen,
@@ -119,7 +117,7 @@ def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, 
     path = index.root / str(index.frames.labels[row])
     if index.version == "npy":
         return cloud_labels(read_cloud(path))
-    return read_classes(path, index.root / _CLASSES, str(index.frames.scene[row]), sweep)
+    return read_classes(path, index.root / CLASSES, str(index.frames.scene[row]), sweep)
 
 
 def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
@@ -130,7 +128,7 @@ def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "
 def _versions(root: Path) -> list[str]:
     """Versions of a root, preferred first; empty if it is not a root."""
     clouds = any((root / folder).is_dir() for folder in _CLOUDS)
-    depths = (root / _DEPTH).is_dir() or (root / _CLASSES).is_dir()
+    depths = (root / _DEPTH).is_dir() or (root / CLASSES).is_dir()
     return [version for version, exists in zip(VERSIONS, (clouds, depths), strict=True) if exists]
 
 
@@ -170,7 +168,7 @@ def _folders(root: Path, version: str, weathers: Sequence[str], world: str) -> l
     """The folders of a world's files, and their suffixes."""
     images = [(root / _RGB / world / weather, ".png") for weather in weathers]
     if version == "depth":
-        return [*images, *((root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, _CLASSES))]
+        return [*images, *((root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, CLASSES))]
     return [*images, (root / _cloud_folder(root) / world, ".npy")]
 
 
@@ -188,7 +186,7 @@ def _world(root: Path, version: str, weathers: Sequence[str], world: str) -> _Wo
             hint = f", or choose what is there: --cameras {others}" if _RGB in folder.parts else ""
             raise MissingDataError(f"The folder {folder} is missing; get it from {_DOWNLOAD}{hint}")
     if version == "depth":
-        read_encoding(root / _CLASSES, world)
+        read_encoding(root / CLASSES, world)
     names = [key.partition("/")[2] for key in _keys(root, version, weathers, world)]
     return _World(world, names, _size(*(root / _RGB / world / weather for weather in weathers)) if weathers else (0, 0))
 
@@ -211,7 +209,7 @@ def _image_rows(
             path=f"{_RGB}/{world}/{weather}/{stem}.png",
             size=sizes[world],
             intrinsics=_intrinsics(sizes[world]),
-            camera_from_lidar=_CAMERA_FROM_CLOUD,
+            camera_from_lidar=OPTICAL_AXES,
         )
 
 
@@ -224,7 +222,7 @@ def _size(*folders: Path) -> tuple[int, int]:
 def _intrinsics(size: tuple[int, int]) -> Float64[np.ndarray, "3 3"]:
     """The published camera, c = (620.5, 187) at pixel centres, scaled to the size of the renders."""
     width, height = size
-    focal = _FOCAL * width / _WIDTH
+    focal = focal_length(width)
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
 
 
@@ -239,7 +237,4 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
             size = sizes[str(index.frames.scene[row])]
             yield path, partial(depth_fault, path, size)
             yield classes, partial(image_fault, classes, size)
-        for image in index.images_of(row):
-            width, height = index.images.size[image]
-            picture = index.root / str(index.images.path[image])
-            yield picture, partial(image_fault, picture, (int(width), int(height)))
+        yield from image_checks(index, row)

@@ -6,19 +6,21 @@ import numpy as np
 from jaxtyping import Float64, Int64, Num
 from PIL import Image
 
-from ...errors import DataError, MissingDataError
+from ...errors import DataError
 from .catalogue import VIRTUALKITTI
-from .checks import UNDECODABLE, Remark, image_fault
+from .checks import UNDECODABLE, Remark, image_fault, missing_since_indexed
 from .label_files import ColourTable, read_colours
 from .npy_files import load_array
 from .sweeps import Sweep, points_fault
 from .text_files import read_text
 
 __all__ = [
+    "CLASSES",
     "cloud_fault",
     "cloud_labels",
     "cloud_of_depth",
     "depth_fault",
+    "focal_length",
     "read_classes",
     "read_cloud",
     "read_encoding",
@@ -28,10 +30,10 @@ _COLUMNS = 7  # x, y, z (metres), red, green, blue, label
 _NUMBERS = "fiu"  # kinds of numpy types
 _DEPTH_MODE = "I"  # of Pillow: one whole number a pixel, of 16 or 32 bits
 _CUTOFF = 100.0  # metres from the camera; beyond is sky
-_FOCAL, _WIDTH = 725.0, 1242
 _SKY, _SKY_OF_THE_TOOLS = "Sky", 99
 _IGNORED = next(number for number, name in VIRTUALKITTI.items() if name == "Don't care")
-_SCENES = "vkitti_1.3.1_scenegt"
+#: Folder of the class images and their lists of colours.
+CLASSES = "vkitti_1.3.1_scenegt"
 
 
 def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
@@ -44,31 +46,25 @@ def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
     try:
         cloud = load_array(path)
     except FileNotFoundError as error:
-        raise MissingDataError(
-            f"The point cloud {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
-        ) from error
+        raise missing_since_indexed("point cloud", path) from error
     except (ValueError, OSError) as error:
         raise DataError(f"The point cloud {path} cannot be read ({error}); make it again with create_npy.py") from error
-    if cloud.ndim != 2 or cloud.shape[1] != _COLUMNS or cloud.dtype.kind not in _NUMBERS:
+    if cloud.ndim != 2 or cloud.shape[1] != _COLUMNS or not len(cloud) or cloud.dtype.kind not in _NUMBERS:
         raise DataError(
-            f"The point cloud {path} has shape {list(cloud.shape)}, not [points, 7]; make it again with create_npy.py"
+            f"The point cloud {path} has shape {list(cloud.shape)} of {cloud.dtype}, not [points, 7] of numbers;"
+            " make it again with create_npy.py"
         )
     return cloud.astype(np.float64)
 
 
 def cloud_fault(path: Path) -> str | Remark | None:
     """Returns the fault of the point cloud in ``path``, or a remark on its points that are not usable."""
-    if not path.is_file():
+    if not path.is_file():  # a pipe would be waited for
         return "the point cloud is missing; make it again with create_npy.py"
     try:
-        cloud = load_array(path, mapped=True)
-    except (ValueError, OSError) as error:
-        return f"the point cloud is truncated or not an array ({error}); make it again with create_npy.py"
-    if cloud.ndim != 2 or cloud.shape[1] != _COLUMNS or not len(cloud) or cloud.dtype.kind not in _NUMBERS:
-        return (
-            f"the point cloud has shape {list(cloud.shape)} of {cloud.dtype}, not [points, 7] of numbers; make it again"
-            " with create_npy.py"
-        )
+        cloud = read_cloud(path)
+    except DataError as error:
+        return str(error)
     labels = cloud_labels(cloud)
     unknown = labels[~np.isin(labels, list(VIRTUALKITTI))]
     if len(unknown):
@@ -86,6 +82,11 @@ def cloud_labels(cloud: Num[np.ndarray, "points 7"]) -> Int64[np.ndarray, "point
     return np.where(labels == _SKY_OF_THE_TOOLS, _IGNORED, labels)
 
 
+def focal_length(width: int) -> float:
+    """Returns the focal length in pixels of images of this width; 725 at the published 1242."""
+    return 725.0 * width / 1242
+
+
 def cloud_of_depth(path: Path) -> Sweep:
     """Returns points of a depth image (16 bits, centimetres) nearer than 100 m, and the centres of their pixels.
 
@@ -97,16 +98,14 @@ def cloud_of_depth(path: Path) -> Sweep:
         with Image.open(path) as image:
             mode, depth = image.mode, np.asarray(image)
     except FileNotFoundError as error:
-        raise MissingDataError(
-            f"The depth image {path} is missing since the data set was indexed; restore it, or run 'xd3d prepare' again"
-        ) from error
+        raise missing_since_indexed("depth image", path) from error
     except UNDECODABLE as error:
         raise DataError(f"The depth image {path} cannot be decoded ({error}); copy it again") from error
     if not mode.startswith(_DEPTH_MODE):
         raise DataError(f"The depth image {path} has pixels of type {mode}, not 16 bits; unpack the depth images again")
     metres = depth.astype(np.float64) / 100
     height, width = depth.shape
-    focal = _FOCAL * width / _WIDTH
+    focal = focal_length(width)
     rows, columns = np.mgrid[:height, :width].astype(np.float64) + 0.5
     points = np.stack(
         [metres, -(columns - width / 2) / focal * metres, -(rows - height / 2) / focal * metres], axis=-1
@@ -146,7 +145,7 @@ def read_classes(path: Path, folder: Path, world: str, sweep: Sweep) -> Int64[np
         unknown = colours[classes < 0][0].tolist()
         raise DataError(
             f"The class image {path} has the colour {unknown}, which {_encoding(folder, world).name} does not list;"
-            f" unpack {_SCENES} again"
+            f" unpack {CLASSES} again"
         )
     return classes
 
@@ -162,7 +161,7 @@ def read_encoding(folder: Path, world: str) -> ColourTable:
         MissingDataError: the list of colours is missing in ``folder``.
         DataError: it is not text, or a line is not a class.
     """
-    path, remedy = _encoding(folder, world), f"unpack {_SCENES} again"
+    path, remedy = _encoding(folder, world), f"unpack {CLASSES} again"
     numbers = {name: number for number, name in VIRTUALKITTI.items()}
     numbers[_SKY] = _IGNORED
     colours: list[tuple[int, ...]] = []

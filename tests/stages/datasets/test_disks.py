@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from xd3d.errors import DataError, MissingDataError
 from xd3d.stages.datasets import folder, nuscenes, semantickitti
-from xd3d.stages.datasets.checks import image_fault, run_checks
+from xd3d.stages.datasets.checks import common_size, image_fault, run_checks
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.listing import find_stems, without_copies
 from xd3d.stages.datasets.prepare import prepare_dataset
@@ -114,7 +114,7 @@ def scaled(calibration: str, scale: tuple[float, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_images_of_several_sizes_need_a_calibration_each(copy_of):
+def test_images_of_several_sizes_need_a_calibration_each(copy_of, monkeypatch):
     root = copy_of("folder")
     paths = sorted((root / "dataset/sequences/00/image_2").glob("*.png"))
     with Image.open(paths[-1]) as image:
@@ -128,7 +128,10 @@ def test_images_of_several_sizes_need_a_calibration_each(copy_of):
             (scene / f"calib/{path.stem}.txt").write_text(scaled(text, scale) if path == paths[-1] else text)
     text = (root / "dataset.yaml").read_text()
     (root / "dataset.yaml").write_text(text.replace("calib.txt", "calib/{frame}.txt"))
+    listed = []
+    monkeypatch.setattr(folder, "common_size", lambda paths, root: listed.extend(paths) or common_size(paths, root))
     index = folder.build_index(root)
+    assert len(listed) <= len(index.images.key)  # not all images for each of them
     assert folder.check_files(index) == []
     assert index.images.size[index.images.path == paths[-1].relative_to(root).as_posix()].tolist() == [[120, 40]]
 
@@ -178,3 +181,29 @@ def test_labels_without_any_class_are_found_by_prepare(copy_of, tmp_path):
     with pytest.raises(DataError, match=r"60000.*classes"):
         prepare_dataset("folder", root, tmp_path / "index")
     assert not (tmp_path / "index").exists()
+
+
+def test_a_folder_whose_first_frame_is_not_annotated_is_prepared(copy_of, tmp_path):
+    root = copy_of("folder")
+    for path in root.glob("dataset/sequences/*/labels"):
+        first = min(path.iterdir())
+        np.zeros_like(np.fromfile(first, "<u4")).tofile(first)
+    assert prepare_dataset("folder", root, tmp_path / "index").index == tmp_path / "index"
+
+
+def test_an_image_that_is_damaged_inside_is_named_by_prepare(copy_of, tmp_path):
+    root = copy_of("folder")
+    path = min(root.glob("dataset/sequences/00/image_2/*.png"))
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + bytes(50) + content[250:])
+    assert folder.check_files(folder.build_index(root)) == []
+    with pytest.raises(DataError, match=rf"{path.name} cannot be decoded .*--allow-missing"):
+        prepare_dataset("folder", root, tmp_path / "index")
+    path.unlink()
+    assert len(prepare_dataset("folder", root, tmp_path / "index", allow_missing=True).left_out) == 1
+
+
+def test_the_folder_of_the_picture_of_a_calibration_is_made(copy_of, tmp_path):
+    picture = tmp_path / "new/points.png"
+    prepare_dataset("folder", copy_of("folder"), tmp_path / "index", picture=picture)
+    assert picture.is_file()

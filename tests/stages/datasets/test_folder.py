@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from xd3d.errors import ConfigError, DataError, MissingDataError
+from xd3d.stages.datasets import folder_description
 from xd3d.stages.datasets.folder import build_index, check_files
 from xd3d.stages.datasets.folder_calibration import read_folder_calibration
 from xd3d.stages.datasets.folder_description import find_files
@@ -64,6 +65,24 @@ def test_names_of_a_mac_are_those_of_other_systems(folder):
     for path in root.glob("*/a.npy"):
         path.rename(path.with_stem("su\u0308d"))
     assert build_index(root).frames.split.tolist() == ["train", "train", "train", "val"]
+
+
+def test_a_name_with_brackets_is_that_frame_and_a_glob_too(folder):
+    root = folder(val=["[x] a"], test=["[bc]"])
+    for path in root.glob("*/a.npy"):
+        path.rename(path.with_stem("[x] a"))
+    index = build_index(root)
+    assert dict(zip(index.frames.key.tolist(), index.frames.split.tolist(), strict=True)) == {
+        "[x] a": "val",
+        "b": "test",
+        "c": "test",
+        "d": "train",
+    }
+
+
+def test_a_long_list_of_frames_is_not_compared_with_every_frame(folder, monkeypatch):
+    monkeypatch.setattr(folder_description, "fnmatchcase", None)
+    assert build_index(folder(val=["a", "c"])).frames.split.tolist() == ["val", "train", "val", "train"]
 
 
 def test_names_are_what_they_look_like_and_not_what_yaml_makes_of_them(tmp_path):
@@ -168,6 +187,7 @@ def write_ply(path, values=RAW, name="label"):
         (".ply", write_ply, {}),
         (".ply", lambda path: write_ply(path, INSTANCES, "scalar_Classification"), {}),
         (".ply", lambda path: write_ply(path, name="mine"), {"label_field": "mine"}),
+        (".txt", lambda path: np.savetxt(path, np.stack([RAW * 0, RAW], 1), "%d"), {"label_field": 1}),
         (".txt", lambda path: path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(b"%d" % raw for raw in RAW)), {}),
     ],
 )
@@ -194,6 +214,7 @@ def test_labels_in_a_column_of_the_sweeps_need_no_file_of_their_own(folder):
     ("suffix", "write", "facts"),
     [
         (".npy", lambda path: np.save(path, np.stack([RAW, RAW], 1)), ["[5, 2]", "label_field"]),
+        (".txt", lambda path: np.savetxt(path, np.stack([RAW, RAW], 1), "%d"), ["[5, 2]", "label_field"]),
         (".npy", lambda path: np.save(path, RAW + 0.5), ["not whole"]),
         (".npy", lambda path: np.save(path, np.eye(9)[RAW]), ["one-hot", "argmax(axis=1)"]),
         (".label", write_raw("<f4"), ["float32", "write uint32"]),
@@ -300,6 +321,7 @@ def test_raw_sweeps_of_doubles_are_read_with_the_key_that_says_so(folder, caplog
         ({"labels": "labels/{scene}/{frame}.npy"}, "same fields in braces"),
         ({"labels": "labels/{name}.npy", "sweeps": "scans/{name}.npy"}, r"\{name\} is unknown"),
         ({"images": {"front": "{frame}.png"}}, "images need a calibration"),
+        ({"labels": None, "label_field": 3, "classes": {}}, "label_field.* need classes"),
         ({"sweeps": "C:\\scans\\{frame}.npy"}, "has a backslash; separate folders by '/'"),
         ({"labels": "labels/{frame}.txt"}, "'a' and '0'; what belongs to one frame needs one name"),
         ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class, and have 1"),

@@ -1,6 +1,7 @@
 """One frame: which points are kept and where they lie, against the devkit's own projection; and damaged files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,15 @@ def test_projection_by_hand():
     np.testing.assert_allclose(depth, [4, 0, -5])
     np.testing.assert_allclose(pixels[0], [100 * 1 / 4 + 50, 200 * 2 / 4 + 30])
     assert np.isnan(pixels[1:]).all()
+
+
+def test_points_below_a_camera_that_looks_straight_down_face_the_top_of_its_image(tiny_nuscenes_root):
+    index = build_index(tiny_nuscenes_root)
+    down = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, -1, 5], [0, 0, 0, 1]])
+    poses = np.broadcast_to(down, index.images.camera_from_lidar.shape)
+    index = replace(index, images=replace(index.images, camera_from_lidar=poses))
+    frame = load_frame(index, 0, None, every_point=True)
+    np.testing.assert_array_equal(frame.facing(index), frame.points[:, [1, 0, 2]] * [-1, 1, 1])
 
 
 def test_a_frame_without_labels_is_ignored_throughout(broken_root):

@@ -113,5 +113,5 @@ def test_a_cloud_of_another_form_is_named(copy_of):
     path = root / str(index.frames.sweep[0])
     np.save(path, np.zeros((5, 4)))
     assert "shape [5, 4]" in check_files(index)[0].reason
-    with pytest.raises(DataError, match=r"\[5, 4\],.*\[points, 7\]"):
+    with pytest.raises(DataError, match=r"\[5, 4\] .*\[points, 7\]"):
         load_frame(index, 0, MERGE)
