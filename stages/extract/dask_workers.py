@@ -81,8 +81,8 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
 
         if __version__ != self.version:
             return f"has xd3d {__version__}, the run {self.version}; install the same"
-        if not self.pictures.root.is_dir():
-            return f"does not see the data root {self.pictures.root}; mount it there under the same path"
+        if not self.pictures.index.root.is_dir():
+            return f"does not see the data root {self.pictures.index.root}; mount it there under the same path"
         if not open_store(location := self.opener.args[0]).exists(self.presence_key):
             return f"does not see the cache {location}; mount it there under the same path"
         return None

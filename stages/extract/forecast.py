@@ -45,9 +45,7 @@ class Forecast:
         return self.free_bytes is None or self.bytes_left <= self.free_bytes
 
 
-def forecast(
-    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, *, root: Path | None = None
-) -> Forecast:
+def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> Forecast:
     """Forecasts the cost of ``extract_features`` with the same arguments.
 
     Raises:
@@ -56,8 +54,8 @@ def forecast(
         DataError: no image of the index can be decoded.
     """
     if settings.models:
-        return _forecast_networks(index, settings, cache_path, root)
-    pictures = PictureSource.of(index, settings, root)
+        return _forecast_networks(index, settings, cache_path)
+    pictures = PictureSource.of(index, settings)
     extractor = FeatureExtractor(settings=settings)
     layout, store = planned_layout(index, settings, extractor.specs), open_store(cache_path)
     stored: dict[str, Any] = {"done": 0, "failed": 0, "bytes": 0}
@@ -79,13 +77,11 @@ def forecast(
     )
 
 
-def _forecast_networks(
-    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, root: Path | None
-) -> Forecast:
+def _forecast_networks(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> Forecast:
     """Adds up the parts of a cache of several networks; agents count with their bytes, grouping them takes no time."""
     plan = NetworksPlan(index=index, settings=settings, path=cache_path)
     incomplete, agents = plan.incomplete(), plan.agents_layout()
-    parts = [forecast(index, part, network_part(cache_path, name), root=root) for name, part in incomplete.items()]
+    parts = [forecast(index, part, network_part(cache_path, name)) for name, part in incomplete.items()]
     grouped = cache_info(path)["done"] if open_store(path := plan.agents_path).exists(MANIFEST) else 0
     left = max([agents.images - grouped, *(part.left for part in parts)])
     complete = [network_part(cache_path, name) for name in plan.parts if name not in incomplete]

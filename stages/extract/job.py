@@ -74,15 +74,13 @@ def extract_features(
     cache_path: Path | str,
     *,
     retry_failed: bool = False,
-    root: Path | None = None,
     part: tuple[int, int] | None = None,
 ) -> ExtractSummary:
     """Writes the features of every image of ``index`` to the cache in ``cache_path``, or resumes an earlier run.
 
     An image that cannot be decoded is recorded with the reason and skipped; ``retry_failed`` tries those again.
-    ``root`` overrides the index's data root. Interrupted at any moment, the cache can be resumed. With ``part`` (i, n),
-    i from 1 to n, this process computes every n-th shard only and shares the cache with the other parts; the summary
-    counts its own images.
+    Interrupted at any moment, the cache can be resumed. With ``part`` (i, n), i from 1 to n, this process computes
+    every n-th shard only and shares the cache with the other parts; the summary counts its own images.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
@@ -92,7 +90,7 @@ def extract_features(
         DiskSpaceError: the disk has too little space for the pending shards.
     """
     start = time.monotonic()
-    pictures = PictureSource.of(index, settings, root)
+    pictures = PictureSource.of(index, settings)
     opener = cache_opener(index, settings, cache_path)
     extractor = FeatureExtractor(settings=settings)
     with opener(taps=list(extractor.specs.values()), shared=part is not None) as writer:

@@ -170,7 +170,6 @@ def extract_networks(
     *,
     fill: FillPart = extract_features,
     retry_failed: bool = False,
-    root: Path | None = None,
 ) -> ExtractSummary:
     """Writes the maps of every network of ``settings.models``, and their agents, or resumes an earlier run.
 
@@ -187,7 +186,7 @@ def extract_networks(
     done: list[ExtractSummary] = []
     for name, part in plan.incomplete(retry_failed).items():
         done.append(fill(index, part, network_part(cache_path, name), retry_failed=retry_failed))
-    done.append(group_networks(plan, retry_failed=retry_failed, root=root))
+    done.append(group_networks(plan, retry_failed=retry_failed))
     total = sum(each.seconds for each in done)
     shares = {
         activity: sum(each.shares.get(activity, 0.0) * each.seconds for each in done) / total for activity in ACTIVITIES
@@ -211,7 +210,7 @@ def _is_complete(path: Path | str, fields: Mapping[str, Any], retry_failed: bool
     return bool(whole) and found["fingerprint"] == fingerprint_digest(fields)
 
 
-def group_networks(plan: NetworksPlan, *, retry_failed: bool = False, root: Path | None = None) -> ExtractSummary:
+def group_networks(plan: NetworksPlan, *, retry_failed: bool = False) -> ExtractSummary:
     """Writes the agents of the images whose maps every network's part has, from those maps.
 
     Raises:
@@ -219,7 +218,7 @@ def group_networks(plan: NetworksPlan, *, retry_failed: bool = False, root: Path
         CacheMismatchError: a part was made with other settings.
     """
     start, settings, layout = time.monotonic(), plan.settings, plan.agents_layout()
-    pictures = PictureSource.of(plan.index, settings, root)
+    pictures = PictureSource.of(plan.index, settings)
     maps = _StoredMaps(plan, layout)
     path = plan.agents_path
     opener = cache_opener(plan.index, settings, path, fingerprint=layout.fingerprint)

@@ -3,7 +3,6 @@
 import copy
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ...cache.schema import ImageFeatures, TapSpec
 from ...cache.stored import StoredRows
@@ -17,16 +16,16 @@ __all__ = ["OnlineExtractor"]
 
 
 class OnlineExtractor:
-    """A ``FeatureSource`` without a cache. ``root`` overrides the index's own.
+    """A ``FeatureSource`` without a cache.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         MissingDataError: the data root is not there.
     """
 
-    def __init__(self, *, index: FrameIndex, settings: ExtractSettings, root: Path | None = None) -> None:
+    def __init__(self, *, index: FrameIndex, settings: ExtractSettings) -> None:
         self._settings = settings
-        self._pictures = PictureSource.of(index, settings, root)
+        self._pictures = PictureSource.of(index, settings)
         self._extractor = FeatureExtractor(settings=settings)
         self._lock = threading.Lock()  # the taps register hooks in the model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
@@ -37,7 +36,7 @@ class OnlineExtractor:
     def with_index(self, index: FrameIndex) -> "OnlineExtractor":
         """Returns a source of the images of ``index`` that shares the model with this one."""
         other = copy.copy(self)
-        other._pictures = PictureSource.of(index, self._settings, None)
+        other._pictures = PictureSource.of(index, self._settings)
         return other
 
     def require(self, rows: Sequence[int]) -> None:

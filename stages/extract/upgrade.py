@@ -56,14 +56,12 @@ class UpgradeSummary:
     recomputed: int
 
 
-def upgrade_cache(
-    path: Path | str, *, index: Callable[[], FrameIndex], root: Path | None = None, device: str = "auto"
-) -> UpgradeSummary:
+def upgrade_cache(path: Path | str, *, index: Callable[[], FrameIndex], device: str = "auto") -> UpgradeSummary:
     """Adds memberships to the cache of format 1 in ``path``, which then has format 2; format 2 is left unchanged.
 
-    ``index`` opens the index of its data set, and is called only if the agents were also grouped by colour. ``root``
-    overrides its data root; ``device`` is as in ``select_device``. Uncommitted shards stay uncommitted. The same call
-    resumes after an interruption at any moment.
+    ``index`` opens the index of its data set, and is called only if the agents were also grouped by colour. ``device``
+    is as in ``select_device``. Uncommitted shards stay uncommitted. The same call resumes after an interruption at any
+    moment.
 
     Raises:
         CacheError: there is no cache, it is damaged or an export of fewer taps, or a writer uses it.
@@ -75,7 +73,7 @@ def upgrade_cache(
     start, upgraded, written, recomputed = time.monotonic(), 0, 0, 0
     if not finish_upgrade(path):
         reader = FeatureReader(path)
-        regrouping = _Regrouping(reader, index, root, device)
+        regrouping = _Regrouping(reader, index, device)
         with CacheUpgrade.open(path, grid=regrouping.grid) as upgrade:
             reader.refresh()
             _check_disk(path, upgrade)
@@ -113,7 +111,7 @@ def _check_disk(path: Path | str, upgrade: CacheUpgrade) -> None:
 class _Regrouping:
     """Groups the images of a cache again, from what it stores of them."""
 
-    def __init__(self, reader: FeatureReader, index: Callable[[], FrameIndex], root: Path | None, device: str) -> None:
+    def __init__(self, reader: FeatureReader, index: Callable[[], FrameIndex], device: str) -> None:
         self._reader = reader
         layout, fields = reader.layout, reader.fingerprint
         if "exported_from" in fields:
@@ -134,7 +132,7 @@ class _Regrouping:
             ) from error
         self._bound = SAME_AGENTS[layout.profile]
         self._batch = 1 if self._device.type == "cpu" else GPU_BATCH
-        self._pictures = None if settings.assign == "features" else self._open_pictures(index(), root)
+        self._pictures = None if settings.assign == "features" else self._open_pictures(index())
         self._places: dict[str, int] = {}
         if self._pictures is not None:
             keys = self._pictures.keys(range(len(self._pictures)))
@@ -207,7 +205,7 @@ class _Regrouping:
         cells /= cells.sum(1, keepdim=True).clamp_min(EMPTY_MASS)
         return cells.reshape(*cells.shape[:2], self.grid.height, self.grid.width)
 
-    def _open_pictures(self, index: FrameIndex, root: Path | None) -> PictureSource:
+    def _open_pictures(self, index: FrameIndex) -> PictureSource:
         if index.digest != (made_of := self._reader.fingerprint.get("index")):
             raise CacheMismatchError(
                 f"The cache {self._reader.path} was made of another index of {index.dataset} (digest {made_of}, found"
@@ -218,7 +216,6 @@ class _Regrouping:
             image_size=self._image_size,
             views=self._reader.views,
             decoding="scaled" if self._reader.fingerprint.get("decoding") == "scaled" else "full",
-            root=root,
         )
 
     def _read_pictures(self, rows: Sequence[int]) -> UInt8[np.ndarray, "images 3 height width"]:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -353,9 +352,3 @@ def test_a_picture_of_another_size_than_the_index_says_fails(settings, make_inde
     Image.new("RGB", (20, 10)).save(index.root / str(index.images.path[0]))
     extract_features(index, settings(), tmp_path / "cache")
     assert "is 20x10 pixels, the index says 320x180" in FeatureReader(tmp_path / "cache").failed[0]
-
-
-def test_the_root_can_be_given(settings, make_index, tmp_path):
-    index = make_index(2)
-    moved = Path(index.root).rename(tmp_path / "moved")
-    assert extract_features(index, settings(), tmp_path / "cache", root=moved).done == 2
