@@ -47,7 +47,8 @@ from .taps import map_specs
 
 __all__ = ["NetworksPlan", "extract_networks", "group_networks"]
 
-SHARED = ("image_size", "index", "views", "weights")  #: fields that all parts have in common, whatever their network
+#: fields that all parts have in common, whatever their network
+SHARED = ("decoding", "image_size", "index", "profile", "views", "weights")
 GPU_BATCH = 16  #: images that are grouped together on a GPU
 FillPart = Callable[..., ExtractSummary]  #: ``extract_features``, or a function of its arguments
 
@@ -135,7 +136,10 @@ class NetworksPlan:
             )
         if stored and missing_models(self.settings.model_copy(update={"model": self.settings.networks[name]})):
             shared = shared_fields(self.settings, self.index)
-            self._check_part(name, *({field: fields[field] for field in SHARED} for fields in (shared, stored)))
+            expected, found = (
+                {key: value for key, value in fields.items() if key in SHARED} for fields in (shared, stored)
+            )
+            self._check_part(name, expected, found)
             return None, stored
         settings = network_settings(self.settings, name)
         if stored:
