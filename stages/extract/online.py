@@ -4,7 +4,9 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 
-from ...cache.schema import ImageFeatures, TapSpec
+import numpy as np
+
+from ...cache.schema import ImageFeatures, TapSpec, features_of
 from ...cache.stored import StoredRows
 from ...errors import DataError, ModelError
 from ..datasets.index import FrameIndex
@@ -49,6 +51,10 @@ class OnlineExtractor:
             DataError: an image cannot be decoded.
             ModelError: the model gave NaN or infinity for an image.
         """
+        if not len(rows):  # no frame has an image: the arrays of a black one, without its row
+            with self._lock:
+                black = self._extractor(np.zeros((1, 3, *self._settings.image_size), np.uint8), [""])
+            return features_of({name: np.asarray(values)[:0] for name, values in black.arrays.items()})
         size = self._extractor.batch_size
         parts = [(first, self._batch(rows[first : first + size])) for first in range(0, len(rows), size)]
         return StoredRows.join(
