@@ -1,9 +1,8 @@
 """Forecasts the bytes, the free disk space and the time of a run from one probe image; writes nothing."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...cache.metadata import MANIFEST, load_layout
 from ...cache.network_parts import network_part
@@ -57,11 +56,11 @@ def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path | st
         return _forecast_networks(index, settings, cache_path)
     pictures = PictureSource.of(index, settings)
     extractor = FeatureExtractor(settings=settings)
-    layout, store = planned_layout(index, settings, extractor.specs), open_store(cache_path)
-    stored: dict[str, Any] = {"done": 0, "failed": 0, "bytes": 0}
-    if store.exists(MANIFEST):
-        layout = replace(layout, grid=load_layout(store).grid)  # a cache keeps its format
-        stored = cache_info(cache_path)
+    store = open_store(cache_path)
+    if store.exists(MANIFEST):  # a cache keeps its format and its shards
+        layout, stored = load_layout(store), cache_info(cache_path)
+    else:
+        layout, stored = planned_layout(index, settings, extractor.specs), {"done": 0, "failed": 0, "bytes": 0}
     total = stored_bytes(layout, layout.shards())
     left = layout.images - int(stored["done"]) - int(stored["failed"])
     seconds = _probe(extractor, pictures)

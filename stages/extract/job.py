@@ -38,6 +38,7 @@ __all__ = [
     "extract_features",
     "fill_pending",
     "planned_layout",
+    "require_space",
     "stored_bytes",
     "summarise",
 ]
@@ -196,11 +197,20 @@ def fill_pending(
 
 def check_disk(path: Path | str, layout: CacheLayout, pending: list[Shard]) -> None:
     """Raises ``DiskSpaceError`` if the disk has too little space for the pending shards."""
-    needed, free = stored_bytes(layout, pending), open_store(path).free_bytes()
+    require_space(
+        path,
+        stored_bytes(layout, pending),
+        "features",
+        "free some, choose another disk, or keep fewer taps (extract.taps)",
+    )
+
+
+def require_space(path: Path | str, needed: int, what: str, remedy: str) -> None:
+    """Raises ``DiskSpaceError`` if the disk of ``path`` has less than ``needed`` bytes free."""
+    free = open_store(path).free_bytes()
     if free is not None and needed > free:
         raise DiskSpaceError(
-            f"The features need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free; "
-            "free some, choose another disk, or keep fewer taps (extract.taps)"
+            f"The {what} need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free; {remedy}"
         )
 
 
@@ -216,7 +226,7 @@ def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
             " fusion.variant=3d-only, or prepare it with cameras if the data set has them"
         )
     counts = np.unique(np.bincount(index.images.frame, minlength=len(index.frames.key)))
-    return len(settings.views) * (int(counts[0]) if len(counts) == 1 and counts[0] > 0 else 1)
+    return len(settings.views) * (int(counts[0]) if len(counts) == 1 else 1)
 
 
 def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:

@@ -21,14 +21,14 @@ from ...cache.reader import FeatureReader
 from ...cache.schema import MEMBERSHIPS_PER_CELL, TapSpec
 from ...cache.stores import open_store
 from ...cache.upgrade import CacheUpgrade, finish_upgrade
-from ...errors import CacheError, CacheMismatchError, DataError, DiskSpaceError
+from ...errors import CacheError, CacheMismatchError, DataError
 from ...processes import select_device
 from ...progress import progress
 from ..datasets.index import FrameIndex
 from .agents import EMPTY_MASS, AgentMaker
 from .encode import as_indices, decoded, strongest_memberships
 from .images import PictureSource
-from .job import stored_bytes
+from .job import require_space, stored_bytes
 from .settings import AgentSettings
 
 __all__ = ["SAME_AGENTS", "UpgradeSummary", "upgrade_cache"]
@@ -100,12 +100,7 @@ def upgrade_cache(path: Path | str, *, index: Callable[[], FrameIndex], device: 
 def _check_disk(path: Path | str, upgrade: CacheUpgrade) -> None:
     with_them, without = upgrade.layout, replace(upgrade.layout, grid=None)
     needed = stored_bytes(with_them, upgrade.pending) - stored_bytes(without, upgrade.pending)
-    free = open_store(path).free_bytes()
-    if free is not None and needed > free:
-        raise DiskSpaceError(
-            f"The memberships need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free;"
-            " free some space and run the same command again"
-        )
+    require_space(path, needed, "memberships", "free some space and run the same command again")
 
 
 class _Regrouping:
