@@ -108,9 +108,12 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
     def _extractor(self) -> FeatureExtractor:
         import torch
 
-        reason = self.unfit_reason()
-        if not reason and settings_model(self.settings).digest != self.opener.keywords["fingerprint"]["model"]:
-            reason = f"has other files of the model {self.settings.model} than the run; copy them there"
+        reason, run = self.unfit_reason(), self.opener.keywords["fingerprint"]
+        if not reason:
+            model = settings_model(self.settings)
+            other = self.settings.model if model.digest != run["model"] else self.settings.unet
+            if (model.digest, model.unet_digest) != (run["model"], run.get("unet")):
+                reason = f"has other files of the model {other} than the run; copy them there"
         if reason:
             raise ClusterError(f"The worker {get_worker().address} {reason}")
         if self.threads is not None:
