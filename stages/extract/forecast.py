@@ -81,7 +81,10 @@ def _forecast_networks(index: FrameIndex, settings: ExtractSettings, cache_path:
     plan = NetworksPlan(index=index, settings=settings, path=cache_path)
     incomplete, agents = plan.incomplete(), plan.agents_layout()
     parts = [forecast(index, part, network_part(cache_path, name)) for name, part in incomplete.items()]
-    grouped = cache_info(path)["done"] if open_store(path := plan.agents_path).exists(MANIFEST) else 0
+    grouped = 0
+    if open_store(plan.agents_path).exists(MANIFEST):
+        stored_agents = cache_info(plan.agents_path)
+        grouped = stored_agents["done"] + stored_agents["failed"]
     left = max([agents.images - grouped, *(part.left for part in parts)])
     complete = [network_part(cache_path, name) for name in plan.parts if name not in incomplete]
     stored = sum(cache_info(path)["bytes"] for path in complete)
