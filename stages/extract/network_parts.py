@@ -223,23 +223,29 @@ def group_networks(plan: NetworksPlan, *, retry_failed: bool = False) -> Extract
     """
     start, settings, layout = time.monotonic(), plan.settings, plan.agents_layout()
     pictures = PictureSource.of(plan.index, settings)
-    maps = _StoredMaps(plan, layout)
-    path = plan.agents_path
+    grouper, path = _Grouper(plan, layout), plan.agents_path
     opener = cache_opener(plan.index, settings, path, fingerprint=layout.fingerprint)
     with opener(taps=layout.taps, shared=True) as writer:
         shards = list(writer.layout.shards())
-        pending = [shard for shard in writer.pending_shards(retry_failed) if maps.known(shard.rows).all()]
+        pending = [shard for shard in writer.pending_shards(retry_failed) if grouper.has_all(shard.rows)]
         check_disk(path, writer.layout, pending)
-        grouper = _Grouper(maps, settings)
         fill_pending(writer, shards, pending, grouper, pictures)
         return summarise(writer, shards, pending, grouper.clock, start=start)
 
 
-class _StoredMaps:
-    """The maps of several networks as their parts store them; ``specs``: the taps of the plan, ``rgb`` among them."""
+class _Grouper:
+    """Computes the agents of a batch of pictures, and ``rgb``, from the maps in the parts; a ``BatchExtractor``."""
 
     def __init__(self, plan: NetworksPlan, layout: CacheLayout) -> None:
-        self.specs: dict[str, TapSpec] = {spec.name: spec for spec in layout.taps}
+        settings = plan.settings
+        self.clock = StageClock()
+        self._profile = settings.profile
+        self._device = select_device(settings.device, setting="extract.device")
+        self.batch_size = settings.batch_size or (1 if self._device.type == "cpu" else GPU_BATCH)
+        self._specs: dict[str, TapSpec] = {spec.name: spec for spec in layout.taps}
+        self._agents = AgentMaker(
+            settings=settings.agents, specs=self._specs, image_size=settings.image_size, device=self._device
+        )
         self._readers = {
             name: FeatureReader(network_part(plan.path, name), expected=fields)
             for name, (_, fields) in plan.parts.items()
@@ -249,15 +255,27 @@ class _StoredMaps:
             if reader.image_keys != layout.image_keys:
                 raise CacheError(f"The part {reader.path} holds other images than the others; make it again")
 
-    def known(self, rows: Sequence[int]) -> np.ndarray:
-        """Returns whether each of ``rows`` was computed, or failed, in every part."""
+    def has_all(self, rows: Sequence[int]) -> bool:
+        """Returns whether all ``rows`` were computed, or failed, in every part."""
         chosen = list(rows)
-        return np.all(
-            [reader.available[chosen] | np.isin(chosen, list(reader.failed)) for reader in self._readers.values()],
-            axis=0,
+        return all(
+            (reader.available[chosen] | np.isin(chosen, list(reader.failed))).all() for reader in self._readers.values()
         )
 
-    def read(self, keys: Sequence[str], device: torch.device) -> tuple[FeatureMaps, dict[int, str]]:
+    def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
+        """Returns what computes the rows of a batch, numbered by batch index: there is no model to run first."""
+        return partial(self._rows, pictures, keys)
+
+    @torch.inference_mode()
+    def _rows(self, pictures: PictureArray, keys: Sequence[str]) -> StoredRows:
+        images = torch.from_numpy(pictures).to(self._device)
+        maps, failed = self._read(keys)
+        named = agent_arrays(self._agents, maps, images)
+        if RGB in self._specs:
+            named[f"features/{RGB}"] = shrink_to_stride(images)
+        return stored_rows(named, self._profile).with_failures(failed)
+
+    def _read(self, keys: Sequence[str]) -> tuple[FeatureMaps, dict[int, str]]:
         """Returns the maps of the images ``keys`` in float32, zeros for failed ones, and batch index -> reason."""
         rows = [self._row_of_key[key] for key in keys]
         failed = {
@@ -268,41 +286,14 @@ class _StoredMaps:
         }
         good = [i for i in range(len(rows)) if i not in failed]
         maps = {
-            tap: torch.zeros(len(rows), spec.channels, spec.height, spec.width, device=device)
-            for tap, spec in self.specs.items()
+            tap: torch.zeros(len(rows), spec.channels, spec.height, spec.width, device=self._device)
+            for tap, spec in self._specs.items()
             if tap != RGB
         }
         for network, reader in self._readers.items():
-            own = network_taps(self.specs, network)
+            own = network_taps(self._specs, network)
             if good:
                 found = reader.read([rows[i] for i in good], reader.allocate(len(good), taps=own))
                 for tap in own:
-                    maps[f"{network}/{tap}"][good] = decoded(found, "features", tap, device)
+                    maps[f"{network}/{tap}"][good] = decoded(found, "features", tap, self._device)
         return maps, failed
-
-
-class _Grouper:
-    """Computes the agents of a batch of pictures from their stored maps, and ``rgb``; a ``BatchExtractor``."""
-
-    def __init__(self, maps: _StoredMaps, settings: ExtractSettings) -> None:
-        self.clock = StageClock()
-        self._maps = maps
-        self._profile = settings.profile
-        self._device = select_device(settings.device, setting="extract.device")
-        self.batch_size = settings.batch_size or (1 if self._device.type == "cpu" else GPU_BATCH)
-        self._agents = AgentMaker(
-            settings=settings.agents, specs=maps.specs, image_size=settings.image_size, device=self._device
-        )
-
-    def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
-        """Returns what computes the rows of a batch, numbered by batch index: there is no model to run first."""
-        return partial(self._rows, pictures, keys)
-
-    @torch.inference_mode()
-    def _rows(self, pictures: PictureArray, keys: Sequence[str]) -> StoredRows:
-        images = torch.from_numpy(pictures).to(self._device)
-        maps, failed = self._maps.read(keys, self._device)
-        named = agent_arrays(self._agents, maps, images)
-        if RGB in self._maps.specs:
-            named[f"features/{RGB}"] = shrink_to_stride(images)
-        return stored_rows(named, self._profile).with_failures(failed)

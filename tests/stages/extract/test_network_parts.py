@@ -13,6 +13,7 @@ from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import named_arrays
 from xd3d.errors import CacheError, CacheMismatchError, ConfigError, DataError, ModelError
 from xd3d.stages.extract import backbones, images, network_parts
+from xd3d.stages.extract.forecast import forecast
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.network_parts import NetworksPlan, extract_networks
 from xd3d.stages.extract.online import OnlineExtractor
@@ -153,6 +154,7 @@ def test_an_image_that_cannot_be_decoded_fails_in_every_part(make_index, several
     (index.root / str(index.images.path[1])).write_bytes(b"no picture")
     done = extract_networks(index, several("diffusers", "dinov2"), path)
     assert (done.done, done.failed) == (2, 1)
+    assert forecast(index, several("diffusers", "dinov2"), path).left == 0
     reader = opened(index, several("diffusers", "dinov2"), path)
     reader.require([0, 2])
     with pytest.raises(CacheError, match=str(index.images.key[1])):
