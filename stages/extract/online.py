@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...cache.schema import ImageFeatures, TapSpec, features_of
-from ...cache.stored import StoredRows
 from ...errors import DataError, ModelError
 from ..datasets.index import FrameIndex
 from .extractor import FeatureExtractor
@@ -55,13 +54,6 @@ class OnlineExtractor:
             with self._lock:
                 black = self._extractor(np.zeros((1, 3, *self._settings.image_size), np.uint8), [""])
             return features_of({name: np.asarray(values)[:0] for name, values in black.arrays.items()})
-        size = self._extractor.batch_size
-        parts = [(first, self._batch(rows[first : first + size])) for first in range(0, len(rows), size)]
-        return StoredRows.join(
-            part.renumbered(range(first, first + len(part.rows))) for first, part in parts
-        ).features()
-
-    def _batch(self, rows: Sequence[int]) -> StoredRows:
         pictures, failures = self._pictures.read(rows)
         if failures:
             raise DataError("; ".join(failures.values()))
@@ -72,4 +64,4 @@ class OnlineExtractor:
             raise ModelError(
                 f"The model gave NaN or infinity for image {keys[index]} ({reason}); try extract.dtype float32"
             )
-        return stored
+        return stored.features()
