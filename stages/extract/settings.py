@@ -210,8 +210,11 @@ class ExtractSettings(Settings):
         return self
 
     def _tap_faults(self) -> list[str]:
-        if self.models:
-            return self._network_faults()
+        twice = sorted({tap for tap in self.taps if self.taps.count(tap) > 1})
+        faults = [f"taps names {', '.join(twice)} more than once"] if twice else []
+        return faults + (self._network_faults() if self.models else self._address_faults())
+
+    def _address_faults(self) -> list[str]:
         unet = self.model in DIFFUSION_NAMES
         examples = "up0, up1.0, mid, up2:residual or rgb" if unet else "block8, stage2, last or rgb"
         faults = [
@@ -219,9 +222,6 @@ class ExtractSettings(Settings):
             for tap in self.taps
             if not (UNET_TAP if unet else ANY_TAP).fullmatch(tap)
         ]
-        twice = sorted({tap for tap in self.taps if self.taps.count(tap) > 1})
-        if twice:
-            faults.append(f"taps names {', '.join(twice)} more than once")
         if not self.map_taps:
             faults.append("taps needs at least one feature map of the network, such as up2")
         return faults
@@ -238,8 +238,6 @@ class ExtractSettings(Settings):
         faults += [
             f"'{name}' cannot name a network; rename its folder" for name in known if not ANY_TAP.fullmatch(name)
         ]
-        if len(set(self.taps)) < len(self.taps):
-            faults.append("taps names one more than once")
         if self.exported_from:
             faults.append("exported_from belongs to a cache of one network; leave models out")
         return faults
