@@ -11,7 +11,8 @@ from ..cache.recipe import load_recipe
 from ..cache.stores import open_store
 from ..errors import CacheError, CacheMismatchError
 from ..fingerprint import identity_differences
-from ..stages.extract.catalogue import PACKAGED_NAMES
+from ..stages.extract.catalogue import DIFFUSION_NAMES, PACKAGED_NAMES
+from ..stages.extract.settings import DEFAULT_TAPS
 
 __all__ = ["adopted_fingerprint", "fitting_cache"]
 
@@ -59,12 +60,13 @@ def adopted_fingerprint(
     fits = [
         (cache, fields)
         for cache, own in found.items()
-        for fields in _completed(wanted, absent, own)
+        for fields in _completed(wanted, absent, cache, own)
         if not identity_differences(fields, own)
     ]
     if not fits:
-        newest = next(iter(found.values()))
-        return min(_completed(wanted, absent, newest), key=lambda fields: len(identity_differences(fields, newest)))
+        cache, newest = next(iter(found.items()))
+        closest = _completed(wanted, absent, cache, newest)
+        return min(closest, key=lambda fields: len(identity_differences(fields, newest)))
     _require_one_model(fits, absent)
     dtypes = [fields["dtype"] for fields in wanted]
     cache, fields = min(fits, key=lambda fit: (dtypes.index(fit[1]["dtype"]), usual(fit[1]) != fit[0]))
@@ -73,9 +75,18 @@ def adopted_fingerprint(
     return fields
 
 
-def _completed(wanted: Sequence[Fingerprint], absent: Iterable[str], own: Fingerprint) -> list[dict[str, Any]]:
-    """Returns ``wanted`` with the digests of the absent models from a cache's identity."""
-    return [{**fields, **{part: own.get(part) for part in absent}} for fields in wanted]
+def _completed(
+    wanted: Sequence[Fingerprint], absent: Mapping[str, str], cache: Cache, own: Fingerprint
+) -> list[dict[str, Any]]:
+    """Returns ``wanted`` with what only the absent models could tell, from a cache's identity.
+
+    These are their digests, and the default taps of a network that is no known UNet.
+    """
+    known = {part: own.get(part) for part in absent}
+    usual = list(DEFAULT_TAPS)
+    if absent.get("model", DIFFUSION_NAMES[0]) not in DIFFUSION_NAMES and wanted[0]["taps"] == usual:
+        known["taps"] = own.get("taps") if _settings_of(cache).get("taps") == usual else usual
+    return [{**fields, **known} for fields in wanted]
 
 
 def _identities(caches: Sequence[Cache]) -> dict[Cache, Fingerprint]:
@@ -91,8 +102,12 @@ def _of_packaged_model(cache: Cache, absent: Mapping[str, str]) -> bool:
     """Whether a cache was made with a model of this package, which the absent one cannot be."""
     if "model" not in absent:
         return False
-    recipe = load_recipe(open_store(cache)) or {}
-    return recipe.get("extract", {}).get("model") in PACKAGED_NAMES
+    return _settings_of(cache).get("model") in PACKAGED_NAMES
+
+
+def _settings_of(cache: Cache) -> dict[str, Any]:
+    """Returns the settings that a cache was made with, if it says so."""
+    return dict((load_recipe(open_store(cache)) or {}).get("extract", {}))
 
 
 def _require_one_model(fits: Sequence[tuple[Cache, Fingerprint]], absent: Mapping[str, str]) -> None:
@@ -112,7 +127,7 @@ def _said(absent: Mapping[str, str]) -> str:
 
 def _described(cache: Cache, fields: Fingerprint, absent: Iterable[str]) -> str:
     """A cache, the digests of its models, and what they were called where it was made, if it says so."""
-    recipe = load_recipe(open_store(cache)) or {}
+    made = _settings_of(cache)
     facts = [f"digest {str(fields[part])[:12]}" for part in absent]
-    facts += [f"made with {name!r}" for part in _PARTS if (name := recipe.get("extract", {}).get(part))]
+    facts += [f"made with {name!r}" for part in _PARTS if (name := made.get(part))]
     return f"{cache} ({', '.join(facts)})"

@@ -101,7 +101,6 @@ def upgrade(
     done = upgrade_cache(
         path,
         index=lambda: open_index(workspace, dataset or recorded_dataset(path), root),
-        root=root,
         device=device or "auto",
     )
     text = f"The cache {done.cache} has format {done.format}, with the memberships of its images"

@@ -1,5 +1,6 @@
 """The command ``extract-features``: stage one on the images of a data set, or the forecast of its cost."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -65,8 +66,9 @@ def extract_features(
     done = _extract(opener, dataset, sharing, retry_failed=retry_failed)
     if done.exit_code:
         return done
-    option = "" if config == DEFAULT_PRESET else f" --config {config}"
-    return replace(done, text=f"{done.text} Next: xd3d train --cached{option}")
+    named = [] if config == DEFAULT_PRESET else ["--config", config]
+    given = shlex.join([*named, *(part for setting in overrides for part in ("--set", setting))])
+    return replace(done, text=f"{done.text} Next: xd3d train --cached {given}".rstrip())
 
 
 def _forecast(opener: DomainOpener, dataset: str) -> Outcome:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...cache.schema import TapSpec
+from ...errors import ConfigError
 from .images import FeatureMaps
 from .pixels import (
     PixelVectors,
@@ -52,8 +53,14 @@ class Agents:
 
 
 def grid_tap(settings: AgentSettings, specs: Mapping[str, TapSpec]) -> str:
-    """Name the tap whose grid the grouping runs on: the chosen one, else the finest (the first of equals)."""
+    """Returns the tap whose grid the grouping runs on: the chosen one, else the finest (the first of equals).
+
+    Raises:
+        ConfigError: the settings name a tap that is not in ``specs``, or leave no tap to group by.
+    """
     maps = [name for name, spec in specs.items() if spec.dtype != "uint8"]
+    if faults := settings.tap_faults(maps):
+        raise ConfigError("; ".join(f"extract.{fault}" for fault in faults))
     return settings.grid or max(maps, key=lambda name: math.prod(specs[name].extent))
 
 

@@ -47,7 +47,6 @@ def extract_with_workers(
     workers: int | None = None,
     scheduler: str | None = None,
     retry_failed: bool = False,
-    root: Path | None = None,
 ) -> ExtractSummary:
     """Fills the cache like ``extract_features``, with ``workers`` local processes or those of a scheduler.
 
@@ -60,7 +59,7 @@ def extract_with_workers(
         ModelError, MissingDataError, CacheError, CacheMismatchError, DiskSpaceError: as ``extract_features``.
     """
     start = time.monotonic()
-    pictures = PictureSource.of(index, settings, root)
+    pictures = PictureSource.of(index, settings)
     model = settings_model(settings)
     settings = settings.model_copy(update={"dtype": resolve_dtype(settings, model)})  # the same on every machine
     opener, specs = cache_opener(index, settings, cache_path), tap_specs(model, settings)

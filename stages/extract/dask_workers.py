@@ -81,8 +81,8 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
 
         if __version__ != self.version:
             return f"has xd3d {__version__}, the run {self.version}; install the same"
-        if not self.pictures.root.is_dir():
-            return f"does not see the data root {self.pictures.root}; mount it there under the same path"
+        if not self.pictures.index.root.is_dir():
+            return f"does not see the data root {self.pictures.index.root}; mount it there under the same path"
         if not open_store(location := self.opener.args[0]).exists(self.presence_key):
             return f"does not see the cache {location}; mount it there under the same path"
         return None
@@ -108,9 +108,12 @@ class ShardWorker(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
     def _extractor(self) -> FeatureExtractor:
         import torch
 
-        reason = self.unfit_reason()
-        if not reason and settings_model(self.settings).digest != self.opener.keywords["fingerprint"]["model"]:
-            reason = f"has other files of the model {self.settings.model} than the run; copy them there"
+        reason, run = self.unfit_reason(), self.opener.keywords["fingerprint"]
+        if not reason:
+            model = settings_model(self.settings)
+            other = self.settings.model if model.digest != run["model"] else self.settings.unet
+            if (model.digest, model.unet_digest) != (run["model"], run.get("unet")):
+                reason = f"has other files of the model {other} than the run; copy them there"
         if reason:
             raise ClusterError(f"The worker {get_worker().address} {reason}")
         if self.threads is not None:

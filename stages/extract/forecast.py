@@ -1,9 +1,8 @@
 """Forecasts the bytes, the free disk space and the time of a run from one probe image; writes nothing."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...cache.metadata import MANIFEST, load_layout
 from ...cache.network_parts import network_part
@@ -45,9 +44,7 @@ class Forecast:
         return self.free_bytes is None or self.bytes_left <= self.free_bytes
 
 
-def forecast(
-    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, *, root: Path | None = None
-) -> Forecast:
+def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> Forecast:
     """Forecasts the cost of ``extract_features`` with the same arguments.
 
     Raises:
@@ -56,14 +53,14 @@ def forecast(
         DataError: no image of the index can be decoded.
     """
     if settings.models:
-        return _forecast_networks(index, settings, cache_path, root)
-    pictures = PictureSource.of(index, settings, root)
+        return _forecast_networks(index, settings, cache_path)
+    pictures = PictureSource.of(index, settings)
     extractor = FeatureExtractor(settings=settings)
-    layout, store = planned_layout(index, settings, extractor.specs), open_store(cache_path)
-    stored: dict[str, Any] = {"done": 0, "failed": 0, "bytes": 0}
-    if store.exists(MANIFEST):
-        layout = replace(layout, grid=load_layout(store).grid)  # a cache keeps its format
-        stored = cache_info(cache_path)
+    store = open_store(cache_path)
+    if store.exists(MANIFEST):  # a cache keeps its format and its shards
+        layout, stored = load_layout(store), cache_info(cache_path)
+    else:
+        layout, stored = planned_layout(index, settings, extractor.specs), {"done": 0, "failed": 0, "bytes": 0}
     total = stored_bytes(layout, layout.shards())
     left = layout.images - int(stored["done"]) - int(stored["failed"])
     seconds = _probe(extractor, pictures)
@@ -79,14 +76,15 @@ def forecast(
     )
 
 
-def _forecast_networks(
-    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, root: Path | None
-) -> Forecast:
+def _forecast_networks(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> Forecast:
     """Adds up the parts of a cache of several networks; agents count with their bytes, grouping them takes no time."""
     plan = NetworksPlan(index=index, settings=settings, path=cache_path)
     incomplete, agents = plan.incomplete(), plan.agents_layout()
-    parts = [forecast(index, part, network_part(cache_path, name), root=root) for name, part in incomplete.items()]
-    grouped = cache_info(path)["done"] if open_store(path := plan.agents_path).exists(MANIFEST) else 0
+    parts = [forecast(index, part, network_part(cache_path, name)) for name, part in incomplete.items()]
+    grouped = 0
+    if open_store(plan.agents_path).exists(MANIFEST):
+        stored_agents = cache_info(plan.agents_path)
+        grouped = stored_agents["done"] + stored_agents["failed"]
     left = max([agents.images - grouped, *(part.left for part in parts)])
     complete = [network_part(cache_path, name) for name in plan.parts if name not in incomplete]
     stored = sum(cache_info(path)["bytes"] for path in complete)

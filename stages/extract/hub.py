@@ -130,13 +130,18 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
     to_hub = urlsplit(facts.location)[:2] == urlsplit(constants.ENDPOINT)[:2]  # not the server that it redirects to
     if (token := get_token()) and to_hub:
         headers["Authorization"] = f"Bearer {token}"
-    with partial.open("ab") as stream:
+    with partial.open("a+b") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ModelError(
                 f"Another process is downloading {partial}; wait for it, then run the command again"
             ) from error
+        if target.exists():  # another process has just finished it
+            return
+        if facts.size is not None and stream.tell() > facts.size:  # what is there is no part of the file
+            stream.seek(0)
+            stream.truncate()
         http_get(
             facts.location,
             stream,
@@ -145,12 +150,12 @@ def _download_weights(wanted: HubFiles, revision: str, file: str, announced: str
             expected_size=facts.size,
             displayed_filename=file,
         )
-    with partial.open("rb") as stream:
+        stream.seek(0)
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != announced:
-        partial.unlink()
-        raise _differs(wanted, file, announced, found, "the download was removed; fetch it again")
-    partial.replace(target)
+        if found != announced:
+            partial.unlink()
+            raise _differs(wanted, file, announced, found, "the download was removed; fetch it again")
+        partial.replace(target)
 
 
 def _report(folder: Path, file: str, announced: str | None, known: str | None) -> FetchedFile:

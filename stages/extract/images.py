@@ -153,7 +153,7 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
 class PictureSource:
     """The pictures of an index at the model's input size, by row: the ``views`` of an image have consecutive rows.
 
-    ``decoding`` is as in ``ExtractSettings``; ``root`` overrides the data root of the index.
+    ``decoding`` is as in ``ExtractSettings``.
 
     Raises:
         MissingDataError: the data root does not exist.
@@ -166,24 +166,20 @@ class PictureSource:
         image_size: tuple[int, int],
         views: Sequence[str] = (IDENTITY,),
         decoding: Decoding = "full",
-        root: Path | None = None,
     ) -> None:
         self.index = index
         self.decoding: Decoding = decoding
         self.image_size = image_size
         self.views = tuple(views)
-        self.root = index.root if root is None else root
-        if not self.root.is_dir():
+        if not index.root.is_dir():
             raise MissingDataError(
-                f"The data root {self.root} of the index does not exist; mount it, or run 'xd3d prepare --root DIR'"
+                f"The data root {index.root} of the index does not exist; mount it, or run 'xd3d prepare --root DIR'"
             )
 
     @classmethod
-    def of(cls, index: FrameIndex, settings: ExtractSettings, root: Path | None) -> "PictureSource":
+    def of(cls, index: FrameIndex, settings: ExtractSettings) -> "PictureSource":
         """Creates the source of the pictures for ``settings``."""
-        return cls(
-            index=index, image_size=settings.image_size, views=settings.views, decoding=settings.decoding, root=root
-        )
+        return cls(index=index, image_size=settings.image_size, views=settings.views, decoding=settings.decoding)
 
     def __len__(self) -> int:
         return len(self.index.images.key) * len(self.views)
@@ -215,7 +211,7 @@ class PictureSource:
             return _resized(Image.fromarray(self.index.pictures[image]), self.image_size)
         width, height = self.index.images.size[image]
         return load_image(
-            self.root / str(self.index.images.path[image]),
+            self.index.root / str(self.index.images.path[image]),
             image_size=self.image_size,
             stored_size=(int(width), int(height)),
             lens=self.index.lens_of(image),

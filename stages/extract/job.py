@@ -38,6 +38,7 @@ __all__ = [
     "extract_features",
     "fill_pending",
     "planned_layout",
+    "require_space",
     "stored_bytes",
     "summarise",
 ]
@@ -74,15 +75,13 @@ def extract_features(
     cache_path: Path | str,
     *,
     retry_failed: bool = False,
-    root: Path | None = None,
     part: tuple[int, int] | None = None,
 ) -> ExtractSummary:
     """Writes the features of every image of ``index`` to the cache in ``cache_path``, or resumes an earlier run.
 
     An image that cannot be decoded is recorded with the reason and skipped; ``retry_failed`` tries those again.
-    ``root`` overrides the index's data root. Interrupted at any moment, the cache can be resumed. With ``part`` (i, n),
-    i from 1 to n, this process computes every n-th shard only and shares the cache with the other parts; the summary
-    counts its own images.
+    Interrupted at any moment, the cache can be resumed. With ``part`` (i, n), i from 1 to n, this process computes
+    every n-th shard only and shares the cache with the other parts; the summary counts its own images.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
@@ -92,7 +91,7 @@ def extract_features(
         DiskSpaceError: the disk has too little space for the pending shards.
     """
     start = time.monotonic()
-    pictures = PictureSource.of(index, settings, root)
+    pictures = PictureSource.of(index, settings)
     opener = cache_opener(index, settings, cache_path)
     extractor = FeatureExtractor(settings=settings)
     with opener(taps=list(extractor.specs.values()), shared=part is not None) as writer:
@@ -198,11 +197,20 @@ def fill_pending(
 
 def check_disk(path: Path | str, layout: CacheLayout, pending: list[Shard]) -> None:
     """Raises ``DiskSpaceError`` if the disk has too little space for the pending shards."""
-    needed, free = stored_bytes(layout, pending), open_store(path).free_bytes()
+    require_space(
+        path,
+        stored_bytes(layout, pending),
+        "features",
+        "free some, choose another disk, or keep fewer taps (extract.taps)",
+    )
+
+
+def require_space(path: Path | str, needed: int, what: str, remedy: str) -> None:
+    """Raises ``DiskSpaceError`` if the disk of ``path`` has less than ``needed`` bytes free."""
+    free = open_store(path).free_bytes()
     if free is not None and needed > free:
         raise DiskSpaceError(
-            f"The features need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free; "
-            "free some, choose another disk, or keep fewer taps (extract.taps)"
+            f"The {what} need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free; {remedy}"
         )
 
 
@@ -218,7 +226,7 @@ def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
             " fusion.variant=3d-only, or prepare it with cameras if the data set has them"
         )
     counts = np.unique(np.bincount(index.images.frame, minlength=len(index.frames.key)))
-    return len(settings.views) * (int(counts[0]) if len(counts) == 1 and counts[0] > 0 else 1)
+    return len(settings.views) * (int(counts[0]) if len(counts) == 1 else 1)
 
 
 def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:

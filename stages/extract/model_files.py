@@ -87,10 +87,10 @@ def deciding_files(path: Path, kind: Kind, weights: Literal["pretrained", "rando
         ]
     if kind == "transformers":
         files = [path / CONFIG, *(file for name in PROCESSORS if (file := path / name).is_file())]
-        return files + (_weight_files(path, VISION_WEIGHTS) if weights == "pretrained" else [])
+        return files + (weight_files(path, VISION_WEIGHTS) if weights == "pretrained" else [])
     files = [file for part in CONFIGS for file in sorted((path / part).glob("*")) if _decides(file)]
     if weights == "pretrained":
-        files += [file for part in WEIGHTS for file in weight_files(path / part, part)]
+        files += [file for part, name in WEIGHTS.items() for file in weight_files(path / part, name)]
     return files
 
 
@@ -113,15 +113,11 @@ def processor_file(path: Path) -> Path:
     )
 
 
-def weight_files(folder: Path, part: str) -> list[Path]:
-    """Returns the weight files of a part in ``folder``: one file, or an index and its shards; empty if none exist.
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """Returns the weight files ``name`` in ``folder``: one file, or an index and its shards; empty if none exist.
 
     Files of the variant ``fp16`` count if there are no others.
     """
-    return _weight_files(folder, WEIGHTS[part])
-
-
-def _weight_files(folder: Path, name: str) -> list[Path]:
     stem, suffix = name.rsplit(".", 1)
     for variant in ("", ".fp16"):
         whole = folder / f"{stem}{variant}.{suffix}"
@@ -227,7 +223,7 @@ def check_files(path: Path, kind: Kind, weights: Literal["pretrained", "random"]
 
 def _check_weights(folder: Path, name: str, what: str) -> list[Path]:
     """Checks that there are weights ``name`` in ``folder``; returns their files. ``what``: words for the folder."""
-    files = _weight_files(folder, name)
+    files = weight_files(folder, name)
     if not files:
         instead = _weights_instead(folder, name) or "; fetch the weights"
         raise ModelError(f"{what} lacks {name}{instead}, or set extract.weights to random to try it without")
@@ -278,12 +274,12 @@ def unet_folder(path: Path) -> Path:
         ModelError: neither contains both.
     """
     found = path if (path / CONFIGS["unet"]).is_file() else path / "unet"
-    if not (found / CONFIGS["unet"]).is_file() or not weight_files(found, "unet"):
+    if not (found / CONFIGS["unet"]).is_file() or not weight_files(found, WEIGHTS["unet"]):
         raise ModelError(
             f"The folder {path} holds no UNet: it needs {CONFIGS['unet']} and {WEIGHTS['unet']}, there or in unet/"
             f"{_weights_instead(found, WEIGHTS['unet'])}"
         )
-    for file in weight_files(found, "unet"):
+    for file in weight_files(found, WEIGHTS["unet"]):
         refuse_foreign(file)
     return found
 

@@ -28,6 +28,7 @@ from .model_files import (
     DESCRIPTION,
     NETWORK,
     PICKLES,
+    WEIGHTS,
     Kind,
     check_files,
     conversion,
@@ -85,14 +86,14 @@ class ModelFolder:
         """Returns the weight files of a part (and their index, if there are several)."""
         if part == "unet" and self.unet and self.unet.is_file():
             return [self.unet]
-        return weight_files(self.folder(part), part)
+        return weight_files(self.folder(part), WEIGHTS[part])
 
 
 def unet_digest(path: Path) -> str:
     """Returns the sha256 of weights for a UNet, and of their config if ``path`` is a folder."""
     if path.is_file():
         return file_digest(path)
-    return folder_digest(path, [path / CONFIGS["unet"], *weight_files(path, "unet")])
+    return folder_digest(path, [path / CONFIGS["unet"], *weight_files(path, WEIGHTS["unet"])])
 
 
 def missing_models(settings: ExtractSettings) -> dict[str, str]:

@@ -47,7 +47,8 @@ from .taps import map_specs
 
 __all__ = ["NetworksPlan", "extract_networks", "group_networks"]
 
-SHARED = ("image_size", "index", "views", "weights")  #: fields that all parts have in common, whatever their network
+#: fields that all parts have in common, whatever their network
+SHARED = ("decoding", "image_size", "index", "profile", "views", "weights")
 GPU_BATCH = 16  #: images that are grouped together on a GPU
 FillPart = Callable[..., ExtractSummary]  #: ``extract_features``, or a function of its arguments
 
@@ -135,7 +136,10 @@ class NetworksPlan:
             )
         if stored and missing_models(self.settings.model_copy(update={"model": self.settings.networks[name]})):
             shared = shared_fields(self.settings, self.index)
-            self._check_part(name, *({field: fields[field] for field in SHARED} for fields in (shared, stored)))
+            expected, found = (
+                {key: value for key, value in fields.items() if key in SHARED} for fields in (shared, stored)
+            )
+            self._check_part(name, expected, found)
             return None, stored
         settings = network_settings(self.settings, name)
         if stored:
@@ -170,7 +174,6 @@ def extract_networks(
     *,
     fill: FillPart = extract_features,
     retry_failed: bool = False,
-    root: Path | None = None,
 ) -> ExtractSummary:
     """Writes the maps of every network of ``settings.models``, and their agents, or resumes an earlier run.
 
@@ -187,7 +190,7 @@ def extract_networks(
     done: list[ExtractSummary] = []
     for name, part in plan.incomplete(retry_failed).items():
         done.append(fill(index, part, network_part(cache_path, name), retry_failed=retry_failed))
-    done.append(group_networks(plan, retry_failed=retry_failed, root=root))
+    done.append(group_networks(plan, retry_failed=retry_failed))
     total = sum(each.seconds for each in done)
     shares = {
         activity: sum(each.shares.get(activity, 0.0) * each.seconds for each in done) / total for activity in ACTIVITIES
@@ -211,7 +214,7 @@ def _is_complete(path: Path | str, fields: Mapping[str, Any], retry_failed: bool
     return bool(whole) and found["fingerprint"] == fingerprint_digest(fields)
 
 
-def group_networks(plan: NetworksPlan, *, retry_failed: bool = False, root: Path | None = None) -> ExtractSummary:
+def group_networks(plan: NetworksPlan, *, retry_failed: bool = False) -> ExtractSummary:
     """Writes the agents of the images whose maps every network's part has, from those maps.
 
     Raises:
@@ -219,24 +222,30 @@ def group_networks(plan: NetworksPlan, *, retry_failed: bool = False, root: Path
         CacheMismatchError: a part was made with other settings.
     """
     start, settings, layout = time.monotonic(), plan.settings, plan.agents_layout()
-    pictures = PictureSource.of(plan.index, settings, root)
-    maps = _StoredMaps(plan, layout)
-    path = plan.agents_path
+    pictures = PictureSource.of(plan.index, settings)
+    grouper, path = _Grouper(plan, layout), plan.agents_path
     opener = cache_opener(plan.index, settings, path, fingerprint=layout.fingerprint)
     with opener(taps=layout.taps, shared=True) as writer:
         shards = list(writer.layout.shards())
-        pending = [shard for shard in writer.pending_shards(retry_failed) if maps.known(shard.rows).all()]
+        pending = [shard for shard in writer.pending_shards(retry_failed) if grouper.has_all(shard.rows)]
         check_disk(path, writer.layout, pending)
-        grouper = _Grouper(maps, settings)
         fill_pending(writer, shards, pending, grouper, pictures)
         return summarise(writer, shards, pending, grouper.clock, start=start)
 
 
-class _StoredMaps:
-    """The maps of several networks as their parts store them; ``specs``: the taps of the plan, ``rgb`` among them."""
+class _Grouper:
+    """Computes the agents of a batch of pictures, and ``rgb``, from the maps in the parts; a ``BatchExtractor``."""
 
     def __init__(self, plan: NetworksPlan, layout: CacheLayout) -> None:
-        self.specs: dict[str, TapSpec] = {spec.name: spec for spec in layout.taps}
+        settings = plan.settings
+        self.clock = StageClock()
+        self._profile = settings.profile
+        self._device = select_device(settings.device, setting="extract.device")
+        self.batch_size = settings.batch_size or (1 if self._device.type == "cpu" else GPU_BATCH)
+        self._specs: dict[str, TapSpec] = {spec.name: spec for spec in layout.taps}
+        self._agents = AgentMaker(
+            settings=settings.agents, specs=self._specs, image_size=settings.image_size, device=self._device
+        )
         self._readers = {
             name: FeatureReader(network_part(plan.path, name), expected=fields)
             for name, (_, fields) in plan.parts.items()
@@ -246,15 +255,27 @@ class _StoredMaps:
             if reader.image_keys != layout.image_keys:
                 raise CacheError(f"The part {reader.path} holds other images than the others; make it again")
 
-    def known(self, rows: Sequence[int]) -> np.ndarray:
-        """Returns whether each of ``rows`` was computed, or failed, in every part."""
+    def has_all(self, rows: Sequence[int]) -> bool:
+        """Returns whether all ``rows`` were computed, or failed, in every part."""
         chosen = list(rows)
-        return np.all(
-            [reader.available[chosen] | np.isin(chosen, list(reader.failed)) for reader in self._readers.values()],
-            axis=0,
+        return all(
+            (reader.available[chosen] | np.isin(chosen, list(reader.failed))).all() for reader in self._readers.values()
         )
 
-    def read(self, keys: Sequence[str], device: torch.device) -> tuple[FeatureMaps, dict[int, str]]:
+    def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
+        """Returns what computes the rows of a batch, numbered by batch index: there is no model to run first."""
+        return partial(self._rows, pictures, keys)
+
+    @torch.inference_mode()
+    def _rows(self, pictures: PictureArray, keys: Sequence[str]) -> StoredRows:
+        images = torch.from_numpy(pictures).to(self._device)
+        maps, failed = self._read(keys)
+        named = agent_arrays(self._agents, maps, images)
+        if RGB in self._specs:
+            named[f"features/{RGB}"] = shrink_to_stride(images)
+        return stored_rows(named, self._profile).with_failures(failed)
+
+    def _read(self, keys: Sequence[str]) -> tuple[FeatureMaps, dict[int, str]]:
         """Returns the maps of the images ``keys`` in float32, zeros for failed ones, and batch index -> reason."""
         rows = [self._row_of_key[key] for key in keys]
         failed = {
@@ -265,41 +286,14 @@ class _StoredMaps:
         }
         good = [i for i in range(len(rows)) if i not in failed]
         maps = {
-            tap: torch.zeros(len(rows), spec.channels, spec.height, spec.width, device=device)
-            for tap, spec in self.specs.items()
+            tap: torch.zeros(len(rows), spec.channels, spec.height, spec.width, device=self._device)
+            for tap, spec in self._specs.items()
             if tap != RGB
         }
         for network, reader in self._readers.items():
-            own = network_taps(self.specs, network)
+            own = network_taps(self._specs, network)
             if good:
                 found = reader.read([rows[i] for i in good], reader.allocate(len(good), taps=own))
                 for tap in own:
-                    maps[f"{network}/{tap}"][good] = decoded(found, "features", tap, device)
+                    maps[f"{network}/{tap}"][good] = decoded(found, "features", tap, self._device)
         return maps, failed
-
-
-class _Grouper:
-    """Computes the agents of a batch of pictures from their stored maps, and ``rgb``; a ``BatchExtractor``."""
-
-    def __init__(self, maps: _StoredMaps, settings: ExtractSettings) -> None:
-        self.clock = StageClock()
-        self._maps = maps
-        self._profile = settings.profile
-        self._device = select_device(settings.device, setting="extract.device")
-        self.batch_size = settings.batch_size or (1 if self._device.type == "cpu" else GPU_BATCH)
-        self._agents = AgentMaker(
-            settings=settings.agents, specs=maps.specs, image_size=settings.image_size, device=self._device
-        )
-
-    def begin(self, pictures: PictureArray, keys: Sequence[str]) -> Callable[[], StoredRows]:
-        """Returns what computes the rows of a batch, numbered by batch index: there is no model to run first."""
-        return partial(self._rows, pictures, keys)
-
-    @torch.inference_mode()
-    def _rows(self, pictures: PictureArray, keys: Sequence[str]) -> StoredRows:
-        images = torch.from_numpy(pictures).to(self._device)
-        maps, failed = self._maps.read(keys, self._device)
-        named = agent_arrays(self._agents, maps, images)
-        if RGB in self._maps.specs:
-            named[f"features/{RGB}"] = shrink_to_stride(images)
-        return stored_rows(named, self._profile).with_failures(failed)

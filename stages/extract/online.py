@@ -3,10 +3,10 @@
 import copy
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from ...cache.schema import ImageFeatures, TapSpec
-from ...cache.stored import StoredRows
+import numpy as np
+
+from ...cache.schema import ImageFeatures, TapSpec, features_of
 from ...errors import DataError, ModelError
 from ..datasets.index import FrameIndex
 from .extractor import FeatureExtractor
@@ -17,16 +17,16 @@ __all__ = ["OnlineExtractor"]
 
 
 class OnlineExtractor:
-    """A ``FeatureSource`` without a cache. ``root`` overrides the index's own.
+    """A ``FeatureSource`` without a cache.
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         MissingDataError: the data root is not there.
     """
 
-    def __init__(self, *, index: FrameIndex, settings: ExtractSettings, root: Path | None = None) -> None:
+    def __init__(self, *, index: FrameIndex, settings: ExtractSettings) -> None:
         self._settings = settings
-        self._pictures = PictureSource.of(index, settings, root)
+        self._pictures = PictureSource.of(index, settings)
         self._extractor = FeatureExtractor(settings=settings)
         self._lock = threading.Lock()  # the taps register hooks in the model that all threads share
         self.taps: Mapping[str, TapSpec] = self._extractor.specs
@@ -37,7 +37,7 @@ class OnlineExtractor:
     def with_index(self, index: FrameIndex) -> "OnlineExtractor":
         """Returns a source of the images of ``index`` that shares the model with this one."""
         other = copy.copy(self)
-        other._pictures = PictureSource.of(index, self._settings, None)
+        other._pictures = PictureSource.of(index, self._settings)
         return other
 
     def require(self, rows: Sequence[int]) -> None:
@@ -50,13 +50,10 @@ class OnlineExtractor:
             DataError: an image cannot be decoded.
             ModelError: the model gave NaN or infinity for an image.
         """
-        size = self._extractor.batch_size
-        parts = [(first, self._batch(rows[first : first + size])) for first in range(0, len(rows), size)]
-        return StoredRows.join(
-            part.renumbered(range(first, first + len(part.rows))) for first, part in parts
-        ).features()
-
-    def _batch(self, rows: Sequence[int]) -> StoredRows:
+        if not len(rows):  # no frame has an image: the arrays of a black one, without its row
+            with self._lock:
+                black = self._extractor(np.zeros((1, 3, *self._settings.image_size), np.uint8), [""])
+            return features_of({name: np.asarray(values)[:0] for name, values in black.arrays.items()})
         pictures, failures = self._pictures.read(rows)
         if failures:
             raise DataError("; ".join(failures.values()))
@@ -67,4 +64,4 @@ class OnlineExtractor:
             raise ModelError(
                 f"The model gave NaN or infinity for image {keys[index]} ({reason}); try extract.dtype float32"
             )
-        return stored
+        return stored.features()

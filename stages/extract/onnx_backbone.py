@@ -27,7 +27,7 @@ from .onnx_files import (
 )
 from .precision import resolve_dtype
 from .settings import ExtractSettings
-from .taps import crop_maps, map_specs
+from .taps import crop_maps, map_specs, padded_size
 
 __all__ = ["OnnxBackbone", "onnx_specs"]
 
@@ -74,13 +74,7 @@ class OnnxBackbone:
 
     def _probe(self, model: ModelFolder, settings: ExtractSettings) -> dict[str, TapSpec]:
         """Runs black images once: finds the shapes of the maps, and whether several images can be run together."""
-        (height, width), multiple = settings.image_size, self.multiple
-        size = (height + -height % multiple, width + -width % multiple)
-        if multiple > min(height, width):
-            raise ModelError(
-                f"The network of {model.path} pads sides to a multiple of {multiple} pixels, the image is"
-                f" {height}x{width}; choose a larger extract.image_size"
-            )
+        size = padded_size(model, settings.image_size, self.multiple)
         check_input(self._session, self.description, size, model)
         self._together = not has_fixed_batch(self._session, self.description)
         found = self._attempt(PROBED, size) if self._together else None

@@ -62,20 +62,24 @@ def precisions(settings: ExtractSettings, model: ModelFolder | None) -> tuple[st
 
 def _widest(model: ModelFolder) -> int:
     """Returns the channels of the widest block of a network; 0 for an ONNX file."""
-    widths: list[Any] = []
+    widths: list[int] = []
     if model.kind == "transformers":
         facts = read_facts(model.path / "config.json")
         facts = facts.get("vision_config") or facts
-        stages = len(facts.get("depths") or [0])
+        doublings = max(0, len(_whole_numbers(facts.get("depths"))) - 1)
         widths = [
-            *(facts.get("hidden_sizes") or []),
-            facts.get("hidden_size"),
-            (facts.get("embed_dim") or 0) << stages - 1,
+            *_whole_numbers(facts.get("hidden_sizes")),
+            *_whole_numbers(facts.get("hidden_size")),
+            *(width << doublings for width in _whole_numbers(facts.get("embed_dim"))),
         ]
     elif model.kind == "diffusers":
-        found = model.config("unet").get("block_out_channels")
-        widths = found if isinstance(found, list) else []
-    return max((width for width in widths if isinstance(width, int)), default=0)
+        widths = _whole_numbers(model.config("unet").get("block_out_channels"))
+    return max(widths, default=0)
+
+
+def _whole_numbers(found: Any) -> list[int]:
+    """Returns the whole numbers of a field of a config, which may be one number, a list or absent."""
+    return [value for value in (found if isinstance(found, list) else [found]) if isinstance(value, int)]
 
 
 def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:

@@ -1,7 +1,7 @@
 """Settings of stage one: which frozen networks look at the images, where they are tapped, and how agents are made."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -58,6 +58,18 @@ class AgentSettings(Settings):
     def weight_of(self, tap: str) -> float:
         """Returns the weight of a tap in the similarity: its own, else that of its network, else 1."""
         return self.tap_weights.get(tap, self.tap_weights.get(tap.rpartition("/")[0], 1.0))
+
+    def tap_faults(self, taps: Collection[str]) -> list[str]:
+        """Returns what is wrong with these settings for an extraction of the maps ``taps``."""
+        networks = {tap.rpartition("/")[0] for tap in taps} - {""}
+        unknown = [("grid", self.grid)] if self.grid and self.grid not in taps else []
+        unknown += [("tap_weights", tap) for tap in self.tap_weights if tap not in taps and tap not in networks]
+        faults = [
+            f"agents.{name} names '{tap}', which is not among the taps {', '.join(taps)}" for name, tap in unknown
+        ]
+        if taps and self.assign != "rgb" and not any(map(self.weight_of, taps)):
+            faults.append("agents.tap_weights gives every tap weight 0; leave one above 0 or set agents.assign to rgb")
+        return faults
 
     @model_validator(mode="after")
     def _check(self) -> "AgentSettings":
@@ -183,7 +195,9 @@ class ExtractSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "ExtractSettings":
-        faults = [*self._tap_faults(), *self._noise_faults(), *self._view_faults(), *self._agent_faults()]
+        faults = [*self._tap_faults(), *self._noise_faults(), *self._view_faults()]
+        if self.taps != DEFAULT_TAPS or (self.model in DIFFUSION_NAMES and not self.models):
+            faults += self.agents.tap_faults(self.map_taps)  # else the taps are known once the network is opened
         sizes = {
             "image_size": self.image_size,
             **{f"image_sizes.{name}": size for name, size in self.image_sizes.items()},
@@ -196,8 +210,11 @@ class ExtractSettings(Settings):
         return self
 
     def _tap_faults(self) -> list[str]:
-        if self.models:
-            return self._network_faults()
+        twice = sorted({tap for tap in self.taps if self.taps.count(tap) > 1})
+        faults = [f"taps names {', '.join(twice)} more than once"] if twice else []
+        return faults + (self._network_faults() if self.models else self._address_faults())
+
+    def _address_faults(self) -> list[str]:
         unet = self.model in DIFFUSION_NAMES
         examples = "up0, up1.0, mid, up2:residual or rgb" if unet else "block8, stage2, last or rgb"
         faults = [
@@ -205,9 +222,6 @@ class ExtractSettings(Settings):
             for tap in self.taps
             if not (UNET_TAP if unet else ANY_TAP).fullmatch(tap)
         ]
-        twice = sorted({tap for tap in self.taps if self.taps.count(tap) > 1})
-        if twice:
-            faults.append(f"taps names {', '.join(twice)} more than once")
         if not self.map_taps:
             faults.append("taps needs at least one feature map of the network, such as up2")
         return faults
@@ -224,8 +238,6 @@ class ExtractSettings(Settings):
         faults += [
             f"'{name}' cannot name a network; rename its folder" for name in known if not ANY_TAP.fullmatch(name)
         ]
-        if len(set(self.taps)) < len(self.taps):
-            faults.append("taps names one more than once")
         if self.exported_from:
             faults.append("exported_from belongs to a cache of one network; leave models out")
         return faults
@@ -253,18 +265,4 @@ class ExtractSettings(Settings):
             faults.append(f"views names one more than once: {', '.join(self.views)}")
         if IDENTITY not in self.views:
             faults.append("views needs identity among them, which evaluation reads")
-        return faults
-
-    def _agent_faults(self) -> list[str]:
-        taps = self.map_taps
-        if self.models and self.taps == DEFAULT_TAPS:
-            return []  # the taps are known once the networks are opened
-        grid = self.agents.grid
-        unknown = [("grid", grid)] if grid and grid not in taps else []
-        unknown += [("tap_weights", tap) for tap in self.agents.tap_weights if tap not in (*taps, *self.networks)]
-        faults = [
-            f"agents.{name} names '{tap}', which is not among the taps {', '.join(taps)}" for name, tap in unknown
-        ]
-        if taps and self.agents.assign != "rgb" and not any(map(self.agents.weight_of, taps)):
-            faults.append("agents.tap_weights gives every tap weight 0; leave one above 0 or set agents.assign to rgb")
         return faults

@@ -28,6 +28,7 @@ __all__ = [
     "crop_maps",
     "find_taps",
     "map_specs",
+    "padded_size",
     "run_to_taps",
     "tap_addresses",
     "tap_specs",
@@ -178,6 +179,21 @@ def map_specs(
             dtype="uint8" if name == RGB else "float16",
         )
     return specs
+
+
+def padded_size(model: ModelFolder, image_size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Returns height and width of an image after padding to multiples of ``multiple``.
+
+    Raises:
+        ModelError: the image is smaller than that.
+    """
+    height, width = image_size
+    if multiple > min(height, width):
+        raise ModelError(
+            f"The network of {model.path} takes sides of a multiple of {multiple} pixels, the image is"
+            f" {height}x{width}; choose a larger extract.image_size"
+        )
+    return height + -height % multiple, width + -width % multiple
 
 
 def crop_maps(found: Mapping[str, Tensor], pictures: Pictures, specs: Mapping[str, TapSpec]) -> dict[str, Tensor]:

@@ -21,14 +21,14 @@ from ...cache.reader import FeatureReader
 from ...cache.schema import MEMBERSHIPS_PER_CELL, TapSpec
 from ...cache.stores import open_store
 from ...cache.upgrade import CacheUpgrade, finish_upgrade
-from ...errors import CacheError, CacheMismatchError, DataError, DiskSpaceError
+from ...errors import CacheError, CacheMismatchError, DataError
 from ...processes import select_device
 from ...progress import progress
 from ..datasets.index import FrameIndex
 from .agents import EMPTY_MASS, AgentMaker
 from .encode import as_indices, decoded, strongest_memberships
 from .images import PictureSource
-from .job import stored_bytes
+from .job import require_space, stored_bytes
 from .settings import AgentSettings
 
 __all__ = ["SAME_AGENTS", "UpgradeSummary", "upgrade_cache"]
@@ -56,14 +56,12 @@ class UpgradeSummary:
     recomputed: int
 
 
-def upgrade_cache(
-    path: Path | str, *, index: Callable[[], FrameIndex], root: Path | None = None, device: str = "auto"
-) -> UpgradeSummary:
+def upgrade_cache(path: Path | str, *, index: Callable[[], FrameIndex], device: str = "auto") -> UpgradeSummary:
     """Adds memberships to the cache of format 1 in ``path``, which then has format 2; format 2 is left unchanged.
 
-    ``index`` opens the index of its data set, and is called only if the agents were also grouped by colour. ``root``
-    overrides its data root; ``device`` is as in ``select_device``. Uncommitted shards stay uncommitted. The same call
-    resumes after an interruption at any moment.
+    ``index`` opens the index of its data set, and is called only if the agents were also grouped by colour. ``device``
+    is as in ``select_device``. Uncommitted shards stay uncommitted. The same call resumes after an interruption at any
+    moment.
 
     Raises:
         CacheError: there is no cache, it is damaged or an export of fewer taps, or a writer uses it.
@@ -75,7 +73,7 @@ def upgrade_cache(
     start, upgraded, written, recomputed = time.monotonic(), 0, 0, 0
     if not finish_upgrade(path):
         reader = FeatureReader(path)
-        regrouping = _Regrouping(reader, index, root, device)
+        regrouping = _Regrouping(reader, index, device)
         with CacheUpgrade.open(path, grid=regrouping.grid) as upgrade:
             reader.refresh()
             _check_disk(path, upgrade)
@@ -102,18 +100,13 @@ def upgrade_cache(
 def _check_disk(path: Path | str, upgrade: CacheUpgrade) -> None:
     with_them, without = upgrade.layout, replace(upgrade.layout, grid=None)
     needed = stored_bytes(with_them, upgrade.pending) - stored_bytes(without, upgrade.pending)
-    free = open_store(path).free_bytes()
-    if free is not None and needed > free:
-        raise DiskSpaceError(
-            f"The memberships need {needed / 1e9:.2f} GB more in {path}, the disk has {free / 1e9:.2f} GB free;"
-            " free some space and run the same command again"
-        )
+    require_space(path, needed, "memberships", "free some space and run the same command again")
 
 
 class _Regrouping:
     """Groups the images of a cache again, from what it stores of them."""
 
-    def __init__(self, reader: FeatureReader, index: Callable[[], FrameIndex], root: Path | None, device: str) -> None:
+    def __init__(self, reader: FeatureReader, index: Callable[[], FrameIndex], device: str) -> None:
         self._reader = reader
         layout, fields = reader.layout, reader.fingerprint
         if "exported_from" in fields:
@@ -134,7 +127,7 @@ class _Regrouping:
             ) from error
         self._bound = SAME_AGENTS[layout.profile]
         self._batch = 1 if self._device.type == "cpu" else GPU_BATCH
-        self._pictures = None if settings.assign == "features" else self._open_pictures(index(), root)
+        self._pictures = None if settings.assign == "features" else self._open_pictures(index())
         self._places: dict[str, int] = {}
         if self._pictures is not None:
             keys = self._pictures.keys(range(len(self._pictures)))
@@ -207,7 +200,7 @@ class _Regrouping:
         cells /= cells.sum(1, keepdim=True).clamp_min(EMPTY_MASS)
         return cells.reshape(*cells.shape[:2], self.grid.height, self.grid.width)
 
-    def _open_pictures(self, index: FrameIndex, root: Path | None) -> PictureSource:
+    def _open_pictures(self, index: FrameIndex) -> PictureSource:
         if index.digest != (made_of := self._reader.fingerprint.get("index")):
             raise CacheMismatchError(
                 f"The cache {self._reader.path} was made of another index of {index.dataset} (digest {made_of}, found"
@@ -218,7 +211,6 @@ class _Regrouping:
             image_size=self._image_size,
             views=self._reader.views,
             decoding="scaled" if self._reader.fingerprint.get("decoding") == "scaled" else "full",
-            root=root,
         )
 
     def _read_pictures(self, rows: Sequence[int]) -> UInt8[np.ndarray, "images 3 height width"]:

@@ -23,7 +23,7 @@ from .model_files import processor_file, read_facts
 from .models import ModelFolder
 from .precision import resolve_dtype, warn_if_slow
 from .settings import ExtractSettings
-from .taps import Tap, crop_maps, map_specs, run_to_taps
+from .taps import Tap, crop_maps, map_specs, padded_size, run_to_taps
 from .weights import as_model_error, quiet_transformers, random_state
 
 __all__ = ["LAST", "VisionBackbone", "default_addresses", "vision_addresses", "vision_specs"]
@@ -91,14 +91,8 @@ def _meta_maps(
     """Returns the shapes of the maps of taps, and their pixels per cell; ``config`` is that of the model by now."""
     with torch.device("meta"):
         network = _build(model)
-    multiple, (height, width) = _multiple(network.config), image_size
-    if multiple > min(height, width):
-        raise ModelError(
-            f"The patch of {model.path} spans {multiple} pixels, the image {height}x{width}; choose a larger "
-            "extract.image_size"
-        )
+    size = padded_size(model, image_size, _multiple(network.config))
     taps = _find_taps(network, addresses)
-    size = (height + -height % multiple, width + -width % multiple)
     try:
         with torch.inference_mode():
             found = run_to_taps(taps, lambda: _forward(network, torch.empty(1, 3, *size, device="meta")))

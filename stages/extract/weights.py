@@ -168,7 +168,7 @@ def _stored_state(
                 if name in state and name != key:
                     continue  # the tensor without a prefix counts
                 values = stored.get_tensor(key)
-                if values.numel() != wanted[name].numel():
+                if [side for side in values.shape if side != 1] != [side for side in wanted[name] if side != 1]:
                     raise ModelError(
                         f"{file}: '{key}' has shape {list(values.shape)}, the config of '{part}' asks for "
                         f"{list(wanted[name])}; weights and config belong to different models"

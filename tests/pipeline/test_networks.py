@@ -69,6 +69,8 @@ def test_a_cache_grows_by_a_network_and_training_reads_either_or_both(workspace,
 
     first = extract(workspace, one())
     assert first.exit_code == 0
+    assert "xd3d train --cached --set" in first.text
+    assert "--set 'extract.models=[tiny-street]'" in first.text
     path, before = first.result["cache"], files(first.result["cache"])
     assert describe_networks(path)["networks"].keys() == {"tiny-street"}
     with pytest.raises(CacheError, match=r"'dino'.*xd3d extract-features"):

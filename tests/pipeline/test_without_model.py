@@ -202,6 +202,22 @@ def test_of_a_model_and_the_weights_in_its_unet_each_may_be_gone(workspace, tmp_
         features(workspace, f"extract.model={tmp_path / 'other'}", gone[1])
 
 
+def test_a_network_with_taps_of_its_own_may_be_gone(workspace, tmp_path):
+    folder = tmp_path / "dino"
+    folder.mkdir()
+    facts = {"model_type": "dinov2", "num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2}
+    (folder / "config.json").write_text(json.dumps(facts))
+    (folder / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    settings = (f"extract.model={folder}", "extract.weights=random")
+    empty_cache(workspace, *settings)
+    whole = features(workspace, *settings).fingerprint
+    assert whole["taps"] == ["block2", "rgb"]
+    shutil.rmtree(folder)
+    assert features(workspace, *settings).fingerprint == whole
+    with pytest.raises(CacheMismatchError, match=r"\n  taps: "):
+        features(workspace, *settings, "extract.taps=[block1,rgb]")
+
+
 def test_stage_one_asks_for_its_model_and_a_folder_that_is_there_must_be_whole(workspace, tmp_path):
     model = tmp_path / "model"
     empty_cache(workspace, f"extract.model={model}")

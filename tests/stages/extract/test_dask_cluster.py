@@ -1,15 +1,19 @@
 """The work shared out: whichever way, the cache has the bytes of a run in one process, and faults say what to do."""
 
+import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from distributed import Client
+from xd3d import __version__
 from xd3d.cache.layout import CacheLayout
 from xd3d.errors import BackendError, ClusterError, ConfigError
 from xd3d.stages.extract import dask_cluster, dask_workers
 from xd3d.stages.extract.dask_cluster import extract_with_workers
-from xd3d.stages.extract.dask_workers import fill_task
-from xd3d.stages.extract.job import extract_features
+from xd3d.stages.extract.dask_workers import ShardWorker, fill_task
+from xd3d.stages.extract.images import PictureSource
+from xd3d.stages.extract.job import cache_opener, extract_features
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
@@ -54,6 +58,34 @@ def test_a_part_waits_for_a_shard_that_another_process_has_claimed(settings, mak
     monkeypatch.setattr(job.time, "sleep", lambda _: other.close())
     assert extract_features(index, settings(), tmp_path / "cache", part=(1, 1)).done == 4
     assert tree(tmp_path / "cache") == tree(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("changed", ["model", "unet"])
+def test_a_worker_with_other_weights_than_the_run_is_refused(
+    changed, settings, make_index, tiny_model, tmp_path, monkeypatch
+):
+    for name in ("model", "unet"):
+        shutil.copytree(tiny_model, tmp_path / name)
+    index, chosen = make_index(1), settings(model=str(tmp_path / "model"), unet=str(tmp_path / "unet"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "here").touch()
+    worker = ShardWorker(
+        name="run",
+        version=__version__,
+        settings=chosen,
+        pictures=PictureSource.of(index, chosen),
+        opener=cache_opener(index, chosen, tmp_path / "cache"),
+        presence_key="here",
+        retry_failed=False,
+        threads=None,
+    )
+    part = {"model": "vae", "unet": "unet"}[changed]
+    weights = tmp_path / changed / part / "diffusion_pytorch_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    monkeypatch.setattr(dask_workers, "get_worker", lambda: SimpleNamespace(address="tcp://there"))
+    with pytest.raises(ClusterError, match=rf"tcp://there has other files of the model {tmp_path / changed} "):
+        _ = worker._extractor
 
 
 def test_a_scheduler_that_does_not_answer_is_named(settings, make_index, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Models come from a hub whole and checked, go on where a transfer broke, and nothing reaches for it when offline."""
 
+import fcntl
 import hashlib
 import importlib.util
 import shutil
@@ -99,6 +100,32 @@ def test_a_fetch_that_was_killed_resumes_from_its_partial_file(fake, tiny_model,
     assert fake.sent(UNET) == [2000]
     assert (path / UNET).read_bytes() == content
     assert not list(blobs.glob("*partial*"))
+
+
+def test_a_partial_file_that_is_too_long_is_begun_anew(fake, tiny_model, tmp_path):
+    blobs = tmp_path / "hub/models--some--model/blobs"
+    blobs.mkdir(parents=True)
+    content = (tiny_model / UNET).read_bytes()
+    (blobs / f"{digest(tiny_model / UNET)}.xd3d-partial").write_bytes(content + b"<html>")
+    path, _ = fetch_model(ID)
+    assert fake.sent(UNET) == [0]
+    assert (path / UNET).read_bytes() == content
+
+
+@pytest.mark.usefixtures("fake")
+def test_no_other_process_touches_a_download_until_it_is_checked_and_in_place(tmp_path, monkeypatch):
+    locked = []
+
+    def hashed(stream, kind):
+        for partial in (tmp_path / "hub").rglob("*.xd3d-partial"):
+            with partial.open("ab") as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked.append(partial)
+        return hashlib.file_digest(stream, kind)
+
+    monkeypatch.setattr(hub, "hashlib", SimpleNamespace(file_digest=hashed))
+    fetch_model(ID)
+    assert len(locked) == 3
 
 
 def test_a_damaged_transfer_is_named_with_both_digests_and_alone_removed(fake, tiny_model, tmp_path):

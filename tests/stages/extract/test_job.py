@@ -8,24 +8,26 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import zarr
 from PIL import Image
-from xd3d.cache.layout import PROFILES
+from xd3d.cache.layout import PROFILES, CacheLayout
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import named_arrays
 from xd3d.cache.verify import cache_info, verify_cache
-from xd3d.errors import CacheError, CacheMismatchError, DataError, DiskSpaceError, MissingDataError
+from xd3d.errors import CacheError, CacheMismatchError, ConfigError, DataError, DiskSpaceError, MissingDataError
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.fingerprint import feature_fingerprint
 from xd3d.stages.extract.forecast import forecast
 from xd3d.stages.extract.images import PictureSource
-from xd3d.stages.extract.job import extract_features
+from xd3d.stages.extract.job import cache_opener, extract_features, stored_bytes
+from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.online import OnlineExtractor
+from xd3d.stages.extract.settings import DEFAULT_TAPS
+from xd3d.stages.extract.taps import tap_specs
 
 SHARD = 3  # images a shard in these tests, which is no multiple of the batch size
 
@@ -355,7 +357,18 @@ def test_a_picture_of_another_size_than_the_index_says_fails(settings, make_inde
     assert "is 20x10 pixels, the index says 320x180" in FeatureReader(tmp_path / "cache").failed[0]
 
 
-def test_the_root_can_be_given(settings, make_index, tmp_path):
-    index = make_index(2)
-    moved = Path(index.root).rename(tmp_path / "moved")
-    assert extract_features(index, settings(), tmp_path / "cache", root=moved).done == 2
+@pytest.mark.parametrize("agents", [{"grid": "up3"}, {"tap_weights": {"up3": 2.0}}])
+def test_agents_name_taps_that_the_network_has_by_default(agents, settings, make_index, network_folder, tmp_path):
+    chosen = settings(model=str(network_folder("dinov2")), taps=DEFAULT_TAPS, agents=agents)
+    with pytest.raises(ConfigError, match=r"extract\.agents\.\w+ names 'up3', which is not among the taps block2"):
+        extract_features(make_index(1), chosen, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_forecast_knows_the_shards_of_a_cache_that_was_begun(settings, make_index, tmp_path, monkeypatch):
+    index, specs = make_index(6), tap_specs(settings_model(settings()), settings())
+    with cache_opener(index, settings(), tmp_path / "cache")(taps=list(specs.values())) as writer:
+        assert writer.layout.shard_count > 1
+        expected = stored_bytes(writer.layout, writer.layout.shards())
+    monkeypatch.setattr(CacheLayout, "shard_images", staticmethod(lambda _t, _a, images, _f, _b: images))
+    assert forecast(index, settings(), tmp_path / "cache").bytes == expected

@@ -11,8 +11,9 @@ import zarr
 from xd3d.cache.network_parts import NetworksReader, check_parts, describe_networks
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import named_arrays
-from xd3d.errors import CacheError, CacheMismatchError, DataError, ModelError
+from xd3d.errors import CacheError, CacheMismatchError, ConfigError, DataError, ModelError
 from xd3d.stages.extract import backbones, images, network_parts
+from xd3d.stages.extract.forecast import forecast
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.network_parts import NetworksPlan, extract_networks
 from xd3d.stages.extract.online import OnlineExtractor
@@ -153,6 +154,7 @@ def test_an_image_that_cannot_be_decoded_fails_in_every_part(make_index, several
     (index.root / str(index.images.path[1])).write_bytes(b"no picture")
     done = extract_networks(index, several("diffusers", "dinov2"), path)
     assert (done.done, done.failed) == (2, 1)
+    assert forecast(index, several("diffusers", "dinov2"), path).left == 0
     reader = opened(index, several("diffusers", "dinov2"), path)
     reader.require([0, 2])
     with pytest.raises(CacheError, match=str(index.images.key[1])):
@@ -208,18 +210,26 @@ def test_a_part_of_other_weights_is_refused(make_index, several, tmp_path):
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_network_of_another_image_size_is_refused_before_any_runs(
-    missing, make_index, several, folder, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("change", "facts"),
+    [
+        ({"image_size": (128, 192)}, r"image_size: expected \[128,192\], found \[100,180\]"),
+        ({"decoding": "scaled"}, "decoding: .*scaled"),
+        ({"profile": "compact"}, "profile: .*compact"),
+    ],
+)
+def test_a_part_of_other_pictures_or_precision_is_refused_before_any_network_runs(
+    change, facts, missing, make_index, several, tmp_path, monkeypatch
 ):
     index, path = make_index(), tmp_path / "cache"
     extract_networks(index, several("dinov2"), path)
     before = contents(path)
-    chosen = several("onnx", "dinov2", image_size=(128, 192))
+    chosen = several("onnx", "dinov2", **change)
     if missing:  # the part stands for its network, which is not on this machine
         monkeypatch.setattr(
             network_parts, "missing_models", lambda settings: {"model": "x"} if "dino" in settings.model else {}
         )
-    with pytest.raises(CacheMismatchError, match=r"'dinov2'[\s\S]*image_size: expected \[128,192\], found \[100,180\]"):
+    with pytest.raises(CacheMismatchError, match=rf"'dinov2'[\s\S]*{facts}"):
         extract_networks(index, chosen, path)
     assert contents(path) == before
 
@@ -271,6 +281,21 @@ def test_the_default_taps_are_those_of_each_network(make_index, several, tmp_pat
     extract_networks(index, chosen, path)
     taps = [*opened(index, chosen, path).taps]
     assert taps == ["sd/up0", "sd/up1", "sd/up2", "sd/up3", "dinov2/block2", "rgb"]
+
+
+@pytest.mark.parametrize(
+    ("agents", "facts"),
+    [
+        ({"grid": "sd/up9"}, r"extract\.agents\.grid names 'sd/up9'.*dinov2/block2"),
+        ({"tap_weights": {"other": 2.0}}, r"extract\.agents\.tap_weights names 'other'"),
+        ({"tap_weights": {"dinov2": 0.0}}, "every tap weight 0"),
+    ],
+)
+def test_agents_name_taps_that_the_networks_have_by_default(agents, facts, make_index, several, tmp_path):
+    chosen = several("dinov2", taps=DEFAULT_TAPS, agents={**SMALL["agents"], **agents})
+    with pytest.raises(ConfigError, match=facts):
+        extract_networks(make_index(), chosen, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_cache_of_codes_is_read_like_any_other(make_index, several, tmp_path):

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from xd3d.cache.schema import named_arrays
 from xd3d.errors import ModelError
 from xd3d.stages.extract.diffusion_backbone import DiffusionBackbone
 from xd3d.stages.extract.online import OnlineExtractor
@@ -17,6 +18,14 @@ def test_rows_come_in_the_order_asked_for(settings, make_index):
     for name, values in forth.maps.items():
         np.testing.assert_array_equal(values[::-1], back.maps[name])
     assert np.array_equal(source.read([2, 2]).maps["rgb"][0], forth.maps["rgb"][2])
+
+
+def test_frames_without_images_give_arrays_without_rows(settings, make_index):
+    source = OnlineExtractor(index=make_index(1), settings=settings())
+    none, one = (named_arrays(source.read(rows)) for rows in ([], [0]))
+    assert none.keys() == one.keys()
+    for name, values in none.items():
+        assert (values.shape, values.dtype) == ((0, *one[name].shape[1:]), one[name].dtype)
 
 
 def test_threads_that_read_at_once_get_the_features_of_their_own_rows(settings, make_index):

@@ -52,3 +52,10 @@ def test_a_precision_without_units_is_announced_with_its_factor(settings, tiny_m
         DiffusionBackbone(model=resolve_model(str(tiny_model)), settings=settings(dtype="bfloat16"), device=CPU)
     assert "no units for bfloat16: matrix products take about 42 times as long" in caplog.text
     assert "extract.dtype" in caplog.text
+
+
+def test_a_config_may_give_a_width_for_each_stage(settings, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "cvt", "embed_dim": [64, 192, 384], "depth": [1, 2, 10]}')
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    model = resolve_model(str(tmp_path), weights="random")
+    assert precisions(settings(dtype="auto"), model) == ("float32",)

@@ -52,6 +52,12 @@ def test_all_faults_are_reported_together():
         ExtractSettings(taps=("upp", "up1"), image_size=(1, 1))
 
 
+def test_a_network_with_taps_of_its_own_may_be_grouped_by_one_of_them():
+    assert ExtractSettings(model="dinov2-base", agents={"grid": "block11", "tap_weights": {"block11": 2.0}})
+    with pytest.raises(ValidationError, match=r"agents\.grid names 'block11'"):
+        ExtractSettings(model="sd21", agents={"grid": "block11"})
+
+
 @pytest.mark.parametrize("model", [ExtractSettings, AgentSettings])
 def test_every_setting_explains_itself(model):
     assert all(field.description for field in model.model_fields.values())

@@ -181,7 +181,7 @@ def test_a_picture_that_is_gone_stops_an_upgrade_which_then_resumes(settings, ma
     assert FeatureReader(path).layout.format == 1
     moved = index.root.rename(tmp_path / "moved")
     (moved / str(index.images.path[3])).write_bytes(whole)
-    done = upgrade_cache(path, index=lambda: index, root=moved)
+    done = upgrade_cache(path, index=lambda: replace(index, root=moved))
     assert (done.upgraded, done.format) == (3, 2)
     FeatureReader(path).read(range(5))
 

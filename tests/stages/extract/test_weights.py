@@ -91,7 +91,7 @@ def test_half_precision_files_serve_any_dtype(copied):
         assert {values.dtype for values in load_unet(resolve_model(str(copied)), dtype).parameters()} == {dtype}
 
 
-@pytest.mark.parametrize("damage", ["lacking", "shape", "cut"])
+@pytest.mark.parametrize("damage", ["lacking", "shape", "transposed", "cut"])
 def test_weights_that_do_not_fit_are_named(copied, damage):
     file = copied / "unet/diffusion_pytorch_model.safetensors"
     values = {name: tensor.clone() for name, tensor in load_file(file).items()}
@@ -100,6 +100,8 @@ def test_weights_that_do_not_fit_are_named(copied, damage):
         save_file(values, file)
     elif damage == "shape":
         save_file(values | {"conv_in.weight": torch.zeros(3)}, file)
+    elif damage == "transposed":
+        save_file(values | {"conv_in.weight": values["conv_in.weight"].transpose(0, 1).contiguous()}, file)
     else:
         file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"conv_in\.weight|'unet'.*cannot"):
