@@ -17,7 +17,7 @@ from ..workspace import Workspace
 from .cards import run_card
 from .copy import Item
 from .local_paths import Machine
-from .manifest import Manifest
+from .manifest import Manifest, plain_name
 from .places import Place, StorePlace
 from .pull import pull_items
 from .push import push_items
@@ -31,8 +31,7 @@ RECORD = "run.json"
 LOG = "log.jsonl"
 #: What a run may bring; names of anything else in a manifest are refused.
 _FILES = re.compile(
-    rf"{re.escape(RECORD)}|{re.escape(LOG)}|scores/[\w.-]+\.json|checkpoints/step-\d{{8,}}/(model\.safetensors|state\.json)",
-    re.ASCII,
+    rf"{re.escape(RECORD)}|{re.escape(LOG)}|scores/[\w.-]+\.json|checkpoints/step-[0-9]{{8,}}/(model\.safetensors|state\.json)"
 )
 
 
@@ -60,7 +59,7 @@ def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dr
         *(_file(run, name) for name in (*sorted(states), f"{folder.format(step)}/model.safetensors")),
         *([_file(run, LOG)] if (run / LOG).is_file() else []),
     ]
-    name = run.resolve().name.removesuffix(PULLED)
+    name = plain_name(run.resolve().name.removesuffix(PULLED))
     datasets = list(dict.fromkeys(side["dataset"] for side in (record["source"], record["target"]) if side))
     wanted = Manifest(
         kind="run",
