@@ -26,7 +26,7 @@ from .frame_choice import FrameChoice, refuse_options
 from .label_forms import LabelIds, label_facts, label_form, label_outcome
 from .predict_sweeps import FACTS, PICTURE_SUFFIX
 from .runs import TrainedRun
-from .workspace import Workspace
+from .workspace import Workspace, absolute_path
 
 if TYPE_CHECKING:
     from ..stages.predict.frames import LabelFolder
@@ -83,7 +83,7 @@ def predict_frames(
     trained.require_adaptable(norm_window)
     rule = fusion or trained.config.evaluate.fusion
     domain = _open(workspace, trained, choice, online=online)
-    name = domain.index.root.name if choice.dataset == "folder" else choice.dataset
+    name = absolute_path(domain.index.root).name if choice.dataset == "folder" else choice.dataset
     if submission:
         extras = {"--probabilities": probabilities, "--picture": picture, "--colour": colour, "--ids": ids == "raw"}
         refuse_options(extras, "not part of a --submission")
