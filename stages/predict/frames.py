@@ -98,6 +98,9 @@ class LabelFolder:
         for modality, (labels, *others) in self._files(row).items():
             classes = prediction.classes(modality)
             labels.parent.mkdir(parents=True, exist_ok=True)
+            for suffix in (PROBABILITY_SUFFIX, CLOUD_SUFFIX):
+                with suppress(OSError):  # a file of an earlier call, whose labels are replaced
+                    _sibling(labels, suffix).unlink()
             write_bytes(labels, self.form.labels(classes).tobytes())
             for path in others:
                 if path.suffix == PROBABILITY_SUFFIX:

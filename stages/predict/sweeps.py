@@ -9,7 +9,7 @@ import errno
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -245,6 +245,8 @@ def _files(out: Path, sweep: Path, form: LabelForm) -> list[Path]:
 def _store(out: Path, cloud: _Cloud, classes: Int64[np.ndarray, "points"], form: LabelForm) -> FileFault | None:
     """Writes the files of a sweep; returns a fault if that file cannot be written, and raises other errors."""
     try:
+        with suppress(OSError):  # a cloud of an earlier call, whose labels are replaced
+            cloud_path(out, cloud.path).unlink()
         write_bytes(label_path(out, cloud.path), form.labels(classes).tobytes())
         if form.palette is not None:
             write_bytes(cloud_path(out, cloud.path), form.cloud(cloud.points, classes))

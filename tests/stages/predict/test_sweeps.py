@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError, MissingDataError, RunError
 from xd3d.stages.predict.inference import predict_frames
-from xd3d.stages.predict.sweeps import find_sweeps, label_path, label_sweeps, read_labels
+from xd3d.stages.predict.label_form import LabelForm
+from xd3d.stages.predict.sweeps import cloud_path, find_sweeps, label_path, label_sweeps, read_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -173,6 +175,19 @@ def test_labels_of_a_folder_that_was_exchanged_for_another_are_not_kept(network,
     (tmp_path / "third").rename(folder)
     done = label_sweeps(network, find_sweeps(folder), out)
     assert (done.labelled, len(read_labels(out / "000000.label"))) == (1, 77)
+
+
+def test_a_coloured_cloud_of_an_earlier_sweep_is_made_again(network, write_sweeps, out):
+    sweeps = find_sweeps(write_sweeps(cloud(9)))
+    plain = LabelForm.of(network.classes)
+    coloured = replace(plain, palette=np.zeros((len(plain.numbers), 3), np.uint8))
+    label_sweeps(network, sweeps, out, form=coloured)
+    write_sweeps(cloud(10, points=77))
+    label_sweeps(network, sweeps, out, form=plain)
+    assert label_sweeps(network, sweeps, out, form=plain).kept == 1
+    label_sweeps(network, sweeps, out, form=coloured)
+    assert b"element vertex 77" in cloud_path(out, sweeps[0]).read_bytes()
+    assert label_sweeps(network, sweeps, out, form=coloured).kept == 1
 
 
 def test_a_note_that_a_kill_cut_short_costs_one_sweep(network, write_sweeps, out):
