@@ -112,4 +112,4 @@ def pull(
 
 
 def _names(text: str | None) -> list[str] | None:
-    return text.split(",") if text else None
+    return [name.strip() for name in text.split(",")] if text else None

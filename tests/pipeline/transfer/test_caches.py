@@ -136,6 +136,12 @@ def test_chosen_taps_alone_are_pushed_as_an_export_has_them(write_cache, new_pla
         fetch(yours, place, taps=["up3"])
 
 
+def test_names_in_options_may_have_spaces_between(write_cache, mine, tmp_path, xd3d):
+    done = xd3d("push", str(write_cache(mine)), str(tmp_path / "place"), "--taps", "up0, rgb", XD3D_HOME=str(mine.home))
+    assert done.returncode == 0, done.stderr
+    assert manifest_of(str(tmp_path / "place"))["facts"]["taps"] == ["up0", "rgb"]
+
+
 @pytest.mark.parametrize("kind", ["memory", "hub"])
 def test_another_cache_is_replaced_only_when_told(kind, write_cache, new_place, mine, yours):
     first, second, place = write_cache(mine), write_cache(mine, model="4567"), new_place(kind)
