@@ -241,7 +241,7 @@ def _list_frames(path: Path, index: FrameIndex) -> None:
     """Writes which sweep each name of a frame stands for."""
     text = io.StringIO()
     csv.writer(text).writerows([("frame", "sweep"), *zip(index.frames.key, index.frames.sweep, strict=True)])
-    write_bytes(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _picture(store: "LabelFolder", domain: Domain, classes: Sequence[str]) -> Path | None:

@@ -103,14 +103,16 @@ def find_sweeps(points: Path) -> list[Path]:
             f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}{foreign}. The frames of a"
             " data set are labelled with: xd3d predict --dataset NAME"
         )
+    sweeps = [sweep for path in found for sweep in _clouds(path)]
     first: dict[str, Path] = {}
-    for path in found:
-        twin = first.setdefault(_stem(path), path)
-        if twin != path:
+    for sweep in sweeps:
+        twin = first.setdefault(_stem(sweep), sweep)
+        if twin != sweep:
             raise ConfigError(
-                f"{twin.name} and {path.name} in {points} would share one label file; give each format a folder"
+                f"{twin.relative_to(points)} and {sweep.relative_to(points)} in {points} would share one label file;"
+                " give each format a folder"
             )
-    return [sweep for path in found for sweep in _clouds(path)]
+    return sweeps
 
 
 def _clouds(path: Path) -> list[Path]:

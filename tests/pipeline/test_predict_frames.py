@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,16 @@ def test_a_folder_given_by_dots_has_labels_of_its_own_name(nuscenes, unlabelled,
     monkeypatch.chdir(unlabelled / "scans")
     done = predict_frames(nuscenes, None, FrameChoice(dataset="folder", root=Path("..")), out=None, online=True)
     assert Path(done.result["out"]).name == "mine"
+
+
+def test_a_frame_whose_name_is_not_utf_8_is_labelled(nuscenes, unlabelled, tmp_path):
+    for kind in ("scans/000000.bin", "images/000000.png"):
+        file = unlabelled / kind
+        file.rename(file.with_name(os.fsdecode(b"caf\xe9") + file.suffix))
+    choice, out = FrameChoice(dataset="folder", root=unlabelled), tmp_path / "out"
+    assert predict_frames(nuscenes, None, choice, out=out, online=True).result["labelled"] == 1
+    assert predict_frames(nuscenes, None, choice, out=out, online=True).result["kept"] == 1
+    assert b"caf\xe9,scans/caf\xe9.bin" in (out / "frames.csv").read_bytes()
 
 
 def test_a_submission_of_which_every_frame_failed_names_the_frames(nuscenes, broken_root, tmp_path):

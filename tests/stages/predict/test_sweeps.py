@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError, MissingDataError, RunError
+from xd3d.stages.predict import sweeps
 from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.predict.label_form import LabelForm
 from xd3d.stages.predict.sweeps import cloud_path, find_sweeps, label_path, label_sweeps, read_labels
@@ -239,6 +240,16 @@ def test_two_sweeps_that_would_share_a_label_file_are_named(tmp_path):
     for name in ("a.bin", "a.ply", "b.bin", "notes.txt"):
         (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=r"a\.bin and a\.ply"):
+        find_sweeps(tmp_path)
+
+
+def test_a_sweep_and_a_cloud_of_a_bag_that_would_share_a_label_file_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "list_clouds", lambda _: ["top-1", "top-2"])
+    for name in ("drive.mcap", "drive.bin", "drive-top-3.bin"):
+        (tmp_path / name).touch()
+    assert len(find_sweeps(tmp_path)) == 4
+    (tmp_path / "drive-top-2.bin").touch()
+    with pytest.raises(ConfigError, match=r"drive-top-2\.bin and .*top-2"):
         find_sweeps(tmp_path)
 
 
