@@ -182,7 +182,7 @@ class Workspace:
         path = self.home / "workspace.json"
         try:
             memory = read_json(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except ValueError as error:
             raise DataError(

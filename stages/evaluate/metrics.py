@@ -198,7 +198,10 @@ class Metrics:
             raise MissingDataError(f"No scores in {path}; make them with: xd3d evaluate") from error
         except ValueError as error:
             raise DataError(f"{path} is not valid JSON ({error}); run 'xd3d evaluate' again") from error
-        return cls.from_json(values)
+        try:
+            return cls.from_json(values)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
 
 
 def score_table(metrics: Metrics) -> str:
