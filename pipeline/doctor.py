@@ -187,15 +187,11 @@ def _extras() -> Iterator[Finding]:
     from ..stages.train.loggers import MODULES
 
     for extra, module in {**EXTRAS, **MODULES}.items():
-        found = find_spec(module) is not None
-        yield Finding(
-            f"extra {extra}",
-            "ok" if found else "note",
-            "" if found else "not installed",
-            "" if found else f"pip install 'xd3d[{extra}]'",
-            group="extras",
-            label=extra,
-        )
+        if find_spec(module) is not None:
+            yield Finding(f"extra {extra}", "ok", "", group="extras", label=extra)
+        else:
+            remedy = f"pip install 'xd3d[{extra}]'"
+            yield Finding(f"extra {extra}", "note", "not installed", remedy, group="extras", label=extra)
 
 
 def _disk(home: Path) -> Finding:

@@ -76,7 +76,7 @@ def predict_frames(
         DiskSpaceError: the disk has too little space for the labels.
         RunError: the network does not fit the data, needs images that are not there, or has no BatchNorm to adapt.
     """
-    from ..stages.predict.frames import LabelFolder, modalities_of
+    from ..stages.predict.frames import LabelFolder, label_frames, modalities_of
 
     begin = time.perf_counter()
     trained = TrainedRun.open(workspace, run, machine)
@@ -111,21 +111,6 @@ def predict_frames(
         option="--out",
     )
     _list_frames(out / FRAMES, domain.index)
-    return _label(trained, domain, store, rule, norm_window, picture=picture, begin=begin)
-
-
-def _label(
-    trained: TrainedRun,
-    domain: Domain,
-    store: "LabelFolder",
-    rule: FusionRule,
-    norm_window: int | None,
-    *,
-    picture: bool,
-    begin: float,
-) -> Outcome:
-    from ..stages.predict.frames import label_frames
-
     done = label_frames(trained.network, domain, store, fusion=rule, norm_window=norm_window)
     shown = _picture(store, domain, trained.network.classes) if picture else None
     further = {
@@ -133,7 +118,7 @@ def _label(
         "modalities": list(store.modalities),
         "picture": str(shown) if shown else None,
     }
-    return label_outcome(done, store.out, sweeps=len(domain), begin=begin, further=further)
+    return label_outcome(done, out, sweeps=len(domain), begin=begin, further=further)
 
 
 def _for_submission(trained: TrainedRun, domain: Domain) -> Domain:

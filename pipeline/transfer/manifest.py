@@ -7,7 +7,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 from ...errors import StoreError
@@ -43,12 +43,7 @@ class Manifest:
     name: str
     identity: str
     facts: Mapping[str, Any]
-    files: Mapping[str, FileFacts]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files.values())
+    files: Mapping[str, FileFacts] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Returns the content of its file."""
@@ -99,6 +94,8 @@ class Manifest:
 
 def plain_name(folder: str) -> str:
     """Returns the name of a folder with only letters, digits, ``.``, ``_`` and ``-``, as a manifest must have it."""
+    if _NAME.fullmatch(folder):
+        return folder
     return re.sub(r"[^A-Za-z0-9._-]+", "-", folder).strip("._-")[:200] or "unnamed"
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -126,9 +127,7 @@ def _send(
         for name in (old.files if old else ())
         if name in before.files and name not in kept and known.get(name) != files.get(name)
     ]
-    manifest = Manifest(
-        kind=wanted.kind, name=wanted.name, identity=wanted.identity, facts=wanted.facts, files={**kept, **files}
-    )
+    manifest = changed(wanted, files={**kept, **files})
     pending = [item for item in items if known.get(item.name) != files[item.name]]
     if old and stale:
         place.write({PLAN: old.encode()})  # if the deletion is interrupted, this says what the rest is
@@ -281,5 +280,4 @@ def _describe(parts: list[Part], store: Store, *, several: bool, machine: Machin
             "profile": first.profile,
             "fingerprint": {} if several else dict(first.identity),
         },
-        files={},
     )

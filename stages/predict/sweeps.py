@@ -28,7 +28,7 @@ from ..datasets.sweeps import SWEEP_SUFFIXES, RawRows, load_sweep, sweep_suffix
 from ..evaluate.official import NO_CLASS
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
-from .inference import cloud_classes
+from .inference import cloud_logits
 from .label_form import CLOUD_SUFFIX, LabelForm
 from .stamps import Stamps, file_stamp
 
@@ -235,7 +235,7 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
 
 def _classes(network: Network, cloud: _Cloud) -> Int64[np.ndarray, "points"]:
     classes = np.full(len(cloud.points), NO_CLASS, np.int64)
-    classes[cloud.usable] = cloud_classes(network, cloud.batch)
+    classes[cloud.usable] = cloud_logits(network, cloud.batch).argmax(1).numpy()
     return classes
 
 
