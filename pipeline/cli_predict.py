@@ -7,7 +7,7 @@ import typer
 import xd3d
 
 from .console import Outcome
-from .options import Adapt, Device, Fusion, MachineOverrides, RunFolder, machine_settings
+from .options import Adapt, Device, Fusion, MachineOverrides, MovedRoot, RunFolder, machine_settings
 
 __all__ = ["predict"]
 
@@ -18,7 +18,6 @@ Points = Annotated[
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Label the frames of this prepared data set, with their images.")
 ]
-FrameRoot = Annotated[Path | None, typer.Option("--root", help="Data root of the data set, if it has moved.")]
 Domain = Annotated[str | None, typer.Option("--domain", help="Label only this domain; default all.")]
 FrameSplit = Annotated[
     Literal["train", "val", "test", "all"] | None,
@@ -55,7 +54,7 @@ def predict(
     points: Points = None,
     run: RunFolder = None,
     dataset: Dataset = None,
-    root: FrameRoot = None,
+    root: MovedRoot = None,
     domain: Domain = None,
     split: FrameSplit = None,
     scenes: Scenes = None,

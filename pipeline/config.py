@@ -163,8 +163,9 @@ def _parsed(text: str) -> Any:
 
 def _layers(name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
     """Returns the chain of ``extends:``, parents first, as (origin, values)."""
-    if name in above:
-        raise ConfigError(f"The presets extend each other in a cycle: {' -> '.join([*above, name])}")
+    chain = (*above, str(Path(name).resolve()) if _is_file(name) else name)
+    if chain[-1] in above:
+        raise ConfigError(f"The presets extend each other in a cycle: {' -> '.join(chain)}")
     layer = _read(name) or {}
     if not isinstance(layer, dict):
         raise ConfigError(f"The config '{name}' must map sections to settings; it holds a {type(layer).__name__}")
@@ -173,7 +174,7 @@ def _layers(name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]
         raise ConfigError(f"'extends' in the config '{name}' must be the name of one preset or file; it is {parent!r}")
     if parent and _is_file(parent):
         parent = str(Path(name).parent / parent)
-    return [*(_layers(parent, (*above, name)) if parent else []), (name, layer)]
+    return [*(_layers(parent, chain) if parent else []), (name, layer)]
 
 
 def _override(text: str) -> tuple[str, dict[str, Any]]:

@@ -187,20 +187,16 @@ def _extras() -> Iterator[Finding]:
     from ..stages.train.loggers import MODULES
 
     for extra, module in {**EXTRAS, **MODULES}.items():
-        found = find_spec(module) is not None
-        yield Finding(
-            f"extra {extra}",
-            "ok" if found else "note",
-            "" if found else "not installed",
-            "" if found else f"pip install 'xd3d[{extra}]'",
-            group="extras",
-            label=extra,
-        )
+        if find_spec(module) is not None:
+            yield Finding(f"extra {extra}", "ok", "", group="extras", label=extra)
+        else:
+            remedy = f"pip install 'xd3d[{extra}]'"
+            yield Finding(f"extra {extra}", "note", "not installed", remedy, group="extras", label=extra)
 
 
 def _disk(home: Path) -> Finding:
-    existing = next(folder for folder in [home, *home.parents] if folder.exists())
-    if not os.access(existing, os.W_OK):
+    existing = next(path for path in [home, *home.parents] if os.path.exists(path))  # noqa: PTH110  # not readable: no
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
         remedy = "set XD3D_HOME to a folder that you may write to"
         return Finding("workspace", "fault", f"{existing} cannot be written", remedy)
     free = shutil.disk_usage(existing).free

@@ -77,10 +77,7 @@ def open_submission(
     require_official(index.dataset)
     claim_folder(
         out / FACTS,
-        {
-            **_facts(run, domain, official_ids(merge, index.dataset).tolist(), fusion),
-            "adapt": adaptation_name(norm_window),
-        },
+        _facts(run, domain, official_ids(merge, index.dataset).tolist(), fusion, norm_window),
         IDENTITY,
         what="predictions of another network, adaptation, rule of fusion or data set",
         files=(*FILES, ARCHIVE),
@@ -95,7 +92,9 @@ def log_faults(store: "Submission", rows: Sequence[int], *, images: bool) -> Non
         log.warning("%s: %s", store.out, fault)
 
 
-def _facts(run: "TrainedRun", domain: Domain, ids: list[int], fusion: FusionRule) -> dict[str, Any]:
+def _facts(
+    run: "TrainedRun", domain: Domain, ids: list[int], fusion: FusionRule, norm_window: int | None
+) -> dict[str, Any]:
     """What a folder of predictions says of itself: what its numbers mean, and where they come from."""
     from ..stages.train.checkpoint import checkpoint_digest
 
@@ -114,4 +113,5 @@ def _facts(run: "TrainedRun", domain: Domain, ids: list[int], fusion: FusionRule
         "step": run.step,
         "weights": checkpoint_digest(run.folder, run.step),
         "code": code_version(),
+        "adapt": adaptation_name(norm_window),
     }

@@ -25,10 +25,8 @@ def claim_folder(
         ConfigError: the folder was started with other facts, or holds such files already.
         DataError: its facts are damaged.
     """
-    folder, remedy = (
-        path.parent,
-        f"choose another folder with {option}, or move {path.name} and {', '.join(files)} away",
-    )
+    folder = path.parent
+    remedy = f"choose another folder with {option}, or move {path.name} and {', '.join(files)} away"
     try:
         stored = {**EARLIER, **read_json(path)}
         other = [key for key in identity if stored[key] != facts[key]]

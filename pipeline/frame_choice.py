@@ -43,10 +43,9 @@ class FrameChoice:
         """
         if self.dataset != "folder" or self.root is None:
             return open_index(workspace, self.dataset, self.root)
-        if (workspace.index("folder") / "index.json").exists():
-            prepared = open_index(workspace, "folder")
-            if prepared.root.resolve() == self.root.resolve():
-                return prepared
+        prepared = workspace.index("folder")
+        if (prepared / "index.json").exists() and FrameIndex.load(prepared).root.resolve() == self.root.resolve():
+            return open_index(workspace, "folder")
         return build_index(self.root)
 
     def rows(self, index: FrameIndex) -> Int64[np.ndarray, "rows"]:

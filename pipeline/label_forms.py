@@ -41,14 +41,13 @@ def label_form(
         ConfigError: the classes have no raw ids.
     """
     classes = trained.network.classes
-    form, meaning = LabelForm.of(classes), "train: the class plus one"
+    numbers, meaning = LabelForm.of(classes).numbers, "train: the class plus one"
     if ids == "raw":
         raw, dataset = _raw_ids(trained, index)
-        numbers = [raw[name] for name in classes]
-        form = LabelForm(numbers=np.array([*numbers, NO_ID if 0 in numbers else 0]))
-        meaning = f"raw: those of {dataset}"
+        known = [raw[name] for name in classes]
+        numbers, meaning = np.array([*known, NO_ID if 0 in known else 0]), f"raw: those of {dataset}"
     palette = np.round(255 * _colours(classes)).astype(np.uint8) if colour else None
-    return LabelForm(numbers=form.numbers, palette=palette), meaning
+    return LabelForm(numbers=numbers, palette=palette), meaning
 
 
 def label_facts(trained: TrainedRun, form: LabelForm, meaning: str, *, norm_window: int | None) -> dict[str, Any]:

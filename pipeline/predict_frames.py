@@ -26,7 +26,7 @@ from .frame_choice import FrameChoice, refuse_options
 from .label_forms import LabelIds, label_facts, label_form, label_outcome
 from .predict_sweeps import FACTS, PICTURE_SUFFIX
 from .runs import TrainedRun
-from .workspace import Workspace
+from .workspace import Workspace, absolute_path
 
 if TYPE_CHECKING:
     from ..stages.predict.frames import LabelFolder
@@ -76,14 +76,14 @@ def predict_frames(
         DiskSpaceError: the disk has too little space for the labels.
         RunError: the network does not fit the data, needs images that are not there, or has no BatchNorm to adapt.
     """
-    from ..stages.predict.frames import LabelFolder, modalities_of
+    from ..stages.predict.frames import LabelFolder, label_frames, modalities_of
 
     begin = time.perf_counter()
     trained = TrainedRun.open(workspace, run, machine)
     trained.require_adaptable(norm_window)
     rule = fusion or trained.config.evaluate.fusion
     domain = _open(workspace, trained, choice, online=online)
-    name = domain.index.root.name if choice.dataset == "folder" else choice.dataset
+    name = absolute_path(domain.index.root).name if choice.dataset == "folder" else choice.dataset
     if submission:
         extras = {"--probabilities": probabilities, "--picture": picture, "--colour": colour, "--ids": ids == "raw"}
         refuse_options(extras, "not part of a --submission")
@@ -111,21 +111,6 @@ def predict_frames(
         option="--out",
     )
     _list_frames(out / FRAMES, domain.index)
-    return _label(trained, domain, store, rule, norm_window, picture=picture, begin=begin)
-
-
-def _label(
-    trained: TrainedRun,
-    domain: Domain,
-    store: "LabelFolder",
-    rule: FusionRule,
-    norm_window: int | None,
-    *,
-    picture: bool,
-    begin: float,
-) -> Outcome:
-    from ..stages.predict.frames import label_frames
-
     done = label_frames(trained.network, domain, store, fusion=rule, norm_window=norm_window)
     shown = _picture(store, domain, trained.network.classes) if picture else None
     further = {
@@ -133,7 +118,7 @@ def _label(
         "modalities": list(store.modalities),
         "picture": str(shown) if shown else None,
     }
-    return label_outcome(done, store.out, sweeps=len(domain), begin=begin, further=further)
+    return label_outcome(done, out, sweeps=len(domain), begin=begin, further=further)
 
 
 def _for_submission(trained: TrainedRun, domain: Domain) -> Domain:
@@ -241,7 +226,7 @@ def _list_frames(path: Path, index: FrameIndex) -> None:
     """Writes which sweep each name of a frame stands for."""
     text = io.StringIO()
     csv.writer(text).writerows([("frame", "sweep"), *zip(index.frames.key, index.frames.sweep, strict=True)])
-    write_bytes(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _picture(store: "LabelFolder", domain: Domain, classes: Sequence[str]) -> Path | None:

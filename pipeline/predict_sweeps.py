@@ -12,7 +12,7 @@ from .console import Outcome
 from .folders import claim_folder
 from .label_forms import LabelIds, label_facts, label_form, label_outcome
 from .runs import TrainedRun
-from .workspace import Workspace
+from .workspace import Workspace, absolute_path
 
 __all__ = ["FACTS", "PICTURE_SUFFIX", "predict"]
 
@@ -50,7 +50,7 @@ def predict(
     from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
 
     begin = time.perf_counter()
-    points = points.resolve() if ".." in points.parts else points.absolute()  # its name names the folder of labels
+    points = absolute_path(points)  # its name names the folder of labels
     sweeps = find_sweeps(points)
     trained = TrainedRun.open(workspace, run, machine)
     trained.require_lidar_only()

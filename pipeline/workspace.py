@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ConfigError, DataError, MissingDataError
 from ..files import read_json, write_json
 
-__all__ = ["Workspace"]
+__all__ = ["Workspace", "absolute_path"]
 
 log = logging.getLogger(__name__)
 
@@ -175,13 +175,14 @@ class Workspace:
     def remember_run(self, run: Path) -> None:
         """Makes ``run`` the default of ``evaluate`` and ``report``."""
         with self._changing_memory() as memory:
-            memory["last_run"] = os.path.relpath(run, self.home / "runs")
+            runs = self.home / "runs"
+            memory["last_run"] = str(run.relative_to(runs) if run.is_relative_to(runs) else run)
 
     def _memory(self) -> dict[str, Any]:
         path = self.home / "workspace.json"
         try:
             memory = read_json(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except ValueError as error:
             raise DataError(
@@ -208,6 +209,9 @@ class Workspace:
 
 def _named(given: Path, folder: Path) -> Path:
     """Resolves a plain name as an entry of ``folder``, unless the working directory has such a folder."""
-    if given.parts == (given.name,) and not given.is_dir():
-        return folder / given
+    return folder / given if given.parts == (given.name,) and not given.is_dir() else absolute_path(given)
+
+
+def absolute_path(given: Path) -> Path:
+    """Returns ``given`` as an absolute path without ``..``; links are followed only if it has some."""
     return given.resolve() if ".." in given.parts else given.absolute()

@@ -218,7 +218,7 @@ def _record(child: _Child, rows: RowFile, request: Request) -> dict[str, str]:
 
 
 def _outcome(out: Path, results: Results, failed: dict[str, str]) -> Outcome:
-    others = f" and {len(results.development)} of the development shift" if results.development else ""
+    others = f" and {len(results.development)} of the development shifts" if results.development else ""
     text = [f"{len(results.rows)} rows{others} are in {out / 'results.json'}, the tables in {out / 'results.md'}."]
     if failed:
         text += [f"{len(failed)} runs failed:", *(f"  {run}: {reason}" for run, reason in failed.items())]

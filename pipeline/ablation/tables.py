@@ -240,7 +240,7 @@ def _label(variant: Variant) -> str:
 def _plot_scores(scores: ScoreTable) -> bytes:
     """Bars with sample deviations for each shift and main variant, a row per output."""
     figure = new_figure(13.2, 3.7 * len(COMPARED))
-    names = [v.name for group in GROUPS if group.main for v in group.variants if v.name in scores.variants]
+    names = [variant.name for variant in _main_variants(scores)]
     width = 0.84 / max(len(names), 1)
     for row, output in enumerate(COMPARED):
         axes = figure.add_subplot(len(COMPARED), 1, row + 1)
@@ -258,8 +258,8 @@ def _plot_scores(scores: ScoreTable) -> bytes:
 
 def _plot_sweeps(scores: ScoreTable) -> bytes:
     """Bars of what each variant of a sweep gains over the method in as many steps, mean over the shifts."""
-    swept = [v.name for group in GROUPS if not group.main for v in group.variants if v.name in scores.variants]
-    names = [name for name in swept if name != SHORTER]
+    swept = [variant for group in GROUPS if not group.main for variant in _tested(scores, group.variants)]
+    names = [variant.name for variant in swept if variant.name != SHORTER]
     width = 0.8 / len(COMPARED)
     figure = new_figure(13.2, 1.4 + 0.15 * len(COMPARED) * max(len(names), 1))
     axes = figure.add_subplot(1, 1, 1)

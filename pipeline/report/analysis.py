@@ -52,13 +52,18 @@ def analysis_sections(run: TrainedRun, rule: FusionRule) -> list[Section]:
 
 
 def _located(frames: list[FrameAttention]) -> Section:
-    agreement = mean_agreement(frames, "located") or (0.0, 0.0)
+    agreement = mean_agreement(frames, "located")
+    sentence = "No point of these frames has a label to compare its agents with."
+    if agreement:
+        sentence = (
+            f"Over {len(frames)} frames, {100 * agreement[0]:.0f} % of what a point reads is of agents of its own"
+            " class, that of most points in an agent's pixels; reading all agents alike would give"
+            f" {100 * agreement[1]:.0f} %."
+        )
     return Section(
         heading="Which agents the points read",
         text="Each row is one agent. On the left, how much each point reads of it: what its pixels' cells have of the"
-        f" agent. On the right, where it lies in the image. Over {len(frames)} frames, {100 * agreement[0]:.0f} % of"
-        " what a point reads is of agents of its own class, that of most points in an agent's pixels; reading all"
-        f" agents alike would give {100 * agreement[1]:.0f} %.",
+        f" agent. On the right, where it lies in the image. {sentence}",
         parts=[Picture(frames[0].picture("located"), "The agents that some points read most, and others least.")],
     )
 

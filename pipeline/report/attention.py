@@ -1,6 +1,5 @@
 """What the points of one frame read of the agents in its images: pictures, and agreement with the classes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -138,10 +137,10 @@ class FrameAttention:
         """Returns a PNG with four rows, an agent or 3D query each: its weight at the points, and its image region."""
         return self._located_picture() if kind == "located" else self._query_picture()
 
-    def agreement(self, kind: AttentionKind) -> "tuple[float, float] | None":
+    def agreement(self, kind: AttentionKind) -> tuple[float, float] | None:
         """Returns the share of attention on agents of the point's own class, and that of uniform attention.
 
-        Only points that an image shows count. None if queries attend to cells of the feature maps.
+        Only points that an image shows count. None if none of them has a label, or queries attend to cells of maps.
         """
         weights = self.insight.memberships
         if kind == "queries":
@@ -241,28 +240,26 @@ def class_agreement(
     attention: Float[np.ndarray, "points agents"],
     agents_of_points: Int64[np.ndarray, "points"],
     labels: Int64[np.ndarray, "points"],
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Returns the share of labelled points' attention on agents of their own class, and that of uniform attention.
 
     An agent's class is that of most labelled points at whose pixels it dominates; agents without such points are
-    excluded. Both shares are means over the present classes of the means over their points.
+    excluded. Both shares are means over the present classes of the means over their points; None without labels.
     """
     labelled = labels != IGNORE
-    classes = int(labels[labelled].max(initial=-1)) + 1
-    counts = np.zeros((attention.shape[1], classes), np.int64)
-    np.add.at(counts, (agents_of_points[labelled], labels[labelled]), 1)
+    if not labelled.any():
+        return None
+    labels = labels[labelled]
+    counts = np.zeros((attention.shape[1], int(labels.max()) + 1), np.int64)
+    np.add.at(counts, (agents_of_points[labelled], labels), 1)
     known = counts.sum(1) > 0
-    agent_classes = counts.argmax(1)[known] if classes else np.zeros(0, np.int64)
+    agent_classes = counts.argmax(1)[known]
     weights = attention[labelled][:, known]
     weights = weights / np.maximum(weights.sum(1, keepdims=True), np.finfo(np.float32).tiny)
-    own = np.array([(agent_classes == name) for name in range(classes)]).reshape(classes, len(agent_classes))
-    shares = [weights[labels[labelled] == name][:, own[name]].sum(1).mean() for name in _present(labels[labelled])]
-    uniform = [own[name].mean() for name in _present(labels[labelled])]
-    return (float(np.mean(shares)), float(np.mean(uniform))) if shares else (0.0, 0.0)
-
-
-def _present(labels: Int64[np.ndarray, "points"]) -> Sequence[int]:
-    return [int(name) for name in np.unique(labels)]
+    present = np.unique(labels)
+    shares = [weights[labels == name][:, agent_classes == name].sum(1).mean() for name in present]
+    uniform = [(agent_classes == name).mean() for name in present]
+    return float(np.mean(shares)), float(np.mean(uniform))
 
 
 def _correlation(one: Float[np.ndarray, "points"], other: Float[np.ndarray, "points"]) -> float:

@@ -63,7 +63,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other:
     sections = [
         _scores(run, card, rule, other),
         *_parts(card),
-        clouds_section(run, other),
+        clouds_section(run, rule, other),
         *_frames(run, rule),
         *analysis_sections(run, rule),
         _training(run),
@@ -72,7 +72,7 @@ def build_report(run: TrainedRun, path: Path, *, lead: str | None = None, other:
     ]
     page = render_page("xd3d report", sentence, sections)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode(errors="backslashreplace"))
     return path
 
 

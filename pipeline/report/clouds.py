@@ -14,6 +14,7 @@ from ...errors import RunError
 from ...stages.datasets.frames import Frame
 from ...stages.datasets.labels import IGNORE
 from ...stages.evaluate.scores import FramePrediction
+from ...stages.evaluate.settings import FusionRule
 from ...stages.predict.inference import predict_frames
 from ...stages.train.domain import Domain
 from ..runs import TrainedRun
@@ -35,16 +36,18 @@ def run_label(run: TrainedRun) -> str:
     return f"{run.folder.name} (fusion.variant={run.config.fusion.variant})"
 
 
-def clouds_section(run: TrainedRun, other: TrainedRun | None = None) -> Section:
+def clouds_section(run: TrainedRun, rule: FusionRule, other: TrainedRun | None = None) -> Section:
     """Returns the section with the clouds of a few test frames, predicted by ``run``, and by ``other`` beside it.
+
+    ``rule`` fuses the predictions of ``run``; those of ``other`` have its own.
 
     Raises:
         RunError: ``other`` has other test frames or other classes.
     """
     domain = run.domain("target", "test")
     chosen = spread_positions(domain, FRAMES)
-    runs = [run] if other is None else [run, other]
-    predicted = [_predicted(each, domain, chosen, run) for each in runs]
+    runs = [(run, rule), *([] if other is None else [(other, other.config.evaluate.fusion)])]
+    predicted = [_predicted(each, fusion, domain, chosen, run) for each, fusion in runs]
     frames = [
         _frame(run, domain, position, [each[number] for each in predicted]) for number, position in enumerate(chosen)
     ]
@@ -52,7 +55,7 @@ def clouds_section(run: TrainedRun, other: TrainedRun | None = None) -> Section:
     data = {
         "classes": classes,
         "colours": (255 * class_colours(classes)).round().astype(int).tolist(),
-        "runs": [run_label(each) for each in runs],
+        "runs": [run_label(each) for each, _ in runs],
         "frames": frames,
     }
     style, script = ((files(__package__) / name).read_text(encoding="utf-8") for name in ("clouds.css", "clouds.js"))
@@ -68,7 +71,9 @@ def clouds_section(run: TrainedRun, other: TrainedRun | None = None) -> Section:
     return Section(heading="Point clouds", text=text, legend=legend(classes), parts=[Widget(html=html)])
 
 
-def _predicted(run: TrainedRun, domain: Domain, chosen: list[int], first: TrainedRun) -> list[FramePrediction]:
+def _predicted(
+    run: TrainedRun, fusion: FusionRule, domain: Domain, chosen: list[int], first: TrainedRun
+) -> list[FramePrediction]:
     own = run.domain("target", "test")
     if run.network.classes != first.network.classes or own.index.digest != domain.index.digest:
         raise RunError(
@@ -76,7 +81,7 @@ def _predicted(run: TrainedRun, domain: Domain, chosen: list[int], first: Traine
             f" ({', '.join(run.network.classes)}; {', '.join(first.network.classes)}) and cannot be compared"
         )
     few = replace(own, frames=domain.frames[chosen], every_point=domain.every_point)
-    return list(predict_frames(run.network, few, fusion=run.config.evaluate.fusion, description="point clouds"))
+    return list(predict_frames(run.network, few, fusion=fusion, description="point clouds"))
 
 
 def _frame(

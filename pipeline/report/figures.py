@@ -34,7 +34,7 @@ __all__ = [
 RIGHT = (0.62, 0.78, 0.66)
 WRONG = (0.84, 0.15, 0.16)
 UNLABELLED = (0.75, 0.75, 0.75)
-SEEN_BY = ("lightgrey", "tab:blue", "tab:orange")  #: points that no, one, and several cameras see
+SEEN_BY = {"no camera": "lightgrey", "one camera": "tab:blue", "two or more": "tab:orange"}  #: colours of points
 FAMILIAR = {
     "vehicle": (0.12, 0.35, 0.85),
     "driveable_surface": (0.50, 0.35, 0.60),
@@ -132,11 +132,9 @@ def seen_from_above(points: Float[np.ndarray, "points 3"], cameras: Int[np.ndarr
     figure = new_figure(7.0, 6.0)
     axes = figure.add_subplot(1, 1, 1)
     reach = float(np.percentile(np.abs(points[:, :2]).max(1), 98)) + 2 if len(points) else 10.0
-    for number, colour in enumerate(SEEN_BY):
-        rows = cameras >= number if number == len(SEEN_BY) - 1 else cameras == number
-        name = ("no camera", "one camera", "two or more")[number]
-        share = 100 * float(rows.mean()) if len(rows) else 0.0
-        label = f"{name} ({share:.0f} %)"
+    for number, (name, colour) in enumerate(SEEN_BY.items()):
+        rows = np.minimum(cameras, 2) == number
+        label = f"{name} ({100 * float(rows.mean()) if len(rows) else 0.0:.0f} %)"
         axes.scatter(points[rows, 0], points[rows, 1], color=colour, s=2.0, linewidths=0, label=label)
     axes.legend(fontsize=8, loc="upper right", markerscale=4)
     return _around_sensor(figure, axes, reach, fontsize=8)

@@ -51,13 +51,13 @@ def push(
     if kind == "run":
         if taps or networks or not images.whole:
             raise ConfigError(f"{what} is a run; taps, networks and images are chosen of caches only")
-        target = open_place(place, kind="run", writing=not dry_run, public=public)
+        target = open_place(place, kind="run", writing=True, public=public, dry_run=dry_run)
         done = push_run(workspace, Path(location), target, replace=replace, dry_run=dry_run)
     else:
         first = open_store(next(iter(part_paths(location)), location))
         dataset = cache_dataset(first, str(location).rpartition("/")[2])
         _require_licence(dataset, place, confirmed=confirm_licence or dry_run)
-        target = open_place(place, kind="cache", writing=not dry_run, public=public)
+        target = open_place(place, kind="cache", writing=True, public=public, dry_run=dry_run)
         choice = Choice(taps=taps, networks=networks, images=images.keys(workspace, dataset))
         done = push_cache(workspace, location, target, choice, replace=replace, dry_run=dry_run)
     if dry_run:

@@ -22,7 +22,7 @@ from .copy import Item
 from .manifest import Manifest
 from .places import Place
 
-__all__ = ["Choice", "Part", "Shared", "cache_items", "inner_store", "part_prefixes", "root_items"]
+__all__ = ["Choice", "Part", "Shared", "cache_items", "inner_store", "made_item", "part_prefixes", "root_items"]
 
 _PART = re.compile(r"((?:features|agents)/[^/]+/)" + re.escape(KEYS))
 
@@ -133,7 +133,7 @@ def inner_store(store: Store, prefix: str) -> Store:
 
 def root_items() -> list[Item]:
     """Returns the files above the parts of a cache of several networks."""
-    return [_made(name, content) for name, content in networks_manifest().items()]
+    return [made_item(name, content) for name, content in networks_manifest().items()]
 
 
 def cache_items(
@@ -176,12 +176,13 @@ def cache_items(
         items.append(stored if as_stored else Item(name=stored.name, size=stored.size, read=partial(record, index)))
     found = load_recipe(files)
     for name, content in selection.metadata(recipe(found) if recipe and found else found).items():
-        items.append(_made(prefix + name, content))
+        items.append(made_item(prefix + name, content))
     if len(shards) == layout.shard_count and files.exists(FINISHED):
-        items.append(_made(prefix + FINISHED, encode_finished(layout)))
+        items.append(made_item(prefix + FINISHED, encode_finished(layout)))
     return Part(prefix=prefix, selection=selection, shards=shards, items=items)
 
 
-def _made(name: str, content: bytes) -> Item:
+def made_item(name: str, content: bytes) -> Item:
+    """Returns the item of a file whose content is not stored."""
     digest = hashlib.sha256(content).hexdigest()
     return Item(name=name, size=len(content), read=lambda: content, sha256=digest)

@@ -68,20 +68,21 @@ def parse_hub(location: str, kind: str) -> HubFolder:
 class HubPlace:
     """A folder of a repository; reads see the revision that was the newest when the place was opened.
 
+    With ``writing`` a repository that does not exist is created, in a ``dry_run`` it counts as empty.
+
     Raises:
         StoreError: the hub does not answer or refuses, there is no such repository, or writing needs a token.
     """
 
-    public: bool = True
     most_files: int | None = 100_000  #: what the hub recommends for a repository
 
-    def __init__(self, folder: HubFolder, *, writing: bool, public: bool) -> None:
+    def __init__(self, folder: HubFolder, *, writing: bool, public: bool, dry_run: bool = False) -> None:
         self._at = folder
         _limit_waiting()
         disable_progress_bars()
         if constants.HF_HUB_OFFLINE:
             raise StoreError(f"{folder.url} cannot be reached: HF_HUB_OFFLINE is set; unset it")
-        if writing and not get_token():
+        if writing and not dry_run and not get_token():
             raise StoreError(f"Pushing to {folder.url} needs a token of the hub: hf auth login, or HF_TOKEN=...")
         self._api = HfApi()
         self._reader = HfFileSystem(endpoint=self._api.endpoint, skip_instance_cache=True)
@@ -95,7 +96,8 @@ class HubPlace:
             except RepositoryNotFoundError:
                 if not writing:
                     raise
-                self._api.create_repo(folder.repo, repo_type=folder.type, private=not public, exist_ok=True)
+                if not dry_run:
+                    self._api.create_repo(folder.repo, repo_type=folder.type, private=not public, exist_ok=True)
 
     def describe(self, name: str = "") -> str:
         """Returns the location of a file."""
@@ -114,7 +116,7 @@ class HubPlace:
                     revision=self._revision,
                 )
                 return {entry.path.removeprefix(prefix): entry.size for entry in tree if isinstance(entry, RepoFile)}
-            except EntryNotFoundError:
+            except (EntryNotFoundError, RepositoryNotFoundError):  # a dry run before the first push has no repository
                 return {}
 
     def read(self, name: str, size: int) -> bytes:

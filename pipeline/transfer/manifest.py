@@ -7,12 +7,12 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 from ...errors import StoreError
 
-__all__ = ["LARGEST", "MANIFEST", "PLAN", "FileFacts", "Kind", "Manifest", "safe_name"]
+__all__ = ["LARGEST", "MANIFEST", "PLAN", "FileFacts", "Kind", "Manifest", "plain_name", "safe_name"]
 
 MANIFEST = "xd3d-share.json"
 PLAN = "xd3d-share.partial.json"
@@ -21,7 +21,7 @@ LARGEST = 200_000_000  #: bytes of a manifest, that of a million files
 Kind = Literal["cache", "run"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)  # of a cache or run, which becomes that of a folder
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*", re.ASCII)
+_PART = re.compile(r"\w[\w.:@+-]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -43,12 +43,7 @@ class Manifest:
     name: str
     identity: str
     facts: Mapping[str, Any]
-    files: Mapping[str, FileFacts]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files.values())
+    files: Mapping[str, FileFacts] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Returns the content of its file."""
@@ -95,6 +90,13 @@ class Manifest:
         )
         if not sound:
             raise StoreError(f"{where} is damaged (a kind, name, size or SHA-256 is not valid); push again")
+
+
+def plain_name(folder: str) -> str:
+    """Returns the name of a folder with only letters, digits, ``.``, ``_`` and ``-``, as a manifest must have it."""
+    if _NAME.fullmatch(folder):
+        return folder
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder).strip("._-")[:200] or "unnamed"
 
 
 def safe_name(name: str) -> bool:

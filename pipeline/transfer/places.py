@@ -21,7 +21,6 @@ __all__ = ["FsspecPlace", "Place", "StorePlace", "open_place"]
 class Place(Protocol):
     """Files under one location; names are relative paths with ``/``. Threads may read at once."""
 
-    public: bool  #: whether it has an address that others may read from
     most_files: int | None  #: how many files it should hold at most
 
     def describe(self, name: str = "") -> str:
@@ -55,12 +54,12 @@ class Place(Protocol):
         """Makes everything written visible and removes temporary files."""
 
 
-def open_place(location: str, *, kind: str, writing: bool, public: bool = False) -> Place:
+def open_place(location: str, *, kind: str, writing: bool, public: bool = False, dry_run: bool = False) -> Place:
     """Opens a place for a ``kind`` of content, "cache" or "run".
 
     ``location``: a folder, ``s3://bucket/prefix``, ``hf://datasets/owner/name[/folder]`` (caches),
     ``hf://owner/name[/folder]`` (runs), or a URL that fsspec knows. ``public``: whether a repository that the hub does
-    not have yet is created public.
+    not have yet is created public. ``dry_run``: none is created, and none is needed.
 
     Raises:
         ConfigError: the location is malformed, or no place for this kind.
@@ -70,7 +69,7 @@ def open_place(location: str, *, kind: str, writing: bool, public: bool = False)
     if scheme == "hf":
         from .hub import HubPlace, parse_hub
 
-        return HubPlace(parse_hub(location, kind), writing=writing, public=public)
+        return HubPlace(parse_hub(location, kind), writing=writing, public=public, dry_run=dry_run)
     if scheme == "s3":
         return StorePlace(open_store(location.rstrip("/")))
     if scheme in ("", "file"):
@@ -85,7 +84,6 @@ class StorePlace:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.public = not isinstance(store, LocalStore)
         self._owner = unique_name()
 
     def describe(self, name: str = "") -> str:
@@ -119,7 +117,7 @@ class StorePlace:
 
     def finish(self) -> None:
         """Removes temporary files, also those of a killed process."""
-        if not self.public:
+        if isinstance(self.store, LocalStore):
             self.store.remove(STAGING)
 
 
@@ -130,7 +128,6 @@ class FsspecPlace:
         ConfigError: fsspec does not know the scheme, or its package is not installed.
     """
 
-    public: bool = True
     most_files: int | None = None
 
     def __init__(self, url: str) -> None:

@@ -75,7 +75,10 @@ def pull_items(
         have = _sound(near, target)
         pending = [item for item in items if item.name not in have]
         records = [item.name for item in pending if item.name in there and write_order(item.name) == 1]
-        target.delete(sorted(there if replaced else records, key=write_order, reverse=True))
+        if replaced:  # if the deletion is interrupted, this says that what remains is of another cache or run
+            target.write({PLAN: changed(wanted, identity="", facts={}, files={}).encode()})
+            records = [name for name in there if name != PLAN]
+        target.delete(sorted(records, key=write_order, reverse=True))
         kept = sum(item.size for item in near if item.name in have)
         fetched = 0
         if pending:

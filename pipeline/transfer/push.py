@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,7 +26,7 @@ from .cards import cache_card
 from .content import Choice, Part, cache_items, inner_store, part_prefixes, root_items
 from .copy import Item, copied, hashed
 from .local_paths import Machine
-from .manifest import LARGEST, MANIFEST, PLAN, FileFacts, Manifest
+from .manifest import LARGEST, MANIFEST, PLAN, FileFacts, Manifest, plain_name
 from .places import Place, StorePlace
 
 __all__ = ["CARD", "cache_dataset", "previous", "push_cache", "push_items"]
@@ -126,11 +127,10 @@ def _send(
         for name in (old.files if old else ())
         if name in before.files and name not in kept and known.get(name) != files.get(name)
     ]
-    manifest = Manifest(
-        kind=wanted.kind, name=wanted.name, identity=wanted.identity, facts=wanted.facts, files={**kept, **files}
-    )
+    manifest = changed(wanted, files={**kept, **files})
     pending = [item for item in items if known.get(item.name) != files[item.name]]
-    if stale:
+    if old and stale:
+        place.write({PLAN: old.encode()})  # if the deletion is interrupted, this says what the rest is
         place.delete([*([MANIFEST] if MANIFEST in before.files else []), *stale])
     there = sum(item.size for item in items) - sum(item.size for item in pending)
     sent = 0
@@ -139,7 +139,7 @@ def _send(
         place.finish()
         sent = copied(pending, place, "Pushing", done=there)
     place.write({MANIFEST: manifest.encode(), **({} if CARD in before.files else {CARD: card.encode()})})
-    place.delete([PLAN] if pending or PLAN in before.files else [])
+    place.delete([PLAN] if pending or stale or PLAN in before.files else [])
     place.finish()
     return {"bytes": there + sent, "there": there, "sent": sent}
 
@@ -263,7 +263,7 @@ def _describe(parts: list[Part], store: Store, *, several: bool, machine: Machin
     recipe = machine.plain(load_recipe(sub) or {})
     dataset = cache_dataset(sub, folder)
     extract = recipe.get("extract", {})
-    name = folder if several else f"{dataset}-{fingerprint_digest(first.fingerprint)[:12]}"
+    name = plain_name(folder if several else f"{dataset}-{fingerprint_digest(first.fingerprint)[:12]}")
     networks = [part.prefix.split("/")[1] for part in parts if part.prefix.startswith("features/")]
     taps = {tap.name: None for part in parts for tap in part.selection.layout.taps}
     return Manifest(
@@ -280,5 +280,4 @@ def _describe(parts: list[Part], store: Store, *, several: bool, machine: Machin
             "profile": first.profile,
             "fingerprint": {} if several else dict(first.identity),
         },
-        files={},
     )

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from dataclasses import replace as changed
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from ...locks import exclusive_lock
 from ...stages.evaluate.metrics import Metrics
 from ..workspace import Workspace
 from .cards import run_card
+from .content import Shared, made_item
 from .copy import Item
 from .local_paths import Machine
-from .manifest import Manifest
+from .manifest import Manifest, plain_name
 from .places import Place, StorePlace
 from .pull import pull_items
 from .push import push_items
@@ -31,8 +31,7 @@ RECORD = "run.json"
 LOG = "log.jsonl"
 #: What a run may bring; names of anything else in a manifest are refused.
 _FILES = re.compile(
-    rf"{re.escape(RECORD)}|{re.escape(LOG)}|scores/[\w.-]+\.json|checkpoints/step-\d{{8,}}/(model\.safetensors|state\.json)",
-    re.ASCII,
+    rf"{re.escape(RECORD)}|{re.escape(LOG)}|scores/[\w.-]+\.json|checkpoints/step-[0-9]{{8,}}/(model\.safetensors|state\.json)"
 )
 
 
@@ -60,14 +59,13 @@ def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dr
         *(_file(run, name) for name in (*sorted(states), f"{folder.format(step)}/model.safetensors")),
         *([_file(run, LOG)] if (run / LOG).is_file() else []),
     ]
-    name = run.resolve().name.removesuffix(PULLED)
+    name = plain_name(run.resolve().name.removesuffix(PULLED))
     datasets = list(dict.fromkeys(side["dataset"] for side in (record["source"], record["target"]) if side))
     wanted = Manifest(
         kind="run",
         name=name,
-        identity=hashlib.sha256(items[0].content()).hexdigest(),
+        identity=items[0].sha256,
         facts={"datasets": datasets, "step": step, "classes": record["classes"], "code": record["code"]},
-        files={},
     )
     card = run_card(name=name, place=place.describe(), record=shared, step=step, scores=scores, datasets=datasets)
     done = push_items(items, place, wanted, card=card, check=machine.require_plain, replace=replace, dry_run=dry_run)
@@ -75,8 +73,7 @@ def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dr
 
 
 def _text(name: str, value: Any) -> Item:
-    content = (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-    return Item(name=name, size=len(content), read=lambda: content)
+    return made_item(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _file(run: Path, name: str) -> Item:
@@ -102,13 +99,9 @@ def pull_run(
         raise StoreError(f"{place.describe()} names the file {strange!r}, which no run has; nothing was pulled")
     name = f"{manifest.name}{PULLED}"
     folder = out or workspace.run(name)
-    items = [
-        Item(name=name, size=size, read=partial(place.read, name, size), sha256=digest)
-        for name, (size, digest) in manifest.files.items()
-    ]
-    record = folder / RECORD
+    shared, record = Shared(place, manifest), folder / RECORD
     done = pull_items(
-        items,
+        [shared.item(name) for name in manifest.files],
         StorePlace(open_store(folder)),
         changed(manifest, identity=manifest.files[RECORD].sha256 if RECORD in manifest.files else ""),
         found=hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else None,

@@ -42,10 +42,7 @@ class ScoreProtocol:
     fusion: FusionRule = "sum"  #: rule of the prediction "fused"; earlier files, which have no such key, used this one
     adapt: str = "none"  #: adaptation at test time, see ``adaptation_name``
     split_rule: str = SPLIT_RULE
-    code: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "code", self.code or code_version())
+    code: str = field(default_factory=code_version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +195,10 @@ class Metrics:
             raise MissingDataError(f"No scores in {path}; make them with: xd3d evaluate") from error
         except ValueError as error:
             raise DataError(f"{path} is not valid JSON ({error}); run 'xd3d evaluate' again") from error
-        return cls.from_json(values)
+        try:
+            return cls.from_json(values)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
 
 
 def score_table(metrics: Metrics) -> str:

@@ -145,7 +145,7 @@ def finish_export(out: Path, index: FrameIndex, merge: LabelMerge, *, every_poin
             *([f"the classes of {merge.name} are not the benchmark's: {config}"] if merged else []),
             *([] if every_point else ["points without a class are counted as errors"]),
         ]
-    sets = sorted(folder.name for folder in (out / "lidarseg").iterdir() if folder.is_dir())
+    sets = sorted(folder.name for folder in (out / "lidarseg").glob("*") if folder.is_dir())
     return [fault for name in sets for fault in _nuscenes_faults(out, index, merge, name, every_point, images)]
 
 

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,31 +25,14 @@ from ..train.network import Network
 from .inference import predict_each
 from .label_form import CLOUD_SUFFIX, LabelForm
 from .stamps import Stamps, file_stamp, frame_files
+from .submission import Submission
 from .sweeps import LABEL_SUFFIX, LabelSummary, warn_of_dropped
 from .whole_sweeps import SweepPrediction, sweep_prediction
 
-__all__ = ["PROBABILITY_SUFFIX", "FrameStore", "LabelFolder", "check_disk", "label_frames", "modalities_of"]
+__all__ = ["PROBABILITY_SUFFIX", "LabelFolder", "check_disk", "label_frames", "modalities_of"]
 
 PROBABILITY_SUFFIX = ".npy"
 CLOUD_BYTES = 19  #: of a point in a coloured cloud of float32
-
-
-@runtime_checkable
-class FrameStore(Protocol):
-    """Where the predictions of the frames of an index go."""
-
-    @property
-    def bytes_per_point(self) -> int:
-        """Bytes that are written for each point of a sweep."""
-        ...
-
-    def holds(self, row: int) -> bool:
-        """Returns whether the prediction of the frame in ``row`` is there already."""
-        ...
-
-    def write(self, row: int, prediction: SweepPrediction) -> None:
-        """Writes the prediction of the frame in ``row``, atomically."""
-        ...
 
 
 def modalities_of(network: Network, *, images: bool, fusion: FusionRule) -> tuple[Modality, ...]:
@@ -98,10 +81,14 @@ class LabelFolder:
         for modality, (labels, *others) in self._files(row).items():
             classes = prediction.classes(modality)
             labels.parent.mkdir(parents=True, exist_ok=True)
+            for suffix in (PROBABILITY_SUFFIX, CLOUD_SUFFIX):
+                with suppress(OSError):  # a file of an earlier call, whose labels are replaced
+                    _sibling(labels, suffix).unlink()
             write_bytes(labels, self.form.labels(classes).tobytes())
             for path in others:
                 if path.suffix == PROBABILITY_SUFFIX:
-                    write_array(path, prediction.probabilities(modality).astype(np.float16))
+                    shares = prediction.probabilities(modality).astype(np.float16)
+                    write_atomic(path, partial(np.save, arr=shares, allow_pickle=False))
                 else:
                     write_bytes(path, self.form.cloud(prediction.points, classes))
         self._stamps.add(self.label_path(row, self.modalities[0]), stamp)
@@ -121,15 +108,10 @@ def _sibling(labels: Path, suffix: str) -> Path:
     return labels.with_name(labels.name.removesuffix(LABEL_SUFFIX) + suffix)
 
 
-def write_array(path: Path, values: np.ndarray) -> None:
-    """Writes a ``.npy`` file, atomically."""
-    write_atomic(path, lambda file: np.save(file, values, allow_pickle=False))
-
-
 def label_frames(
     network: Network,
     domain: Domain,
-    store: FrameStore,
+    store: "LabelFolder | Submission",
     *,
     fusion: FusionRule,
     norm_window: int | None = None,

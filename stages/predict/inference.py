@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import CacheError, DataError, MissingDataError, ModelError, RunError, Xd3dError
@@ -30,7 +30,6 @@ from .fusion import fused_probabilities
 
 __all__ = [
     "PredictedFrame",
-    "cloud_classes",
     "cloud_logits",
     "divergence",
     "predict_batch",
@@ -137,15 +136,6 @@ def predict_each(
                 bar.update(1)
     finally:
         network.train(was_training)
-
-
-def cloud_classes(network: Network, batch: Batch) -> Int64[np.ndarray, "points"]:
-    """Returns the class of every point of a batch without images, from the 3D head.
-
-    Raises:
-        RunError: the network computed NaN or infinite values: it has diverged.
-    """
-    return cloud_logits(network, batch).argmax(1).numpy()
 
 
 @torch.no_grad()

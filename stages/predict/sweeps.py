@@ -9,7 +9,7 @@ import errno
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ..datasets.sweeps import SWEEP_SUFFIXES, RawRows, load_sweep, sweep_suffix
 from ..evaluate.official import NO_CLASS
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
-from .inference import cloud_classes
+from .inference import cloud_logits
 from .label_form import CLOUD_SUFFIX, LabelForm
 from .stamps import Stamps, file_stamp
 
@@ -103,14 +103,16 @@ def find_sweeps(points: Path) -> list[Path]:
             f"No file in {points} is a sweep: their names end in {', '.join(SWEEP_SUFFIXES)}{foreign}. The frames of a"
             " data set are labelled with: xd3d predict --dataset NAME"
         )
+    sweeps = [sweep for path in found for sweep in _clouds(path)]
     first: dict[str, Path] = {}
-    for path in found:
-        twin = first.setdefault(_stem(path), path)
-        if twin != path:
+    for sweep in sweeps:
+        twin = first.setdefault(_stem(sweep), sweep)
+        if twin != sweep:
             raise ConfigError(
-                f"{twin.name} and {path.name} in {points} would share one label file; give each format a folder"
+                f"{twin.relative_to(points)} and {sweep.relative_to(points)} in {points} would share one label file;"
+                " give each format a folder"
             )
-    return [sweep for path in found for sweep in _clouds(path)]
+    return sweeps
 
 
 def _clouds(path: Path) -> list[Path]:
@@ -233,7 +235,7 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
 
 def _classes(network: Network, cloud: _Cloud) -> Int64[np.ndarray, "points"]:
     classes = np.full(len(cloud.points), NO_CLASS, np.int64)
-    classes[cloud.usable] = cloud_classes(network, cloud.batch)
+    classes[cloud.usable] = cloud_logits(network, cloud.batch).argmax(1).numpy()
     return classes
 
 
@@ -245,6 +247,8 @@ def _files(out: Path, sweep: Path, form: LabelForm) -> list[Path]:
 def _store(out: Path, cloud: _Cloud, classes: Int64[np.ndarray, "points"], form: LabelForm) -> FileFault | None:
     """Writes the files of a sweep; returns a fault if that file cannot be written, and raises other errors."""
     try:
+        with suppress(OSError):  # a cloud of an earlier call, whose labels are replaced
+            cloud_path(out, cloud.path).unlink()
         write_bytes(label_path(out, cloud.path), form.labels(classes).tobytes())
         if form.palette is not None:
             write_bytes(cloud_path(out, cloud.path), form.cloud(cloud.points, classes))

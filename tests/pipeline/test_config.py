@@ -44,6 +44,12 @@ def test_presets_that_extend_each_other_in_a_circle_are_refused(tmp_path):
         load_config(str(tmp_path / "a.yaml"))
 
 
+def test_a_file_that_extends_itself_by_another_path_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"extends: ../{tmp_path.name}/a.yaml\n")
+    with pytest.raises(ConfigError, match="in a cycle"):
+        load_config(str(tmp_path / "a.yaml"))
+
+
 def test_all_faults_are_named_at_once_with_the_nearest_key():
     with pytest.raises(ConfigError) as caught:
         load_config("default", ["train.batchsize=4", "fusoin.head=distil", "train.lr=-1", "data.merge=nuscenes"])

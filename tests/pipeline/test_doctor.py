@@ -39,6 +39,13 @@ def test_a_data_root_that_is_gone_is_a_fault_with_its_remedy(xd3d, tmp_path):
     assert "xd3d prepare" in finding["remedy"]
 
 
+def test_a_workspace_below_a_file_is_a_fault(xd3d, tmp_path):
+    (tmp_path / "file").touch()
+    done = xd3d("doctor", "--json", XD3D_HOME=str(tmp_path / "file/work"))
+    assert findings_of(done)["workspace"]["status"] == "fault"
+    assert "XD3D_HOME" in findings_of(done)["workspace"]["remedy"]
+
+
 def test_the_text_begins_with_faults_and_warnings_and_folds_what_is_not_set_up(xd3d, tmp_path):
     Workspace(home=tmp_path / "work").remember_root("nuscenes", tmp_path / "gone")
     done = xd3d("doctor", XD3D_HOME=str(tmp_path / "work"))

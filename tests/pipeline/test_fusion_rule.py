@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from xd3d.errors import RunError
 from xd3d.pipeline import jobs
+from xd3d.pipeline.report import analysis, build, clouds
 from xd3d.pipeline.report.build import build_report
 from xd3d.pipeline.runs import TrainedRun
 from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.predict.inference import predict_frames
 
 SETTINGS = [
     *("fusion.variant=image", "fusion.image_channels=8", "model.preset=slim"),
@@ -85,13 +87,21 @@ def test_an_old_run_resumes_with_the_sum_and_no_other_rule(workspace):
     assert set(done["best"]) == {"step", "xm"}
 
 
-def test_the_report_follows_the_rule_of_the_score_it_shows(workspace, tmp_path):
-    run = TrainedRun.open(workspace, Path("new"))
+def test_the_report_follows_the_rule_of_the_score_it_shows(workspace, tmp_path, monkeypatch):
+    run, rules = TrainedRun.open(workspace, Path("new")), set()
+
+    def predict(*given, fusion, **more):
+        rules.add(fusion)
+        return predict_frames(*given, fusion=fusion, **more)
+
+    for module in (build, clouds, analysis):
+        monkeypatch.setattr(module, "predict_frames", predict)
     run.score(fusion="product")
     page = build_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "fused takes all predictions together (product)" in page
     assert "that the fused prediction (product) gets wrong" in page
     assert "prediction (fused)" in page
+    assert rules == {"product"}
 
 
 def test_a_score_from_before_there_was_a_fused_reading_still_has_its_report(workspace, tmp_path):

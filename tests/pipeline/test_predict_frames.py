@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def expected_classes(workspace, row):
     (found,) = inference.predict_frames(run.network, domain)
     frame, whole = domain.load(0), replace(domain, every_point=True).load(0)
     cloud = cloud_batch(whole.points, "", replace(run.network.plan, taps=()))
-    classes = {name: inference.cloud_classes(run.network, cloud) for name in MODALITIES}
+    classes = {name: inference.cloud_logits(run.network, cloud).argmax(1).numpy() for name in MODALITIES}
     classes["2d"][:] = -1
     assert 0 < len(frame.points) < len(whole.points)
     both = found.probabilities_2d + found.probabilities_3d
@@ -194,3 +195,42 @@ def test_a_prepared_folder_is_predicted_from_its_cache_by_the_command(nuscenes, 
     assert wrong.returncode == 2
     assert "--split, --online" in wrong.stderr
     shutil.rmtree(nuscenes.home / "index/folder")
+
+
+def test_a_folder_is_predicted_though_the_one_that_was_prepared_is_gone(nuscenes, unlabelled, tmp_path):
+    prepared = Path(shutil.copytree(unlabelled, tmp_path / "earlier"))
+    assert jobs.prepare("folder", prepared, workspace=nuscenes).exit_code == 0
+    shutil.rmtree(prepared)
+    try:
+        done = predict_frames(
+            nuscenes, None, FrameChoice(dataset="folder", root=unlabelled), out=tmp_path / "out", online=True
+        )
+    finally:
+        shutil.rmtree(nuscenes.home / "index/folder")
+    assert done.result["labelled"] == 1
+
+
+def test_a_folder_given_by_dots_has_labels_of_its_own_name(nuscenes, unlabelled, tmp_path, monkeypatch):
+    monkeypatch.chdir(unlabelled / "scans")
+    done = predict_frames(nuscenes, None, FrameChoice(dataset="folder", root=Path("..")), out=None, online=True)
+    assert Path(done.result["out"]).name == "mine"
+
+
+def test_a_frame_whose_name_is_not_utf_8_is_labelled(nuscenes, unlabelled, tmp_path):
+    for kind in ("scans/000000.bin", "images/000000.png"):
+        file = unlabelled / kind
+        file.rename(file.with_name(os.fsdecode(b"caf\xe9") + file.suffix))
+    choice, out = FrameChoice(dataset="folder", root=unlabelled), tmp_path / "out"
+    assert predict_frames(nuscenes, None, choice, out=out, online=True).result["labelled"] == 1
+    assert predict_frames(nuscenes, None, choice, out=out, online=True).result["kept"] == 1
+    assert b"caf\xe9,scans/caf\xe9.bin" in (out / "frames.csv").read_bytes()
+
+
+def test_a_submission_of_which_every_frame_failed_names_the_frames(nuscenes, broken_root, tmp_path):
+    index = TrainedRun.open(nuscenes, None).domains.index("nuscenes")
+    row = int(np.flatnonzero(index.frames.scene == "scene-0003")[0])
+    root = broken_root()
+    (root / str(index.frames.sweep[row])).unlink()
+    choice = FrameChoice(dataset="nuscenes", root=root, scenes=[str(index.frames.key[row])], official=True)
+    done = predict_frames(nuscenes, None, choice, out=tmp_path / "out", submission=True)
+    assert (done.exit_code, done.result["zip"], len(done.result["failed"])) == (1, None, 1)

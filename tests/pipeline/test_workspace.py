@@ -55,6 +55,17 @@ def test_the_last_run_is_remembered_beside_the_roots(workspace):
     assert workspace.roots() == {"nuscenes": "/data"}
 
 
+def test_a_run_elsewhere_is_remembered_from_a_workspace_behind_a_link(workspace, tmp_path):
+    (tmp_path / "disk/work").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    workspace.home.symlink_to(tmp_path / "disk/work")
+    workspace.remember_run(tmp_path / "run")
+    assert workspace.last_run().samefile(tmp_path / "run")
+    workspace.run("mine").mkdir(parents=True)
+    workspace.remember_run(workspace.run("mine"))
+    assert workspace.last_run() == workspace.run("mine")
+
+
 def test_a_run_is_a_name_in_the_workspace_or_a_path(workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()

@@ -1,5 +1,6 @@
 """The figures of the report on what a network learned, against references, and its pictures."""
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -44,8 +45,11 @@ def test_agreement_follows_its_definition_on_drawn_values():
     assert class_agreement(attention, agents, labels)[0] == pytest.approx(np.mean(by_class), rel=1e-5)
 
 
-def test_frames_without_a_label_have_no_agreement():
-    assert class_agreement(np.ones((2, 3), np.float32), np.array([0, 1]), np.full(2, -100)) == (0.0, 0.0)
+def test_frames_without_a_label_have_no_agreement(look):
+    assert class_agreement(np.ones((2, 3), np.float32), np.array([0, 1]), np.full(2, -100)) is None
+    unlabelled = replace(look, frame=replace(look.frame, labels=np.full_like(look.frame.labels, -100)))
+    assert mean_agreement([look, unlabelled], "located") == mean_agreement([look], "located")
+    assert mean_agreement([unlabelled], "located") is None
 
 
 def test_striking_columns_leave_out_the_sink_and_copies():

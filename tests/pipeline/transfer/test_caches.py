@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from xd3d.cache.network_parts import agents_part, check_parts, create_networks, 
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import TapSpec
 from xd3d.cache.stored import StoredRows
+from xd3d.cache.stores.local import LocalStore
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.cache.writer import CacheWriter
 from xd3d.errors import CacheError, CacheMismatchError, ConfigError, DiskSpaceError, StoreError
@@ -134,6 +136,12 @@ def test_chosen_taps_alone_are_pushed_as_an_export_has_them(write_cache, new_pla
         fetch(yours, place, taps=["up3"])
 
 
+def test_names_in_options_may_have_spaces_between(write_cache, mine, tmp_path, xd3d):
+    done = xd3d("push", str(write_cache(mine)), str(tmp_path / "place"), "--taps", "up0, rgb", XD3D_HOME=str(mine.home))
+    assert done.returncode == 0, done.stderr
+    assert manifest_of(str(tmp_path / "place"))["facts"]["taps"] == ["up0", "rgb"]
+
+
 @pytest.mark.parametrize("kind", ["memory", "hub"])
 def test_another_cache_is_replaced_only_when_told(kind, write_cache, new_place, mine, yours):
     first, second, place = write_cache(mine), write_cache(mine, model="4567"), new_place(kind)
@@ -149,6 +157,47 @@ def test_another_cache_is_replaced_only_when_told(kind, write_cache, new_place, 
         fetch(mine, place, out=str(first))
     fetch(mine, place, out=str(first), replace=True)
     assert diff_caches(second, first)["equal"]
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """Context: the process ends after ``count`` files of a folder are deleted."""
+
+    @contextmanager
+    def context(count):
+        delete, left = LocalStore.delete, iter(range(count))
+
+        def killed(store, key):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            delete(store, key)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, "delete", killed)
+            yield
+
+    return context
+
+
+@pytest.mark.parametrize("deleted", [0, 3])
+def test_a_replacement_that_is_killed_while_it_deletes_can_be_repeated(
+    deleted, write_cache, mine, yours, tmp_path, kill_after
+):
+    first, second = write_cache(mine), write_cache(mine, model="4567")
+    place, out = str(tmp_path / "place"), str(tmp_path / "out")
+    send(mine, first, place)
+    fetch(yours, place, out=out)
+    with kill_after(deleted), pytest.raises(KeyboardInterrupt):
+        send(mine, second, place, replace=True)
+    with pytest.raises(CacheMismatchError, match="--replace"):
+        send(mine, second, place)
+    send(mine, second, place, replace=True)
+    with kill_after(deleted), pytest.raises(KeyboardInterrupt):
+        fetch(yours, place, out=out, replace=True)
+    with pytest.raises(CacheMismatchError, match="--replace"):
+        fetch(yours, place, out=out)
+    fetch(yours, place, out=out, replace=True)
+    assert diff_caches(second, out)["equal"]
 
 
 def test_a_place_with_other_files_is_left_alone(write_cache, mine, yours, tmp_path):

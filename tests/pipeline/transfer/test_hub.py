@@ -42,6 +42,14 @@ def test_a_push_that_the_hub_broke_off_resumes_with_what_was_not_sent(write_cach
     assert diff_caches(cache, yours.home / "cache" / cache.name)["equal"]
 
 
+def test_a_first_push_is_forecast_without_a_repository_and_without_a_token(write_cache, hub, mine, monkeypatch):
+    cache = write_cache(mine)
+    monkeypatch.delenv("HF_TOKEN")
+    forecast = send(mine, cache, dry_run=True)
+    assert (forecast["there"], forecast["sent"]) == (0, 0)
+    assert NAME not in hub.repositories
+
+
 def test_files_that_were_committed_before_a_push_broke_off_are_not_even_read_again(write_cache, hub, mine, monkeypatch):
     from xd3d.pipeline.transfer import copy
 

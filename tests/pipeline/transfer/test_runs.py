@@ -228,3 +228,15 @@ def test_another_run_is_replaced_only_when_told_and_a_folder_without_a_run_is_no
     shutil.rmtree(other / "checkpoints")
     with pytest.raises(RunError, match="no checkpoint"):
         push(mine, str(other), str(tmp_path / "second"))
+
+
+def test_a_run_and_a_domain_of_any_name_are_pulled(mine, run, yours, tmp_path):
+    named = Path(shutil.copytree(run, mine.run("mein Lauf (ü)")))
+    shutil.copy(next((run / "scores").iterdir()), named / "scores/straße-test.json")
+    place = str(tmp_path / "place")
+    push(mine, named.name, place)
+    assert push(mine, named.name, place).result["sent"] == 0
+    done = pull(yours, place).result
+    assert done["name"] == "mein-Lauf-pulled"
+    assert Path(done["run"], "scores/straße-test.json").is_file()
+    assert "xd3d evaluate --run mein-Lauf-pulled" in (tmp_path / "place/README.md").read_text()

@@ -103,7 +103,7 @@ def test_a_missing_card_says_how_to_make_it(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"protocol": null, "classes": [1]}'])
 def test_a_file_that_is_no_card_is_refused(tmp_path, text):
     (tmp_path / "scores.json").write_text(text)
-    with pytest.raises(DataError, match="xd3d evaluate"):
+    with pytest.raises(DataError, match=r"scores\.json.*xd3d evaluate"):
         Metrics.load(tmp_path / "scores.json")
 
 

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from xd3d.errors import ConfigError, MissingDataError, RunError
+from xd3d.stages.predict import sweeps
 from xd3d.stages.predict.inference import predict_frames
-from xd3d.stages.predict.sweeps import find_sweeps, label_path, label_sweeps, read_labels
+from xd3d.stages.predict.label_form import LabelForm
+from xd3d.stages.predict.sweeps import cloud_path, find_sweeps, label_path, label_sweeps, read_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,6 +178,19 @@ def test_labels_of_a_folder_that_was_exchanged_for_another_are_not_kept(network,
     assert (done.labelled, len(read_labels(out / "000000.label"))) == (1, 77)
 
 
+def test_a_coloured_cloud_of_an_earlier_sweep_is_made_again(network, write_sweeps, out):
+    sweeps = find_sweeps(write_sweeps(cloud(9)))
+    plain = LabelForm.of(network.classes)
+    coloured = replace(plain, palette=np.zeros((len(plain.numbers), 3), np.uint8))
+    label_sweeps(network, sweeps, out, form=coloured)
+    write_sweeps(cloud(10, points=77))
+    label_sweeps(network, sweeps, out, form=plain)
+    assert label_sweeps(network, sweeps, out, form=plain).kept == 1
+    label_sweeps(network, sweeps, out, form=coloured)
+    assert b"element vertex 77" in cloud_path(out, sweeps[0]).read_bytes()
+    assert label_sweeps(network, sweeps, out, form=coloured).kept == 1
+
+
 def test_a_note_that_a_kill_cut_short_costs_one_sweep(network, write_sweeps, out):
     sweeps = find_sweeps(write_sweeps(cloud(9), cloud(10), cloud(11)))
     label_sweeps(network, sweeps, out)
@@ -224,6 +240,16 @@ def test_two_sweeps_that_would_share_a_label_file_are_named(tmp_path):
     for name in ("a.bin", "a.ply", "b.bin", "notes.txt"):
         (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=r"a\.bin and a\.ply"):
+        find_sweeps(tmp_path)
+
+
+def test_a_sweep_and_a_cloud_of_a_bag_that_would_share_a_label_file_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "list_clouds", lambda _: ["top-1", "top-2"])
+    for name in ("drive.mcap", "drive.bin", "drive-top-3.bin"):
+        (tmp_path / name).touch()
+    assert len(find_sweeps(tmp_path)) == 4
+    (tmp_path / "drive-top-2.bin").touch()
+    with pytest.raises(ConfigError, match=r"drive-top-2\.bin and .*top-2"):
         find_sweeps(tmp_path)
 
 
