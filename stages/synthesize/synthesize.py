@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ...errors import ConfigError, DiskSpaceError
 from ...files import fsync_folder, read_json, write_json
 from ...fingerprint import differences
+from ...locks import exclusive_lock
 from ...progress import progress
 from ..datasets.nuscenes import CAMERAS
 from ..datasets.reader_arguments import choose_cameras
@@ -57,7 +58,7 @@ def synthesize(
     Raises:
         ConfigError: an argument is out of range, or ``out`` holds something else.
         DiskSpaceError: the disk has less free space than the root needs.
-        RunError: a worker process was killed.
+        RunError: another process writes to ``out``, or a worker process was killed.
     """
     plans = plan_scenes(frames, PLANS[plan])
     facts = root_facts(frames, seed=seed, cameras=cameras, image_size=image_size, plan=plan)
@@ -69,13 +70,15 @@ def synthesize(
         return out
     chosen = tuple(facts["cameras"])
     jobs = [SceneJob(out=out, plan=plan, seed=seed, cameras=chosen, image_size=image_size) for plan in plans]
-    pending = [job for job in jobs if not job.rows_path.exists()]
-    _check_disk(out, frames=sum(job.plan.keyframes for job in pending), cameras=len(chosen), image_size=image_size)
-    make_folders(out, chosen)
-    with progress("Synthesising", frames, "frame", frames - sum(job.plan.keyframes for job in pending)) as bar:
-        for done in in_processes(write_scene, pending, workers):
-            bar.update(done)
-    _finish(out, jobs)
+    with exclusive_lock(out / PARTS, work="writes scenes"):
+        pending = [job for job in jobs if not job.rows_path.exists()]
+        left = sum(job.plan.keyframes for job in pending)
+        _check_disk(out, frames=left, cameras=len(chosen), image_size=image_size)
+        make_folders(out, chosen)
+        with progress("Synthesising", frames, "frame", frames - left) as bar:
+            for done in in_processes(write_scene, pending, workers):
+                bar.update(done)
+        _finish(out, jobs)
     return out
 
 
@@ -108,12 +111,12 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         raise ConfigError(f"{out} is a file; name a folder for the synthetic city")
     if out.is_dir() and any(path.name != FACTS and not path.name.endswith(".partial") for path in out.iterdir()):
         try:
-            found = read_json(out / FACTS)
-        except (FileNotFoundError, ValueError) as error:
+            lines = differences(facts, dict(read_json(out / FACTS)))
+        except (FileNotFoundError, ValueError, TypeError) as error:  # the last two: other JSON than an object
             raise ConfigError(
                 f"{out} is not empty and holds no readable {FACTS}, so it is not a synthetic city; name another folder"
             ) from error
-        if lines := differences(facts, found):
+        if lines:
             raise ConfigError(
                 f"{out} holds another synthetic city ({'; '.join(lines)}); name another folder or remove this one"
             )
