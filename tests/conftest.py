@@ -1,5 +1,4 @@
-"""What every test may ask for: the real data beside the project, and a tiny nuScenes root written by
-hand, and a local S3 server.
+"""What every test may ask for: the real data beside the project, a tiny nuScenes root written by hand, an S3 server.
 
 `tiny_nuscenes_root` is read-only and shared; `broken_root` hands out writable copies of it to damage.
 """
@@ -24,6 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Bits are compared, which are one machine's own on a CPU alone; tests that want a GPU run where this names one.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Workspaces, caches and data roots of whoever runs the suite are not for tests.
+for _name in [name for name in os.environ if name.startswith("XD3D_") and name != "XD3D_REAL_DATA"]:
+    del os.environ[_name]
 # Container images often turn this off: every worker and every process of a test would compile all modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -111,9 +113,8 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 @pytest.fixture(autouse=True)
 def own_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep every test away from the workspace and the data roots of whoever runs the suite."""
+    """Keep every test away from the workspace in the current folder."""
     monkeypatch.setenv("XD3D_HOME", str(tmp_path_factory.getbasetemp() / "unused-workspace"))
-    monkeypatch.delenv("XD3D_NUSCENES_ROOT", raising=False)
 
 
 @pytest.fixture(scope="session")
