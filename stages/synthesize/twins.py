@@ -60,7 +60,7 @@ def synthesize_twin(
     processor. Returns the root.
 
     Raises:
-        ConfigError: an argument is out of range, or ``out`` is not empty, or a mount point.
+        ConfigError: an argument is out of range, or ``out`` is not empty, a mount point or the current folder.
         RunError: another process writes to ``out``, or a worker process was killed.
     """
     if dataset not in TWINS:
@@ -76,8 +76,8 @@ def synthesize_twin(
     out = Path(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder; give a new or an empty one")
-    if out.is_mount():
-        raise ConfigError(f"{out} is a mount point, which cannot be replaced; give a folder in it")
+    if out.is_mount() or out == Path.cwd():
+        raise ConfigError(f"{out} is a mount point or the current folder, which cannot be replaced; give a folder in it")
     partial = out.with_name(f"{out.name}.partial")
     size = image_size or form.image_size
     with exclusive_lock(partial, work="writes a data root"):

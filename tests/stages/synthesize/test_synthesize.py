@@ -165,7 +165,7 @@ def test_two_processes_do_not_write_one_root(tmp_path, nothing_is_rendered):
 def test_a_folder_with_another_file_of_that_name_is_refused(tmp_path, content):
     (tmp_path / "synthetic.json").write_text(content)
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(ConfigError, match="not a synthetic city|another synthetic city"):
+    with pytest.raises(ConfigError, match=r"not a synthetic city|another synthetic city"):
         synthesize(tmp_path, **SMALL)
 
 

@@ -1,5 +1,7 @@
 """Twins: whole or not there, the same bytes for the same arguments, and sweeps that agree with their pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from xd3d.errors import ConfigError, RunError
@@ -43,20 +45,24 @@ def test_a_link_to_an_empty_folder_stays_a_link(tmp_path):
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["empty"]
 
 
-def test_a_mount_point_is_refused_before_hours_of_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path == tmp_path)
-    with pytest.raises(ConfigError, match="mount point"):
-        synthesize_twin(tmp_path, dataset="synlidar", frames=3, **TINY)
+@pytest.mark.parametrize("out", ["mounted", "."])
+def test_a_mount_point_and_the_current_folder_are_refused_before_hours_of_work(tmp_path, monkeypatch, out):
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path.name == "mounted")
+    monkeypatch.chdir(tmp_path / "here" if out == "." else tmp_path)
+    with pytest.raises(ConfigError, match="mount point or the current folder"):
+        synthesize_twin(Path(out), dataset="synlidar", frames=3, **TINY)
 
 
 def test_two_processes_do_not_write_one_root(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Passage, "sweep", interrupt)
-        synthesize_twin(tmp_path / "root", dataset="synlidar", frames=3, workers=1, **TINY)
-    (tmp_path / "root.partial").mkdir(exist_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            synthesize_twin(tmp_path / "root", dataset="synlidar", frames=3, workers=1, **TINY)
     other = FileLock(tmp_path / "root.partial" / "lock")
     with pytest.raises(RunError, match=r"Another process .*root\.partial"):
         synthesize_twin(tmp_path / "root", dataset="synlidar", frames=3, workers=1, **TINY)
