@@ -77,7 +77,7 @@ def synthesize_twin(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder; give a new or an empty one")
     if out.is_mount() or out == Path.cwd():
-        raise ConfigError(f"{out} is a mount point or the current folder, which cannot be replaced; give a folder in it")
+        raise ConfigError(f"{out} is a mount point or the current folder and cannot be replaced; give a folder in it")
     partial = out.with_name(f"{out.name}.partial")
     size = image_size or form.image_size
     with exclusive_lock(partial, work="writes a data root"):
