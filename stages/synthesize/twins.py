@@ -16,7 +16,7 @@ from .twin_a2d2 import a2d2_scenes, finish_a2d2, write_a2d2
 from .twin_lidar import finish_stf, kitti_scenes, stf_scenes, synlidar_scenes, write_kitti, write_stf, write_synlidar
 from .twin_scene import TwinJob, TwinScene
 from .twin_virtualkitti import virtualkitti_scenes, write_virtualkitti
-from .workers import check_workers, in_processes
+from .workers import in_processes
 
 __all__ = ["TWINS", "synthesize_twin"]
 
@@ -66,7 +66,6 @@ def synthesize_twin(
     if dataset not in TWINS:
         raise ConfigError(f"There is no synthetic twin of '{dataset}'; {nearest(dataset, TWINS)} (option --format)")
     form = TWINS[dataset]
-    check_workers(workers)
     fewest = len(form.scenes(1000))
     if not fewest <= frames <= 10_000 or seed < 0:
         raise ConfigError(

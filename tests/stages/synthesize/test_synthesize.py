@@ -194,8 +194,6 @@ def test_another_synthesis_is_refused_with_what_differs(small, nothing_is_render
         ({"seed": -1}, "seed is -1"),
         ({"cameras": ("CAM_FRUNT",)}, "did you mean 'CAM_FRONT'"),
         ({"cameras": ()}, "No camera is chosen"),
-        ({"image_size": (8, 8)}, "between 32 and 4096"),
-        ({"workers": 0}, "workers is 0"),
     ],
 )
 def test_faulty_arguments_are_refused_before_anything_is_written(tmp_path, change, message):
