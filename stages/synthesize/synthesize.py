@@ -161,4 +161,4 @@ def _finish(out: Path, jobs: Sequence[SceneJob]) -> None:
         write_json(unfinished / f"{name}.json", rows)
     unfinished.rename(out / VERSION)
     fsync_folder(out)
-    shutil.rmtree(out / PARTS)
+    shutil.rmtree(out / PARTS, ignore_errors=True)  # an equal call deletes them too
