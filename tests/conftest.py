@@ -1,5 +1,4 @@
-"""What every test may ask for: the real data beside the project, and a tiny nuScenes root written by
-hand, and a local S3 server.
+"""What every test may ask for: the real data beside the project, a tiny nuScenes root written by hand, an S3 server.
 
 `tiny_nuscenes_root` is read-only and shared; `broken_root` hands out writable copies of it to damage.
 """
@@ -24,6 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Bits are compared, which are one machine's own on a CPU alone; tests that want a GPU run where this names one.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Workspaces, caches and data roots of whoever runs the suite are not for tests.
+for _name in [name for name in os.environ if name.startswith("XD3D_") and name != "XD3D_REAL_DATA"]:
+    del os.environ[_name]
 # Container images often turn this off: every worker and every process of a test would compile all modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -40,6 +42,7 @@ TINY_SCENES = (
     ("scene-0012", "singapore-onenorth", "Jaywalker, turn right"),
     ("scene-0013", "singapore-queenstown", "After night rain, difficult lighting"),
 )
+TINY_VERSION = "v1.0-trainval"
 TINY_FRAMES = 2
 TINY_SIZE = (160, 90)
 CAMERA_YAWS = {
@@ -111,9 +114,8 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 @pytest.fixture(autouse=True)
 def own_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep every test away from the workspace and the data roots of whoever runs the suite."""
+    """Keep every test away from the workspace in the current folder."""
     monkeypatch.setenv("XD3D_HOME", str(tmp_path_factory.getbasetemp() / "unused-workspace"))
-    monkeypatch.delenv("XD3D_NUSCENES_ROOT", raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +125,7 @@ def tiny_nuscenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Boston and Singapore, day and night, official train and val scene names. Read only.
     """
     root = tmp_path_factory.mktemp("tiny nuscenes")
-    write_tiny_root(root)
+    TinyRoot(root).write()
     return root
 
 
@@ -165,133 +167,111 @@ def tiny_sweep(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return points, labels
 
 
-class TinyTables:
-    """The rows of the tables, and a token counter."""
+class TinyRoot:
+    """Writes a nuScenes root: first its sensors, then scene by scene."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self.root, self.rng = root, np.random.default_rng(20)
         self.rows: dict[str, list[dict[str, object]]] = {}
+        for channel in ("LIDAR_TOP", *CAMERA_YAWS):
+            (root / "samples" / channel).mkdir(parents=True)
+        for folder in (f"lidarseg/{TINY_VERSION}", TINY_VERSION, "maps"):
+            (root / folder).mkdir(parents=True)
 
     def add(self, table: str, **row: object) -> str:
+        """Adds a row to a table; returns its token."""
         rows = self.rows.setdefault(table, [])
         token = f"{table}-{len(rows):04d}"
         rows.append({"token": token, **row})
         return token
 
+    def write(self) -> None:
+        from xd3d.stages.datasets.catalogue import NUSCENES_32
 
-def write_tiny_root(root: Path, version: str = "v1.0-trainval") -> None:
-    from xd3d.stages.datasets.catalogue import NUSCENES_32
+        for index, name in enumerate(NUSCENES_32):
+            self.add("category", name=name, description="", index=index)
+        sensors = self.sensors()
+        logs = [self.scene(sensors, *scene) for scene in TINY_SCENES]
+        Image.new("L", (20, 20)).save(self.root / "maps/tiny.png")
+        self.add("map", category="semantic_prior", filename="maps/tiny.png", log_tokens=logs)
+        for name in ("attribute", "visibility", "instance", "sample_annotation"):
+            self.rows[name] = []
+        for name, rows in self.rows.items():
+            (self.root / TINY_VERSION / f"{name}.json").write_text(json.dumps(rows))
 
-    rng = np.random.default_rng(20)
-    tables = TinyTables()
-    for folder in (f"lidarseg/{version}", version, "maps", "samples/LIDAR_TOP", *(f"samples/{c}" for c in CAMERA_YAWS)):
-        (root / folder).mkdir(parents=True)
-    for index, name in enumerate(NUSCENES_32):
-        tables.add("category", name=name, description="", index=index)
-    sensors = tiny_sensors(tables)
-    logs = [tiny_scene(root, version, tables, sensors, rng, *scene) for scene in TINY_SCENES]
-    Image.new("L", (20, 20)).save(root / "maps/tiny.png")
-    tables.add("map", category="semantic_prior", filename="maps/tiny.png", log_tokens=logs)
-    for name in ("attribute", "visibility", "instance", "sample_annotation"):
-        tables.rows.setdefault(name, [])
-    for name, rows in tables.rows.items():
-        (root / version / f"{name}.json").write_text(json.dumps(rows))
+    def sensors(self) -> dict[str, str]:
+        """Calibrated sensor token of each channel."""
+        width, height = TINY_SIZE
+        intrinsic = [[width * 0.6, 0.0, width / 2], [0.0, width * 0.6, height / 2], [0.0, 0.0, 1.0]]
+        mounted = {
+            "LIDAR_TOP": self.add(
+                "calibrated_sensor",
+                sensor_token=self.add("sensor", channel="LIDAR_TOP", modality="lidar"),
+                translation=[0.9, 0.0, 1.8],
+                rotation=quaternion(-math.pi / 2),
+                camera_intrinsic=[],
+            )
+        }
+        for channel, degrees in CAMERA_YAWS.items():
+            yaw = math.radians(degrees)
+            mounted[channel] = self.add(
+                "calibrated_sensor",
+                sensor_token=self.add("sensor", channel=channel, modality="camera"),
+                translation=[1.5 * math.cos(yaw), 0.5 * math.sin(yaw), 1.5],
+                rotation=camera_rotation(yaw),
+                camera_intrinsic=intrinsic,
+            )
+        return mounted
 
+    def scene(self, sensors: dict[str, str], name: str, location: str, description: str) -> str:
+        """Writes one scene and returns the token of its log."""
+        log = self.add("log", logfile=f"n-{name}", vehicle="n", date_captured="2018-07-24", location=location)
+        scene = self.add("scene", log_token=log, nbr_samples=TINY_FRAMES, name=name, description=description)
+        samples = []
+        for number in range(TINY_FRAMES):
+            stamp = 1_532_402_927_000_000 + 1_000_000 * int(name[-4:]) + 500_000 * number
+            samples.append(self.add("sample", timestamp=stamp, prev=samples[-1] if samples else "", scene_token=scene))
+            self.keyframe(sensors, samples[-1], stamp, brightest=60 if "night" in description.lower() else 256)
+        for row, following in zip(self.rows["sample"][-TINY_FRAMES:], [*samples[1:], ""], strict=True):
+            row["next"] = following
+        self.rows["scene"][-1] |= {"first_sample_token": samples[0], "last_sample_token": samples[-1]}
+        return log
 
-def tiny_sensors(tables: TinyTables) -> dict[str, str]:
-    """Calibrated sensor token of each channel."""
-    width, height = TINY_SIZE
-    intrinsic = [[width * 0.6, 0.0, width / 2], [0.0, width * 0.6, height / 2], [0.0, 0.0, 1.0]]
-    lidar = tables.add("sensor", channel="LIDAR_TOP", modality="lidar")
-    mounted = {
-        "LIDAR_TOP": tables.add(
-            "calibrated_sensor",
-            sensor_token=lidar,
-            translation=[0.9, 0.0, 1.8],
-            rotation=quaternion(-math.pi / 2),
-            camera_intrinsic=[],
-        )
-    }
-    for channel, degrees in CAMERA_YAWS.items():
-        yaw = math.radians(degrees)
-        mounted[channel] = tables.add(
-            "calibrated_sensor",
-            sensor_token=tables.add("sensor", channel=channel, modality="camera"),
-            translation=[1.5 * math.cos(yaw), 0.5 * math.sin(yaw), 1.5],
-            rotation=camera_rotation(yaw),
-            camera_intrinsic=intrinsic,
-        )
-    return mounted
-
-
-def tiny_scene(
-    root: Path,
-    version: str,
-    tables: TinyTables,
-    sensors: dict[str, str],
-    rng: np.random.Generator,
-    name: str,
-    location: str,
-    description: str,
-) -> str:
-    """Write one scene and return the token of its log."""
-    log = tables.add("log", logfile=f"n-{name}", vehicle="n", date_captured="2018-07-24", location=location)
-    scene = tables.add("scene", log_token=log, nbr_samples=TINY_FRAMES, name=name, description=description)
-    samples = []
-    for number in range(TINY_FRAMES):
-        stamp = 1_532_402_927_000_000 + 1_000_000 * int(name[-4:]) + 500_000 * number
-        samples.append(tables.add("sample", timestamp=stamp, prev=samples[-1] if samples else "", scene_token=scene))
-        tiny_keyframe(root, version, tables, sensors, rng, samples[-1], stamp, night="night" in description.lower())
-    for row, following in zip(tables.rows["sample"][-TINY_FRAMES:], [*samples[1:], ""], strict=True):
-        row["next"] = following
-    tables.rows["scene"][-1] |= {"first_sample_token": samples[0], "last_sample_token": samples[-1]}
-    return log
-
-
-def tiny_keyframe(
-    root: Path,
-    version: str,
-    tables: TinyTables,
-    sensors: dict[str, str],
-    rng: np.random.Generator,
-    sample: str,
-    stamp: int,
-    *,
-    night: bool,
-) -> None:
-    points, labels = tiny_sweep(rng)
-    width, height = TINY_SIZE
-    for order, (channel, mounted) in enumerate(sensors.items()):
-        time = stamp - 7_000 * order  # each sensor has its own stamp, and the car drives on in between
-        metres = 5.0 * (time % 1_000_000_000) * 1e-6
-        pose = tables.add(
-            "ego_pose", timestamp=time, rotation=quaternion(0.3 + 0.01 * order), translation=[metres, 40.0, 0.0]
-        )
-        lidar = channel == "LIDAR_TOP"
-        filename = f"samples/{channel}/{sample}__{channel}.{'pcd.bin' if lidar else 'jpg'}"
-        if lidar:
-            points.tofile(root / filename)
-        else:
-            picture = rng.integers(0, 60 if night else 256, (9, 16, 3), dtype=np.uint8)
-            Image.fromarray(picture).resize(TINY_SIZE, Image.Resampling.BICUBIC).save(root / filename)
-        data = tables.add(
-            "sample_data",
-            sample_token=sample,
-            ego_pose_token=pose,
-            calibrated_sensor_token=mounted,
-            timestamp=time,
-            fileformat="pcd" if lidar else "jpg",
-            is_key_frame=True,
-            width=0 if lidar else width,
-            height=0 if lidar else height,
-            filename=filename,
-            prev="",
-            next="",
-        )
-        if lidar:
-            path = f"lidarseg/{version}/{data}_lidarseg.bin"
-            labels.tofile(root / path)
-            tables.add("lidarseg", sample_data_token=data, filename=path)
-            tables.rows["lidarseg"][-1]["token"] = data
+    def keyframe(self, sensors: dict[str, str], sample: str, stamp: int, *, brightest: int) -> None:
+        points, labels = tiny_sweep(self.rng)
+        width, height = TINY_SIZE
+        for order, (channel, mounted) in enumerate(sensors.items()):
+            time = stamp - 7_000 * order  # each sensor has its own stamp, and the car drives on in between
+            metres = 5.0 * (time % 1_000_000_000) * 1e-6
+            pose = self.add(
+                "ego_pose", timestamp=time, rotation=quaternion(0.3 + 0.01 * order), translation=[metres, 40.0, 0.0]
+            )
+            lidar = channel == "LIDAR_TOP"
+            filename = f"samples/{channel}/{sample}__{channel}.{'pcd.bin' if lidar else 'jpg'}"
+            if lidar:
+                points.tofile(self.root / filename)
+            else:
+                picture = self.rng.integers(0, brightest, (9, 16, 3), dtype=np.uint8)
+                Image.fromarray(picture).resize(TINY_SIZE, Image.Resampling.BICUBIC).save(self.root / filename)
+            data = self.add(
+                "sample_data",
+                sample_token=sample,
+                ego_pose_token=pose,
+                calibrated_sensor_token=mounted,
+                timestamp=time,
+                fileformat="pcd" if lidar else "jpg",
+                is_key_frame=True,
+                width=0 if lidar else width,
+                height=0 if lidar else height,
+                filename=filename,
+                prev="",
+                next="",
+            )
+            if lidar:
+                path = f"lidarseg/{TINY_VERSION}/{data}_lidarseg.bin"
+                labels.tofile(self.root / path)
+                self.add("lidarseg", sample_data_token=data, filename=path)
+                self.rows["lidarseg"][-1]["token"] = data
 
 
 _buckets = itertools.count()

@@ -134,9 +134,9 @@ class _Recorder:
             global_from_ego=self._global_from_ego(stamp),
             keyframe=keyframe,
         )
-        self._write(row["filename"], sweep.points.astype("<f4").tobytes())
+        write_bytes(self._job.out / row["filename"], sweep.points.astype("<f4").tobytes())
         if keyframe:
-            self._write(self._rows.add_labels(row["token"]), sweep.labels.tobytes())
+            write_bytes(self._job.out / self._rows.add_labels(row["token"]), sweep.labels.tobytes())
         return sweep
 
     def _picture(self, sample: str, channel: str, sweep_stamp: int) -> None:
@@ -172,9 +172,6 @@ class _Recorder:
         for box, seen in zip(boxes, sights(boxes, points, world_from_lidar[:3, 3]), strict=True):
             if seen.points:
                 self._rows.add_box(sample=sample, box=box, seen=seen, global_from_world=self._global_from_world)
-
-    def _write(self, filename: str, content: bytes) -> None:
-        write_bytes(self._job.out / filename, content)
 
 
 def global_from_world(*, world: World, slot: int, angle: float) -> Float64[np.ndarray, "4 4"]:

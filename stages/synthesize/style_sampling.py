@@ -45,7 +45,6 @@ _SNOW_LIGHT = 1.3  # factor of ambient light by snow on the ground
 def random_style(rng: np.random.Generator, *, day_only: bool = False) -> Style:
     """Draws a style from all looks, or with ``day_only`` from those of clear days, in the stream of training worlds."""
     return Style(
-        name="random",
         **_drawn("random", rng),
         light=_random_light(rng, day_only),
         imaging=ImagingStyle(
@@ -70,7 +69,6 @@ def city_style(location: str, *, hour: Hour = "day", weather: Weather = "clear",
     if location not in cities:
         raise ConfigError(f"there is no synthetic city '{location}': {nearest(location, cities)}")
     return Style(
-        name=f"{location}-{hour}{'' if weather == 'clear' else f'-{weather}'}",
         **_drawn(location, rng),
         light=draw_light(rng, hour, weather),
         imaging=ImagingStyle(

@@ -151,7 +151,6 @@ class ImagingStyle:
 class Style:
     """One look of a street; with another seed it is another street of the same city and hour."""
 
-    name: str
     stream: int
     layout: LayoutStyle
     materials: MaterialStyle

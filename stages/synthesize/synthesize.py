@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ...errors import ConfigError, DiskSpaceError
 from ...files import fsync_folder, read_json, write_json
 from ...fingerprint import differences
+from ...locks import exclusive_lock
 from ...progress import progress
 from ..datasets.nuscenes import CAMERAS
 from ..datasets.reader_arguments import choose_cameras
@@ -21,7 +22,7 @@ from .nuscenes_tables import VERSION, Tokens, assemble_tables
 from .nuscenes_writer import PARTS, SceneJob, write_map, write_scene
 from .plan import BENCHMARK_GROUPS, GROUPS, plan_scenes
 from .rigs import LIDAR
-from .workers import check_workers, in_processes
+from .workers import in_processes
 
 __all__ = ["FACTS", "PLANS", "Plan", "make_folders", "root_facts", "synthesize"]
 
@@ -57,11 +58,10 @@ def synthesize(
     Raises:
         ConfigError: an argument is out of range, or ``out`` holds something else.
         DiskSpaceError: the disk has less free space than the root needs.
-        RunError: a worker process was killed.
+        RunError: another process writes to ``out``, or a worker process was killed.
     """
     plans = plan_scenes(frames, PLANS[plan])
     facts = root_facts(frames, seed=seed, cameras=cameras, image_size=image_size, plan=plan)
-    check_workers(workers)
     out = Path(out).absolute()
     _claim(out, facts)
     if (out / VERSION).is_dir():
@@ -69,13 +69,15 @@ def synthesize(
         return out
     chosen = tuple(facts["cameras"])
     jobs = [SceneJob(out=out, plan=plan, seed=seed, cameras=chosen, image_size=image_size) for plan in plans]
-    pending = [job for job in jobs if not job.rows_path.exists()]
-    _check_disk(out, frames=sum(job.plan.keyframes for job in pending), cameras=len(chosen), image_size=image_size)
-    make_folders(out, chosen)
-    with progress("Synthesising", frames, "frame", frames - sum(job.plan.keyframes for job in pending)) as bar:
-        for done in in_processes(write_scene, pending, workers):
-            bar.update(done)
-    _finish(out, jobs)
+    with exclusive_lock(out / PARTS, work="writes scenes"):
+        pending = [job for job in jobs if not job.rows_path.exists()]
+        left = sum(job.plan.keyframes for job in pending)
+        _check_disk(out, frames=left, cameras=len(chosen), image_size=image_size)
+        make_folders(out, chosen)
+        with progress("Synthesising", frames, "frame", frames - left) as bar:
+            for done in in_processes(write_scene, pending, workers):
+                bar.update(done)
+        _finish(out, jobs)
     return out
 
 
@@ -89,8 +91,6 @@ def root_facts(
     """
     if seed < 0:
         raise ConfigError(f"The seed is {seed}; give 0 or more")
-    if not all(32 <= side <= 4096 for side in image_size):
-        raise ConfigError(f"The image size is {image_size[0]}x{image_size[1]}; give sides between 32 and 4096 pixels")
     facts = {
         "format": FORMAT,
         "frames": frames,
@@ -108,12 +108,12 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         raise ConfigError(f"{out} is a file; name a folder for the synthetic city")
     if out.is_dir() and any(path.name != FACTS and not path.name.endswith(".partial") for path in out.iterdir()):
         try:
-            found = read_json(out / FACTS)
-        except (FileNotFoundError, ValueError) as error:
+            lines = differences(facts, dict(read_json(out / FACTS)))
+        except (FileNotFoundError, ValueError, TypeError) as error:  # the last two: other JSON than an object
             raise ConfigError(
                 f"{out} is not empty and holds no readable {FACTS}, so it is not a synthetic city; name another folder"
             ) from error
-        if lines := differences(facts, found):
+        if lines:
             raise ConfigError(
                 f"{out} holds another synthetic city ({'; '.join(lines)}); name another folder or remove this one"
             )
@@ -161,4 +161,4 @@ def _finish(out: Path, jobs: Sequence[SceneJob]) -> None:
         write_json(unfinished / f"{name}.json", rows)
     unfinished.rename(out / VERSION)
     fsync_folder(out)
-    shutil.rmtree(out / PARTS)
+    shutil.rmtree(out / PARTS, ignore_errors=True)  # an equal call deletes them too

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from ...errors import ConfigError, nearest
 from ...files import fsync_folder, write_json
+from ...locks import exclusive_lock
 from ...progress import progress
 from .twin_a2d2 import a2d2_scenes, finish_a2d2, write_a2d2
 from .twin_lidar import finish_stf, kitti_scenes, stf_scenes, synlidar_scenes, write_kitti, write_stf, write_synlidar
 from .twin_scene import TwinJob, TwinScene
 from .twin_virtualkitti import virtualkitti_scenes, write_virtualkitti
-from .workers import check_workers, in_processes
+from .workers import in_processes
 
 __all__ = ["TWINS", "synthesize_twin"]
 
@@ -52,47 +53,49 @@ def synthesize_twin(
 ) -> Path:
     """Writes the synthetic city to ``out`` as a data root of ``dataset``.
 
-    ``out`` is a new or an empty folder, ``dataset`` one of ``TWINS``. Equal arguments give equal files, byte for byte.
+    ``out`` is a new or an empty folder, or a link to one, ``dataset`` one of ``TWINS``. Equal arguments give equal
+    files, byte for byte.
     ``frames``: frames of all scenes together; ``image_size``: width and height of the pictures in pixels (None: those
     of the data set); ``azimuth_steps``: of one LiDAR rotation; ``workers``: processes, by default one per available
     processor. Returns the root.
 
     Raises:
-        ConfigError: an argument is out of range, or ``out`` is not empty.
-        RunError: a worker process was killed.
+        ConfigError: an argument is out of range, or ``out`` is not empty, a mount point or the current folder.
+        RunError: another process writes to ``out``, or a worker process was killed.
     """
     if dataset not in TWINS:
         raise ConfigError(f"There is no synthetic twin of '{dataset}'; {nearest(dataset, TWINS)} (option --format)")
     form = TWINS[dataset]
-    check_workers(workers)
     fewest = len(form.scenes(1000))
     if not fewest <= frames <= 10_000 or seed < 0:
         raise ConfigError(
             f"A twin of {dataset} needs {fewest} to 10000 frames and a seed of 0 or more; got"
             f" {frames} frames and seed {seed}"
         )
-    out = Path(out).absolute()
+    out = Path(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder; give a new or an empty one")
+    if out.is_mount() or out == Path.cwd():
+        raise ConfigError(f"{out} is a mount point or the current folder and cannot be replaced; give a folder in it")
     partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     size = image_size or form.image_size
-    jobs = [
-        TwinJob(
-            out=partial, format=dataset, scene=scene, index=i, seed=seed, image_size=size, azimuth_steps=azimuth_steps
-        )
-        for i, scene in enumerate(form.scenes(frames))
-    ]
-    with progress("Synthesising", frames, "frame", 0) as bar:
-        for done in in_processes(form.write, jobs, workers):
-            bar.update(done)
-    if form.finish:
-        form.finish(jobs)
-    facts = {"dataset": dataset, "frames": frames, "seed": seed, "image_size": size, "azimuth_steps": azimuth_steps}
-    write_json(partial / "synthetic.json", facts)
-    if out.is_dir():
-        out.rmdir()
-    partial.rename(out)
-    fsync_folder(out.parent)
+    with exclusive_lock(partial, work="writes a data root"):
+        root = partial / "root"
+        shutil.rmtree(root, ignore_errors=True)
+        jobs = [
+            TwinJob(
+                out=root, format=dataset, scene=scene, index=i, seed=seed, image_size=size, azimuth_steps=azimuth_steps
+            )
+            for i, scene in enumerate(form.scenes(frames))
+        ]
+        with progress("Synthesising", frames, "frame", 0) as bar:
+            for done in in_processes(form.write, jobs, workers):
+                bar.update(done)
+        if form.finish:
+            form.finish(jobs)
+        facts = {"dataset": dataset, "frames": frames, "seed": seed, "image_size": size, "azimuth_steps": azimuth_steps}
+        write_json(root / "synthetic.json", facts)
+        root.rename(out)  # replaces an empty folder
+        fsync_folder(out.parent)
+        shutil.rmtree(partial)
     return out

@@ -9,22 +9,12 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from ...errors import ConfigError, RunError
+from ...errors import RunError
 from ...processes import processors
 
-__all__ = ["check_workers", "in_processes"]
+__all__ = ["in_processes"]
 
 Job = TypeVar("Job")
-
-
-def check_workers(workers: int | None) -> None:
-    """Checks a number of processes.
-
-    Raises:
-        ConfigError: it is below 1.
-    """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {workers}; give 1 or more, or leave it out for one per processor")
 
 
 def in_processes(write: Callable[[Job], int], jobs: Sequence[Job], workers: int | None) -> Iterator[int]:

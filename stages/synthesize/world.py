@@ -46,7 +46,6 @@ class World:
     def __init__(self, style: Style, seed: int, *, length: float = 300.0) -> None:
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(style.stream,)))
         self.style = style
-        self.seed = seed
         self.length = length
         self.cruise_speed = float(rng.uniform(*style.traffic.speed))
         self.ground = make_ground(style, length, rng)
@@ -99,13 +98,9 @@ class Drive:
         self._phases = rng.uniform(0.0, 2 * np.pi, 3)
         self._periods = rng.uniform((0.9, 1.0, 0.9), (1.3, 1.6, 1.1))
 
-    def distance(self, time: float) -> float:
-        """Returns metres along the lane at ``time`` (seconds)."""
-        return self._world.cruise_speed * time
-
     def world_from_ego(self, time: float) -> Float64[np.ndarray, "4 4"]:
         """Returns the ego pose (rear axle, on the ground; x forward, y left, z up) at ``time`` (seconds)."""
-        distance = self.distance(time)
+        distance = self._world.cruise_speed * time
         x, y, yaw = self._world.lane_pose(distance)
         angle = 2 * np.pi * distance / (DRIFT_LENGTH * self._periods[2]) + self._phases[2]
         offset = DRIFT * np.sin(angle)

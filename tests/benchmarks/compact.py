@@ -13,23 +13,24 @@ to stderr; the last line of stdout is one JSON object.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tiny_street import DOMAINS, city_picture
+from streets import DOMAINS, city_picture, normalised
 from xd3d.cache.codec import E4M3, decode
 from xd3d.cache.layout import PROFILES, CacheLayout
 from xd3d.cache.reader import FeatureReader
-from xd3d.cache.schema import ImageFeatures, TapSpec
+from xd3d.cache.schema import ImageFeatures, TapSpec, features_of
 from xd3d.cache.writer import CacheWriter
 from xd3d.pipeline import jobs
 from xd3d.pipeline.runs import TrainedRun
@@ -38,7 +39,6 @@ from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.settings import ExtractSettings
 from xd3d.stages.train import images as device
-from xd3d.stages.train.ragged import Ragged
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from numpy_encoder import as_stored, encode, write_shard
@@ -189,35 +189,17 @@ def write_random(path: Path, profile: str) -> FeatureReader:
     with CacheWriter.open(path, taps=layout.taps, agents=AGENTS, shard_bytes=40_000_000, **facts) as writer:
         for shard in writer.pending_shards():
             many = {name: np.repeat(values, len(shard.rows), axis=0) for name, values in row.items()}
-            geometry = many.pop("agents/geometry")
-            parts = {
-                folder: {name.partition("/")[2]: values for name, values in many.items() if name.startswith(folder)}
-                for folder in ("features", "agents")
-            }
-            features = ImageFeatures(maps=parts["features"], agents=parts["agents"], geometry=geometry)
-            write_shard(writer, shard, features, {})
+            write_shard(writer, shard, features_of(many), {})
     return FeatureReader(path)
 
 
 def prepared(features: ImageFeatures, taps: dict[str, TapSpec]) -> device.ImageBatch:
     """A batch read, as the network takes it."""
-    none = torch.zeros(0, dtype=torch.int64)
-    tensors = {
-        name: {key: torch.from_numpy(values) for key, values in getattr(features, name).items()}
+    maps, agents, scales = (
+        {key: torch.from_numpy(values) for key, values in getattr(features, name).items()}
         for name in ("maps", "agents", "scales")
-    }
-    return device.ImageBatch(
-        specs=taps,
-        geometry=torch.from_numpy(features.geometry),
-        sample=torch.zeros(BATCH, dtype=torch.int64),
-        camera=torch.zeros(BATCH, dtype=torch.int64),
-        projection_point=none,
-        projection_view=none,
-        projection_uv=torch.zeros(0, 2),
-        view_counts=none,
-        layout=Ragged.of(torch.zeros(BATCH, dtype=torch.int64), 1),
-        **tensors,
-    ).prepared(normalise=True)
+    )
+    return normalised(taps, maps, agents, scales)
 
 
 def rates(folder: Path) -> dict[str, float]:
@@ -292,7 +274,7 @@ def trained(folder: Path, frames: int, steps: int) -> dict[str, Any]:
         sizes[profile] = sum(
             file.stat().st_size for file in Path(extracted.result["cache"]).rglob("c/**/*") if file.is_file()
         )
-    for seed, profile in runs():
+    for seed, profile in itertools.product(SEEDS, PROFILES):
         workspace = Workspace(home=folder / profile)
         changes = [
             f"extract.profile={profile}",
@@ -316,12 +298,6 @@ def trained(folder: Path, frames: int, steps: int) -> dict[str, Any]:
         "difference over deviation": abs(means["compact"] - means["exact"]) / max(deviations.values()),
         "bytes, compact over exact": sizes["compact"] / sizes["exact"],
     }
-
-
-def runs() -> Iterator[tuple[int, str]]:
-    for seed in SEEDS:
-        for profile in PROFILES:
-            yield seed, profile
 
 
 def main() -> None:

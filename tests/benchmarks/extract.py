@@ -19,11 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from made_index import pictures_index
 from planning import image_tflop
-from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
 from xd3d.stages.extract.backbones import with_default_taps
 from xd3d.stages.extract.models import settings_model
 from xd3d.stages.extract.precision import resolve_dtype
@@ -158,12 +156,15 @@ def rates(facts: dict[str, Any]) -> dict[str, float]:
 
 
 def job_facts(settings: ExtractSettings, images: int) -> dict[str, Any]:
-    """Run the job in processes of its own: the long run tells the shares, both together how memory grows."""
-    runs = []
+    """Run the job in processes of its own, over pictures of twice the size that the model sees.
+
+    The long run tells the shares, both together how memory grows.
+    """
+    runs, (height, width) = [], settings.image_size
     for count in (max(1, images // 4), images):
         tell(f"the job over {count} images")
         with tempfile.TemporaryDirectory() as folder:
-            write_index(Path(folder), count, settings.image_size)
+            pictures_index(Path(folder), count, (2 * height, 2 * width)).save(Path(folder) / "index")
             command = [sys.executable, "-c", JOB, settings.model_dump_json(), folder]
             done = subprocess.run(command, cwd=CONTESTANTS.parent, stdout=subprocess.PIPE, text=True, check=True)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
@@ -174,34 +175,6 @@ def job_facts(settings: ExtractSettings, images: int) -> dict[str, Any]:
         "job_peak_bytes": [few["rss"], many["rss"]],
         "ratio_memory": many["rss"] / few["rss"],
     }
-
-
-def write_index(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Write ``count`` pictures of twice the size the model sees, and an index of them."""
-    height, width = 2 * size[0], 2 * size[1]
-    rng = np.random.default_rng(0)
-    for row in range(count):
-        coarse = rng.integers(0, 256, (9, 16, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{row}.jpg")
-    names, empty = np.array([f"frame{row}" for row in range(count)]), np.array([""] * count)
-    FrameIndex(
-        dataset="pictures",
-        version="benchmark",
-        root=folder,
-        cameras=("CAM",),
-        frames=FrameTable(
-            key=names, scene=names, location=empty, description=empty, split=empty, sweep=empty, labels=empty
-        ),
-        images=ImageTable(
-            frame=np.arange(count),
-            key=names,
-            camera=np.array(["CAM"] * count),
-            path=np.array([f"{row}.jpg" for row in range(count)]),
-            size=np.tile([width, height], (count, 1)),
-            intrinsics=np.tile(np.eye(3), (count, 1, 1)),
-            camera_from_lidar=np.tile(np.eye(4), (count, 1, 1)),
-        ),
-    ).save(folder / "index")
 
 
 def tell(text: str) -> None:

@@ -18,9 +18,7 @@ JOINED = 1e-3  #: of two processes from one, whose sums are in another order on 
 
 def cached_online(bench: Bench) -> dict[str, Any]:
     """Losses of a run from the cache, and of one with the diffusion model in the loop."""
-    steps = f"train.steps={bench.scale.steps}"
-    settings = bench.settings(steps, f"train.validate_every={bench.scale.steps}", "train.workers=1")
-    bench.run(bench.command("extract-features", "--dataset", "nuscenes", settings=settings))
+    settings = extracted(bench, bench.scale.steps)
     bench.run(bench.command("train", "--cached", "--run", "from-cache", settings=settings))
     bench.run(bench.command("train", "--run", "online", settings=settings))
     cached, online = losses(bench, "from-cache"), losses(bench, "online")
@@ -29,11 +27,7 @@ def cached_online(bench: Bench) -> dict[str, Any]:
 
 def kill_resume(bench: Bench) -> dict[str, Any]:
     """A run whose process is killed after its first checkpoint and that goes on, and one that was left alone."""
-    steps, every = bench.scale.long_steps, bench.scale.checkpoint_every
-    settings = bench.settings(
-        f"train.steps={steps}", f"train.checkpoint_every={every}", f"train.validate_every={steps}", "train.workers=1"
-    )
-    bench.run(bench.command("extract-features", "--dataset", "nuscenes", settings=settings))
+    settings = extracted(bench, bench.scale.long_steps, f"train.checkpoint_every={bench.scale.checkpoint_every}")
     bench.run(bench.command("train", "--cached", "--run", "unbroken", settings=settings))
     command = bench.command("train", "--cached", "--run", "broken", settings=settings)
     reached = killed_at(bench, command, bench.home / "runs" / "broken")
@@ -65,15 +59,20 @@ def two_processes(bench: Bench) -> dict[str, Any]:
 
     if bench.cuda and torch.cuda.device_count() < 2:
         raise NotHereError(f"it takes two GPUs, and PyTorch sees {torch.cuda.device_count()}")
-    steps = f"train.steps={bench.scale.steps}"
-    settings = bench.settings(steps, f"train.validate_every={bench.scale.steps}", "train.workers=1")
-    bench.run(bench.command("extract-features", "--dataset", "nuscenes", settings=settings))
+    settings = extracted(bench, bench.scale.steps)
     one = bench.run(bench.command("train", "--cached", settings=settings))
     halves = bench.command("train", "--cached", settings=[*settings, "train.batch_size=1"])
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = bench.run([sys.executable, *together, *halves[1:]])
     found = {"one": losses(bench, one["run"]), "two": losses(bench, two["run"])}
-    return compared(bench, found, first=JOINED, later=LATER)
+    return compared(bench, found, limits=(JOINED, LATER))
+
+
+def extracted(bench: Bench, steps: int, *more: str) -> list[str]:
+    """Settings of runs of so many steps, whose features are in the cache then."""
+    settings = bench.settings(f"train.steps={steps}", f"train.validate_every={steps}", "train.workers=1", *more)
+    bench.run(bench.command("extract-features", "--dataset", "nuscenes", settings=settings))
+    return settings
 
 
 def losses(bench: Bench, run: str) -> dict[int, float]:
@@ -82,12 +81,9 @@ def losses(bench: Bench, run: str) -> dict[int, float]:
 
 
 def compared(
-    bench: Bench,
-    runs: dict[str, dict[int, float]],
-    first: float | None = None,
-    later: float | None = None,
+    bench: Bench, runs: dict[str, dict[int, float]], limits: tuple[float, float] | None = None
 ) -> dict[str, Any]:
-    """Both runs' losses and their largest difference.
+    """Both runs' losses and their largest difference; ``limits``: of the first step's and of any.
 
     Raises:
         CheckError: a run lacks steps of the other, or they are too far from each other.
@@ -103,8 +99,7 @@ def compared(
         "largest_difference": max(off.values()),
         "first_losses": {name: list(one.values())[:3], other_name: list(other.values())[:3]},
     }
-    limits = (FIRST, LATER) if bench.cuda else (0.0, 0.0)
-    first, later = limits[0] if first is None else first, limits[1] if later is None else later
+    first, later = limits or ((FIRST, LATER) if bench.cuda else (0.0, 0.0))
     if not (figures["first_difference"] <= first and figures["largest_difference"] <= later):
         raise CheckError(f"losses of '{name}' and '{other_name}' differ by {max(off.values()):.3g} of them", figures)
     return figures

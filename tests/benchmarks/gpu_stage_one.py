@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from extract import write_index
 from gpu_bench import PRECISIONS, Bench, CheckError, finished, peak_bytes
+from made_index import pictures_index
 from planning import image_tflop
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import open_index
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.datasets.index import FrameIndex
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.models import settings_model
@@ -155,8 +154,9 @@ def stage_one_job(bench: Bench) -> dict[str, Any]:
     """The job with that model over pictures of twice the size: images a second, and where the time goes."""
     folder, settings = bench.folder / "pictures", extract_settings(bench.speed_settings())
     folder.mkdir()
-    write_index(folder, bench.scale.speed_images, settings.image_size)
-    done = extract_features(FrameIndex.load(folder / "index"), settings, folder / "cache")
+    height, width = settings.image_size
+    index = pictures_index(folder, bench.scale.speed_images, (2 * height, 2 * width))
+    done = extract_features(index, settings, folder / "cache")
     shutil.rmtree(folder)
     figures = {
         "images": done.images,

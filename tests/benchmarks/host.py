@@ -32,8 +32,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import torch
+from made_index import bare_index
 from PIL import Image
-from planning import bare_index
 from streets import PHOTO_QUALITY, photo
 from xd3d.cache.layout import PROFILES
 from xd3d.cache.schema import TapSpec

@@ -24,12 +24,12 @@ import numpy as np
 from PIL import Image
 from xd3d.stages.datasets.catalogue import NUSCENES_32
 from xd3d.stages.datasets.index import FrameIndex
+from xd3d.stages.datasets.nuscenes import CAMERAS
 from xd3d.stages.datasets.prepare import prepare_dataset
 from xd3d.stages.synthesize.twins import synthesize_twin
 
 VERSION = "v1.0-trainval"
 SCENES, KEYFRAMES, SENSOR_RECORDS, BOXES = 850, 34_149, 2_631_083, 1_166_187
-CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
 RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
 CHANNELS = ("LIDAR_TOP", *CAMERAS, *RADARS)
 A2D2_FRAMES = 27_695

@@ -23,10 +23,10 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from made_index import bare_index
 from streets import PHOTO_QUALITY, photo
 from torch.utils.flop_counter import FlopCounterMode
 from xd3d.cache.layout import PROFILES
-from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
 from xd3d.stages.extract.extractor import FeatureExtractor
 from xd3d.stages.extract.images import load_image
 from xd3d.stages.extract.job import planned_layout, stored_bytes
@@ -169,31 +169,6 @@ def decode_milliseconds(source: tuple[int, int], kind: str, image_size: tuple[in
             load_image(path, image_size=image_size, decoding=decoding)
             took.append(1e3 * (time.process_time() - start))
     return float(np.median(took[1:]))  # the first warms up
-
-
-@lru_cache
-def bare_index(images: int, cameras: int) -> FrameIndex:
-    """An index of as many images and frames as a data set has, and nothing else of it."""
-    frames = images // cameras
-    words = np.array([f"{row:032x}" for row in range(images)])
-    return FrameIndex(
-        dataset="planned",
-        version="",
-        root=Path("/"),
-        cameras=tuple(f"camera {camera}" for camera in range(cameras)),
-        frames=FrameTable(
-            **dict.fromkeys(
-                ("key", "scene", "location", "description", "split", "sweep", "labels"), words[::cameras][:frames]
-            )
-        ),
-        images=ImageTable(
-            frame=np.arange(images) // cameras,
-            **dict.fromkeys(("key", "camera", "path"), words),
-            size=np.zeros((images, 2), np.int64),
-            intrinsics=np.zeros((images, 3, 3)),
-            camera_from_lidar=np.zeros((images, 4, 4)),
-        ),
-    )
 
 
 def _size_table(sizes: list[dict[str, Any]]) -> str:

@@ -271,27 +271,18 @@ def measure(
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
     """The table of the page."""
-    columns = {
-        "seconds": "s/image",
-        "kB": "kB/image",
-        "semantickitti": "regions, KITTI",
-        "folder": "regions, PandaSet",
-        "other scenes": "probe, other scenes",
-        "KITTI to PandaSet": "probe, KITTI to PandaSet",
-        "spinning to solid-state": "probe, spinning to solid-state",
+    columns = {  # key -> title and format
+        "seconds": ("s/image", ".2f"),
+        "kB": ("kB/image", ".0f"),
+        "semantickitti": ("regions, KITTI", ".1f"),
+        "folder": ("regions, PandaSet", ".1f"),
+        "other scenes": ("probe, other scenes", ".1f"),
+        "KITTI to PandaSet": ("probe, KITTI to PandaSet", ".1f"),
+        "spinning to solid-state": ("probe, spinning to solid-state", ".1f"),
     }
-    lines = ["", f"| | {' | '.join(columns.values())} |", f"|---{'|---:' * len(columns)}|"]
+    lines = ["", f"| | {' | '.join(title for title, _ in columns.values())} |", f"|---{'|---:' * len(columns)}|"]
     for name, row in results.items():
-        cells = [
-            ""
-            if key not in row
-            else f"{row[key]:.0f}"
-            if key == "kB"
-            else f"{row[key]:.2f}"
-            if key == "seconds"
-            else f"{row[key]:.1f}"
-            for key in columns
-        ]
+        cells = [format(row[key], form) if key in row else "" for key, (_, form) in columns.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

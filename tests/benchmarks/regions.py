@@ -10,15 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from skimage.segmentation import slic
-from streets import CLASSES, SIZE, fit, miou
+from streets import CLASSES, SIZE, fit, miou, normalised
 from torch import Tensor
 from xd3d.cache.schema import TapSpec
 from xd3d.stages.datasets.labels import IGNORE
 from xd3d.stages.extract.agents import AgentMaker
 from xd3d.stages.extract.pixels import sample_matrix, seed_points
 from xd3d.stages.extract.settings import AgentSettings
-from xd3d.stages.train.images import ImageBatch
-from xd3d.stages.train.ragged import Ragged
 
 ROUNDS = 10  # of k-means on colours, as many as the agents' own
 
@@ -146,7 +144,7 @@ class Regions:
     ) -> "Regions":
         """Gather the regions [n, 225, 400] of n pictures with their queries and labels."""
         pixels = class_pixels(regions, labels, next(iter(queries.values())).shape[1])
-        normal = _normalised(specs, maps, queries)
+        normal = normalised(specs, maps, queries).agents
         vectors = torch.cat([normal[tap].flatten(0, 1) for tap in specs], 1)
         full = pixels.sum(1) > 0
         return cls(vectors=vectors[full], pixels=pixels[full])
@@ -184,24 +182,3 @@ def probe_scores(train: Regions, tests: Mapping[str, Regions], seed: int) -> dic
         guesses = probe.classes(regions.vectors)
         scores[domain] = (painted(regions.pixels, guesses), miou(guesses, regions.pixels.argmax(1)))
     return scores
-
-
-def _normalised(
-    specs: Mapping[str, TapSpec], maps: Mapping[str, Tensor], queries: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    views = len(next(iter(maps.values())))
-    none = torch.zeros(0, dtype=torch.int64)
-    batch = ImageBatch(
-        specs=specs,
-        maps=maps,
-        agents=queries,
-        geometry=torch.zeros(views, next(iter(queries.values())).shape[1], 5),
-        sample=torch.arange(views),
-        camera=torch.zeros(views, dtype=torch.int64),
-        projection_point=none,
-        projection_view=none,
-        projection_uv=torch.zeros(0, 2),
-        view_counts=none,
-        layout=Ragged.of(torch.arange(views), views),
-    )
-    return batch.prepared(normalise=True).agents

@@ -4,7 +4,7 @@ Shared by the benchmarks of features: the pixels of a picture, its classes of ``
 computes it. Pictures come from streets of their own: no other part of the project draws these world numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,8 @@ from xd3d.stages.synthesize.camera import CameraModel, Picture, camera_pose, ren
 from xd3d.stages.synthesize.style_sampling import city_style, draw_light, random_style
 from xd3d.stages.synthesize.styles import Hour, Style, Weather
 from xd3d.stages.synthesize.world import World
+from xd3d.stages.train.images import ImageBatch
+from xd3d.stages.train.ragged import Ragged
 
 SIZE = (225, 400)
 SUPERSAMPLING = 2  # the synthetic data root is rendered at 800 x 450 and shrunk by stage one
@@ -140,6 +142,31 @@ def tap_maps(model: str, images: np.ndarray, file: Path) -> dict[str, Tensor]:
         write_atomic(file, lambda stream: np.savez(stream, **arrays))
     with np.load(file) as stored:
         return {tap: torch.from_numpy(stored[tap]) for tap in TAPS}
+
+
+def normalised(
+    specs: Mapping[str, TapSpec],
+    maps: Mapping[str, Tensor],
+    agents: Mapping[str, Tensor],
+    scales: Mapping[str, Tensor] | None = None,
+) -> ImageBatch:
+    """Maps [n, C, h, w] and agents [n, N, C] of n images as a network reads them by default."""
+    views, count = len(next(iter(maps.values()))), next(iter(agents.values())).shape[1]
+    none = torch.zeros(0, dtype=torch.int64)
+    return ImageBatch(
+        specs=specs,
+        maps=maps,
+        agents=agents,
+        geometry=torch.zeros(views, count, 5),
+        sample=torch.arange(views),
+        camera=torch.zeros(views, dtype=torch.int64),
+        projection_point=none,
+        projection_view=none,
+        projection_uv=torch.zeros(0, 2),
+        view_counts=none,
+        layout=Ragged.of(torch.arange(views), views),
+        scales=scales or {},
+    ).prepared(normalise=True)
 
 
 @dataclass(frozen=True)

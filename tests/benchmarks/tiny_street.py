@@ -22,7 +22,7 @@ from torch.nn import functional
 from xd3d.files import read_json, write_json
 from xd3d.stages.datasets.labels import IGNORE, get_merge
 from xd3d.stages.extract.models import resolve_model
-from xd3d.stages.synthesize.tiny_pipeline.train_networks import reconstruct
+from xd3d.stages.synthesize.tiny_pipeline.train_networks import reconstruct, reconstruction_psnr
 
 PICTURES = {"train": 60, "test": 30}
 PIXELS = 400
@@ -40,16 +40,6 @@ class Scenes:
         rng = np.random.default_rng(numbers[0])
         self.pixels = np.stack([rng.choice(np.flatnonzero(row != IGNORE), PIXELS) for row in labels])
         self.labels = torch.from_numpy(np.take_along_axis(labels, self.pixels, axis=1)).flatten()
-
-    def sample(self, maps: Tensor, extent: tuple[float, float]) -> Tensor:
-        """Read maps [images, C, h, w] bilinearly at the pixels; ``extent`` is the image's size in cells."""
-        rows, columns = np.divmod(self.pixels, 400)
-        places = np.stack(
-            [(columns + 0.5) / 400 * extent[1] / maps.shape[3], (rows + 0.5) / 225 * extent[0] / maps.shape[2]], -1
-        )
-        grid = torch.from_numpy(places * 2 - 1).float()[:, :, None]
-        found = functional.grid_sample(maps, grid, padding_mode="border", align_corners=False)
-        return found[..., 0].permute(0, 2, 1).flatten(0, 1)
 
     def rgb(self) -> Tensor:
         """The 7 x 7 patch around each pixel, every second pixel of it, and the pixel's position."""
@@ -71,11 +61,19 @@ def tap_features(model: str, scenes: Scenes) -> Tensor:
     found: list[Tensor] = []
     for row in range(len(scenes.images)):
         image = torch.from_numpy(scenes.images[row : row + 1]).permute(0, 3, 1, 2)
-        maps = backbone(model)(image, [str(row)])
-        one = Scenes.__new__(Scenes)
-        one.pixels = scenes.pixels[row : row + 1]
-        found.append(torch.cat([one.sample(maps[tap], backbone(model).specs[tap].extent) for tap in TAPS], 1).T)
+        maps, specs = backbone(model)(image, [str(row)]), backbone(model).specs
+        found.append(torch.cat([at_pixels(maps[tap], specs[tap].extent, scenes.pixels[row]) for tap in TAPS]))
     return torch.stack(found)
+
+
+def at_pixels(maps: Tensor, extent: tuple[float, float], pixels: np.ndarray) -> Tensor:
+    """Read maps [1, C, h, w] bilinearly at pixels: [C, pixels]; ``extent`` is the image's size in cells."""
+    rows, columns = np.divmod(pixels, 400)
+    places = np.stack(
+        [(columns + 0.5) / 400 * extent[1] / maps.shape[3], (rows + 0.5) / 225 * extent[0] / maps.shape[2]], -1
+    )
+    grid = torch.from_numpy(places * 2 - 1).float()[None, :, None]
+    return functional.grid_sample(maps, grid, padding_mode="border", align_corners=False)[0, :, :, 0]
 
 
 def probe_table() -> dict[str, dict[str, list[float]]]:
@@ -108,8 +106,7 @@ def psnr_table(vae: AutoencoderKL) -> dict[str, list[float]]:
     table = {}
     for domain in DOMAINS:
         images = np.stack([city_picture(domain, number).image for number in range(2000, 2012)])
-        errors = ((reconstruct(vae, images).astype(np.float64) - images) ** 2).mean((1, 2, 3))
-        values = 10 * np.log10(255**2 / errors)
+        values = reconstruction_psnr(vae, images)
         table[domain] = [round(float(value), 1) for value in (values.mean(), values.min(), values.max())]
     return table
 

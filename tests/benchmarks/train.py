@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from made_index import pictures_index
 from xd3d.cache.reader import FeatureReader
-from xd3d.stages.datasets.index import FrameIndex, FrameTable, ImageTable
 from xd3d.stages.datasets.labels import get_merge
 from xd3d.stages.extract.job import extract_features
 from xd3d.stages.extract.online import OnlineExtractor
@@ -257,31 +256,17 @@ def write_street(folder: Path, frames: int, points: int, size: tuple[int, int]) 
         cloud, raw = sweep(rng, points)
         cloud.tofile(folder / f"{row}.bin")
         raw.tofile(folder / f"{row}.label")
-        coarse = rng.integers(0, 256, (9, 16, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{row}.jpg")
-    names, empty = np.array([f"frame{row}" for row in range(frames)]), np.array([""] * frames)
+    index = pictures_index(folder, frames, size)
     camera_from_lidar = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-    index = FrameIndex(
+    intrinsics = [[0.5 * width, 0, width / 2], [0, 0.5 * width, height / 2], [0, 0, 1]]
+    sweeps, labels = (np.array([f"{row}.{kind}" for row in range(frames)]) for kind in ("bin", "label"))
+    index = replace(
+        index,
         dataset="nuscenes",
-        version="benchmark",
-        root=folder,
-        cameras=("CAM",),
-        frames=FrameTable(
-            key=names,
-            scene=names,
-            location=empty,
-            description=empty,
-            split=empty,
-            sweep=np.array([f"{row}.bin" for row in range(frames)]),
-            labels=np.array([f"{row}.label" for row in range(frames)]),
-        ),
-        images=ImageTable(
-            frame=np.arange(frames),
-            key=names,
-            camera=np.array(["CAM"] * frames),
-            path=np.array([f"{row}.jpg" for row in range(frames)]),
-            size=np.tile([width, height], (frames, 1)),
-            intrinsics=np.tile([[0.5 * width, 0, width / 2], [0, 0.5 * width, height / 2], [0, 0, 1]], (frames, 1, 1)),
+        frames=replace(index.frames, sweep=sweeps, labels=labels),
+        images=replace(
+            index.images,
+            intrinsics=np.tile(intrinsics, (frames, 1, 1)),
             camera_from_lidar=np.tile(camera_from_lidar, (frames, 1, 1)),
         ),
     )

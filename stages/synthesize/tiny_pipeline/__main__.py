@@ -1,7 +1,6 @@
 """Make the tiny pipeline: ``python -m xd3d.stages.synthesize.tiny_pipeline OUT --minutes 72``."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from ....errors import ConfigError
 from ....files import read_json, write_json
 from ....fingerprint import differences
+from ....processes import processors
 from .modules import build_text_encoder, build_tokenizer, empty_prompt, export_pipeline
 from .pictures import Recipe, render_pictures
 from .train_networks import encode_pictures, reconstruction_psnr, scaling_factor, train_unet, train_vae
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=defaults.held_out, help="pictures for the closing check")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--day-only", action="store_true", help="clear daylight only: the control")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads that train, processes that render")
+    parser.add_argument("--threads", type=int, default=processors(), help="threads that train, processes that render")
     parser.add_argument("--work", type=Path, help="folder for pictures and checkpoints (default: beside OUT)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

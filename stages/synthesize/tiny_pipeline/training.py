@@ -35,7 +35,6 @@ CURVE_STEPS = 25
 CHECKPOINT_SECONDS = 60.0
 AVERAGE_DECAY = 0.999
 VECTOR_RATE = 1e-3
-FORMER_MOMENTUM = "momentum."  #: prefix of Muon's state in earlier checkpoints, in the shape of the weight
 
 
 @dataclass
@@ -137,8 +136,6 @@ class TimedTraining:
         with safe_open(self.path, "pt") as file:
             state = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        for name in [name for name in tensors if name.startswith(FORMER_MOMENTUM)]:
-            tensors[f"momentum_buffer.{name.removeprefix(FORMER_MOMENTUM)}"] = tensors.pop(name).flatten(1)
         for prefix, module in (("module.", self.module), ("average.", self.average)):
             module.load_state_dict(
                 {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

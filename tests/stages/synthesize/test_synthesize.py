@@ -9,13 +9,15 @@ import time
 
 import numpy as np
 import pytest
-from xd3d.errors import ConfigError, DiskSpaceError
+from xd3d.errors import ConfigError, DiskSpaceError, RunError
+from xd3d.locks import FileLock
 from xd3d.stages.datasets.nuscenes import build_index, check_files
 from xd3d.stages.datasets.splits import domain_frames
 from xd3d.stages.synthesize import synthesize as module
-from xd3d.stages.synthesize.synthesize import synthesize
+from xd3d.stages.synthesize.synthesize import root_facts, synthesize
 
-SMALL = {"frames": 6, "seed": 1, "image_size": (64, 36)}
+CITY = {"image_size": (64, 36), "plan": "city"}
+SMALL = {"frames": 6, "seed": 1, **CITY}
 
 
 def digests(root):
@@ -150,6 +152,23 @@ def test_a_killed_call_leaves_no_process_behind_and_is_taken_up_again(small, tmp
     assert digests(root) == digests(small)
 
 
+def test_two_processes_do_not_write_one_root(tmp_path, nothing_is_rendered):
+    (tmp_path / "root" / ".parts").mkdir(parents=True)
+    (tmp_path / "root" / "synthetic.json").write_text(json.dumps(root_facts(6, seed=1, cameras="CAM_FRONT", **CITY)))
+    other = FileLock(tmp_path / "root" / ".parts" / "lock")
+    with pytest.raises(RunError, match=r"Another process .*\.parts"):
+        synthesize(tmp_path / "root", **SMALL)
+    other.release()
+
+
+@pytest.mark.parametrize("content", ["[]", "[1]", "3", '"text"', "{"])
+def test_a_folder_with_another_file_of_that_name_is_refused(tmp_path, content):
+    (tmp_path / "synthetic.json").write_text(content)
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(ConfigError, match=r"not a synthetic city|another synthetic city"):
+        synthesize(tmp_path, **SMALL)
+
+
 def test_a_foreign_folder_is_refused_and_untouched(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not a synthetic city"):
@@ -175,8 +194,6 @@ def test_another_synthesis_is_refused_with_what_differs(small, nothing_is_render
         ({"seed": -1}, "seed is -1"),
         ({"cameras": ("CAM_FRUNT",)}, "did you mean 'CAM_FRONT'"),
         ({"cameras": ()}, "No camera is chosen"),
-        ({"image_size": (8, 8)}, "between 32 and 4096"),
-        ({"workers": 0}, "workers is 0"),
     ],
 )
 def test_faulty_arguments_are_refused_before_anything_is_written(tmp_path, change, message):

@@ -1,8 +1,11 @@
 """Twins: whole or not there, the same bytes for the same arguments, and sweeps that agree with their pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from xd3d.errors import ConfigError
+from xd3d.errors import ConfigError, RunError
+from xd3d.locks import FileLock
 from xd3d.stages.datasets import semantickitti
 from xd3d.stages.datasets.frames import load_frame
 from xd3d.stages.datasets.labels import get_merge
@@ -30,6 +33,42 @@ def test_a_folder_with_something_in_it_is_refused_and_untouched(tmp_path):
     with pytest.raises(ConfigError, match="not an empty folder"):
         synthesize_twin(tmp_path, dataset="synlidar", frames=3, **TINY)
     assert contents(tmp_path) == {"mine.txt": b"kept"}
+
+
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path):
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "empty")
+    synthesize_twin(link, dataset="synlidar", frames=3, workers=1, **TINY)
+    assert link.is_symlink()
+    assert (link / "00" / "velodyne").is_dir()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize("out", ["mounted", "."])
+def test_a_mount_point_and_the_current_folder_are_refused_before_hours_of_work(tmp_path, monkeypatch, out):
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path.name == "mounted")
+    monkeypatch.chdir(tmp_path / "here" if out == "." else tmp_path)
+    with pytest.raises(ConfigError, match="mount point or the current folder"):
+        synthesize_twin(Path(out), dataset="synlidar", frames=3, **TINY)
+
+
+def test_two_processes_do_not_write_one_root(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passage, "sweep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            synthesize_twin(tmp_path / "root", dataset="synlidar", frames=3, workers=1, **TINY)
+    other = FileLock(tmp_path / "root.partial" / "lock")
+    with pytest.raises(RunError, match=r"Another process .*root\.partial"):
+        synthesize_twin(tmp_path / "root", dataset="synlidar", frames=3, workers=1, **TINY)
+    other.release()
+    synthesize_twin(tmp_path / "root", dataset="synlidar", frames=3, workers=1, **TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
 def test_an_unknown_format_and_too_few_frames_say_what_is_possible(tmp_path):

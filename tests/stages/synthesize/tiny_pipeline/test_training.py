@@ -4,8 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from xd3d.stages.synthesize.tiny_pipeline import training as training_module
 from xd3d.stages.synthesize.tiny_pipeline.training import TimedTraining
@@ -65,29 +63,6 @@ def test_a_broken_run_resumes_to_the_same_weights_as_an_unbroken_one(tmp_path: P
     assert torch.equal(weights(resumed.module), weights(whole.module))
     assert torch.equal(weights(resumed.average), weights(whole.average))
     assert resumed.curve[-1][1] == whole.curve[-1][1] == 20
-
-
-def test_a_checkpoint_with_the_momentum_of_earlier_versions_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
-    first = make(path)
-    with pytest.raises(KeyboardInterrupt):
-        first.run(loss_of(first, fail_at=0.6), title="first")
-    with safe_open(path, "pt") as file:
-        state, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    shapes = {name: weight.shape for name, weight in first.module.named_parameters()}
-    earlier = {}
-    for key, tensor in tensors.items():
-        kind, _, name = key.partition(".")
-        earlier |= {f"momentum.{name}": tensor.view(shapes[name])} if kind == "momentum_buffer" else {key: tensor}
-    assert earlier["momentum.1.weight"].ndim == 3
-    save_file(earlier, tmp_path / "earlier.safetensors", state)
-
-    ends = []
-    for name in ("run", "earlier"):
-        resumed = make(tmp_path / f"{name}.safetensors")
-        resumed.run(loss_of(resumed), title="resumed")
-        ends.append(weights(resumed.module))
-    assert torch.equal(*ends)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
