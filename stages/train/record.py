@@ -16,7 +16,7 @@ from ...errors import RunError
 from ...files import read_json, write_json
 from ...fingerprint import differences
 from ...processes import select_device, world_size
-from ...settings import Mark, marked, with_added
+from ...settings import Mark, Settings, marked, with_added
 from ...version import code_version
 from ..datasets.labels import class_prior, class_weights
 from .checkpoint import best_step, checkpoint_steps, load_weights
@@ -54,7 +54,12 @@ _BEFORE_INJECTION = {
 }
 _OLD_VARIANTS = {"no-interface": "voxels", "full": "agents"}
 #: Groups of settings by their names in a record; their marks determine which may change when a run is resumed.
-_GROUPS = {"model": ModelSettings, "fusion": FusionSettings, "augment": AugmentSettings, "train": TrainSettings}
+_GROUPS: Mapping[str, type[Settings]] = {
+    "model": ModelSettings,
+    "fusion": FusionSettings,
+    "augment": AugmentSettings,
+    "train": TrainSettings,
+}
 #: Other entries of a record that may change when a run is resumed.
 _NOTES = ("code", "class_counts", "facts.caches")
 
