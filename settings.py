@@ -4,14 +4,14 @@ A mark at a setting states whether it may change between calls of the same run:
 ``workers: Annotated[int, Mark.FREE] = Field(default=2)``. Another value of a setting without a mark makes another run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_serializer
 
-__all__ = ["Mark", "Settings", "marked", "unmarked_values"]
+__all__ = ["Mark", "Settings", "marked", "unmarked_values", "with_added"]
 
 
 class Settings(BaseModel):
@@ -57,6 +57,12 @@ def marked(settings: type[BaseModel], *marks: Mark) -> tuple[str, ...]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += [f"{name}.{key}" for key in marked(field.annotation, *marks)]
     return tuple(keys)
+
+
+def with_added(settings: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``values``, recorded ones of ``settings``, with the defaults of those marked ``Mark.ADDED`` they lack."""
+    fields = settings.model_fields
+    return {**{name: fields[name].default for name in fields if Mark.ADDED in fields[name].metadata}, **values}
 
 
 def unmarked_values(settings: BaseModel, *marks: Mark) -> dict[str, Any]:

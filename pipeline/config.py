@@ -25,6 +25,7 @@ __all__ = [
     "Config",
     "ResolvedConfig",
     "change_config",
+    "config_options",
     "dotted_values",
     "load_config",
     "preset_names",
@@ -80,6 +81,12 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = (), *, la
             ) from error
     config = _validated(values, f"The config '{name}'", labels=labels)
     return ResolvedConfig(name=Path(name).stem if _is_file(name) else name, config=config, origins=origins)
+
+
+def config_options(name: str, overrides: Sequence[str]) -> list[str]:
+    """Returns the options of a command that has the config ``name`` with ``overrides``."""
+    config = [] if name == DEFAULT_PRESET else ["--config", name]
+    return [*config, *(part for text in overrides for part in (_OPTION, text))]
 
 
 def change_config(config: Config, overrides: Sequence[str], *, allowed: Collection[str]) -> Config:

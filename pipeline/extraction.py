@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..cache.network_parts import part_paths
 from ..cache.reader import FeatureReader
 from ..files import optional_path
-from .config import DEFAULT_PRESET, load_config
+from .config import DEFAULT_PRESET, config_options, load_config
 from .console import Outcome
 from .domains import DomainOpener
 from .sharing import ALONE, Sharing
@@ -66,9 +66,8 @@ def extract_features(
     done = _extract(opener, dataset, sharing, retry_failed=retry_failed)
     if done.exit_code:
         return done
-    named = [] if config == DEFAULT_PRESET else ["--config", config]
-    given = shlex.join([*named, *(part for setting in overrides for part in ("--set", setting))])
-    return replace(done, text=f"{done.text} Next: xd3d train --cached {given}".rstrip())
+    command = shlex.join(["xd3d", "train", "--cached", *config_options(config, overrides)])
+    return replace(done, text=f"{done.text} Next: {command}")
 
 
 def _forecast(opener: DomainOpener, dataset: str) -> Outcome:

@@ -151,6 +151,8 @@ def _advice(done: PrepareSummary) -> str:
     """Returns the next command, or what to do about missing or damaged files."""
     if not done.missing:
         next_command = f"Next: xd3d extract-features --dataset {done.dataset}"
+        if not done.images:
+            next_command = "There are no images, so no features. Next: xd3d train --set fusion.variant=3d-only"
         return f"{left_out_of(done.dataset, done.left_out)}\n{next_command}".lstrip()
     again = "copy them again from their source" if done.dataset == FOLDER else "download them again"
     advice = f"Mend or replace these files ({again}), then run the same command."

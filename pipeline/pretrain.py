@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..files import optional_path
-from .config import DEFAULT_PRESET, ResolvedConfig, load_config
+from .config import DEFAULT_PRESET, ResolvedConfig, config_options, load_config
 from .console import Outcome
 from .domains import DomainOpener
 from .runs import run_facts, run_name
@@ -68,12 +68,24 @@ def pretrain(
             settings=train,
             facts=run_facts(resolved, cached=cached),
         )
-    options = [*(["--cached"] if cached else []), *([] if config == DEFAULT_PRESET else ["--config", config])]
-    command = shlex.join(["xd3d", "train", *options, "--set", f"train.init={workspace.name_of(done.run)}"])
+    start = f"train.init={workspace.name_of(done.run)}"
+    where, options = "", config_options(config, [start, *overrides])
+    if not _has_labels(domains, config, overrides):
+        where, options = ", where CONFIG has a source with labels", config_options("CONFIG", [start])
+    command = shlex.join(["xd3d", "train", *(["--cached"] if cached else []), *options])
     return Outcome(
         result={"run": str(done.run), "steps": done.steps},
-        text=f"{done.steps} steps done. The run is in {done.run}. Next: {command}",
+        text=f"{done.steps} steps done. The run is in {done.run}. Next: {command}{where}",
     )
+
+
+def _has_labels(domains: DomainOpener, config: str, overrides: Sequence[str]) -> bool:
+    """Whether 'xd3d train' with the same config has a source with labels of its classes."""
+    try:
+        load_config(config, overrides)
+        return domains.source() is not None
+    except (ConfigError, DataError):
+        return False
 
 
 def _for_pretraining(resolved: ResolvedConfig) -> ResolvedConfig:

@@ -14,7 +14,7 @@ from xd3d.pipeline.runs import run_facts, run_name
 from xd3d.pipeline.workspace import Workspace
 from xd3d.settings import Mark, Settings, marked, unmarked_values
 from xd3d.stages.train.initial import InitialCheckpoint
-from xd3d.stages.train.record import open_record, write_record
+from xd3d.stages.train.record import PRETRAINED, open_record, write_record
 
 MARKED = {
     Mark.FREE: {
@@ -123,6 +123,18 @@ def test_a_run_begins_with_weights_of_other_settings_where_training_alone_reads_
     else:
         with pytest.raises(RunError, match=rf"fusion\.{name}"):
             start.require_same_network(other)
+
+
+def test_a_setting_that_a_record_leaves_out_is_compared_by_its_default(tmp_path):
+    own = {**record_of(Config()), "source": {"cameras": ["CAM_FRONT"]}}
+    layer = {**own, "model": {**own["model"], "norm": "layer"}}
+    with pytest.raises(RunError, match=r'model\.norm: expected "batch", found "layer"'):
+        InitialCheckpoint(run=tmp_path, step=1, record=own).require_same_network(layer)
+    with pytest.raises(RunError, match=r'model\.norm: expected "layer", found "batch"'):
+        InitialCheckpoint(run=tmp_path, step=1, record={**layer, "kind": PRETRAINED}).require_same_network(own)
+    write_record(tmp_path, layer)
+    with pytest.raises(RunError, match=r'model\.norm: expected "layer", found "batch"'):
+        open_record(tmp_path, own)
 
 
 class NoData(DomainOpener):

@@ -1,15 +1,17 @@
 """The initial checkpoint: the trained weights of another run that a run starts from (``train.init``)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ...errors import RunError
 from ...fingerprint import differences
-from ...settings import Mark, marked
+from ...settings import Mark, marked, with_added
 from .checkpoint import best_step, checkpoint_digest, checkpoint_steps, load_backbone, load_weights
 from .network import Network
 from .record import PRETRAINED, camera_count, read_record
@@ -90,18 +92,22 @@ class InitialCheckpoint:
 def _backbone(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the 3D network of a record without its heads depends on."""
     free = {*marked(ModelSettings, Mark.MACHINE), "head"}
-    return {"model": {key: value for key, value in record["model"].items() if key not in free}}
+    return {"model": _settings(ModelSettings, record["model"], free)}
 
 
 def _network(record: Mapping[str, Any], *, cameras: bool) -> dict[str, Any]:
     """Returns what the network of a record, and the features it reads, depend on; ``cameras``: on their number too."""
     uses_images = bool(record["taps"])
-    free = {*marked(ModelSettings, Mark.MACHINE), *marked(FusionSettings, Mark.TRAINING_ONLY)}
     return {
-        "model": {key: value for key, value in record["model"].items() if key not in free},
-        "fusion": {key: value for key, value in record["fusion"].items() if key not in free},
+        "model": _settings(ModelSettings, record["model"], marked(ModelSettings, Mark.MACHINE)),
+        "fusion": _settings(FusionSettings, record["fusion"], marked(FusionSettings, Mark.TRAINING_ONLY)),
         "classes": record["classes"],
         "cameras": camera_count(record) if cameras else None,
         "taps": {name: spec["channels"] for name, spec in record["taps"].items()},
         "extract": record["facts"].get("extract") if uses_images else None,
     }
+
+
+def _settings(kind: type[BaseModel], recorded: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """Returns the recorded settings of ``kind``, those that a record leaves out too, without the keys ``free``."""
+    return {key: value for key, value in with_added(kind, recorded).items() if key not in free}

@@ -16,7 +16,7 @@ from ...errors import RunError
 from ...files import read_json, write_json
 from ...fingerprint import differences
 from ...processes import select_device, world_size
-from ...settings import Mark, marked
+from ...settings import Mark, Settings, marked, with_added
 from ...version import code_version
 from ..datasets.labels import class_prior, class_weights
 from .checkpoint import best_step, checkpoint_steps, load_weights
@@ -54,7 +54,12 @@ _BEFORE_INJECTION = {
 }
 _OLD_VARIANTS = {"no-interface": "voxels", "full": "agents"}
 #: Groups of settings by their names in a record; their marks determine which may change when a run is resumed.
-_GROUPS = {"model": ModelSettings, "fusion": FusionSettings, "augment": AugmentSettings, "train": TrainSettings}
+_GROUPS: Mapping[str, type[Settings]] = {
+    "model": ModelSettings,
+    "fusion": FusionSettings,
+    "augment": AugmentSettings,
+    "train": TrainSettings,
+}
 #: Other entries of a record that may change when a run is resumed.
 _NOTES = ("code", "class_counts", "facts.caches")
 
@@ -73,7 +78,7 @@ def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     stored = read_record(run)
     free = {f"{group}.{key}" for group, kind in _GROUPS.items() for key in marked(kind, Mark.FREE, Mark.MACHINE)}
-    found = differences(stored, {"format": FORMAT, **record})
+    found = differences(_complete(stored), _complete({"format": FORMAT, **record}))
     faults = [line for line in found if line.split(":", 1)[0] not in free.union(_NOTES)]
     if faults:
         listed = "\n".join(f"  {line[:300]}" for line in faults)
@@ -84,6 +89,12 @@ def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
     if stored["code"] != code_version():
         log.warning("%s was started by xd3d %s and resumes with %s", run, stored["code"], code_version())
     return stored
+
+
+def _complete(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``record`` with the settings that it leaves out because they have their defaults (``Mark.ADDED``)."""
+    groups = {name: record[name] for name in _GROUPS if isinstance(record.get(name), Mapping)}
+    return {**record, **{name: with_added(_GROUPS[name], values) for name, values in groups.items()}}
 
 
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
@@ -101,7 +112,9 @@ def read_record(run: Path) -> dict[str, Any]:
     try:
         record = read_json(run / NAME)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise RunError(f"{run} is not a run: it is no folder with a {NAME}; name one that 'xd3d train' made") from error
+        raise RunError(
+            f"{run} is not a run: it is no folder with a {NAME}; name one that 'xd3d train' or 'xd3d pretrain' made"
+        ) from error
     except ValueError as error:
         raise RunError(f"{run / NAME} is damaged ({error}); train again in another folder") from error
     if not isinstance(record, dict):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -55,9 +56,11 @@ def test_the_example_of_the_guide_trains_and_evaluates(own_folder, tmp_path):
     mine.write_text(CONFIG)
     done = jobs.prepare("folder", own_folder, version=None, cameras=None, workspace=workspace)
     assert (done.exit_code, done.result["frames"], done.result["images"]) == (0, 4, 4)
-    assert (
-        jobs.extract_features("folder", str(mine), TINY, None, retry_failed=False, workspace=workspace).exit_code == 0
-    )
+    assert done.text.endswith("Next: xd3d extract-features --dataset folder")
+    done = jobs.extract_features("folder", str(mine), TINY, None, retry_failed=False, workspace=workspace)
+    assert done.exit_code == 0
+    options = [word for change in TINY for word in ("--set", change)]
+    assert done.text.endswith(shlex.join(["xd3d", "train", "--cached", "--config", str(mine), *options]))
     jobs.train(str(mine), TINY, cached=True, run=None, workspace=workspace)
     score = jobs.evaluate(None, split=None, domain="target", absent=None, workspace=workspace).result
     assert list(score["iou"]) == ["road", "sidewalk", "vehicle", "building", "nature"]
@@ -65,6 +68,13 @@ def test_the_example_of_the_guide_trains_and_evaluates(own_folder, tmp_path):
     assert score["miou"]["xm"] is not None
     north = jobs.evaluate(None, split="train", domain="north", absent=None, workspace=workspace).result
     assert north["protocol"]["domain"] == "north"
+
+
+def test_data_without_images_are_trained_on_next(own_folder, tmp_path):
+    kept = [line for line in DESCRIPTION.splitlines() if line.split(":")[0] not in ("images", "calibration")]
+    (own_folder / "dataset.yaml").write_text("\n".join(kept))
+    done = jobs.prepare("folder", own_folder, workspace=Workspace(home=tmp_path / "work"))
+    assert done.text.endswith("Next: xd3d train --set fusion.variant=3d-only")
 
 
 @pytest.fixture

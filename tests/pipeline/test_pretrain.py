@@ -1,5 +1,6 @@
 """``xd3d pretrain`` without labels, and what is trained from it without images."""
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
     def pretrained(*changes, config="default", run=None, said="xd3d train --cached --set train.init={name}"):
         done = pretrain(config, [*SMALL, *changes], cached=True, run=run, workspace=workspace)
         made = Path(done.result["run"])
+        assert all(f"--set {shlex.quote(change)}" in done.text for change in (*SMALL, *changes))
         assert said.format(name=made.name) in done.text
         return made
 
@@ -70,7 +72,9 @@ def test_a_pair_without_validation_and_without_common_classes_pretrains_and_is_r
     few = [*SMALL, *both, "train.lam_trg=0.1", "train.batch_size=1", "train.steps=1"]
     jobs.prepare("a2d2", twin_of("a2d2"), overrides=few, workspace=workspace)
     jobs.extract_features("a2d2", overrides=few, workspace=workspace)
-    run = Path(pretrain("default", few, cached=True, workspace=workspace).result["run"])
+    done = pretrain("default", few, cached=True, workspace=workspace)
+    run = Path(done.result["run"])
+    assert f"xd3d train --cached --config CONFIG --set train.init={run.name}, where" in done.text, "not the same config"
     assert read_record(run)["source"] == read_record(run)["target"]
     with pytest.raises(ConfigError, match="merge nuscenes-6 is for nuscenes, not for a2d2"):
         jobs.train("default", few, cached=True, workspace=workspace)
