@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -15,6 +16,9 @@ from .workspace import Workspace
 
 __all__ = ["pretrain"]
 
+#: Settings that a run must share with the one that it starts from: the 3D network's, and those of the features.
+_KEPT = ("model", "extract")
+
 
 def pretrain(
     config: str = DEFAULT_PRESET,
@@ -22,18 +26,19 @@ def pretrain(
     *,
     cached: bool = False,
     run: Path | str | None = None,
+    torchrun: bool = False,
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
     """Distils image features into the 3D network on the domains that ``config`` trains on; a stopped run resumes.
 
-    Steps, batches and learning rate are those of ``train``, the features those of ``fusion.taps``. Under torchrun, the
-    processes share each batch.
+    Steps, batches and learning rate are those of ``train``, the features those of ``fusion.taps``.
 
     Args:
         config: name of a preset, or a YAML file.
         overrides: settings that differ from it, as ``"key=value"``.
         cached: read features from the cache; otherwise they are computed in the loop.
         run: a folder or a name; by default it follows from the settings.
+        torchrun: the processes that ``torchrun`` started share each batch.
         workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
@@ -52,7 +57,7 @@ def pretrain(
     resolved = _for_pretraining(load_config(config, overrides, labels=False))
     settings = resolved.config
     train, data = settings.train, settings.data
-    with distributed(train.device):
+    with distributed(train.device) if torchrun else nullcontext():
         domains = DomainOpener(workspace, settings, cached=cached)
         source = None if train.source_free else domains.pretraining(data.source)
         target = domains.pretraining(data.target) if train.uses_target else None
@@ -69,7 +74,10 @@ def pretrain(
             facts=run_facts(resolved, cached=cached),
         )
     options = [*(["--cached"] if cached else []), *([] if config == DEFAULT_PRESET else ["--config", config])]
-    command = shlex.join(["xd3d", "train", *options, "--set", f"train.init={workspace.name_of(done.run)}"])
+    kept = [change for change in overrides if change.partition("=")[0].partition(".")[0] in _KEPT]
+    for change in (*kept, f"train.init={workspace.name_of(done.run)}"):
+        options += ["--set", change]
+    command = shlex.join(["xd3d", "train", *options])
     return Outcome(
         result={"run": str(done.run), "steps": done.steps},
         text=f"{done.steps} steps done. The run is in {done.run}. Next: {command}",

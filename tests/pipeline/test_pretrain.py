@@ -1,5 +1,6 @@
 """``xd3d pretrain`` without labels, and what is trained from it without images."""
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -28,16 +29,18 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
     jobs.extract_features("nuscenes", "default", SMALL, None, retry_failed=False, workspace=workspace)
     (root / "lidarseg").rename(root / "elsewhere")
 
-    def pretrained(*changes, config="default", run=None, said="xd3d train --cached --set train.init={name}"):
+    def pretrained(*changes, config="default", run=None, named=None):
         done = pretrain(config, [*SMALL, *changes], cached=True, run=run, workspace=workspace)
         made = Path(done.result["run"])
-        assert said.format(name=made.name) in done.text
+        options = ["--cached", *([] if config == "default" else ["--config", config])]
+        for change in (*SMALL[:4], f"train.init={named or made.name}"):
+            options += ["--set", change]
+        assert shlex.split(done.text.partition("Next: ")[2]) == ["xd3d", "train", *options]
         return made
 
     mine, elsewhere = tmp_path / "mine.yaml", tmp_path / "elsewhere"
     mine.write_text("extends: default\ndata: {pseudo_labels: those of the training}\n")
-    said = f"xd3d train --cached --config {mine} --set train.init={elsewhere}"
-    source = pretrained("data.merge=nuscenes-16", config=str(mine), run=elsewhere, said=said)
+    source = pretrained("data.merge=nuscenes-16", config=str(mine), run=elsewhere, named=elsewhere)
     both = pretrained("train.lam_trg=0.1")
     assert pretrained("train.lam_trg=0.1") == both, "the same call finds the finished run"
     index = open_index(workspace, "nuscenes")
@@ -64,12 +67,16 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
     assert np.isfinite(scores["3d"])
 
 
-def test_a_pair_without_validation_and_without_common_classes_pretrains_and_is_refused_in_training(twin_of, tmp_path):
+def test_a_pair_without_validation_and_without_common_classes_pretrains_and_is_refused_in_training(
+    twin_of, tmp_path, monkeypatch
+):
     workspace = Workspace(home=tmp_path / "work")
     both = [f"data.{side}={{dataset: a2d2, domain: all}}" for side in ("source", "target")]
     few = [*SMALL, *both, "train.lam_trg=0.1", "train.batch_size=1", "train.steps=1"]
     jobs.prepare("a2d2", twin_of("a2d2"), overrides=few, workspace=workspace)
     jobs.extract_features("a2d2", overrides=few, workspace=workspace)
+    monkeypatch.setenv("RANK", "0")  # a batch system leaves these; no other process is waited for
+    monkeypatch.setenv("WORLD_SIZE", "2")
     run = Path(pretrain("default", few, cached=True, workspace=workspace).result["run"])
     assert read_record(run)["source"] == read_record(run)["target"]
     with pytest.raises(ConfigError, match="merge nuscenes-6 is for nuscenes, not for a2d2"):
