@@ -35,14 +35,14 @@ class SparseTensor:
         Raises:
             BackendError: there is not one row of features per voxel.
         """
-        found = cls(
+        _check_rows(features, maps.indices)
+        return cls(
             features=features,
             indices=maps.indices,
             spatial_shape=maps.spatial_shape,
             batch_size=maps.batch_size,
             maps=maps,
         )
-        return found.replace(features)
 
     @property
     def sample(self) -> Int32[Tensor, "voxels"]:
@@ -60,10 +60,14 @@ class SparseTensor:
         Raises:
             BackendError: there is not one row per voxel.
         """
-        if len(features) != len(self.indices):
-            raise BackendError(f"{len(features)} rows of features do not fit {len(self.indices)} voxels")
+        _check_rows(features, self.indices)
         return replace(self, features=features)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "SparseTensor":
         """Returns the same voxels with ``function(features)``: a norm, an activation, a Linear."""
         return self.replace(function(self.features))
+
+
+def _check_rows(features: Tensor, indices: Tensor) -> None:
+    if len(features) != len(indices):
+        raise BackendError(f"{len(features)} rows of features do not fit {len(indices)} voxels")

@@ -213,8 +213,6 @@ class TestRefusals:
         x = sparse(random_indices(5), 2)
         with pytest.raises(BackendError, match=r"4 rows.*fit 5 voxels"):
             x.replace(torch.zeros(4, 2))
-
-    def test_maps_of_another_cloud(self):
         with pytest.raises(BackendError, match=r"4 rows.*fit 5 voxels"):
             SparseTensor.create(features=torch.zeros(4, 2), maps=KernelMaps(random_indices(5), SHAPE, BATCH))
 
