@@ -196,7 +196,7 @@ def pretrain(
 
     Example: `xd3d pretrain --cached --config nuscenes_usa_singapore/uda`
     """
-    return xd3d.pretrain(config, overrides or [], cached=cached, run=run)
+    return xd3d.pretrain(config, overrides or [], cached=cached, run=run, torchrun=True)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import ConfigError, DataError
@@ -22,18 +23,19 @@ def pretrain(
     *,
     cached: bool = False,
     run: Path | str | None = None,
+    torchrun: bool = False,
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
     """Distils image features into the 3D network on the domains that ``config`` trains on; a stopped run resumes.
 
-    Steps, batches and learning rate are those of ``train``, the features those of ``fusion.taps``. Under torchrun, the
-    processes share each batch.
+    Steps, batches and learning rate are those of ``train``, the features those of ``fusion.taps``.
 
     Args:
         config: name of a preset, or a YAML file.
         overrides: settings that differ from it, as ``"key=value"``.
         cached: read features from the cache; otherwise they are computed in the loop.
         run: a folder or a name; by default it follows from the settings.
+        torchrun: the processes that ``torchrun`` started share each batch.
         workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
     Examples:
@@ -52,7 +54,7 @@ def pretrain(
     resolved = _for_pretraining(load_config(config, overrides, labels=False))
     settings = resolved.config
     train, data = settings.train, settings.data
-    with distributed(train.device):
+    with distributed(train.device) if torchrun else nullcontext():
         domains = DomainOpener(workspace, settings, cached=cached)
         source = None if train.source_free else domains.pretraining(data.source)
         target = domains.pretraining(data.target) if train.uses_target else None

@@ -163,7 +163,7 @@ class TrainedRun:
         from ..stages.train.record import load_network
 
         model, fusion, device = self.config.model, self.config.fusion, self.config.train.device
-        network = load_network(self.folder, self.record, model=model, fusion=fusion, device=device)
+        network = load_network(self.folder, self.record, self.step, model=model, fusion=fusion, device=device)
         if self.reached < self.config.train.steps:
             log.warning("%s", self.progress)
         return network
@@ -184,7 +184,7 @@ class TrainedRun:
 
     @cached_property
     def step(self) -> int:
-        """Training step of the best checkpoint.
+        """Training step of the best checkpoint, the one that is read; a later one of a run in progress is not.
 
         Raises:
             RunError: there is no checkpoint yet.

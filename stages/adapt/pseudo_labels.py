@@ -22,14 +22,13 @@ from ...fingerprint import fingerprint_digest
 from ...locks import exclusive_lock
 from ..datasets.npy_files import load_archive
 from ..evaluate.scores import FramePrediction
-from ..train.pseudo_label_choice import HEADS, UNSURE, Candidates, LabelRule, thresholds
+from ..train.pseudo_label_choice import CODES, HEADS, UNSURE, Candidates, LabelRule, thresholds
 from ..train.pseudo_labels import FORMAT, FRAMES, LABELS, MANIFEST, PseudoLabels
 
 __all__ = ["candidates", "make_pseudo_labels"]
 
 PART = 64  #: frames per part
 PREDICTED = "predicted"
-NO_RULE = LabelRule()
 
 
 def make_pseudo_labels(
@@ -39,7 +38,7 @@ def make_pseudo_labels(
     frames: int,
     classes: Sequence[str],
     predict: Callable[[int], Iterable[FramePrediction]],
-    rule: LabelRule = NO_RULE,
+    rule: LabelRule,
 ) -> PseudoLabels:
     """Makes the pseudo labels of ``frames`` frames in ``folder``, or resumes; valid existing ones are returned.
 
@@ -123,7 +122,7 @@ def _write_part(path: Path, predictions: Sequence[FramePrediction], first: int, 
         "codes": np.concatenate([each.codes for each in found]),
         "eligible": np.concatenate([each.eligible for each in found]),
     }
-    write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    write_atomic(path, lambda file: np.savez(file, **arrays))
 
 
 def candidates(frame: FramePrediction, rule: LabelRule, *, what: str) -> Candidates:
@@ -148,30 +147,28 @@ def candidates(frame: FramePrediction, rule: LabelRule, *, what: str) -> Candida
 
 def _select(folder: Path, identity: Mapping[str, Any], classes: Sequence[str], parts: int) -> None:
     """Writes the confident labels, the table of frames, and last the manifest."""
-    found = sum(part.candidates.histogram(len(classes)) for part in _parts(folder, parts))
-    counts = found if isinstance(found, np.ndarray) else np.zeros((len(HEADS), len(classes), 1), np.int64)
-    least = thresholds(counts)
-    kept = np.zeros((len(HEADS), len(classes)), np.int64)
+    counts = np.zeros((len(HEADS), len(classes), CODES), np.int64)
+    for part in _parts(folder, parts):
+        counts += part.candidates.histogram(len(classes))
+    predicted, least = counts.sum(axis=2), thresholds(counts)
+    kept = np.zeros_like(predicted)
     frames = _write_labels(folder, parts, least, kept)
     write_atomic(folder / FRAMES, lambda file: np.save(file, frames, allow_pickle=False))
-    columns = ("predicted", "kept", "threshold")
     facts = {
         "format": FORMAT,
         "identity": dict(identity),
         "frames": len(frames),
-        "heads": [head for head, each in zip(HEADS, counts, strict=True) if each.any()],
+        "heads": [head for head, found in zip(HEADS, predicted, strict=True) if found.any()],
         "classes": {
             head: {
-                name: dict(zip(columns, values, strict=True))
-                for name, *values in zip(
-                    classes,
-                    each.sum(axis=1).tolist(),
-                    kept[column].tolist(),
-                    least[column].tolist(),
-                    strict=True,
-                )
+                name: {
+                    "predicted": int(predicted[row, number]),
+                    "kept": int(kept[row, number]),
+                    "threshold": float(least[row, number]),
+                }
+                for number, name in enumerate(classes)
             }
-            for column, (head, each) in enumerate(zip(HEADS, counts, strict=True))
+            for row, head in enumerate(HEADS)
         },
         "crc32": zlib.crc32(frames.tobytes()),
     }

@@ -19,7 +19,7 @@ from .features import ReadFeatures
 from .images import ImageBatch
 from .ragged import Ragged
 from .settings import MAX_SCALE, ModelSettings
-from .sparse import SparseTensor, build_kernel_maps
+from .sparse import KernelMaps, SparseTensor, build_kernel_maps
 from .unet3d import LEVELS, STEM_KERNEL
 from .voxels import voxelise
 
@@ -181,25 +181,15 @@ def _voxels(
                 f" {size} m; look for points that are far off, or for coordinates that are not in metres"
             )
         cells = max(cells, int(last) + 1)
-    voxels = voxelise(points, torch.ones(len(points), 1), sample, voxel_size=size, full_scale=cells)
-    maps = None
+    indices, point_to_voxel = voxelise(points, sample, voxel_size=size, full_scale=cells, batch_size=len(keys))
+    shape = (cells, cells, cells)
     if plan.kernel_maps:
         maps = build_kernel_maps(
-            voxels.indices,
-            voxels.spatial_shape,
-            batch_size=voxels.batch_size,
-            levels=LEVELS,
-            stem_kernel=STEM_KERNEL,
-            layouts=plan.layouts,
+            indices, shape, batch_size=len(keys), levels=LEVELS, stem_kernel=STEM_KERNEL, layouts=plan.layouts
         )
-    tensor = SparseTensor.create(
-        features=voxels.features,
-        indices=voxels.indices,
-        spatial_shape=voxels.spatial_shape,
-        batch_size=voxels.batch_size,
-        maps=maps,
-    )
-    return tensor, voxels.point_to_voxel
+    else:
+        maps = KernelMaps(indices, shape, len(keys))
+    return SparseTensor.create(features=torch.ones(len(indices), 1), maps=maps), point_to_voxel
 
 
 def _images(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read: ReadFeatures | None) -> ImageBatch:

@@ -31,13 +31,12 @@ def check_domains(
     """Checks that a run can be trained on the domains; returns the taps to train on.
 
     Raises:
-        RunError: a domain has no frames, lacks features that the settings need, or has other taps.
+        RunError: a domain lacks features that the settings need, or has other taps.
         CacheError: images of a domain have no features yet, or their extraction failed.
         ConfigError: the settings contradict the domains, such as a batch larger than a domain.
     """
     trained = {role: domain for role, domain in (("source", source), ("target", target)) if domain is not None}
     for role, domain in trained.items():
-        domain.require_frames(role)
         if fusion.image and domain.features is None:
             raise RunError(
                 f"fusion.variant={fusion.variant} uses images, and the {role} has no features; extract them, or set"
@@ -48,13 +47,11 @@ def check_domains(
             rule = LabelRule(agree=settings.pl_agree, vote=settings.pl_vote)
             domain.pseudo.require(describe_domain(domain), heads=HEADS if fusion.image else HEADS[1:], rule=rule)
             _check_points(domain, domain.pseudo)
-    if validation is not None:
-        validation.require_frames("validation")
-        if validation.features is None and fusion.needs_images:
-            raise RunError(
-                f"fusion.head={fusion.head} predicts with images alone, and the frames to validate on have none; set"
-                " fusion.head=distil, or data.validate_on to the other side"
-            )
+    if validation is not None and validation.features is None and fusion.needs_images:
+        raise RunError(
+            f"fusion.head={fusion.head} predicts with images alone, and the frames to validate on have none; set"
+            " fusion.head=distil, or data.validate_on to the other side"
+        )
     first = next(iter(trained))
     features = trained[first].features
     taps = choose_taps(fusion, features.taps if features else {})
@@ -94,9 +91,10 @@ def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
     if fusion.memberships and features.grid is None:
         path = features.path if isinstance(features, FeatureReader) else "CACHE"
         raise CacheError(
-            f"fusion.context={fusion.context} and fusion.inject={fusion.inject} read the agents of each pixel, which"
-            f" the cache {path} does not store (format 1). Add them, without the diffusion model: xd3d cache upgrade"
-            f" {path}; or go without: fusion.context=none and fusion.inject=pixel"
+            f"The network reads the agents of each pixel (fusion.context={fusion.context},"
+            f" fusion.inject={fusion.inject}, fusion.locate_queries={str(fusion.locate_queries).lower()}), which the"
+            f" cache {path} does not store (format 1). Add them, without the diffusion model: xd3d cache upgrade"
+            f" {path}; or go without: fusion.context=none, fusion.inject=pixel and fusion.locate_queries=false"
         )
 
 

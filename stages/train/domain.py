@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
-from ...errors import RunError
 from ..datasets.catalogue import DOMAINS
 from ..datasets.frames import Frame, load_frame
 from ..datasets.index import FrameIndex
@@ -77,15 +76,3 @@ class Domain:
             images = np.flatnonzero(np.isin(self.index.images.frame, self.frames))
             views = len(self.features.views)
             self.features.require((images[:, None] * views + np.arange(views)).ravel().tolist())
-
-    def require_frames(self, role: str) -> None:
-        """Checks that the domain has frames.
-
-        Raises:
-            RunError: the domain has no frame.
-        """
-        if not len(self):
-            raise RunError(
-                f"The {role} domain has no frames in the {self.index.dataset} index of {len(self.index.frames.key)}"
-                " frames; choose another domain or split (settings data.source, data.target)"
-            )

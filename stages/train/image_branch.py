@@ -61,7 +61,10 @@ class ImageBranch(nn.Module):
         return kept[sample].float().view(-1, 1, 1, 1)
 
 
-def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: float) -> Float[Tensor, "cells source"]:
+@lru_cache(maxsize=256)
+def resize_matrix(
+    cells: int, extent: float, source_cells: int, source_extent: float, device: torch.device | None = None
+) -> Float[Tensor, "cells source"]:
     """Returns bilinear weights that sample a row of ``source_cells`` at the centres of ``cells`` cells.
 
     Both rows cover the same image side with their first ``extent`` cells, so that padding does not shift the samples;
@@ -70,7 +73,7 @@ def resize_matrix(cells: int, extent: float, source_cells: int, source_extent: f
     centre = (torch.arange(cells, dtype=torch.float64) + 0.5) * (source_extent / extent) - 0.5
     centre = centre.clamp(0, source_cells - 1)
     distance = (centre.unsqueeze(1) - torch.arange(source_cells, dtype=torch.float64)).abs()
-    return (1 - distance).clamp(min=0).float()
+    return (1 - distance).clamp(min=0).float().to(device)
 
 
 def sample_points(
@@ -105,16 +108,9 @@ def _resize(
 ) -> Float[Tensor, "views channels height width"]:
     if (spec.height, spec.width, spec.extent) == (target.height, target.width, target.extent):
         return values
-    rows = _matrix_on(values.device, target.height, target.extent[0], spec.height, spec.extent[0])
-    columns = _matrix_on(values.device, target.width, target.extent[1], spec.width, spec.extent[1])
+    rows = resize_matrix(target.height, target.extent[0], spec.height, spec.extent[0], values.device)
+    columns = resize_matrix(target.width, target.extent[1], spec.width, spec.extent[1], values.device)
     return rows @ (values @ columns.T)
-
-
-@lru_cache(maxsize=256)
-def _matrix_on(
-    device: torch.device, cells: int, extent: float, source_cells: int, source_extent: float
-) -> Float[Tensor, "cells source"]:
-    return resize_matrix(cells, extent, source_cells, source_extent).to(device)
 
 
 def _convolution(channels: int) -> Sequence[nn.Module]:

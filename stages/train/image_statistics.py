@@ -50,9 +50,7 @@ class ImageStatistics(nn.Module):
         deviation = (self.squares / self.count.clamp(min=1)).sqrt() + FLOOR
         scores = (measures.double() - self.mean) / deviation
         found = scores.square().mean(1).sqrt().to(measures.dtype)
-        return torch.where(
-            self.count < 2, torch.ones_like(found), found
-        )  # not an if: it would synchronise with the GPU
+        return found.where(self.count >= 2, 1.0)  # not an if: it would synchronise with the GPU
 
     def weights(self, measures: Float[Tensor, "views measures"]) -> Float[Tensor, "views"]:
         """Returns min(1, FAR / distance): the weight of an image in the fusion of predictions."""

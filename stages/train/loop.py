@@ -154,9 +154,11 @@ def _make_stepper(
 
 @contextmanager
 def run_session(run: Path, seed: int, device: torch.device) -> Iterator[None]:
-    """Locks the folder of a run against other processes that train, and seeds PyTorch's generators for it."""
+    """Locks the folder of a run against other processes that train, and seeds PyTorch's generators meanwhile."""
     lock = exclusive_lock(run, work="trains", option="--run")
-    with lock if is_first_process() else nullcontext(), _seeded(seed, device):
+    devices = [device] if device.type == "cuda" else []
+    with lock if is_first_process() else nullcontext(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
         yield
 
 
@@ -277,12 +279,3 @@ class Trainer:
         miou = scores.miou[metric]
         if miou is not None and (self.best is None or miou > self.best.miou):
             self.best = Best(step=step, metric=metric, miou=miou)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds PyTorch's generators for the run, and restores them afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

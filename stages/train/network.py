@@ -43,12 +43,12 @@ class NetworkOutput:
     """
 
     logits_3d: Float[Tensor, "points classes"]
-    auxiliary_3d: Float[Tensor, "points classes"] | None
-    logits_2d: Float[Tensor, "points classes"] | None
-    auxiliary_2d: Float[Tensor, "points classes"] | None
-    refined: tuple[tuple[Tensor, Tensor], ...]
-    teacher: Float[Tensor, "points classes"] | None
-    queries: tuple[Tensor, Tensor] | None
+    auxiliary_3d: Float[Tensor, "points classes"] | None = None
+    logits_2d: Float[Tensor, "points classes"] | None = None
+    auxiliary_2d: Float[Tensor, "points classes"] | None = None
+    refined: tuple[tuple[Tensor, Tensor], ...] = ()
+    teacher: Float[Tensor, "points classes"] | None = None
+    queries: tuple[Tensor, Tensor] | None = None
     logits_lidar: Float[Tensor, "points classes"] | None = None
     image_weight: Float[Tensor, "points"] | None = None
     statistics: Float[Tensor, "views measures"] | None = None
@@ -263,13 +263,13 @@ class Network(nn.Module):
             x = self.unet.decode(encoded, refine, last=first)
             lidar = self.lidar_branch(encoded, x)[rows]
         if read is None and lidar is not None:
-            return _without_images(lidar)
+            return NetworkOutput(logits_3d=lidar)
         if read is not None and fusion.injects:
             encoded = [self._inject(batch, encoded[0], read), *encoded[1:]]
         stages = [*encoded[: LEVELS - first], x, *encoded[LEVELS - first + 1 :]]
         voxels = self.unet.decode(stages, refine, first=first).features
         if read is None:
-            return _without_images(self.head_3d(voxels)[rows])
+            return NetworkOutput(logits_3d=self.head_3d(voxels)[rows])
         return NetworkOutput(
             logits_3d=self.head_3d(voxels)[rows],
             auxiliary_3d=self.auxiliary_3d(voxels)[rows],
@@ -328,13 +328,6 @@ class _ImageReading:
     seen: Bool[Tensor, "points"]
     weight: Float[Tensor, "points"]
     statistics: Tensor
-
-
-def _without_images(logits: Float[Tensor, "points classes"]) -> NetworkOutput:
-    """Returns the output of a batch without images."""
-    return NetworkOutput(
-        logits_3d=logits, auxiliary_3d=None, logits_2d=None, auxiliary_2d=None, refined=(), teacher=None, queries=None
-    )
 
 
 def _relative_positions(voxels: SparseTensor) -> Float[Tensor, "voxels 3"]:

@@ -26,7 +26,6 @@ __all__ = [
     "broadcast",
     "gathered",
     "number_of_processes",
-    "local_part",
     "rank",
     "sum_gradients",
     "total",
@@ -96,14 +95,9 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def local_part(values: Shaped[Tensor, "all *rest"]) -> Shaped[Tensor, "local *rest"]:
-    """Returns this process's part of values that are equal in all, such as random numbers for the whole batch."""
-    return values.chunk(number_of_processes())[rank()]
-
-
 def rand_per_sample(samples: int, device: torch.device) -> Float[Tensor, "samples"]:
     """Returns a random number, 0 to 1, for each local sample; every process draws those of all processes."""
-    return local_part(torch.rand(samples * number_of_processes(), device=device))
+    return torch.rand(samples * number_of_processes(), device=device).chunk(number_of_processes())[rank()]
 
 
 def broadcast(value: Value) -> Value:

@@ -56,8 +56,6 @@ def pretrain(
         settings=settings,
         source=source,
         target=target,
-        validation=None,
-        init=None,
         taps=taps,
         facts=facts or {},
     )

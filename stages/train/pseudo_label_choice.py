@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt16
 
+from ...errors import ConfigError
+
 __all__ = ["CODES", "HEADS", "UNSURE", "Candidates", "LabelRule", "confidence_codes", "thresholds"]
 
 HEADS = ("2d", "3d")  #: the columns of labels
@@ -60,7 +62,15 @@ class Candidates:
 
         Each head's label is its own class, or that of the ``fused`` prediction if there is one. ``agents`` is the
         object agent of each point, -1 for none.
+
+        Raises:
+            ConfigError: the prediction has too many classes for labels of 8 bits.
         """
+        if (classes := probabilities_3d.shape[1]) > UNSURE:
+            raise ConfigError(
+                f"Pseudo labels have 8 bits and {UNSURE} classes at most, and this network predicts {classes}; merge"
+                " classes (data.merge), or train without pseudo labels (train.lam_pl=0)"
+            )
         labels = np.full((len(probabilities_3d), len(HEADS)), UNSURE, np.uint8)
         codes = np.zeros(labels.shape, np.uint16)
         for column, own in enumerate((probabilities_2d, probabilities_3d)):

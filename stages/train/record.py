@@ -19,7 +19,7 @@ from ...processes import select_device, world_size
 from ...settings import Mark, Settings, marked, with_added
 from ...version import code_version
 from ..datasets.labels import class_prior, class_weights
-from .checkpoint import best_step, checkpoint_steps, load_weights
+from .checkpoint import checkpoint_steps, load_weights
 from .domain import Domain
 from .network import Network
 from .settings import AugmentSettings, FusionSettings, ModelSettings, TrainSettings
@@ -123,18 +123,19 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} has run format {record.get('format')}, this version reads {FORMAT}; train again")
     if missing := sorted(_KEYS - record.keys()):
         raise RunError(f"{run / NAME} is damaged (no {', '.join(missing)}); train again in another folder")
+    if odd := [key for key in (*_GROUPS, "taps", "facts") if not isinstance(record[key], dict)]:
+        raise RunError(f"{run / NAME} is damaged (no object: {', '.join(odd)}); train again in another folder")
     return _current(record)
 
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:
     """Converts a record that an earlier version may have written to the current settings."""
-    train = record["train"]
-    if isinstance(train, dict) and "loggers" not in train:
+    train, fusion = record["train"], record["fusion"]
+    if "loggers" not in train:
         loggers = [name for name in ("tensorboard", "wandb") if train.get(name)]
         others = {name: value for name, value in train.items() if name not in ("tensorboard", "wandb")}
         record = {**record, "train": {**others, "loggers": loggers}}
-    fusion = record["fusion"]
-    if not isinstance(fusion, dict) or "inject" in fusion:
+    if "inject" in fusion:
         return record
     queries = _OLD_VARIANTS.get(fusion.get("variant", ""), "none")
     variant = "full" if queries != "none" else fusion.get("variant")
@@ -149,10 +150,10 @@ def make_record(
     settings: TrainSettings,
     source: Domain | None,
     target: Domain | None,
-    validation: Domain | None,
-    init: Mapping[str, Any] | None,
     taps: Mapping[str, TapSpec],
     facts: Mapping[str, Any],
+    validation: Domain | None = None,
+    init: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns everything a run depends on, as JSON; there must be a source or a target."""
     sides = [side for side in (source, target) if side is not None]
@@ -178,26 +179,25 @@ def make_record(
 def load_network(
     run: Path,
     record: Mapping[str, Any],
-    which: Literal["best", "last"] = "best",
+    step: int,
     *,
     model: ModelSettings,
     fusion: FusionSettings,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Network:
-    """Loads the trained network of ``run``, in evaluation mode; ``best`` is the last checkpoint without validation.
+    """Loads the network of the checkpoint of ``step``, in evaluation mode.
 
     ``model`` and ``fusion`` are the settings of its ``record``, except that device and sparse backend are those of this
     machine; the weights do not depend on them.
 
     Raises:
-        RunError: the record is damaged, there is no checkpoint yet, or it is damaged.
+        RunError: the record or the checkpoint is damaged.
         BackendError: the requested device or backend is not available.
     """
-    best = best_step(run)
     with _reading():
         taps = {name: TapSpec(**{**spec, "extent": tuple(spec["extent"])}) for name, spec in record["taps"].items()}
     network = build_network(record, model=model, fusion=fusion, taps=taps, device=select_device(device))
-    load_weights(run, network, best if which == "best" else checkpoint_steps(run)[-1])
+    load_weights(run, network, step)
     return network.eval()
 
 

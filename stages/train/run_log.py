@@ -66,9 +66,11 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._each(lambda logger: logger.close(failed=kind is not None))
+        try:
+            if self._file is not None:
+                self._file.close()  # on a full disk this fails again, after the write that did
+        finally:
+            self._each(lambda logger: logger.close(failed=kind is not None))
 
     def _send(self, record: Mapping[str, Any], pictures: Pictures) -> None:
         step, numbers = record["step"], dict(_numbers(record, ""))

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from ...errors import BackendError
 from .norms import Norm, make_norm
 from .settings import ModelSettings
 from .sparse import Backend, DownConv3d, InverseConv3d, SparseTensor, SubMConv3d
@@ -100,7 +99,6 @@ class SpUNet(nn.Module):
     ) -> None:
         super().__init__()
         plan = _PRESETS[preset]
-        self.in_channels = in_channels
         self.encoder_channels = plan.encoder
         self.decoder_channels = plan.decoder
         self.out_channels = plan.decoder[-1]
@@ -135,17 +133,12 @@ class SpUNet(nn.Module):
         the output of the stage before it, which the caller puts there. After the last stage the result has the stem's
         voxels and ``out_channels``. ``refine(stage, x)``, for stages 0 (coarsest) to 3, returns features
         [N, ``decoder_channels[stage]``] on the voxels of ``x`` that replace its own.
-
-        Raises:
-            BackendError: ``stages`` is not the output of ``encode``, or ``refine`` changed the shape.
         """
-        if len(stages) != LEVELS + 1:
-            raise BackendError(f"decode needs the {LEVELS + 1} stages of encode, found {len(stages)}")
         x = stages[LEVELS - first]
         for stage in range(first, last):
             x = decoder_stage(self.up[stage], self.decoder[stage], x, stages[LEVELS - 1 - stage])
             if refine is not None:
-                x = _refined(x, refine(stage, x), stage)
+                x = x.replace(refine(stage, x))
         return x
 
     def forward(self, x: SparseTensor) -> SparseTensor:
@@ -179,14 +172,6 @@ def _blocks(in_channels: int, out_channels: int, count: int, backend: Backend, n
     return nn.Sequential(
         *(ResidualBlock(in_channels=width, out_channels=out_channels, backend=backend, norm=norm) for width in widths)
     )
-
-
-def _refined(x: SparseTensor, features: Tensor, stage: int) -> SparseTensor:
-    if features.shape != x.features.shape:
-        raise BackendError(
-            f"refine returned {tuple(features.shape)} at decoder stage {stage}, expected {tuple(x.features.shape)}"
-        )
-    return x.replace(features)
 
 
 def make_head(kind: Literal["linear", "mlp"], channels: int, classes: int) -> nn.Module:

@@ -14,6 +14,7 @@ from xd3d.stages.train.network import Network
 from xd3d.stages.train.sparse import (
     DownConv3d,
     InverseConv3d,
+    KernelMaps,
     SparseTensor,
     SubMConv3d,
     choose_backend,
@@ -111,12 +112,8 @@ def results(bench: Bench, voxels: SparseTensor, module: nn.Module, channels: int
     device, dtype = torch.device(bench.device), getattr(torch, precision)
     generator = torch.Generator().manual_seed(1)
     values = torch.rand(len(voxels.indices), channels, generator=generator).to(device).requires_grad_()
-    x = SparseTensor.create(
-        features=values,
-        indices=voxels.indices.to(device),
-        spatial_shape=voxels.spatial_shape,
-        batch_size=voxels.batch_size,
-    )
+    maps = KernelMaps(voxels.indices.to(device), voxels.spatial_shape, voxels.batch_size)
+    x = SparseTensor.create(features=values, maps=maps)
     with torch.autocast(device.type, dtype, enabled=precision != "float32"):
         y = module.to(device)(x).features.float()
     pull = 0.01 * torch.randn(y.shape, generator=generator).to(device)

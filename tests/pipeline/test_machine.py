@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from xd3d.errors import BackendError, ConfigError, MissingDataError, RunError
 from xd3d.pipeline import jobs
 from xd3d.pipeline.config import load_config
@@ -14,7 +15,7 @@ from xd3d.pipeline.predict_sweeps import predict
 from xd3d.pipeline.pseudo_labels import pseudo_label
 from xd3d.pipeline.runs import TrainedRun, run_name
 from xd3d.pipeline.workspace import Workspace
-from xd3d.stages.train.checkpoint import checkpoint_steps
+from xd3d.stages.train.checkpoint import Best, TrainState, checkpoint_steps, save_checkpoint
 from xd3d.stages.train.optimise import Stepper
 
 SMALL = (
@@ -86,6 +87,16 @@ def test_a_run_of_another_backend_resumes_with_that_of_this_machine(workspace, e
         shutil.rmtree(checkpoint)
     assert train(workspace, "elsewhere", "train.steps=2").result["steps"] == 2
     assert checkpoint_steps(elsewhere) == checkpoint_steps(workspace.run("here"))
+
+
+def test_a_run_that_is_validated_while_it_is_read_has_the_step_of_the_weights_that_were_read(workspace, tmp_path):
+    run = shutil.copytree(workspace.run("here"), tmp_path / "run")
+    trained = TrainedRun.open(workspace, run)
+    network, read = trained.network, max(checkpoint_steps(run))
+    optimiser = torch.optim.Adam(network.parameters())
+    state = TrainState(network=network, optimiser=optimiser, scaler=torch.amp.GradScaler("cpu"))
+    save_checkpoint(run, state, step=read + 1, best=Best(step=read + 1, metric="fused", miou=1.0))
+    assert trained.step == read
 
 
 def test_the_device_and_the_backend_of_a_run_can_be_told(workspace):

@@ -66,12 +66,16 @@ def test_pretrained_where_labels_cannot_be_read_and_trained_where_there_is_no_im
     assert np.isfinite(scores["3d"])
 
 
-def test_a_pair_without_validation_and_without_common_classes_pretrains_and_is_refused_in_training(twin_of, tmp_path):
+def test_a_pair_without_validation_and_without_common_classes_pretrains_and_is_refused_in_training(
+    twin_of, tmp_path, monkeypatch
+):
     workspace = Workspace(home=tmp_path / "work")
     both = [f"data.{side}={{dataset: a2d2, domain: all}}" for side in ("source", "target")]
     few = [*SMALL, *both, "train.lam_trg=0.1", "train.batch_size=1", "train.steps=1"]
     jobs.prepare("a2d2", twin_of("a2d2"), overrides=few, workspace=workspace)
     jobs.extract_features("a2d2", overrides=few, workspace=workspace)
+    monkeypatch.setenv("RANK", "0")  # a batch system leaves these; no other process is waited for
+    monkeypatch.setenv("WORLD_SIZE", "2")
     done = pretrain("default", few, cached=True, workspace=workspace)
     run = Path(done.result["run"])
     assert f"xd3d train --cached --config CONFIG --set train.init={run.name}, where" in done.text, "not the same config"

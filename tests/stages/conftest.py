@@ -90,13 +90,14 @@ def make_network(small_fusion: Callable) -> Callable:
 @pytest.fixture
 def load_run() -> Callable:
     """Call it with a run's folder for its network, built from its record alone."""
+    from xd3d.stages.train.checkpoint import best_step
     from xd3d.stages.train.record import load_network, read_record
 
-    def load(run, which="best"):
+    def load(run):
         record = read_record(run)
         model = ModelSettings.model_validate({**record["model"], "backend": "auto"})
         fusion = FusionSettings.model_validate(record["fusion"])
-        return load_network(run, record, which, model=model, fusion=fusion, device="cpu")
+        return load_network(run, record, best_step(run), model=model, fusion=fusion, device="cpu")
 
     return load
 

@@ -25,6 +25,8 @@ __all__ = [
     "build_kernel_maps",
     "strided_map",
     "submanifold_map",
+    "voxel_coordinates",
+    "voxel_keys",
 ]
 
 Shape = tuple[int, int, int]
@@ -168,7 +170,7 @@ def _check_indices(indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch
             f"{int(outside.sum())} of {len(indices)} voxels lie outside batch_size={batch_size}, "
             f"spatial_shape={spatial_shape}; the first is (sample, x, y, z) = {indices[outside][0].tolist()}"
         )
-    keys = _keys(indices, spatial_shape, 0).sort().values
+    keys = voxel_keys(indices, spatial_shape).sort().values
     repeated = int((keys[1:] == keys[:-1]).sum())
     if repeated:
         raise BackendError(
@@ -201,7 +203,7 @@ def strided_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> Ker
     """Returns the pairs (voxel, coarse voxel that contains it); odd extents are rounded up, so no plane is lost."""
     coarse_shape = (-(-spatial_shape[0] // 2), -(-spatial_shape[1] // 2), -(-spatial_shape[2] // 2))
     parents = torch.cat([indices[:, :1], indices[:, 1:] // 2], 1)
-    keys, parent = torch.unique(_keys(parents, coarse_shape, 0), return_inverse=True)
+    keys, parent = torch.unique(voxel_keys(parents, coarse_shape), return_inverse=True)
     halves = indices[:, 1:].long() % 2
     cell = (halves[:, 0] * 2 + halves[:, 1]) * 2 + halves[:, 2]
     source = cell.argsort(stable=True)
@@ -214,20 +216,20 @@ def strided_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> Ker
         by_source=_segments(source, len(indices)),
         source_indices=indices,
         source_shape=spatial_shape,
-        target_indices=_coordinates(keys, coarse_shape),
+        target_indices=voxel_coordinates(keys, coarse_shape),
         target_shape=coarse_shape,
     )
 
 
-def _keys(indices: Int32[Tensor, "voxels 4"], shape: Shape, margin: int) -> Int64[Tensor, "voxels"]:
+def voxel_keys(indices: Int[Tensor, "voxels 4"], shape: Shape, margin: int = 0) -> Int64[Tensor, "voxels"]:
     """Returns an int64 key per voxel; ``margin`` empty cells on every side keep neighbours' keys from wrapping."""
     sample, x, y, z = indices.long().unbind(1)
     across = [extent + 2 * margin for extent in shape]
     return ((sample * across[0] + x + margin) * across[1] + y + margin) * across[2] + z + margin
 
 
-def _coordinates(keys: Int64[Tensor, "voxels"], shape: Shape) -> Int32[Tensor, "voxels 4"]:
-    """Inverts ``_keys`` without a margin."""
+def voxel_coordinates(keys: Int64[Tensor, "voxels"], shape: Shape) -> Int32[Tensor, "voxels 4"]:
+    """Inverts ``voxel_keys`` without a margin."""
     rest, z = keys // shape[2], keys % shape[2]
     rest, y = rest // shape[1], rest % shape[1]
     return torch.stack([rest // shape[0], rest % shape[0], y, z], 1).int()
@@ -241,7 +243,7 @@ def _earlier_neighbours(
     The ``kernel`` cells along z are adjacent in the sorted keys, so one search finds all of them.
     """
     reach = kernel // 2
-    keys, order = _keys(indices, spatial_shape, reach).sort()
+    keys, order = voxel_keys(indices, spatial_shape, reach).sort()
     across_y, across_z = (extent + 2 * reach for extent in spatial_shape[1:])
     columns = product(range(-reach, reach + 1), repeat=2)
     starts = [(dx * across_y + dy) * across_z - reach for dx, dy in columns if (dx, dy) <= (0, 0)]
@@ -259,10 +261,7 @@ def _earlier_neighbours(
     return cell[before], source[before], target[before]
 
 
-def _starts(counts: Int64[Tensor, "rows"]) -> Int64[Tensor, "rows_and_end"]:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
 def _segments(rows: Int64[Tensor, "pairs"], total: int) -> Segments:
     """Groups pairs by row, in their order within a row."""
-    return Segments(order=rows.argsort(stable=True), starts=_starts(torch.bincount(rows, minlength=total)))
+    counts = torch.bincount(rows, minlength=total)
+    return Segments(order=rows.argsort(stable=True), starts=torch.cat([counts.new_zeros(1), counts.cumsum(0)]))

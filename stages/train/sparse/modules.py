@@ -17,7 +17,7 @@ __all__ = ["DownConv3d", "InverseConv3d", "SubMConv3d"]
 class _SparseConv3d(nn.Module):
     """A weight [out, k, k, k, in] and the backend that applies it."""
 
-    def __init__(self, *, in_channels: int, out_channels: int, kernel: int, backend: Backend) -> None:
+    def __init__(self, *, in_channels: int, out_channels: int, kernel: int = 2, backend: Backend) -> None:
         super().__init__()
         if in_channels < 1 or out_channels < 1:
             raise BackendError(f"A convolution needs channels, found {in_channels} in and {out_channels} out")
@@ -68,9 +68,6 @@ class SubMConv3d(_SparseConv3d):
 class DownConv3d(_SparseConv3d):
     """Convolution with kernel 2 and stride 2: one output voxel for each 2 x 2 x 2 block with an input voxel."""
 
-    def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
-        super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=2, backend=backend)
-
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
         """Maps [N, in] to [M, out] on the voxels of the next level."""
         return self.backend.down(x, weight)
@@ -78,9 +75,6 @@ class DownConv3d(_SparseConv3d):
 
 class InverseConv3d(_SparseConv3d):
     """Inverse of ``DownConv3d``: each voxel of the finer level reads the coarse voxel that contains it."""
-
-    def __init__(self, *, in_channels: int, out_channels: int, backend: Backend) -> None:
-        super().__init__(in_channels=in_channels, out_channels=out_channels, kernel=2, backend=backend)
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
         """Maps [M, in] to [N, out] on the input voxels of the matching ``DownConv3d``, in their order."""

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Float, Int32
 from torch import Tensor
 
 from ....errors import BackendError
@@ -30,42 +29,19 @@ class SparseTensor:
     level: int = 0
 
     @classmethod
-    def create(
-        cls,
-        *,
-        features: Float[Tensor, "voxels channels"],
-        indices: Int[Tensor, "voxels 4"],
-        spatial_shape: Shape,
-        batch_size: int,
-        maps: KernelMaps | None = None,
-    ) -> "SparseTensor":
-        """Creates a sparse tensor after checking its coordinates.
-
-        ``maps`` are the result of ``build_kernel_maps`` for the same coordinates; otherwise maps are built on demand.
+    def create(cls, *, features: Float[Tensor, "voxels channels"], maps: KernelMaps) -> "SparseTensor":
+        """Creates the sparse tensor of the voxels of ``maps``; maps that it lacks are built on demand.
 
         Raises:
-            BackendError: coordinates are not int32, repeated, out of range, or not those of ``maps``; or the parts are
-                on different devices.
+            BackendError: there is not one row of features per voxel.
         """
-        if maps is None:
-            maps = KernelMaps(indices, spatial_shape, batch_size)
-        if not features.device == indices.device == maps.indices.device:
-            raise BackendError(
-                f"Features are on {features.device}, voxel indices on {indices.device} and kernel maps on"
-                f" {maps.indices.device}; move all of them to one device"
-            )
-        if len(features) != len(indices):
-            raise BackendError(f"{len(features)} rows of features do not fit {len(indices)} voxels")
-        if (maps.spatial_shape, maps.batch_size) != (spatial_shape, batch_size) or not torch.equal(
-            maps.indices, indices
-        ):
-            raise BackendError(
-                f"The kernel maps were made for other voxels ({len(maps.indices)} in {maps.spatial_shape}, batch of "
-                f"{maps.batch_size}) than these ({len(indices)} in {spatial_shape}, batch of {batch_size}); "
-                "build them from the same indices"
-            )
+        _check_rows(features, maps.indices)
         return cls(
-            features=features, indices=maps.indices, spatial_shape=spatial_shape, batch_size=batch_size, maps=maps
+            features=features,
+            indices=maps.indices,
+            spatial_shape=maps.spatial_shape,
+            batch_size=maps.batch_size,
+            maps=maps,
         )
 
     @property
@@ -84,10 +60,14 @@ class SparseTensor:
         Raises:
             BackendError: there is not one row per voxel.
         """
-        if len(features) != len(self.indices):
-            raise BackendError(f"{len(features)} rows of features do not fit {len(self.indices)} voxels")
+        _check_rows(features, self.indices)
         return replace(self, features=features)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "SparseTensor":
         """Returns the same voxels with ``function(features)``: a norm, an activation, a Linear."""
         return self.replace(function(self.features))
+
+
+def _check_rows(features: Tensor, indices: Tensor) -> None:
+    if len(features) != len(indices):
+        raise BackendError(f"{len(features)} rows of features do not fit {len(indices)} voxels")

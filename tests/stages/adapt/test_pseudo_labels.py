@@ -51,7 +51,11 @@ def predictions(first, *, heads=2):
 
 def make(folder, predict=predictions, **options):
     return make_pseudo_labels(
-        folder, **{"identity": IDENTITY, "frames": FRAMES, "classes": CLASSES, "predict": predict, **options}
+        folder,
+        **{
+            **{"identity": IDENTITY, "frames": FRAMES, "classes": CLASSES, "predict": predict, "rule": LabelRule()},
+            **options,
+        },
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from xd3d.stages.train.losses import agreement_loss, cross_modal_loss, weighted_cross_entropy
 from xd3d.stages.train.norms import VoxelNorm
-from xd3d.stages.train.parallel import distributed, local_part, number_of_processes, rank, sum_gradients, total
+from xd3d.stages.train.parallel import distributed, number_of_processes, rank, sum_gradients, total
 from xd3d.stages.train.queries import DropPath
 from xd3d.stages.train.query_attention import decoupling_loss
 
@@ -21,7 +21,7 @@ def compute() -> dict[str, object]:
     own = slice(0, 11) if number_of_processes() == 1 else [slice(0, SPLIT), slice(SPLIT, 11)][rank()]
     voxels = (50 + torch.randn(11, 3, generator=generator))[own].requires_grad_()
     other = torch.randn(11, 3, generator=generator)[own]
-    queries = local_part(torch.randn(2, 5, 3, generator=generator))
+    queries = torch.randn(2, 5, 3, generator=generator).chunk(number_of_processes())[rank()]
     norm, unused = VoxelNorm(3), nn.Parameter(torch.ones(2))
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, 2.0, 0.5]))

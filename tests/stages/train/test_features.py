@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import torch
 from numpy_encoder import write_shard
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.writer import CacheWriter
-from xd3d.errors import RunError
+from xd3d.errors import CacheError, RunError
 from xd3d.prefetch import map_ahead, ring_slots
 from xd3d.stages.predict.inference import predict_frames
+from xd3d.stages.train.checks import check_memberships
 from xd3d.stages.train.features import draw_views, feature_readers, identity_views
 from xd3d.stages.train.loader import Use, evaluation_batch, generator, training_batch
 from xd3d.stages.train.settings import AugmentSettings
@@ -139,6 +141,15 @@ def test_batches_in_reused_memory_equal_fresh_ones_for_as_long_as_they_are_in_us
             assert torch.equal(values, fresh[name]), f"{name} of step {step} changed under its consumer"
         addresses.add(batch.images.maps["up2"].data_ptr())
     assert len(addresses) == ring_slots(threads), "the memory of the ring must be used again"
+
+
+def test_a_cache_without_memberships_is_refused_with_the_settings_that_read_them(make_domain, small_fusion, paper):
+    features = make_domain(frames=1).features
+    located = small_fusion(**paper, locate_queries=True)
+    with pytest.raises(CacheError, match=r"locate_queries=true.*xd3d cache upgrade.*fusion\.locate_queries=false"):
+        check_memberships(located, SimpleNamespace(grid=None))
+    check_memberships(small_fusion(**paper), SimpleNamespace(grid=None))
+    check_memberships(located, features)
 
 
 def test_memberships_are_read_where_they_are_wanted(make_domain, tmp_path):

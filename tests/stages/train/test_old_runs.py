@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from xd3d.errors import RunError
 from xd3d.stages.predict.inference import predict_frames
 from xd3d.stages.train.checkpoint import TrainState, save_checkpoint
 from xd3d.stages.train.initial import InitialCheckpoint
@@ -101,3 +102,12 @@ def test_the_loggers_of_an_old_run_are_read_and_may_change(make_domain, old_run)
     (run / "run.json").write_text(json.dumps(stored))
     assert TrainSettings(**read_record(run)["train"]).loggers == ("wandb",)
     assert open_record(run, record) is not None
+
+
+@pytest.mark.parametrize("part", ["model", "fusion", "train", "taps", "facts"])
+def test_a_record_whose_parts_are_no_objects_is_damaged(tmp_path, part):
+    whole = {key: {} for key in ("augment", "fusion", "model", "train", "taps", "facts")}
+    others = dict.fromkeys(("code", "classes", "source", "target", "class_counts"))
+    write_record(tmp_path, {**whole, **others, part: []})
+    with pytest.raises(RunError, match=rf"run\.json is damaged.*{part}"):
+        read_record(tmp_path)

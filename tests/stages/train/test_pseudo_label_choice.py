@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xd3d.errors import ConfigError
 from xd3d.stages.train.pseudo_label_choice import UNSURE, Candidates, LabelRule, confidence_codes, thresholds
 
 CLASSES = 3
@@ -106,3 +107,12 @@ def test_points_without_an_agent_are_not_voted_on():
     p3 = certain([0, 0, 1, 1, 2], [0.8] * 5)
     made = Candidates.of(None, p3, fused=None, agents=np.array([3, 3, 3, -1, -1]), rule=LabelRule(vote=True))
     assert made.eligible.tolist() == [True, True, False, True, True]
+
+
+def test_more_classes_than_labels_of_8_bits_can_name_are_refused():
+    def propose(classes):
+        return Candidates.of(None, np.eye(classes), fused=None, agents=None, rule=LabelRule())
+
+    assert propose(255).labels[:, 1].tolist() == list(range(255))
+    with pytest.raises(ConfigError, match=r"255 .*256.*data\.merge"):
+        propose(256)

@@ -4,7 +4,7 @@ from xd3d.cache.schema import TapSpec
 from xd3d.stages.train.images import ImageBatch
 from xd3d.stages.train.queries import HEADS, ImageQueries, QueryBlock, StageMerge, VoxelQueries
 from xd3d.stages.train.ragged import Ragged
-from xd3d.stages.train.sparse import SparseTensor
+from xd3d.stages.train.sparse import KernelMaps, SparseTensor
 
 SPEC = TapSpec(name="up1", channels=6, height=3, width=5, extent=(2.0, 4.5))
 
@@ -69,9 +69,7 @@ def voxels(counts, channels):
     indices = torch.stack([sample, torch.arange(len(sample)), *torch.zeros(2, len(sample), dtype=torch.int64)], 1)
     return SparseTensor.create(
         features=torch.randn(len(sample), channels, dtype=torch.float64).requires_grad_(),
-        indices=indices.int(),
-        spatial_shape=(32, 4, 4),
-        batch_size=len(counts),
+        maps=KernelMaps(indices.int(), (32, 4, 4), len(counts)),
     )
 
 

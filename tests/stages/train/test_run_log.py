@@ -1,5 +1,7 @@
 import json
+from types import SimpleNamespace
 
+import pytest
 from xd3d.processes import ProcessRank
 from xd3d.stages.train.run_log import RunLog, past_losses, read_log
 
@@ -52,3 +54,18 @@ def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
         records.write({"step": 1, "loss": 1.0})
         records.flush()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_loggers_are_closed_where_the_disk_is_full(tmp_path):
+    closed = []
+
+    def full():
+        raise OSError("No space left")
+
+    records = RunLog(tmp_path, step=0)
+    records._file.close()
+    records._file = SimpleNamespace(close=full)
+    records._loggers["other"] = SimpleNamespace(close=lambda failed: closed.append(failed))
+    with pytest.raises(OSError, match="No space left"), records:
+        pass
+    assert closed == [False]

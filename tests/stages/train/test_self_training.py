@@ -105,6 +105,7 @@ def test_pseudo_labels_follow_their_points_through_augmentation(make_domain, mak
             FramePrediction(labels=truth, probabilities_2d=None, probabilities_3d=np.eye(6)[truth.clip(0)])
             for truth in (domain.load(position).labels for position in range(first, 2))
         ),
+        rule=NO_RULE,
     )
     plan = make_network(domain).plan
     small = dataclasses.replace(plan, model=plan.model.model_copy(update={"full_scale": 100}))

@@ -10,6 +10,7 @@ from xd3d.errors import BackendError
 from xd3d.stages.train.sparse import (
     DownConv3d,
     InverseConv3d,
+    KernelMaps,
     SparseTensor,
     SubMConv3d,
     build_kernel_maps,
@@ -44,9 +45,7 @@ def random_indices(count, shape=SHAPE, seed=0):
 
 def sparse(indices, channels, shape=SHAPE, dtype=torch.float64, seed=1):
     features = torch.randn(len(indices), channels, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-    return SparseTensor.create(
-        features=features.requires_grad_(), indices=indices, spatial_shape=shape, batch_size=BATCH
-    )
+    return SparseTensor.create(features=features.requires_grad_(), maps=KernelMaps(indices, shape, BATCH))
 
 
 def dense(features, indices, shape):
@@ -214,17 +213,8 @@ class TestRefusals:
         x = sparse(random_indices(5), 2)
         with pytest.raises(BackendError, match=r"4 rows.*fit 5 voxels"):
             x.replace(torch.zeros(4, 2))
-
-    def test_maps_of_another_cloud(self):
-        maps = build_kernel_maps(random_indices(5, seed=1), SHAPE, batch_size=BATCH)
-        with pytest.raises(BackendError, match="made for other voxels"):
-            SparseTensor.create(
-                features=torch.zeros(5, 2),
-                indices=random_indices(5, seed=2),
-                spatial_shape=SHAPE,
-                batch_size=BATCH,
-                maps=maps,
-            )
+        with pytest.raises(BackendError, match=r"4 rows.*fit 5 voxels"):
+            SparseTensor.create(features=torch.zeros(4, 2), maps=KernelMaps(random_indices(5), SHAPE, BATCH))
 
     def test_another_width(self, backend):
         conv = module(SubMConv3d, backend, in_channels=4, out_channels=5)
@@ -352,7 +342,5 @@ class TestTorchBackend:
         maps = build_kernel_maps(indices, SHAPE, batch_size=BATCH)
         for name in ("submanifold_map", "strided_map"):
             monkeypatch.delattr(f"xd3d.stages.train.sparse.maps.{name}")  # a map built late would raise
-        ahead = SparseTensor.create(
-            features=x.features, indices=indices, spatial_shape=SHAPE, batch_size=BATCH, maps=maps
-        )
+        ahead = SparseTensor.create(features=x.features, maps=maps)
         assert torch.equal(net(ahead).features, expected)
