@@ -173,7 +173,11 @@ class DomainOpener:
         return fused if images else "3d"
 
     def validation(self) -> Domain | None:
-        """Returns the validation frames; None without validation, with a warning unless the config asks for none."""
+        """Returns the validation frames; None without validation, with a warning unless the config asks for none.
+
+        Raises:
+            ConfigError: some are test frames of the target.
+        """
         side = self._validated()
         if side is None:
             return None
@@ -184,12 +188,28 @@ class DomainOpener:
             )
             return None
         try:
-            return self.open(side, "val")
+            validation = self.open(side, "val")
         except DataError as error:
             other = side != self.config.data.source and not self.config.train.source_free
             remedy = "; data.validate_on=source would validate on the source" if other else ""
             log.warning("There is no validation, and the last checkpoint is used as the best%s. %s", remedy, error)
             return None
+        self._refuse_test_frames(validation, side)
+        return validation
+
+    def _refuse_test_frames(self, validation: Domain, side: DomainSettings) -> None:
+        target = self.config.data.target
+        if side.dataset != target.dataset:
+            return
+        try:
+            tested = domain_frames(validation.index, target.domain, "test")
+        except DataError:  # it has no test frames
+            return
+        if shared := len(np.intersect1d(validation.frames, tested)):
+            raise ConfigError(
+                f"{shared} val frames of '{side.domain}', on which the best checkpoint would be chosen, are test frames of"
+                f" the target '{target.domain}'. Set data.validate_on=none, or a source or target of other frames"
+            )
 
     def _validated(self) -> DomainSettings | None:
         source, target = self.config.data.source, self.config.data.target

@@ -122,7 +122,7 @@ def choose_frames(
         root=points or root,
         domain=domain or "all",
         split=split or "all",
-        scenes=[name.strip() for name in (scenes or "").split(",") if name.strip()],
+        scenes=[] if scenes is None else [name.strip() for name in scenes.split(",")],
         official=submission,
     )
 

@@ -61,6 +61,7 @@ def synthesize(
 
     Raises:
         ConfigError: an option is out of range, or ``out`` holds something else.
+        RunError: another process writes to ``out``.
     """
     out = Path(out)
     if dataset == "nuscenes":

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from xd3d.errors import ConfigError, DataError
 from xd3d.pipeline.config import load_config
-from xd3d.pipeline.domains import DomainOpener
+from xd3d.pipeline.domains import DomainOpener, open_index
 from xd3d.pipeline.workspace import Workspace
 from xd3d.stages.datasets.prepare import prepare_dataset
 from xd3d.stages.datasets.splits import split_counts
@@ -102,3 +102,20 @@ def test_a_drive_without_labels_and_val_is_a_target_with_the_classes_of_the_sour
     assert domains.validation() is None
     assert "data.validate_on=source" in caplog.text
     assert len(domains_of(drive, "semantickitti", "data.validate_on=source").validation()) == 1
+
+
+def test_no_checkpoint_is_chosen_on_test_frames_of_the_target(twin_of, tmp_path):
+    workspace = Workspace(home=tmp_path)
+    prepare_dataset("semantickitti", twin_of("semantickitti"), workspace.index("semantickitti"))
+    sides = ["data.source={dataset: semantickitti, domain: official}", "data.target.dataset=semantickitti"]
+    shift = [*sides, "data.merge=semantickitti-19", "fusion.variant=3d-only", "data.validate_on=source"]
+
+    def validation(target):
+        config = load_config("default", [*shift, f"data.target.domain={target}"]).config
+        return DomainOpener(workspace, config, cached=True).validation()
+
+    counts = split_counts(open_index(workspace, "semantickitti"))
+    assert counts["official"]["val"] == counts["all"]["test"] > 0
+    with pytest.raises(ConfigError, match=rf"{counts['all']['test']} val frames of 'official'.* target 'all'.*validate_on"):
+        validation("all")
+    assert len(validation("official")) == counts["official"]["val"]
