@@ -207,7 +207,7 @@ class DomainOpener:
             return
         if shared := len(np.intersect1d(validation.frames, tested)):
             raise ConfigError(
-                f"{shared} val frames of '{side.domain}', on which the best checkpoint would be chosen, are test frames of"
+                f"{shared} val frames of '{side.domain}', which choose the best checkpoint, are test frames of"
                 f" the target '{target.domain}'. Set data.validate_on=none, or a source or target of other frames"
             )
 
