@@ -195,7 +195,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _disk(home: Path) -> Finding:
-    existing = next(path for path in [home, *home.parents] if os.path.exists(path))  # noqa: PTH110  # not readable: no
+    existing = next(path for path in [home, *home.parents] if os.path.exists(path))  # noqa: PTH110 - Path.exists may raise
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         remedy = "set XD3D_HOME to a folder that you may write to"
         return Finding("workspace", "fault", f"{existing} cannot be written", remedy)

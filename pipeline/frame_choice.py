@@ -15,6 +15,7 @@ from ..stages.datasets.index import FrameIndex
 from ..stages.datasets.readers import READERS
 from ..stages.datasets.splits import domain_frames
 from .domains import open_index
+from .options import comma_separated
 from .workspace import Workspace
 
 __all__ = ["FrameChoice", "choose_frames", "refuse_options"]
@@ -122,7 +123,7 @@ def choose_frames(
         root=points or root,
         domain=domain or "all",
         split=split or "all",
-        scenes=[] if scenes is None else [name.strip() for name in scenes.split(",")],
+        scenes=comma_separated(scenes) or [],
         official=submission,
     )
 

@@ -92,7 +92,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
 
 
 def norm_momentum(averaged: int) -> float:
-    """Returns the momentum of running statistics of ``averaged`` micro-batches: 1 at first, 0.01 from 990 on."""
+    """Returns the momentum of running statistics after ``averaged`` micro-batches: 1 at first, 0.01 from 990 on."""
     return max(FINAL, 1 / (1 + WINDOW * averaged))
 
 
