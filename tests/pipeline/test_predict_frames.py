@@ -95,6 +95,11 @@ def test_a_second_call_predicts_what_is_missing_and_other_predictions_are_refuse
         predict_frames(nuscenes, None, replace(first, scenes=["scene-9"]), out=tmp_path)
 
 
+def test_an_empty_list_of_scenes_is_refused_and_not_taken_for_all(nuscenes):
+    with pytest.raises(ConfigError, match=r"--scenes.*scene-0003"):
+        jobs.predict(dataset="nuscenes", split="test", scenes="", workspace=nuscenes)
+
+
 def test_the_disk_is_looked_at_first(nuscenes, tmp_path, monkeypatch):
     choice = FrameChoice(dataset="nuscenes", split="test", scenes=["scene-0003"])
     forecast = predict_frames(nuscenes, None, choice, out=tmp_path / "out", probabilities=True, dry_run=True).result
