@@ -62,7 +62,7 @@ def extract_features(
     settings = load_config(config, overrides, labels=False).config
     opener = DomainOpener(place, settings, cached=True, root=optional_path(root))
     if dry_run:
-        return _forecast(opener, dataset)
+        return _forecast(opener, dataset, retry_failed=retry_failed)
     done = _extract(opener, dataset, sharing, retry_failed=retry_failed)
     if done.exit_code:
         return done
@@ -70,10 +70,11 @@ def extract_features(
     return replace(done, text=f"{done.text} Next: {command}")
 
 
-def _forecast(opener: DomainOpener, dataset: str) -> Outcome:
+def _forecast(opener: DomainOpener, dataset: str, *, retry_failed: bool) -> Outcome:
     from ..stages.extract.forecast import forecast
 
-    expected = forecast(opener.index(dataset), opener.extract_settings(dataset), opener.cache_path(dataset))
+    index, settings = opener.index(dataset), opener.extract_settings(dataset)
+    expected = forecast(index, settings, opener.cache_path(dataset), retry_failed=retry_failed)
     hours = expected.seconds / 3600
     free = "" if expected.free_bytes is None else f" ({expected.free_bytes / 1e9:.1f} GB are free)"
     advice = "" if expected.fits else "\nThe disk is too small: free some space, or set XD3D_CACHES to a larger disk."

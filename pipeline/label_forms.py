@@ -25,9 +25,6 @@ __all__ = ["LabelIds", "label_facts", "label_form", "label_outcome"]
 
 LabelIds = Literal["train", "raw"]
 
-#: Number of a point without a class where 0 is the id of a class.
-NO_ID = 0xFFFF
-
 
 def label_form(
     trained: TrainedRun, ids: LabelIds = "train", *, colour: bool = False, index: FrameIndex | None = None
@@ -45,7 +42,7 @@ def label_form(
     if ids == "raw":
         raw, dataset = _raw_ids(trained, index)
         known = [raw[name] for name in classes]
-        numbers, meaning = np.array([*known, NO_ID if 0 in known else 0]), f"raw: those of {dataset}"
+        numbers, meaning = np.array([*known, _unused_id(known)]), f"raw: those of {dataset}"
     palette = np.round(255 * _colours(classes)).astype(np.uint8) if colour else None
     return LabelForm(numbers=numbers, palette=palette), meaning
 
@@ -101,6 +98,11 @@ def _colours(classes: "tuple[str, ...]") -> Any:
     from .report.figures import UNLABELLED, class_colours
 
     return np.vstack([class_colours(classes), UNLABELLED])
+
+
+def _unused_id(known: list[int]) -> int:
+    """Returns the number of a point without a class: 0, or where that is the id of a class, the largest free one."""
+    return 0 if 0 not in known else next(number for number in range(0xFFFF, 0, -1) if number not in known)
 
 
 def _raw_ids(trained: TrainedRun, index: FrameIndex | None) -> tuple[dict[str, int], str]:

@@ -81,7 +81,7 @@ def pseudo_label(
     return Outcome(
         result={"pseudo_labels": str(folder), "frames": made.frames, "points": made.points, "kept": kept},
         text=f"{made.points} points of {made.frames} frames are labelled: {shares} labels are kept, in {folder}."
-        f" Next: xd3d train with train.lam_pl above 0, such as --config nuscenes_usa_singapore/uda_pl{rules}",
+        f" Next: xd3d train --cached with the --config and --set of this run and: --set train.lam_pl=1{rules}",
     )
 
 

@@ -46,11 +46,11 @@ FAMILIAR = {
 
 
 def class_colours(classes: Sequence[str]) -> Float[np.ndarray, "classes 3"]:
-    """Returns RGB in [0, 1] for each class; unknown names get distinct hues in order."""
+    """Returns RGB in [0, 1] for each class; unknown names get distinct colours in order."""
     from matplotlib import colormaps
 
-    spread = colormaps["tab20"]
-    return np.array([FAMILIAR.get(name, spread(number % spread.N)[:3]) for number, name in enumerate(classes)])
+    spread = [colour for palette in ("tab20", "tab20b", "tab20c") for colour in colormaps[palette].colors]
+    return np.array([FAMILIAR.get(name, spread[number % len(spread)]) for number, name in enumerate(classes)])
 
 
 def feature_colours(feature_map: Float[np.ndarray, "channels height width"]) -> Float[np.ndarray, "height width 3"]:

@@ -1,8 +1,10 @@
 """Forecasts the bytes, the free disk space and the time of a run from one probe image; writes nothing."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...cache.metadata import MANIFEST, load_layout
 from ...cache.network_parts import network_part
@@ -44,7 +46,9 @@ class Forecast:
         return self.free_bytes is None or self.bytes_left <= self.free_bytes
 
 
-def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> Forecast:
+def forecast(
+    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, *, retry_failed: bool = False
+) -> Forecast:
     """Forecasts the cost of ``extract_features`` with the same arguments.
 
     Raises:
@@ -53,7 +57,7 @@ def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path | st
         DataError: no image of the index can be decoded.
     """
     if settings.models:
-        return _forecast_networks(index, settings, cache_path)
+        return _forecast_networks(index, settings, cache_path, retry_failed=retry_failed)
     pictures = PictureSource.of(index, settings)
     extractor = FeatureExtractor(settings=settings)
     store = open_store(cache_path)
@@ -62,7 +66,7 @@ def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path | st
     else:
         layout, stored = planned_layout(index, settings, extractor.specs), {"done": 0, "failed": 0, "bytes": 0}
     total = stored_bytes(layout, layout.shards())
-    left = layout.images - int(stored["done"]) - int(stored["failed"])
+    left = layout.images - _finished(stored, retry_failed=retry_failed)
     seconds = _probe(extractor, pictures)
     return Forecast(
         images=layout.images,
@@ -76,15 +80,19 @@ def forecast(index: FrameIndex, settings: ExtractSettings, cache_path: Path | st
     )
 
 
-def _forecast_networks(index: FrameIndex, settings: ExtractSettings, cache_path: Path | str) -> Forecast:
+def _forecast_networks(
+    index: FrameIndex, settings: ExtractSettings, cache_path: Path | str, *, retry_failed: bool
+) -> Forecast:
     """Adds up the parts of a cache of several networks; agents count with their bytes, grouping them takes no time."""
     plan = NetworksPlan(index=index, settings=settings, path=cache_path)
-    incomplete, agents = plan.incomplete(), plan.agents_layout()
-    parts = [forecast(index, part, network_part(cache_path, name)) for name, part in incomplete.items()]
+    incomplete, agents = plan.incomplete(retry_failed), plan.agents_layout()
+    parts = [
+        forecast(index, part, network_part(cache_path, name), retry_failed=retry_failed)
+        for name, part in incomplete.items()
+    ]
     grouped = 0
     if open_store(plan.agents_path).exists(MANIFEST):
-        stored_agents = cache_info(plan.agents_path)
-        grouped = stored_agents["done"] + stored_agents["failed"]
+        grouped = _finished(cache_info(plan.agents_path), retry_failed=retry_failed)
     left = max([agents.images - grouped, *(part.left for part in parts)])
     complete = [network_part(cache_path, name) for name in plan.parts if name not in incomplete]
     stored = sum(cache_info(path)["bytes"] for path in complete)
@@ -98,6 +106,11 @@ def _forecast_networks(index: FrameIndex, settings: ExtractSettings, cache_path:
         seconds_per_image=sum((part.seconds_per_image for part in parts), 0.0),
         seconds=sum((part.seconds for part in parts), 0.0),
     )
+
+
+def _finished(stored: Mapping[str, Any], *, retry_failed: bool) -> int:
+    """Returns how many images of a cache need no further work."""
+    return int(stored["done"]) + (0 if retry_failed else int(stored["failed"]))
 
 
 def _probe(extractor: FeatureExtractor, pictures: PictureSource) -> float:

@@ -15,6 +15,7 @@ from xd3d.pipeline.report.attention import (
     dense_memberships,
     striking_columns,
 )
+from xd3d.pipeline.report.figures import class_colours
 from xd3d.pipeline.runs import TrainedRun
 from xd3d.stages.datasets.frames import Frame
 from xd3d.stages.predict.attention import AttentionMaps, QueryAttention
@@ -153,3 +154,8 @@ def test_shares_of_errors_are_per_cent_of_the_points_of_class_and_bin():
     np.testing.assert_array_equal(tally.shares, [[25, np.nan], [50, 100], [40, 100]])
     picture = errors_picture(tally.shares, "a", tally.classes)
     assert picture.startswith(b"\x89PNG")
+
+
+def test_classes_of_a_large_label_set_have_colours_of_their_own():
+    colours = class_colours([f"class {number}" for number in range(50)])
+    assert len(np.unique(colours, axis=0)) == 50

@@ -269,6 +269,8 @@ def test_a_bad_image_is_recorded_and_the_others_are_what_they_would_have_been(se
         OnlineExtractor(index=index, settings=settings()).read([0, 1])
     assert extract_features(index, settings(), tmp_path / "cache").failed == 1
     bad.write_bytes(whole)
+    assert forecast(index, settings(), tmp_path / "cache").left == 0
+    assert forecast(index, settings(), tmp_path / "cache", retry_failed=True).left == 1
     assert extract_features(index, settings(), tmp_path / "cache", retry_failed=True).failed == 0
     assert_same(everything(tmp_path / "good"), everything(tmp_path / "cache"))
 

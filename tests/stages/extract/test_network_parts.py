@@ -155,6 +155,7 @@ def test_an_image_that_cannot_be_decoded_fails_in_every_part(make_index, several
     done = extract_networks(index, several("diffusers", "dinov2"), path)
     assert (done.done, done.failed) == (2, 1)
     assert forecast(index, several("diffusers", "dinov2"), path).left == 0
+    assert forecast(index, several("diffusers", "dinov2"), path, retry_failed=True).left == 1
     reader = opened(index, several("diffusers", "dinov2"), path)
     reader.require([0, 2])
     with pytest.raises(CacheError, match=str(index.images.key[1])):
