@@ -49,7 +49,7 @@ def class_colours(classes: Sequence[str]) -> Float[np.ndarray, "classes 3"]:
     """Returns RGB in [0, 1] for each class; unknown names get distinct colours in order."""
     from matplotlib import colormaps
 
-    spread = [colour for palette in ("tab20", "tab20b", "tab20c") for colour in colormaps[palette].colors]
+    spread = np.vstack([colormaps[palette](np.arange(20))[:, :3] for palette in ("tab20", "tab20b", "tab20c")])
     return np.array([FAMILIAR.get(name, spread[number % len(spread)]) for number, name in enumerate(classes)])
 
 
