@@ -25,7 +25,7 @@ from ..progress import track
 from .arrays import StoredArray
 from .commits import COMMITTED, FAILED, Commit, CommitLog
 from .layout import CacheLayout
-from .metadata import load_layout, manifest_checksum, metadata_files
+from .metadata import KEYS, load_layout, manifest_checksum, metadata_files
 from .recipe import RECIPE, encode_recipe, load_recipe
 from .stored import read_rows
 from .stores import open_store
@@ -175,7 +175,7 @@ def _wanted_rows(layout: CacheLayout, images: Sequence[str] | None, where: str) 
     if strange := [key for key in images if key not in places]:
         raise CacheError(
             f"{len(strange)} of the images that are asked for are not in {where}, such as '{strange[0]}'; "
-            "xd3d cache info says what it is made of"
+            f"its keys are in {KEYS}"
         )
     return np.array(sorted({places[key] for key in images}), np.int64)
 

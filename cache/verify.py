@@ -187,7 +187,7 @@ def refuse_damaged_metadata(store: Store, layout: CacheLayout) -> None:
 
 
 def _difference(found: bytes, made: bytes, file: str, byte_for_byte: bool) -> str:
-    """Returns how a metadata file differs from what the writer ``made``; "" if it only looks different."""
+    """Returns how a file differs from what was ``made``; "" if only its formatting does, unless ``byte_for_byte``."""
     theirs = parse_json(found, file)
     if not isinstance(theirs, dict):
         return "it is no metadata of a cache"

@@ -79,9 +79,10 @@ class CacheWriter:
 
         A ``shared`` writer allows other shared writers, and must ``claim`` each shard before it writes it.
 
-        ``shard_bytes`` counts all arrays of a shard, as the profile ``exact`` stores them, and applies to a new cache
-        only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of
-        them a frame. ``recipe`` (plain JSON values) is recorded; it is not part of the fingerprint.
+        ``shard_bytes`` counts all arrays of a shard but memberships, as the profile ``exact`` stores them, and applies
+        to a new cache only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame,
+        ``images_per_frame`` of them a frame. ``recipe`` (plain JSON values) is recorded; it is not part of the
+        fingerprint.
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.

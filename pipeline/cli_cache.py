@@ -90,8 +90,8 @@ def upgrade(
 ) -> Outcome:
     """Upgrade a cache to the newest format. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
 
-    It computes the memberships of each image's agents from the cached maps and the pictures; the diffusion model is
-    not needed. If it is stopped, the same command resumes; until it ends the cache reads as before.
+    It computes the memberships of each image's agents from the cached maps and the pictures; the frozen network is not
+    needed. If it is stopped, the same command resumes; until it ends the cache reads as before.
     """
     from ..stages.extract.upgrade import upgrade_cache
     from .caches import recorded_dataset

@@ -35,8 +35,8 @@ def extract_features(
 ) -> Outcome:
     """Runs stage one: applies the frozen network to every image of ``dataset``, or with ``sharing`` to a part of them.
 
-    It can be stopped at any time; the same call resumes. The exit code is 1 if an image has no features, or by the
-    forecast if the disk is too small.
+    It can be stopped at any time; the same call resumes. The exit code is 1 if an image has no features, or, with
+    ``dry_run``, if the disk is too small.
 
     Args:
         dataset: name of a prepared data set.
@@ -44,7 +44,7 @@ def extract_features(
         overrides: settings that differ from it, as ``"key=value"``.
         root: folder of the data set, where it is not that of ``prepare``.
         dry_run: compute one image, and forecast the bytes and the time of all.
-        retry_failed: try images again that could not be read.
+        retry_failed: compute images again that failed before.
         sharing: how to divide the images among processes.
         workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 

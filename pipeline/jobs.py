@@ -50,7 +50,7 @@ def synthesize(
         out: a new or empty folder. In nuScenes' format, the folder of an interrupted call with the same arguments is
             resumed.
         dataset: whose file format to write.
-        frames: number of sweeps.
+        frames: number of frames; in nuScenes' format, of keyframes.
         seed: equal arguments give equal files.
         cameras: channels of nuScenes, separated by commas, or ``all``; by default CAM_FRONT.
         plan: two cities, or the domains of the generalisation benchmark; of nuScenes' format only.

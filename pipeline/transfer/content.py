@@ -183,6 +183,6 @@ def cache_items(
 
 
 def made_item(name: str, content: bytes) -> Item:
-    """Returns the item of a file whose content is not stored."""
+    """Returns an item whose content is given, not read from a store."""
     digest = hashlib.sha256(content).hexdigest()
     return Item(name=name, size=len(content), read=lambda: content, sha256=digest)

@@ -72,7 +72,7 @@ class Frame:
     def facing(self, index: FrameIndex) -> Float32[np.ndarray, "points 3"]:
         """Returns the points with y along the first image's optical axis, x to the right; without images, y along x.
 
-        Of a camera that looks straight up or down, y is along the upper side of its image.
+        For a camera that looks straight up or down, y points to the top of its image.
         """
         ahead = np.array([1.0, 0.0])
         if len(self.image_rows):

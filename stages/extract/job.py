@@ -230,7 +230,7 @@ def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
 
 
 def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:
-    """Returns the layout of a new cache of ``index``, or of its agents with several networks; writes nothing."""
+    """Returns the layout of a new cache of ``index`` (several networks: of the agents' part), without fingerprint."""
     taps, together = list(specs.values()), images_per_frame(index, settings)
     agents = 0 if settings.maps_only else settings.agents.count
     keys = tuple(view_keys(map(str, index.images.key), settings.views))

@@ -47,7 +47,7 @@ class Submission:
         return 2 if self.index.dataset == "nuscenes" else 8
 
     def holds(self, row: int) -> bool:
-        """Returns whether the prediction of the frame in ``row`` exists and was made from its current sweep."""
+        """Returns whether the frame in ``row`` has a prediction made from its current sweep and images."""
         return self._stamps.is_up_to_date([self.out / prediction_path(self.index, row)], frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:

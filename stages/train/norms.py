@@ -2,7 +2,8 @@
 
 With SpUNet's momentum of 0.01, the initial running statistics (mean 0, variance 1) decay only over about a thousand
 steps. The true variance of the features is far smaller, so a network trained for a few hundred steps would be evaluated
-with mostly initial statistics. Here the first batch sets them, and the averaging window grows with training.
+with mostly initial statistics. From scratch, the first batch sets them here, and the averaging window grows with
+training.
 """
 
 from collections.abc import Iterator

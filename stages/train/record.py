@@ -107,7 +107,7 @@ def read_record(run: Path) -> dict[str, Any]:
     """Reads ``run.json``.
 
     Raises:
-        RunError: ``run`` is not a run folder, or has another format.
+        RunError: ``run`` is not a run folder, is damaged, or has another format.
     """
     try:
         record = read_json(run / NAME)

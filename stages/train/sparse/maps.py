@@ -134,8 +134,7 @@ def build_kernel_maps(
 ) -> KernelMaps:
     """Builds all kernel maps of a U-Net with ``levels`` halvings before its forward pass, and ``layouts`` if asked.
 
-    It is thread-safe. Passing the result to ``SparseTensor.create`` is optional: maps that are missing are built on
-    demand.
+    It is thread-safe. ``SparseTensor.create`` takes the result, or a ``KernelMaps`` whose maps are built on demand.
 
     Raises:
         BackendError: coordinates are not int32, are repeated, or are outside ``spatial_shape`` or ``batch_size``.
