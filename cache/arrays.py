@@ -160,7 +160,7 @@ class StoredArray:
         return True
 
 
-_arrays: "weakref.WeakSet[StoredArray]" = weakref.WeakSet()  #: that this process reads
+_arrays: "weakref.WeakSet[StoredArray]" = weakref.WeakSet()  #: arrays open in this process
 
 
 class DamagedRowError(CacheError):

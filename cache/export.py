@@ -5,7 +5,7 @@ images can be used wherever the whole cache can. Fewer taps are a different sett
 all taps: the fingerprint then lists the exported taps and, as ``exported_from``, the digest of the source, and only a
 config with the same values accepts it.
 
-A ``Selection`` is a part of a cache without copying rows: the files of the arrays are those of the cache, and metadata
+A ``Selection`` is a part of a cache; no rows are copied. The files of the arrays are those of the cache, and metadata
 and commit records are made for the taps that are kept. Images are chosen by whole shards, so all images keep their
 rows, and those of the other shards are uncommitted.
 """
@@ -127,7 +127,7 @@ class Selection:
         return manifest_checksum(self.layout)
 
     def record(self, commit: Commit, plain: Callable[[str], str] = str) -> bytes:
-        """Returns the commit record of a shard of the selection, made of that of the cache.
+        """Returns the commit record of a shard of the selection, made from that of the cache.
 
         ``plain`` is applied to the reasons of failures.
         """

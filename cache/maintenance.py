@@ -45,7 +45,7 @@ def collect_garbage(path: Path | str, *, dry_run: bool = False) -> dict[str, Any
         recorded = _recorded_files(CommitLog(store=store, layout=layout))
         garbage = {file: size for file, size in store.files() if _is_garbage(file, layout, recorded, lock.owner)}
         if not dry_run:
-            store.sweep(host="")
+            store.remove_partial(host="")
             for file in garbage:
                 store.delete(file)
     return _summary(store, garbage, dry_run)

@@ -90,7 +90,7 @@ def part_paths(path: Location) -> list[Location]:
 
 
 def _parts(store: Store, folder: str) -> list[str]:
-    """Returns the names of the parts in ``folder``, among them those that have commit records and lost the manifest."""
+    """Returns the names of the parts in ``folder``: entries with a manifest or commit records."""
     parts = [f"{folder}/{name}" for name in sorted(store.listing(folder))]
     found = [part for part in parts if store.exists(f"{part}/{MANIFEST}") or store.listing(f"{part}/{DONE}")]
     return [part.removeprefix(f"{folder}/") for part in found]
@@ -132,7 +132,7 @@ def describe_networks(path: Location) -> dict[str, Any]:
 
 
 def _prefix(path: Location, part: Location) -> str:
-    """Returns what the files of a part are called by in the whole cache, ``features/NETWORK/``; "" for no part."""
+    """Returns the prefix of a part's files in the cache, ``features/NETWORK/`` say; "" for a cache without parts."""
     name = str(part)[len(str(path)) :].strip("/")
     return f"{name}/" if name else ""
 

@@ -69,7 +69,7 @@ class ImageFeatures:
     membership: UInt8[np.ndarray, "images 4 _h _w"] | None = None
 
     def first(self, images: int) -> "ImageFeatures":
-        """The first ``images`` of them, in the same memory."""
+        """Returns the first ``images`` images; the arrays are views of the same memory."""
         return features_of({name: values[:images] for name, values in named_arrays(self).items()})
 
 

@@ -161,7 +161,10 @@ def cache_info(path: Path | str) -> dict[str, Any]:
 
 
 def metadata_faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool = True) -> dict[str, str]:
-    """Returns file -> reason for every metadata file that is not byte for byte, or in content, what the writer made."""
+    """Returns file -> reason for every metadata file that differs from what the writer made.
+
+    Without ``byte_for_byte`` only differences in content count.
+    """
     faults = {}
     for name, data in metadata_files(layout).items():
         try:

@@ -289,7 +289,7 @@ def _refuse_foreign(store: Store, known: AbstractSet[str]) -> None:
 
 def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, Any] | None) -> CacheLayout:
     """Creates or resumes the cache; returns its layout."""
-    store.sweep(host=lock.host if lock.shared else "")
+    store.remove_partial(host=lock.host if lock.shared else "")
     if store.exists(MANIFEST):
         return _resumed(store, wanted)
     layout = _layout_of_records(store, wanted)

@@ -84,7 +84,7 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = (), *, la
 
 
 def config_options(name: str, overrides: Sequence[str]) -> list[str]:
-    """Returns the options of a command that has the config ``name`` with ``overrides``."""
+    """Returns the options ``--config`` and ``--set`` for ``name`` and ``overrides``."""
     config = [] if name == DEFAULT_PRESET else ["--config", name]
     return [*config, *(part for text in overrides for part in (_OPTION, text))]
 

@@ -184,7 +184,7 @@ class TrainedRun:
 
     @cached_property
     def step(self) -> int:
-        """Training step of the best checkpoint, the one that is read; a later one of a run in progress is not.
+        """Training step of the best checkpoint at first access; later ones of a run in progress are not read.
 
         Raises:
             RunError: there is no checkpoint yet.

@@ -201,7 +201,7 @@ class Workspace:
         """Yields what is remembered and writes it back; a lock serialises commands that end at the same time."""
         from ..locks import exclusive_lock
 
-        with exclusive_lock(self.home, work="ends a command", wait=True):
+        with exclusive_lock(self.home, work="writes", wait=True):
             memory = self._memory()
             yield memory
             write_json(self.home / "workspace.json", memory)

@@ -40,8 +40,8 @@ _LOOKED_AT = 64
 class PrepareSummary:
     """The result of ``prepare_dataset``; ``index`` is the folder of the index, None if there are faults.
 
-    ``incomplete`` is the number of frames that the faults concern; ``left_out`` are the frames that the index goes
-    without, with their reasons.
+    ``incomplete`` is the number of frames that the faults concern; ``left_out`` are the frames left out of the index,
+    with their reasons.
     """
 
     dataset: str

@@ -117,7 +117,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
     kept = tuple(each.key for each in placed)
     if len(kept) < len(keys):
         left_out = ", ".join(key for key in keys if key not in kept)
-        log.warning("No point of frame %s is seen by a camera and inside the cube; the batch goes without it", left_out)
+        log.warning("No point of frame %s is seen by a camera and inside the cube: left out of the batch", left_out)
     sample = torch.cat([torch.full((len(each.points),), index) for index, each in enumerate(placed)])
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
     voxels, point_to_voxel = _voxels(points, sample, plan, kept)

@@ -92,9 +92,9 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return VoxelNorm(channels) if kind == "batch" else nn.LayerNorm(channels)
 
 
-def norm_momentum(averaged: int) -> float:
-    """Returns the momentum of running statistics after ``averaged`` micro-batches: 1 at first, 0.01 from 990 on."""
-    return max(FINAL, 1 / (1 + WINDOW * averaged))
+def norm_momentum(micro_batches: int) -> float:
+    """Returns the momentum of running statistics after so many ``micro_batches``: 1 at first, 0.01 from 990 on."""
+    return max(FINAL, 1 / (1 + WINDOW * micro_batches))
 
 
 @contextmanager
