@@ -171,13 +171,13 @@ def _wanted_rows(layout: CacheLayout, images: Sequence[str] | None, where: str) 
     """
     if images is None:
         return np.arange(layout.images)
-    places = {key: row for row, key in enumerate(layout.image_keys)}
-    if strange := [key for key in images if key not in places]:
+    row_of_key = {key: row for row, key in enumerate(layout.image_keys)}
+    if strange := [key for key in images if key not in row_of_key]:
         raise CacheError(
             f"{len(strange)} of the images that are asked for are not in {where}, such as '{strange[0]}'; "
             f"its keys are in {KEYS}"
         )
-    return np.array(sorted({places[key] for key in images}), np.int64)
+    return np.array(sorted({row_of_key[key] for key in images}), np.int64)
 
 
 def _images_per_frame(layout: CacheLayout, rows: np.ndarray) -> int:

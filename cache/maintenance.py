@@ -198,8 +198,8 @@ def _only(first: Sequence[str], second: Sequence[str]) -> dict[str, list[str]]:
 
 def _shared_rows(ours: FeatureReader, theirs: FeatureReader) -> np.ndarray:
     """Returns the rows in the first and the second cache of the images readable in both, int64 [images, 2]."""
-    places = {key: row for row, key in enumerate(theirs.image_keys)}
-    pairs = [(row, places[key]) for row, key in enumerate(ours.image_keys) if key in places]
+    row_of_key = {key: row for row, key in enumerate(theirs.image_keys)}
+    pairs = [(row, row_of_key[key]) for row, key in enumerate(ours.image_keys) if key in row_of_key]
     rows = np.array(pairs, np.int64).reshape(-1, 2)
     return rows[ours.available[rows[:, 0]] & theirs.available[rows[:, 1]]]
 

@@ -65,29 +65,29 @@ class Workspace:
 
     def caches(self, dataset: str, configured: str | None = None) -> list[Path | str]:
         """Returns all feature caches of ``dataset``, newest first; in an object store, sorted by name."""
-        place = self.cache_root(configured)
-        if isinstance(place, str):
+        root = self.cache_root(configured)
+        if isinstance(root, str):
             from ..cache.stores import open_store
 
-            names = sorted(open_store(place).listing(""))
-            return [f"{place}/{name}" for name in names if name.startswith(f"{dataset}-")]
-        found = [path for path in place.glob(f"{dataset}-*") if path.is_dir()]
+            names = sorted(open_store(root).listing(""))
+            return [f"{root}/{name}" for name in names if name.startswith(f"{dataset}-")]
+        found = [path for path in root.glob(f"{dataset}-*") if path.is_dir()]
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         return list(found)
 
     def cache(self, dataset: str, digest: str, configured: str | None = None) -> Path | str:
         """Returns the location of the feature cache of ``dataset`` with the fingerprint ``digest``."""
-        place, name = self.cache_root(configured), f"{dataset}-{digest[:12]}"
-        return place / name if isinstance(place, Path) else f"{place}/{name}"
+        root, name = self.cache_root(configured), f"{dataset}-{digest[:12]}"
+        return root / name if isinstance(root, Path) else f"{root}/{name}"
 
     def find_cache(self, cache: str) -> str:
         """Returns the location of ``cache``: a plain name is a cache of this workspace, anything else a path or URL."""
         if "://" in cache:
             return cache
-        place = self.cache_root()
-        if isinstance(place, str):
-            return f"{place}/{cache}" if Path(cache).parts == (cache,) and not Path(cache).is_dir() else cache
-        return str(_named(Path(cache), place))
+        root = self.cache_root()
+        if isinstance(root, str):
+            return f"{root}/{cache}" if Path(cache).parts == (cache,) and not Path(cache).is_dir() else cache
+        return str(_named(Path(cache), root))
 
     def run(self, name: str) -> Path:
         """Folder of the run called ``name``."""

@@ -79,8 +79,8 @@ class Frame:
             pose = index.images.camera_from_lidar[self.image_rows[0]]
             axis = pose[2, :2] if np.hypot(*pose[2, :2]) > _VERTICAL else -pose[1, :2]
             ahead = axis / np.linalg.norm(axis)
-        turn = np.array([[ahead[1], ahead[0]], [-ahead[0], ahead[1]]])
-        return np.column_stack([self.points[:, :2] @ turn, self.points[:, 2:]]).astype(np.float32)
+        rotation = np.array([[ahead[1], ahead[0]], [-ahead[0], ahead[1]]])
+        return np.column_stack([self.points[:, :2] @ rotation, self.points[:, 2:]]).astype(np.float32)
 
 
 def join_classless(frames: Sequence[Frame]) -> Bool[np.ndarray, "points"] | None:
