@@ -3,7 +3,7 @@
 A pixel's vector joins its taps (each channel normalised over the image, then each pixel scaled to unit length), its
 position and its colour; the similarity of two pixels is the weighted mean of their cosines. Position and colour enter
 as points on circles (sine and cosine of an angle), so that they too have unit length. Everything is a batched matrix
-product on the model's device, in float32. ``docs/agents.md`` says what the settings were chosen by.
+product on the model's device, in float32. ``docs/agents.md`` says how the settings were chosen.
 """
 
 import math

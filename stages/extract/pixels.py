@@ -92,7 +92,7 @@ def tap_vectors(
 
 
 def colour_vectors(pictures: UInt8[Tensor, "batch 3 height width"], shrink: Matrices) -> Float[Tensor, "batch 6 _h _w"]:
-    """Colours on circles, on the grid that ``shrink`` leads to, whatever a picture's brightness and contrast.
+    """Returns colours as points on circles on the grid of ``shrink``, invariant to brightness and contrast.
 
     Colours are taken relative to the picture's mean, in deviations of all its values from it.
     """

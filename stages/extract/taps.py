@@ -185,7 +185,7 @@ def padded_size(model: ModelFolder, image_size: tuple[int, int], multiple: int) 
     """Returns height and width of an image after padding to multiples of ``multiple``.
 
     Raises:
-        ModelError: the image is smaller than that.
+        ModelError: a side is shorter than ``multiple``.
     """
     height, width = image_size
     if multiple > min(height, width):

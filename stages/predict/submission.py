@@ -51,7 +51,7 @@ class Submission:
         return self._stamps.is_up_to_date([self.out / prediction_path(self.index, row)], frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
-        """Writes the classes that decide for the points of the frame in ``row``.
+        """Writes the ``decisive`` class of each point of the frame in ``row``.
 
         The official formats ask for a class of every point: one without usable coordinates gets the most frequent one.
         """
