@@ -110,6 +110,7 @@ class Workspace:
 
         Raises:
             MissingDataError: this workspace has none.
+            DataError: ``workspace.json`` is damaged.
         """
         name = given or self._memory().get("pseudo_labels")
         if not name:
@@ -119,7 +120,11 @@ class Workspace:
         return _named(Path(name), self.home / "pseudo-labels")
 
     def remember_pseudo_labels(self, folder: Path) -> None:
-        """Makes ``folder`` the default of training."""
+        """Makes ``folder`` the default of training.
+
+        Raises:
+            DataError: ``workspace.json`` is damaged.
+        """
         with self._changing_memory() as memory:
             memory["pseudo_labels"] = folder.name
 
@@ -128,6 +133,7 @@ class Workspace:
 
         Raises:
             MissingDataError: none is known; the message says how to give one.
+            DataError: ``workspace.json`` is damaged.
         """
         variable = f"XD3D_{dataset.upper()}_ROOT"
         remembered = self._memory().get("roots", {}).get(dataset)
@@ -141,11 +147,19 @@ class Workspace:
         return Path(chosen).absolute()
 
     def roots(self) -> dict[str, str]:
-        """Returns the remembered data roots by data set."""
+        """Returns the remembered data roots by data set.
+
+        Raises:
+            DataError: ``workspace.json`` is damaged.
+        """
         return dict(self._memory().get("roots", {}))
 
     def remember_root(self, dataset: str, root: Path) -> None:
-        """Remembers ``root`` for later commands; logs a warning if that of another root is forgotten."""
+        """Remembers ``root`` for later commands; logs a warning if that of another root is forgotten.
+
+        Raises:
+            DataError: ``workspace.json`` is damaged.
+        """
         with self._changing_memory() as memory:
             known = memory.setdefault("roots", {}).get(dataset)
             memory["roots"][dataset] = str(root)
@@ -161,6 +175,7 @@ class Workspace:
 
         Raises:
             MissingDataError: nothing has been trained in this workspace.
+            DataError: ``workspace.json`` is damaged.
         """
         name = self._memory().get("last_run")
         if not name or not self.run(name).is_dir():
@@ -173,7 +188,11 @@ class Workspace:
         return self.run(name)
 
     def remember_run(self, run: Path) -> None:
-        """Makes ``run`` the default of ``evaluate`` and ``report``."""
+        """Makes ``run`` the default of ``evaluate`` and ``report``.
+
+        Raises:
+            DataError: ``workspace.json`` is damaged.
+        """
         with self._changing_memory() as memory:
             runs = self.home / "runs"
             memory["last_run"] = str(run.relative_to(runs) if run.is_relative_to(runs) else run)

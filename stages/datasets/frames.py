@@ -70,9 +70,10 @@ class Frame:
         return replace(self, labels=np.where(rows, IGNORE, self.labels), pseudo=pseudo, classless=classless)
 
     def facing(self, index: FrameIndex) -> Float32[np.ndarray, "points 3"]:
-        """Returns the points with y along the first image's optical axis, x to the right; without images, y along x.
+        """Returns the points, in metres, with y along the first image's optical axis and x to its right.
 
-        For a camera that looks straight up or down, y points to the top of its image.
+        For a camera that looks straight up or down, y points to the top of its image. Without images, y is along the
+        LiDAR's x.
         """
         ahead = np.array([1.0, 0.0])
         if len(self.image_rows):

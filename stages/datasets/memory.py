@@ -39,8 +39,9 @@ class MemoryIndex(FrameIndex):
         """Returns the index of a frame that stands for one of ``dataset``, after all arrays are checked.
 
         ``points`` are floats [points, 3 or more], x, y and z first, in metres. ``images`` has for each camera the
-        picture, the intrinsics and camera_from_lidar. ``cameras`` are the names that the network tells apart, in its
-        order. ``keys`` has the key of a camera's image, by default the camera's name.
+        picture, uint8 [height, width, 3] in RGB; the intrinsics [3, 3] in its pixels; and camera_from_lidar [4, 4],
+        which maps points in metres to the camera (x right, y down, z forward). ``cameras`` are the names that the
+        network tells apart, in its order. ``keys`` has the key of a camera's image, by default the camera's name.
 
         Raises:
             DataError: an array has another shape or type, or a calibration is missing or wrong.
@@ -76,7 +77,11 @@ class MemoryIndex(FrameIndex):
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """Returns the points of the frame."""
+    """Returns the points of the frame.
+
+    Raises:
+        TypeError: ``index`` is not a ``MemoryIndex``.
+    """
     if not isinstance(index, MemoryIndex):
         raise TypeError(f"the index of {index.dataset} is not a MemoryIndex")
     return index.sweep

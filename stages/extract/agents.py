@@ -68,6 +68,9 @@ class AgentMaker:
     """Makes the agents of images whose maps have the shapes in ``specs`` (``rgb`` is ignored).
 
     ``image_size`` is (height, width) in pixels of the pictures handed in beside the maps.
+
+    Raises:
+        ConfigError: the settings name a tap that is not in ``specs``, or leave no tap to group by.
     """
 
     def __init__(
