@@ -1,7 +1,7 @@
 """Cross-domain LiDAR semantic segmentation that pays for Stable Diffusion once.
 
-Stage one turns camera images into cached diffusion features and object agent queries; stage two trains a sparse 3D
-network and its fusion module from that cache.
+Stage one turns camera images into cached image features and object agent queries; stage two trains a sparse 3D network
+and its fusion module from that cache.
 
 The names in ``__all__`` are the Python API: functions with the names and options of commands, ``load_run`` and
 ``open_cache``. They are imported on first use, so that ``import xd3d`` is fast.

@@ -49,7 +49,7 @@ class MissingDataError(Xd3dError, FileNotFoundError):
 
 
 class ModelError(Xd3dError, ValueError):
-    """A diffusion model cannot be found, is incomplete, or lacks a requested part."""
+    """An image model cannot be found, is incomplete, or lacks a requested part."""
 
 
 class CacheError(Xd3dError, ValueError):

@@ -66,8 +66,7 @@ class WriterLock:
     ``owner`` is a name of the holder that is unique across machines; it starts with ``host``.
 
     Raises:
-        CacheError: the lock is taken and cannot be shared; the message gives process ids and hosts of the holders. Or
-            the file system has no locks.
+        CacheError: the lock is taken (the message names the holders), or the file system has no locks.
     """
 
     def __init__(self, *, path: Path, shared: bool = False) -> None:
@@ -84,8 +83,8 @@ class WriterLock:
             if error.errno not in _NO_LOCKS:
                 raise
             raise CacheError(
-                f"The file system of {path.parent} has no locks ({error.strerror}), and a cache is written and repaired"
-                " under one: keep it elsewhere (XD3D_CACHES), or mount the file system with locks (Lustre: -o flock)"
+                f"The file system of {path.parent} has no locks ({error.strerror}), which writers of a cache need: keep"
+                " it elsewhere (XD3D_CACHES), or mount the file system with locks (Lustre: -o flock)"
             ) from error
         try:
             self._presence.write(f"pid {os.getpid()} on {socket.gethostname()}")

@@ -60,7 +60,7 @@ def marked(settings: type[BaseModel], *marks: Mark) -> tuple[str, ...]:
 
 
 def with_added(settings: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``values``, recorded ones of ``settings``, with the defaults of those marked ``Mark.ADDED`` they lack."""
+    """Returns recorded ``values`` with the defaults of missing fields of ``settings`` marked ``Mark.ADDED``."""
     fields = settings.model_fields
     return {**{name: fields[name].default for name in fields if Mark.ADDED in fields[name].metadata}, **values}
 

@@ -160,7 +160,7 @@ class StoredArray:
         return True
 
 
-_arrays: "weakref.WeakSet[StoredArray]" = weakref.WeakSet()  #: that this process reads
+_arrays: "weakref.WeakSet[StoredArray]" = weakref.WeakSet()  #: arrays open in this process
 
 
 class DamagedRowError(CacheError):
@@ -194,7 +194,10 @@ def _index(slots: int, rows: int, row_bytes: int) -> bytes:
 
 
 def write_rows(file: BinaryIO | BytesIO, rows: Iterable[np.ndarray], slots: int) -> list[int]:
-    """Writes contiguous little-endian ``rows`` of equal size and the index; returns the crc32c of each row."""
+    """Writes ``rows`` and the index of a shard with ``slots`` slots; returns the crc32c of each row.
+
+    The rows are contiguous little-endian arrays of one shape and dtype, at most ``slots`` of them.
+    """
     checksums: list[int] = []
     row_bytes = 0
     for row in rows:

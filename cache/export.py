@@ -5,7 +5,7 @@ images can be used wherever the whole cache can. Fewer taps are a different sett
 all taps: the fingerprint then lists the exported taps and, as ``exported_from``, the digest of the source, and only a
 config with the same values accepts it.
 
-A ``Selection`` is a part of a cache without copying rows: the files of the arrays are those of the cache, and metadata
+A ``Selection`` is a part of a cache; no rows are copied. The files of the arrays are those of the cache, and metadata
 and commit records are made for the taps that are kept. Images are chosen by whole shards, so all images keep their
 rows, and those of the other shards are uncommitted.
 """
@@ -25,7 +25,7 @@ from ..progress import track
 from .arrays import StoredArray
 from .commits import COMMITTED, FAILED, Commit, CommitLog
 from .layout import CacheLayout
-from .metadata import load_layout, manifest_checksum, metadata_files
+from .metadata import KEYS, load_layout, manifest_checksum, metadata_files
 from .recipe import RECIPE, encode_recipe, load_recipe
 from .stored import read_rows
 from .stores import open_store
@@ -127,7 +127,7 @@ class Selection:
         return manifest_checksum(self.layout)
 
     def record(self, commit: Commit, plain: Callable[[str], str] = str) -> bytes:
-        """Returns the commit record of a shard of the selection, made of that of the cache.
+        """Returns the commit record of a shard of the selection, made from that of the cache.
 
         ``plain`` is applied to the reasons of failures.
         """
@@ -171,13 +171,13 @@ def _wanted_rows(layout: CacheLayout, images: Sequence[str] | None, where: str) 
     """
     if images is None:
         return np.arange(layout.images)
-    places = {key: row for row, key in enumerate(layout.image_keys)}
-    if strange := [key for key in images if key not in places]:
+    row_of_key = {key: row for row, key in enumerate(layout.image_keys)}
+    if strange := [key for key in images if key not in row_of_key]:
         raise CacheError(
             f"{len(strange)} of the images that are asked for are not in {where}, such as '{strange[0]}'; "
-            "xd3d cache info says what it is made of"
+            f"its keys are in {KEYS}"
         )
-    return np.array(sorted({places[key] for key in images}), np.int64)
+    return np.array(sorted({row_of_key[key] for key in images}), np.int64)
 
 
 def _images_per_frame(layout: CacheLayout, rows: np.ndarray) -> int:

@@ -214,9 +214,9 @@ class CacheLayout:
     def shard_images(taps: Sequence[TapSpec], agents: int, images: int, images_per_frame: int, shard_bytes: int) -> int:
         """Returns the number of images in a shard of about ``shard_bytes``: whole frames, at least one.
 
-        ``shard_bytes`` counts all arrays, because a whole shard is held in memory and can be lost in a crash. Sizes are
-        always those of the profile ``exact`` and of format 1 without parts, so shards, and with them the batches of
-        stage one, are the same in every profile and format.
+        ``shard_bytes`` counts all arrays but memberships, because a whole shard is held in memory and can be lost in a
+        crash. Sizes are always those of the profile ``exact`` and of format 1 without parts, so shards, and with them
+        the batches of stage one, are the same in every profile and format.
         """
         one = CacheLayout(
             taps=tuple(replace(tap, name=tap.name.replace("/", ".")) for tap in taps),

@@ -45,7 +45,7 @@ def collect_garbage(path: Path | str, *, dry_run: bool = False) -> dict[str, Any
         recorded = _recorded_files(CommitLog(store=store, layout=layout))
         garbage = {file: size for file, size in store.files() if _is_garbage(file, layout, recorded, lock.owner)}
         if not dry_run:
-            store.sweep(host="")
+            store.remove_partial(host="")
             for file in garbage:
                 store.delete(file)
     return _summary(store, garbage, dry_run)
@@ -198,8 +198,8 @@ def _only(first: Sequence[str], second: Sequence[str]) -> dict[str, list[str]]:
 
 def _shared_rows(ours: FeatureReader, theirs: FeatureReader) -> np.ndarray:
     """Returns the rows in the first and the second cache of the images readable in both, int64 [images, 2]."""
-    places = {key: row for row, key in enumerate(theirs.image_keys)}
-    pairs = [(row, places[key]) for row, key in enumerate(ours.image_keys) if key in places]
+    row_of_key = {key: row for row, key in enumerate(theirs.image_keys)}
+    pairs = [(row, row_of_key[key]) for row, key in enumerate(ours.image_keys) if key in row_of_key]
     rows = np.array(pairs, np.int64).reshape(-1, 2)
     return rows[ours.available[rows[:, 0]] & theirs.available[rows[:, 1]]]
 

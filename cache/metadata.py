@@ -242,7 +242,7 @@ def _tap(values: dict[str, Any]) -> TapSpec:
 
 def _integer(value: Any) -> int:
     if type(value) is not int or value > 2**40:
-        raise CacheError(f"A manifest with {value!r} where a count must stand is damaged")
+        raise CacheError(f"The manifest is damaged: {value!r} is not a count")
     return value
 
 

@@ -80,7 +80,11 @@ def agents_part(path: Location, fingerprint: Mapping[str, Any]) -> Location:
 
 
 def part_paths(path: Location) -> list[Location]:
-    """Returns the location of every part; that of the cache itself if it has no parts."""
+    """Returns the location of every part; that of the cache itself if it has no parts.
+
+    Raises:
+        CacheError: the location is not supported, or its folders cannot be listed.
+    """
     store = open_store(path)
     if not holds_networks(store):
         return [path]
@@ -90,7 +94,7 @@ def part_paths(path: Location) -> list[Location]:
 
 
 def _parts(store: Store, folder: str) -> list[str]:
-    """Returns the names of the parts in ``folder``, among them those that have commit records and lost the manifest."""
+    """Returns the names of the parts in ``folder``: entries with a manifest or commit records."""
     parts = [f"{folder}/{name}" for name in sorted(store.listing(folder))]
     found = [part for part in parts if store.exists(f"{part}/{MANIFEST}") or store.listing(f"{part}/{DONE}")]
     return [part.removeprefix(f"{folder}/") for part in found]
@@ -100,6 +104,9 @@ def describe_networks(path: Location) -> dict[str, Any]:
     """Describes a cache as ``cache_info`` does; of several networks, ``done`` counts the images that every part has.
 
     Such a cache also has ``networks``: name -> the facts of its part, and its ``taps``.
+
+    Raises:
+        CacheError: there is no cache in ``path``, or the manifest of a part is damaged.
     """
     store = open_store(path)
     if not holds_networks(store):
@@ -132,13 +139,17 @@ def describe_networks(path: Location) -> dict[str, Any]:
 
 
 def _prefix(path: Location, part: Location) -> str:
-    """Returns what the files of a part are called by in the whole cache, ``features/NETWORK/``; "" for no part."""
+    """Returns the prefix of a part's files in the cache, ``features/NETWORK/`` say; "" for a cache without parts."""
     name = str(part)[len(str(path)) :].strip("/")
     return f"{name}/" if name else ""
 
 
 def check_parts(path: Location, *, quick: bool = False) -> dict[str, Any]:
-    """Checks every part of a cache as ``verify_cache`` does; the names of files begin with their part."""
+    """Checks every part of a cache as ``verify_cache`` does; the names of files begin with their part.
+
+    Raises:
+        CacheError: there is no cache in ``path``.
+    """
     found = {_prefix(path, part): verify_cache(part, quick=quick) for part in part_paths(path)}
     return {
         "ok": all(part["ok"] for part in found.values()),
@@ -151,7 +162,11 @@ def check_parts(path: Location, *, quick: bool = False) -> dict[str, Any]:
 
 
 def repair_parts(path: Location) -> dict[str, Any]:
-    """Repairs every part of a cache as ``repair_cache`` does; the names of files begin with their part."""
+    """Repairs every part of a cache as ``repair_cache`` does; the names of files begin with their part.
+
+    Raises:
+        CacheError, CacheMismatchError, UnfinishedUpgradeError: see ``repair_cache``.
+    """
     found = {_prefix(path, part): repair_cache(part) for part in part_paths(path)}
     return {
         "dropped": sum(part["dropped"] for part in found.values()),

@@ -73,7 +73,7 @@ class FeatureReader:
         self._row_of_key = {key: row for row, key in enumerate(layout.image_keys)} if self._keys else {}
 
         self.taps: dict[str, TapSpec] = {tap.name: tap for tap in layout.taps}  #: by name, in the order of the cache
-        self.grid: TapSpec | None = layout.grid  #: of the memberships, maybe none of ``taps``; None in format 1
+        self.grid: TapSpec | None = layout.grid  #: grid of the memberships, need not be in ``taps``; None in format 1
         self.agents: int = layout.agents  #: number of agents per image
         self.views: tuple[str, ...] = tuple(layout.fingerprint.get("views", (IDENTITY,)))  #: of each image
         self.image_keys: tuple[str, ...] = layout.image_keys  #: the key of every image, by row
@@ -132,9 +132,9 @@ class FeatureReader:
     def read(self, rows: Sequence[int] | Int[np.ndarray, "images"], out: ImageFeatures | None = None) -> ImageFeatures:
         """Returns the features of ``rows``, in the given order; a row may occur more than once.
 
-        float16 maps and agents (of the profile ``compact`` uint8 codes and their scales), uint8 ``rgb``, float32
-        geometry, in format 2 memberships, as stored (not normalised). ``out``, from ``allocate(len(rows))``, is filled
-        and returned instead of new arrays; arrays that it lacks are not read.
+        Maps and agents are float16 (``compact``: uint8 codes and scales), ``rgb`` uint8, geometry float32, as stored
+        (not normalised); format 2 adds memberships. ``out``, from ``allocate(len(rows))``, is filled and returned
+        instead of new arrays; arrays that it lacks are not read.
 
         Raises:
             CacheError: a row is out of range, not committed, failed or damaged; the message names image, array, file

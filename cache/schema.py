@@ -30,7 +30,7 @@ SCALES = "scales/"  #: prefix of the arrays that decode the codes of the profile
 
 @dataclass(frozen=True, kw_only=True)
 class TapSpec:
-    """One feature map of every image: its address in the UNet (or ``rgb``), its shape, and how it lies on the image.
+    """One feature map of every image: its address in the network (or ``rgb``), its shape, and how it lies on the image.
 
     ``extent`` is the number of cells, down and across, that the real image spans (its padding left out; may be a
     fraction below ``height`` and ``width``): the image point at fractions (u, v) lies at cell coordinates
@@ -69,7 +69,7 @@ class ImageFeatures:
     membership: UInt8[np.ndarray, "images 4 _h _w"] | None = None
 
     def first(self, images: int) -> "ImageFeatures":
-        """The first ``images`` of them, in the same memory."""
+        """Returns the first ``images`` images; the arrays are views of the same memory."""
         return features_of({name: values[:images] for name, values in named_arrays(self).items()})
 
 

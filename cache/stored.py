@@ -80,7 +80,10 @@ def check_stored(stored: StoredRows, layout: CacheLayout, shard: Shard) -> None:
         CacheError: rows or arrays are missing or not expected, or a value has another shape or type.
     """
     if list(stored.rows) != list(shard.rows):
-        raise CacheError(f"Shard {shard.index} has rows {shard.first} to {shard.last - 1}, given are others")
+        raise CacheError(
+            f"Shard {shard.index} needs rows {shard.first} to {shard.last - 1}, found {len(stored.rows)} rows, the"
+            f" first {list(stored.rows[:5])}"
+        )
     found = stored.arrays.keys() - (set(MEMBERSHIPS) if layout.grid is None else set())
     if found != layout.arrays.keys():
         missing, extra = sorted(layout.arrays.keys() - found), sorted(found - layout.arrays.keys())

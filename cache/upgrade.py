@@ -69,7 +69,7 @@ class CacheUpgrade:
                 refuse_damaged_metadata(store, layout)
                 log = CommitLog(store=store, layout=layout)
                 _refuse_damaged_records(log, f"repair them first with: xd3d cache repair {store.describe()}")
-                store.sweep(host="")
+                store.remove_partial(host="")
                 upgrade = cls(store=store, layout=replace(layout, grid=grid), lock=lock, log=log)
             yield upgrade
         finally:
@@ -170,7 +170,7 @@ def finish_upgrade(path: Path | str) -> bool:
         if not store.listing(UPGRADE):
             return True
     with exclusive(store, "switching it over") as lock:
-        store.sweep(host="")
+        store.remove_partial(host="")
         if (layout := load_unfinished(store)) is not None:
             _exchange_records(store, layout, lock.owner)
         store.remove(UPGRADE)

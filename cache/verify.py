@@ -161,7 +161,10 @@ def cache_info(path: Path | str) -> dict[str, Any]:
 
 
 def metadata_faults(store: Store, layout: CacheLayout, *, byte_for_byte: bool = True) -> dict[str, str]:
-    """Returns file -> reason for every metadata file that is not byte for byte, or in content, what the writer made."""
+    """Returns file -> reason for every metadata file that differs from what the writer made.
+
+    Without ``byte_for_byte`` only differences in content count.
+    """
     faults = {}
     for name, data in metadata_files(layout).items():
         try:
@@ -187,7 +190,7 @@ def refuse_damaged_metadata(store: Store, layout: CacheLayout) -> None:
 
 
 def _difference(found: bytes, made: bytes, file: str, byte_for_byte: bool) -> str:
-    """Returns how a metadata file differs from what the writer ``made``; "" if it only looks different."""
+    """Returns how a file differs from what was ``made``; "" if only its formatting does, unless ``byte_for_byte``."""
     theirs = parse_json(found, file)
     if not isinstance(theirs, dict):
         return "it is no metadata of a cache"

@@ -79,9 +79,10 @@ class CacheWriter:
 
         A ``shared`` writer allows other shared writers, and must ``claim`` each shard before it writes it.
 
-        ``shard_bytes`` counts all arrays of a shard, as the profile ``exact`` stores them, and applies to a new cache
-        only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame, ``images_per_frame`` of
-        them a frame. ``recipe`` (plain JSON values) is recorded; it is not part of the fingerprint.
+        ``shard_bytes`` counts all arrays of a shard but memberships, as the profile ``exact`` stores them, and applies
+        to a new cache only; a resumed cache keeps its shards. ``image_keys`` are unique, frame by frame,
+        ``images_per_frame`` of them a frame. ``recipe`` (plain JSON values) is recorded; it is not part of the
+        fingerprint.
 
         Raises:
             CacheMismatchError: ``path`` holds a cache of another fingerprint, other taps or other images.
@@ -203,7 +204,7 @@ class CacheWriter:
         A failed image is stored as zeros, which no reader returns.
 
         Raises:
-            CacheError: the rows do not fit the shard, a failure is not one of them, or the cache cannot be written.
+            CacheError: the writer is closed, the shard not claimed, the rows do not fit, or writing fails.
             DiskSpaceError: the disk is full; the shard stays uncommitted, the rest of the cache is intact.
         """
         self._refuse(shard, stored.failed)
@@ -260,7 +261,11 @@ class CacheWriter:
 def stage_arrays(
     stage: Stage, shard: Shard, stored: Iterable[tuple[ArrayLayout, Iterable[np.ndarray]]], images_per_shard: int
 ) -> tuple[dict[str, int], dict[str, list[int]]]:
-    """Stages the files of ``shard``; returns the size of each and the crc32c of its rows, by array name."""
+    """Stages the files of ``shard``; returns the size of each and the crc32c of its rows, by array name.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     sizes: dict[str, int] = {}
     checksums: dict[str, list[int]] = {}
     for array, rows in stored:
@@ -288,7 +293,7 @@ def _refuse_foreign(store: Store, known: AbstractSet[str]) -> None:
 
 def _opened(store: Store, wanted: CacheLayout, lock: Lock, recipe: Mapping[str, Any] | None) -> CacheLayout:
     """Creates or resumes the cache; returns its layout."""
-    store.sweep(host=lock.host if lock.shared else "")
+    store.remove_partial(host=lock.host if lock.shared else "")
     if store.exists(MANIFEST):
         return _resumed(store, wanted)
     layout = _layout_of_records(store, wanted)
@@ -317,7 +322,12 @@ def _layout_of_records(store: Store, wanted: CacheLayout) -> CacheLayout:
 
 
 def write_files(store: Store, files: Mapping[str, bytes], owner: str) -> None:
-    """Writes whole files together; the manifest, if included, is published after all others."""
+    """Writes whole files together; the manifest, if included, is published after all others.
+
+    Raises:
+        OSError: a file cannot be written.
+        CacheError: a folder of the cache is a link.
+    """
     stage = store.stage(owner)
     try:
         for name, data in files.items():
@@ -330,7 +340,11 @@ def write_files(store: Store, files: Mapping[str, bytes], owner: str) -> None:
 
 
 def mark_finished(log: CommitLog, owner: str) -> None:
-    """Writes the mark of a finished cache if it is missing and every image is committed or failed in ``log``."""
+    """Writes the mark of a finished cache if it is missing and every image is committed or failed in ``log``.
+
+    Raises:
+        OSError, CacheError: see ``write_files``.
+    """
     if np.isin(log.states, (COMMITTED, FAILED)).all() and not log.store.exists(FINISHED):
         write_files(log.store, {FINISHED: encode_finished(log.layout)}, owner)
 

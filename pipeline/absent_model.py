@@ -1,4 +1,4 @@
-"""Finds the cache of a model that is not on this machine: every field but the digest of the model must match."""
+"""Finds the cache of a model that is not on this machine: all fields must match but those only the model tells."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ def adopted_fingerprint(
     *,
     usual: Callable[[Fingerprint], Cache],
 ) -> Fingerprint:
-    """Returns the fingerprint of the cache that equals one of ``wanted`` in all but the digests of absent models.
+    """Returns the fingerprint of the cache that equals one of ``wanted`` in all but what the absent models tell.
 
     ``wanted``: fingerprints, the best first, with None for the digests of ``absent`` (field -> model name). ``caches``:
     the newest first; a cache in its ``usual`` location is preferred to copies. A warning names the chosen cache. If
@@ -71,7 +71,7 @@ def adopted_fingerprint(
     dtypes = [fields["dtype"] for fields in wanted]
     cache, fields = min(fits, key=lambda fit: (dtypes.index(fit[1]["dtype"]), usual(fit[1]) != fit[0]))
     named = _described(cache, fields, absent)
-    log.warning("%s: the features are those of %s, which fits in everything else", _said(absent), named)
+    log.warning("%s: the features are those of %s, which matches in all other fields", _said(absent), named)
     return fields
 
 

@@ -154,7 +154,7 @@ def extract_features(
     scheduler: Scheduler = None,
     shard: ShardPart = None,
 ) -> Outcome:
-    """Stage one: run the diffusion model once over every image and store features and agent queries.
+    """Stage one: run the frozen network once over every image and store features and agent queries.
 
     It can be stopped at any time; the same command resumes.
 

@@ -90,8 +90,8 @@ def upgrade(
 ) -> Outcome:
     """Upgrade a cache to the newest format. Example: `xd3d cache upgrade xd3d-work/cache/NAME`.
 
-    It computes the memberships of each image's agents from the cached maps and the pictures; the diffusion model is
-    not needed. If it is stopped, the same command resumes; until it ends the cache reads as before.
+    It computes the memberships of each image's agents from the cached maps and the pictures; the frozen network is not
+    needed. If it is stopped, the same command resumes; until it ends the cache reads as before.
     """
     from ..stages.extract.upgrade import upgrade_cache
     from .caches import recorded_dataset
@@ -130,14 +130,14 @@ def gc(
     files: list[dict[str, object]] = []
     busy: dict[str, str] = {}
     caches = [path] if path else _all_caches(Workspace.current())
-    for place in [part for cache in caches for part in part_paths(cache)]:
+    for part in [part for cache in caches for part in part_paths(cache)]:
         try:
-            unused = remove_unused(place, dry_run=dry_run) if isinstance(place, Path) else None
-            found = unused or collect_garbage(place, dry_run=dry_run)
+            unused = remove_unused(part, dry_run=dry_run) if isinstance(part, Path) else None
+            found = unused or collect_garbage(part, dry_run=dry_run)
         except CacheError as error:
             if path:
                 raise
-            busy[str(place)] = str(error)
+            busy[str(part)] = str(error)
             continue
         files += [{"cache": found["cache"], **file} for file in found["files"]]
     total = sum(int(str(file["bytes"])) for file in files)
@@ -209,10 +209,10 @@ def _all_caches(workspace: Workspace) -> list[Path | str]:
     from ..cache.metadata import MANIFEST
     from ..cache.stores import open_store
 
-    place = workspace.cache_root()
-    if isinstance(place, Path):
+    root = workspace.cache_root()
+    if isinstance(root, Path):
         return [
-            folder for folder in sorted(place.glob("*")) if (folder / MANIFEST).is_file() and not folder.is_symlink()
+            folder for folder in sorted(root.glob("*")) if (folder / MANIFEST).is_file() and not folder.is_symlink()
         ]
-    caches = [f"{place}/{name}" for name in sorted(open_store(place).listing(""))]
+    caches = [f"{root}/{name}" for name in sorted(open_store(root).listing(""))]
     return [cache for cache in caches if open_store(cache).exists(MANIFEST)]

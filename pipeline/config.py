@@ -39,9 +39,9 @@ class Config(Settings):
     """All settings of a run; each section belongs to one stage."""
 
     data: DataSettings = Field(default_factory=DataSettings, description="Domains, classes and splits")
-    extract: ExtractSettings = Field(default_factory=ExtractSettings, description="Stage one: the diffusion features")
+    extract: ExtractSettings = Field(default_factory=ExtractSettings, description="Stage one: image features")
     model: ModelSettings = Field(default_factory=ModelSettings, description="Stage two: the sparse 3D network")
-    fusion: FusionSettings = Field(default_factory=FusionSettings, description="Stage two: queries and interface")
+    fusion: FusionSettings = Field(default_factory=FusionSettings, description="Stage two: use of image features")
     augment: AugmentSettings = Field(default_factory=AugmentSettings, description="Stage two: 3D augmentation")
     train: TrainSettings = Field(default_factory=TrainSettings, description="Stage two: optimiser, losses and loop")
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="How scores are counted")
@@ -84,7 +84,7 @@ def load_config(name: str = DEFAULT_PRESET, overrides: Sequence[str] = (), *, la
 
 
 def config_options(name: str, overrides: Sequence[str]) -> list[str]:
-    """Returns the options of a command that has the config ``name`` with ``overrides``."""
+    """Returns the options ``--config`` and ``--set`` for ``name`` and ``overrides``."""
     config = [] if name == DEFAULT_PRESET else ["--config", name]
     return [*config, *(part for text in overrides for part in (_OPTION, text))]
 

@@ -208,18 +208,18 @@ def _disk(home: Path) -> Finding:
 
 
 def _caches(workspace: Workspace) -> Iterator[Finding]:
-    """Whether the place that ``XD3D_CACHES`` names can be reached."""
+    """Whether the folder or URL that ``XD3D_CACHES`` names can be reached."""
     from ..cache.stores import open_store
 
     if not os.environ.get("XD3D_CACHES"):
         return
-    place = workspace.cache_root()
+    root = workspace.cache_root()
     try:
-        store = open_store(place)
+        store = open_store(root)
         count, free = len(store.listing("")), store.free_bytes()
     except Xd3dError as error:
         remedy = "correct XD3D_CACHES, or unset it to keep caches in the workspace"
         yield Finding("caches", "fault", str(error), remedy)
         return
     room = "" if free is None else f", {free / 1e9:.1f} GB free"
-    yield Finding("caches", "ok", f"{place}, {count} there{room}")
+    yield Finding("caches", "ok", f"{root}, {count} there{room}")

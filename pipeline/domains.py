@@ -58,7 +58,7 @@ def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> 
 
 
 def left_out_of(dataset: str, left_out: Mapping[str, str]) -> str:
-    """Returns a sentence about the frames that an index goes without; "" if there are none."""
+    """Returns a sentence about the frames left out of an index; "" if there are none."""
     if not left_out:
         return ""
     key, reason = next(iter(left_out.items()))

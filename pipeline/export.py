@@ -36,7 +36,7 @@ def exported(
     fusion: FusionRule,
     norm_window: int | None = None,
 ) -> Iterator[FramePrediction]:
-    """Passes the predictions of ``domain`` on, and writes the classes of all points of each sweep to ``out``.
+    """Yields the predictions of ``domain``, and writes the classes of all points of each sweep to ``out``.
 
     ``fusion`` is the rule that they were fused by, ``norm_window`` that of ``predict_frames``. Faults that an official
     evaluator would find are logged at the end.

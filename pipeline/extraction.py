@@ -13,7 +13,7 @@ from ..files import optional_path
 from .config import DEFAULT_PRESET, config_options, load_config
 from .console import Outcome
 from .domains import DomainOpener
-from .sharing import ALONE, Sharing
+from .sharing import ONE_PROCESS, Sharing
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ def extract_features(
     *,
     dry_run: bool = False,
     retry_failed: bool = False,
-    sharing: Sharing = ALONE,
+    sharing: Sharing = ONE_PROCESS,
     workspace: Workspace | Path | str | None = None,
 ) -> Outcome:
     """Runs stage one: applies the frozen network to every image of ``dataset``, or with ``sharing`` to a part of them.
 
-    It can be stopped at any time; the same call resumes. The exit code is 1 if an image has no features, or by the
-    forecast if the disk is too small.
+    It can be stopped at any time; the same call resumes. The exit code is 1 if an image has no features, or, with
+    ``dry_run``, if the disk is too small.
 
     Args:
         dataset: name of a prepared data set.
@@ -44,7 +44,7 @@ def extract_features(
         overrides: settings that differ from it, as ``"key=value"``.
         root: folder of the data set, where it is not that of ``prepare``.
         dry_run: compute one image, and forecast the bytes and the time of all.
-        retry_failed: try images again that could not be read.
+        retry_failed: compute images again that failed before.
         sharing: how to divide the images among processes.
         workspace: its folder; by default ``XD3D_HOME``, or ``xd3d-work`` in the working directory.
 
@@ -58,9 +58,9 @@ def extract_features(
         ModelError: the network cannot be found, or is incomplete.
         CacheError: the cache is damaged, or another process writes it.
     """
-    place = Workspace.of(workspace)
+    opened = Workspace.of(workspace)
     settings = load_config(config, overrides, labels=False).config
-    opener = DomainOpener(place, settings, cached=True, root=optional_path(root))
+    opener = DomainOpener(opened, settings, cached=True, root=optional_path(root))
     if dry_run:
         return _forecast(opener, dataset, retry_failed=retry_failed)
     done = _extract(opener, dataset, sharing, retry_failed=retry_failed)

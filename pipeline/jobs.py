@@ -50,7 +50,7 @@ def synthesize(
         out: a new or empty folder. In nuScenes' format, the folder of an interrupted call with the same arguments is
             resumed.
         dataset: whose file format to write.
-        frames: number of sweeps.
+        frames: number of frames; in nuScenes' format, of keyframes.
         seed: equal arguments give equal files.
         cameras: channels of nuScenes, separated by commas, or ``all``; by default CAM_FRONT.
         plan: two cities, or the domains of the generalisation benchmark; of nuScenes' format only.
@@ -119,13 +119,13 @@ def prepare(
         DataError: a table or a calibration is damaged.
     """
     roots = {str(name): path for name, path in load_config(config, overrides, labels=False).config.data.roots.items()}
-    place = Workspace.of(workspace)
-    chosen = place.root(dataset, optional_path(root), configured=roots.get(dataset))
-    place.require_writable()
+    opened = Workspace.of(workspace)
+    chosen = opened.root(dataset, optional_path(root), configured=roots.get(dataset))
+    opened.require_writable()
     done = prepare_dataset(
         dataset,
         chosen,
-        place.index(dataset),
+        opened.index(dataset),
         version=version,
         cameras=cameras,
         allow_missing=allow_missing,
@@ -133,7 +133,7 @@ def prepare(
         picture=optional_path(picture),
     )
     if not done.missing:
-        place.remember_root(dataset, chosen)
+        opened.remember_root(dataset, chosen)
     faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]
     summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
     splits = f"Frames of each domain to train on, validate on and test on: {describe_splits(done.splits)}"
@@ -335,8 +335,8 @@ def report(
     """
     from .report.build import build_report
 
-    place = Workspace.of(workspace)
-    trained = TrainedRun.open(place, optional_path(run), machine)
-    beside = None if other is None else TrainedRun.open(place, Path(other), machine)
+    opened = Workspace.of(workspace)
+    trained = TrainedRun.open(opened, optional_path(run), machine)
+    beside = None if other is None else TrainedRun.open(opened, Path(other), machine)
     path = build_report(trained, trained.folder / "report.html" if out is None else Path(out), other=beside)
     return Outcome(result={"report": str(path)}, text=f"The report is in {path}")

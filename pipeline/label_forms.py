@@ -29,10 +29,10 @@ LabelIds = Literal["train", "raw"]
 def label_form(
     trained: TrainedRun, ids: LabelIds = "train", *, colour: bool = False, index: FrameIndex | None = None
 ) -> tuple[LabelForm, str]:
-    """Returns the form of a run's labels and which ids its numbers are.
+    """Returns the form of a run's labels, and a phrase that says what their numbers are.
 
-    ``train`` numbers are the classes' plus one. ``raw`` ones are the ids of the data set of ``index``, which is
-    predicted, or if the run's classes have none there, those of the run's source. ``colour``: clouds are coloured.
+    ``train`` numbers are the classes' plus one. ``raw`` ones are the ids of the data set of ``index`` or, if it lacks
+    some, of the run's source. ``colour``: clouds are coloured.
 
     Raises:
         ConfigError: the classes have no raw ids.

@@ -56,8 +56,8 @@ class Prediction:
     """Classes and probabilities of P points, in the order in which they were given.
 
     Each mapping has the predictions "fused" (all together, by the run's rule), "xm" (the sum of both heads), "3d" and
-    "2d"; without images only "fused" and "3d". Where there is no prediction a label is -1 and a row of probabilities is
-    all 0: for a point that is not finite, and in "2d" for a point that no image shows.
+    "2d"; without images only "3d" and, unless the rule is "sum", "fused". Where there is no prediction a label is -1
+    and a row of probabilities is all 0: for a point that is not finite, and in "2d" for a point that no image shows.
     """
 
     classes: tuple[str, ...]  #: name of each class, by its number in the labels

@@ -35,7 +35,7 @@ __all__ = ["TrainedRun", "with_recorded_fusion", "run_facts", "run_name"]
 
 log = logging.getLogger(__name__)
 
-#: The fusion rule of a record that names none: records of earlier versions, which had no choice.
+#: The fusion rule of a record that names none.
 UNNAMED_RULE: FusionRule = "sum"
 
 
@@ -52,7 +52,7 @@ def run_facts(resolved: ResolvedConfig, *, cached: bool) -> dict[str, Any]:
 
 
 def with_recorded_fusion(resolved: ResolvedConfig, run: Path) -> ResolvedConfig:
-    """Returns ``resolved`` with the fusion rule of the run in the folder ``run``, if that run records none.
+    """Returns ``resolved`` with the rule ``UNNAMED_RULE`` if the run in ``run`` records none.
 
     A rule that the user set is kept.
     """
@@ -184,7 +184,7 @@ class TrainedRun:
 
     @cached_property
     def step(self) -> int:
-        """Training step of the best checkpoint, the one that is read; a later one of a run in progress is not.
+        """Training step of the best checkpoint at first access; later ones of a run in progress are not read.
 
         Raises:
             RunError: there is no checkpoint yet.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from ..processes import torchrun_processes
 
-__all__ = ["ALONE", "Sharing", "require_one_process"]
+__all__ = ["ONE_PROCESS", "Sharing", "require_one_process"]
 
-TOGETHER = ("train", "pretrain")  #: the commands that torchrun may start
+UNDER_TORCHRUN = ("train", "pretrain")  #: the commands that torchrun may start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def require_one_process(command: str) -> None:
     Raises:
         ConfigError: there are several; the message says how to distribute the work, if that is possible.
     """
-    if command in TOGETHER or (count := torchrun_processes()) == 1:
+    if command in UNDER_TORCHRUN or (count := torchrun_processes()) == 1:
         return
     way = f"start it by itself: xd3d {command}"
     if command == "extract-features":
@@ -63,8 +63,8 @@ def require_one_process(command: str) -> None:
         )
     raise ConfigError(
         f"torchrun started {count} processes of 'xd3d {command}', and each would do all of its work: only"
-        f" 'xd3d {TOGETHER[0]}' and 'xd3d {TOGETHER[1]}' run under torchrun. Instead, {way}"
+        f" 'xd3d {UNDER_TORCHRUN[0]}' and 'xd3d {UNDER_TORCHRUN[1]}' run under torchrun. Instead, {way}"
     )
 
 
-ALONE = Sharing()  #: this process does all the work
+ONE_PROCESS = Sharing()  #: this process does all the work

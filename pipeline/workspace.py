@@ -65,29 +65,29 @@ class Workspace:
 
     def caches(self, dataset: str, configured: str | None = None) -> list[Path | str]:
         """Returns all feature caches of ``dataset``, newest first; in an object store, sorted by name."""
-        place = self.cache_root(configured)
-        if isinstance(place, str):
+        root = self.cache_root(configured)
+        if isinstance(root, str):
             from ..cache.stores import open_store
 
-            names = sorted(open_store(place).listing(""))
-            return [f"{place}/{name}" for name in names if name.startswith(f"{dataset}-")]
-        found = [path for path in place.glob(f"{dataset}-*") if path.is_dir()]
+            names = sorted(open_store(root).listing(""))
+            return [f"{root}/{name}" for name in names if name.startswith(f"{dataset}-")]
+        found = [path for path in root.glob(f"{dataset}-*") if path.is_dir()]
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         return list(found)
 
     def cache(self, dataset: str, digest: str, configured: str | None = None) -> Path | str:
         """Returns the location of the feature cache of ``dataset`` with the fingerprint ``digest``."""
-        place, name = self.cache_root(configured), f"{dataset}-{digest[:12]}"
-        return place / name if isinstance(place, Path) else f"{place}/{name}"
+        root, name = self.cache_root(configured), f"{dataset}-{digest[:12]}"
+        return root / name if isinstance(root, Path) else f"{root}/{name}"
 
     def find_cache(self, cache: str) -> str:
         """Returns the location of ``cache``: a plain name is a cache of this workspace, anything else a path or URL."""
         if "://" in cache:
             return cache
-        place = self.cache_root()
-        if isinstance(place, str):
-            return f"{place}/{cache}" if Path(cache).parts == (cache,) and not Path(cache).is_dir() else cache
-        return str(_named(Path(cache), place))
+        root = self.cache_root()
+        if isinstance(root, str):
+            return f"{root}/{cache}" if Path(cache).parts == (cache,) and not Path(cache).is_dir() else cache
+        return str(_named(Path(cache), root))
 
     def run(self, name: str) -> Path:
         """Folder of the run called ``name``."""
@@ -110,6 +110,7 @@ class Workspace:
 
         Raises:
             MissingDataError: this workspace has none.
+            DataError: ``workspace.json`` is damaged.
         """
         name = given or self._memory().get("pseudo_labels")
         if not name:
@@ -119,7 +120,11 @@ class Workspace:
         return _named(Path(name), self.home / "pseudo-labels")
 
     def remember_pseudo_labels(self, folder: Path) -> None:
-        """Makes ``folder`` the default of training."""
+        """Makes ``folder`` the default of training.
+
+        Raises:
+            DataError: ``workspace.json`` is damaged.
+        """
         with self._changing_memory() as memory:
             memory["pseudo_labels"] = folder.name
 
@@ -128,6 +133,7 @@ class Workspace:
 
         Raises:
             MissingDataError: none is known; the message says how to give one.
+            DataError: ``workspace.json`` is damaged.
         """
         variable = f"XD3D_{dataset.upper()}_ROOT"
         remembered = self._memory().get("roots", {}).get(dataset)
@@ -141,11 +147,19 @@ class Workspace:
         return Path(chosen).absolute()
 
     def roots(self) -> dict[str, str]:
-        """Returns the remembered data roots by data set."""
+        """Returns the remembered data roots by data set.
+
+        Raises:
+            DataError: ``workspace.json`` is damaged.
+        """
         return dict(self._memory().get("roots", {}))
 
     def remember_root(self, dataset: str, root: Path) -> None:
-        """Remembers ``root`` for later commands; logs a warning if that of another root is forgotten."""
+        """Remembers ``root`` for later commands; logs a warning if that of another root is forgotten.
+
+        Raises:
+            DataError: ``workspace.json`` is damaged.
+        """
         with self._changing_memory() as memory:
             known = memory.setdefault("roots", {}).get(dataset)
             memory["roots"][dataset] = str(root)
@@ -161,6 +175,7 @@ class Workspace:
 
         Raises:
             MissingDataError: nothing has been trained in this workspace.
+            DataError: ``workspace.json`` is damaged.
         """
         name = self._memory().get("last_run")
         if not name or not self.run(name).is_dir():
@@ -173,7 +188,11 @@ class Workspace:
         return self.run(name)
 
     def remember_run(self, run: Path) -> None:
-        """Makes ``run`` the default of ``evaluate`` and ``report``."""
+        """Makes ``run`` the default of ``evaluate`` and ``report``.
+
+        Raises:
+            DataError: ``workspace.json`` is damaged.
+        """
         with self._changing_memory() as memory:
             runs = self.home / "runs"
             memory["last_run"] = str(run.relative_to(runs) if run.is_relative_to(runs) else run)
@@ -201,7 +220,7 @@ class Workspace:
         """Yields what is remembered and writes it back; a lock serialises commands that end at the same time."""
         from ..locks import exclusive_lock
 
-        with exclusive_lock(self.home, work="ends a command", wait=True):
+        with exclusive_lock(self.home, work="writes", wait=True):
             memory = self._memory()
             yield memory
             write_json(self.home / "workspace.json", memory)

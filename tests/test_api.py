@@ -222,7 +222,7 @@ GOOD = np.zeros((90, 160, 3), np.uint8), np.array([[96.0, 0, 80], [0, 96, 45], [
     [
         (np.zeros((5, 2), np.float32), GOOD, r"points.*\[5, 2\]"),
         (np.zeros((5, 4), int), GOOD, r"points.*\[5, 4\] of int64"),
-        (np.zeros((0, 4)), GOOD, "none"),
+        (np.zeros((0, 4)), GOOD, "is empty"),
         (np.full((5, 4), np.nan), GOOD, "finite"),
         (None, GOOD[0], "'CAM_FRONT' lacks its calibration"),
         (None, GOOD[:2], "'CAM_FRONT' lacks its calibration.*2 values"),

@@ -169,7 +169,7 @@ class Store(Files, Protocol):
     def opening(self) -> AbstractContextManager[None]:
         """Serialises creating and resuming the cache among shared writers."""
 
-    def sweep(self, *, host: str) -> int:
+    def remove_partial(self, *, host: str) -> int:
         """Removes partial files of dead writers whose owner starts with ``host``; returns their number."""
 
     def translate_errors(self, doing: str) -> AbstractContextManager[None]:

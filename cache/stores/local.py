@@ -171,7 +171,7 @@ class LocalStore:
         finally:
             lock.release(remove=True)
 
-    def sweep(self, *, host: str) -> int:
+    def remove_partial(self, *, host: str) -> int:
         """Removes the ``*.partial`` files of dead writers, which no longer hold the writer's lock.
 
         ``host`` restricts it to owners on one host: on network file systems with local locks, a shared writer cannot

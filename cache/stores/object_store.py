@@ -227,7 +227,7 @@ class ObjectStore:
         """Does nothing: there is no lock."""
         return nullcontext()
 
-    def sweep(self, *, host: str) -> int:
+    def remove_partial(self, *, host: str) -> int:
         """Does nothing: partial uploads are invisible, and the bucket's lifecycle rule removes them."""
         return 0
 

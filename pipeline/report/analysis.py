@@ -57,13 +57,13 @@ def _located(frames: list[FrameAttention]) -> Section:
     if agreement:
         sentence = (
             f"Over {len(frames)} frames, {100 * agreement[0]:.0f} % of what a point reads is of agents of its own"
-            " class, that of most points in an agent's pixels; reading all agents alike would give"
+            " class, that of most points in an agent's pixels; uniform attention would give"
             f" {100 * agreement[1]:.0f} %."
         )
     return Section(
         heading="Which agents the points read",
-        text="Each row is one agent. On the left, how much each point reads of it: what its pixels' cells have of the"
-        f" agent. On the right, where it lies in the image. {sentence}",
+        text="Each row is one agent. On the left, each point's membership in it, from the cells at its pixels. On the"
+        f" right, where it lies in the image. {sentence}",
         parts=[Picture(frames[0].picture("located"), "The agents that some points read most, and others least.")],
     )
 
@@ -74,7 +74,7 @@ def _queries(frames: list[FrameAttention]) -> Section:
     if agreement:
         sentence = (
             f"Over {len(frames)} frames, {100 * agreement[0]:.0f} % of a point's attention ends on agents of its own"
-            f" class; attention to all agents alike would give {100 * agreement[1]:.0f} %."
+            f" class; uniform attention would give {100 * agreement[1]:.0f} %."
         )
     return Section(
         heading="What the queries look at",

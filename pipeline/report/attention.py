@@ -41,7 +41,7 @@ SIMILAR = 0.8  #: correlation over the points above which two columns show the s
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FrameImages:
-    """The V images of a frame as the diffusion model read them, their features and agents.
+    """The V images of a frame as stage one read them, their features and agents.
 
     ``assignment`` sums to 1 over the agents of a view. ``extent``: rows and columns of the grid that the image spans;
     the rest is padding.

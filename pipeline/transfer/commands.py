@@ -15,9 +15,9 @@ from ..console import Outcome
 from ..workspace import Workspace
 from .content import Choice
 from .manifest import Kind
-from .places import open_place
 from .pull import pull_cache
 from .push import cache_dataset, previous, push_cache
+from .remotes import open_remote
 from .runs import RECORD, pull_run, push_run
 
 __all__ = ["pull", "push"]
@@ -40,7 +40,9 @@ def push(
     replace: bool = False,
     dry_run: bool = False,
 ) -> Outcome:
-    """Sends ``what``, a cache or a run by name or location, to ``place``; taps, networks and images choose of a cache.
+    """Sends ``what``, a cache or a run by name or location, to ``place``.
+
+    ``taps``, ``networks`` and ``images`` select parts of a cache.
 
     Raises:
         MissingDataError: there is no such cache or run.
@@ -51,13 +53,13 @@ def push(
     if kind == "run":
         if taps or networks or not images.whole:
             raise ConfigError(f"{what} is a run; taps, networks and images are chosen of caches only")
-        target = open_place(place, kind="run", writing=True, public=public, dry_run=dry_run)
+        target = open_remote(place, kind="run", writing=True, public=public, dry_run=dry_run)
         done = push_run(workspace, Path(location), target, replace=replace, dry_run=dry_run)
     else:
         first = open_store(next(iter(part_paths(location)), location))
         dataset = cache_dataset(first, str(location).rpartition("/")[2])
         _require_licence(dataset, place, confirmed=confirm_licence or dry_run)
-        target = open_place(place, kind="cache", writing=True, public=public, dry_run=dry_run)
+        target = open_remote(place, kind="cache", writing=True, public=public, dry_run=dry_run)
         choice = Choice(taps=taps, networks=networks, images=images.keys(workspace, dataset))
         done = push_cache(workspace, location, target, choice, replace=replace, dry_run=dry_run)
     if dry_run:
@@ -80,15 +82,15 @@ def pull(
     replace: bool = False,
     dry_run: bool = False,
 ) -> Outcome:
-    """Fetches the cache or run that was pushed to ``place``; taps, networks and images choose of a cache.
+    """Fetches the cache or run that was pushed to ``place``; taps, networks and images select parts of a cache.
 
     Raises:
         ConfigError: the choice does not fit, or ``out`` holds other things.
-        StoreError: nothing was pushed there, the place cannot be reached, or a file is damaged.
+        StoreError: nothing was pushed there, ``place`` cannot be reached, or a file is damaged.
         CacheError, CacheMismatchError, RunError, DiskSpaceError: see ``pull_cache`` and ``pull_run``.
     """
     dataset_repository = place.startswith("hf://datasets/")
-    source = open_place(place, kind="cache" if dataset_repository else "run", writing=False)
+    source = open_remote(place, kind="cache" if dataset_repository else "run", writing=False)
     manifest = previous(source)
     if manifest is None:
         raise StoreError(
@@ -123,9 +125,9 @@ def _find(workspace: Workspace, what: str) -> tuple[Kind, Path | str]:
     if (run / RECORD).is_file():
         return "run", run
     root = workspace.cache_root()
-    for place in (Path(what).absolute(), join_location(root, what)):
-        if open_store(place).exists(ROOT):
-            return "cache", place
+    for location in (Path(what).absolute(), join_location(root, what)):
+        if open_store(location).exists(ROOT):
+            return "cache", location
     raise MissingDataError(
         f"There is no cache or run {what}: neither a folder with {ROOT} or {RECORD}, nor a name in {root} or"
         f" {workspace.home / 'runs'}"
@@ -133,7 +135,7 @@ def _find(workspace: Workspace, what: str) -> tuple[Kind, Path | str]:
 
 
 def _require_licence(dataset: str, place: str, *, confirmed: bool) -> None:
-    """Says what the licence of the data means; a place with an address needs a confirmation.
+    """Says what the licence of the data means; a ``place`` with an address needs a confirmation.
 
     Raises:
         ConfigError: it is not confirmed.

@@ -20,7 +20,7 @@ from ...cache.views import IDENTITY, view_keys
 from ...errors import CacheError, ConfigError, StoreError, nearest
 from .copy import Item
 from .manifest import Manifest
-from .places import Place
+from .remotes import Remote
 
 __all__ = ["Choice", "Part", "Shared", "cache_items", "inner_store", "made_item", "part_prefixes", "root_items"]
 
@@ -58,16 +58,16 @@ class Part:
 
 
 class Shared:
-    """The files of a manifest at a place, as ``Files``: each is compared with its SHA-256 when it is read."""
+    """The files of a manifest at a remote, as ``Files``: each is compared with its SHA-256 when it is read."""
 
-    def __init__(self, place: Place, manifest: Manifest, prefix: str = "") -> None:
-        self._place = place
+    def __init__(self, remote: Remote, manifest: Manifest, prefix: str = "") -> None:
+        self._remote = remote
         self._manifest = manifest
         self._prefix = prefix
 
     def describe(self, key: str = "") -> str:
         """Returns the full name of a file."""
-        return self._place.describe(self._prefix + key)
+        return self._remote.describe(self._prefix + key)
 
     def exists(self, key: str) -> bool:
         """Returns whether the manifest names the file."""
@@ -89,9 +89,9 @@ class Shared:
         """
         name = self._prefix + key
         if name not in self._manifest.files:
-            raise StoreError(f"{self._place.describe()} has no {name} in its manifest; push again")
+            raise StoreError(f"{self._remote.describe()} has no {name} in its manifest; push again")
         size, digest = self._manifest.files[name]
-        return Item(name=name, size=size, read=partial(self._place.read, name, size), sha256=digest)
+        return Item(name=name, size=size, read=partial(self._remote.read, name, size), sha256=digest)
 
 
 def part_prefixes(
@@ -183,6 +183,6 @@ def cache_items(
 
 
 def made_item(name: str, content: bytes) -> Item:
-    """Returns the item of a file whose content is not stored."""
+    """Returns an item whose content is given, not read from a store."""
     digest = hashlib.sha256(content).hexdigest()
     return Item(name=name, size=len(content), read=lambda: content, sha256=digest)

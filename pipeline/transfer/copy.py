@@ -1,4 +1,4 @@
-"""Copies files from one place to another: in batches, in threads, each compared with its SHA-256 on the way."""
+"""Copies files from one remote to another: in batches, in threads, each compared with its SHA-256 on the way."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from ...cache.layout import DONE
 from ...cache.metadata import MANIFEST as ROOT
 from ...errors import StoreError
 from ...progress import progress
-from .places import Place
+from .remotes import Remote
 
 __all__ = ["Item", "copied", "hashed", "write_order"]
 
@@ -78,11 +78,11 @@ def hashed(items: Sequence[Item], title: str, check: Callable[[str, bytes], None
     return known
 
 
-def copied(items: Iterable[Item], target: Place, title: str, *, done: int = 0) -> int:
+def copied(items: Iterable[Item], target: Remote, title: str, *, done: int = 0) -> int:
     """Writes ``items`` to ``target`` in their ``write_order``; returns the bytes. ``done`` bytes are there already.
 
     Raises:
-        StoreError: a file has another SHA-256 than expected, or a place failed; what was written before stays.
+        StoreError: a file has another SHA-256 than expected, or a remote failed; what was written before stays.
     """
     ordered = sorted(items, key=lambda item: (write_order(item.name), item.name))
     total, sent = sum(item.size for item in ordered), 0

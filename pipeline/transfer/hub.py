@@ -1,4 +1,4 @@
-"""The Hugging Face Hub as a place: large files are sent first and cost no commit; commits then name many at once.
+"""The Hugging Face Hub as a remote: large files are sent first and cost no commit; commits then name many at once.
 
 A repository may take about a hundred commits an hour, so a commit waits for ``COMMIT_FILES`` files or ``COMMIT_BYTES``.
 A killed push loses nothing: the hub keeps what was sent, and its client asks for that before it sends a file again.
@@ -27,7 +27,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from ...errors import ConfigError, StoreError, Xd3dError
 
-__all__ = ["HubFolder", "HubPlace", "parse_hub"]
+__all__ = ["HubFolder", "HubRemote", "parse_hub"]
 
 ANSWER_SECONDS = 10.0  #: how long the hub may take to say what a repository is
 TRANSFER_SECONDS = 120.0  #: how long it may be silent in any other request
@@ -65,8 +65,8 @@ def parse_hub(location: str, kind: str) -> HubFolder:
     return HubFolder(repo=match[2], type=_KINDS[kind], folder=match[3].strip("/"))
 
 
-class HubPlace:
-    """A folder of a repository; reads see the revision that was the newest when the place was opened.
+class HubRemote:
+    """A folder of a repository; reads see the revision that was the newest when the remote was opened.
 
     With ``writing`` a repository that does not exist is created, in a ``dry_run`` it counts as empty.
 

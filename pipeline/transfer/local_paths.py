@@ -1,4 +1,4 @@
-"""Takes the paths of a machine out of what is shared, and refuses what would still show them."""
+"""Removes local paths from shared files, and refuses files that still contain one."""
 
 import getpass
 import re
@@ -20,7 +20,7 @@ _TEXTS = frozenset({".json", ".jsonl", ".md"})
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The folders of this machine that nobody else needs to know."""
+    """Folders of this machine that shared files must not name."""
 
     folders: Sequence[str]  #: the longest first
 
@@ -33,24 +33,24 @@ class Machine:
         folders = {folder.rstrip("/") for folder in named}
         return cls(folders=sorted((folder for folder in folders if len(folder) > 1), key=len, reverse=True))
 
-    def plain(self, value: Any) -> Any:
+    def without_paths(self, value: Any) -> Any:
         """Returns JSON ``value`` with every path cut to its last part."""
         if isinstance(value, dict):
-            return {key: self.plain(each) for key, each in value.items()}
+            return {key: self.without_paths(each) for key, each in value.items()}
         if isinstance(value, list):
-            return [self.plain(each) for each in value]
+            return [self.without_paths(each) for each in value]
         if isinstance(value, str):
             whole = value.startswith(("/", "~/", "file://"))
-            return PurePosixPath(value).name if whole else self.plain_text(value)
+            return PurePosixPath(value).name if whole else self.text_without_paths(value)
         return value
 
-    def plain_text(self, text: str) -> str:
+    def text_without_paths(self, text: str) -> str:
         """Returns a sentence with the paths in it cut to their last part."""
         for folder in self.folders:
             text = text.replace(f"{folder}/", "")
         return _PATH.sub(r"\1", text)
 
-    def require_plain(self, name: str, content: bytes) -> None:
+    def require_no_paths(self, name: str, content: bytes) -> None:
         """Checks that the text file ``name`` shows none of the folders.
 
         Raises:

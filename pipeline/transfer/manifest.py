@@ -1,4 +1,4 @@
-"""The manifest of a place: every file with its size and SHA-256, and what the files are.
+"""The manifest of a remote: every file with its size and SHA-256, and what the files are.
 
 ``xd3d-share.json`` is written when all files are there. Before the first one is sent, the same content is written as
 ``xd3d-share.partial.json``: a file with the size given there was sent completely, and is not sent again after a kill.

@@ -1,4 +1,4 @@
-"""Fetches files from a place, every byte compared with the manifest before it is kept; and caches, or parts of them."""
+"""Fetches files from a remote and checks them against its manifest; pulls caches and parts of caches."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from ..workspace import Workspace
 from .content import Choice, Part, Shared, cache_items, inner_store, part_prefixes, root_items
 from .copy import Item, copied, hashed, write_order
 from .manifest import PLAN, Manifest
-from .places import Place, StorePlace
+from .remotes import Remote, StoreRemote
 
 __all__ = ["pull_cache", "pull_items"]
 
@@ -32,7 +32,7 @@ _LOCKS = ("lock", "writer.lock")
 
 def pull_items(
     items: Sequence[Item],
-    target: StorePlace,
+    target: StoreRemote,
     wanted: Manifest,
     *,
     found: str | None,
@@ -40,7 +40,7 @@ def pull_items(
     replace: bool,
     dry_run: bool,
 ) -> dict[str, Any]:
-    """Fetches ``items`` to ``target``; ``wanted`` describes them, ``found`` is the identity of its content.
+    """Fetches ``items`` to ``target``; ``wanted`` describes them, ``found`` is the identity of what ``target`` holds.
 
     If the target holds a part of the same cache, the missing files are added; another cache or run is replaced only
     with ``replace``. Files with the right digest are not fetched again. ``lock`` locks the target during the transfer.
@@ -51,7 +51,7 @@ def pull_items(
         CacheMismatchError: another cache or run is there.
         ConfigError: the target holds other things.
         DiskSpaceError: the disk has too little space.
-        StoreError, CacheError: a file is damaged, or a place failed; the same call resumes.
+        StoreError, CacheError: a file is damaged, or a remote failed; the same call resumes.
     """
     there = {name: size for name, size in target.files().items() if not _is_lock(name)}
     if PLAN in there:
@@ -89,7 +89,7 @@ def pull_items(
     return {**facts, "bytes": kept + fetched, "there": kept, "fetched": fetched}
 
 
-def _sound(items: Sequence[Item], target: StorePlace) -> set[str]:
+def _sound(items: Sequence[Item], target: StoreRemote) -> set[str]:
     """Returns the names of the files at ``target`` that have the digest of their item."""
     local = [Item(name=item.name, size=item.size, read=partial(target.read, item.name, item.size)) for item in items]
     found = {item.name: item.sha256 for item in hashed(local, "Checking what is there", lambda *_: None)}
@@ -100,18 +100,18 @@ def _is_lock(name: str) -> bool:
     return name in _LOCKS or name.rpartition("/")[2] == _LOCKS[1] or LOCKS in name.split("/")[:-1]
 
 
-def _require_space(target: StorePlace, needed: int) -> None:
+def _require_space(target: StoreRemote, needed: int) -> None:
     free = target.store.free_bytes()
     if free is not None and needed > free:
         raise DiskSpaceError(
-            f"{needed / 1e9:.2f} GB are to come to {target.describe()}, and its disk has {free / 1e9:.2f} GB free; free"
-            " some, pull fewer taps (--taps) or images, or choose another disk with --out"
+            f"The pull needs {needed / 1e9:.2f} GB in {target.describe()}, and its disk has {free / 1e9:.2f} GB free;"
+            " free some, pull fewer taps (--taps) or images, or choose another disk with --out"
         )
 
 
 def pull_cache(
     workspace: Workspace,
-    place: Place,
+    remote: Remote,
     manifest: Manifest,
     choice: Choice,
     *,
@@ -125,22 +125,22 @@ def pull_cache(
     for and are not there) and ``cache`` (its location).
 
     Raises:
-        StoreError: a file is damaged or missing, or the place failed; the same call resumes.
+        StoreError: a file is damaged or missing, or the remote failed; the same call resumes.
         CacheError: nothing of the choice is there, or another process writes to the target.
         CacheMismatchError, ConfigError, DiskSpaceError: see ``pull_items``.
     """
-    several = holds_networks(Shared(place, manifest))
+    several = holds_networks(Shared(remote, manifest))
     prefixes = part_prefixes(
-        manifest.files, choice, several=several, where=place.describe(), load=partial(Shared, place, manifest)
+        manifest.files, choice, several=several, where=remote.describe(), load=partial(Shared, remote, manifest)
     )
-    parts = [_remote_part(place, manifest, prefix, choice) for prefix in prefixes]
+    parts = [_remote_part(remote, manifest, prefix, choice) for prefix in prefixes]
     name, identity = manifest.name, f"networks {manifest.name}"
     if not several:
         chosen = parts[0].selection
         identity = chosen.manifest
         if chosen.layout is not chosen.source:
             name = f"{name.rpartition('-')[0]}-{fingerprint_digest(chosen.layout.fingerprint)[:12]}"
-    target = StorePlace(open_store(out or join_location(workspace.cache_root(), name)))
+    target = StoreRemote(open_store(out or join_location(workspace.cache_root(), name)))
     done = pull_items(
         [item for part in parts for item in part.items] + (root_items() if several else []),
         target,
@@ -157,8 +157,8 @@ def pull_cache(
     return {**facts, "cache": str(target.store.location), **done}
 
 
-def _remote_part(place: Place, manifest: Manifest, prefix: str, choice: Choice) -> Part:
-    files = Shared(place, manifest, prefix)
+def _remote_part(remote: Remote, manifest: Manifest, prefix: str, choice: Choice) -> Part:
+    files = Shared(remote, manifest, prefix)
     records = [name.removeprefix(f"{prefix}{DONE}/") for name in manifest.files if name.startswith(f"{prefix}{DONE}/")]
     there = {int(stem) for record in records if (stem := record.removesuffix(".json")).isdecimal()}
     return cache_items(files, choice, prefix=prefix, there=there, data=files.item)

@@ -1,4 +1,4 @@
-"""Pushes caches, or parts of them, and other files to a place with a manifest; files that are there are skipped."""
+"""Pushes caches, or parts of them, and other files to a remote with a manifest; files that are there are skipped."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -27,19 +27,19 @@ from .content import Choice, Part, cache_items, inner_store, part_prefixes, root
 from .copy import Item, copied, hashed
 from .local_paths import Machine
 from .manifest import LARGEST, MANIFEST, PLAN, FileFacts, Manifest, plain_name
-from .places import Place, StorePlace
+from .remotes import Remote, StoreRemote
 
 __all__ = ["CARD", "cache_dataset", "previous", "push_cache", "push_items"]
 
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
-_KEPT = frozenset({CARD, ".gitattributes", "LICENSE", "LICENSE.md", "lock"})  #: other files that may lie in a place
+_KEPT = frozenset({CARD, ".gitattributes", "LICENSE", "LICENSE.md", "lock"})  #: other files that may lie in a remote
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Before:
-    """What a place holds: the sizes of its ``files``, and its manifest, or the one that a push had begun with."""
+    """What a remote holds: the sizes of its ``files``, and its manifest, or the one that a push had begun with."""
 
     files: Mapping[str, int]
     manifest: Manifest | None
@@ -51,25 +51,25 @@ class _Before:
         return {name: facts for name, facts in listed.items() if self.files.get(name) == facts.size}
 
 
-def previous(place: Place) -> Manifest | None:
-    """Returns the manifest of a finished push to ``place``, None if there is none.
+def previous(remote: Remote) -> Manifest | None:
+    """Returns the manifest of a finished push to ``remote``, None if there is none.
 
     Raises:
-        StoreError: it is damaged, or the place cannot be read.
+        StoreError: it is damaged, or the remote cannot be read.
     """
-    files = place.files()
-    return _read(place, files, MANIFEST) if MANIFEST in files and PLAN not in files else None
+    files = remote.files()
+    return _read(remote, files, MANIFEST) if MANIFEST in files and PLAN not in files else None
 
 
-def _read(place: Place, files: Mapping[str, int], name: str) -> Manifest:
+def _read(remote: Remote, files: Mapping[str, int], name: str) -> Manifest:
     if files[name] > LARGEST:
-        raise StoreError(f"{place.describe(name)} has {files[name]:,} bytes, more than a manifest can have")
-    return Manifest.parse(place.read(name, files[name]), place.describe(name))
+        raise StoreError(f"{remote.describe(name)} has {files[name]:,} bytes, more than a manifest can have")
+    return Manifest.parse(remote.read(name, files[name]), remote.describe(name))
 
 
 def push_items(
     items: Sequence[Item],
-    place: Place,
+    remote: Remote,
     wanted: Manifest,
     *,
     card: str,
@@ -77,44 +77,45 @@ def push_items(
     replace: bool,
     dry_run: bool,
 ) -> dict[str, Any]:
-    """Sends ``items`` to ``place``; ``wanted`` describes them and has no files yet.
+    """Sends ``items`` to ``remote``; ``wanted`` describes them and has no files yet.
 
-    If the place holds a part of the same cache, the missing files are added; another cache or run is replaced only with
-    ``replace``. ``check`` is called with the name and the content of every file before the first one is sent. An
+    If the remote holds a part of the same cache, the missing files are added; another cache or run is replaced only
+    with ``replace``. ``check`` is called with the name and the content of every file before the first one is sent. An
     existing card is kept.
 
     Returns a JSON-ready dictionary: ``place``, ``files``, ``bytes``, ``there`` (bytes that were there), ``sent``.
 
     Raises:
         CacheMismatchError: another cache or run is there.
-        ConfigError: the place holds other things, or ``check`` refused a file.
-        StoreError, CacheError, DiskSpaceError: a file or the place failed; the same call resumes.
+        ConfigError: the remote holds other things, or ``check`` refused a file.
+        StoreError, CacheError, DiskSpaceError: a file or the remote failed; the same call resumes.
     """
-    before = _examine(place, wanted, replace=replace)
+    before = _examine(remote, wanted, replace=replace)
     there = sum(item.size for item in items if before.files.get(item.name) == item.size and item.name in before.known)
     total = sum(item.size for item in items)
-    log.info("%s: %d files, %.3f GB, %.3f GB of them are there", place.describe(), len(items), total / 1e9, there / 1e9)
-    if place.most_files is not None and len(items) > place.most_files:
+    where = remote.describe()
+    log.info("%s: %d files, %.3f GB, %.3f GB of them are there", where, len(items), total / 1e9, there / 1e9)
+    if remote.most_files is not None and len(items) > remote.most_files:
         log.warning(
-            "These are more files than the %d that one repository should hold; send --scenes to several, or extract"
-            " with larger shards (extract.shard_mb)",
-            place.most_files,
+            "These are more files than the %d that one repository should hold; push some --scenes to each of several,"
+            " or extract with larger shards (extract.shard_mb)",
+            remote.most_files,
         )
-    facts: dict[str, Any] = {"place": place.describe(), "files": len(items), "bytes": total, "there": there}
+    facts: dict[str, Any] = {"place": where, "files": len(items), "bytes": total, "there": there}
     if dry_run:
         return {**facts, "sent": 0}
-    with _locked(place):
-        before = _examine(place, wanted, replace=replace)
+    with _locked(remote):
+        before = _examine(remote, wanted, replace=replace)
         items = hashed(items, "Computing SHA-256", check)
         files = {item.name: FileFacts(item.size, item.sha256) for item in items}
-        _refuse_other_parts(files, before, place, wanted, replace=replace)
-        return {**facts, **_send(items, files, place, before, wanted, card)}
+        _refuse_other_parts(files, before, remote, wanted, replace=replace)
+        return {**facts, **_send(items, files, remote, before, wanted, card)}
 
 
 def _send(
     items: Sequence[Item],
     files: Mapping[str, FileFacts],
-    place: Place,
+    remote: Remote,
     before: _Before,
     wanted: Manifest,
     card: str,
@@ -130,49 +131,50 @@ def _send(
     manifest = changed(wanted, files={**kept, **files})
     pending = [item for item in items if known.get(item.name) != files[item.name]]
     if old and stale:
-        place.write({PLAN: old.encode()})  # if the deletion is interrupted, this says what the rest is
-        place.delete([*([MANIFEST] if MANIFEST in before.files else []), *stale])
+        remote.write({PLAN: old.encode()})  # if the deletion is interrupted, this says what the rest is
+        remote.delete([*([MANIFEST] if MANIFEST in before.files else []), *stale])
     there = sum(item.size for item in items) - sum(item.size for item in pending)
     sent = 0
     if pending:
-        place.write({PLAN: manifest.encode()})
-        place.finish()
-        sent = copied(pending, place, "Pushing", done=there)
-    place.write({MANIFEST: manifest.encode(), **({} if CARD in before.files else {CARD: card.encode()})})
-    place.delete([PLAN] if pending or stale or PLAN in before.files else [])
-    place.finish()
+        remote.write({PLAN: manifest.encode()})
+        remote.finish()
+        sent = copied(pending, remote, "Pushing", done=there)
+    remote.write({MANIFEST: manifest.encode(), **({} if CARD in before.files else {CARD: card.encode()})})
+    remote.delete([PLAN] if pending or stale or PLAN in before.files else [])
+    remote.finish()
     return {"bytes": there + sent, "there": there, "sent": sent}
 
 
-def _examine(place: Place, wanted: Manifest, *, replace: bool) -> _Before:
-    """Reads what is at the place, and refuses to write over anything else."""
-    files = place.files()
+def _examine(remote: Remote, wanted: Manifest, *, replace: bool) -> _Before:
+    """Reads what is at the remote, and refuses to write over anything else."""
+    files = remote.files()
     name = next((name for name in (PLAN, MANIFEST) if name in files), None)
-    old = _read(place, files, name) if name else None
+    old = _read(remote, files, name) if name else None
     foreign = sorted(files.keys() - _KEPT - {PLAN, MANIFEST} - (old.files.keys() if old else set()))
     if foreign:
         raise ConfigError(
-            f"{place.describe()} holds other files ({', '.join(foreign[:3])}); give a folder that is empty or not there"
+            f"{remote.describe()} holds other files ({', '.join(foreign[:3])}); give a folder that is empty or not"
+            " there"
         )
     if old and old.identity != wanted.identity and not replace:
         lines = differences(wanted.facts.get("fingerprint", {}), old.facts.get("fingerprint", {}))
         listed = "".join(f"\n  {line[:300]}" for line in lines)
         raise CacheMismatchError(
-            f"{place.describe()} holds another {old.kind}, {old.name}:{listed}\nGive another folder, or replace it with"
-            " --replace"
+            f"{remote.describe()} holds another {old.kind}, {old.name}:{listed}\nGive another folder, or replace it"
+            " with --replace"
         )
     return _Before(files=files, manifest=old)
 
 
-def _locked(place: Place) -> AbstractContextManager[None]:
-    """Excludes other pushes to a folder; other places have no locks."""
-    if isinstance(place, StorePlace) and isinstance(place.store, LocalStore):
-        return exclusive_lock(Path(place.store.root), work="pushes", option="the argument PLACE")
+def _locked(remote: Remote) -> AbstractContextManager[None]:
+    """Excludes other pushes to a folder; other remotes have no locks."""
+    if isinstance(remote, StoreRemote) and isinstance(remote.store, LocalStore):
+        return exclusive_lock(Path(remote.store.root), work="pushes", option="the argument PLACE")
     return nullcontext()
 
 
 def _refuse_other_parts(
-    files: Mapping[str, FileFacts], before: _Before, place: Place, wanted: Manifest, *, replace: bool
+    files: Mapping[str, FileFacts], before: _Before, remote: Remote, wanted: Manifest, *, replace: bool
 ) -> None:
     """Refuses to mix a part of a cache of several networks with one that was made with other settings."""
     if replace or wanted.kind != "cache" or before.manifest is None or before.manifest.identity != wanted.identity:
@@ -181,7 +183,7 @@ def _refuse_other_parts(
         there = before.manifest.files.get(name, facts)
         if PurePosixPath(name).name in (ROOT, KEYS) and there.sha256 != facts.sha256:
             raise CacheMismatchError(
-                f"{place.describe(name)} is that of a cache with other settings; give another folder, or replace it"
+                f"{remote.describe(name)} is that of a cache with other settings; give another folder, or replace it"
                 " with --replace"
             )
 
@@ -195,13 +197,13 @@ def cache_dataset(files: Files, name: str) -> str:
 def push_cache(
     workspace: Workspace,
     path: Path | str,
-    place: Place,
+    remote: Remote,
     choice: Choice,
     *,
     replace: bool,
     dry_run: bool,
 ) -> dict[str, Any]:
-    """Sends a cache, or what is chosen of it, to a place, after checking every value of the cache.
+    """Sends a cache, or what is chosen of it, to a remote, after checking every value of the cache.
 
     Returns the dictionary of ``push_items``, with ``kind``, ``name`` and ``images``.
 
@@ -222,8 +224,9 @@ def push_cache(
         )
     wanted = _describe(parts, store, several=several, machine=machine)
     items = [item for part in parts for item in part.items] + (root_items() if several else [])
-    card = cache_card(wanted.facts, name=wanted.name, place=place.describe())
-    done = push_items(items, place, wanted, card=card, check=machine.require_plain, replace=replace, dry_run=dry_run)
+    card = cache_card(wanted.facts, name=wanted.name, place=remote.describe())
+    check = machine.require_no_paths
+    done = push_items(items, remote, wanted, card=card, check=check, replace=replace, dry_run=dry_run)
     left_out = max(part.left_out for part in parts)
     return {"kind": "cache", "name": wanted.name, "images": wanted.facts["images"], "left_out": left_out, **done}
 
@@ -233,7 +236,7 @@ def _local_part(whole: Store, prefix: str, choice: Choice, machine: Machine) -> 
     layout = load_layout(store)
     refuse_damaged_metadata(store, layout)
     log = CommitLog(store=store, layout=layout)
-    place = StorePlace(store)
+    local = StoreRemote(store)
     sizes = {
         array.shard_file(index): found[name]
         for index, found in log.sizes.items()
@@ -242,7 +245,7 @@ def _local_part(whole: Store, prefix: str, choice: Choice, machine: Machine) -> 
 
     def data(name: str) -> Item:
         size = sizes.get(name, 0)
-        return Item(name=prefix + name, size=size, read=partial(place.read, name, size))
+        return Item(name=prefix + name, size=size, read=partial(local.read, name, size))
 
     return cache_items(
         store,
@@ -250,8 +253,8 @@ def _local_part(whole: Store, prefix: str, choice: Choice, machine: Machine) -> 
         prefix=prefix,
         there=log.sizes.keys(),
         data=data,
-        failures=machine.plain_text,
-        recipe=machine.plain,
+        failures=machine.text_without_paths,
+        recipe=machine.without_paths,
     )
 
 
@@ -260,7 +263,7 @@ def _describe(parts: list[Part], store: Store, *, several: bool, machine: Machin
     folder = str(store.location).rstrip("/").rpartition("/")[2]
     first = parts[0].selection.layout
     sub = inner_store(store, parts[0].prefix)
-    recipe = machine.plain(load_recipe(sub) or {})
+    recipe = machine.without_paths(load_recipe(sub) or {})
     dataset = cache_dataset(sub, folder)
     extract = recipe.get("extract", {})
     name = plain_name(folder if several else f"{dataset}-{fingerprint_digest(first.fingerprint)[:12]}")

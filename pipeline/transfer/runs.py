@@ -18,9 +18,9 @@ from .content import Shared, made_item
 from .copy import Item
 from .local_paths import Machine
 from .manifest import Manifest, plain_name
-from .places import Place, StorePlace
 from .pull import pull_items
 from .push import push_items
+from .remotes import Remote, StoreRemote
 
 __all__ = ["PULLED", "pull_run", "push_run"]
 
@@ -35,8 +35,8 @@ _FILES = re.compile(
 )
 
 
-def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dry_run: bool) -> dict[str, Any]:
-    """Sends a run to a place, with a model card.
+def push_run(workspace: Workspace, run: Path, remote: Remote, *, replace: bool, dry_run: bool) -> dict[str, Any]:
+    """Sends a run to a remote, with a model card.
 
     Returns the dictionary of ``push_items``, with ``kind``, ``name`` and ``step`` (that of the weights).
 
@@ -48,14 +48,14 @@ def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dr
     from ...stages.train.record import read_record
 
     record, step, machine = read_record(run), best_step(run), Machine.current(workspace)
-    shared = machine.plain(read_json(run / RECORD))
+    shared = machine.without_paths(read_json(run / RECORD))
     shared["facts"]["caches"] = None  # where caches are kept is the reader's own matter
     scores = {path.stem: Metrics.load(path) for path in sorted((run / "scores").glob("*.json"))}
     folder = "checkpoints/step-{:08d}"
     states = {f"{folder.format(each)}/state.json" for each in (step, checkpoint_steps(run)[-1])}
     items = [
         _text(RECORD, shared),
-        *(_text(f"scores/{name}.json", machine.plain(metrics.to_json())) for name, metrics in scores.items()),
+        *(_text(f"scores/{name}.json", machine.without_paths(metrics.to_json())) for name, metrics in scores.items()),
         *(_file(run, name) for name in (*sorted(states), f"{folder.format(step)}/model.safetensors")),
         *([_file(run, LOG)] if (run / LOG).is_file() else []),
     ]
@@ -67,8 +67,9 @@ def push_run(workspace: Workspace, run: Path, place: Place, *, replace: bool, dr
         identity=items[0].sha256,
         facts={"datasets": datasets, "step": step, "classes": record["classes"], "code": record["code"]},
     )
-    card = run_card(name=name, place=place.describe(), record=shared, step=step, scores=scores, datasets=datasets)
-    done = push_items(items, place, wanted, card=card, check=machine.require_plain, replace=replace, dry_run=dry_run)
+    card = run_card(name=name, place=remote.describe(), record=shared, step=step, scores=scores, datasets=datasets)
+    check = machine.require_no_paths
+    done = push_items(items, remote, wanted, card=card, check=check, replace=replace, dry_run=dry_run)
     return {"kind": "run", "name": name, "step": step, **done}
 
 
@@ -81,7 +82,7 @@ def _file(run: Path, name: str) -> Item:
 
 
 def pull_run(
-    workspace: Workspace, place: Place, manifest: Manifest, *, out: Path | None, replace: bool, dry_run: bool
+    workspace: Workspace, remote: Remote, manifest: Manifest, *, out: Path | None, replace: bool, dry_run: bool
 ) -> dict[str, Any]:
     """Fetches a run into the runs of the workspace, where commands find it by name; or into ``out``.
 
@@ -96,13 +97,13 @@ def pull_run(
     from ...stages.train.record import read_record
 
     if strange := next((name for name in manifest.files if not _FILES.fullmatch(name)), None):
-        raise StoreError(f"{place.describe()} names the file {strange!r}, which no run has; nothing was pulled")
+        raise StoreError(f"{remote.describe()} names the file {strange!r}, which no run has; nothing was pulled")
     name = f"{manifest.name}{PULLED}"
     folder = out or workspace.run(name)
-    shared, record = Shared(place, manifest), folder / RECORD
+    shared, record = Shared(remote, manifest), folder / RECORD
     done = pull_items(
         [shared.item(name) for name in manifest.files],
-        StorePlace(open_store(folder)),
+        StoreRemote(open_store(folder)),
         changed(manifest, identity=manifest.files[RECORD].sha256 if RECORD in manifest.files else ""),
         found=hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else None,
         lock=lambda: exclusive_lock(folder, work="pulls a run", option="--out"),

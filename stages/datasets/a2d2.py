@@ -237,6 +237,6 @@ def _checks(index: FrameIndex) -> Iterator[Check]:
 
 
 def _archive_fault(path: Path) -> str | Remark | None:
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # opening a pipe blocks
         return "the LiDAR file is missing; unpack the download again"
     return points_fault(partial(_sweep, path))

@@ -65,7 +65,11 @@ class Alignment:
 
 
 def measure_alignment(index: FrameIndex) -> list[Alignment]:
-    """Returns the best shift of each camera over some of its frames, with a progress bar; none without edges."""
+    """Returns the best shift of each camera over some of its frames, with a progress bar; none without edges.
+
+    Raises:
+        DataError, MissingDataError: a sweep or an image cannot be read.
+    """
     if not index.cameras:
         return []
     count = min(_FRAMES, len(index.frames.key))

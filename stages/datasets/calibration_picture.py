@@ -26,6 +26,9 @@ def draw_views(index: FrameIndex, views: Sequence[View], path: Path) -> None:
     """Writes a PNG or, by its name, a JPEG picture: a row for each of the first scenes, a column for each camera.
 
     Points are red near the camera and blue far from it; images are straightened as stage one does.
+
+    Raises:
+        DataError, MissingDataError: a sweep or an image cannot be read.
     """
     scenes = list(dict.fromkeys(view.scene for view in views))[:_SCENES]
     rows = [[_tile(index, view) for view in views if view.scene == scene] for scene in scenes]

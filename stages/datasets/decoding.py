@@ -51,7 +51,11 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def warn_if_dark(index: FrameIndex) -> None:
-    """Logs a warning for each camera whose first image is nearly black, as of 10 or 12 bits in files of 16."""
+    """Logs a warning for each camera whose first image is nearly black, as of 10 or 12 bits in files of 16.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
     for camera in index.cameras:
         rows = np.flatnonzero(index.images.camera == camera)
         if not len(rows):

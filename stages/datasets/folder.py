@@ -268,7 +268,7 @@ def _label_fault(index: FrameIndex, labels: Path, sweep: Path) -> str | None:
     rows = _rows(sweep, index)
     fault = _label_mismatch(index, labels, sweep, rows)
     singles = fault is not None and rows is not None and rows.dtype == "float32" and sweep.is_file()
-    return None if singles and holds_doubles(sweep.read_bytes()) else fault  # the sweep's own fault is told
+    return None if singles and holds_doubles(sweep.read_bytes()) else fault  # the sweep's fault is reported
 
 
 def _label_mismatch(index: FrameIndex, labels: Path, sweep: Path, rows: RawRows | None) -> str | None:

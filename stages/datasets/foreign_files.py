@@ -1,6 +1,6 @@
-"""What a file turns out to be that is not what its name says: a pointer, a packed file, a web page, a bag.
+"""Recognises files that are not what their names say: Git LFS pointers, compressed files, web pages, bags.
 
-Its first bytes tell. Such a file would otherwise be called truncated or damaged, with a remedy that does not help.
+Their first bytes tell. Such a file would otherwise be called truncated or damaged, with a remedy that does not help.
 """
 
 import shlex
@@ -54,7 +54,7 @@ def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) 
     bits can look like text.
     """
     if head is None:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe blocks
             return None if path.exists() else _instead_of(path)
         try:
             with path.open("rb") as file:
@@ -75,7 +75,7 @@ def foreign_kind(path: Path, head: bytes | None = None, *, sweep: bool = False) 
             return "is text, and raw numbers are expected; give it the suffix .txt, or save it with numpy"
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")) or (start.startswith(b"<?xml") and b"<error>" in start):
-        return "is a web page, such as a server's message of an error; download the file again"
+        return "is a web page, such as a server's error message; download the file again"
     for suffix, (magic, what) in BAGS.items():
         if head.startswith(magic):
             source = path.parent if suffix == ".db3" else path  # the folder holds the types

@@ -70,17 +70,18 @@ class Frame:
         return replace(self, labels=np.where(rows, IGNORE, self.labels), pseudo=pseudo, classless=classless)
 
     def facing(self, index: FrameIndex) -> Float32[np.ndarray, "points 3"]:
-        """Returns the points with y along the first image's optical axis, x to the right; without images, y along x.
+        """Returns the points, in metres, with y along the first image's optical axis and x to its right.
 
-        Of a camera that looks straight up or down, y is along the upper side of its image.
+        For a camera that looks straight up or down, y points to the top of its image. Without images, y is along the
+        LiDAR's x.
         """
         ahead = np.array([1.0, 0.0])
         if len(self.image_rows):
             pose = index.images.camera_from_lidar[self.image_rows[0]]
             axis = pose[2, :2] if np.hypot(*pose[2, :2]) > _VERTICAL else -pose[1, :2]
             ahead = axis / np.linalg.norm(axis)
-        turn = np.array([[ahead[1], ahead[0]], [-ahead[0], ahead[1]]])
-        return np.column_stack([self.points[:, :2] @ turn, self.points[:, 2:]]).astype(np.float32)
+        rotation = np.array([[ahead[1], ahead[0]], [-ahead[0], ahead[1]]])
+        return np.column_stack([self.points[:, :2] @ rotation, self.points[:, 2:]]).astype(np.float32)
 
 
 def join_classless(frames: Sequence[Frame]) -> Bool[np.ndarray, "points"] | None:

@@ -49,7 +49,7 @@ def _label_fault(path: Path, dtype: str, sweep: Path, row_bytes: int, ids: Colle
     whole = binary_fault(sweep, "sweep", row_bytes) is None
     points = sweep.stat().st_size // row_bytes if whole else None
     fault = binary_fault(path, "label file", np.dtype(dtype).itemsize, points) or _id_fault(path, dtype, ids)
-    return None if fault and whole and holds_doubles(sweep.read_bytes()) else fault  # the sweep's own fault is told
+    return None if fault and whole and holds_doubles(sweep.read_bytes()) else fault  # the sweep's fault is reported
 
 
 def _id_fault(path: Path, dtype: str, ids: Collection[int]) -> str | None:

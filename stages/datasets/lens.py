@@ -77,7 +77,12 @@ class Lens:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Lens":
-        """Returns the lens from the values of ``to_json``."""
+        """Returns the lens from the values of ``to_json``.
+
+        Raises:
+            KeyError: a value is missing.
+            ValueError, TypeError: a matrix is not 3 x 3, or a value is not a number.
+        """
 
         def matrix(rows: Any) -> Matrix:
             first, second, third = ((float(a), float(b), float(c)) for a, b, c in rows)

@@ -51,7 +51,7 @@ def names_apart(named: Mapping[str, Collection[str]]) -> str | None:
         if first and second and not set(first) & set(second):
             return (
                 f"files of {one} and of {other} have no name in common, such as '{min(first)}' and '{min(second)}';"
-                " what belongs to one frame needs one name: rename or link the files (of time stamps, the nearest)"
+                " files of one frame need one name: rename or link them (match by nearest time stamp)"
             )
     return None
 

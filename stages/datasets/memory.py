@@ -39,8 +39,9 @@ class MemoryIndex(FrameIndex):
         """Returns the index of a frame that stands for one of ``dataset``, after all arrays are checked.
 
         ``points`` are floats [points, 3 or more], x, y and z first, in metres. ``images`` has for each camera the
-        picture, the intrinsics and camera_from_lidar. ``cameras`` are the names that the network tells apart, in its
-        order. ``keys`` has the key of a camera's image, by default the camera's name.
+        picture, uint8 [height, width, 3] in RGB; the intrinsics [3, 3] in its pixels; and camera_from_lidar [4, 4],
+        which maps points in metres to the camera (x right, y down, z forward). ``cameras`` are the names that the
+        network tells apart, in its order. ``keys`` has the key of a camera's image, by default the camera's name.
 
         Raises:
             DataError: an array has another shape or type, or a calibration is missing or wrong.
@@ -76,9 +77,13 @@ class MemoryIndex(FrameIndex):
 
 
 def read_sweep(index: FrameIndex, row: int) -> Sweep:
-    """Returns the points of the frame."""
+    """Returns the points of the frame.
+
+    Raises:
+        TypeError: ``index`` is not a ``MemoryIndex``.
+    """
     if not isinstance(index, MemoryIndex):
-        raise TypeError(f"the index of {index.dataset} has files")
+        raise TypeError(f"the index of {index.dataset} is not a MemoryIndex")
     return index.sweep
 
 
@@ -89,7 +94,7 @@ def _sweep(points: np.ndarray) -> Sweep:
             f"points must be an array of floats [points, 3 or more], x, y and z in metres first; it is {_named(values)}"
         )
     sweep = Sweep.of(np.ascontiguousarray(values[:, :3]))
-    if fault := "it holds none" if not len(values) else sweep.fault(max_unusable=1.0):
+    if fault := "it is empty" if not len(values) else sweep.fault(max_unusable=1.0):
         raise DataError(f"The array of points cannot be used: {fault}")
     return sweep
 
@@ -105,7 +110,8 @@ def _image(
         raise DataError(f"The picture of camera '{camera}' is {_named(picture)}; {_IMAGE}")
     for name, matrix, side in (("intrinsics", intrinsics, 3), ("camera_from_lidar", pose, 4)):
         if matrix.shape != (side, side) or matrix.dtype.kind not in "fiu":
-            raise DataError(f"The {name} of camera '{camera}' are {_named(matrix)}; {_IMAGE}")
+            shape = f"{list(matrix.shape)} and type {matrix.dtype}"
+            raise DataError(f"The matrix {name} of camera '{camera}' has shape {shape}; {_IMAGE}")
     intrinsics, pose = intrinsics.astype(np.float64), pose.astype(np.float64)
     size = (int(picture.shape[1]), int(picture.shape[0]))
     check_calibration(f"camera '{camera}'", intrinsics, pose, size, _IMAGE)

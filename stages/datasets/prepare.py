@@ -40,8 +40,8 @@ _LOOKED_AT = 64
 class PrepareSummary:
     """The result of ``prepare_dataset``; ``index`` is the folder of the index, None if there are faults.
 
-    ``incomplete`` is the number of frames that the faults concern; ``left_out`` are the frames that the index goes
-    without, with their reasons.
+    ``incomplete`` is the number of frames that the faults concern; ``left_out`` are the frames left out of the index,
+    with their reasons.
     """
 
     dataset: str
@@ -177,8 +177,8 @@ def _none_complete(incomplete: Mapping[str, str]) -> MissingDataError:
 def _check_classes(index: FrameIndex) -> None:
     """Checks that the labels of a user's folder hold ids of its classes, in the first labelled frame of each scene.
 
-    Where nothing in these is labelled, frames throughout the folder are looked at. Many labels of ids that the
-    description does not name are a warning.
+    Where these hold none, up to 64 frames throughout the folder are read. Many labels of ids that the description does
+    not name are a warning.
 
     Raises:
         DataError: they hold none; the message names the ids of both.

@@ -49,8 +49,8 @@ _PART, _APART = 4096, 0.2  #: values looked at in each column's part of the file
 def are_doubles(values: Float32[np.ndarray, "values"]) -> bool:
     """Whether ``values``, read as float32, are the halves of float64.
 
-    The upper halves of doubles between 1e-7 and 1e21 are, as float32, near one; the lower ones are random bits, or zero
-    where the numbers have few digits. Coordinates in metres are neither.
+    The upper halves of doubles between 1.2e-7 and 3.7e19 are, as float32, 0.25 to 512; the lower ones are random bits,
+    or zero where the numbers have few digits. Coordinates in metres are neither.
     """
     pairs = values[: len(values) // 2 * 2].reshape(-1, 2)
     lower, upper = np.abs(pairs[:: max(1, len(pairs) // _PAIRS[1])]).T

@@ -44,7 +44,8 @@ class DataSettings(Settings):
         default=DomainSettings(domain="usa"), description="Domain with labels, on which the network is trained"
     )
     target: DomainSettings = Field(
-        default=DomainSettings(domain="singapore"), description="Domain on which it is validated and tested"
+        default=DomainSettings(domain="singapore"),
+        description="Domain to test on, and to adapt to without labels",
     )
     validate_on: Literal["auto", "source", "target", "none"] = Field(
         default="auto",

@@ -242,7 +242,7 @@ def check_columns(paths: Sequence[Path], columns: int) -> None:
     found = {
         guess_columns(np.frombuffer(content, "<f4", len(content) // 4), columns)
         for path, content in contents.items()
-        if not (foreign_kind(path, content, sweep=True) or holds_doubles(content))  # told by the check of the file
+        if not (foreign_kind(path, content, sweep=True) or holds_doubles(content))  # reported by the file's check
     }
     if len(found) == 1 and columns not in found:
         (length,) = found

@@ -20,7 +20,7 @@ from .projection import OPTICAL_AXES, image_pixels
 from .reader_arguments import choose_cameras, read_parts, resolve_root
 from .sweeps import Sweep
 from .virtualkitti_clouds import (
-    CLASSES,
+    CLASS_FOLDER,
     cloud_fault,
     cloud_labels,
     cloud_of_depth,
@@ -64,7 +64,7 @@ def build_index(
     root = resolve_root(
         root,
         dataset="VirtualKITTI",
-        holds=f"{_RGB}, and {_CLOUDS[0]} or {_DEPTH} and {CLASSES}",
+        holds=f"{_RGB}, and {_CLOUDS[0]} or {_DEPTH} and {CLASS_FOLDER}",
         is_root=lambda folder: bool(_versions(folder)),
         download=_DOWNLOAD,
     )
@@ -80,7 +80,7 @@ def build_index(
     sizes = {world.name: world.size for world in worlds}
     images = [row for index, name in enumerate(names) for row in _image_rows(index, name, weathers, sizes)]
     sweeps = [_sweep_path(root, chosen, *name) for name in names]
-    classes = [f"{CLASSES}/{world}/{_SOURCE}/{stem}.png" for world, stem in names]
+    classes = [f"{CLASS_FOLDER}/{world}/{_SOURCE}/{stem}.png" for world, stem in names]
     return FrameIndex(
         dataset="virtualkitti",
         version=chosen,
@@ -117,7 +117,7 @@ def read_labels(index: FrameIndex, row: int, sweep: Sweep) -> Int64[np.ndarray, 
     path = index.root / str(index.frames.labels[row])
     if index.version == "npy":
         return cloud_labels(read_cloud(path))
-    return read_classes(path, index.root / CLASSES, str(index.frames.scene[row]), sweep)
+    return read_classes(path, index.root / CLASS_FOLDER, str(index.frames.scene[row]), sweep)
 
 
 def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "points 2"]:
@@ -128,7 +128,7 @@ def pixels(index: FrameIndex, image: int, sweep: Sweep) -> Float64[np.ndarray, "
 def _versions(root: Path) -> list[str]:
     """Versions of a root, preferred first; empty if it is not a root."""
     clouds = any((root / folder).is_dir() for folder in _CLOUDS)
-    depths = (root / _DEPTH).is_dir() or (root / CLASSES).is_dir()
+    depths = (root / _DEPTH).is_dir() or (root / CLASS_FOLDER).is_dir()
     return [version for version, exists in zip(VERSIONS, (clouds, depths), strict=True) if exists]
 
 
@@ -168,7 +168,7 @@ def _folders(root: Path, version: str, weathers: Sequence[str], world: str) -> l
     """The folders of a world's files, and their suffixes."""
     images = [(root / _RGB / world / weather, ".png") for weather in weathers]
     if version == "depth":
-        return [*images, *((root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, CLASSES))]
+        return [*images, *((root / kind / world / _SOURCE, ".png") for kind in (_DEPTH, CLASS_FOLDER))]
     return [*images, (root / _cloud_folder(root) / world, ".npy")]
 
 
@@ -186,7 +186,7 @@ def _world(root: Path, version: str, weathers: Sequence[str], world: str) -> _Wo
             hint = f", or choose what is there: --cameras {others}" if _RGB in folder.parts else ""
             raise MissingDataError(f"The folder {folder} is missing; get it from {_DOWNLOAD}{hint}")
     if version == "depth":
-        read_encoding(root / CLASSES, world)
+        read_encoding(root / CLASS_FOLDER, world)
     names = [key.partition("/")[2] for key in _keys(root, version, weathers, world)]
     return _World(world, names, _size(*(root / _RGB / world / weather for weather in weathers)) if weathers else (0, 0))
 

@@ -15,7 +15,7 @@ from .sweeps import Sweep, points_fault
 from .text_files import read_text
 
 __all__ = [
-    "CLASSES",
+    "CLASS_FOLDER",
     "cloud_fault",
     "cloud_labels",
     "cloud_of_depth",
@@ -33,7 +33,7 @@ _CUTOFF = 100.0  # metres from the camera; beyond is sky
 _SKY, _SKY_OF_THE_TOOLS = "Sky", 99
 _IGNORED = next(number for number, name in VIRTUALKITTI.items() if name == "Don't care")
 #: Folder of the class images and their lists of colours.
-CLASSES = "vkitti_1.3.1_scenegt"
+CLASS_FOLDER = "vkitti_1.3.1_scenegt"
 
 
 def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
@@ -59,7 +59,7 @@ def read_cloud(path: Path) -> Float64[np.ndarray, "points 7"]:
 
 def cloud_fault(path: Path) -> str | Remark | None:
     """Returns the fault of the point cloud in ``path``, or a remark on its points that are not usable."""
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # opening a pipe blocks
         return "the point cloud is missing; make it again with create_npy.py"
     try:
         cloud = read_cloud(path)
@@ -145,7 +145,7 @@ def read_classes(path: Path, folder: Path, world: str, sweep: Sweep) -> Int64[np
         unknown = colours[classes < 0][0].tolist()
         raise DataError(
             f"The class image {path} has the colour {unknown}, which {_encoding(folder, world).name} does not list;"
-            f" unpack {CLASSES} again"
+            f" unpack {CLASS_FOLDER} again"
         )
     return classes
 
@@ -161,7 +161,7 @@ def read_encoding(folder: Path, world: str) -> ColourTable:
         MissingDataError: the list of colours is missing in ``folder``.
         DataError: it is not text, or a line is not a class.
     """
-    path, remedy = _encoding(folder, world), f"unpack {CLASSES} again"
+    path, remedy = _encoding(folder, world), f"unpack {CLASS_FOLDER} again"
     numbers = {name: number for number, name in VIRTUALKITTI.items()}
     numbers[_SKY] = _IGNORED
     colours: list[tuple[int, ...]] = []

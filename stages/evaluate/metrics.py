@@ -36,7 +36,7 @@ class ScoreProtocol:
     step: int  #: training steps of the checkpoint
     seed: int
     features: str  #: fingerprint of the feature cache, or of the online extractor
-    head: str  #: reading of the fusion module: "distil" or "refine"
+    head: str  #: ``fusion.head``: "distil" or "refine"
     reached: int | None = None  #: steps that the run had done when it was scored; None in earlier files
     planned: int | None = None  #: steps that the run is configured for
     fusion: FusionRule = "sum"  #: rule of the prediction "fused"; earlier files, which have no such key, used this one

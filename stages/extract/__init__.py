@@ -1,1 +1,1 @@
-"""Stage one: camera images become diffusion features and object agent queries."""
+"""Stage one: camera images become image features and object agent queries."""

@@ -3,7 +3,7 @@
 A pixel's vector joins its taps (each channel normalised over the image, then each pixel scaled to unit length), its
 position and its colour; the similarity of two pixels is the weighted mean of their cosines. Position and colour enter
 as points on circles (sine and cosine of an angle), so that they too have unit length. Everything is a batched matrix
-product on the model's device, in float32. ``docs/agents.md`` says what the settings were chosen by.
+product on the model's device, in float32. ``docs/agents.md`` says how the settings were chosen.
 """
 
 import math
@@ -68,6 +68,9 @@ class AgentMaker:
     """Makes the agents of images whose maps have the shapes in ``specs`` (``rgb`` is ignored).
 
     ``image_size`` is (height, width) in pixels of the pictures handed in beside the maps.
+
+    Raises:
+        ConfigError: the settings name a tap that is not in ``specs``, or leave no tap to group by.
     """
 
     def __init__(

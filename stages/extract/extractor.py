@@ -56,7 +56,7 @@ class FeatureExtractor:
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         BackendError: CUDA is requested and not available.
-        ConfigError: the settings are those of an export, or their ``agents`` name a tap that there is not.
+        ConfigError: the settings are those of an export, or their ``agents`` name an unknown tap.
     """
 
     def __init__(self, *, settings: ExtractSettings) -> None:

@@ -85,7 +85,10 @@ def extract_features(
 
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
+        ConfigError: the settings are those of an export, or their ``agents`` name an unknown tap.
+        BackendError: CUDA is requested and not available, or the GPU has too little memory for one image.
         MissingDataError: the data root is not there.
+        DataError: the index has no images.
         CacheError: another writer uses the cache, or it cannot be written.
         CacheMismatchError: ``cache_path`` holds features made with other settings.
         DiskSpaceError: the disk has too little space for the pending shards.
@@ -117,6 +120,7 @@ def cache_opener(
 
     Raises:
         ModelError: the model cannot be found or is incomplete.
+        DataError: the index has no images.
     """
     return partial(
         _open_cache,
@@ -230,7 +234,12 @@ def images_per_frame(index: FrameIndex, settings: ExtractSettings) -> int:
 
 
 def planned_layout(index: FrameIndex, settings: ExtractSettings, specs: Mapping[str, TapSpec]) -> CacheLayout:
-    """Returns the layout of a new cache of ``index``, or of its agents with several networks; writes nothing."""
+    """Returns the layout of a new cache of ``index`` (several networks: of the agents' part), without fingerprint.
+
+    Raises:
+        DataError: the index has no images.
+        ConfigError: the settings of the agents name a tap that is not in ``specs``.
+    """
     taps, together = list(specs.values()), images_per_frame(index, settings)
     agents = 0 if settings.maps_only else settings.agents.count
     keys = tuple(view_keys(map(str, index.images.key), settings.views))

@@ -79,14 +79,22 @@ class NetworksPlan:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Every tap that is read, by its name in the cache."""
+        """Every tap that is read, by its name in the cache.
+
+        Raises:
+            ModelError, CacheError: see ``parts``.
+        """
         if self.settings.taps != DEFAULT_TAPS:
             return self.settings.taps
         return (*(f"{name}/{tap}" for name, (_, fields) in self.parts.items() for tap in fields["taps"]), RGB)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """``networks``: name -> the fingerprint of its maps; ``agents``: that of what summarises them."""
+        """``networks``: name -> the fingerprint of its maps; ``agents``: that of what summarises them.
+
+        Raises:
+            ModelError, CacheError: see ``parts``.
+        """
         networks = {name: fields for name, (_, fields) in self.parts.items()}
         agents = {
             **shared_fields(self.settings, self.index),
@@ -102,7 +110,11 @@ class NetworksPlan:
         return agents_part(self.path, self.fingerprint["agents"])
 
     def incomplete(self, retry_failed: bool = False) -> dict[str, ExtractSettings]:
-        """Returns the networks whose part lacks images, with the settings that it is computed with."""
+        """Returns the networks whose part lacks images, with the settings that it is computed with.
+
+        Raises:
+            ModelError, CacheError: see ``parts``.
+        """
         return {
             name: part
             for name, (part, fields) in self.parts.items()
@@ -110,7 +122,12 @@ class NetworksPlan:
         }
 
     def agents_layout(self) -> CacheLayout:
-        """Returns the layout of the part of the agents; no weights are loaded."""
+        """Returns the layout of the part of the agents; no weights are loaded.
+
+        Raises:
+            ModelError, CacheError: see ``parts``.
+            DataError, ConfigError: see ``planned_layout``.
+        """
         specs = map_specs(self.settings.model_copy(update={"taps": (RGB,)}), {}, {})
         for name, (part, _) in self.parts.items():
             location = open_store(network_part(self.path, name))

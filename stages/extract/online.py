@@ -22,6 +22,7 @@ class OnlineExtractor:
     Raises:
         ModelError: the model cannot be found, is incomplete or lacks a tap.
         MissingDataError: the data root is not there.
+        BackendError, ConfigError: see ``FeatureExtractor``.
     """
 
     def __init__(self, *, index: FrameIndex, settings: ExtractSettings) -> None:

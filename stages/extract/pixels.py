@@ -92,7 +92,7 @@ def tap_vectors(
 
 
 def colour_vectors(pictures: UInt8[Tensor, "batch 3 height width"], shrink: Matrices) -> Float[Tensor, "batch 6 _h _w"]:
-    """Colours on circles, on the grid that ``shrink`` leads to, whatever a picture's brightness and contrast.
+    """Returns colours as points on circles on the grid of ``shrink``, invariant to brightness and contrast.
 
     Colours are taken relative to the picture's mean, in deviations of all its values from it.
     """
@@ -102,15 +102,24 @@ def colour_vectors(pictures: UInt8[Tensor, "batch 3 height width"], shrink: Matr
     return _on_circles(resized(centred.div_(2 * COLOUR_SPAN * deviation).add_(0.5).clamp_(0.0, 1.0), *shrink))
 
 
-def position_vectors(v: np.ndarray, u: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Vectors [4, h, w] of unit length; the image's longer side is half a turn."""
+def position_vectors(
+    v: Float[np.ndarray, "rows"], u: Float[np.ndarray, "columns"], image_size: tuple[int, int]
+) -> Float[np.ndarray, "4 rows columns"]:
+    """Returns vectors of unit length for the cells with centres at image fractions ``v`` (down) and ``u`` (across).
+
+    The longer side of the image, whose ``image_size`` is (height, width), spans half a turn of a circle.
+    """
     height, width = (side / max(image_size) for side in image_size)
     down, across = np.meshgrid(math.pi * height * v, math.pi * width * u, indexing="ij")
     return np.stack([np.cos(across), np.sin(across), np.cos(down), np.sin(down)]) / math.sqrt(2)
 
 
-def resized(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Carries maps [..., h, w] to another grid by a matrix for rows and one for columns."""
+def resized(
+    maps: Float[Tensor, "*batch height width"],
+    rows: Float[Tensor, "rows height"],
+    columns: Float[Tensor, "columns width"],
+) -> Float[Tensor, "*batch rows columns"]:
+    """Resizes maps to another grid by a matrix for rows and one for columns."""
     return rows @ maps @ columns.T
 
 

@@ -83,7 +83,11 @@ def _whole_numbers(found: Any) -> list[int]:
 
 
 def resolve_dtype(settings: ExtractSettings, model: ModelFolder) -> str:
-    """Returns the dtype of ``model`` on this machine."""
+    """Returns the dtype of ``model`` on this machine.
+
+    Raises:
+        ModelError: another dtype than float32 is asked of an ONNX file.
+    """
     return precisions(settings, model)[0]
 
 

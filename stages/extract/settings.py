@@ -115,10 +115,13 @@ class ExtractSettings(Settings):
     )
     timestep: int = Field(default=0, ge=0, description="Diffusion step; 0 means a clean image and no noise.")
     noise_seed: int = Field(
-        default=0, ge=0, description="Seed of the noise, beside the image's key; used after step 0."
+        default=0, ge=0, description="Seed of the noise, beside the image's key; used with timestep > 0."
     )
     draws: int = Field(
-        default=1, ge=1, le=1024, description="Draws of the noise that features are averaged over; used after step 0."
+        default=1,
+        ge=1,
+        le=1024,
+        description="Draws of the noise that features are averaged over; used with timestep > 0.",
     )
     noise: bool = Field(
         default=True,
@@ -141,7 +144,7 @@ class ExtractSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="Arithmetic of the model; auto: bfloat16 for a full-size network where the device has units for it,"
-        " else float32, and a cache that is there already in the other one is taken as it is.",
+        " else float32, and an existing cache in the other one is used.",
     )
     device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = Field(
         default="auto", description="Where the model runs."
@@ -170,7 +173,7 @@ class ExtractSettings(Settings):
     caches: Annotated[str | None, Mark.FREE, Mark.MACHINE] = Field(
         default=None,
         min_length=1,
-        description="Where caches are kept: a folder or s3://bucket/prefix, unless XD3D_CACHES says another place;"
+        description="Where caches are kept: a folder or s3://bucket/prefix, unless XD3D_CACHES names another;"
         " null: cache/ in the workspace.",
     )
     agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")

@@ -84,6 +84,9 @@ def run_to_taps(taps: Sequence[Tap], forward: Callable[[], object]) -> dict[str,
     """Calls ``forward`` and returns the output of every tap; the pass ends as soon as the last one is computed.
 
     The maps are the module outputs themselves, in the model's dtype; of several outputs it is the first.
+
+    Raises:
+        ModelError: the forward pass does not reach a tap.
     """
     found: dict[str, Tensor] = {}
 
@@ -185,7 +188,7 @@ def padded_size(model: ModelFolder, image_size: tuple[int, int], multiple: int) 
     """Returns height and width of an image after padding to multiples of ``multiple``.
 
     Raises:
-        ModelError: the image is smaller than that.
+        ModelError: a side is shorter than ``multiple``.
     """
     height, width = image_size
     if multiple > min(height, width):

@@ -1,6 +1,6 @@
 """Upgrade of a cache: the memberships of each image are computed from its cached maps and its picture.
 
-The diffusion model is not needed. Cached maps are rounded, so for some images k-means converges to other centres than
+The frozen network is not needed. Cached maps are rounded, so for some images k-means converges to other centres than
 in stage one. The recomputed agents are compared with the stored ones; where they differ, each stored agent is matched
 to the most similar recomputed one, and the cells are assigned to the matched centres.
 """

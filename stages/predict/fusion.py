@@ -2,14 +2,14 @@
 
 | rule | score of a class, with the 2D head (2), the 3D head (3), the LiDAR-only head (L) and the image's weight w |
 |---|---|
-| ``product-prior`` | log pL + w (log p2 - log prior) + w (log p3 - log prior); or log p3 + w (log p2 - log prior) |
+| ``product-prior`` | log pL + w (log p2 - log prior) + w (log p3 - log prior); no L: log p3 + w (log p2 - log prior) |
 | ``product`` | the same without the prior |
 | ``sum`` | p2 + p3: xM, as published |
 
 ``product-prior`` is Bayes' rule for predictions that are independent given the class. Weighted cross entropy makes each
 head assume a class prior, which must be divided out of all but one prediction, or it would count several times. The
 predictions that depend on an image are tempered by w, the confidence in the image. A point that no image shows has the
-prediction of the LiDAR-only head.
+prediction of the LiDAR-only head; by ``sum``, or if the network has no such head, that of the 3D head.
 """
 
 import numpy as np

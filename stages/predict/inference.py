@@ -205,6 +205,7 @@ def predict_batch(
 ) -> FramePrediction:
     """Predicts the points of a batch on the network's device; ``fusion`` is the rule of the fused prediction.
 
+    Labels and agents are int64 [P], the probabilities of the heads float32 [P, C], the fused ones float64 [P, C].
     ``batch`` None is a frame without points; its 2D prediction is empty, or None without ``with_images``. A point of no
     class is predicted as no class: its rows of probabilities are 0, and its agent is -1.
     """

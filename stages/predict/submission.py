@@ -47,13 +47,20 @@ class Submission:
         return 2 if self.index.dataset == "nuscenes" else 8
 
     def holds(self, row: int) -> bool:
-        """Returns whether the prediction of the frame in ``row`` exists and was made from its current sweep."""
+        """Returns whether the frame in ``row`` has a prediction made from its current sweep and images.
+
+        Raises:
+            DataError: the token of the keyframe is not in the tables.
+        """
         return self._stamps.is_up_to_date([self.out / prediction_path(self.index, row)], frame_files(self.index, row))
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
-        """Writes the classes that decide for the points of the frame in ``row``.
+        """Writes the ``decisive`` class of each point of the frame in ``row``.
 
         The official formats ask for a class of every point: one without usable coordinates gets the most frequent one.
+
+        Raises:
+            DataError: the token of the keyframe is not in the tables.
         """
         classes = prediction.classes(prediction.decisive)
         if (found := classes[classes != NO_CLASS]).size:
@@ -68,13 +75,20 @@ class Submission:
         """Writes the metadata; returns the faults that an official evaluator would reject or count as errors.
 
         ``rows`` are the predicted frames, in this call or an earlier one; ``images`` were used or not.
+
+        Raises:
+            DataError: the token of a keyframe is not in the tables.
         """
         kept = [row for row in rows if row not in self._written and self.holds(row)]
         every_point = self._every_point and all(read_prediction(self.out, self.index, row).all() for row in kept)
         return finish_export(self.out, self.index, self.merge, every_point=every_point, images=images)
 
     def pack(self, rows: Sequence[int]) -> Path | None:
-        """Writes the zip file of ``rows``; None if a set of nuScenes has no ``submission.json``, see ``finish``."""
+        """Writes the zip file of ``rows``; None if a set of nuScenes has no ``submission.json``, see ``finish``.
+
+        Raises:
+            DataError: the token of a keyframe is not in the tables.
+        """
         path = self.out / ARCHIVE
         if self.index.dataset == "nuscenes":
             sets = {evaluation_set(self.index, row) for row in rows}

@@ -156,17 +156,17 @@ def _shade(world: World, solids: Solids, rays: CameraRays, hits: Hits) -> tuple[
         cover = solid_cover(solids.material[index], points[on_solid], normals[on_solid])
         colour[on_solid] = under_snow(colour[on_solid], cover)
     maps = GroundMaps.draw(solids, light, float(origin[0]), float(origin[1]))
-    met = solid != SKY_HIT
-    arriving = illuminate(maps, light, points[met], normals[met], on_ground[met])
+    hit = solid != SKY_HIT
+    arriving = illuminate(maps, light, points[hit], normals[hit], on_ground[hit])
     if light.headlights > 0:
-        arriving += own_headlights(light, world.ground, origin, points[met])
+        arriving += own_headlights(light, world.ground, origin, points[hit])
     radiance = np.empty_like(direction)
-    radiance[met] = colour[met] * arriving + glow[met]
+    radiance[hit] = colour[hit] * arriving + glow[hit]
     sky = direction / length[:, None]
-    radiance[~met] = sky_colour(light, sky[~met])
+    radiance[~hit] = sky_colour(light, sky[~hit])
     if light.weather == "rain":
         _wet(radiance, sky, labels == DRIVEABLE, np.array(light.horizon, np.float32))
-    way = np.where(met, distance, 150 + 900 * np.clip(0.12 - sky[:, 2], 0, 0.12)).astype(np.float32)
+    way = np.where(hit, distance, 150 + 900 * np.clip(0.12 - sky[:, 2], 0, 0.12)).astype(np.float32)
     left = np.exp(-np.float32(light.extinction) * way)[:, None]
     return labels, through_air(light, radiance, way), glow * left
 

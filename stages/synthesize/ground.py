@@ -82,9 +82,9 @@ class Ground:
         ray = direction[:, rows, columns]
         base = np.broadcast_to(origin, direction.shape)[:2, rows, columns]
         over_road = self.is_road(base[0] + start * ray[0], base[1] + start * ray[1])
-        met = start.copy()
-        met[over_road] = self._descend(base[:, over_road], ray[:, over_road], start[over_road], end[over_road])
-        upper[rows, columns] = met
+        hit = start.copy()
+        hit[over_road] = self._descend(base[:, over_road], ray[:, over_road], start[over_road], end[over_road])
+        upper[rows, columns] = hit
         return upper
 
     def _descend(self, base: np.ndarray, ray: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -26,22 +26,22 @@ def rotation(*, yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Float64[np
 
 
 def rigid(
-    turn: Float64[np.ndarray, "3 3"], translation: tuple[float, float, float] | Float64[np.ndarray, " 3"]
+    matrix: Float64[np.ndarray, "3 3"], translation: tuple[float, float, float] | Float64[np.ndarray, " 3"]
 ) -> Float64[np.ndarray, "4 4"]:
-    """Returns the 4x4 matrix that rotates, then translates."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = turn
-    matrix[:3, 3] = translation
-    return matrix
+    """Returns the pose that rotates by ``matrix``, then translates."""
+    pose = np.eye(4)
+    pose[:3, :3] = matrix
+    pose[:3, 3] = translation
+    return pose
 
 
-def quaternion(turn: Float64[np.ndarray, "3 3"]) -> list[float]:
+def quaternion(matrix: Float64[np.ndarray, "3 3"]) -> list[float]:
     """Returns the unit quaternion (w, x, y, z) of a rotation matrix, with w >= 0.
 
     The quaternion is the eigenvector to the largest eigenvalue of a symmetric 4x4 matrix of the nine entries
     (Bar-Itzhack 2000, "New method for extracting the quaternion from a rotation matrix"); no case is singular.
     """
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = turn
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = matrix
     symmetric = np.array(
         [
             [xx + yy + zz, zy - yz, xz - zx, yx - xy],

@@ -89,10 +89,10 @@ def rig(vehicle: str, *, cameras: tuple[str, ...], image_size: tuple[int, int]) 
         raise ConfigError(f"There is no car named '{vehicle}'; choose one of: {', '.join(_CARS)}")
     car = _Car(**_CARS[vehicle])
     lidar = LIDARS[car.lidar]
-    turn, shift = _mounting_error(vehicle, LIDAR)
+    misalignment, shift = _mounting_error(vehicle, LIDAR)
     tilt = rotation(yaw=0.0, pitch=np.deg2rad(car.lidar_pitch))
     ego_from_lidar = rigid(
-        turn @ tilt @ EGO_FROM_LIDAR, np.array([car.lidar_ahead, 0.0, lidar.mount_height]) + shift * [1, 1, 0]
+        misalignment @ tilt @ EGO_FROM_LIDAR, np.array([car.lidar_ahead, 0.0, lidar.mount_height]) + shift * [1, 1, 0]
     )
     mounts = {channel: _mount(vehicle, car, channel, image_size) for channel in cameras}
     return Rig(lidar=lidar, ego_from_lidar=ego_from_lidar, cameras=mounts)
@@ -102,7 +102,7 @@ def _mount(vehicle: str, car: _Car, channel: str, image_size: tuple[int, int]) -
     lidar = LIDARS[car.lidar]
     degrees, place, focal = _MOUNTS[channel]
     width, height = image_size
-    turn, shift = _mounting_error(vehicle, channel)
+    misalignment, shift = _mounting_error(vehicle, channel)
     rng = _constants(vehicle, channel, "lens")
     focal *= car.zoom * width * (1 + rng.uniform(-0.01, 0.01))
     centre = (width * (0.5 + rng.uniform(-0.02, 0.02)), height * (0.53 + rng.uniform(-0.02, 0.02)))
@@ -112,7 +112,7 @@ def _mount(vehicle: str, car: _Car, channel: str, image_size: tuple[int, int]) -
     return CameraMount(
         model=CameraModel(width=width, height=height, intrinsics=intrinsics),
         ego_from_camera=rigid(
-            turn @ rotation(yaw=yaw, pitch=np.deg2rad(car.camera_pitch)) @ EGO_FROM_CAMERA,
+            misalignment @ rotation(yaw=yaw, pitch=np.deg2rad(car.camera_pitch)) @ EGO_FROM_CAMERA,
             np.add(place, [0, 0, car.camera_raise]) + shift,
         ),
         delay=lidar.spin_seconds * (1 - fraction),

@@ -1,4 +1,4 @@
-"""What a city is made of: the tables of this folder, and random streams that are named by words."""
+"""Reads this folder's YAML tables, and makes random generators seeded by a path of words."""
 
 import hashlib
 from collections.abc import Mapping

@@ -78,16 +78,19 @@ def cast(rays: Rays, solids: Solids, ground: Ground) -> Hits:
         if known.max() <= seen.near[row]:
             continue
         origin = rays.origin[:, :, columns] if per_column else rays.origin
-        met = intersect(solids, int(seen.solid[row]), origin, rays.direction[:, rows, columns])
-        closer = met < known
+        hit = intersect(solids, int(seen.solid[row]), origin, rays.direction[:, rows, columns])
+        closer = hit < known
         if closer.any():
-            np.copyto(known, met, where=closer)
+            np.copyto(known, hit, where=closer)
             np.copyto(solid[rows, columns], seen.solid[row], where=closer, casting="unsafe")
     return Hits(distance, solid)
 
 
 def surface(solids: Solids, index: Int[np.ndarray, " P"], points: Vectors) -> tuple[Vectors, Vectors]:
-    """Returns the points in the own axes of the solids they lie on, and the normals in the world frame."""
+    """Returns the points in the local frames of their solids, and the normals in the world frame.
+
+    ``points`` are in the world frame, in metres; each lies on the solid in row ``index`` of ``solids``.
+    """
     offset = points - solids.centre[index]
     cos, sin = np.cos(solids.yaw[index]), np.sin(solids.yaw[index])
     local = np.stack(

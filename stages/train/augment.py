@@ -17,9 +17,9 @@ __all__ = ["augment_points", "augmentation_matrix", "crop_points", "sample_gener
 _ALL_BUT_STRAYS = 0.99
 
 
-def sample_generator(seed: int, step: int, place: int, stream: int = 0) -> np.random.Generator:
-    """Returns the generator of the sample at ``place`` in micro-batch ``step``; ``stream`` is 1 for the target."""
-    return generator(seed, Use.SAMPLE, step, place, stream)
+def sample_generator(seed: int, step: int, position: int, stream: int = 0) -> np.random.Generator:
+    """Returns the generator of the sample at ``position`` in micro-batch ``step``; ``stream`` is 1 for the target."""
+    return generator(seed, Use.SAMPLE, step, position, stream)
 
 
 def augmentation_matrix(settings: AugmentSettings, rng: np.random.Generator) -> Float64[np.ndarray, "3 3"]:

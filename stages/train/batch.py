@@ -66,7 +66,10 @@ class PlacedFrame:
     outside: int = 0
 
     def inside(self, cube: float) -> "PlacedFrame":
-        """Returns the frame without the points outside the cube, their labels and their projections."""
+        """Returns the frame without the points outside the cube, their labels and their projections.
+
+        ``cube`` is its edge in metres; it begins at 0.
+        """
         kept = ((self.points >= 0) & (self.points < cube)).all(1)
         if kept.all():
             return self
@@ -104,7 +107,8 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
     points is left out, with a warning.
 
     Raises:
-        DataError: no frame has any points, or a cloud is too large to be in metres; the message names the frames.
+        DataError: no frame has any points, or a cloud is too large to be in metres (the message names the frames); or
+            ``plan`` has taps and the domain no features.
         CacheError: an image's features are missing.
     """
     keys, outside = tuple(each.key for each in placed), sum(each.outside for each in placed)
@@ -117,7 +121,7 @@ def collate(placed: Sequence[PlacedFrame], domain: Domain, plan: BatchPlan, read
     kept = tuple(each.key for each in placed)
     if len(kept) < len(keys):
         left_out = ", ".join(key for key in keys if key not in kept)
-        log.warning("No point of frame %s is seen by a camera and inside the cube; the batch goes without it", left_out)
+        log.warning("No point of frame %s is seen by a camera and inside the cube: left out of the batch", left_out)
     sample = torch.cat([torch.full((len(each.points),), index) for index, each in enumerate(placed)])
     points = torch.from_numpy(np.concatenate([each.points for each in placed]))
     voxels, point_to_voxel = _voxels(points, sample, plan, kept)

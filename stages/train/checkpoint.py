@@ -109,7 +109,11 @@ def _require_finite(network: nn.Module, step: int) -> None:
 
 
 def load_state(run: Path, state: TrainState, step: int) -> Best | None:
-    """Loads the checkpoint of ``step`` into ``state``; returns the best validation up to then."""
+    """Loads the checkpoint of ``step`` into ``state``; returns the best validation up to then.
+
+    Raises:
+        RunError: the checkpoint does not exist, is damaged, or belongs to another network.
+    """
     load_weights(run, state.network, step)
     parameters = dict(state.network.named_parameters())
     for path, value in _read_tensors(run, step, "optimiser").items():
@@ -158,7 +162,11 @@ def _load(run: Path, step: int, module: nn.Module, tensors: Mapping[str, Tensor]
 
 
 def checkpoint_digest(run: Path, step: int) -> str:
-    """Returns the sha256 of the weights file of the checkpoint of ``step``."""
+    """Returns the sha256 of the weights file of the checkpoint of ``step``.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
     path = _tensors(run, step, "model")
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -167,7 +175,11 @@ def checkpoint_digest(run: Path, step: int) -> str:
 
 
 def read_best(run: Path, step: int) -> Best | None:
-    """Returns the best validation up to the checkpoint of ``step``."""
+    """Returns the best validation up to the checkpoint of ``step``.
+
+    Raises:
+        RunError: the checkpoint does not exist or is damaged.
+    """
     return _best(_read_state(run, step))
 
 

@@ -93,7 +93,7 @@ def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
         raise CacheError(
             f"The network reads the agents of each pixel (fusion.context={fusion.context},"
             f" fusion.inject={fusion.inject}, fusion.locate_queries={str(fusion.locate_queries).lower()}), which the"
-            f" cache {path} does not store (format 1). Add them, without the diffusion model: xd3d cache upgrade"
+            f" cache {path} does not store (format 1). Add them, without the frozen network: xd3d cache upgrade"
             f" {path}; or go without: fusion.context=none, fusion.inject=pixel and fusion.locate_queries=false"
         )
 

@@ -53,10 +53,13 @@ class PretrainingNetwork(nn.Module):
         return self.project.weight.device
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "shown channels"], Float[Tensor, "shown channels"]]:
-        """Returns predicted and actual features of the points that an image shows; a batch must have images.
+        """Returns predicted and actual features of the points that an image shows, float32.
 
         The actual ones are normalised per image and channel (``fusion.normalise``), sampled at the pixel, and averaged
         over the images that show the point.
+
+        Raises:
+            ValueError: the batch has no images.
         """
         if batch.images is None:
             raise ValueError("Pretraining needs the images of its batches")

@@ -21,7 +21,7 @@ class Domain:
 
     ``features`` is None if no images are used. ``labelled``: label files are read; otherwise every point has the label
     ``IGNORE``. ``pseudo`` are pseudo labels of these frames to train on. ``every_point`` keeps the points that no image
-    shows. ``image_size`` is the height and width in pixels of the images for the diffusion model, the unit of crops.
+    shows. ``image_size`` is the height and width in pixels of the images of stage one, the unit of crops.
     """
 
     index: FrameIndex

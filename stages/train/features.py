@@ -26,7 +26,7 @@ _BELOW_ONE = np.float32(1 - 2**-24)
 
 @runtime_checkable
 class FeatureSource(Protocol):
-    """Raw features of images, from a cache or from the diffusion model itself; safe to read from several threads.
+    """Raw features of images, from a cache or computed online; safe to read from several threads.
 
     View ``v`` of the image in row ``i`` of the index's image table is row ``i * len(views) + v`` of the source.
     """

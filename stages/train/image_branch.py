@@ -1,6 +1,6 @@
 """The 2D branch: resizes all taps to one grid, applies two convolutions, and samples at the projected points.
 
-The diffusion features are frozen, so this is the only trained part of the 2D network (FPN style, sum over taps). It may
+The image features are frozen, so this is the only trained part of the 2D network (FPN style, sum over taps). It may
 read the depth of the points too, on the grid of each tap (as MM2D3D does; ``depth``).
 """
 

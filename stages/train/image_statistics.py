@@ -45,7 +45,7 @@ class ImageStatistics(nn.Module):
     def distance(self, measures: Float[Tensor, "views measures"]) -> Float[Tensor, "views"]:
         """Returns the root mean square z-score of an image over all measures, about 1 for source images.
 
-        It is 1 for all images before any were added.
+        It is 1 for all images until two were added.
         """
         deviation = (self.squares / self.count.clamp(min=1)).sqrt() + FLOOR
         scores = (measures.double() - self.mean) / deviation

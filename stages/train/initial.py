@@ -45,8 +45,8 @@ class InitialCheckpoint:
         return self.record.get("kind") == PRETRAINED
 
     @property
-    def averaged(self) -> int:
-        """Micro-batches that the running statistics of BatchNorm have averaged over, so that they are continued.
+    def micro_batches(self) -> int:
+        """Number of micro-batches that the running statistics of BatchNorm cover, from which they continue.
 
         0 after pretraining: its statistics are estimated anew, because the weights change as much as from scratch.
         """
@@ -109,5 +109,5 @@ def _network(record: Mapping[str, Any], *, cameras: bool) -> dict[str, Any]:
 
 
 def _settings(kind: type[BaseModel], recorded: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
-    """Returns the recorded settings of ``kind``, those that a record leaves out too, without the keys ``free``."""
+    """Returns the recorded settings of ``kind`` with omitted defaults, without the keys ``free``."""
     return {key: value for key, value in with_added(kind, recorded).items() if key not in free}

@@ -1,4 +1,4 @@
-"""Located agents: each point reads the cached agents its pixel belongs to (method, section 3b)."""
+"""Located agents: each point reads the cached agents its pixel belongs to (docs/fusion.md)."""
 
 from collections.abc import Mapping
 

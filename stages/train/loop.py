@@ -133,15 +133,15 @@ def train(
             initial.load(network)
         plan = network.plan
         make = StepMaker(source=source, target=target, plan=plan, augment=augment, settings=settings, device=device)
-        averaged = initial.averaged if initial is not None else 0
-        stepper = _make_stepper(network, stored["class_counts"], settings, label, averaged)
+        micro_batches = initial.micro_batches if initial is not None else 0
+        stepper = _make_stepper(network, stored["class_counts"], settings, label, micro_batches)
         validate = partial(score, network, validation) if score is not None and validation is not None else None
         pictures = partial(draw, network, validation) if draw is not None and validation is not None else None
         return Trainer(run, make, settings, stepper, validate, pictures, metric).train(done)
 
 
 def _make_stepper(
-    network: Network, class_counts: Sequence[int], settings: TrainSettings, label: Label | None, averaged: int
+    network: Network, class_counts: Sequence[int], settings: TrainSettings, label: Label | None, micro_batches: int
 ) -> Stepper:
     weights = torch.tensor(class_weights(np.array(class_counts)), dtype=torch.float32, device=network.device)
     teacher = None
@@ -149,7 +149,14 @@ def _make_stepper(
         if label is None:
             raise ConfigError("train.teacher=ema labels each batch of the target: pass label")
         teacher = Teacher(network, label, settings.teacher_decay)
-    return Stepper(network, weights, settings, backbone_rate=settings.backbone_rate, teacher=teacher, averaged=averaged)
+    return Stepper(
+        network,
+        weights,
+        settings,
+        backbone_rate=settings.backbone_rate,
+        teacher=teacher,
+        micro_batches=micro_batches,
+    )
 
 
 @contextmanager

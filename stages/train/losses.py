@@ -1,4 +1,4 @@
-"""The losses of stage two (method, section 3), each a mean that is 0, not NaN, over nothing.
+"""The losses of stage two, each a mean; 0 instead of NaN if there is nothing to average.
 
 Each is the sum over this process divided by the count over all processes (``parallel``), so that the losses of the
 processes add up.

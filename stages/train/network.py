@@ -73,8 +73,8 @@ def choose_taps(fusion: FusionSettings, available: Mapping[str, TapSpec]) -> dic
             raise ConfigError(f"fusion.taps names '{name}', which the features do not have; {nearest(name, available)}")
     if (fusion.interface or fusion.memberships) and not set(names) - {RGB}:
         raise ConfigError(
-            f"fusion.taps {list(names)} holds no tap of the diffusion model, so there are no agents; add one, or use"
-            " no agents: fusion.context=none, fusion.inject=pixel and fusion.queries=none (or fusion.variant=image)"
+            f"fusion.taps {list(names)} holds no map of a network, so there are no agents; add one, or use no agents:"
+            " fusion.context=none, fusion.inject=pixel and fusion.queries=none (or fusion.variant=image)"
         )
     return {name: available[name] for name in names}
 

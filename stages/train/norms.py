@@ -2,7 +2,8 @@
 
 With SpUNet's momentum of 0.01, the initial running statistics (mean 0, variance 1) decay only over about a thousand
 steps. The true variance of the features is far smaller, so a network trained for a few hundred steps would be evaluated
-with mostly initial statistics. Here the first batch sets them, and the averaging window grows with training.
+with mostly initial statistics. From scratch, the first batch sets them here, and the averaging window grows with
+training.
 """
 
 from collections.abc import Iterator
@@ -91,9 +92,9 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return VoxelNorm(channels) if kind == "batch" else nn.LayerNorm(channels)
 
 
-def norm_momentum(averaged: int) -> float:
-    """Returns the momentum of running statistics after ``averaged`` micro-batches: 1 at first, 0.01 from 990 on."""
-    return max(FINAL, 1 / (1 + WINDOW * averaged))
+def norm_momentum(micro_batches: int) -> float:
+    """Returns the momentum of running statistics after so many ``micro_batches``: 1 at first, 0.01 from 990 on."""
+    return max(FINAL, 1 / (1 + WINDOW * micro_batches))
 
 
 @contextmanager

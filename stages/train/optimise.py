@@ -58,12 +58,12 @@ class StepResult:
 class Stepper:
     """Adam over the parameters of ``network``, whose precision it sets to that of ``settings``.
 
-    ``weights`` are the class weights of the losses, which pretraining has not. The learning rate of the network's
+    ``weights`` are the class weights of the losses, None in pretraining. The learning rate of the network's
     backbone is ``backbone_rate`` times that of its other parts; 0 freezes it.
 
     In float16 the loss is scaled so that small gradients do not underflow; ``scaler`` holds the scale. A step whose
     loss or gradients overflow is skipped, and the scale is lowered if the gradients did. ``teacher`` labels the target
-    and follows the network. The running statistics of BatchNorm have averaged over ``averaged`` micro-batches before.
+    and follows the network. ``micro_batches`` is the number that BatchNorm's running statistics already cover.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Stepper:
         *,
         backbone_rate: float = 1.0,
         teacher: Teacher | None = None,
-        averaged: int = 0,
+        micro_batches: int = 0,
     ) -> None:
         network.precision = getattr(torch, settings.precision)
         self.network, self._weights, self._settings, self.teacher = network, weights, settings, teacher
         self.optimiser = torch.optim.Adam(_parameter_groups(network, backbone_rate), lr=settings.lr)
         self.scaler = torch.amp.GradScaler(network.device.type, enabled=settings.precision == "float16")
-        self._skipped, self._averaged = 0, averaged
+        self._skipped, self._micro_batches = 0, micro_batches
 
     def step(self, number: int, batches: Iterable[tuple[StepBatch, float]]) -> StepResult:
         """Takes step ``number`` (from 0) on its ``train.accumulate`` micro-batches, with the seconds waited for each.
@@ -160,7 +160,7 @@ class Stepper:
         settings = self._settings
         micro_batch = number * settings.accumulate + part
         torch.manual_seed(int(generator(settings.seed, Use.FORWARD, micro_batch).integers(2**63)))
-        set_norm_momentum(self.network, norm_momentum(self._averaged + micro_batch))
+        set_norm_momentum(self.network, norm_momentum(self._micro_batches + micro_batch))
         losses = self._losses(batch)
         result = _over_all_processes(losses, batch)
         if not np.isfinite(result.losses["loss"]):

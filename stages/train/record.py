@@ -107,7 +107,7 @@ def read_record(run: Path) -> dict[str, Any]:
     """Reads ``run.json``.
 
     Raises:
-        RunError: ``run`` is not a run folder, or has another format.
+        RunError: ``run`` is not a run folder, is damaged, or has another format.
     """
     try:
         record = read_json(run / NAME)
@@ -124,7 +124,7 @@ def read_record(run: Path) -> dict[str, Any]:
     if missing := sorted(_KEYS - record.keys()):
         raise RunError(f"{run / NAME} is damaged (no {', '.join(missing)}); train again in another folder")
     if odd := [key for key in (*_GROUPS, "taps", "facts") if not isinstance(record[key], dict)]:
-        raise RunError(f"{run / NAME} is damaged (no object: {', '.join(odd)}); train again in another folder")
+        raise RunError(f"{run / NAME} is damaged ({', '.join(odd)}: no JSON object); train again in another folder")
     return _current(record)
 
 

@@ -27,6 +27,9 @@ Label = Callable[[Network, Batch], Candidates]  #: predicts a batch that is on t
 class Teacher(nn.Module):
     """A copy of ``network`` whose weights are an exponential moving average (EMA) over the training steps.
 
+    ``decay``, at least 0 and below 1, is the weight of the previous average in each step, and of the previous histogram
+    in each batch.
+
     ``confidences`` is a histogram of the confidences of each head and class that decays with every batch; the
     thresholds of ``pseudo_label_choice`` are computed from it. Weights and histogram are part of a checkpoint.
     """

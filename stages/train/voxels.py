@@ -21,7 +21,7 @@ def voxelise(
     full_scale: int,
     batch_size: int,
 ) -> tuple[Int32[Tensor, "voxels 4"], Int64[Tensor, "points"]]:
-    """Returns the N voxels of the points, sorted by (sample, x, y, z), and the voxel of each point.
+    """Returns the N voxels of the points, sorted by (sample, x, y, z), and ``point_to_voxel``, the voxel of each point.
 
     ``points`` are metres in the cube from 0 to ``voxel_size * full_scale``; ``sample``, 0 to ``batch_size - 1``, is the
     index of each point's cloud. ``values[point_to_voxel]`` maps values of the voxels to the points.

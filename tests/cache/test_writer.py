@@ -104,7 +104,7 @@ def test_stored_rows_are_written_as_they_are_and_those_of_failed_images_as_zeros
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.renumbered([4, 5, 6, 7]), "rows 0 to 3, given are others"),
+        (lambda s: s.renumbered([4, 5, 6, 7]), r"rows 0 to 3, found 4 rows, the first \[4, 5, 6, 7\]"),
         (lambda s: replace(s, arrays={n: v for n, v in s.arrays.items() if n != "agents/up1"}), "missing"),
         (lambda s: replace(s, arrays={**s.arrays, "features/up9": s.arrays["features/up1"]}), "not expected"),
         (lambda s: replace(s, arrays={**s.arrays, "features/up1": s.arrays["features/up1"].astype("f4")}), "float32"),

@@ -64,6 +64,10 @@ class KernelMaps:
 
     ``indices`` are the finest voxels, int32 [N, 4] as (sample, x, y, z). Level ``l`` are the voxels after ``l``
     halvings of the resolution. Entries have the key (kind, level, kernel edge); a backend may add its own kinds.
+
+    Raises:
+        BackendError: there is no voxel, or coordinates are not int32, are repeated, or are outside ``spatial_shape`` or
+            ``batch_size``.
     """
 
     def __init__(self, indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch_size: int) -> None:
@@ -134,8 +138,7 @@ def build_kernel_maps(
 ) -> KernelMaps:
     """Builds all kernel maps of a U-Net with ``levels`` halvings before its forward pass, and ``layouts`` if asked.
 
-    It is thread-safe. Passing the result to ``SparseTensor.create`` is optional: maps that are missing are built on
-    demand.
+    It is thread-safe. ``SparseTensor.create`` takes the result, or a ``KernelMaps`` whose maps are built on demand.
 
     Raises:
         BackendError: coordinates are not int32, are repeated, or are outside ``spatial_shape`` or ``batch_size``.
@@ -179,7 +182,10 @@ def _check_indices(indices: Int[Tensor, "voxels 4"], spatial_shape: Shape, batch
 
 
 def submanifold_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, kernel: int) -> KernelMap:
-    """Returns pairs of voxels within ``kernel // 2``; cell ``k`` reads the voxel at ``o + cell(k) - kernel // 2``."""
+    """Returns pairs of voxels within ``kernel // 2``; cell ``k`` reads the voxel at ``o + cell(k) - kernel // 2``.
+
+    ``indices`` are unique voxels, each (sample, x, y, z) with x, y and z inside ``spatial_shape``.
+    """
     cell, source, target = _earlier_neighbours(indices, spatial_shape, kernel)
     cells, rows = kernel**3, torch.arange(len(indices), device=indices.device)
     cell = torch.cat([cell, torch.full_like(rows, cells // 2), cells - 1 - cell])  # cells k and K - 1 - k are mirrored
@@ -200,7 +206,10 @@ def submanifold_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape, ke
 
 
 def strided_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> KernelMap:
-    """Returns the pairs (voxel, coarse voxel that contains it); odd extents are rounded up, so no plane is lost."""
+    """Returns the pairs (voxel, coarse voxel that contains it); odd extents are rounded up, so no plane is lost.
+
+    ``indices`` are unique voxels, each (sample, x, y, z); the coarse voxels have the same columns and are sorted.
+    """
     coarse_shape = (-(-spatial_shape[0] // 2), -(-spatial_shape[1] // 2), -(-spatial_shape[2] // 2))
     parents = torch.cat([indices[:, :1], indices[:, 1:] // 2], 1)
     keys, parent = torch.unique(voxel_keys(parents, coarse_shape), return_inverse=True)
@@ -222,7 +231,11 @@ def strided_map(indices: Int32[Tensor, "voxels 4"], spatial_shape: Shape) -> Ker
 
 
 def voxel_keys(indices: Int[Tensor, "voxels 4"], shape: Shape, margin: int = 0) -> Int64[Tensor, "voxels"]:
-    """Returns an int64 key per voxel; ``margin`` empty cells on every side keep neighbours' keys from wrapping."""
+    """Returns an int64 key per voxel (sample, x, y, z), which sorts voxels in the order of these columns.
+
+    ``margin`` empty cells on every side keep neighbours' keys from wrapping. A key has 63 bits: the grids of all
+    samples, with their margins, must have fewer than 2^63 cells.
+    """
     sample, x, y, z = indices.long().unbind(1)
     across = [extent + 2 * margin for extent in shape]
     return ((sample * across[0] + x + margin) * across[1] + y + margin) * across[2] + z + margin

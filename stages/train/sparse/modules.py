@@ -29,6 +29,9 @@ class _SparseConv3d(nn.Module):
         """Convolves [N, in] to [M, out]; under autocast in float16 or float32, never in bfloat16.
 
         spconv does not support bfloat16, and its precision is low for sums over 27 cells and more.
+
+        Raises:
+            BackendError: ``x`` has another number of channels.
         """
         if x.features.shape[1] != self.weight.shape[-1]:
             raise BackendError(
@@ -53,7 +56,11 @@ class _SparseConv3d(nn.Module):
 
 
 class SubMConv3d(_SparseConv3d):
-    """Submanifold convolution: output on the input's voxels, summed over existing neighbours."""
+    """Submanifold convolution: output on the input's voxels, summed over existing neighbours.
+
+    Raises:
+        BackendError: ``kernel`` is even or below 3, or there are no channels.
+    """
 
     def __init__(self, *, in_channels: int, out_channels: int, kernel: int = 3, backend: Backend) -> None:
         if kernel < 3 or kernel % 2 == 0:
@@ -66,7 +73,11 @@ class SubMConv3d(_SparseConv3d):
 
 
 class DownConv3d(_SparseConv3d):
-    """Convolution with kernel 2 and stride 2: one output voxel for each 2 x 2 x 2 block with an input voxel."""
+    """Convolution with kernel 2 and stride 2: one output voxel for each 2 x 2 x 2 block with an input voxel.
+
+    Raises:
+        BackendError: there are no channels.
+    """
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
         """Maps [N, in] to [M, out] on the voxels of the next level."""
@@ -74,8 +85,16 @@ class DownConv3d(_SparseConv3d):
 
 
 class InverseConv3d(_SparseConv3d):
-    """Inverse of ``DownConv3d``: each voxel of the finer level reads the coarse voxel that contains it."""
+    """Inverse of ``DownConv3d``: each voxel of the finer level reads the coarse voxel that contains it.
+
+    Raises:
+        BackendError: there are no channels.
+    """
 
     def convolve(self, x: SparseTensor, weight: Float[Tensor, "out 2 2 2 in"]) -> SparseTensor:
-        """Maps [M, in] to [N, out] on the input voxels of the matching ``DownConv3d``, in their order."""
+        """Maps [M, in] to [N, out] on the input voxels of the matching ``DownConv3d``, in their order.
+
+        Raises:
+            BackendError: no ``DownConv3d`` was applied to the finer voxels.
+        """
         return self.backend.inverse(x, weight)

@@ -64,7 +64,11 @@ class SparseTensor:
         return replace(self, features=features)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "SparseTensor":
-        """Returns the same voxels with ``function(features)``: a norm, an activation, a Linear."""
+        """Returns the same voxels with ``function(features)``: a norm, an activation, a Linear.
+
+        Raises:
+            BackendError: ``function`` changes the number of rows.
+        """
         return self.replace(function(self.features))
 
 

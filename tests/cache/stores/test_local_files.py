@@ -42,21 +42,21 @@ def test_only_partial_files_of_the_dead_are_swept(folder):
     kept = folder / f"staging/d.{lock.owner}.partial"
     kept.touch()
     (folder / "staging" / "other.txt").touch()
-    assert LocalStore(root=folder).sweep(host="") == 4
+    assert LocalStore(root=folder).remove_partial(host="") == 4
     assert {file.name for file in folder.rglob("*") if "locks" not in str(file) and file.is_file()} == {
         kept.name,
         "other.txt",
         "writer.lock",
     }
     lock.release()
-    assert LocalStore(root=folder).sweep(host="") == 1
+    assert LocalStore(root=folder).remove_partial(host="") == 1
 
 
 def test_who_shares_the_cache_leaves_files_of_other_hosts_alone(folder):
     lock = WriterLock(path=folder / "writer.lock", shared=True)
     (folder / f"staging/a.{lock.host}7-00.partial").touch()
     (folder / "staging/a.elsewhere~7-00.partial").touch()
-    assert LocalStore(root=folder).sweep(host=lock.host) == 1
+    assert LocalStore(root=folder).remove_partial(host=lock.host) == 1
     assert [file.name for file in (folder / "staging").iterdir()] == ["a.elsewhere~7-00.partial"]
     lock.release()
 

@@ -20,7 +20,7 @@ from xd3d.errors import CacheError, CacheMismatchError, ConfigError, DiskSpaceEr
 from xd3d.fingerprint import fingerprint_digest
 from xd3d.pipeline.caches import ImageChoice
 from xd3d.pipeline.transfer.commands import pull, push
-from xd3d.pipeline.transfer.places import open_place
+from xd3d.pipeline.transfer.remotes import open_remote
 
 #: The hub's client gives its HTTP library bytes in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -36,12 +36,12 @@ def fetch(workspace, place, **options):
 
 
 def manifest_of(place):
-    source = open_place(place, kind="cache", writing=False)
+    source = open_remote(place, kind="cache", writing=False)
     return json.loads(source.read("xd3d-share.json", source.files()["xd3d-share.json"]))
 
 
 def rewrite(place, name, content):
-    target = open_place(place, kind="cache", writing=True)
+    target = open_remote(place, kind="cache", writing=True)
     target.write({name: content})
     target.finish()
 
@@ -92,7 +92,7 @@ def test_chosen_taps_and_images_alone_are_fetched(kind, write_cache, new_place, 
     cache, place = write_cache(mine), new_place(kind)
     send(mine, cache, place)
     (tmp_path / "images.txt").write_text("image-0000\nimage-0001\n")
-    source = open_place(place, kind="cache", writing=False)
+    source = open_remote(place, kind="cache", writing=False)
     asked = []
     type(source).read, read = lambda self, name, size: asked.append(name) or read(self, name, size), type(source).read
     try:

@@ -1,4 +1,4 @@
-"""The hub as a place: commits, resume, and clear errors instead of waiting."""
+"""The hub as a remote: commits, resume, and clear errors instead of waiting."""
 
 import socket
 import time
@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import close_session
 from xd3d.cache.maintenance import diff_caches
 from xd3d.errors import ConfigError, StoreError
-from xd3d.pipeline.transfer import hub as place
+from xd3d.pipeline.transfer import hub as remote
 from xd3d.pipeline.transfer.commands import pull, push
 from xd3d.pipeline.transfer.manifest import MANIFEST, PLAN
 
@@ -55,7 +55,7 @@ def test_files_that_were_committed_before_a_push_broke_off_are_not_even_read_aga
 
     cache = write_cache(mine)
     monkeypatch.setattr(copy, "BATCH_FILES", 4)
-    monkeypatch.setattr(place, "COMMIT_FILES", 4)
+    monkeypatch.setattr(remote, "COMMIT_FILES", 4)
     hub.full_after = 9
     with pytest.raises(StoreError):
         send(mine, cache)
@@ -95,15 +95,15 @@ def test_a_push_takes_few_commits(write_cache, hub, mine):
 def test_a_pull_reads_one_revision_whatever_is_pushed_meanwhile(write_cache, hub, mine, yours, monkeypatch):
     first, second = write_cache(mine), write_cache(mine, model="4567")
     send(mine, first)
-    opened = place.HubPlace.files
+    opened = remote.HubRemote.files
 
     def files_and_then_a_push(self):
-        monkeypatch.setattr(place.HubPlace, "files", opened)
+        monkeypatch.setattr(remote.HubRemote, "files", opened)
         found = self.files()
         send(mine, second, replace=True)
         return found
 
-    monkeypatch.setattr(place.HubPlace, "files", files_and_then_a_push)
+    monkeypatch.setattr(remote.HubRemote, "files", files_and_then_a_push)
     done = pull(yours, URL).result
     assert diff_caches(first, Path(done["cache"]))["equal"]
 
@@ -132,8 +132,8 @@ def test_a_gated_or_missing_repository_is_named_with_the_remedy(write_cache, hub
 
 def test_a_hub_that_does_not_answer_is_an_error_in_time(write_cache, hub, mine, yours, monkeypatch):
     cache = write_cache(mine)
-    monkeypatch.setattr(place, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(place, "TRANSFER_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "TRANSFER_SECONDS", 0.3)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     close_session()  # the next one has the limit
     hub.silent = True

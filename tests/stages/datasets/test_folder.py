@@ -320,7 +320,7 @@ def test_raw_sweeps_of_doubles_are_read_with_the_key_that_says_so(folder, caplog
         ({"images": {"front": "{frame}.png"}}, "images need a calibration"),
         ({"labels": None, "label_field": 3, "classes": {}}, "label_field.* need classes"),
         ({"sweeps": "C:\\scans\\{frame}.npy"}, "has a backslash; separate folders by '/'"),
-        ({"labels": "labels/{frame}.txt"}, "'a' and '0'; what belongs to one frame needs one name"),
+        ({"labels": "labels/{frame}.txt"}, "'a' and '0'; files of one frame need one name"),
         ({"classes": {"road": [1], "car": [1]}}, "each id, 0 to 65535, to one class, and have 1"),
         ({"clases": {}}, "clases: unknown key; did you mean 'classes'"),
         ({"classes": {"road": None}}, "road has no id"),

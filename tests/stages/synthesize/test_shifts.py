@@ -85,9 +85,9 @@ def agreement(shot, channel, *, lidar_pose=None):
     car = rig(shot.vehicle, cameras=CAMERAS, image_size=SIZE)
     world_from_camera = shot.ego_poses[channel] @ car.cameras[channel].ego_from_camera
     world_from_lidar = shot.ego_poses[LIDAR] @ (car.ego_from_lidar if lidar_pose is None else lidar_pose)
-    met = shot.labels != NOISE
-    points = np.c_[shot.points[met, :3], np.ones(met.sum())] @ (np.linalg.inv(world_from_camera) @ world_from_lidar).T
-    labels, points = shot.labels[met], points[:, :3]
+    hit = shot.labels != NOISE
+    points = np.c_[shot.points[hit, :3], np.ones(hit.sum())] @ (np.linalg.inv(world_from_camera) @ world_from_lidar).T
+    labels, points = shot.labels[hit], points[:, :3]
     ahead = points[:, 2] > 0.5
     u, v = (points[ahead] @ car.cameras[channel].model.intrinsics.T)[:, :2].T / points[ahead, 2]
     kept = (u > 0) & (u < SIZE[0]) & (v > 0) & (v < SIZE[1])

@@ -30,9 +30,9 @@ def exhaustive(rays, solids, ground):
     distance = ground.intersect(rays.origin, rays.direction)
     solid = np.where(np.isfinite(distance), GROUND, SKY_HIT)
     for row in range(len(solids)):
-        met = intersect(solids, row, rays.origin, rays.direction)
-        closer = met < distance
-        distance[closer], solid[closer] = met[closer], row
+        hit = intersect(solids, row, rays.origin, rays.direction)
+        closer = hit < distance
+        distance[closer], solid[closer] = hit[closer], row
     return distance, solid
 
 

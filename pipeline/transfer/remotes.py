@@ -1,4 +1,4 @@
-"""Places that files are sent to and fetched from: a folder, S3, the Hugging Face Hub, or anything that fsspec opens."""
+"""Remotes to which files are pushed and from which they are pulled: a folder, S3, the Hugging Face Hub, or a URL."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,20 +14,20 @@ from ...cache.writer import write_files
 from ...errors import ConfigError, StoreError, Xd3dError
 from ...files import unique_name
 
-__all__ = ["FsspecPlace", "Place", "StorePlace", "open_place"]
+__all__ = ["FsspecRemote", "Remote", "StoreRemote", "open_remote"]
 
 
 @runtime_checkable
-class Place(Protocol):
+class Remote(Protocol):
     """Files under one location; names are relative paths with ``/``. Threads may read at once."""
 
     most_files: int | None  #: how many files it should hold at most
 
     def describe(self, name: str = "") -> str:
-        """Returns the full name of a file, or of the place, for messages."""
+        """Returns the full name of a file, or of the remote, for messages."""
 
     def files(self) -> dict[str, int]:
-        """Returns the size of every file by name; empty if the place does not exist.
+        """Returns the size of every file by name; empty if the remote does not exist.
 
         Raises:
             StoreError: it cannot be reached or read.
@@ -41,10 +41,10 @@ class Place(Protocol):
         """
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Writes files, each atomically where the place can; ``finish`` makes all of them visible.
+        """Writes files, each atomically where the remote can; ``finish`` makes all of them visible.
 
         Raises:
-            StoreError, CacheError, DiskSpaceError: the place refuses.
+            StoreError, CacheError, DiskSpaceError: the remote refuses.
         """
 
     def delete(self, names: Iterable[str]) -> None:
@@ -54,30 +54,30 @@ class Place(Protocol):
         """Makes everything written visible and removes temporary files."""
 
 
-def open_place(location: str, *, kind: str, writing: bool, public: bool = False, dry_run: bool = False) -> Place:
-    """Opens a place for a ``kind`` of content, "cache" or "run".
+def open_remote(location: str, *, kind: str, writing: bool, public: bool = False, dry_run: bool = False) -> Remote:
+    """Opens a remote for a ``kind`` of content, "cache" or "run".
 
     ``location``: a folder, ``s3://bucket/prefix``, ``hf://datasets/owner/name[/folder]`` (caches),
     ``hf://owner/name[/folder]`` (runs), or a URL that fsspec knows. ``public``: whether a repository that the hub does
     not have yet is created public. ``dry_run``: none is created, and none is needed.
 
     Raises:
-        ConfigError: the location is malformed, or no place for this kind.
+        ConfigError: the location is malformed, or not one for this kind.
         StoreError: it cannot be reached.
     """
     scheme = location.partition("://")[0] if "://" in location else ""
     if scheme == "hf":
-        from .hub import HubPlace, parse_hub
+        from .hub import HubRemote, parse_hub
 
-        return HubPlace(parse_hub(location, kind), writing=writing, public=public, dry_run=dry_run)
+        return HubRemote(parse_hub(location, kind), writing=writing, public=public, dry_run=dry_run)
     if scheme == "s3":
-        return StorePlace(open_store(location.rstrip("/")))
+        return StoreRemote(open_store(location.rstrip("/")))
     if scheme in ("", "file"):
-        return StorePlace(open_store(Path(location.removeprefix("file://")).expanduser().absolute()))
-    return FsspecPlace(location.rstrip("/"))
+        return StoreRemote(open_store(Path(location.removeprefix("file://")).expanduser().absolute()))
+    return FsspecRemote(location.rstrip("/"))
 
 
-class StorePlace:
+class StoreRemote:
     """A folder or S3, through the stores of caches."""
 
     most_files: int | None = None
@@ -121,7 +121,7 @@ class StorePlace:
             self.store.remove(STAGING)
 
 
-class FsspecPlace:
+class FsspecRemote:
     """A URL that fsspec opens, such as ``gs://bucket/folder``.
 
     Raises:
