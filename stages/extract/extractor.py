@@ -81,7 +81,9 @@ class FeatureExtractor:
             if settings.maps_only
             else AgentMaker(settings=settings.agents, specs=self.specs, image_size=settings.image_size, device=device)
         )
-        self.batch_size = settings.batch_size or self._fitting_batch(device)
+        self.batch_size = settings.batch_size or 1
+        if settings.batch_size is None and device.type != "cpu":
+            self.batch_size = self._fitting_batch(device)
 
     def __call__(self, pictures: PictureArray, keys: Sequence[str]) -> StoredRows:
         """Computes the features of a batch as the cache stores them; rows are numbered by batch index.
@@ -123,12 +125,10 @@ class FeatureExtractor:
         return None
 
     def _fitting_batch(self, device: torch.device) -> int:
-        """Returns the batch size that fits the device: 1 on a CPU, else free memory over that of one image."""
-        if device.type == "cpu":
-            return 1
+        """Returns the batch size that fits the GPU: its free memory over that of one image."""
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        self._features(np.zeros((1, 3, *self.settings.image_size), np.uint8), ["probe"])
+        self(np.zeros((1, 3, *self.settings.image_size), np.uint8), ["probe"])
         needed = torch.cuda.max_memory_allocated(device) - before
         torch.cuda.empty_cache()
         return fitting_batch(torch.cuda.mem_get_info(device)[0], needed)
