@@ -1,13 +1,15 @@
 """What commands that write labels share: numbers and colours, the facts beside the files, and the summary."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from ..errors import ConfigError, MissingDataError
+from ..files import write_bytes
 from ..stages.datasets.catalogue import FOLDER
 from ..stages.datasets.index import FrameIndex
 from ..stages.datasets.labels import get_merge
@@ -21,9 +23,12 @@ from .runs import TrainedRun
 if TYPE_CHECKING:
     from ..stages.predict.sweeps import LabelSummary
 
-__all__ = ["LabelIds", "label_facts", "label_form", "label_outcome"]
+__all__ = ["FACTS", "PICTURE_SUFFIX", "LabelIds", "draw_labels", "label_facts", "label_form", "label_outcome"]
 
 LabelIds = Literal["train", "raw"]
+
+FACTS = "classes.json"
+PICTURE_SUFFIX = ".labels.png"
 
 
 def label_form(
@@ -65,6 +70,16 @@ def label_facts(trained: TrainedRun, form: LabelForm, meaning: str, *, norm_wind
         "adapt": adaptation_name(norm_window),
         "code": code_version(),
     }
+
+
+def draw_labels(points: Float[np.ndarray, "points 3"], labels: Path, form: LabelForm, classes: Sequence[str]) -> Path:
+    """Draws the points of a sweep from above with the classes in its file ``labels``, beside which the picture is."""
+    from ..stages.predict.sweeps import read_labels
+    from .report.figures import labels_from_above
+
+    path = labels.with_suffix(PICTURE_SUFFIX)
+    write_bytes(path, labels_from_above(points, form.classes(read_labels(labels)) + 1, classes))
+    return path
 
 
 def label_outcome(

@@ -23,8 +23,7 @@ from .domains import DomainOpener
 from .export import log_faults, open_submission
 from .folders import claim_folder
 from .frame_choice import FrameChoice, refuse_options
-from .label_forms import LabelIds, label_facts, label_form, label_outcome
-from .predict_sweeps import FACTS, PICTURE_SUFFIX
+from .label_forms import FACTS, LabelIds, draw_labels, label_facts, label_form, label_outcome
 from .runs import TrainedRun
 from .workspace import Workspace, absolute_path
 
@@ -231,14 +230,8 @@ def _list_frames(path: Path, index: FrameIndex) -> None:
 
 def _picture(store: "LabelFolder", domain: Domain, classes: Sequence[str]) -> Path | None:
     """Draws the first frame that has labels, from above; None if there is none."""
-    from ..stages.predict.sweeps import read_labels
-    from .report.figures import labels_from_above
-
     row = next((int(row) for row in domain.frames if store.holds(int(row))), None)
     if row is None:
         return None
-    labels = store.label_path(row, store.modalities[0])
     points = READERS[domain.index.dataset].read_sweep(domain.index, row).points
-    path = labels.with_suffix(PICTURE_SUFFIX)
-    write_bytes(path, labels_from_above(points, store.form.classes(read_labels(labels)) + 1, classes))
-    return path
+    return draw_labels(points, store.label_path(row, store.modalities[0]), store.form, classes)

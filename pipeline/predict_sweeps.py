@@ -5,19 +5,16 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..files import write_bytes
 from ..stages.datasets.sweeps import load_sweep
-from ..stages.predict.label_form import CLOUD_SUFFIX, LabelForm
+from ..stages.predict.label_form import CLOUD_SUFFIX
 from .console import Outcome
 from .folders import claim_folder
-from .label_forms import LabelIds, label_facts, label_form, label_outcome
+from .label_forms import FACTS, PICTURE_SUFFIX, LabelIds, draw_labels, label_facts, label_form, label_outcome
 from .runs import TrainedRun
 from .workspace import Workspace, absolute_path
 
-__all__ = ["FACTS", "PICTURE_SUFFIX", "predict"]
+__all__ = ["predict"]
 
-FACTS = "classes.json"
-PICTURE_SUFFIX = ".labels.png"
 #: What must be equal for a folder of labels to be resumed.
 IDENTITY = ("sweeps", "columns", "weights", "classes", "adapt")
 
@@ -47,7 +44,7 @@ def predict(
         RunError: the run's 3D head needs images, or the network has no BatchNorm to adapt.
     """
     from ..stages.predict.adapted_norms import adapted_norms
-    from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_sweeps
+    from ..stages.predict.sweeps import LABEL_SUFFIX, find_sweeps, label_path, label_sweeps
 
     begin = time.perf_counter()
     points = absolute_path(points)  # its name names the folder of labels
@@ -75,18 +72,9 @@ def predict(
         done = label_sweeps(network, sweeps, out, columns=columns, form=form)
     unread = {fault.path for fault in done.failed}
     whole = [sweep for sweep in sweeps if sweep not in unread]
-    shown = _picture(out, whole[0], columns, network.classes, form) if picture and whole else None
+    shown = None
+    if picture and whole:
+        first = load_sweep(whole[0], columns=columns).points
+        shown = draw_labels(first, label_path(out, whole[0]), form, network.classes)
     further = {"classes": list(network.classes), "picture": str(shown) if shown else None}
     return label_outcome(done, out, sweeps=len(sweeps), begin=begin, further=further)
-
-
-def _picture(out: Path, sweep: Path, columns: int | None, classes: Sequence[str], form: LabelForm) -> Path:
-    """Draws a sweep with its labels, from above."""
-    from ..stages.predict.sweeps import label_path, read_labels
-    from .report.figures import labels_from_above
-
-    labels = label_path(out, sweep)
-    path = labels.with_suffix(PICTURE_SUFFIX)
-    points, found = load_sweep(sweep, columns=columns).points, form.classes(read_labels(labels))
-    write_bytes(path, labels_from_above(points, found + 1, classes))
-    return path

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError, DiskSpaceError, MissingDataError
-from ...files import write_atomic, write_bytes
+from ...files import write_atomic
 from ..datasets.checks import FileFault
 from ..datasets.index import FrameIndex
 from ..datasets.readers import READERS
@@ -23,7 +23,7 @@ from ..evaluate.settings import FusionRule
 from ..train.domain import Domain
 from ..train.network import Network
 from .inference import predict_each
-from .label_form import CLOUD_SUFFIX, LabelForm
+from .label_form import LabelForm
 from .stamps import Stamps, file_stamp, frame_files
 from .submission import Submission
 from .sweeps import LABEL_SUFFIX, LabelSummary, warn_of_dropped
@@ -70,42 +70,27 @@ class LabelFolder:
 
     def holds(self, row: int) -> bool:
         """Returns whether all files of the frame in ``row`` exist and were made from its current sweep and images."""
-        files = self._files(row)
+        labels = [self.label_path(row, modality) for modality in self.modalities]
+        shares = [path.with_suffix(PROBABILITY_SUFFIX) for path in labels if self.probabilities]
         return self._stamps.is_up_to_date(
-            [path for each in files.values() for path in each], frame_files(self.index, row)
+            [*self.form.files(labels[0]), *labels[1:], *shares], frame_files(self.index, row)
         )
 
     def write(self, row: int, prediction: SweepPrediction) -> None:
         """Writes the files of the frame in ``row``."""
         stamp = file_stamp(frame_files(self.index, row))
-        for modality, (labels, *others) in self._files(row).items():
-            classes = prediction.classes(modality)
-            labels.parent.mkdir(parents=True, exist_ok=True)
-            for suffix in (PROBABILITY_SUFFIX, CLOUD_SUFFIX):
-                with suppress(OSError):  # a file of an earlier call, whose labels are replaced
-                    _sibling(labels, suffix).unlink()
-            write_bytes(labels, self.form.labels(classes).tobytes())
-            for path in others:
-                if path.suffix == PROBABILITY_SUFFIX:
-                    shares = prediction.probabilities(modality).astype(np.float16)
-                    write_atomic(path, partial(np.save, arr=shares, allow_pickle=False))
-                else:
-                    write_bytes(path, self.form.cloud(prediction.points, classes))
-        self._stamps.add(self.label_path(row, self.modalities[0]), stamp)
-
-    def _files(self, row: int) -> dict[Modality, list[Path]]:
-        """Returns the files of each modality, its labels first."""
-        found: dict[Modality, list[Path]] = {}
+        form = self.form
         for modality in self.modalities:
             labels = self.label_path(row, modality)
-            suffixes = [PROBABILITY_SUFFIX] if self.probabilities else []
-            suffixes += [CLOUD_SUFFIX] if self.form.palette is not None and modality == self.modalities[0] else []
-            found[modality] = [labels, *(_sibling(labels, suffix) for suffix in suffixes)]
-        return found
-
-
-def _sibling(labels: Path, suffix: str) -> Path:
-    return labels.with_name(labels.name.removesuffix(LABEL_SUFFIX) + suffix)
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # a file of an earlier call, whose labels are replaced
+                labels.with_suffix(PROBABILITY_SUFFIX).unlink()
+            form.write(labels, prediction.points, prediction.classes(modality))
+            form = replace(form, palette=None)  # only the first modality has a coloured cloud
+            if self.probabilities:
+                shares = prediction.probabilities(modality).astype(np.float16)
+                write_atomic(labels.with_suffix(PROBABILITY_SUFFIX), partial(np.save, arr=shares, allow_pickle=False))
+        self._stamps.add(self.label_path(row, self.modalities[0]), stamp)
 
 
 def label_frames(

@@ -1,10 +1,14 @@
 """Encodes predicted classes: as numbers in label files, and as coloured point clouds."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8, UInt32
+
+from ...files import write_bytes
 
 __all__ = ["CLOUD_SUFFIX", "LabelForm"]
 
@@ -35,6 +39,18 @@ class LabelForm:
         order = np.argsort(self.numbers)
         found = order[np.searchsorted(self.numbers, labels, sorter=order)]
         return np.where(found == len(self.numbers) - 1, -1, found)
+
+    def files(self, labels: Path) -> list[Path]:
+        """Returns the label file ``labels``, and the coloured cloud beside it if there is a palette."""
+        return [labels] if self.palette is None else [labels, labels.with_suffix(CLOUD_SUFFIX)]
+
+    def write(self, labels: Path, points: Float[np.ndarray, "points 3"], classes: Int64[np.ndarray, "points"]) -> None:
+        """Writes ``files``; a coloured cloud of an earlier call is removed first."""
+        with suppress(OSError):
+            labels.with_suffix(CLOUD_SUFFIX).unlink()
+        write_bytes(labels, self.labels(classes).tobytes())
+        if self.palette is not None:
+            write_bytes(labels.with_suffix(CLOUD_SUFFIX), self.cloud(points, classes))
 
     def cloud(self, points: Float[np.ndarray, "points 3"], classes: Int64[np.ndarray, "points"]) -> bytes:
         """Returns a binary PLY file of the points, in their own precision, with colours and labels.

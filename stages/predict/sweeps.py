@@ -9,22 +9,22 @@ import errno
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt32
+from jaxtyping import UInt32
 
-from ...errors import ConfigError, DataError, MissingDataError, RunError
-from ...files import write_bytes
+from ...errors import ConfigError, DataError, MissingDataError
 from ...prefetch import map_ahead
 from ...progress import progress
 from ..datasets.checks import FileFault
 from ..datasets.foreign_files import foreign_kind
 from ..datasets.listing import is_hidden, without_copies
 from ..datasets.ros_bags import BAG_SUFFIX, bag_of, list_clouds
-from ..datasets.sweeps import SWEEP_SUFFIXES, RawRows, load_sweep, sweep_suffix
+from ..datasets.sweeps import SWEEP_SUFFIXES, RawRows, Sweep, load_sweep, sweep_suffix
 from ..evaluate.official import NO_CLASS
 from ..train.batch import Batch, BatchPlan, cloud_batch
 from ..train.network import Network
@@ -35,7 +35,6 @@ from .stamps import Stamps, file_stamp
 __all__ = [
     "LABEL_SUFFIX",
     "LabelSummary",
-    "cloud_path",
     "find_sweeps",
     "label_path",
     "label_sweeps",
@@ -63,15 +62,12 @@ class LabelSummary:
     dropped: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Cloud:
-    """One sweep ready for the network: all points, a batch of the usable ones, their mask, guessed columns, stamp."""
+class _Cloud(NamedTuple):
+    """One sweep ready for the network: all points, a batch of the usable ones, and the stamp of its file."""
 
     path: Path
-    points: Float[np.ndarray, "points 3"]
+    sweep: Sweep
     batch: Batch
-    usable: Bool[np.ndarray, "points"]
-    guessed: RawRows | None
     stamp: list[int]
 
 
@@ -130,11 +126,6 @@ def label_path(out: Path, sweep: Path) -> Path:
     return out / (_stem(sweep) + LABEL_SUFFIX)
 
 
-def cloud_path(out: Path, sweep: Path) -> Path:
-    """Returns the path of the coloured cloud of ``sweep`` in the folder ``out``."""
-    return out / (_stem(sweep) + CLOUD_SUFFIX)
-
-
 def read_labels(path: Path) -> UInt32[np.ndarray, "points"]:
     """Reads a label file; the number of a class is that of its ``LabelForm``."""
     return np.frombuffer(path.read_bytes(), "<u4")
@@ -160,14 +151,13 @@ def label_sweeps(
     Raises:
         RunError: the network's 3D head needs images, or the network computed NaN: it has diverged.
     """
-    if network.needs_images:
-        raise RunError(
-            "This network needs the image's features at test (fusion.head=refine), and a sweep alone has none;"
-            " train one with: xd3d train --cached --set fusion.head=distil"
-        )
     form = form or LabelForm.of(network.classes)
     stamps = Stamps(out)
-    left = [sweep for sweep in sweeps if not stamps.is_up_to_date(_files(out, sweep, form), [bag_of(sweep) or sweep])]
+    left = [
+        sweep
+        for sweep in sweeps
+        if not stamps.is_up_to_date(form.files(label_path(out, sweep)), [bag_of(sweep) or sweep])
+    ]
     plan = replace(network.plan, taps=())
     failed: list[FileFault] = []
     points = dropped = 0
@@ -179,14 +169,14 @@ def label_sweeps(
     clouds = map_ahead(read, left, workers)
     with closing(clouds), progress("label sweeps", len(sweeps), "sweep", len(sweeps) - len(left)) as bar:
         for cloud, _ in clouds:
-            fault = cloud if isinstance(cloud, FileFault) else _store(out, cloud, _classes(network, cloud), form)
+            fault = cloud if isinstance(cloud, FileFault) else _label(network, cloud, label_path(out, cloud.path), form)
             if fault is not None:
                 failed.append(fault)
             elif isinstance(cloud, _Cloud):
                 stamps.add(label_path(out, cloud.path), cloud.stamp)
-                points += len(cloud.usable)
-                dropped += int((~cloud.usable).sum())
-                guessed[cloud.guessed] += 1
+                points += len(cloud.sweep.points)
+                dropped += int((~cloud.sweep.usable).sum())
+                guessed[cloud.sweep.guessed] += 1
             bar.update(1)
     for rows, count in guessed.items():
         if rows is not None:
@@ -224,34 +214,19 @@ def _read(sweep: Path, columns: int | None, plan: BatchPlan) -> _Cloud | FileFau
         if fault := read.fault(max_unusable=1.0):
             return FileFault(path=sweep, reason=fault)
         batch = cloud_batch(read.points[read.usable], str(sweep), plan)
-        return _Cloud(
-            path=sweep, points=read.points, batch=batch, usable=read.usable, guessed=read.guessed, stamp=stamp
-        )
+        return _Cloud(path=sweep, sweep=read, batch=batch, stamp=stamp)
     except (DataError, MissingDataError) as error:
         return FileFault(path=sweep, reason=str(error))
     except OSError as error:
         return FileFault(path=sweep, reason=f"it cannot be read ({error.strerror})")
 
 
-def _classes(network: Network, cloud: _Cloud) -> Int64[np.ndarray, "points"]:
-    classes = np.full(len(cloud.points), NO_CLASS, np.int64)
-    classes[cloud.usable] = cloud_logits(network, cloud.batch).argmax(1).numpy()
-    return classes
-
-
-def _files(out: Path, sweep: Path, form: LabelForm) -> list[Path]:
-    labels = label_path(out, sweep)
-    return [labels, *([] if form.palette is None else [cloud_path(out, sweep)])]
-
-
-def _store(out: Path, cloud: _Cloud, classes: Int64[np.ndarray, "points"], form: LabelForm) -> FileFault | None:
-    """Writes the files of a sweep; returns a fault if that file cannot be written, and raises other errors."""
+def _label(network: Network, cloud: _Cloud, labels: Path, form: LabelForm) -> FileFault | None:
+    """Writes the predicted labels of a sweep; returns a fault if its name is too long or taken by a folder."""
+    classes = np.full(len(cloud.sweep.points), NO_CLASS, np.int64)
+    classes[cloud.sweep.usable] = cloud_logits(network, cloud.batch).argmax(1).numpy()
     try:
-        with suppress(OSError):  # a cloud of an earlier call, whose labels are replaced
-            cloud_path(out, cloud.path).unlink()
-        write_bytes(label_path(out, cloud.path), form.labels(classes).tobytes())
-        if form.palette is not None:
-            write_bytes(cloud_path(out, cloud.path), form.cloud(cloud.points, classes))
+        form.write(labels, cloud.sweep.points, classes)
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR):
             raise

@@ -3,8 +3,8 @@
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 from ...errors import RunError
 
@@ -17,8 +17,7 @@ TIMING_KEYS = ("seconds", "wait", "frames_per_second", "points_per_second")
 RECENT = 20  #: steps that the progress bar averages over
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepTiming:
+class StepTiming(NamedTuple):
     """Wall-clock seconds, the part of them spent waiting for batches, and the frames and points processed."""
 
     seconds: float
@@ -26,18 +25,14 @@ class StepTiming:
     frames: int
     points: int
 
-    def __add__(self, other: "StepTiming") -> "StepTiming":
-        return StepTiming(
-            seconds=self.seconds + other.seconds,
-            waited=self.waited + other.waited,
-            frames=self.frames + other.frames,
-            points=self.points + other.points,
-        )
-
     def record(self) -> Mapping[str, float]:
         """Returns the values of ``TIMING_KEYS``."""
-        values = (self.seconds, self.waited / self.seconds, self.frames / self.seconds, self.points / self.seconds)
-        return dict(zip(TIMING_KEYS, values, strict=True))
+        rates = (value / self.seconds for value in (self.waited, self.frames, self.points))
+        return dict(zip(TIMING_KEYS, (self.seconds, *rates), strict=True))
+
+
+def _sum(steps: Iterable[StepTiming]) -> StepTiming:
+    return StepTiming(*map(sum, zip(*steps, strict=True)))
 
 
 class Throughput:
@@ -45,22 +40,21 @@ class Throughput:
 
     def __init__(self) -> None:
         self._recent: deque[StepTiming] = deque(maxlen=RECENT)
-        self._all: StepTiming | None = None
+        self._all = StepTiming(seconds=0.0, waited=0.0, frames=0, points=0)
 
     def add(self, step: StepTiming) -> None:
         """Adds a step."""
         self._recent.append(step)
-        self._all = step if self._all is None else self._all + step
+        self._all = _sum([self._all, step])
 
     def postfix(self) -> dict[str, str]:
         """Returns what the progress bar shows of the last steps."""
-        first, *rest = self._recent
-        recent = sum(rest, first).record()
+        recent = _sum(self._recent).record()
         return {"frames/s": f"{recent['frames_per_second']:.2f}", "wait": f"{100 * recent['wait']:.0f}%"}
 
     def summary(self) -> str:
         """Returns a sentence about all steps."""
-        if self._all is None:
+        if not self._all.seconds:
             return "No steps left to train"
         whole = self._all.record()
         return (
@@ -76,26 +70,24 @@ class CubeWatch:
     """Counts the points that lie outside the voxel cube, and warns once when they are more than a per cent."""
 
     def __init__(self) -> None:
-        self._inside = self._outside = 0
+        self._points = self._outside = 0
         self._warned = False
 
     def add(self, *, inside: int, outside: int) -> None:
         """Adds the points of a step that are trained on, and those that were dropped."""
-        self._inside += inside
+        self._points += inside + outside
         self._outside += outside
         if self._share > LEFT_OUT and not self._warned:
             self._warned = True
             log.warning(
                 "%.1f %% of the points lie outside the voxel cube and are not trained on (%d of %d); raise"
                 " model.full_scale or model.voxel_size, or look for stray points in the sweeps",
-                100 * self._share,
-                self._outside,
-                self._outside + self._inside,
+                *(100 * self._share, self._outside, self._points),
             )
 
     @property
     def _share(self) -> float:
-        return self._outside / max(self._outside + self._inside, 1)
+        return self._outside / max(self._points, 1)
 
     def summary(self) -> str:
         """Returns a sentence about all steps, "" if no point was dropped."""

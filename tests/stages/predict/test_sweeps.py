@@ -11,8 +11,8 @@ import torch
 from xd3d.errors import ConfigError, MissingDataError, RunError
 from xd3d.stages.predict import sweeps
 from xd3d.stages.predict.inference import predict_frames
-from xd3d.stages.predict.label_form import LabelForm
-from xd3d.stages.predict.sweeps import cloud_path, find_sweeps, label_path, label_sweeps, read_labels
+from xd3d.stages.predict.label_form import CLOUD_SUFFIX, LabelForm
+from xd3d.stages.predict.sweeps import find_sweeps, label_path, label_sweeps, read_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -187,7 +187,7 @@ def test_a_coloured_cloud_of_an_earlier_sweep_is_made_again(network, write_sweep
     label_sweeps(network, sweeps, out, form=plain)
     assert label_sweeps(network, sweeps, out, form=plain).kept == 1
     label_sweeps(network, sweeps, out, form=coloured)
-    assert b"element vertex 77" in cloud_path(out, sweeps[0]).read_bytes()
+    assert b"element vertex 77" in label_path(out, sweeps[0]).with_suffix(CLOUD_SUFFIX).read_bytes()
     assert label_sweeps(network, sweeps, out, form=coloured).kept == 1
 
 
@@ -224,7 +224,7 @@ def test_a_cloud_that_lost_its_precision_to_its_origin_is_reported(network, out,
 
 def test_a_network_that_needs_images_is_refused_with_the_remedy(make_domain, make_network, write_sweeps, out):
     network = make_network(make_domain(frames=1), queries="agents", head="refine")
-    with pytest.raises(RunError, match=r"--set fusion\.head=distil"):
+    with pytest.raises(RunError, match=r"fusion\.head=distil"):
         label_sweeps(network, find_sweeps(write_sweeps(cloud(0))), out)
 
 
