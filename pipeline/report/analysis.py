@@ -52,14 +52,7 @@ def analysis_sections(run: TrainedRun, rule: FusionRule) -> list[Section]:
 
 
 def _located(frames: list[FrameAttention]) -> Section:
-    agreement = mean_agreement(frames, "located")
-    sentence = "No point of these frames has a label to compare its agents with."
-    if agreement:
-        sentence = (
-            f"Over {len(frames)} frames, {100 * agreement[0]:.0f} % of what a point reads is of agents of its own"
-            " class, that of most points in an agent's pixels; uniform attention would give"
-            f" {100 * agreement[1]:.0f} %."
-        )
+    sentence = _agreement(frames, "located", "what a point reads is of")
     return Section(
         heading="Which agents the points read",
         text="Each row is one agent. On the left, each point's membership in it, from the cells at its pixels. On the"
@@ -69,18 +62,26 @@ def _located(frames: list[FrameAttention]) -> Section:
 
 
 def _queries(frames: list[FrameAttention]) -> Section:
-    agreement = mean_agreement(frames, "queries")
+    queries = frames[0].insight.queries
     sentence = "Image queries attend to cells of the feature maps here, so there are no agents to draw."
-    if agreement:
-        sentence = (
-            f"Over {len(frames)} frames, {100 * agreement[0]:.0f} % of a point's attention ends on agents of its own"
-            f" class; uniform attention would give {100 * agreement[1]:.0f} %."
-        )
+    if queries is not None and queries.agents is not None:
+        sentence = _agreement(frames, "queries", "a point's attention ends on")
     return Section(
         heading="What the queries look at",
         text="Each row is one 3D query. On the left, how much each point attends to it in the last decoder stage; on"
         f" the right, where the agents lie that it reads through the image's queries. {sentence}",
         parts=[Picture(frames[0].picture("queries"), "The queries whose attention differs most from point to point.")],
+    )
+
+
+def _agreement(frames: list[FrameAttention], kind: AttentionKind, what: str) -> str:
+    agreement = mean_agreement(frames, kind)
+    if agreement is None:
+        return "No point of these frames has a label to compare its agents with."
+    own, uniform = agreement
+    return (
+        f"Over {len(frames)} frames, {100 * own:.0f} % of {what} agents of its own class, that of most points in an"
+        f" agent's pixels; uniform attention would give {100 * uniform:.0f} %."
     )
 
 

@@ -131,21 +131,38 @@ def test_both_ways_of_reading_agents_are_measured_over_the_points_that_an_image_
     assert mean_agreement([], "located") is None
 
 
-@pytest.mark.parametrize("dense", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_section_for_each_way_and_one_for_the_errors(look, monkeypatch, dense):
-    if dense:
-        object.__setattr__(look.insight.queries, "agents", None)
+@pytest.fixture
+def sections(monkeypatch):
+    """The sections of the report on a run whose attention was looked at on the given frames."""
     tally = ErrorTally(classes=("a",), points=np.ones((1, 5), int), wrong=np.zeros((1, 5), int))
     monkeypatch.setattr("xd3d.pipeline.report.analysis.tally_errors", lambda *_, **__: tally)
-    monkeypatch.setattr("xd3d.pipeline.report.analysis.attention_over", lambda *_: [look])
     run = Mock(spec=TrainedRun, config=Config(fusion=FusionSettings(rank=3, queries="agents")))
     run.domain.return_value = Mock(spec=Domain)
-    located, queries, errors = analysis_sections(run, "product-prior")
+
+    def sections(*frames):
+        monkeypatch.setattr("xd3d.pipeline.report.analysis.attention_over", lambda *_: list(frames))
+        return analysis_sections(run, "product-prior")
+
+    return sections
+
+
+@pytest.mark.parametrize("dense", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_section_for_each_way_and_one_for_the_errors(look, sections, dense):
+    if dense:
+        object.__setattr__(look.insight.queries, "agents", None)
+    located, queries, errors = sections(look)
     assert (located.heading, errors.heading) == ("Which agents the points read", "Errors by distance and class")
     assert "100 % of what a point reads is of agents of its own class" in located.text
     assert ("no agents to draw" in queries.text) == dense
     for section in (located, queries, errors):
         assert section.parts[0].png.startswith(b"\x89PNG")
+
+
+def test_sections_of_frames_without_labels_say_that_labels_are_missing(look, sections):
+    unlabelled = replace(look, frame=replace(look.frame, labels=np.full_like(look.frame.labels, -100)))
+    for section in sections(unlabelled)[:2]:
+        assert "label" in section.text
+        assert "no agents to draw" not in section.text
 
 
 def test_shares_of_errors_are_per_cent_of_the_points_of_class_and_bin():
