@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from ...errors import CacheError, DiskSpaceError, Xd3dError
-from ...files import fsync_folder
+from ...files import free_bytes, fsync_folder
 from ...locks import LOCKS, FileLock, WriterLock, live_owners
 from ..layout import DONE, STAGING
 from .base import Version
@@ -238,8 +238,7 @@ class LocalStore:
 
     def free_bytes(self) -> int:
         """Returns the free bytes on the disk of the folder, which need not exist yet."""
-        path = self.root.absolute()
-        return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.is_dir())).free
+        return free_bytes(self.root)
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Applies ``work`` to every item, ``parallel`` at a time; results keep the order of the items."""
