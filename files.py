@@ -1,9 +1,10 @@
-"""Atomic writes (temporary file, fsync, rename), and safe JSON and YAML parsing."""
+"""Atomic writes (temporary file, fsync, rename), free space, and safe JSON and YAML parsing."""
 
 import json
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 import yaml
 
 __all__ = [
+    "free_bytes",
     "fsync_folder",
     "host_name",
     "optional_path",
@@ -48,6 +50,12 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def free_bytes(folder: Path) -> int:
+    """Returns the free bytes on the disk of ``folder``, which need not exist yet."""
+    path = folder.absolute()
+    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.is_dir())).free
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:

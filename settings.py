@@ -15,9 +15,9 @@ __all__ = ["Mark", "Settings", "marked", "unmarked_values", "with_added"]
 
 
 class Settings(BaseModel):
-    """A strict, immutable group of settings; a field's description is its help text."""
+    """A strict, immutable group of settings; the docstring below a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from jaxtyping import UInt8, UInt16, UInt32
 from ..errors import CacheError
 from .layout import ArrayLayout, CacheLayout
 from .schema import ASSIGNMENT
-from .stores.base import Store, StoredFile, Version
+from .stores import Store, StoredFile
+from .stores.base import Version
 
 __all__ = ["DamagedRowError", "Run", "StoredArray", "check_agent_indices", "check_index", "runs_of", "write_rows"]
 

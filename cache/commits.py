@@ -20,7 +20,8 @@ from ..errors import CacheError
 from ..fingerprint import canonical_json, fingerprint_digest
 from .layout import DONE, ArrayLayout, CacheLayout, Shard
 from .metadata import checksummed_body, checksummed_line, manifest_checksum, parse_json
-from .stores.base import Files, Store, Version
+from .stores import Store
+from .stores.base import Files, Version
 
 __all__ = [
     "COMMITTED",

@@ -24,6 +24,7 @@ __all__ = [
     "CACHE_FORMAT",
     "DONE",
     "FORMATS",
+    "MANIFEST",
     "PROFILES",
     "STAGING",
     "UPGRADE",
@@ -35,6 +36,7 @@ __all__ = [
 CACHE_FORMAT = 2
 FORMATS = (1, CACHE_FORMAT)  #: supported formats; the first has no memberships
 PROFILES = ("exact", "compact")
+MANIFEST = "zarr.json"  #: of the cache, in the metadata of its group
 DONE = "done"  #: folder of the commit records
 STAGING = "staging"  #: folder of incomplete shard files
 UPGRADE = "upgrade"  #: folder of the commit records of an unfinished upgrade

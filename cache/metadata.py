@@ -16,9 +16,10 @@ import google_crc32c
 
 from ..errors import CacheError, CacheMismatchError, UnfinishedUpgradeError
 from ..fingerprint import canonical_json, fingerprint_digest
-from .layout import FORMATS, ArrayLayout, CacheLayout
+from .layout import FORMATS, MANIFEST, ArrayLayout, CacheLayout
 from .schema import SCALES, TapSpec
-from .stores.base import Files, Store
+from .stores import Store
+from .stores.base import Files
 
 __all__ = [
     "KEYS",
@@ -36,7 +37,6 @@ __all__ = [
     "unfinished_manifest",
 ]
 
-MANIFEST = "zarr.json"
 KEYS = "images.json"
 _ATTRIBUTE = "xd3d_cache"
 _NETWORKS = "xd3d_networks"  #: attribute of the group above the parts of a cache of several networks

@@ -11,7 +11,8 @@ from typing import Any
 from ..errors import CacheError
 from ..fingerprint import canonical_json
 from .metadata import checksummed_body, checksummed_line
-from .stores.base import Files, Store
+from .stores import Store
+from .stores.base import Files
 
 __all__ = ["RECIPE", "encode_recipe", "load_recipe", "recipe_fault"]
 

@@ -28,8 +28,7 @@ from .metadata import (
 )
 from .schema import ASSIGNMENT, MEMBERSHIP, MEMBERSHIPS, TapSpec
 from .stored import StoredRows
-from .stores import Store, exclusive, open_store
-from .stores.base import Lock
+from .stores import Lock, Store, exclusive, open_store
 from .verify import refuse_damaged_metadata
 from .writer import mark_finished, stage_arrays, write_files
 

@@ -35,8 +35,7 @@ from .metadata import KEYS, MANIFEST, load_layout, manifest_checksum, metadata_f
 from .recipe import RECIPE, encode_recipe
 from .schema import TapSpec
 from .stored import StoredRows, check_stored
-from .stores import Store, open_store
-from .stores.base import Lock, Stage
+from .stores import Lock, Stage, Store, open_store
 from .stores.local import LOCK
 
 __all__ = ["CacheWriter", "mark_finished", "stage_arrays", "write_files"]

@@ -69,7 +69,7 @@ class ImageChoice:
     scenes: Sequence[str] | None = None
     split: str | None = None
     config: str = DEFAULT_PRESET
-    overrides: Sequence[str] = ()
+    overrides: Sequence[str] | None = None
 
     @property
     def whole(self) -> bool:
@@ -102,7 +102,7 @@ class ImageChoice:
                 raise ConfigError(f"The data set has no scene {strange[0]}: {nearest(strange[0], known)}")
             frames = np.flatnonzero(np.isin(index.frames.scene, list(self.scenes)))
         else:
-            data = load_config(self.config, self.overrides, labels=False).config.data
+            data = load_config(self.config, self.overrides or (), labels=False).config.data
             sides = {"source": data.source, "target": data.target}
             side, _, part = str(self.split).partition("-")
             if side not in sides or part not in ("train", "val", "test"):

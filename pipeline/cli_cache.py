@@ -186,13 +186,7 @@ def export(
     from ..cache.views import IDENTITY, view_keys
     from .caches import ImageChoice, recorded_dataset
 
-    choice = ImageChoice(
-        images=images,
-        scenes=comma_separated(scenes),
-        split=split,
-        config=config,
-        overrides=overrides or [],
-    )
+    choice = ImageChoice(images=images, scenes=comma_separated(scenes), split=split, config=config, overrides=overrides)
     keys = choice.keys(Workspace.current(), "" if scenes is None else recorded_dataset(path))
     if keys is not None:
         keys = view_keys(keys, load_layout(open_store(path)).fingerprint.get("views", [IDENTITY]))

@@ -68,11 +68,7 @@ def push(
         taps=comma_separated(taps),
         networks=comma_separated(networks),
         images=ImageChoice(
-            images=images,
-            scenes=comma_separated(scenes),
-            split=split,
-            config=config,
-            overrides=overrides or [],
+            images=images, scenes=comma_separated(scenes), split=split, config=config, overrides=overrides
         ),
         confirm_licence=confirm_licence,
         public=public,
@@ -112,11 +108,7 @@ def pull(
         taps=comma_separated(taps),
         networks=comma_separated(networks),
         images=ImageChoice(
-            images=images,
-            scenes=comma_separated(scenes),
-            split=split,
-            config=config,
-            overrides=overrides or [],
+            images=images, scenes=comma_separated(scenes), split=split, config=config, overrides=overrides
         ),
         replace=replace,
         dry_run=dry_run,

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from typing import Literal
 import typer
 
 from ..errors import Xd3dError
+from ..files import free_bytes
 from .console import Outcome
 from .workspace import Workspace
 
@@ -199,7 +199,7 @@ def _disk(home: Path) -> Finding:
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         remedy = "set XD3D_HOME to a folder that you may write to"
         return Finding("workspace", "fault", f"{existing} cannot be written", remedy)
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(existing)
     detail = f"{home}, {free / 1e9:.1f} GB free"
     if free < ENOUGH_DISK:
         remedy = "free some space, or set XD3D_HOME to a larger disk"

@@ -1,6 +1,6 @@
-"""Storage backends of a cache: a local folder or an object store, behind the interface ``base.Store``.
+"""Storage backends of a cache: a local folder or an object store, with the same methods.
 
-Only ``open_store`` depends on the kind of a location.
+The classes of the local folder describe them. Only ``open_store`` depends on the kind of a location.
 """
 
 import os
@@ -9,11 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import CacheError
-from .base import Lock, Store
+from ...locks import WriterLock
 from .local import LocalStore
+from .local_files import LocalFile, LocalStage
+from .object_store import ObjectFile, ObjectLock, ObjectStage, ObjectStore
 
-__all__ = ["Location", "Store", "exclusive", "join_location", "open_store"]
+__all__ = ["Location", "Lock", "Stage", "Store", "StoredFile", "exclusive", "join_location", "open_store"]
 
+Store = LocalStore | ObjectStore
+StoredFile = LocalFile | ObjectFile
+Stage = LocalStage | ObjectStage
+Lock = WriterLock | ObjectLock
 Location = Path | str  #: of a cache: a folder, or ``s3://bucket/prefix``
 
 
@@ -46,8 +52,6 @@ def open_store(location: Location) -> Store:
     """
     text = os.fspath(location)
     if text.startswith("s3://"):
-        from .object_store import ObjectStore
-
         return ObjectStore(url=text)
     if "://" in text or text.startswith("s3:"):
         raise CacheError(f"A cache cannot be kept at {text}; give a folder, or s3://bucket/prefix as a string")

@@ -1,4 +1,4 @@
-"""A cache in a local folder."""
+"""A cache in a local folder; the docstrings say what every store does."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from ...errors import CacheError, DiskSpaceError, Xd3dError
-from ...files import fsync_folder
+from ...files import free_bytes, fsync_folder
 from ...locks import LOCKS, FileLock, WriterLock, live_owners
 from ..layout import DONE, STAGING
 from .base import Version
@@ -35,24 +35,24 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class LocalStore:
-    """The files under the folder ``root``."""
+    """The files of one cache, under the folder ``root``. Threads may share a store, and it can be pickled."""
 
     root: Path
-    parallel: ClassVar[int] = 1
+    parallel: ClassVar[int] = 1  #: number of concurrent requests
 
     @property
     def location(self) -> Path:
-        """The folder."""
+        """The folder, with which ``open_store`` opens this store again."""
         return self.root
 
     @property
     def open_files(self) -> int:
-        """A quarter of the process's limit, at most 4096."""
+        """Files that the readers of this process may keep open together: a quarter of its limit, at most 4096."""
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return _OPEN_FILES if allowed == resource.RLIM_INFINITY else min(_OPEN_FILES, allowed // 4)
 
     def describe(self, key: str = "") -> str:
-        """Returns the path of a file."""
+        """Returns the path of a file, or of the cache itself, for messages."""
         return str(self.root / key)
 
     def exists(self, key: str) -> bool:
@@ -60,14 +60,14 @@ class LocalStore:
         return (self.root / key).exists()
 
     def version(self, key: str) -> Version | None:
-        """Returns inode, size and modification time of a file; None if it does not exist."""
+        """Returns the version of a file, as in ``listing``; None if it does not exist."""
         try:
             return file_version((self.root / key).lstat())
         except FileNotFoundError:
             return None
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        """Returns the size of each file that exists."""
+        """Returns the sizes of those of ``keys`` that exist."""
         found = {}
         for key in keys:
             try:
@@ -77,7 +77,11 @@ class LocalStore:
         return found
 
     def listing(self, folder: str) -> dict[str, Version]:
-        """Returns the names in a folder with their versions."""
+        """Returns the names directly in ``folder``, including folders; empty if it does not exist.
+
+        Raises:
+            CacheError: it cannot be listed.
+        """
         found: dict[str, Version] = {}
         try:
             with os.scandir(self.root / folder) as entries:
@@ -91,7 +95,11 @@ class LocalStore:
         return found
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yields every file below the folder with its size; links count as files."""
+        """Yields key and size of every file, unordered; links are listed, not followed.
+
+        Raises:
+            CacheError: a folder cannot be listed.
+        """
         folders = [""]
         while folders:
             prefix = folders.pop()
@@ -109,7 +117,11 @@ class LocalStore:
                 raise CacheError(f"{self.root / prefix} cannot be listed ({error.strerror})") from error
 
     def read(self, key: str) -> bytes:
-        """Returns the content of a regular file."""
+        """Returns the content of a file.
+
+        Raises:
+            CacheError: it is missing, not a regular file, or cannot be read.
+        """
         path = self.root / key
         descriptor, _ = open_regular(path)
         try:
@@ -119,11 +131,20 @@ class LocalStore:
             raise CacheError(f"{path} cannot be read ({error.strerror})") from error
 
     def open(self, key: str) -> LocalFile:
-        """Opens a regular file."""
+        """Opens a file for random access.
+
+        Raises:
+            CacheError: it is missing, not a regular file, or cannot be opened.
+        """
         return LocalFile(f"{self.root}/{key}")
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Creates the folder; raises if it contains links out of the cache, or a file is in its place."""
+        """Creates the location of a cache with these top-level ``names``.
+
+        Raises:
+            CacheError: one of them is a link, which may lead out of the cache, or a file is in the folder's place.
+            OSError: the folder cannot be created.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -138,11 +159,11 @@ class LocalStore:
             )
 
     def stage(self, owner: str) -> LocalStage:
-        """Starts a set of files."""
+        """Starts a set of files that are published together; ``owner`` is that of the writer's lock."""
         return LocalStage(root=self.root, owner=owner)
 
     def delete(self, key: str) -> None:
-        """Deletes a file and flushes its folder."""
+        """Deletes a file, durably; does nothing if it does not exist."""
         path = self.root / key
         if path.is_symlink() or path.exists():
             refuse_links_out(self.root, path.parent)
@@ -150,7 +171,7 @@ class LocalStore:
             fsync_folder(path.parent)
 
     def remove(self, folder: str) -> None:
-        """Deletes a folder, which must not be a link."""
+        """Deletes a folder, which must not be a link, with its contents; does nothing if it does not exist."""
         path = self.root / folder
         if path.is_dir():
             refuse_links_out(self.root, path)
@@ -158,13 +179,17 @@ class LocalStore:
             fsync_folder(path.parent)
 
     def lock(self, *, shared: bool) -> WriterLock:
-        """Takes the advisory lock of the folder."""
+        """Takes the writer's lock, exclusive or ``shared``.
+
+        Raises:
+            CacheError: it is taken and cannot be shared, or the file system has no locks.
+        """
         self._refuse_links((DONE, LOCKS, STAGING, LOCK))
         return WriterLock(path=self.root / LOCK, shared=shared)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Blocks while another writer is opening the cache."""
+        """Serialises creating and resuming the cache among shared writers."""
         lock = FileLock(self.root / LOCKS / "opening", wait=True)
         try:
             yield
@@ -172,9 +197,9 @@ class LocalStore:
             lock.release(remove=True)
 
     def remove_partial(self, *, host: str) -> int:
-        """Removes the ``*.partial`` files of dead writers, which no longer hold the writer's lock.
+        """Removes the ``*.partial`` files of dead writers whose owner starts with ``host``; returns their number.
 
-        ``host`` restricts it to owners on one host: on network file systems with local locks, a shared writer cannot
+        Dead writers no longer hold the writer's lock. On network file systems with local locks, a shared writer cannot
         tell whether owners on other hosts are alive.
         """
         folders = (self.root, self.root / STAGING, self.root / DONE)
@@ -187,7 +212,12 @@ class LocalStore:
 
     @contextmanager
     def translate_errors(self, doing: str) -> Iterator[None]:
-        """Turns disk errors into errors with a remedy."""
+        """Turns storage errors while ``doing`` into errors with a remedy.
+
+        Raises:
+            DiskSpaceError: the storage is full.
+            CacheError: the storage is not writable, or failed.
+        """
         safe = "what was committed before is safe; run the same command again to go on"
         try:
             yield
@@ -208,9 +238,8 @@ class LocalStore:
 
     def free_bytes(self) -> int:
         """Returns the free bytes on the disk of the folder, which need not exist yet."""
-        path = self.root.absolute()
-        return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.is_dir())).free
+        return free_bytes(self.root)
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Applies ``work`` to one item after the other."""
+        """Applies ``work`` to every item, ``parallel`` at a time; results keep the order of the items."""
         return map(work, items)

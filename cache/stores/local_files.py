@@ -29,7 +29,9 @@ _NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  #: Linux alone has it
 
 
 class LocalFile:
-    """An open file, which may be replaced or deleted meanwhile. Threads and forked processes may share it.
+    """A file open for reading, with ``size`` (bytes) and ``version``. Threads and forked processes may share it.
+
+    If it is replaced or deleted, reads use the old file (those of an object raise).
 
     Raises:
         CacheError: the file is missing or no regular file.
@@ -46,7 +48,11 @@ class LocalFile:
             os.close(self._descriptor)
 
     def read_into(self, out: UInt8[np.ndarray, "bytes"], offset: int) -> None:
-        """Fills ``out`` with the bytes from ``offset`` on."""
+        """Fills ``out`` (contiguous) with the bytes from ``offset`` on.
+
+        Raises:
+            CacheError: the file ends early, or the device failed.
+        """
         done = 0
         while done < out.nbytes:
             try:
@@ -58,7 +64,10 @@ class LocalFile:
             done += count
 
     def read_if_cached(self, out: UInt8[np.ndarray, "bytes"], offset: int, *, whole: bool) -> bool:
-        """Fills ``out`` from the page cache, or starts reading ahead."""
+        """Fills ``out`` if its bytes are in memory; otherwise starts reading ahead and returns False.
+
+        ``whole`` allows reading ahead the whole file, whose other bytes are needed soon.
+        """
         if _NOWAIT is None:
             return False
         try:

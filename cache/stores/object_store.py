@@ -22,11 +22,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ...errors import CacheError, StoreError
-from ..metadata import MANIFEST
+from ..layout import MANIFEST
 from .base import Version
 from .s3 import open_bucket, split_url, store_errors
 
-__all__ = ["ObjectStore"]
+__all__ = ["ObjectFile", "ObjectLock", "ObjectStage", "ObjectStore"]
 
 _PARALLEL = 16  #: requests under way at once: each waits for the network, not for a core
 _FEW = 4  #: up to so many objects are asked for one by one; a listing gives a thousand

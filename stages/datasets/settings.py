@@ -18,13 +18,12 @@ SplitName = Literal["train", "val", "test"]
 class DomainSettings(Settings):
     """One side of a shift: a part of a data set."""
 
-    dataset: DatasetName = Field(default="nuscenes", description="Data set, as named by 'xd3d prepare --dataset'")
-    domain: Annotated[str, Mark.ABLATION] = Field(
-        default="all",
-        description="Part of it: all; of nuScenes usa and singapore by log location, day and night by scene"
-        " description, streets-...: the domains of 'xd3d synthesize --plan benchmark'; of SemanticKITTI official; of"
-        " SemanticSTF a weather; of a folder those of its dataset.yaml",
-    )
+    dataset: DatasetName = "nuscenes"
+    """Data set, as named by 'xd3d prepare --dataset'"""
+    domain: Annotated[str, Mark.ABLATION] = "all"
+    """Part of it: all; of nuScenes usa and singapore by log location, day and night by scene description, streets-...:
+    the domains of 'xd3d synthesize --plan benchmark'; of SemanticKITTI official; of SemanticSTF a weather; of a folder
+    those of its dataset.yaml"""
 
     @model_validator(mode="after")
     def _check(self) -> "DomainSettings":
@@ -40,36 +39,24 @@ class DataSettings(Settings):
     Both data sets must have the classes of ``merge``, unless the validation's context says ``labels=False``.
     """
 
-    source: DomainSettings = Field(
-        default=DomainSettings(domain="usa"), description="Domain with labels, on which the network is trained"
-    )
-    target: DomainSettings = Field(
-        default=DomainSettings(domain="singapore"),
-        description="Domain to test on, and to adapt to without labels",
-    )
-    validate_on: Literal["auto", "source", "target", "none"] = Field(
-        default="auto",
-        description="Side whose val split chooses the checkpoint; auto: the target, or the source where the target is a"
-        " domain that never holds out scenes, such as usa and day of nuScenes; none: no validation, the last checkpoint"
-        " counts, as it does where the dataset.yaml of a folder names no val frames",
-    )
-    roots: Annotated[dict[DatasetName, Path], Mark.FREE] = Field(
-        default_factory=dict, description="Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"
-    )
-    pseudo_labels: Annotated[str | None, Mark.FREE, Mark.ABLATION] = Field(
-        default=None,
-        description="Pseudo labels to learn where train.lam_pl is above 0: a name in the workspace or a folder;"
-        " null takes those that were made last",
-    )
-    merge: MergeName = Field(
-        default="nuscenes-6",
-        description="How the data sets' raw labels become the classes of the network; folder: the classes"
-        " that its dataset.yaml names",
-    )
-    points: Literal["seen", "all"] = Field(
-        default="seen",
-        description="Which points of a sweep count: those that an image shows, or all of them",
-    )
+    source: DomainSettings = DomainSettings(domain="usa")
+    """Domain with labels, on which the network is trained"""
+    target: DomainSettings = DomainSettings(domain="singapore")
+    """Domain to test on, and to adapt to without labels"""
+    validate_on: Literal["auto", "source", "target", "none"] = "auto"
+    """Side whose val split chooses the checkpoint; auto: the target, or the source where the target is a domain that
+    never holds out scenes, such as usa and day of nuScenes; none: no validation, the last checkpoint counts, as it does
+    where the dataset.yaml of a folder names no val frames"""
+    roots: Annotated[dict[DatasetName, Path], Mark.FREE] = Field(default_factory=dict)
+    """Data roots by data set; --root and XD3D_<DATASET>_ROOT win over them"""
+    pseudo_labels: Annotated[str | None, Mark.FREE, Mark.ABLATION] = None
+    """Pseudo labels to learn where train.lam_pl is above 0: a name in the workspace or a folder; null takes those that
+    were made last"""
+    merge: MergeName = "nuscenes-6"
+    """How the data sets' raw labels become the classes of the network; folder: the classes that its dataset.yaml
+    names"""
+    points: Literal["seen", "all"] = "seen"
+    """Which points of a sweep count: those that an image shows, or all of them"""
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> "DataSettings":

@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import Field
-
 from ...errors import ConfigError
 from ...settings import Settings
 from ..datasets.settings import SplitName
@@ -18,20 +16,14 @@ FusionRule = Literal["product-prior", "product", "sum"]
 class EvaluateSettings(Settings):
     """How scores are counted; these values are stored with every score."""
 
-    split: SplitName = Field(
-        default="test", description="Split that 'xd3d evaluate' scores by default (test = the official val scenes)"
-    )
-    absent: AbsentRule = Field(
-        default="exclude",
-        description="IoU of a class that is in neither labels nor predictions: excluded from the mean and reported,"
-        " or counted as zero (as xMUDA's script does) or one (as PointDR's does)",
-    )
-    fusion: FusionRule = Field(
-        default="product-prior",
-        description="How all predictions of a point are fused into its class (modality 'fused'): their product,"
-        " weighted by the image's confidence and divided by the class prior; the same without the prior; or the sum of"
-        " both softmaxes (xM)",
-    )
+    split: SplitName = "test"
+    """Split that 'xd3d evaluate' scores by default (test = the official val scenes)"""
+    absent: AbsentRule = "exclude"
+    """IoU of a class that is in neither labels nor predictions: excluded from the mean and reported, or counted as zero
+    (as xMUDA's script does) or one (as PointDR's does)"""
+    fusion: FusionRule = "product-prior"
+    """How all predictions of a point are fused into its class (modality 'fused'): their product, weighted by the
+    image's confidence and divided by the class prior; the same without the prior; or the sum of both softmaxes (xM)"""
 
 
 def adaptation_name(norm_window: int | None) -> str:

@@ -29,31 +29,25 @@ def network_taps(taps: Iterable[str], network: str) -> list[str]:
 class AgentSettings(Settings):
     """How the pixels of an image are grouped into object agent queries (training-free soft k-means)."""
 
-    count: int = Field(default=100, ge=1, le=4096, description="Agents an image (N).")
-    seeds: Literal["distinct", "grid"] = Field(
-        default="distinct",
-        description="Where agents begin: on a regular grid, or on those points of a finer one that differ most.",
-    )
-    rounds: int = Field(default=10, ge=1, le=1000, description="Rounds of soft k-means (T).")
-    temperature: float = Field(
-        default=0.02, gt=0, le=10, description="Softmax temperature of the assignment; 0.01-0.03 works, 0.3 collapses."
-    )
-    assign: Literal["features", "rgb", "features+rgb"] = Field(
-        default="features+rgb",
-        description="What pixels are grouped by: features form better groups, colours draw better borders.",
-    )
-    grid: str | None = Field(default=None, description="Tap whose grid the grouping runs on; by default the finest.")
-    tap_weights: dict[str, float] = Field(
-        default_factory=dict,
-        description="Weight of a tap, or of each tap of a network, in the similarity; 1 where neither is named, and 0"
-        " leaves it out of the grouping.",
-    )
-    position_weight: float = Field(
-        default=0.2, ge=0, le=10, description="Weight of the pixel's position, where all features together weigh 1."
-    )
-    rgb_weight: float = Field(
-        default=2.0, gt=0, le=10, description="Weight of the colours in 'features+rgb', where all features weigh 1."
-    )
+    count: int = Field(default=100, ge=1, le=4096)
+    """Agents an image (N)."""
+    seeds: Literal["distinct", "grid"] = "distinct"
+    """Where agents begin: on a regular grid, or on those points of a finer one that differ most."""
+    rounds: int = Field(default=10, ge=1, le=1000)
+    """Rounds of soft k-means (T)."""
+    temperature: float = Field(default=0.02, gt=0, le=10)
+    """Softmax temperature of the assignment; 0.01-0.03 works, 0.3 collapses."""
+    assign: Literal["features", "rgb", "features+rgb"] = "features+rgb"
+    """What pixels are grouped by: features form better groups, colours draw better borders."""
+    grid: str | None = None
+    """Tap whose grid the grouping runs on; by default the finest."""
+    tap_weights: dict[str, float] = Field(default_factory=dict)
+    """Weight of a tap, or of each tap of a network, in the similarity; 1 where neither is named, and 0 leaves it out of
+    the grouping."""
+    position_weight: float = Field(default=0.2, ge=0, le=10)
+    """Weight of the pixel's position, where all features together weigh 1."""
+    rgb_weight: float = Field(default=2.0, gt=0, le=10)
+    """Weight of the colours in 'features+rgb', where all features weigh 1."""
 
     def weight_of(self, tap: str) -> float:
         """Returns the weight of a tap in the similarity: its own, else that of its network, else 1."""
@@ -84,102 +78,63 @@ class AgentSettings(Settings):
 class ExtractSettings(Settings):
     """Stage one: camera images become features of frozen networks and agent queries."""
 
-    models: Annotated[tuple[str, ...], Mark.ADDED] = Field(
-        default=(),
-        description="Several networks in place of 'model', each named as there. Their taps are called NETWORK/TAP, such"
-        " as dinov2-base/block11, and each is kept once in a cache, whichever others are in it.",
-    )
-    model: str = Field(
-        default="tiny-street",
-        min_length=1,
-        description="The network: a known name ('xd3d models list'), a folder (diffusers, transformers or ONNX), or a"
-        " hub id.",
-    )
-    unet: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Weights that replace the model's UNet: a known name (cleandift-sd15, cleandift-sd21), a folder, a"
-        " .safetensors file, a hub id, or OWNER/NAME:FILE.safetensors.",
-    )
-    weights: Literal["pretrained", "random"] = Field(
-        default="pretrained", description="'random' builds the model from its configs with seeded random weights."
-    )
-    weights_seed: int = Field(default=0, ge=0, description="Seed of the random weights.")
-    offline: Annotated[bool, Mark.FREE, Mark.MACHINE] = Field(
-        default=False, description="Never reach for the network: models must be on this machine."
-    )
-    taps: tuple[str, ...] = Field(
-        default=DEFAULT_TAPS,
-        description="What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip; blockI,"
-        " stageI, last; an ONNX network's outputs; rgb. Left at the default, other networks than UNets keep their own.",
-    )
-    timestep: int = Field(default=0, ge=0, description="Diffusion step; 0 means a clean image and no noise.")
-    noise_seed: int = Field(
-        default=0, ge=0, description="Seed of the noise, beside the image's key; used with timestep > 0."
-    )
-    draws: int = Field(
-        default=1,
-        ge=1,
-        le=1024,
-        description="Draws of the noise that features are averaged over; used with timestep > 0.",
-    )
-    noise: bool = Field(
-        default=True,
-        description="Mix the noise of the step into the image; false only for weights trained without it (CleanDIFT:"
-        " timestep 261).",
-    )
-    views: tuple[str, ...] = Field(
-        default=("identity",),
-        description="What is kept of each image, training draws one: identity, hflip, jitter:K (K-th colour jitter).",
-    )
-    image_size: tuple[int, int] = Field(default=(225, 400), description="Height and width the model sees, in pixels.")
-    image_sizes: dict[DatasetName, tuple[int, int]] = Field(
-        default_factory=dict, description="Height and width for the images of some data sets, where they differ."
-    )
-    decoding: Annotated[Decoding, Mark.ADDED] = Field(
-        default="full",
-        description="How JPEGs are decoded: 'full', or 'scaled' by the decoder to 1/2, 1/4 or 1/8 where that is no"
-        " smaller than image_size: about three times faster, slightly other pixels.",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        description="Arithmetic of the model; auto: bfloat16 for a full-size network where the device has units for it,"
-        " else float32, and an existing cache in the other one is used.",
-    )
-    device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = Field(
-        default="auto", description="Where the model runs."
-    )
-    batch_size: Annotated[int | None, Mark.FREE, Mark.MACHINE] = Field(
-        default=None,
-        ge=1,
-        le=1024,
-        description="Images that pass the model together; null: as many as a GPU has room for, and 1 on the CPU, where"
-        " an image then has the same bits whichever images come before it.",
-    )
-    compile: Annotated[bool, Mark.FREE, Mark.MACHINE] = Field(
-        default=False,
-        description="Compile the model's blocks first: minutes at the start, features equal to within rounding.",
-    )
-    shard_mb: Annotated[int, Mark.FREE] = Field(
-        default=100, ge=1, le=10_000, description="Size of a cache shard, in 10^6 bytes of float16."
-    )
-    profile: Literal["exact", "compact"] = Field(
-        default="exact", description="How the cache keeps values: 'exact' float16, 'compact' 8 bits (half the bytes)."
-    )
-    exported_from: str | None = Field(
-        default=None,
-        description="Fingerprint of the cache that an export with fewer taps was made of; such features are only read.",
-    )
-    caches: Annotated[str | None, Mark.FREE, Mark.MACHINE] = Field(
-        default=None,
-        min_length=1,
-        description="Where caches are kept: a folder or s3://bucket/prefix, unless XD3D_CACHES names another;"
-        " null: cache/ in the workspace.",
-    )
-    agents: AgentSettings = Field(default_factory=AgentSettings, description="Object agent queries.")
-    maps_only: Annotated[bool, Mark.ADDED] = Field(
-        default=False, description="Maps without agents: a part of a cache of several networks, which 'models' makes."
-    )
+    models: Annotated[tuple[str, ...], Mark.ADDED] = ()
+    """Several networks in place of 'model', each named as there. Their taps are called NETWORK/TAP, such as
+    dinov2-base/block11, and each is kept once in a cache, whichever others are in it."""
+    model: str = Field(default="tiny-street", min_length=1)
+    """The network: a known name ('xd3d models list'), a folder (diffusers, transformers or ONNX), or a hub id."""
+    unet: str | None = Field(default=None, min_length=1)
+    """Weights that replace the model's UNet: a known name (cleandift-sd15, cleandift-sd21), a folder, a .safetensors
+    file, a hub id, or OWNER/NAME:FILE.safetensors."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """'random' builds the model from its configs with seeded random weights."""
+    weights_seed: int = Field(default=0, ge=0)
+    """Seed of the random weights."""
+    offline: Annotated[bool, Mark.FREE, Mark.MACHINE] = False
+    """Never reach for the network: models must be on this machine."""
+    taps: tuple[str, ...] = DEFAULT_TAPS
+    """What is kept: up0..up3, mid, upI.J (ResNet J of up block I), ':residual' before the skip; blockI, stageI, last;
+    an ONNX network's outputs; rgb. Left at the default, other networks than UNets keep their own."""
+    timestep: int = Field(default=0, ge=0)
+    """Diffusion step; 0 means a clean image and no noise."""
+    noise_seed: int = Field(default=0, ge=0)
+    """Seed of the noise, beside the image's key; used with timestep > 0."""
+    draws: int = Field(default=1, ge=1, le=1024)
+    """Draws of the noise that features are averaged over; used with timestep > 0."""
+    noise: bool = True
+    """Mix the noise of the step into the image; false only for weights trained without it (CleanDIFT: timestep 261)."""
+    views: tuple[str, ...] = ("identity",)
+    """What is kept of each image, training draws one: identity, hflip, jitter:K (K-th colour jitter)."""
+    image_size: tuple[int, int] = (225, 400)
+    """Height and width the model sees, in pixels."""
+    image_sizes: dict[DatasetName, tuple[int, int]] = Field(default_factory=dict)
+    """Height and width for the images of some data sets, where they differ."""
+    decoding: Annotated[Decoding, Mark.ADDED] = "full"
+    """How JPEGs are decoded: 'full', or 'scaled' by the decoder to 1/2, 1/4 or 1/8 where that is no smaller than
+    image_size: about three times faster, slightly other pixels."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the model; auto: bfloat16 for a full-size network where the device has units for it, else float32,
+    and an existing cache in the other one is used."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE, Mark.MACHINE] = "auto"
+    """Where the model runs."""
+    batch_size: Annotated[int | None, Mark.FREE, Mark.MACHINE] = Field(default=None, ge=1, le=1024)
+    """Images that pass the model together; null: as many as a GPU has room for, and 1 on the CPU, where an image then
+    has the same bits whichever images come before it."""
+    compile: Annotated[bool, Mark.FREE, Mark.MACHINE] = False
+    """Compile the model's blocks first: minutes at the start, features equal to within rounding."""
+    shard_mb: Annotated[int, Mark.FREE] = Field(default=100, ge=1, le=10_000)
+    """Size of a cache shard, in 10^6 bytes of float16."""
+    profile: Literal["exact", "compact"] = "exact"
+    """How the cache keeps values: 'exact' float16, 'compact' 8 bits (half the bytes)."""
+    exported_from: str | None = None
+    """Fingerprint of the cache that an export with fewer taps was made of; such features are only read."""
+    caches: Annotated[str | None, Mark.FREE, Mark.MACHINE] = Field(default=None, min_length=1)
+    """Where caches are kept: a folder or s3://bucket/prefix, unless XD3D_CACHES names another; null: cache/ in the
+    workspace."""
+    agents: AgentSettings = Field(default_factory=AgentSettings)
+    """Object agent queries."""
+    maps_only: Annotated[bool, Mark.ADDED] = False
+    """Maps without agents: a part of a cache of several networks, which 'models' makes."""
 
     @property
     def networks(self) -> dict[str, str]:

@@ -4,7 +4,6 @@
 hold those of the other modalities. Points that no camera sees have the class of the 3D head, and none in ``2d``.
 """
 
-import shutil
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError, DiskSpaceError, MissingDataError
-from ...files import write_atomic
+from ...files import free_bytes, write_atomic
 from ..datasets.checks import FileFault
 from ..datasets.index import FrameIndex
 from ..datasets.readers import READERS
@@ -148,8 +147,7 @@ def check_disk(out: Path, index: FrameIndex, rows: Sequence[int], bytes_per_poin
             points = len(READERS[index.dataset].read_sweep(index, row).points)
             needed = int(points / size * sum(sizes)) * bytes_per_point
             break
-    there = next(folder for folder in (out, *out.parents) if folder.is_dir())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(out)
     if needed > free:
         raise DiskSpaceError(
             f"The predictions of {len(rows)} sweeps need about {needed / 1e9:.2f} GB in {out}, and the disk has"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import ConfigError, DiskSpaceError
-from ...files import fsync_folder, read_json, write_json
+from ...files import free_bytes, fsync_folder, read_json, write_json
 from ...fingerprint import differences
 from ...locks import exclusive_lock
 from ...progress import progress
@@ -124,7 +124,7 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
 
 def _check_disk(out: Path, *, frames: int, cameras: int, image_size: tuple[int, int]) -> None:
     needed = SPARE_BYTES + int(frames * (SWEEP_BYTES + cameras * image_size[0] * image_size[1] * PIXEL_BYTES))
-    free = shutil.disk_usage(out).free
+    free = free_bytes(out)
     if free < needed:
         raise DiskSpaceError(
             f"{frames} frames need about {needed / 1e9:.2f} GB and {out} has {free / 1e9:.2f} GB free; "

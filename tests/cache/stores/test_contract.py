@@ -12,7 +12,7 @@ import zarr
 from numpy_encoder import write_shard
 from xd3d.cache.reader import FeatureReader
 from xd3d.cache.schema import named_arrays
-from xd3d.cache.stores import Store, open_store
+from xd3d.cache.stores import open_store
 from xd3d.cache.stores.s3 import open_bucket, split_url
 from xd3d.cache.verify import cache_info, verify_cache
 from xd3d.errors import CacheError, CacheMismatchError
@@ -67,7 +67,6 @@ class TestFiles:
     def store(self, location):
         store = open_store(location)
         store.prepare([])
-        assert isinstance(store, Store)
         return store
 
     def test_files_appear_when_they_are_published_and_are_listed_with_their_versions(self, store):
