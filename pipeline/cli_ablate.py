@@ -30,8 +30,8 @@ def ablate(
         list[str] | None,
         typer.Option(
             "--only",
-            help="Variants, separated by commas; by default all but network-*, pretrain-source, pretrain-frozen and"
-            " the sweep of options that are off by default.",
+            help="Variants, separated by commas; by default all but network-*, the controls of pretraining (pretrain-*)"
+            " and the sweep of options that are off by default.",
         ),
     ] = None,
     shifts: Annotated[

@@ -120,6 +120,7 @@ GROUPS: tuple[Group, ...] = (
         variants=(
             Variant("pretrain-source", "pretrain, pretrained on the source alone", init="pretraining-source"),
             Variant("pretrain-frozen", "an MLP on the pretrained network, frozen", init="pretraining"),
+            Variant("pretrain-linear", "a linear layer on the pretrained network, frozen", init="pretraining"),
         ),
     ),
     _sweep(

@@ -148,7 +148,8 @@ def test_the_short_form_has_the_variants_of_the_tables_and_no_sweep():
     names = {variant.name for variant in choose_variants([], short=True)}
     main = {"3d-only", "image", "full", "full-random-weights", "full-rgb-only", "paper", "uda", "oracle"}
     assert names == main
-    named = {"depth-400", "mix-400", "laser-400", "beams-400", "returns-400", "pretrain-source", "pretrain-frozen"}
+    pretraining = {"pretrain-source", "pretrain-frozen", "pretrain-linear"}
+    named = {"depth-400", "mix-400", "laser-400", "beams-400", "returns-400", *pretraining}
     assert {variant.name for variant in choose_variants([], short=False)} == {
         name for name in VARIANTS if name not in named and not name.startswith("network-")
     }
