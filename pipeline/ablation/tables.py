@@ -74,6 +74,13 @@ CLAIMS = (
     Claim(label="the same, fused", variant="uda", over=REFERENCE, output="fused"),
     Claim(label="UDA with a teacher above UDA, 3D", variant="uda-pl", over="uda", output="3d"),
     Claim(label="the same, fused", variant="uda-pl", over="uda", output="fused"),
+    Claim(
+        label="LiDAR alone, pretrained on images, above 3d-only by 2",
+        variant="pretrain",
+        over=BASELINE,
+        output="3d",
+        least=2.0,
+    ),
 )
 
 
