@@ -167,8 +167,9 @@ class ImageQueries(nn.Module):
             seen = cast("QueryBlock", block).attention(tokens[: len(tokens) // 2], keys, mask)
             attentions.append(seen.transpose(1, 2))
         mean = torch.stack(attentions).mean(0)
-        of_views = images.layout.unpad(mean.reshape(*images.layout.mask.shape, -1))
-        return of_views.view(len(of_views), -1, mean.shape[2]).transpose(1, 2)
+        agents, tokens = images.geometry.shape[1], mean.shape[2]
+        of_views = images.layout.unpad(mean.reshape(*images.layout.mask.shape, agents * tokens))
+        return of_views.view(len(of_views), agents, tokens).transpose(1, 2)
 
     def _keys(
         self, images: ImageBatch
