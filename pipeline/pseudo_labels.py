@@ -12,6 +12,7 @@ from ..stages.evaluate.scores import FramePrediction
 from ..stages.evaluate.settings import FusionRule
 from ..stages.train.domain import Domain
 from ..stages.train.pseudo_label_choice import Candidates, LabelRule
+from ..stages.train.settings import TrainSettings
 from .config import Config
 from .console import Outcome
 from .runs import TrainedRun
@@ -76,13 +77,23 @@ def pseudo_label(
     )
     workspace.remember_pseudo_labels(folder)
     kept = {head: _share(made.facts["classes"][head]) for head in made.heads}
-    rules = "".join(f" --set train.pl_{name}=true" for name in rule.names)
+    changes = " ".join(f"--set {change}" for change in _changes(trained.config.train, rule))
     shares = ", ".join(f"{100 * share:.0f} % of the {head.upper()} head's" for head, share in kept.items())
     return Outcome(
         result={"pseudo_labels": str(folder), "frames": made.frames, "points": made.points, "kept": kept},
         text=f"{made.points} points of {made.frames} frames are labelled: {shares} labels are kept, in {folder}."
-        f" Next: xd3d train --cached with the --config and --set of this run and: --set train.lam_pl=1{rules}",
+        f" Next: xd3d train --cached with the --config and --set of this run and: {changes}",
     )
+
+
+def _changes(train: TrainSettings, rule: LabelRule) -> list[str]:
+    """Returns the settings that a run with the settings ``train`` needs to learn from stored labels by ``rule``."""
+    rules = {name: (holds, getattr(train, f"pl_{name}")) for name, holds in vars(rule).items()}
+    return [
+        "train.lam_pl=1",
+        *(["train.teacher=stored"] if train.teacher != "stored" else []),
+        *(f"train.pl_{name}={str(holds).lower()}" for name, (holds, held) in rules.items() if holds or held),
+    ]
 
 
 def _identity(trained: TrainedRun, side: str, target: Domain, rule: LabelRule) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def _valid_parts(folder: Path, parts: int) -> int:
 def _read_part(path: Path) -> _Part:
     """Reads a part; the zip archive verifies the crc32 of every array."""
     lengths, labels, codes, eligible = load_archive(path, ("lengths", "labels", "codes", "eligible"))
+    if eligible.shape != labels.shape:
+        raise ValueError(f"{path} is of an earlier version, in which agents voted for the 3D head alone")
     return _Part(lengths=lengths, candidates=Candidates(labels=labels, codes=codes, eligible=eligible))
 
 

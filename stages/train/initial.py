@@ -48,9 +48,12 @@ class InitialCheckpoint:
     def micro_batches(self) -> int:
         """Number of micro-batches that the running statistics of BatchNorm cover, from which they continue.
 
-        0 after pretraining: its statistics are estimated anew, because the weights change as much as from scratch.
+        They include those of the run that it started from itself. 0 after pretraining: its statistics are estimated
+        anew, because the weights change as much as from scratch.
         """
-        return 0 if self.pretrained else self.step * self.record["train"]["accumulate"]
+        before = self.record.get("init") or {}
+        continued = before.get("micro_batches", before.get("step", 0))  # earlier versions recorded the step alone
+        return 0 if self.pretrained else continued + self.step * self.record["train"]["accumulate"]
 
     def identity(self) -> dict[str, Any]:
         """Returns the run's name, and the step and digest of its weights, as JSON."""

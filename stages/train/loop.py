@@ -117,7 +117,7 @@ def train(
         source=source,
         target=target,
         validation=validation,
-        init=initial.identity() if initial else None,
+        init={**initial.identity(), "micro_batches": initial.micro_batches} if initial else None,
         taps=taps,
         facts=facts or {},
     )

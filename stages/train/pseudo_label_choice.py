@@ -41,12 +41,12 @@ class LabelRule:
 class Candidates:
     """Label and confidence of each point for the 2D and the 3D head; ``UNSURE`` and 0 without a prediction.
 
-    Only the points where ``eligible`` holds may keep their label.
+    Only labels where ``eligible`` holds may be kept.
     """
 
     labels: UInt8[np.ndarray, "points 2"]
     codes: UInt16[np.ndarray, "points 2"]
-    eligible: Bool[np.ndarray, "points"]
+    eligible: Bool[np.ndarray, "points 2"]
 
     @classmethod
     def of(
@@ -79,13 +79,13 @@ class Candidates:
             shown = own.any(axis=1)
             values = (own if fused is None else fused)[shown]
             labels[shown, column], codes[shown, column] = values.argmax(axis=1), confidence_codes(values.max(axis=1))
-        eligible = np.ones(len(labels), bool)
+        eligible = np.ones(labels.shape, bool)
         if rule.agree and probabilities_2d is not None:
             shown, label = probabilities_2d.any(axis=1), labels[:, 1]
             heads = [own.argmax(axis=1) == label for own in (probabilities_2d, probabilities_3d)]
-            eligible &= ~shown | (heads[0] & heads[1])
+            eligible &= (~shown | (heads[0] & heads[1]))[:, None]
         if rule.vote and agents is not None:
-            eligible &= _elected(labels[:, 1], agents)
+            eligible &= np.stack([_elected(column, agents) for column in labels.T], axis=1)
         return cls(labels=labels, codes=codes, eligible=eligible)
 
     def histogram(self, classes: int) -> Int64[np.ndarray, "heads classes codes"]:
@@ -103,7 +103,7 @@ class Candidates:
         for column, bounds in enumerate(least):
             labelled = np.flatnonzero(labels[:, column] != UNSURE)
             sure = self.codes[labelled, column] / (CODES - 1) >= bounds[labels[labelled, column]]
-            labels[labelled[~(sure & self.eligible[labelled])], column] = UNSURE
+            labels[labelled[~(sure & self.eligible[labelled, column])], column] = UNSURE
         return labels
 
 

@@ -61,7 +61,7 @@ _GROUPS: Mapping[str, type[Settings]] = {
     "train": TrainSettings,
 }
 #: Other entries of a record that may change when a run is resumed.
-_NOTES = ("code", "class_counts", "facts.caches")
+_NOTES = ("code", "class_counts", "facts.caches", "init.micro_batches")
 
 
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:

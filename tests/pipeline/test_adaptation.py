@@ -55,6 +55,8 @@ def test_uda_then_pseudo_labels_then_without_the_source_on_a_target_whose_labels
         train("train.lam_pl=1")
     learned = train(*(f"train.{text}" for text in (f"init={uda.name}", "lam_pl=1", "teacher=ema", "pl_agree=true")))
     assert {"ce_3d", "pl_2d", "pl_3d"} <= read_log(learned)[0].keys()
+    text = pseudo_label(learned, workspace=workspace).text
+    assert text.endswith("--set train.lam_pl=1 --set train.teacher=stored --set train.pl_agree=false")
     assert pseudo_label(uda, workspace=workspace).result == made
     with pytest.raises(RunError, match=r"target\.frame_rows"):
         train("train.lam_trg=0.1", "train.lam_pl=1", "data.target.domain=night")

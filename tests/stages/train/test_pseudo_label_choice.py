@@ -26,7 +26,7 @@ def kept_by(labels, confidences, eligible=None):
     made = Candidates(
         labels=np.stack([labels, labels], 1).astype(np.uint8),
         codes=confidence_codes(np.stack([confidences, confidences], 1)),
-        eligible=np.ones(len(labels), bool) if eligible is None else eligible,
+        eligible=np.stack([np.ones(len(labels), bool) if eligible is None else eligible] * 2, 1),
     )
     parts = np.array_split(np.arange(len(labels)), 3)
     counts = sum(
@@ -82,7 +82,8 @@ def test_where_heads_must_agree_both_predict_the_label_and_unseen_points_are_exe
     made = Candidates.of(p2, p3, fused=fused, agents=None, rule=LabelRule(agree=True))
     label = (p3 if fused is None else fused).argmax(1)
     np.testing.assert_array_equal(made.labels[:, 1], label)
-    np.testing.assert_array_equal(made.eligible, ~shown | ((p2.argmax(1) == label) & (p3.argmax(1) == label)))
+    expected = ~shown | ((p2.argmax(1) == label) & (p3.argmax(1) == label))
+    np.testing.assert_array_equal(made.eligible, np.stack([expected, expected], 1))
     assert (made.labels[~shown, 0] == UNSURE).all()
     free = Candidates.of(p2, p3, fused=fused, agents=None, rule=LabelRule())
     assert free.eligible.all()
@@ -100,13 +101,20 @@ def test_a_label_must_be_the_most_frequent_of_its_agent(seed, points):
         mine = made.labels[agents == agents[point], 1]
         frequent = np.bincount(mine, minlength=CLASSES)
         first = frequent.argmax() == made.labels[point, 1]
-        assert made.eligible[point] == (agents[point] < 0 or first)
+        assert made.eligible[point, 1] == (agents[point] < 0 or first)
+
+
+def test_agents_vote_on_the_labels_of_each_head():
+    """With the rule ``sum`` each head learns its own class, which the vote of the other head's says nothing about."""
+    p2, p3 = certain([0, 0, 2, 0], [0.8] * 4), certain([1, 1, 1, 2], [0.8] * 4)
+    made = Candidates.of(p2, p3, fused=None, agents=np.array([5] * 4), rule=LabelRule(vote=True))
+    assert made.confident(np.zeros((2, CLASSES))).tolist() == [[0, 1], [0, 1], [UNSURE, 1], [0, UNSURE]]
 
 
 def test_points_without_an_agent_are_not_voted_on():
     p3 = certain([0, 0, 1, 1, 2], [0.8] * 5)
     made = Candidates.of(None, p3, fused=None, agents=np.array([3, 3, 3, -1, -1]), rule=LabelRule(vote=True))
-    assert made.eligible.tolist() == [True, True, False, True, True]
+    assert made.eligible[:, 1].tolist() == [True, True, False, True, True]
 
 
 def test_more_classes_than_labels_of_8_bits_can_name_are_refused():

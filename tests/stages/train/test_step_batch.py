@@ -163,6 +163,11 @@ def test_running_statistics_continue_those_of_the_initial_checkpoint(make_domain
     assert 0.01 < ratio < 0.02
     for name, old in before.items():
         torch.testing.assert_close(after_2000[name] - old, ratio * (after_2[name] - old), rtol=1e-3, atol=1e-6)
+    options = {"steps": 1, "lr": 1e-30}
+    third = norms(adapt(tmp_path / "third", None, target, init=tmp_path / "after 2000", **options))
+    for name, old in after_2000.items():
+        moved = (after_2000[name] - before[name]).abs().max()
+        assert (third[name] - old).abs().max() < 2 * moved, "a run of one step has those of 2001 micro-batches"
 
 
 def test_running_statistics_are_the_sources_alone_where_the_target_is_normalised_with_them(
