@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -129,6 +129,8 @@ def train(
         if done >= settings.steps:
             return TrainSummary(run=run, steps=done, best=read_best(run, done))
         network = build_network(stored, model=model, fusion=fusion, taps=taps, device=device)
+        if initial is not None:  # its run may have later checkpoints by now, for each process another best one
+            initial = replace(initial, step=stored["init"]["step"])
         if initial is not None and not done:
             initial.load(network)
         plan = network.plan

@@ -67,6 +67,8 @@ _NOTES = ("code", "class_counts", "facts.caches", "init.micro_batches")
 def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
     """Reads the record of ``run`` and checks that it agrees with ``record``; None for a new run.
 
+    A run with checkpoints keeps its initial checkpoint, also if the run that it is of has later ones now.
+
     Raises:
         RunError: the folder belongs to a run with other settings; the message names each.
     """
@@ -77,6 +79,8 @@ def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
             )
         return None
     stored = read_record(run)
+    if checkpoint_steps(run) and _later(stored.get("init"), record.get("init")):
+        record = {**record, "init": stored["init"]}
     free = {f"{group}.{key}" for group, kind in _GROUPS.items() for key in marked(kind, Mark.FREE, Mark.MACHINE)}
     found = differences(_complete(stored), _complete({"format": FORMAT, **record}))
     faults = [line for line in found if line.split(":", 1)[0] not in free.union(_NOTES)]
@@ -89,6 +93,11 @@ def open_record(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
     if stored["code"] != code_version():
         log.warning("%s was started by xd3d %s and resumes with %s", run, stored["code"], code_version())
     return stored
+
+
+def _later(stored: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> bool:
+    """Whether the initial checkpoint ``found`` is a later one of the same run, whose training has gone on since."""
+    return stored is not None and found is not None and found["run"] == stored["run"] and found["step"] > stored["step"]
 
 
 def _complete(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Pretraining on tiny domains: its loss by hand, that it reads no label, and what a training takes from it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,6 +225,24 @@ def test_a_frozen_network_keeps_weights_and_statistics_under_heads_that_learn(
     losses = [record["ce_3d"] for record in read_log(tmp_path / "run")]
     assert losses[0] != losses[-1]
     assert tensors["head_3d.0.weight"].shape[0] == 4 * tensors["head_3d.2.weight"].shape[1] / 4
+
+
+def test_a_training_resumes_though_the_pretraining_that_it_starts_from_has_gone_on(
+    make_domain, run_pretraining, run_training, failing_disk, tmp_path
+):
+    domain, run = make_domain(frames=2, points=80), tmp_path / "pretrained"
+    with failing_disk(domain, reads=1):
+        run_pretraining(run, domain, steps=2, checkpoint_every=1)
+    shutil.copytree(run, tmp_path / "then" / "pretrained")
+    options = {"fusion": FusionSettings(image_channels=8), "steps": 2, "checkpoint_every": 1}
+    run_training(tmp_path / "unbroken", domain, tmp_path / "then" / "pretrained", **options)
+    with failing_disk(domain, reads=1):
+        run_training(tmp_path / "stopped", domain, run, **options)
+    run_pretraining(run, domain, steps=2, checkpoint_every=1)
+    run_training(tmp_path / "stopped", domain, run, **options)
+    ours, theirs = weights(tmp_path / "stopped"), weights(tmp_path / "unbroken")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert read_record(tmp_path / "stopped")["init"]["step"] == 1
 
 
 def test_another_network_is_refused_by_the_settings_that_differ(make_domain, run_pretraining, run_training, tmp_path):
