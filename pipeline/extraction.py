@@ -67,7 +67,8 @@ def extract_features(
     if done.exit_code:
         return done
     command = shlex.join(["xd3d", "train", "--cached", *config_options(config, overrides)])
-    return replace(done, text=f"{done.text} Next: {command}")
+    others = ", when the other parts are done" if (sharing.part or (1, 1))[1] > 1 else ""
+    return replace(done, text=f"{done.text} Next{others}: {command}")
 
 
 def _forecast(opener: DomainOpener, dataset: str, *, retry_failed: bool) -> Outcome:

@@ -1,6 +1,7 @@
 """Removes local paths from shared files, and refuses files that still contain one."""
 
 import getpass
+import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -59,9 +60,15 @@ class Machine:
         if PurePosixPath(name).suffix not in _TEXTS:
             return
         text = content.decode(errors="replace")
-        shown = next((each for each in self.folders if re.search(rf"{re.escape(each)}(?![\w.-])", text)), None)
+        shown = next((each for each in self.folders if _shows(text, each)), None)
         if shown:
             raise ConfigError(
                 f"{name} names a folder of this machine, {shown}, and would show it to whoever pulls; it was not"
                 " pushed. Make it again with relative paths"
             )
+
+
+def _shows(text: str, folder: str) -> bool:
+    """Whether ``text`` has the path of ``folder``, as it is or as JSON escapes it (umlauts, backslashes)."""
+    forms = {folder, json.dumps(folder)[1:-1]}
+    return any(re.search(rf"{re.escape(form)}(?![\w.-])", text) for form in forms)

@@ -2,6 +2,8 @@
 
 import pytest
 from xd3d.errors import ConfigError
+from xd3d.pipeline import extraction
+from xd3d.pipeline.console import Outcome
 from xd3d.pipeline.sharing import Sharing
 
 
@@ -45,3 +47,14 @@ def test_wrong_use_ends_with_2_before_any_work(xd3d, options):
     assert done.returncode == 2
     assert options[0] in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_next_command_of_a_part_waits_for_the_other_parts(monkeypatch, tmp_path):
+    done = Outcome(result={}, text="8 of 8 images.")
+    monkeypatch.setattr(extraction, "_extract", lambda *_, **__: done)
+    said = {
+        part: extraction.extract_features("nuscenes", sharing=Sharing(part=part), workspace=tmp_path).text
+        for part in (None, (1, 1), (1, 2))
+    }
+    assert said[None] == said[1, 1] == "8 of 8 images. Next: xd3d train --cached"
+    assert said[1, 2] == "8 of 8 images. Next, when the other parts are done: xd3d train --cached"
