@@ -209,7 +209,10 @@ def best_step(run: Path) -> int:
     """
     steps = checkpoint_steps(run)
     if not steps:
-        raise RunError(f"{run} has no checkpoint yet; let 'xd3d train' continue, or name another run (--run)")
+        raise RunError(
+            f"{run} has no checkpoint yet; let the command that started it continue, or name another run"
+            " (--run, train.init)"
+        )
     best = read_best(run, steps[-1])
     if best is not None and best.step not in steps:
         log.warning("The best checkpoint of %s, step %d, is missing; the last one is used", run, best.step)

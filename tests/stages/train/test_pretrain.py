@@ -254,10 +254,16 @@ def test_another_network_is_refused_by_the_settings_that_differ(make_domain, run
     assert "model.head" not in str(refused.value)
 
 
-def test_what_cannot_be_learned_from_is_refused(make_domain, run_pretraining, run_training, tmp_path, train_settings):
+def test_what_cannot_be_learned_from_is_refused(
+    make_domain, run_pretraining, run_training, failing_disk, tmp_path, train_settings
+):
     blind, domain = make_domain(frames=2, lidar_only=True), make_domain(frames=2, points=80)
     with pytest.raises(RunError, match="--cameras"):
         run_pretraining(tmp_path / "run", blind)
+    with failing_disk(domain, reads=0):
+        run_pretraining(tmp_path / "begun", domain, steps=1)
+    with pytest.raises(RunError, match=r"begun has no checkpoint yet; let the command .*train\.init"):
+        run_training(tmp_path / "early", domain, tmp_path / "begun")
     run_pretraining(tmp_path / "run", domain, steps=1)
     with pytest.raises(RunError, match="kind"):
         run_training(tmp_path / "run", domain, None, fusion=IMAGES)
