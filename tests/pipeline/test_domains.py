@@ -36,9 +36,7 @@ def test_the_side_that_was_asked_for_validates_and_lends_no_frame_to_training(
 def test_the_command_that_prepares_a_data_set_can_be_pasted(tmp_path):
     workspace = Workspace(home=tmp_path)
     workspace.remember_root("nuscenes", Path("/data/of two words"))
-    with pytest.raises(
-        MissingDataError, match=r"xd3d prepare --dataset nuscenes --root '/data/of two words'$"
-    ):
+    with pytest.raises(MissingDataError, match=r"xd3d prepare --dataset nuscenes --root '/data/of two words'$"):
         open_index(workspace, "nuscenes")
 
 
