@@ -6,6 +6,7 @@ hundreds of thousands do not belong in attributes). Everything that is read is t
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -95,7 +96,7 @@ def load_layout(store: Files) -> CacheLayout:
     if facts["format"] == _UNFINISHED:
         raise UnfinishedUpgradeError(
             f"The cache in {store.describe()} is between two formats, because its upgrade is not finished; nothing is"
-            f" lost, finish it with: xd3d cache upgrade {store.describe()}"
+            f" lost, finish it with: xd3d cache upgrade {shlex.quote(store.describe())}"
         )
     with _damage_named(store):
         _require_checksum(store, facts)

@@ -5,6 +5,7 @@ never returned as zeros.
 """
 
 import operator
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -226,7 +227,7 @@ class FeatureReader:
             file = self._store.describe(self._arrays[name].file_of(error.row))
             raise CacheError(
                 f"Image '{self.image_keys[error.row]}' (row {error.row}) cannot be read, array {name}, file {file}:"
-                f" {error.reason}; check the whole cache with: xd3d cache verify {self.path}"
+                f" {error.reason}; check the whole cache with: xd3d cache verify {shlex.quote(str(self.path))}"
             ) from error
 
     def _refuse(self, rows: list[int]) -> None:

@@ -3,6 +3,7 @@
 Stage one computes rows in this form, and exports copy them; the writer only adds checksums.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -115,7 +116,7 @@ def read_rows(log: CommitLog, arrays: Mapping[str, StoredArray], rows: Sequence[
         where = log.store.describe()
         raise CacheError(
             f"Image '{layout.image_keys[error.row]}' (row {error.row}) of {where} is damaged: {error.reason}; "
-            f"repair it first with: xd3d cache repair {where}"
+            f"repair it first with: xd3d cache repair {shlex.quote(where)}"
         ) from error
     clamped: dict[str, dict[int, int]] = {}
     chosen = set(rows)

@@ -6,6 +6,7 @@ replaces the commit records, and writes the manifest of format 2. The same call 
 before the switch with the pending shards, during the switch with the records.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -67,7 +68,8 @@ class CacheUpgrade:
                     raise CacheError(f"The cache {store.describe()} has format {layout.format} already")
                 refuse_damaged_metadata(store, layout)
                 log = CommitLog(store=store, layout=layout)
-                _refuse_damaged_records(log, f"repair them first with: xd3d cache repair {store.describe()}")
+                where = shlex.quote(store.describe())
+                _refuse_damaged_records(log, f"repair them first with: xd3d cache repair {where}")
                 store.remove_partial(host="")
                 upgrade = cls(store=store, layout=replace(layout, grid=grid), lock=lock, log=log)
             yield upgrade

@@ -1,5 +1,6 @@
 """Describes a cache, and checks it byte for byte: metadata, commit records, shard files and every row in them."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,8 @@ def refuse_damaged_metadata(store: Store, layout: CacheLayout) -> None:
     """
     for file, reason in metadata_faults(store, layout, byte_for_byte=False).items():
         raise CacheError(
-            f"{store.describe(file)} is damaged: {reason}; repair it with: xd3d cache repair {store.describe()}"
+            f"{store.describe(file)} is damaged: {reason}; repair it with: xd3d cache repair"
+            f" {shlex.quote(store.describe())}"
         )
 
 

@@ -11,6 +11,7 @@ from ..cache.reader import FeatureReader
 from ..cache.recipe import load_recipe
 from ..cache.stores import open_store
 from ..errors import CacheError, ConfigError, nearest
+from ..stages.datasets.folder_description import composed
 from ..stages.datasets.splits import domain_frames
 from ..stages.datasets.text_files import read_text
 from .config import DEFAULT_PRESET, load_config
@@ -97,10 +98,11 @@ class ImageChoice:
             return None
         if self.scenes is not None:
             index = open_index(workspace, dataset)
-            known = set(index.frames.scene.tolist())
-            if strange := sorted(set(self.scenes) - known):
+            scenes = [composed(scene) for scene in index.frames.scene.tolist()]
+            chosen, known = set(map(composed, self.scenes)), set(scenes)
+            if strange := sorted(chosen - known):
                 raise ConfigError(f"The data set has no scene {strange[0]}: {nearest(strange[0], known)}")
-            frames = np.flatnonzero(np.isin(index.frames.scene, list(self.scenes)))
+            frames = np.flatnonzero([scene in chosen for scene in scenes])
         else:
             data = load_config(self.config, self.overrides or (), labels=False).config.data
             sides = {"source": data.source, "target": data.target}

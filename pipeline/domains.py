@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -44,7 +45,8 @@ def open_index(workspace: Workspace, dataset: str, root: Path | None = None) -> 
     folder = workspace.index(dataset)
     if not (folder / "index.json").exists():
         known = workspace.root(dataset, root)
-        raise MissingDataError(f"{dataset} is not prepared. Run: xd3d prepare --dataset {dataset} --root {known}")
+        command = shlex.join(["xd3d", "prepare", "--dataset", dataset, "--root", str(known)])
+        raise MissingDataError(f"{dataset} is not prepared. Run: {command}")
     index = FrameIndex.load(folder)
     index = dataclasses.replace(index, root=(root or index.root).absolute())
     if not index.root.is_dir():

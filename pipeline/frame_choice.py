@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from ..errors import ConfigError, DataError, nearest
 from ..stages.datasets.folder import build_index
-from ..stages.datasets.folder_description import NAME
+from ..stages.datasets.folder_description import NAME, composed
 from ..stages.datasets.index import FrameIndex
 from ..stages.datasets.readers import READERS
 from ..stages.datasets.splits import domain_frames
@@ -63,8 +63,9 @@ class FrameChoice:
             return rows
         chosen = np.zeros(len(rows), bool)
         for name in self.scenes:
+            wanted = composed(name)
             fits = [
-                fnmatchcase(str(index.frames.scene[row]), name) or fnmatchcase(str(index.frames.key[row]), name)
+                any(fnmatchcase(composed(str(names[row])), wanted) for names in (index.frames.scene, index.frames.key))
                 for row in rows
             ]
             if not any(fits):

@@ -1,5 +1,6 @@
 """One function for each command: opens its inputs from the workspace, calls the stage and reports the result."""
 
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -76,7 +77,7 @@ def synthesize(
         root = synthesize_twin(out, dataset=dataset, frames=frames, seed=seed)
     return Outcome(
         result={"root": str(root), "dataset": dataset, "frames": frames, "seed": seed},
-        text=f"The synthetic city is in {root}. Next: xd3d prepare --dataset {dataset} --root {root}",
+        text=f"The synthetic city is in {root}. Next: xd3d prepare --dataset {dataset} --root {shlex.quote(str(root))}",
     )
 
 

@@ -1,5 +1,6 @@
 """The cards (README.md) of shared caches and runs: front matter for the Hugging Face Hub, and text for people."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ def _card(front: str, name: str, text: str, licences: Mapping[str, Licence], pla
 ## Use
 
 ```bash
-xd3d pull {place}
+xd3d pull {shlex.quote(place)}
 {use}
 ```
 """

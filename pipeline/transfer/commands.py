@@ -1,6 +1,7 @@
 """``xd3d push`` and ``xd3d pull``: finds what is meant, checks the licence, and says what was done."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def push(
     return Outcome(
         result=done,
         text=f"The {kind} {done['name']} is in {done['place']} ({_amount(done)}; {_there(done)}{_left(done)}).\n"
-        f"It is fetched with: xd3d pull {done['place']}",
+        f"It is fetched with: xd3d pull {shlex.quote(done['place'])}",
     )
 
 
@@ -100,7 +101,7 @@ def pull(
     if manifest.kind == "run":
         folder = None if out is None else Path(out).absolute()
         done = pull_run(workspace, source, manifest, out=folder, replace=replace, dry_run=dry_run)
-        use = f"xd3d evaluate --run {folder or done['name']}"
+        use = f"xd3d evaluate --run {shlex.quote(str(folder or done['name']))}"
         datasets = manifest.facts.get("datasets", [])
     else:
         datasets = [str(manifest.facts.get("dataset", ""))]

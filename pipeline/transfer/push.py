@@ -1,6 +1,7 @@
 """Pushes caches, or parts of them, and other files to a remote with a manifest; files that are there are skipped."""
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ def push_cache(
         fault = checked["damaged"][0]
         raise CacheError(
             f"{path} is damaged ({len(checked['damaged'])} faults; {fault['file']}: {fault['reason']}) and was not"
-            f" pushed; repair it first: xd3d cache repair {path}"
+            f" pushed; repair it first: xd3d cache repair {shlex.quote(str(path))}"
         )
     wanted = _describe(parts, store, several=several, machine=machine)
     items = [item for part in parts for item in part.items] + (root_items() if several else [])

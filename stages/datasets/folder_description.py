@@ -27,6 +27,7 @@ __all__ = [
     "NAME",
     "FolderDescription",
     "Key",
+    "composed",
     "find_files",
     "fitting",
     "frame_name",
@@ -252,11 +253,11 @@ def fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> Bool[np
         names = tuple(line.strip() for line in lines if line.strip())
     rows_of: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
-        for known in {_composed(key[0]), _composed(frame_name(key))}:
+        for known in {composed(key[0]), composed(frame_name(key))}:
             rows_of.setdefault(known, []).append(row)
     chosen = np.zeros(len(keys), bool)
     for name in names:
-        wanted = _composed(name)
+        wanted = composed(name)
         fits = list(rows_of.get(wanted, ()))
         if glob.has_magic(name):
             fits += [row for known, rows in rows_of.items() if fnmatchcase(known, wanted) for row in rows]
@@ -268,8 +269,8 @@ def fitting(root: Path, keys: Sequence[Key], kind: str, names: Names) -> Bool[np
     return chosen
 
 
-def _composed(name: str) -> str:
-    """A name with umlauts as single characters: the disk of a Mac takes them apart."""
+def composed(name: str) -> str:
+    """Returns ``name`` with umlauts as single characters: the disk of a Mac takes them apart."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -1,5 +1,6 @@
 """Checks before training that the domains, their features and the settings fit together."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -94,7 +95,8 @@ def check_memberships(fusion: FusionSettings, features: FeatureSource) -> None:
             f"The network reads the agents of each pixel (fusion.context={fusion.context},"
             f" fusion.inject={fusion.inject}, fusion.locate_queries={str(fusion.locate_queries).lower()}), which the"
             f" cache {path} does not store (format 1). Add them, without the frozen network: xd3d cache upgrade"
-            f" {path}; or go without: fusion.context=none, fusion.inject=pixel and fusion.locate_queries=false"
+            f" {shlex.quote(str(path))}; or go without: fusion.context=none, fusion.inject=pixel and"
+            " fusion.locate_queries=false"
         )
 
 

@@ -2,9 +2,10 @@
 
 import itertools
 import shutil
+from pathlib import Path
 
 import pytest
-from xd3d.errors import ConfigError, DataError
+from xd3d.errors import ConfigError, DataError, MissingDataError
 from xd3d.pipeline.config import load_config
 from xd3d.pipeline.domains import DomainOpener, open_index
 from xd3d.pipeline.workspace import Workspace
@@ -30,6 +31,13 @@ def test_the_side_that_was_asked_for_validates_and_lends_no_frame_to_training(
     assert target is not None
     assert not target.labelled
     assert not set(validation.frames) & {*source.frames, *target.frames}
+
+
+def test_the_command_that_prepares_a_data_set_can_be_pasted(tmp_path):
+    workspace = Workspace(home=tmp_path)
+    workspace.remember_root("nuscenes", Path("/data/of two words"))
+    with pytest.raises(MissingDataError, match=r"xd3d prepare --dataset nuscenes --root '/data/of two words'$"):
+        open_index(workspace, "nuscenes")
 
 
 def test_without_validation_the_last_checkpoint_counts_and_no_frame_is_held_out(tiny_nuscenes_root, tmp_path):

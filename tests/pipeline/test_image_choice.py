@@ -1,10 +1,18 @@
 """Which images of a cache the options choose."""
 
+import json
+import unicodedata
+
+import numpy as np
 import pytest
+from PIL import Image
 from xd3d.errors import DataError, MissingDataError
+from xd3d.pipeline import caches
 from xd3d.pipeline.caches import ImageChoice
+from xd3d.pipeline.frame_choice import FrameChoice
 from xd3d.pipeline.options import comma_separated
 from xd3d.pipeline.workspace import Workspace
+from xd3d.stages.datasets.folder import build_index
 
 
 @pytest.fixture
@@ -37,3 +45,23 @@ def test_an_empty_option_does_not_choose_everything():
     assert comma_separated("up1, up2") == ["up1", "up2"]
     assert not ImageChoice(scenes=comma_separated("")).whole
     assert not ImageChoice(split="").whole
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_scenes_match_in_either_unicode_form(tmp_path, monkeypatch, form):
+    stored = unicodedata.normalize(form, "süd")
+    for scene in ("ost", stored):
+        (tmp_path / scene).mkdir()
+        np.save(tmp_path / scene / "1.npy", np.ones((3, 3)))
+        Image.new("RGB", (8, 8)).save(tmp_path / scene / "1.png")
+    (tmp_path / "dataset.yaml").write_text(
+        "{sweeps: '{scene}/{frame}.npy', images: {front: '{scene}/{frame}.png'}, calibration: calib.json}"
+    )
+    front = {"intrinsics": [[8, 0, 4], [0, 8, 4], [0, 0, 1]], "camera_from_lidar": np.eye(4).tolist()}
+    (tmp_path / "calib.json").write_text(json.dumps({"front": front}))
+    index = build_index(tmp_path)
+    monkeypatch.setattr(caches, "open_index", lambda *_: index)
+    for typed in (unicodedata.normalize(other, "süd") for other in ("NFC", "NFD")):
+        assert ImageChoice(scenes=[typed]).keys(Workspace(home=tmp_path), "folder") == [f"front/{stored}/1"]
+        rows = FrameChoice(dataset="folder", scenes=[typed]).rows(index)
+        assert index.frames.scene[rows].tolist() == [stored]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,13 @@ def test_names_in_options_may_have_spaces_between(write_cache, mine, tmp_path, x
     done = xd3d("push", str(write_cache(mine)), str(tmp_path / "place"), "--taps", "up0, rgb", XD3D_HOME=str(mine.home))
     assert done.returncode == 0, done.stderr
     assert manifest_of(str(tmp_path / "place"))["facts"]["taps"] == ["up0", "rgb"]
+
+
+def test_the_command_that_fetches_a_cache_can_be_pasted(write_cache, mine, tmp_path):
+    place = str(tmp_path / "of two words")
+    said = push(mine, str(write_cache(mine)), place).text.splitlines()[-1]
+    assert shlex.split(said)[-3:] == ["xd3d", "pull", place]
+    assert f"xd3d pull {shlex.quote(place)}\n" in Path(place, "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", ["memory", "hub"])
