@@ -58,9 +58,9 @@ def extract_features(
         ModelError: the network cannot be found, or is incomplete.
         CacheError: the cache is damaged, or another process writes it.
     """
-    opened = Workspace.of(workspace)
+    workspace = Workspace.of(workspace)
     settings = load_config(config, overrides, labels=False).config
-    opener = DomainOpener(opened, settings, cached=True, root=optional_path(root))
+    opener = DomainOpener(workspace, settings, cached=True, root=optional_path(root))
     if dry_run:
         return _forecast(opener, dataset, retry_failed=retry_failed)
     done = _extract(opener, dataset, sharing, retry_failed=retry_failed)

@@ -120,13 +120,13 @@ def prepare(
         DataError: a table or a calibration is damaged.
     """
     roots = {str(name): path for name, path in load_config(config, overrides, labels=False).config.data.roots.items()}
-    opened = Workspace.of(workspace)
-    chosen = opened.root(dataset, optional_path(root), configured=roots.get(dataset))
-    opened.require_writable()
+    workspace = Workspace.of(workspace)
+    chosen = workspace.root(dataset, optional_path(root), configured=roots.get(dataset))
+    workspace.require_writable()
     done = prepare_dataset(
         dataset,
         chosen,
-        opened.index(dataset),
+        workspace.index(dataset),
         version=version,
         cameras=cameras,
         allow_missing=allow_missing,
@@ -134,7 +134,7 @@ def prepare(
         picture=optional_path(picture),
     )
     if not done.missing:
-        opened.remember_root(dataset, chosen)
+        workspace.remember_root(dataset, chosen)
     faults = [f"  {fault.path}: {fault.reason}" for fault in done.missing]
     summary = f"{dataset}: {done.frames} frames, {done.images} images, {len(faults)} missing or damaged files"
     splits = f"Frames of each domain to train on, validate on and test on: {describe_splits(done.splits)}"
@@ -336,8 +336,8 @@ def report(
     """
     from .report.build import build_report
 
-    opened = Workspace.of(workspace)
-    trained = TrainedRun.open(opened, optional_path(run), machine)
-    beside = None if other is None else TrainedRun.open(opened, Path(other), machine)
+    workspace = Workspace.of(workspace)
+    trained = TrainedRun.open(workspace, optional_path(run), machine)
+    beside = None if other is None else TrainedRun.open(workspace, Path(other), machine)
     path = build_report(trained, trained.folder / "report.html" if out is None else Path(out), other=beside)
     return Outcome(result={"report": str(path)}, text=f"The report is in {path}")
