@@ -304,8 +304,13 @@ def evaluate(
             result={**unscored, "protocol": asdict(card.protocol) if card.protocol else None, **written},
             text=f"{card.frames} frames without labels, so without scores; their predictions are in {export}",
         )
+    named = [] if run is None else ["--run", str(run)]
+    next_command = shlex.join(["xd3d", "report", *named])
+    if not trained.scores_path("target", "test").is_file():
+        needed = shlex.join(["xd3d", "evaluate", *named])
+        next_command = f"{needed} (the report shows the scores on the target's test split)"
     return Outcome(
-        result={**card.to_json(), **written}, text=f"{score_table(card)}\n{trained.progress}\nNext: xd3d report"
+        result={**card.to_json(), **written}, text=f"{score_table(card)}\n{trained.progress}\nNext: {next_command}"
     )
 
 

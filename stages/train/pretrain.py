@@ -9,6 +9,7 @@ from ...processes import select_device
 from .checks import check_domains
 from .distil import PretrainingNetwork
 from .domain import Domain
+from .loggers import require_loggers
 from .loop import Trainer, TrainSummary, open_run, run_session
 from .optimise import Stepper
 from .record import PRETRAINED, make_record
@@ -35,12 +36,13 @@ def pretrain(
     are not used. ``facts`` and several processes: as in ``loop.train``.
 
     Raises:
-        RunError: a domain has no images; the folder belongs to another run, or another process is training in it; or
-            the loss is not finite.
+        RunError: a logger is not installed; a domain has no images; the folder belongs to another run, or another
+            process is training in it; or the loss is not finite.
         ConfigError: the settings contradict the data: an unknown tap, a batch larger than the domain.
         CacheError: images of a domain have no features.
         BackendError: the requested device or sparse backend is not available.
     """
+    require_loggers(settings.loggers)
     source, target = (side.unlabelled() if side is not None else None for side in (source, target))
     for side in (source, target):
         if side is not None and side.features is None:

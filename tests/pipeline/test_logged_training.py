@@ -47,9 +47,10 @@ def test_tensorboard_shows_numbers_and_validation_frames(xd3d, home):
         assert found[0].encoded_image_string != found[1].encoded_image_string, "the prediction has changed"
 
 
-def test_a_missing_package_is_named_before_anything_is_written(xd3d, home, monkeypatch):
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_a_missing_package_is_named_before_anything_is_written(xd3d, home, monkeypatch, command):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    done = xd3d(*TRAIN, "--run", "missing", "--set", "train.loggers=[mlflow]", XD3D_HOME=str(home))
+    done = xd3d(command, *TRAIN[1:], "--run", "missing", "--set", "train.loggers=[mlflow]", XD3D_HOME=str(home))
     assert done.returncode == 1
     assert "pip install 'xd3d[mlflow]'" in done.stderr
     assert not (home / "runs/missing").exists()
