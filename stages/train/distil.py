@@ -5,6 +5,7 @@ length, and the loss is their mean distance: no negatives, no superpixels. After
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,8 @@ from .batch import Batch, BatchPlan
 from .image_branch import sample_points
 from .images import ImageBatch
 from .losses import Losses, Terms, mean_over_processes
-from .settings import FusionSettings, ModelSettings
+from .norms import frozen_statistics
+from .settings import FusionSettings, ModelSettings, TrainSettings
 from .sparse import make_backend
 from .step_batch import StepBatch
 from .unet3d import SpUNet
@@ -84,10 +86,16 @@ def feature_distance(
     return mean_over_processes(distances.sum(), len(distances))
 
 
-def pretraining_losses(network: PretrainingNetwork, batch: StepBatch) -> Losses:
-    """Runs the network on each side of ``batch``, which is on its device; the losses of both sides are added."""
+def pretraining_losses(network: PretrainingNetwork, batch: StepBatch, settings: TrainSettings) -> Losses:
+    """Runs the network on each side of ``batch``, which is on its device; the losses of both sides are added.
+
+    With a source, ``settings.target_norms`` says which statistics normalise the target; the target alone has its own.
+    """
     sides: Terms = {}
-    for name, side in (("distance", batch.source), ("distance_target", batch.target)):
-        if side is not None:
-            sides[name] = (1.0, feature_distance(*network(side)))
+    if batch.source is not None:
+        sides["distance"] = (1.0, feature_distance(*network(batch.source)))
+    if batch.target is not None:
+        frozen = settings.target_norms == "source" and batch.source is not None
+        with frozen_statistics(network) if frozen else nullcontext():
+            sides["distance_target"] = (1.0, feature_distance(*network(batch.target)))
     return Losses.weighted(sides)

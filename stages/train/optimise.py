@@ -151,7 +151,7 @@ class Stepper:
 
     def _losses(self, batch: StepBatch) -> Losses:
         if isinstance(self.network, PretrainingNetwork):
-            return pretraining_losses(self.network, batch)
+            return pretraining_losses(self.network, batch, self._settings)
         if self._weights is None:
             raise ValueError("Losses of labels need class weights")
         return step_losses(self.network, batch, self._weights, self._settings, self.teacher)

@@ -165,6 +165,24 @@ def test_it_learns_the_features_and_logs_like_a_training(make_domain, run_pretra
     assert read_record(tmp_path / "run")["kind"] == "pretrain"
 
 
+def test_the_statistics_are_the_sources_alone_where_the_target_is_normalised_with_them(
+    make_domain, run_pretraining, tmp_path
+):
+    source, *targets = (make_domain(frames=3, points=80, seed=seed) for seed in (1, 8, 9))
+
+    def statistics(choice, source, target):
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        run_pretraining(folder, source, target=target, target_norms=choice, lr=1e-30)
+        return {name: value for name, value in unet(folder).items() if "running" in name}
+
+    def equal(first, second):
+        return all(torch.equal(first[name], second[name]) for name in first)
+
+    assert equal(*(statistics("source", source, target) for target in targets))
+    assert not equal(*(statistics("own", source, target) for target in targets))
+    assert equal(*(statistics(choice, None, targets[0]) for choice in ("own", "source"))), "there is no source"
+
+
 @pytest.mark.slow
 def test_two_processes_pretrain_as_one_with_twice_the_batch(
     make_domain, run_pretraining, train_settings, together, tmp_path
