@@ -5,7 +5,7 @@ import dataclasses
 import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,23 +101,25 @@ def predict_frames(
     forecast = _forecast(store, domain)
     if dry_run:
         return forecast
+    labels = label_facts(trained, form, meaning, norm_window=norm_window)
+    _claim(store, {**labels, **_facts(trained, domain, store, rule)})
+    _list_frames(out / FRAMES, domain.index)
+    done = label_frames(trained.network, domain, store, fusion=rule, norm_window=norm_window)
+    shown = _picture(store, domain, trained.network.classes) if picture else None
+    lists = {"classes": list(trained.network.classes), "modalities": list(store.modalities)}
+    further = {**lists, "picture": str(shown) if shown else None}
+    return label_outcome(done, out, sweeps=len(domain), begin=begin, further=further)
+
+
+def _claim(store: "LabelFolder", facts: Mapping[str, Any]) -> None:
     claim_folder(
-        out / FACTS,
-        {**label_facts(trained, form, meaning, norm_window=norm_window), **_facts(trained, domain, store, rule)},
+        store.out / FACTS,
+        facts,
         IDENTITY,
         what="labels of other data, of another or otherwise adapted network, or by another rule of fusion",
         files=tuple(f"{modality}/*" for modality in store.modalities),
         option="--out",
     )
-    _list_frames(out / FRAMES, domain.index)
-    done = label_frames(trained.network, domain, store, fusion=rule, norm_window=norm_window)
-    shown = _picture(store, domain, trained.network.classes) if picture else None
-    further = {
-        "classes": list(trained.network.classes),
-        "modalities": list(store.modalities),
-        "picture": str(shown) if shown else None,
-    }
-    return label_outcome(done, out, sweeps=len(domain), begin=begin, further=further)
 
 
 def _for_submission(trained: TrainedRun, domain: Domain) -> Domain:

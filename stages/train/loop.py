@@ -93,8 +93,7 @@ def train(
     modality ``metric``, or of "3d" if validation has no images. ``settings.teacher`` "ema" requires ``label``, which
     predicts the labels of a batch. ``facts`` are further JSON values that identify the run: they are stored in
     ``run.json`` and must be the same when the run is resumed; threads, device and sparse backend may change.
-    ``on_start`` is called, by one process, as soon as the folder has its record. All processes (``distributed``) call
-    this function.
+    ``on_start`` is called, by one process, when the folder has its record. All processes of ``distributed`` call this.
 
     Raises:
         BackendError: the requested device or sparse backend is not available.
@@ -129,21 +128,35 @@ def train(
         if done >= settings.steps:
             return TrainSummary(run=run, steps=done, best=read_best(run, done))
         network = build_network(stored, model=model, fusion=fusion, taps=taps, device=device)
-        if initial is not None:  # its run may have later checkpoints by now, for each process another best one
-            initial = replace(initial, step=stored["init"]["step"])
-        if initial is not None and not done:
-            initial.load(network)
+        if initial is not None:
+            initial = _load_initial(initial, network, stored, done)
         plan = network.plan
         make = StepMaker(source=source, target=target, plan=plan, augment=augment, settings=settings, device=device)
-        micro_batches = initial.micro_batches if initial is not None else 0
-        stepper = _make_stepper(network, stored["class_counts"], settings, label, micro_batches)
+        stepper = _make_stepper(network, stored["class_counts"], settings, label, initial)
         validate = partial(score, network, validation) if score is not None and validation is not None else None
         pictures = partial(draw, network, validation) if draw is not None and validation is not None else None
         return Trainer(run, make, settings, stepper, validate, pictures, metric).train(done)
 
 
+def _load_initial(
+    initial: InitialCheckpoint, network: Network, stored: Mapping[str, Any], done: int
+) -> InitialCheckpoint:
+    """Returns the checkpoint that the run began from; it is loaded if no step is done.
+
+    By now its run may have later checkpoints, and each process may find another one the best.
+    """
+    initial = replace(initial, step=stored["init"]["step"])
+    if not done:
+        initial.load(network)
+    return initial
+
+
 def _make_stepper(
-    network: Network, class_counts: Sequence[int], settings: TrainSettings, label: Label | None, micro_batches: int
+    network: Network,
+    class_counts: Sequence[int],
+    settings: TrainSettings,
+    label: Label | None,
+    initial: InitialCheckpoint | None,
 ) -> Stepper:
     weights = torch.tensor(class_weights(np.array(class_counts)), dtype=torch.float32, device=network.device)
     teacher = None
@@ -157,7 +170,7 @@ def _make_stepper(
         settings,
         backbone_rate=settings.backbone_rate,
         teacher=teacher,
-        micro_batches=micro_batches,
+        micro_batches=initial.micro_batches if initial is not None else 0,
     )
 
 
