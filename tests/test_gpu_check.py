@@ -39,7 +39,8 @@ def test_one_failing_check_leaves_the_others_running(tmp_path):
     assert list(facts["checks"]) == ["data", *only]
     _, environment, stage_one, backends, failed = facts["checks"].values()
     assert failed["status"] == "failed"
-    assert "There is no model" in failed["reason"]
+    assert "ModelError" in failed["reason"]
+    assert "gone" in failed["reason"]
     assert environment["status"] == stage_one["status"] == "ok"
     assert environment["torch"]
     for precision in PRECISIONS:
