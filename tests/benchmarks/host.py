@@ -159,7 +159,7 @@ def least(folder: Path, model: FreeModel, pictures: PictureSource, *, decode: bo
 
     def one(number: int, image: int) -> None:
         if decode:
-            with Image.open(pictures.root / str(pictures.index.images.path[image])) as picture:
+            with Image.open(pictures.index.root / str(pictures.index.images.path[image])) as picture:
                 if pictures.decoding == "scaled":
                     picture.draft("RGB", (width, height))
                 np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
