@@ -45,11 +45,12 @@ _PUBLISHED = ("image_2",)
 _VALIDATION, _LABELLED, _LAST = "08", 11, 21
 
 _KITTI = "https://www.cvlibs.net/datasets/kitti/eval_odometry.php"
-_COLOUR = f"unpack data_odometry_color.zip ({_KITTI}), or index without images: --cameras none"
+_COLOUR = f"unpack data_odometry_color.zip ({_KITTI}), or index"
 _DOWNLOADS = {
     VELODYNE: f"unpack data_odometry_velodyne.zip ({_KITTI})",
     LABELS: "unpack data_odometry_labels.zip (https://semantic-kitti.org/dataset.html)",
-    **dict.fromkeys(CAMERAS, _COLOUR),
+    "image_2": f"{_COLOUR} without images: --cameras none",
+    "image_3": f"{_COLOUR} the left camera alone: --cameras image_2",
 }
 
 

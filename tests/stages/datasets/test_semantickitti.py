@@ -65,6 +65,11 @@ def test_a_download_without_images_points_to_them_and_to_lidar_only(real_data):
         build_index(real_data / "semantickitti")
 
 
+def test_a_download_without_the_right_camera_can_be_indexed_with_the_left_alone(root_of):
+    with pytest.raises(MissingDataError, match=r"image_3 is missing:.*data_odometry_color.*--cameras image_2"):
+        build_index(root_of("semantickitti"), cameras="all")
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
